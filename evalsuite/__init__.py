@@ -1,0 +1,1 @@
+"""Robustness beyond accuracy for pruned image classifiers."""

@@ -1,0 +1,29 @@
+"""Where images come from, and what changes them before a model sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evalsuite.registry import Registry
+
+if TYPE_CHECKING:
+    from evalsuite.data.dataset import DataSet
+
+DATASETS: Registry[type[DataSet]] = Registry(
+    "data set",
+    builtin={
+        "arrays": "evalsuite.data.arrays:Arrays",
+        "cifar10": "evalsuite.data.arrays:Cifar10",
+        "cifar100": "evalsuite.data.arrays:Cifar100",
+        "digits": "evalsuite.data.digits:Digits",
+        "fashion-mnist": "evalsuite.data.arrays:FashionMnist",
+        "gaussian-noise": "evalsuite.data.outliers:GaussianNoise",
+        "letters": "evalsuite.data.outliers:Letters",
+        "mnist": "evalsuite.data.arrays:Mnist",
+        "photographs": "evalsuite.data.outliers:Photographs",
+        "svhn": "evalsuite.data.arrays:Svhn",
+        "uniform-noise": "evalsuite.data.outliers:UniformNoise",
+    },
+    group="evalsuite.datasets",
+)
+register = DATASETS.register

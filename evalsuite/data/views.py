@@ -1,0 +1,162 @@
+"""What a model is shown: a split of a data set, perhaps changed; and the gallery that hangs it."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from evalsuite.data import DATASETS
+from evalsuite.data.dataset import DataSet, Place, digest, loaded
+from evalsuite.errors import DataError
+from evalsuite.randomness import BLOCK, blocks
+from evalsuite.records import Array, ImageSet, Split
+
+BUDGET = 2 << 30  # bytes of changed images that are kept in memory
+TEXTURES = 5  # of its six frost pictures, the published generator draws from the first five
+
+
+class Change(ABC):
+    """Is something that is done to images; derive a frozen dataclass."""
+
+    @abstractmethod
+    def name(self, place: Place) -> str:
+        """Returns the name of the condition, for example ``fog/3``."""
+
+    @abstractmethod
+    def apply(self, images: Array, place: Place) -> Array:
+        """Returns uint8 or float32 images of the same shape; row i depends on ``images[i]``, i and the seed."""
+
+
+@dataclass(frozen=True)
+class Corruption(Change):
+    """Is one of the 15 common corruptions at a severity of 1 to 5 (`evalsuite.data.corruptions`)."""
+
+    kind: str
+    severity: int
+
+    def name(self, place: Place) -> str:
+        """Returns for example ``fog/3``; ``frost*/3`` where the frost is painted and not photographed."""
+        from evalsuite.data.corruptions import label
+
+        return f"{label(self.kind, textures=frost_textures(place.root))}/{self.severity}"
+
+    def apply(self, images: Array, place: Place) -> Array:
+        """Returns corrupted uint8 images."""
+        from evalsuite.data.corruptions import corrupt
+
+        textures = frost_textures(place.root) if self.kind == "frost" else ()
+        return corrupt(images, self.kind, self.severity, seed=place.seed, textures=textures)
+
+
+@dataclass(frozen=True)
+class UniformNoise(Change):
+    """Is i.i.d. noise from U(-epsilon, epsilon) on [0, 1] images, clipped; `epsilon` in units of 1/255."""
+
+    epsilon: float
+
+    def name(self, place: Place) -> str:  # noqa: ARG002  # the same everywhere
+        """Returns for example ``uniform/8:255``."""
+        return f"uniform/{self.epsilon:g}:255"
+
+    def apply(self, images: Array, place: Place) -> Array:
+        """Returns float32 images in [0, 1]."""
+        result = np.empty(images.shape, np.float32)
+        for rows, draws in blocks(len(images), place.seed, "uniform", self.epsilon):
+            noise = draws.random((BLOCK, *images.shape[1:]), dtype=np.float32)[: rows.stop - rows.start]
+            scaled = images[rows].astype(np.float32) / np.float32(255)
+            result[rows] = (scaled + (2 * noise - 1) * np.float32(self.epsilon / 255)).clip(0, 1)
+        return result
+
+
+@dataclass(frozen=True)
+class View:
+    """Is the address of a set of images.
+
+    Attributes:
+        data: Registered data set; empty for the suite's own.
+        split: Which part of it.
+        change: What is done to its images.
+    """
+
+    data: str = ""
+    split: Split = "test"
+    change: Change | None = None
+
+
+class Gallery:
+    """Holds the image sets of a run: loads and changes each once, checks it, and keeps it while memory lasts.
+
+    Args:
+        data: The suite's own data set.
+        place: Where data is, and the seed of the changes.
+        extra: Image sets by name that need no loading, for example a user's own arrays.
+    """
+
+    def __init__(self, data: DataSet, place: Place, *, extra: Mapping[str, ImageSet] | None = None) -> None:
+        self.data = data
+        self.place = place
+        self._extra = dict(extra or {})
+        self._kept: dict[View, ImageSet] = {}
+        self._digests: dict[View, str] = {}
+        self._room = BUDGET
+
+    def images(self, view: View) -> ImageSet:
+        """Returns the images of `view`.
+
+        Raises:
+            DataError: If they cannot be had.
+            UnknownNameError: If no data set has the view's name.
+        """
+        if view not in self._kept:
+            made = self._plain(view) if view.change is None else self._changed(view, view.change)
+            size = 0 if view.change is None else made.images.nbytes
+            if size > self._room:
+                return made  # made anew each time: no eviction, since runs walk the views in a circle
+            self._room -= size
+            self._kept[view] = made
+        return self._kept[view]
+
+    def condition(self, view: View) -> str:
+        """Returns the name that scores on `view` carry: ``clean``, ``fog/3``, ``letters``."""
+        if view.change is not None:
+            return view.change.name(self.place)
+        return view.data or "clean"
+
+    def digest(self, view: View) -> str:
+        """Returns a digest of everything that the pixels of `view` depend on."""
+        plain = replace(view, change=None)
+        if plain not in self._digests:
+            self._digests[plain] = digest(self.images(plain))
+        if view.change is None:
+            return self._digests[plain]
+        key = f"{self._digests[plain]} {view.change!r} {self.condition(view)} {self.place.seed}"
+        return hashlib.sha256(key.encode()).hexdigest()
+
+    def _plain(self, view: View) -> ImageSet:
+        if view.data in self._extra:
+            return self._extra[view.data]
+        source = DATASETS.get(view.data)() if view.data else self.data
+        found = loaded(source, view.split, self.place)
+        return replace(found, labels=None, classes=0) if view.data else found
+
+    def _changed(self, view: View, change: Change) -> ImageSet:
+        plain = self.images(replace(view, change=None))
+        changed = change.apply(plain.images, self.place)
+        if changed.shape != plain.images.shape:
+            raise DataError(f"{change!r} turned images {plain.images.shape} into {changed.shape}; shapes must stay")
+        return replace(plain, name=self.condition(view), images=changed)
+
+
+@cache
+def frost_textures(root: Path | None) -> tuple[Array, ...]:
+    """Returns the pictures ``frost1`` to ``frost5`` of the data root's folder ``frost``, uint8 (H, W, 3)."""
+    from PIL import Image
+
+    found = sorted((root / "frost").glob("frost[1-9].*")) if root is not None else []
+    return tuple(np.asarray(Image.open(path).convert("RGB")) for path in found[:TEXTURES])

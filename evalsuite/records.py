@@ -1,0 +1,164 @@
+"""The nouns of evalsuite: frozen records without behaviour and without torch at run time.
+
+A *condition* is a distribution of images, a *metric* a function of a model's outputs on it, a *candidate* a model
+at a measured prune ratio, a *score* one number with the per-image evidence behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Split = Literal["train", "validation", "test"]
+Status = Literal["ok", "skipped", "invalid", "error"]
+
+NO_EVIDENCE: Mapping[str, Array] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Is a kind of number, with its direction.
+
+    Attributes:
+        name: The field's standard term in snake case, with the convention in it, for example
+            ``fpr95_ood_positive``.
+        higher_is_better: Direction; ``None`` for numbers that only describe.
+        unit: What one unit is, for example ``fraction`` or ``nats``.
+        text: One sentence with the definition and its source; the report prints it.
+        functional: Name in `evalsuite.metrics.FUNCTIONALS` of the function that turns per-image evidence into
+            the number.
+        tolerance: Default tolerance, in `unit`; ``None`` if the metric has no usual one.
+    """
+
+    name: str
+    higher_is_better: bool | None
+    unit: str
+    text: str
+    functional: str = "mean"
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Is a set of images, labelled or (out of distribution) not.
+
+    Attributes:
+        name: What reports call it.
+        images: uint8 in 0..255 or float32 in [0, 1], shape (N, C, H, W), possibly memory-mapped.
+        labels: int64 in 0..classes-1, shape (N,); ``None`` for images of no known class.
+        classes: Number of classes K; 0 where there are no labels.
+    """
+
+    name: str
+    images: Array
+    labels: NDArray[np.int64] | None
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Is one number that an evaluator found.
+
+    Attributes:
+        metric: Name of one of the evaluator's metrics.
+        condition: What the images were: ``clean``, ``fog/3``, ``letters``, ``linf-pgd/2:255``.
+        value: The number; leave it out where `evidence` is given, it is then computed from that.
+        n: Number of images behind it; taken from `evidence` where that is given.
+        evidence: Per-image outputs by population, in the order in which the metric's functional takes them.
+            Each array has one row per image; populations that share a name are the same images in the same order
+            for every candidate, so that comparisons are paired. Several columns are several arguments.
+        group: Conditions to summarise together, for example ``corruptions``; empty for none.
+    """
+
+    metric: str
+    condition: str
+    value: float | None = None
+    n: int | None = None
+    evidence: Mapping[str, Array] = field(default_factory=lambda: NO_EVIDENCE)
+    group: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Is what a model costs.
+
+    Attributes:
+        parameters: Number of parameters, zeros included.
+        nonzero: Number of parameters that are not exactly zero.
+        prunable: Number of weights of convolutions and linear layers.
+        prunable_nonzero: Those of them that are not zero.
+        macs: Multiply-accumulates of convolutions and linear layers for one image, zeros included.
+        macs_nonzero: The same without the multiplications by a zero weight (theoretical: no kernel skips them).
+        bytes: Size of the weights on disk.
+    """
+
+    parameters: int
+    nonzero: int
+    prunable: int
+    prunable_nonzero: int
+    macs: int
+    macs_nonzero: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Is a model at a measured prune ratio, on disk.
+
+    Attributes:
+        method: Label of the producer, or ``dense`` for the parent.
+        seed: Training seed of parent and candidate.
+        target_ratio: What was asked for; 0 for the parent.
+        ratio: ``1 - nonzero(candidate) / nonzero(parent)`` over all parameters, counted, never the target.
+        prunable_ratio: The same over prunable weights only.
+        cost: What it costs.
+        weights: Digest of the weights, hexadecimal.
+        model: Registered architecture and its settings, from which the module is rebuilt.
+        history: What was done to it: recipe, epochs, seconds are not part of it, only what the result depends on.
+    """
+
+    method: str
+    seed: int
+    target_ratio: float
+    ratio: float
+    prunable_ratio: float
+    cost: Cost
+    weights: str
+    model: Mapping[str, Any]
+    history: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Is a statement about a curve of drops over the ratio.
+
+    Attributes:
+        potential: Largest tested ratio such that it and every smaller tested ratio are commensurate; 0 if none.
+        potential_any: Largest tested ratio that is commensurate, whatever lies between; 0 if none. The published
+            definition (Liebenwein et al. 2021, "Lost in Pruning").
+        first_failure: Smallest tested ratio that is not commensurate; ``None`` if there is none.
+        censored: No tested ratio failed: the true value may be higher.
+        infeasible: The smallest tested ratio failed.
+        non_monotone: A ratio above a failing one passed.
+        incomplete: A ratio could not be measured; it counts as not commensurate.
+        underpowered: The 95 % interval of a drop that decides is wider than the tolerance; ``None`` without
+            intervals.
+        tested: The tested ratios, rising.
+    """
+
+    potential: float
+    potential_any: float
+    first_failure: float | None
+    censored: bool
+    infeasible: bool
+    non_monotone: bool
+    incomplete: bool
+    underpowered: bool | None
+    tested: tuple[float, ...]

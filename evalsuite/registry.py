@@ -1,0 +1,168 @@
+"""Names to plug-ins: one look-up for what ships with evalsuite, what other packages bring, and a user's own file.
+
+Built-in plug-ins and those of other packages (entry points) are kept as ``module:attribute`` until somebody asks
+for them, so that listing names imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from evalsuite.errors import SuiteError, UnknownNameError, UserError
+
+T = TypeVar("T")
+P = TypeVar("P")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Is one line of a listing: a name, what it does, and where it is defined."""
+
+    name: str
+    text: str
+    defined: str
+
+
+class Registry(Generic[T]):
+    """Maps names to plug-ins of one kind.
+
+    Args:
+        kind: What error messages call it, for example ``producer``.
+        builtin: Name to ``module:attribute`` of what ships with evalsuite.
+        group: Entry-point group under which other packages register theirs.
+    """
+
+    def __init__(self, kind: str, *, builtin: Mapping[str, str], group: str) -> None:
+        self.kind = kind
+        self._group = group
+        self._targets: dict[str, str] = dict(builtin)
+        self._loaded: dict[str, T] = {}
+        self._searched = False
+
+    def register(self, name: str) -> Callable[[P], P]:
+        """Returns a decorator that registers a plug-in under `name`.
+
+        Raises:
+            UserError: If another plug-in has the name already.
+        """
+
+        def add(plugin: P) -> P:
+            known = self._loaded.get(name)
+            if (known is not None or name in self._targets) and _address(known) != _address(plugin):
+                where = self._targets.get(name) or _address(known)
+                raise UserError(
+                    f"the {self.kind} name {name!r} is taken by {where}; "
+                    f"register {_address(plugin)} under another name"
+                )
+            self._loaded[name] = plugin  # type: ignore[assignment]  # T is the kind, P keeps the class's own type
+            return plugin
+
+        return add
+
+    def get(self, name: str) -> T:
+        """Returns the plug-in called `name`, importing it if need be.
+
+        Raises:
+            UnknownNameError: If there is none; the sentence has the nearest names.
+        """
+        if name not in self._loaded:
+            target = self._all_targets().get(name)
+            if target is None:
+                raise UnknownNameError(unknown(self.kind, name, self))
+            module, _, attribute = target.partition(":")
+            self._loaded[name] = getattr(importlib.import_module(module), attribute)
+        return self._loaded[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*self._all_targets(), *self._loaded}))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._loaded or name in self._all_targets()
+
+    def entries(self) -> list[Entry]:
+        """Returns a line for each name, without importing the plug-ins."""
+        return [self._entry(name) for name in self]
+
+    def _entry(self, name: str) -> Entry:
+        if name in self._loaded:
+            plugin = self._loaded[name]
+            return Entry(name, _first_line(inspect.getdoc(plugin)), _address(plugin))
+        target = self._all_targets()[name]
+        return Entry(name, _described(target), target)
+
+    def _all_targets(self) -> dict[str, str]:
+        if not self._searched:
+            self._searched = True
+            for point in entry_points(group=self._group):
+                self._targets.setdefault(point.name, point.value)
+        return self._targets
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Returns the sentence that says that `name` is not among the `known` ones, with near misses.
+
+    >>> unknown("producer", "magnitud", ["magnitude", "random"])
+    "unknown producer 'magnitud': did you mean 'magnitude'? Known: magnitude, random"
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=2)
+    guess = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return f"unknown {kind} {name!r}:{guess} Known: {', '.join(names) or 'none'}"
+
+
+def import_file(path: Path) -> None:
+    """Runs a user's plug-in file once, however often it is named.
+
+    Raises:
+        SuiteError: If there is no such file or it does not run.
+    """
+    resolved = path.resolve()
+    name = f"evalsuite_plugin_{hashlib.sha256(str(resolved).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, resolved)
+    if not resolved.is_file() or spec is None or spec.loader is None:
+        raise SuiteError(f"plug-in file {path}: no such Python file; give its path relative to the suite")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # before running it: dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        if isinstance(error, UserError):
+            raise
+        raise SuiteError(f"plug-in file {path} does not run: {type(error).__name__}: {error}") from error
+
+
+def _address(plugin: object) -> str:
+    return f"{getattr(plugin, '__module__', '?')}:{getattr(plugin, '__qualname__', plugin)}"
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]
+
+
+def _described(target: str) -> str:
+    """First line of the docstring of ``module:attribute``, read from the source without running it."""
+    module, _, attribute = target.partition(":")
+    try:
+        spec = importlib.util.find_spec(module)
+    except ImportError:
+        spec = None
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return "(cannot be found: is its package installed?)"
+    for node in ast.parse(Path(spec.origin).read_text("utf-8")).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == attribute:
+            return _first_line(ast.get_docstring(node))
+    return ""
