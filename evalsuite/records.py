@@ -121,7 +121,6 @@ class Candidate:
         cost: What it costs.
         weights: Digest of the weights, hexadecimal.
         model: Registered architecture and its settings, from which the module is rebuilt.
-        history: What was done to it: recipe, epochs, seconds are not part of it, only what the result depends on.
     """
 
     method: str
@@ -132,7 +131,6 @@ class Candidate:
     cost: Cost
     weights: str
     model: Mapping[str, Any]
-    history: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -12,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from evalsuite.data import DATASETS
-from evalsuite.data.dataset import DataSet, Place, digest, loaded
+from evalsuite.data.dataset import DataSet, Place, checked, digest, loaded
 from evalsuite.errors import DataError
 from evalsuite.randomness import BLOCK, blocks
 from evalsuite.records import Array, ImageSet, Split
@@ -93,15 +92,13 @@ class Gallery:
     """Holds the image sets of a run: loads and changes each once, checks it, and keeps it while memory lasts.
 
     Args:
-        data: The suite's own data set.
+        data: The suite's own data set, or a user's own test images.
         place: Where data is, and the seed of the changes.
-        extra: Image sets by name that need no loading, for example a user's own arrays.
     """
 
-    def __init__(self, data: DataSet, place: Place, *, extra: Mapping[str, ImageSet] | None = None) -> None:
+    def __init__(self, data: DataSet | ImageSet, place: Place) -> None:
         self.data = data
         self.place = place
-        self._extra = dict(extra or {})
         self._kept: dict[View, ImageSet] = {}
         self._digests: dict[View, str] = {}
         self._room = BUDGET
@@ -139,9 +136,14 @@ class Gallery:
         return hashlib.sha256(key.encode()).hexdigest()
 
     def _plain(self, view: View) -> ImageSet:
-        if view.data in self._extra:
-            return self._extra[view.data]
         source = DATASETS.get(view.data)() if view.data else self.data
+        if isinstance(source, ImageSet):
+            if view.split != "test":
+                raise DataError(
+                    f"there are test images only, no split {view.split!r}; "
+                    "use a data set that has one, or an evaluator that needs none"
+                )
+            return checked(source)
         found = loaded(source, view.split, self.place)
         return replace(found, labels=None, classes=0) if view.data else found
 

@@ -1,0 +1,52 @@
+# The two commands of a newcomer, `make demo` and `make test`. Everything lives in .venv below this folder, and
+# all paths are relative, so that the folder may have any name. Stamps inside .venv say what is installed: nothing
+# is installed again until pyproject.toml changes.
+
+PYTHON ?= python3
+PYTEST_ARGS ?= -n 2 --dist worksteal
+
+python := .venv/bin/python
+install := $(python) -m pip install --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test environment clean
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+
+demo: .venv/.installed ## install into .venv, run the default suite, print the path of its report
+	@$(python) -m evalsuite run
+
+test: export OMP_NUM_THREADS := 1
+test: .venv/.tested ## install into .venv with the test tools; run ruff, mypy and pytest
+	$(python) -m ruff check evalsuite tests .ci
+	$(python) -m ruff format --check evalsuite tests .ci
+	$(python) -m mypy
+	$(python) -m pytest --cov --cov-fail-under=95 $(PYTEST_ARGS)
+
+environment: .venv/.tested ## install into .venv with the test tools, and nothing else
+
+clean: ## remove .venv and what the tools leave behind; reports stay
+	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find evalsuite tests .ci -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.installed: pyproject.toml .venv/.made
+	@echo "Installing evalsuite into .venv: some minutes the first time."
+	@$(install) --editable .
+	@touch $@
+
+.venv/.tested: pyproject.toml .venv/.made
+	@echo "Installing evalsuite and its test tools into .venv: some minutes the first time."
+	@$(install) --editable '.[test]'
+	@touch .venv/.installed $@
+
+.venv/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is missing or older than Python 3.11, which evalsuite needs:" \
+	    "install it and say 'make PYTHON=python3.11 ...'." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments:" \
+	    "install its venv package (on Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+	@$(PYTHON) -m venv --clear .venv
+	@touch $@

@@ -1,0 +1,257 @@
+"""Makes robustbench 1.1.1 usable beside current releases of what it depends on.
+
+As released it cannot be imported where setuptools no longer ships pkg_resources, nor with the AutoAttack that
+it declares, it downloads what it evaluates, and it writes to the working directory. Everything here mends
+that from outside, for the length of a call.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import logging
+import sys
+import tempfile
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from evalsuite.compat.calling import (
+    borrowed,
+    class_labels,
+    device_of,
+    logits_of,
+    quiet_imports,
+    replaced,
+    require_eval,
+    unit_images,
+)
+from evalsuite.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import torch
+    from torch import Tensor, nn
+
+    from evalsuite.records import Array
+
+log = logging.getLogger(__name__)
+
+COMPONENTS = ("apgd-ce", "apgd-t", "fab-t", "square")
+"""The four attacks of AutoAttack's standard version, in its order."""
+
+_TARGETED = {"apgd-t", "fab-t"}
+_TARGETS = 9  # classes that the targeted attacks of the standard version aim at, beside the true one
+
+
+@dataclass(frozen=True, slots=True)
+class AutoAttack:
+    """Is AutoAttack at one radius, with everything that its result depends on.
+
+    Attributes:
+        epsilon: Linf radius for images in [0, 1].
+        components: Which of `COMPONENTS`; each runs with the settings it has in the standard version.
+        seed: Of every component.
+        batch_size: Images per forward pass; random draws depend on it.
+
+    Raises:
+        UserError: If a component is unknown or there is none.
+    """
+
+    epsilon: float
+    components: tuple[str, ...] = COMPONENTS
+    seed: int = 0
+    batch_size: int = 100
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.components if name not in COMPONENTS]
+        if unknown or not self.components:
+            raise UserError(
+                f"AutoAttack: components = {self.components}, expected some of {', '.join(COMPONENTS)}"
+            )
+
+
+@functools.cache
+def robustbench() -> ModuleType:
+    """Returns the library, imported on the first call.
+
+    Only modules of its own are left behind: the stand-ins for ``pkg_resources`` and ``autoattack`` serve the
+    import and are taken back.
+
+    Raises:
+        UserError: If torchattacks is installed, whose files replace robustbench's.
+    """
+    if importlib.util.find_spec("torchattacks") is not None:
+        raise UserError(
+            "found torchattacks, which overwrites the files of robustbench, expected robustbench alone: "
+            "uninstall both, then install robustbench again"
+        )
+    with quiet_imports(), _stand_ins():
+        library = importlib.import_module("robustbench")
+        importlib.import_module("robustbench.eval")
+    return library
+
+
+def clean_accuracy(
+    model: nn.Module, images: Tensor | Array, labels: Tensor | Array, *, batch_size: int = 100
+) -> float:
+    """Returns the share of images that the library finds correctly classified.
+
+    Args:
+        model: In evaluation mode; takes images in [0, 1] and returns logits (N, K).
+        images: uint8 in 0..255 or floating point in [0, 1], shape (N, C, H, W).
+        labels: Whole numbers, shape (N,).
+        batch_size: Images per forward pass.
+
+    Raises:
+        DataError: If images or labels are not as above.
+        InvalidModelError: If the model is in training mode.
+    """
+    require_eval(model)
+    unit = unit_images(images)
+    whole = class_labels(labels, count=len(unit))
+    accuracy = robustbench().utils.clean_accuracy(
+        model, unit, whole, batch_size=batch_size, device=device_of(model)
+    )
+    return float(accuracy)
+
+
+def linf_benchmark(
+    model: nn.Module, images: Tensor | Array, labels: Tensor | Array, *, attack: AutoAttack
+) -> tuple[float, float]:
+    """Runs the library's Linf benchmark on given images instead of those it would download.
+
+    Args:
+        model: In evaluation mode; takes images in [0, 1] and returns logits (N, K), with K of at least 10 for
+            the targeted components. It is left as it was.
+        images: uint8 in 0..255 or floating point in [0, 1], shape (N, C, H, W).
+        labels: Whole numbers, shape (N,).
+        attack: What to run; ``AutoAttack(epsilon)`` is the published benchmark.
+
+    Returns:
+        Clean and robust accuracy.
+
+    Raises:
+        DataError: If images or labels are not as above.
+        InvalidModelError: If the model is in training mode or its logits are not finite.
+        UserError: If it has too few classes for a component.
+
+    References:
+        Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+        parameter-free attacks"; Croce et al. 2021, "RobustBench".
+    """
+    evaluation = robustbench().eval
+    with on_own_data(model, images, labels) as stage:
+        _require_targets(model, stage, attack)
+        adversary = functools.partial(_OldAutoAttack, components=attack.components, seed=attack.seed)
+        # the library's check for gradients in the forward pass switches debuggers and coverage off
+        checks = importlib.import_module("pyautoattack.checks")
+        with replaced(evaluation, AutoAttack=adversary), replaced(checks, check_dynamic=_nothing):
+            clean, robust = evaluation.benchmark(
+                model,
+                n_examples=len(images),
+                threat_model="Linf",
+                eps=attack.epsilon,
+                batch_size=attack.batch_size,
+                device=stage.device,
+            )
+    return float(clean), float(robust)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Is where a benchmark runs: the device of the model, a scratch folder, the images as it sees them."""
+
+    device: torch.device
+    scratch: Path
+    images: Tensor
+    labels: Tensor
+
+
+@contextmanager
+def on_own_data(model: nn.Module, images: Tensor | Array, labels: Tensor | Array) -> Iterator[Stage]:
+    """Turns the library's benchmark to given images, a scratch folder and the log."""
+    library = robustbench()
+    with ExitStack() as stack:
+        device = stack.enter_context(borrowed(model))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evalsuite-")))
+        unit = unit_images(images).clone()
+        whole = class_labels(labels, count=len(unit)).clone()
+        own = {
+            "load_clean_dataset": lambda *_: (unit, whole),
+            "Path": scratch.joinpath,
+            "print": log.debug,
+            "tqdm": iter,
+        }
+        stack.enter_context(replaced(library.eval, **own))
+        stack.enter_context(replaced(library.utils, Path=scratch.joinpath))
+        yield Stage(device, scratch, unit, whole)
+
+
+class _OldAutoAttack:
+    """Has the signature that the library calls, in front of pyautoattack's."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        components: Sequence[str] = COMPONENTS,
+        log_path: None = None,
+        **settings: Any,
+    ) -> None:
+        del log_path  # the old class wrote its own file; this one has a logger
+        pyautoattack = importlib.import_module("pyautoattack")
+        self._attack = pyautoattack.AutoAttack(model, **settings)
+        self._attack.attacks_to_run = list(components)
+
+    def run_standard_evaluation(self, images: Tensor, labels: Tensor, **settings: Any) -> Tensor:
+        """Returns the adversarials; the old names are ``bs`` and ``state_path``."""
+        settings["batch_size"] = settings.pop("bs")
+        adversarial: Tensor = self._attack.run_standard_evaluation(images, labels, **settings)[0]
+        return adversarial
+
+
+@contextmanager
+def _stand_ins() -> Iterator[None]:
+    """Puts modules in place that the library imports and that do not exist, or not without side effects."""
+    resources = ModuleType("pkg_resources")
+    resources.__dict__["resource_filename"] = _resource_filename
+    attack = ModuleType("autoattack")
+    attack.__dict__["AutoAttack"] = _OldAutoAttack
+    own = {
+        "pkg_resources": resources,
+        "autoattack": attack,
+        "autoattack.state": importlib.import_module("pyautoattack.state"),
+    }
+    before = {name: sys.modules[name] for name in own if name in sys.modules}
+    sys.modules.update(own)
+    try:
+        yield
+    finally:
+        for name in own:
+            del sys.modules[name]
+        sys.modules.update(before)
+
+
+def _resource_filename(package: str, resource: str) -> str:
+    """Returns the path of a file that lies beside a module."""
+    return str(Path(str(sys.modules[package].__file__)).parent / resource)
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Does nothing."""
+
+
+def _require_targets(model: nn.Module, stage: Stage, attack: AutoAttack) -> None:
+    """Refuses what would only fail in the middle of an attack."""
+    images, labels = stage.images[: attack.batch_size], stage.labels[: attack.batch_size]
+    classes = logits_of(model, images.to(stage.device), labels=labels).shape[1]
+    if _TARGETED.intersection(attack.components) and classes <= _TARGETS:
+        raise UserError(
+            f"the model has {classes} classes, expected more than {_TARGETS} for "
+            f"{' and '.join(sorted(_TARGETED))}: leave these components out"
+        )

@@ -1,0 +1,143 @@
+"""Digital: contrast, elastic transform, pixelate, JPEG compression."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from evalsuite.data.corruption_batch import truncated
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from evalsuite.data.corruption_batch import Batch, Constants, Floats, Pixels
+
+_TRUNCATE = 3.0  # where the Gaussian of the elastic field is cut, in sigma
+
+
+def contrast(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the deviation from each channel's mean times (factor,) = `constants`."""
+    (factor,) = constants
+    values = batch.images / 255
+    means = values.mean(axis=(2, 3), keepdims=True)
+    values -= means
+    values *= factor
+    values += means
+    values *= 255
+    return truncated(values)
+
+
+def elastic_transform(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the image after a random affine warp and a smooth displacement: (alpha, sigma, affine) px."""
+    alpha, sigma, affine = constants
+    images = batch.images.astype(np.float32)
+    images = warped(images, affine * (2 * batch.uniform(3, 2) - 1))
+    if alpha > 0:
+        noise = 2 * batch.uniform(2, batch.side, batch.side) - 1
+        images = displaced(images, smooth_field(noise, sigma) * np.float32(alpha))
+    return truncated(images)
+
+
+def pixelate(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the image box-filtered to (factor,) = `constants` of its side and back."""
+    (factor,) = constants
+    first, last = _boxes(batch.side, int(batch.side * factor))
+    rows = _averages(batch.images[..., first], batch.images[..., last])  # columns first: each pass rounds
+    return _averages(rows[:, :, first], rows[:, :, last])
+
+
+def jpeg_compression(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the image encoded as JPEG of (quality,) = `constants`, chroma halved, and decoded."""
+    (quality,) = constants
+    result = np.empty_like(batch.images)
+    for image, place in zip(np.ascontiguousarray(batch.images.transpose(0, 2, 3, 1)), result, strict=True):
+        file = BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=int(quality))
+        place[:] = np.asarray(Image.open(file, formats=("JPEG",))).transpose(2, 0, 1)
+    return result
+
+
+def warped(images: NDArray[np.float32], jitter: Floats) -> NDArray[np.float32]:
+    """Returns images under the affine maps that move three anchor points by `jitter`.
+
+    Bilinear; the border is mirrored without repeating its pixels. The anchors are a third of the side away
+    from the centre.
+
+    Args:
+        images: Shape (N, C, S, S).
+        jitter: px, shape (N, 3, 2), x before y; anchors at the lower right, the upper right, the upper left.
+    """
+    side = images.shape[-1]
+    near, far = side // 2 - side // 3, side // 2 + side // 3
+    anchors = np.array([[far, far], [far, near], [near, near]], np.float64)
+    moved = np.concatenate([anchors + jitter, np.ones((len(images), 3, 1))], axis=-1)
+    back = np.linalg.solve(moved, np.broadcast_to(anchors, (len(images), 3, 2)))  # (x', y', 1) back = (x, y)
+    y, x = np.divmod(np.arange(side * side), side)
+    pixels = np.stack([x, y, np.ones_like(x)], axis=-1)
+    places = (pixels @ back).reshape(-1, side, side, 2)
+    return _sampled(images, places * (2 / (side - 1)) - 1, repeat_border=False)
+
+
+def displaced(images: NDArray[np.float32], shift: Floats) -> NDArray[np.float32]:
+    """Returns images sampled at each pixel's place plus `shift`.
+
+    Bilinear; the border is mirrored with its pixels repeated.
+
+    Args:
+        images: Shape (N, C, S, S).
+        shift: px, shape (N, 2, S, S), x before y.
+    """
+    side = images.shape[-1]
+    y, x = np.divmod(np.arange(side * side), side)
+    places = shift + np.stack([x, y]).reshape(2, side, side)
+    return _sampled(images, np.moveaxis((2 * places + 1) / side - 1, 1, -1), repeat_border=True)
+
+
+def smooth_field(noise: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Returns fields smoothed by a Gaussian on both axes, border mirrored with its pixels repeated."""
+    matrix = _gaussian_matrix(noise.shape[-1], sigma)
+    return np.asarray(matrix @ noise @ matrix.T)
+
+
+def _sampled(images: NDArray[np.float32], places: Floats, *, repeat_border: bool) -> NDArray[np.float32]:
+    grid = torch.from_numpy(places.astype(np.float32))
+    result: torch.Tensor = torch.nn.functional.grid_sample(
+        torch.from_numpy(images),
+        grid,
+        mode="bilinear",
+        padding_mode="reflection",
+        align_corners=not repeat_border,
+    )
+    return result.numpy()
+
+
+@lru_cache(maxsize=8)
+def _gaussian_matrix(side: int, sigma: float) -> NDArray[np.float32]:
+    smooth = ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, mode="reflect", truncate=_TRUNCATE)
+    return np.asarray(smooth, np.float32)
+
+
+@lru_cache(maxsize=8)
+def _boxes(side: int, small: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Finds, for each pixel of the final row, the first and the last of the one or two that it averages.
+
+    A box of ``side / small`` < 2 px holds at most two centres of pixels, both with the same weight; the way
+    back up repeats the nearest of the small pixels.
+    """
+    scale = side / small
+    centre = (np.arange(small) + 0.5) * scale
+    first = np.floor(centre - scale / 2 + 0.5).astype(np.intp)  # a centre on the left edge of a box is inside
+    last = np.ceil(centre + scale / 2 - 0.5).astype(np.intp) - 1
+    nearest = np.floor((np.arange(side) + 0.5) * (small / side)).astype(np.intp)
+    return first[nearest], last[nearest]
+
+
+def _averages(first: Pixels, second: Pixels) -> Pixels:
+    """Returns (a + b) / 2, halves up, without leaving eight bits."""
+    return (first | second) - ((first ^ second) >> 1)

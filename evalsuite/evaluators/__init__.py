@@ -1,0 +1,24 @@
+"""The battery: one file per kind of test."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evalsuite.registry import Registry
+
+if TYPE_CHECKING:
+    from evalsuite.evaluators.contract import Evaluator
+
+EVALUATORS: Registry[type[Evaluator]] = Registry(
+    "evaluator",
+    builtin={
+        "accuracy": "evalsuite.evaluators.accuracy:Accuracy",
+        "attack": "evalsuite.evaluators.attack:Attack",
+        "calibration": "evalsuite.evaluators.calibration:Calibration",
+        "corruptions": "evalsuite.evaluators.corruptions:Corruptions",
+        "noise": "evalsuite.evaluators.noise:Noise",
+        "ood": "evalsuite.evaluators.ood:Ood",
+    },
+    group="evalsuite.evaluators",
+)
+register = EVALUATORS.register

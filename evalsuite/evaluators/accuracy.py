@@ -1,0 +1,53 @@
+"""Accuracy, likelihood and agreement on clean images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evalsuite.bench import Bench
+from evalsuite.data.views import View
+from evalsuite.evaluators.contract import Evaluator
+from evalsuite.records import Metric, Score
+
+ACCURACY = Metric(
+    "accuracy", higher_is_better=True, unit="fraction", tolerance=0.005,
+    text="Share of images whose most likely class is the label (top-1).",
+)  # fmt: skip
+NLL = Metric(
+    "nll", higher_is_better=False, unit="nats", tolerance=0.02,
+    text="Mean negative log-likelihood of the label, from a float64 log-softmax.",
+)  # fmt: skip
+AGREEMENT = Metric(
+    "agreement", higher_is_better=True, unit="fraction",
+    text="Share of images on which the candidate predicts the class that its parent predicts; 1 minus the churn.",
+)  # fmt: skip
+POPULATION = "test"
+"""Name of the test images in evidence: clean or changed, they are the same images, so all of it is paired."""
+
+
+@dataclass(frozen=True)
+class Accuracy(Evaluator):
+    """Test accuracy, negative log-likelihood, and agreement with the parent on clean images."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Accuracy, NLL, agreement."""
+        return ACCURACY, NLL, AGREEMENT
+
+    @property
+    def needs(self) -> tuple[View, ...]:
+        """The clean test images."""
+        return (View(),)
+
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        """Yields three scores on ``clean``."""
+        yield from labelled_scores(bench, View())
+
+
+def labelled_scores(bench: Bench, view: View, *, group: str = "") -> Iterator[Score]:
+    """Yields accuracy, NLL and agreement with the parent on one labelled view."""
+    outputs, condition = bench.outputs(view), bench.condition(view)
+    agrees = outputs.predictions == bench.parent.outputs(view).predictions
+    for metric, values in ((ACCURACY, outputs.correct), (NLL, outputs.nll), (AGREEMENT, agrees)):
+        yield Score(metric.name, condition, evidence={POPULATION: values}, group=group)

@@ -1,0 +1,39 @@
+"""The contract of an evaluator."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+from evalsuite.bench import Bench
+from evalsuite.data.views import View
+from evalsuite.records import Metric, Score
+
+
+class Evaluator(ABC):
+    """Tests one candidate; derive a frozen dataclass whose fields are the keys of the suite's table.
+
+    Attributes:
+        version: Raise it when the meaning of the numbers changes: cells of older versions are measured again.
+    """
+
+    version: ClassVar[int] = 1
+
+    @property
+    @abstractmethod
+    def metrics(self) -> tuple[Metric, ...]:
+        """The kinds of numbers that `evaluate` may yield."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> tuple[View, ...]:
+        """The image sets whose outputs `evaluate` asks for; the bench runs the union of all evaluators once."""
+
+    @abstractmethod
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        """Yields the scores of the bench's model.
+
+        The caller computes values from evidence, checks names and counts, and records what is raised here as the
+        reason of a cell without numbers.
+        """

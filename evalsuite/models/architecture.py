@@ -1,0 +1,133 @@
+"""The contract of an architecture: frozen settings that build a network and own its preprocessing."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from evalsuite.errors import SuiteError
+from evalsuite.models import MODELS
+from evalsuite.registry import unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR_STD = (0.2470, 0.2435, 0.2616)
+"""Per-channel mean and standard deviation of the CIFAR-10 training images in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture(ABC):
+    """Builds a network from its settings; derive a frozen dataclass whose fields are the keys of a table.
+
+    The model owns its preprocessing: `mean` and `std` belong to the weights, not to the images.
+
+    Attributes:
+        classes: Number of logits K.
+        mean: Subtracted from each channel of an image in [0, 1]; its length is the number of channels.
+        std: Each channel is then divided by it.
+    """
+
+    classes: int = 10
+    mean: tuple[float, ...] = CIFAR_MEAN
+    std: tuple[float, ...] = CIFAR_STD
+
+    def __post_init__(self) -> None:
+        label = type(self).__name__
+        if self.classes < 2:
+            raise SuiteError(f"model {label}: found classes = {self.classes}, expected at least 2")
+        if not self.mean or len(self.mean) != len(self.std):
+            raise SuiteError(
+                f"model {label}: found {len(self.mean)} numbers in mean and {len(self.std)} in std, "
+                "expected one of each per image channel"
+            )
+        if not all(0 < value < float("inf") for value in self.std):
+            raise SuiteError(f"model {label}: found std = {self.std}, expected finite numbers above 0")
+        if not all(abs(value) < float("inf") for value in self.mean):
+            raise SuiteError(f"model {label}: found mean = {self.mean}, expected finite numbers")
+
+    @abstractmethod
+    def network(self) -> nn.Module:
+        """Returns the network: normalised float images (N, ``len(mean)``, H, W) to logits (N, `classes`).
+
+        Initial weights come from torch's global generator.
+        """
+
+
+class Normalized(nn.Module):
+    """Is a network behind its preprocessing; only the network's weights are in the state dict.
+
+    Args:
+        network: Takes normalised images.
+        mean: One number per channel.
+        std: One number per channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, *, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits (N, K) of float images in [0, 1], (N, C, H, W)."""
+        logits: Tensor = self.network((images - self.mean) / self.std)
+        return logits
+
+
+def assemble(architecture: Architecture) -> nn.Module:
+    """Returns a freshly initialised model that takes images in [0, 1] and returns logits.
+
+    Args:
+        architecture: What to build; initial weights come from torch's global generator.
+
+    Returns:
+        Float images in [0, 1], (N, C, H, W), to logits (N, K); in training mode.
+    """
+    return Normalized(architecture.network(), mean=architecture.mean, std=architecture.std)
+
+
+def core(model: nn.Module) -> nn.Module:
+    """Returns the network inside a `Normalized` model, or the model itself."""
+    return model.network if isinstance(model, Normalized) else model
+
+
+def from_settings(settings: Mapping[str, Any]) -> Architecture:
+    """Returns the architecture that a table such as ``{"name": "resnet20", "shortcut": "B"}`` describes.
+
+    Args:
+        settings: ``name`` is a registered model; the other keys are its fields.
+
+    Raises:
+        SuiteError: If the table has no name, an unknown key or a value of the wrong type.
+        UnknownNameError: If no model has the name.
+
+    >>> from_settings({"name": "resnet20", "classes": 100}).classes
+    100
+    """
+    values = dict(settings)
+    name = values.pop("name", None)
+    if not isinstance(name, str):
+        raise SuiteError(f"model: found name = {name!r}, expected one of {', '.join(MODELS)}")
+    kind = MODELS.get(name)
+    fields = [field.name for field in dataclasses.fields(kind) if field.init]
+    for key in values:
+        if key not in fields:
+            raise SuiteError(unknown(f"key of model {name}", key, fields))
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        found = f"found {first['input']!r}"
+        raise SuiteError(f"model {name}: key {where!r}: {found}, expected: {first['msg']}") from error

@@ -1,0 +1,96 @@
+"""What a model costs: parameters, multiply-accumulates, bytes; and the digest of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from evalsuite.models.forward import evaluation_mode
+from evalsuite.models.saving import serialized
+from evalsuite.records import Cost
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def prunable(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns the layers whose weights may be pruned, by name, in the order of the model.
+
+    References:
+        Convolutions with one group and linear layers, first and last included: the set of Liebenwein et al.
+        2021, "Lost in Pruning". No biases, norms, grouped or depthwise convolutions.
+    """
+    return {name: module for name, module in model.named_modules() if _is_prunable(module)}
+
+
+def nonzero(model: nn.Module) -> int:
+    """Returns the number of parameters that are not exactly zero, biases and norms included."""
+    return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+
+
+def cost(model: nn.Module, image_shape: Sequence[int]) -> Cost:
+    """Returns what `model` costs; the model is left as it was.
+
+    Args:
+        model: Takes float images in [0, 1].
+        image_shape: Of one image, (C, H, W).
+
+    Returns:
+        Multiply-accumulates are those of convolutions and linear layers, with the padding, without biases; a
+        multiplication by a zero weight is left out of ``macs_nonzero``. Bytes are those of the saved file.
+    """
+    weights = [layer.get_parameter("weight") for layer in prunable(model).values()]
+    calls = _calls(model, image_shape)
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        nonzero=nonzero(model),
+        prunable=sum(weight.numel() for weight in weights),
+        prunable_nonzero=sum(int(weight.count_nonzero()) for weight in weights),
+        macs=sum(call.positions * call.weight.numel() for call in calls),
+        macs_nonzero=sum(call.positions * int(call.weight.count_nonzero()) for call in calls),
+        bytes=len(serialized(model)),
+    )
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Returns the SHA-256 of names, dtypes, shapes and bytes of the sorted state dict, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Is one call of a layer: each of its weights is multiplied once at each output position."""
+
+    weight: Tensor
+    positions: int
+
+
+def _calls(model: nn.Module, image_shape: Sequence[int]) -> list[_Call]:
+    """The calls of convolutions and linear layers in a forward pass of one image."""
+    calls: list[_Call] = []
+
+    def record(layer: nn.Module, _: object, output: Tensor) -> None:
+        weight = layer.get_parameter("weight")
+        calls.append(_Call(weight, output.numel() // weight.shape[0]))
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(record) for layer in layers]
+    try:
+        with evaluation_mode(model), torch.inference_mode():
+            model(next(model.parameters()).new_zeros((1, *image_shape)))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _is_prunable(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)

@@ -1,0 +1,159 @@
+"""Curves of drops over the ratio as arrays, what each of them says, and their means.
+
+A candidate is commensurate where its drop (how much worse it is than the parent of the same seed on the same
+images, in the metric's own unit) is at most the tolerance; equality passes. Nothing is interpolated or
+extrapolated: every answer is a ratio that was tested.
+
+A drop is a difference of two rounded numbers: ``0.905 - 0.9`` is a little more than 0.005. A drop therefore
+equals the tolerance if they differ by at most `ULPS` units in the last place of the largest number involved
+(the two values, the tolerance, and 1). That is 2e-15 for rates, far below the step 1/N of a rate over N
+images, so that no candidate passes which is one image too bad.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from evalsuite.records import Array, Floats
+
+ULPS = 8
+"""Two roundings of values, one of their difference, and those of a mean over a few seeds."""
+
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Are curves of drops over the ratio, one for each index of the leading axes.
+
+    Attributes:
+        ratios: Shape (..., T), measured ratios; NaN where nothing was tested.
+        drops: Shape (..., T), how much worse than the parent, in the metric's unit; NaN where it could not be
+            measured.
+        widths: Shape (..., T), full widths of the drops' 95 % intervals; NaN where unknown.
+        scales: Shape (..., T), the largest magnitude among the numbers behind a drop, and at least 1.
+        reference: Shape (...), the parent's value.
+        n: Shape (...), the smallest number of images behind a drop; NaN where unknown.
+        partial: Shape (...), whether a curve that belongs to this mean is missing altogether.
+    """
+
+    ratios: Floats
+    drops: Floats
+    widths: Floats
+    scales: Floats
+    reference: Floats
+    n: Floats
+    partial: Flags
+
+    @property
+    def tested(self) -> Flags:
+        """Says where a ratio was tested, shape (..., T)."""
+        return ~np.isnan(self.ratios)
+
+    @property
+    def exist(self) -> Flags:
+        """Says where there is a curve at all, shape (...)."""
+        return marked_any(self.tested, -1)
+
+
+def marked_any(flags: Flags, axis: int, *, keepdims: bool = False) -> Flags:
+    """Returns whether any flag is set along `axis`."""
+    return np.asarray(flags.any(axis=axis, keepdims=keepdims))
+
+
+def verdicts(curves: Curves, tolerance: ArrayLike) -> dict[str, Array]:
+    """Returns what each curve says, as arrays of shape (...) named like the fields of `Threshold`.
+
+    Args:
+        curves: Curves of shape (..., T) with T of at least 1, their slots in any order.
+        tolerance: Largest drop that is commensurate, in the metric's unit; broadcasts to shape (...).
+
+    Returns:
+        ``first_failure`` is NaN where nothing failed; ``underpowered`` is 1, 0, or NaN where it cannot be
+        known.
+    """
+    limits = np.broadcast_to(np.asarray(tolerance, dtype=np.float64)[..., None], curves.drops.shape)
+    limits = limits + ULPS * np.finfo(np.float64).eps * np.maximum(curves.scales, limits)
+    order = np.argsort(curves.ratios, axis=-1, kind="stable")  # NaN, not tested, comes last
+    x, drops, widths, limit = (
+        np.take_along_axis(array, order, axis=-1)
+        for array in (curves.ratios, curves.drops, curves.widths, limits)
+    )
+    passed = drops <= limit
+    failed = ~np.isnan(x) & ~passed
+    potential = _largest(x, passed & ~np.logical_or.accumulate(failed, axis=-1))
+    potential_any = _largest(x, passed)
+    first_failure = np.fmin.reduce(np.where(failed, x, np.nan), axis=-1)
+    decides = ~np.isnan(drops) & ((x == potential[..., None]) | (x == first_failure[..., None]))
+    vague = marked_any(decides & np.isnan(widths), -1) | ~marked_any(decides, -1)
+    wide = marked_any(decides & (widths > limit), -1)
+    return {
+        "potential": potential,
+        "potential_any": potential_any,
+        "first_failure": first_failure,
+        "censored": ~marked_any(failed, -1),
+        "infeasible": failed[..., 0],
+        "non_monotone": potential_any > potential,
+        "incomplete": marked_any(~np.isnan(x) & np.isnan(drops), -1),
+        "underpowered": np.where(wide, 1.0, np.where(vague, np.nan, 0.0)),
+    }
+
+
+def _largest(ratios: Floats, marked: Flags) -> Floats:
+    largest: Floats = np.where(marked, ratios, 0.0).max(axis=-1)
+    return largest
+
+
+def mean_curves(curves: Curves, axis: int, *, expected: int | NDArray[np.int_]) -> Curves:
+    """Returns the mean curves along `axis`, which stays with length 1.
+
+    The mean drop is NaN where one of the curves was not measured: a mean over fewer is another quantity. The
+    interval of a mean of several drops does not follow from theirs (they may share images), so it is NaN.
+
+    Args:
+        curves: Curves whose slots hold the same candidates along `axis`, up to the seed.
+        axis: Index of a leading axis.
+        expected: How many curves belong to each mean; where there are fewer, the mean is partial.
+    """
+    tested, member = curves.tested, curves.exist
+    count = member.sum(axis=axis, keepdims=True)
+    inside = member[..., None]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        drops = _total(curves.drops, inside, axis) / count[..., None]
+        widths = np.where(count[..., None] == 1, _total(curves.widths, inside, axis), np.nan)
+        ratios = _total(curves.ratios, tested, axis) / tested.sum(axis=axis, keepdims=True)
+        reference = _total(curves.reference, member, axis) / count
+    low, high = (reduced.reduce(curves.ratios, axis=axis, keepdims=True) for reduced in (np.fmin, np.fmax))
+    return Curves(
+        ratios=np.where(low == high, low, ratios),  # the rounded mean of equal numbers may differ from them
+        drops=drops,
+        widths=widths,
+        scales=np.where(inside, curves.scales, 1.0).max(axis=axis, keepdims=True),
+        reference=reference,
+        n=np.fmin.reduce(np.where(member, curves.n, np.nan), axis=axis, keepdims=True),
+        partial=(count < expected) | marked_any(member & curves.partial, axis, keepdims=True),
+    )
+
+
+def _total(values: Floats, inside: Flags, axis: int) -> Floats:
+    total: Floats = np.where(inside, values, 0.0).sum(axis=axis, keepdims=True)
+    return total
+
+
+def joined(parts: Sequence[Curves], axis: int) -> Curves:
+    """Returns curves one behind the other along a leading axis."""
+    return Curves(
+        **{f.name: np.concatenate([getattr(p, f.name) for p in parts], axis=axis) for f in fields(Curves)}
+    )
+
+
+def taken(curves: Curves, members: Sequence[int]) -> Curves:
+    """Returns the curves with the indices `members` of axis 2."""
+    return Curves(**{f.name: getattr(curves, f.name)[:, :, members] for f in fields(Curves)})

@@ -1,0 +1,164 @@
+"""What a result depends on, and what is written down so that it can be had again."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import inspect
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalsuite.errors import UserError
+
+if TYPE_CHECKING:
+    from evalsuite.suite import Suite
+
+DATA_VARIABLE = "EVALSUITE_DATA"
+PACKAGES = ("evalsuite", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "foolbox", "robustbench")
+MEASURING = ("bench.py", "data", "models", "compat", "evaluators/contract.py", "evaluators/accuracy.py", "metrics.py")
+PRODUCING = ("data", "models", "training", "producers/contract.py", "production.py")
+
+
+@dataclass(frozen=True)
+class Options:
+    """Is what one run may choose beside its suite.
+
+    Attributes:
+        seed: One seed instead of the suite's.
+        device: ``cpu``, ``cuda`` or ``cuda:<n>``.
+        data: Data root instead of `EVALSUITE_DATA` and the suite's.
+        download: Whether missing data may be fetched.
+    """
+
+    seed: int | None = None
+    device: str = "cpu"
+    data: Path | None = None
+    download: bool = False
+
+    def applied(self, suite: Suite) -> Suite:
+        """Returns `suite` with the seed that was asked for."""
+        if self.seed is None:
+            return suite
+        if self.seed < 0:
+            raise UserError(f"found seed {self.seed}, expected an integer from 0 on")
+        return replace(suite, seeds=(self.seed,))
+
+
+def data_root(suite: Suite | None, options: Options) -> Path | None:
+    """Returns the data folder: the option, else the environment's, else the suite's; ``None`` if none is named.
+
+    Raises:
+        UserError: If the folder that is named does not exist.
+    """
+    inherited = suite.source.parent / suite.data_root if suite is not None and suite.data_root else None
+    named = [("--data", options.data), (DATA_VARIABLE, os.environ.get(DATA_VARIABLE)), ("data_root", inherited)]
+    for origin, folder in named:
+        if folder:
+            path = Path(folder).expanduser()
+            if not path.is_dir():
+                raise UserError(f"{origin} names the data folder {path}, which does not exist; make it or name another")
+            return path.resolve()
+    return None
+
+
+@cache
+def code_digest(rooms: tuple[str, ...], plugin: type | None = None) -> str:
+    """Returns a digest of the source of some rooms of the package and of a plug-in's file.
+
+    Results of an older version of the code are never taken for those of this one.
+    """
+    home = Path(__file__).parent
+    paths = [path for room in rooms for path in (sorted((home / room).rglob("*.py")) or [home / room])]
+    if plugin is not None:
+        paths.append(Path(inspect.getfile(plugin)))
+    total = hashlib.sha256()
+    for path in paths:
+        total.update(path.read_bytes())
+    return total.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Returns the versions of Python and of the packages that numbers depend on."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_revision(folder: Path) -> str:
+    """Returns the commit of the checkout that `folder` is in, with ``+changes`` if it is dirty; else nothing."""
+    command = ("git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*")
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603  # fixed command
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def hardware(device: str) -> dict[str, Any]:
+    """Returns what the run computes on."""
+    return {
+        "device": device,
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.release()}",
+    }
+
+
+def described(suite: Suite) -> dict[str, Any]:
+    """Returns a suite as plain JSON, every default written out."""
+    return {
+        "name": suite.name,
+        "description": suite.description,
+        "seeds": list(suite.seeds),
+        "ratios": list(suite.ratios),
+        "data": suite.data.table,
+        "model": suite.model.table,
+        "checkpoint": suite.checkpoint,
+        "recipe": dataclasses.asdict(suite.recipe),
+        "producers": [{"label": choice.label, **choice.table} for choice in suite.producers],
+        "evaluators": [{"label": choice.label, **choice.table} for choice in suite.evaluators],
+        "tolerances": dict(suite.tolerances),
+        "threads": suite.threads,
+        "source": str(suite.source),
+    }
+
+
+def command(suite: Suite, options: Options) -> str:
+    """Returns the command that runs this again."""
+    words = ["python", "-m", "evalsuite", "run", str(suite.source)]
+    words += ["--seed", str(options.seed)] if options.seed is not None else []
+    words += ["--device", options.device] if options.device != "cpu" else []
+    words += ["--data", str(options.data)] if options.data is not None else []
+    return " ".join(words)
+
+
+def record(suite: Suite, options: Options) -> dict[str, Any]:
+    """Returns what ``run.json`` holds before the clock has run."""
+    return {
+        "suite": described(suite),
+        "command": command(suite, options),
+        "versions": versions(),
+        "git_revision": git_revision(Path(__file__).parent),
+        "hardware": hardware(options.device),
+        "python": sys.version,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,72 @@
+"""What a report is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from evalsuite.records import Metric
+
+PARENT = "dense"
+"""The method of the parent in a table of measurements."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """Is everything that a run found; a report only words and draws it.
+
+    Attributes:
+        measurements: One row per number: method (the parent is ``dense``), seed, target_ratio, ratio,
+            prunable_ratio, parameters, nonzero, macs, macs_nonzero, bytes, evaluator, metric, condition,
+            group, value, n, drop, drop_low, drop_high, status, reason.
+        thresholds: One row per method, seed (numbers and ``all``), metric, condition and aggregate; its
+            columns are those of `evalsuite.potential.threshold.COLUMNS`.
+        reliability: One row per bin: method, seed, ratio, lower, upper, count, confidence, accuracy.
+        metrics: The definition of each metric by its name.
+        record: What was run: suite, versions, git, hardware, command, seconds.
+    """
+
+    measurements: pd.DataFrame
+    thresholds: pd.DataFrame
+    reliability: pd.DataFrame
+    metrics: Mapping[str, Metric]
+    record: Mapping[str, Any]
+
+
+def methods(findings: Findings) -> list[str]:
+    """Returns the methods in the order in which they were measured, the parent left out."""
+    names = pd.concat([findings.measurements["method"], findings.thresholds["method"]], ignore_index=True)
+    return [str(name) for name in names.unique() if name != PARENT]
+
+
+def headline(thresholds: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns the rows over all seeds; those of the first seed where nothing was drawn together."""
+    if thresholds.empty:
+        return []
+    seeds = thresholds["seed"].astype(str)
+    chosen = "all" if (seeds == "all").any() else seeds.iloc[0]
+    return records(thresholds[seeds == chosen])
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns the rows of a frame as dictionaries with ``None`` where something is missing."""
+    return [{str(key): _plain(value) for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def unique(items: Iterable[Any]) -> list[Any]:
+    """Returns `items` without repetition, in order."""
+    return list(dict.fromkeys(items))
+
+
+def _plain(value: Any) -> Any:
+    """The Python value of a cell; ``None`` for every way in which pandas says that there is none."""
+    if isinstance(value, str | tuple | list) or value is None:
+        return value
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return None if not isinstance(value, list) and pd.isna(value) else value

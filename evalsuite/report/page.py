@@ -1,0 +1,159 @@
+"""The page: one HTML file that needs no network, no server and, for the answer, no JavaScript."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+from markupsafe import Markup
+
+from evalsuite.errors import StoreError
+from evalsuite.report import calibration, charts, trust
+from evalsuite.report.curves import curves
+from evalsuite.report.details import blocks
+from evalsuite.report.findings import Findings, headline, methods
+from evalsuite.report.matrix import FLAGS, matrix
+from evalsuite.report.verdicts import sentences, verdict
+from evalsuite.report.wording import condition_label, metric_label, number, percent
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_DANGEROUS = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+
+
+def page(findings: Findings) -> str:
+    """Returns the whole report as one HTML document.
+
+    Every text of the run is escaped, numbers reach the scripts as JSON, and a content security policy forbids
+    the page every request and every script but its own.
+
+    Args:
+        findings: The numbers of a run and what was concluded from them.
+    """
+    scripts = {"library": _library(), "behaviour": _own("page.js")}
+    context = {**_answer(findings), **_evidence(findings), **scripts, "style": _own("page.css")}
+    return _environment().get_template("page").render(context, policy=_policy(*scripts.values()))
+
+
+def written(findings: Findings, folder: Path) -> Path:
+    """Writes the page into `folder`, whole or not at all, and returns its path.
+
+    Raises:
+        StoreError: If the folder cannot be written.
+    """
+    text = page(findings)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return _replaced(folder / "index.html", text)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write the report into {folder}: {error.strerror}; give a folder that can be written"
+        ) from error
+
+
+def _replaced(path: Path, text: str) -> Path:
+    """Writes beside `path` and renames, so that a reader meets a whole page, old or new."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        return temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _answer(findings: Findings) -> dict[str, Any]:
+    """What the first screen shows."""
+    rows, names = headline(findings.thresholds), methods(findings)
+    suite = findings.record.get("suite")
+    suite = suite if isinstance(suite, Mapping) else {"name": suite or "run"}
+    found = [verdict(rows, method) for method in names]
+    return {
+        "suite": suite,
+        "methods": names,
+        "verdicts": [(item, sentences(item)) for item in found] if rows else [],
+        "matrix": matrix(rows, names),
+        "blocks": blocks(findings.thresholds, names),
+        "seeds": sorted({str(seed) for seed in findings.measurements["seed"].dropna()}),
+        "flags": FLAGS,
+    }
+
+
+def _evidence(findings: Findings) -> dict[str, Any]:
+    """What stands below it."""
+    drawn, diagrams = curves(findings), calibration.diagrams(findings)
+    return {
+        "curves": drawn,
+        "drawable": {(curve["metric"], curve["condition"]) for curve in drawn["curves"]},
+        "curve_chart": charts.curve(drawn["methods"]),
+        "diagrams": diagrams,
+        "diagram_charts": [charts.reliability(diagram.bins, diagram.colour) for diagram in diagrams],
+        "failures": trust.failures(findings.measurements),
+        "grid": trust.grid(findings.measurements),
+        "sizes": trust.sizes(findings.measurements),
+        "facts": trust.facts(findings),
+        "glossary": trust.glossary(findings),
+        "measured": trust.measured(findings.measurements),
+        "command": findings.record.get("command"),
+    }
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: _asset(f"{name}.html.j2")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "json": _json,
+        "metric": metric_label,
+        "condition": condition_label,
+        "number": number,
+        "percent": percent,
+    }
+    return environment
+
+
+def _json(value: Any) -> Markup:
+    """JSON that no HTML parser can mistake for markup; all but ASCII is escaped, line separators too."""
+    text = json.dumps(value, allow_nan=False, separators=(",", ":"))
+    return Markup(re.sub("[<>&]", lambda match: _DANGEROUS[match[0]], text))  # noqa: S704  # escaped right here
+
+
+def _policy(*scripts: str) -> str:
+    """The content security policy: nothing may be fetched, and no script may run but these."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src 'unsafe-eval' {allowed}; "  # Vega compiles its expressions
+        "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _own(name: str) -> Markup:
+    """A file of this package that goes into the page as it is."""
+    return Markup(_asset(name))  # noqa: S704  # written here, no text of a run in it
+
+
+def _asset(name: str) -> str:
+    return files(__package__).joinpath(name).read_text("utf-8")
+
+
+@cache
+def _library() -> Markup:
+    """Vega, Vega-Lite and Vega-Embed in one script, safe to stand between script tags."""
+    import vl_convert
+
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return Markup(re.sub(r"<(?=/script|!--)", r"\\x3c", bundle, flags=re.IGNORECASE))  # noqa: S704  # a library's code

@@ -1,0 +1,147 @@
+"""What a reader needs to believe the numbers: failures, sample sizes, and how to make them again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from evalsuite.report.findings import Findings, unique
+from evalsuite.report.wording import NOTHING, THIN, decimals, number, percent, percentage
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_WHAT = ["method", "evaluator", "status", "reason"]
+_SHOWN_ELSEWHERE = ("command",)
+_EMPTY: tuple[object, ...] = (None, "", {}, [], ())
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Is what could not be measured for one reason."""
+
+    method: str
+    evaluator: str
+    status: str
+    reason: str
+    where: str
+    cells: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Is one line of what was run; `text` may have several lines."""
+
+    name: str
+    text: str
+
+
+def failures(measurements: pd.DataFrame) -> list[Failure]:
+    """Returns what is not ``ok``, the same reason once."""
+    bad = measurements[measurements["status"] != "ok"].copy()
+    bad[_WHAT] = bad[_WHAT].fillna("")
+    return [
+        Failure(
+            method=str(rows["method"].iloc[0]),
+            evaluator=str(rows["evaluator"].iloc[0]),
+            status=str(rows["status"].iloc[0]),
+            reason=str(rows["reason"].iloc[0]),
+            where=_where(rows),
+            cells=len(rows),
+        )
+        for _, rows in bad.groupby(_WHAT, sort=False)
+    ]
+
+
+def _where(rows: pd.DataFrame) -> str:
+    targets = ", ".join(percent(float(ratio)) for ratio in unique(rows["target_ratio"].dropna()))
+    seeds = ", ".join(str(seed) for seed in unique(rows["seed"]))
+    return f"{targets or 'every ratio'}; seed {seeds}"
+
+
+def sizes(measurements: pd.DataFrame) -> list[Fact]:
+    """Returns how many images are behind the conditions of each group."""
+    good = measurements[(measurements["status"] == "ok") & measurements["n"].notna()]
+    groups = good["group"].fillna("").where(good["group"].fillna("") != "", good["condition"])
+    return [Fact(str(name), _span(rows["n"])) for name, rows in good.groupby(groups, sort=False)]
+
+
+def grid(measurements: pd.DataFrame) -> list[Fact]:
+    """Returns the measured ratios of each method, over its seeds."""
+    candidates = measurements[measurements["target_ratio"] > 0].dropna(subset=["ratio"])
+    return [
+        Fact(str(method), ", ".join(_achieved(ratios["ratio"]) for _, ratios in rows.groupby("target_ratio")))
+        for method, rows in candidates.groupby("method", sort=False)
+    ]
+
+
+def facts(findings: Findings) -> list[Fact]:
+    """Returns the record of the run, one fact per key."""
+    return [
+        Fact(str(key).replace("_", " "), _clock(key, value) or _text(value))
+        for key, value in findings.record.items()
+        if key not in _SHOWN_ELSEWHERE and value not in _EMPTY
+    ]
+
+
+def glossary(findings: Findings) -> list[dict[str, Any]]:
+    """Returns the definition of every metric that was measured."""
+    named = unique(findings.measurements["metric"].dropna())
+    known = [findings.metrics[name] for name in named if name in findings.metrics]
+    return [{"name": m.name, "text": m.text, "unit": m.unit, "higher": m.higher_is_better} for m in known]
+
+
+def measured(measurements: pd.DataFrame) -> int:
+    """Returns the number of numbers."""
+    return int((measurements["status"] == "ok").sum())
+
+
+def _span(values: pd.Series[Any]) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low:,} images" if low == high else f"{low:,} to {high:,} images"
+
+
+def _achieved(values: pd.Series[Any]) -> str:
+    ends = [float(values.min()), float(values.max())]
+    low, high = (percentage(end, decimals(ends)) for end in ends)
+    return f"{low if low == high else f'{low}{NOTHING}{high}'}{THIN}%"
+
+
+def _clock(key: str, value: Any) -> str:
+    """Times in words; empty for what is none."""
+    if not isinstance(value, int | float) or key not in ("started", "seconds"):
+        return ""
+    if key == "seconds":
+        return f"{value:,.1f}{THIN}s"
+    return datetime.fromtimestamp(value, tz=UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {_inline(item)}" for key, item in value.items() if item not in _EMPTY)
+    return _inline(value)
+
+
+def _labelled(table: dict[str, Any]) -> str:
+    """A table on one line; a plug-in's starts with its label."""
+    label = table.pop("label", None)
+    if table.get("name") == label:
+        table.pop("name", None)
+    rest = "; ".join(f"{key} {_inline(item)}" for key, item in table.items() if item not in _EMPTY)
+    if label is None:
+        return rest
+    return f"{label} ({rest})" if rest else str(label)
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return _labelled(dict(value))
+    if isinstance(value, list | tuple):
+        joint = " \u00b7 " if any(isinstance(item, Mapping) for item in value) else ", "
+        return joint.join(_inline(item) for item in value)
+    if isinstance(value, float):
+        return number(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)

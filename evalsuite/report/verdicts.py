@@ -1,0 +1,127 @@
+"""The answer in one sentence per method: what test accuracy promises, and what gives out before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from evalsuite.report.wording import percent, subject
+
+Row = Mapping[str, Any]
+_PREFERRED = ("accuracy", "robust_accuracy", "msp_auroc", "energy_auroc", "ece_equal_width")
+"""Among conditions that give out at the same ratio, name the best-known metric."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Is what a method may be pruned to, by test accuracy and by everything.
+
+    Attributes:
+        method: Its label.
+        accuracy: Row of test accuracy; ``None`` if it has no tolerance.
+        weakest: Row of the condition that gives out first; ``None`` without thresholds.
+        ties: How many others give out at the same ratio.
+        checks: How many conditions were checked.
+    """
+
+    method: str
+    accuracy: Row | None
+    weakest: Row | None
+    ties: int
+    checks: int
+
+    @property
+    def gap(self) -> float:
+        """How much further test accuracy holds than everything, as a ratio."""
+        if self.accuracy is None or self.weakest is None:
+            return 0.0
+        return float(self.accuracy["potential"] - self.weakest["potential"])
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Is a sentence with its one figure in the middle, so that a page can set the figure in bold."""
+
+    before: str
+    figure: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.before}{self.figure}{self.after}"
+
+
+def singles(rows: Sequence[Row], method: str) -> list[Row]:
+    """Returns a method's thresholds of single conditions."""
+    return [row for row in rows if row["method"] == method and row["aggregate"] == "single"]
+
+
+def weakest(rows: Sequence[Row]) -> Row | None:
+    """Returns the row that gives out first."""
+    return min(rows, key=_strength, default=None)
+
+
+def verdict(rows: Sequence[Row], method: str) -> Verdict:
+    """Returns the verdict on a method from the thresholds over all seeds."""
+    checked = singles(rows, method)
+    first = weakest(checked)
+    accuracy = next((r for r in checked if (r["metric"], r["condition"]) == ("accuracy", "clean")), None)
+    tied = [row for row in checked if first is not None and row["potential"] == first["potential"]]
+    return Verdict(method, accuracy, first, max(0, len(tied) - 1), len(checked))
+
+
+def sentences(verdict: Verdict) -> list[Sentence]:
+    """Returns the one or two sentences of a verdict."""
+    accuracy, first = verdict.accuracy, verdict.weakest
+    if first is None:
+        return [Sentence("No tolerance applies, so no threshold can be stated.", "", "")]
+    if accuracy is None:
+        return [_holding("Everything measured", first), *_first(first)]
+    if verdict.gap > 0:
+        return [_holding("Test accuracy", accuracy), *_breaking(verdict, first)]
+    return [_holding("Test accuracy", accuracy), *_together(verdict, accuracy)]
+
+
+def _together(verdict: Verdict, accuracy: Row) -> list[Sentence]:
+    if accuracy["infeasible"]:
+        return []
+    others = verdict.checks - 1
+    if not others:
+        return [Sentence("Nothing else has a tolerance.", "", "")]
+    counted = "1 check" if others == 1 else f"{others} checks"
+    return [Sentence(f"So does everything else with a tolerance: {counted}.", "", "")]
+
+
+def _first(row: Row) -> list[Sentence]:
+    return [] if row["censored"] else [Sentence(f"The first to give way: {subject(row)}.", "", "")]
+
+
+def _holding(what: str, row: Row) -> Sentence:
+    if row["infeasible"]:
+        return Sentence(f"{what} fails at ", _failure(row), ", the smallest ratio tested.")
+    if row["censored"]:
+        return Sentence(
+            f"{what} holds to at least ", percent(row["potential"]), ", the largest ratio tested."
+        )
+    return Sentence(f"{what} holds to ", percent(row["potential"]), ".")
+
+
+def _breaking(verdict: Verdict, row: Row) -> list[Sentence]:
+    if row["censored"]:
+        return []
+    others = {0: "", 1: " and one other check"}.get(verdict.ties, f" and {verdict.ties} other checks")
+    if row["infeasible"]:
+        verb = "fails" if not verdict.ties else "fail"
+        return [Sentence(f"But {subject(row)}{others} {verb} already at ", _failure(row), ".")]
+    verb = "holds" if not verdict.ties else "hold"
+    return [Sentence(f"But {subject(row)}{others} {verb} only to ", percent(row["potential"]), ".")]
+
+
+def _failure(row: Row) -> str:
+    return percent(row["first_failure"]) if row["first_failure"] is not None else "every ratio"
+
+
+def _strength(row: Row) -> tuple[float, float, int]:
+    failure = row["first_failure"] if row["first_failure"] is not None else float("inf")
+    metric = row["metric"]
+    return row["potential"], failure, _PREFERRED.index(metric) if metric in _PREFERRED else len(_PREFERRED)

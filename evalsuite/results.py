@@ -1,0 +1,220 @@
+"""A run folder read back: measurements, thresholds and reliability as tables, without torch and without the models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evalsuite import metrics
+from evalsuite.errors import StoreError, UserError
+from evalsuite.records import Array, Candidate, Floats, Metric, Score
+from evalsuite.statistics import bootstrap_weights, drop, paired_drop_interval
+from evalsuite.store import Cell, Key, Store
+from evalsuite.suite import DENSE
+from evalsuite.potential.threshold import thresholds
+
+PRODUCTION = "production"
+"""Name of the cell that says why a candidate could not be made."""
+
+REPLICATES = 1000
+COLUMNS = (
+    *("method", "seed", "target_ratio", "ratio", "prunable_ratio"),
+    *("parameters", "nonzero", "macs", "macs_nonzero", "bytes"),
+    *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
+    *("value", "n", "drop", "drop_low", "drop_high", "status", "reason"),
+)
+Named = tuple[str, str]  # metric and condition
+
+
+class Run:
+    """Is what a run found, as far as it has come.
+
+    Args:
+        path: The run folder.
+
+    Raises:
+        StoreError: If it is none.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._store = Store(self.path)
+        self.record: Mapping[str, Any] = self._store.record()
+
+    @cached_property
+    def measurements(self) -> pd.DataFrame:
+        """One row per number, the parent first; drops are paired and their 95 % intervals hold over images.
+
+        Rows without a number say why: ``status`` is ``skipped``, ``invalid`` or ``error``.
+        """
+        rows = [row for seed in self._suite["seeds"] for row in self._seed_rows(seed)]
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """The definition of every metric that was measured."""
+        return {metric.name: metric for cell in self._cells.values() for metric in cell.metrics}
+
+    @cached_property
+    def reliability(self) -> pd.DataFrame:
+        """Reliability table of every candidate on clean images: one row per bin of the confidence."""
+        rows = [row for (key, _), cell in self._cells.items() for row in self._reliability_rows(key, cell)]
+        return pd.DataFrame(
+            rows, columns=["method", "seed", "ratio", "lower", "upper", "count", "confidence", "accuracy"]
+        )
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """Rows of `measurements` that have a reason instead of a number."""
+        found = self.measurements
+        return found[found["status"] != "ok"]
+
+    def thresholds(self, tolerance: Mapping[str, float] | float | None = None) -> pd.DataFrame:
+        """Returns the thresholds at the suite's tolerances, or at others.
+
+        Args:
+            tolerance: Metric to tolerance in its unit, or one for all metrics.
+
+        Raises:
+            UserError: If a tolerance is for a metric that nobody measured.
+        """
+        wanted = self._suite["tolerances"] if tolerance is None else tolerance
+        table = self._paired()
+        if isinstance(wanted, Mapping) and tolerance is None:
+            wanted = {name: delta for name, delta in wanted.items() if name in set(table["metric"])}
+        if table.empty or (isinstance(wanted, Mapping) and not wanted):
+            return thresholds(table.head(0), tolerance={})
+        return thresholds(table, tolerance=wanted)
+
+    def _paired(self) -> pd.DataFrame:
+        """Measurements that have a parent's number to compare with."""
+        table = self.measurements
+        dense = table[(table["method"] == DENSE) & (table["status"] == "ok")]
+        known = pd.MultiIndex.from_frame(dense[["seed", "metric", "condition"]])
+        return table[pd.MultiIndex.from_frame(table[["seed", "metric", "condition"]]).isin(known)]
+
+    @property
+    def _suite(self) -> Mapping[str, Any]:
+        suite: Mapping[str, Any] = self.record["suite"]
+        return suite
+
+    @cached_property
+    def _keys(self) -> list[Key]:
+        methods = [(choice["label"], ratio) for choice in self._suite["producers"] for ratio in self._suite["ratios"]]
+        return [Key(method, seed, ratio) for seed in self._suite["seeds"] for method, ratio in [(DENSE, 0.0), *methods]]
+
+    @cached_property
+    def _candidates(self) -> dict[Key, Candidate]:
+        found = {key: self._store.candidate(key) for key in self._keys}
+        return {key: candidate for key, candidate in found.items() if candidate is not None}
+
+    @cached_property
+    def _cells(self) -> dict[tuple[Key, str], Cell]:
+        labels = [choice["label"] for choice in self._suite["evaluators"]]
+        found = {(key, label): self._store.cell(key, label) for key in self._candidates for label in labels}
+        return {address: cell for address, cell in found.items() if cell is not None}
+
+    @cached_property
+    def _weights(self) -> Mapping[str, Array]:
+        sizes = {
+            population: len(values)
+            for cell in self._cells.values()
+            for score in cell.scores
+            for population, values in score.evidence.items()
+        }
+        return bootstrap_weights(sizes, replicates=REPLICATES, seed=self._suite["seeds"][0])
+
+    def _seed_rows(self, seed: int) -> Iterator[dict[str, Any]]:
+        parent = _Parent(self, Key(DENSE, seed, 0.0))
+        for key in self._keys:
+            if key.seed == seed:
+                for choice in self._suite["evaluators"]:
+                    yield from self._rows(key, choice["label"], parent)
+
+    def _rows(self, key: Key, evaluator: str, parent: _Parent) -> Iterator[dict[str, Any]]:
+        """Rows of one evaluator on one candidate; without scores, one row for each number that is missing."""
+        cell = self._cells.get((key, evaluator))
+        shared = {**self._identity(key), "evaluator": evaluator}
+        if cell is not None and cell.status == "ok":
+            for score in cell.scores:
+                yield {**shared, **self._measured(score, parent), "status": "ok", "reason": ""}
+            return
+        status, reason = self._missing(key, cell)
+        for score in parent.expected(evaluator):
+            found = {"metric": score.metric, "condition": score.condition, "group": score.group}
+            yield {**shared, **found, **self._direction(score.metric), "status": status, "reason": reason}
+
+    def _missing(self, key: Key, cell: Cell | None) -> tuple[str, str]:
+        if cell is not None:
+            return cell.status, cell.reason
+        production = self._store.cell(key, PRODUCTION)
+        if key not in self._candidates and production is not None:
+            return production.status, production.reason
+        return "skipped", "not computed yet: start the same run again"
+
+    def _identity(self, key: Key) -> dict[str, Any]:
+        candidate = self._candidates.get(key)
+        shared = {"method": key.method, "seed": key.seed, "target_ratio": key.target_ratio}
+        if candidate is None:
+            return {**shared, "ratio": key.target_ratio}
+        spent = asdict(candidate.cost)
+        costs = {name: spent[name] for name in ("parameters", "nonzero", "macs", "macs_nonzero", "bytes")}
+        return {**shared, "ratio": candidate.ratio, "prunable_ratio": candidate.prunable_ratio, **costs}
+
+    def _direction(self, metric: str) -> dict[str, Any]:
+        known = self.metrics.get(metric)
+        return {} if known is None else {"unit": known.unit, "higher_is_better": known.higher_is_better}
+
+    def _measured(self, score: Score, parent: _Parent) -> dict[str, Any]:
+        found = {"metric": score.metric, "condition": score.condition, "group": score.group}
+        change = parent.compared(score, self.metrics[score.metric])
+        return {**found, **self._direction(score.metric), "value": score.value, "n": score.n, **change}
+
+    def _reliability_rows(self, key: Key, cell: Cell) -> Iterator[dict[str, Any]]:
+        for score in cell.scores:
+            if score.metric == "ece_equal_width" and score.evidence:
+                sure, right = next(iter(score.evidence.values())).T
+                shared = {"method": key.method, "seed": key.seed, "ratio": self._candidates[key].ratio}
+                for one in metrics.reliability(sure, right):
+                    yield {**shared, **asdict(one)}
+
+
+class _Parent:
+    """The parent's side of every comparison of one seed."""
+
+    def __init__(self, run: Run, key: Key) -> None:
+        self.run = run
+        self.cells = {label: cell for (owner, label), cell in run._cells.items() if owner == key}
+        self.scores: dict[Named, Score] = {
+            (score.metric, score.condition): score for cell in self.cells.values() for score in cell.scores
+        }
+
+    def expected(self, evaluator: str) -> Iterable[Score]:
+        """What the evaluator reported about the parent, or one nameless score if that failed as well."""
+        cell = self.cells.get(evaluator)
+        return cell.scores if cell is not None and cell.scores else [Score("", "")]
+
+    def compared(self, score: Score, metric: Metric) -> dict[str, float]:
+        """Drop from the parent and, for metrics that have a tolerance, its 95 % interval."""
+        mine = self.scores.get((score.metric, score.condition))
+        if mine is None or mine.value is None or score.value is None or metric.higher_is_better is None:
+            return {}
+        found = {"drop": drop(mine.value, score.value, higher_is_better=metric.higher_is_better)}
+        tolerated = metric.name in self.run.record["suite"]["tolerances"]
+        if tolerated and mine is not score and _same_images(mine, score):
+            low, high = paired_drop_interval(
+                metric, parent=mine.evidence, candidate=score.evidence, weights=self.run._weights
+            )
+            found |= {"drop_low": low, "drop_high": high}
+        return found
+
+
+def _same_images(mine: Score, other: Score) -> bool:
+    sizes = [{name: len(rows) for name, rows in score.evidence.items()} for score in (mine, other)]
+    return bool(sizes[0]) and sizes[0] == sizes[1]

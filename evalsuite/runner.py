@@ -1,0 +1,192 @@
+"""A suite to cells of work to results: what is in the store already is not computed again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from evalsuite.bench import Bench
+from evalsuite.compat.allocator import keep_large_blocks
+from evalsuite.data.dataset import Place
+from evalsuite.data.views import Gallery, View
+from evalsuite.errors import UserError
+from evalsuite.evaluators.contract import Evaluator
+from evalsuite.measuring import measured
+from evalsuite.production import Made, Production
+from evalsuite.provenance import MEASURING, Options, code_digest, data_root, record
+from evalsuite.randomness import address
+from evalsuite.records import Candidate, Status
+from evalsuite.results import PRODUCTION, Run
+from evalsuite.store import Cell, Key, Store, digest_of
+from evalsuite.suite import Choice, Suite, load
+
+@dataclass(frozen=True)
+class Step:
+    """Is one finished cell, as told to a progress bar.
+
+    Attributes:
+        key: Which candidate.
+        what: ``production`` or an evaluator's label.
+        status: How it ended.
+        done: Cells finished so far.
+        total: Cells of the run.
+        computed: False if it was in the store already.
+    """
+
+    key: Key
+    what: str
+    status: Status
+    done: int
+    total: int
+    computed: bool
+
+
+Progress = Callable[[Step], None]
+
+
+def run(
+    suite: Suite | str | Path,
+    *,
+    out: Path | str | None = None,
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Runs a suite and returns its results; what an earlier run finished is not computed again.
+
+    Args:
+        suite: A suite, the path of one, or the name of one that ships with the package.
+        out: Run folder; ``reports/<suite>`` under the current folder by default.
+        options: Seed, device and data, where they differ from the suite's.
+        progress: Called after each cell.
+
+    Raises:
+        UserError: If the suite, its data or its checkpoint is not as it must be; nothing has been computed then.
+    """
+    options = options or Options()
+    chosen = options.applied(suite if isinstance(suite, Suite) else load(suite))
+    store = Store(Path(out) if out is not None else Path("reports") / chosen.name)
+    gallery = Gallery(chosen.data.plugin, Place(data_root(chosen, options), options.download, chosen.seeds[0]))
+    keep_large_blocks()
+    started = time.time()
+    with threads(chosen.threads):
+        work = _Work(chosen, store, gallery, device=device(options.device), progress=progress)
+        kept = record(chosen, options)
+        store.write_record({**kept, "started": started, "seconds": None})
+        for seed in chosen.seeds:
+            work.run(seed)
+    store.write_record({**kept, "started": started, "seconds": time.time() - started, "computed": work.computed})
+    return Run(store.root)
+
+
+class _Work:
+    """One run: the walk over producers, candidates and evaluators."""
+
+    def __init__(
+        self, suite: Suite, store: Store, gallery: Gallery, *, device: torch.device, progress: Progress | None
+    ) -> None:
+        self.suite, self.store, self.gallery, self.device = suite, store, gallery, device
+        self.production = Production(suite, store, gallery, device=device)
+        self.progress = progress or (lambda _: None)
+        candidates = 1 + len(suite.producers) * len(suite.ratios)
+        self.total = len(suite.seeds) * candidates * (1 + len(suite.evaluators))
+        self.done = self.computed = 0
+        for choice in suite.evaluators:  # what is missing is missed now and not after hours of work
+            for view in choice.plugin.needs:
+                gallery.digest(view)
+        gallery.digest(View(split="train"))
+
+    def run(self, seed: int) -> None:
+        """Computes every cell of one seed that is not in the store."""
+        made = self.production.parent(seed)
+        assert made.candidate is not None  # a parent that cannot be had raises
+        self._tell(made.key, PRODUCTION, "ok", computed=made.computed)
+        module = self.production.module(made.key, made.candidate)
+        bench = Bench(module, self.gallery, seed=address(seed, "bench"))
+        self._measure(made.key, made.candidate, lambda: bench, parent=made.candidate)
+        for choice in self.suite.producers:
+            for child in self.production.candidates(choice, made.candidate, module):
+                self._follow(child, made.candidate, bench)
+
+    def _follow(self, made: Made, parent: Candidate, dense: Bench) -> None:
+        """Measures one candidate, or records why there is none."""
+        if made.candidate is None:
+            self.store.write_cell(made.key, PRODUCTION, Cell("", "error", made.reason))
+            for what in (PRODUCTION, *(choice.label for choice in self.suite.evaluators)):
+                self._tell(made.key, what, "error", computed=True)
+            return
+        self._tell(made.key, PRODUCTION, "ok", computed=made.computed)
+        candidate = made.candidate
+
+        def bench() -> Bench:
+            model = self.production.module(made.key, candidate)
+            return Bench(model, self.gallery, parent=dense, seed=dense.seed)
+
+        self._measure(made.key, candidate, bench, parent=parent)
+
+    def _measure(self, key: Key, candidate: Candidate, bench: Callable[[], Bench], *, parent: Candidate) -> None:
+        """Runs the evaluators whose cells are missing; the model is loaded only if one is."""
+        ready: Bench | None = None
+        for choice in self.suite.evaluators:
+            digest = self._digest(choice, candidate, parent)
+            cell = self.store.cell(key, choice.label, digest)
+            fresh = cell is None or cell.status == "error"
+            if fresh:
+                ready = ready or bench()
+                cell = measured(choice.plugin, ready, digest=digest)
+                self.store.write_cell(key, choice.label, cell)
+            assert cell is not None
+            self._tell(key, choice.label, cell.status, computed=fresh)
+
+    def _digest(self, choice: Choice[Evaluator], candidate: Candidate, parent: Candidate) -> str:
+        """What a measurement depends on."""
+        return digest_of(
+            {
+                "weights": candidate.weights,
+                "model": candidate.model,
+                "parent": parent.weights,
+                "evaluator": choice.table,
+                "version": choice.plugin.version,
+                "images": [self.gallery.digest(view) for view in choice.plugin.needs],
+                "seed": candidate.seed,
+                "threads": self.suite.threads,
+                "device": self.device.type,
+                "code": code_digest(MEASURING, type(choice.plugin)),
+            }
+        )
+
+    def _tell(self, key: Key, what: str, status: Status, *, computed: bool) -> None:
+        self.done += 1
+        self.computed += computed
+        self.progress(Step(key, what, status, self.done, self.total, computed))
+
+
+def device(name: str) -> torch.device:
+    """Returns the device called `name`.
+
+    Raises:
+        UserError: If it is no device, or not there: there is no silent fall-back.
+    """
+    try:
+        wanted = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"unknown device {name!r}: expected cpu, cuda or cuda:<number>") from None
+    there = torch.cuda.device_count() if wanted.type == "cuda" else 0
+    if wanted.type not in ("cpu", "cuda") or (wanted.type == "cuda" and (wanted.index or 0) >= there):
+        raise UserError(f"device {name!r} is not there: this machine has cpu and {there} CUDA devices; use --device cpu")
+    return wanted
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Computes with `count` threads inside the block: sums depend on it in the last digits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,315 @@
+"""A TOML file to a `Suite`: every mistake is named with file, table, key and near miss.
+
+A table is the keyword arguments of a registered frozen dataclass, so there is no second schema that could drift.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from evalsuite.data import DATASETS
+from evalsuite.errors import SuiteError, UnknownNameError, UserError
+from evalsuite.evaluators import EVALUATORS
+from evalsuite.models import MODELS
+from evalsuite.producers import PRODUCERS
+from evalsuite.records import Metric
+from evalsuite.registry import Registry, import_file, unknown
+from evalsuite.training.recipe import Recipe
+
+if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
+    from evalsuite.data.dataset import DataSet
+    from evalsuite.evaluators.contract import Evaluator
+    from evalsuite.models.architecture import Architecture
+    from evalsuite.producers.contract import Producer
+
+T = TypeVar("T")
+DENSE = "dense"
+"""Method name of the parent."""
+
+
+@dataclass(frozen=True)
+class Choice(Generic[T]):
+    """Is a plug-in that a suite chose.
+
+    Attributes:
+        label: What reports call it; the name unless the suite says otherwise.
+        name: Registered name.
+        settings: All its settings, defaults included.
+        plugin: The plug-in itself.
+    """
+
+    label: str
+    name: str
+    settings: Mapping[str, Any]
+    plugin: T
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """Name and settings: enough to make the plug-in again."""
+        return {"name": self.name, **self.settings}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """Is everything that a run depends on; build it with `load`.
+
+    Attributes:
+        name: Also the name of the report's folder.
+        description: One line for listings.
+        seeds: One parent and one set of candidates per seed; the first also addresses all changes of images.
+        ratios: Target ratios, rising, in (0, 1).
+        data: The labelled data set.
+        model: The parent's architecture, with its preprocessing.
+        checkpoint: The parent's weights, ``{seed}`` stands for the seed; empty: it is trained with `recipe`.
+        recipe: How the parent is trained and candidates are retrained.
+        producers: Pruning methods.
+        evaluators: Tests.
+        tolerances: Metric name to tolerance, in the metric's unit; metrics without one get no thresholds.
+        threads: Threads of each computation; results may depend on it in the last digits.
+        data_root: Folder with data; empty for none.
+        plugins: Python files with further plug-ins.
+        source: Where the suite was read from.
+    """
+
+    name: str
+    description: str
+    seeds: tuple[int, ...]
+    ratios: tuple[float, ...]
+    data: Choice[DataSet]
+    model: Choice[Architecture]
+    checkpoint: str
+    recipe: Recipe
+    producers: tuple[Choice[Producer], ...]
+    evaluators: tuple[Choice[Evaluator], ...]
+    tolerances: Mapping[str, float]
+    threads: int
+    data_root: str
+    plugins: tuple[str, ...]
+    source: Path
+
+    @property
+    def metrics(self) -> dict[str, Metric]:
+        """Every metric that an evaluator of the suite may report, by name."""
+        return {metric.name: metric for choice in self.evaluators for metric in choice.plugin.metrics}
+
+
+@dataclass(frozen=True)
+class _Page:
+    """The top level of a suite file."""
+
+    name: str
+    ratios: tuple[float, ...]
+    data: dict[str, Any]
+    model: dict[str, Any]
+    producers: tuple[dict[str, Any], ...]
+    evaluators: tuple[dict[str, Any], ...]
+    description: str = ""
+    seeds: tuple[int, ...] = (0,)
+    checkpoint: str = ""
+    recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tolerances: dict[str, float] = dataclasses.field(default_factory=dict)
+    threads: int = 1
+    data_root: str = ""
+    plugins: tuple[str, ...] = ()
+
+
+def shipped() -> dict[str, Path]:
+    """Returns the suites that travel with the package, by name."""
+    here = Path(__file__).parent
+    folders = (here / "suites", here.parent / "suites")  # inside the wheel; beside the package in a checkout
+    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+
+
+def find(suite: str | Path) -> Path:
+    """Returns the file of a suite given by path or by the name of one that ships with the package.
+
+    Raises:
+        SuiteError: If there is neither.
+    """
+    path = Path(suite)
+    if path.is_file():
+        return path
+    known = shipped()
+    if str(suite) in known:
+        return known[str(suite)]
+    if path.suffix == ".toml" or path.is_dir():
+        raise SuiteError(f"suite {suite}: no such file; give the path of a TOML file or one of {', '.join(known)}")
+    raise SuiteError(unknown("suite", str(suite), known))
+
+
+def load(suite: str | Path) -> Suite:
+    """Reads and checks a suite.
+
+    Args:
+        suite: Path of a TOML file, or the name of a suite that ships with the package.
+
+    Raises:
+        SuiteError: At the first mistake, in one sentence with file, table and key.
+    """
+    path = find(suite)
+    try:
+        return parse(path.read_text("utf-8"), source=path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"suite {path} cannot be read: {error}") from error
+
+
+def parse(text: str, *, source: Path) -> Suite:
+    """Returns the suite that `text` describes; see `load`."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SuiteError(f"{source}: not valid TOML: {error}") from error
+    page = _build(_Page, raw, where=f"{source}")
+    for plugin in page.plugins:
+        import_file(source.parent / plugin)
+    suite = Suite(
+        name=_named(page.name, f"{source}"),
+        description=page.description,
+        seeds=_seeds(page.seeds, f"{source}"),
+        ratios=_rising(page.ratios, f"{source}"),
+        data=_chosen(DATASETS, page.data, where=f"{source}, [data]"),
+        model=_chosen(MODELS, page.model, where=f"{source}, [model]"),
+        checkpoint=page.checkpoint,
+        recipe=_build(Recipe, page.recipe, where=f"{source}, [recipe]"),
+        producers=_labelled(PRODUCERS, page.producers, where=f"{source}, [[producers]]"),
+        evaluators=_labelled(EVALUATORS, page.evaluators, where=f"{source}, [[evaluators]]"),
+        tolerances=page.tolerances,
+        threads=_threads(page.threads, f"{source}"),
+        data_root=page.data_root,
+        plugins=page.plugins,
+        source=source,
+    )
+    _check_tolerances(suite, f"{source}, [tolerances]")
+    _check_metrics(suite.evaluators, f"{source}, [[evaluators]]")
+    return suite
+
+
+def choose(registry: Registry[type[T]], table: Mapping[str, Any] | str, *, where: str) -> Choice[T]:
+    """Returns the plug-in that a table (or a bare name) chooses.
+
+    Raises:
+        SuiteError: If the table has no name, or a key or value that the plug-in does not take.
+        UnknownNameError: If no plug-in has the name.
+    """
+    return _chosen(registry, {"name": table} if isinstance(table, str) else dict(table), where=where)
+
+
+def _chosen(registry: Registry[type[T]], table: Mapping[str, Any], *, where: str) -> Choice[T]:
+    settings = dict(table)
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise SuiteError(f"{where}: found no name, expected the name of a {registry.kind}: {', '.join(registry)}")
+    label = settings.pop("label", name)
+    if not isinstance(label, str) or not label.strip():
+        raise SuiteError(f"{where}: found label = {label!r}, expected words")
+    try:
+        kind = registry.get(name)
+    except UnknownNameError as error:
+        raise SuiteError(f"{where}: {error}") from error
+    plugin = _build(kind, settings, where=f"{where}, {name}")
+    return Choice(label, name, json.loads(json.dumps(dataclasses.asdict(plugin), default=str)), plugin)  # type: ignore[call-overload]  # plug-ins are dataclasses
+
+
+def _labelled(
+    registry: Registry[type[T]], tables: Iterable[Mapping[str, Any]], *, where: str
+) -> tuple[Choice[T], ...]:
+    choices = tuple(_chosen(registry, table, where=where) for table in tables)
+    if not choices:
+        raise SuiteError(f"{where}: found none, expected at least one {registry.kind}")
+    labels = [choice.label for choice in choices]
+    for label in labels:
+        if labels.count(label) > 1 or label == DENSE:
+            what = "is kept for the parent" if label == DENSE else "is there twice"
+            raise SuiteError(f"{where}: the label {label!r} {what}; give each {registry.kind} a label of its own")
+    return choices
+
+
+def _build(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
+    """An instance of a dataclass from a TOML table: keys known, values of the right type, settings sensible."""
+    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # all kinds are dataclasses
+    for key in table:
+        if key not in fields:
+            raise SuiteError(f"{where}: {unknown('key', key, fields)}")
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in table:
+            raise SuiteError(f"{where}: the key {name!r} is missing; expected {field.type}")
+    hints = get_type_hints(kind)
+    values = {key: _typed(hints[key], value, where=f"{where}, key {key!r}") for key, value in table.items()}
+    try:
+        return kind(**values)
+    except UserError as error:
+        raise SuiteError(f"{where}: {error}") from error
+
+
+def _typed(hint: Any, value: Any, *, where: str) -> Any:
+    """`value` as what a field's annotation says, strictly: no text for a number, no fraction for a count."""
+    try:
+        # through JSON, where strictness still takes a list for a tuple and an integer for a float
+        return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "".join(f"[{part}]" for part in first["loc"])
+        raise SuiteError(f"{where}{place}: found {first['input']!r}; {_lower(first['msg'])}") from error
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _named(name: str, where: str) -> str:
+    if not name or not all(part.isalnum() or part in "-_." for part in name) or name.startswith("."):
+        raise SuiteError(f"{where}: found name = {name!r}, expected letters, digits, '-', '_' or '.': it names a folder")
+    return name
+
+
+def _rising(ratios: tuple[float, ...], where: str) -> tuple[float, ...]:
+    if not ratios:
+        raise SuiteError(f"{where}: found ratios = [], expected at least one number in (0, 1)")
+    for ratio in ratios:
+        if not (math.isfinite(ratio) and 0 < ratio < 1):
+            raise SuiteError(f"{where}: found the ratio {ratio}, expected the share to remove, in (0, 1)")
+    if list(ratios) != sorted(set(ratios)):
+        raise SuiteError(f"{where}: found ratios = {list(ratios)}, expected rising numbers without repeats")
+    return ratios
+
+
+def _seeds(seeds: tuple[int, ...], where: str) -> tuple[int, ...]:
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise SuiteError(f"{where}: found seeds = {list(seeds)}, expected different integers from 0 on")
+    return seeds
+
+
+def _threads(threads: int, where: str) -> int:
+    if threads < 1:
+        raise SuiteError(f"{where}: found threads = {threads}, expected at least 1")
+    return threads
+
+
+def _check_tolerances(suite: Suite, where: str) -> None:
+    known = suite.metrics
+    for name, tolerance in suite.tolerances.items():
+        if name not in known:
+            raise SuiteError(f"{where}: nobody measures {name!r}: {unknown('metric', name, known)}")
+        if not (math.isfinite(tolerance) and tolerance >= 0):
+            raise SuiteError(f"{where}: found {name} = {tolerance}, expected a number from 0 on, in {known[name].unit}")
+        if known[name].higher_is_better is None:
+            raise SuiteError(f"{where}: {name} has no direction, so no tolerance; leave it out")
+
+
+def _check_metrics(evaluators: tuple[Choice[Evaluator], ...], where: str) -> None:
+    """Two evaluators may share a metric (accuracy under noise is accuracy) but must mean the same by it."""
+    seen: dict[str, Metric] = {}
+    for choice in evaluators:
+        for metric in choice.plugin.metrics:
+            if seen.setdefault(metric.name, metric) != metric:
+                raise SuiteError(f"{where}, {choice.name}: another evaluator means something else by {metric.name!r}")

@@ -1,0 +1,160 @@
+"""Conformance checks that authors of plug-ins run on their own: each raises `ContractError` with one sentence.
+
+They work on scikit-learn's digits and a tiny network, take a few seconds and need no data.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import tempfile
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from evalsuite.bench import Bench
+from evalsuite.data.dataset import Place
+from evalsuite.data.digits import Digits
+from evalsuite.data.views import Gallery, View
+from evalsuite.errors import ContractError
+from evalsuite.evaluators.contract import Evaluator
+from evalsuite.measuring import scored
+from evalsuite.models import MODELS
+from evalsuite.models.architecture import Architecture, assemble
+from evalsuite.models.cost import nonzero, prunable, weights_digest
+from evalsuite.models.forward import logits
+from evalsuite.models.saving import load, save
+from evalsuite.producers.contract import Context, Producer
+from evalsuite.records import Score
+from evalsuite.training.loop import train
+from evalsuite.training.recipe import Recipe
+
+RATIOS = (0.4, 0.7, 0.9)
+RECIPE = Recipe(epochs=2, batch_size=64, learning_rate=0.05)
+FEW = 48
+
+
+def check_model(model: nn.Module, *, classes: int = 10, side: int = 32) -> None:
+    """Checks that a network can be tested: finite logits of the right shape, repeatable, with gradients.
+
+    Args:
+        model: Takes float images in [0, 1], (B, 3, side, side); returns logits (B, classes).
+        classes: Expected number of logits.
+        side: Height and width of its images.
+
+    Raises:
+        ContractError: Otherwise.
+        InvalidModelError: If the logits are not logits.
+    """
+    images = np.random.default_rng(0).integers(0, 256, (FEW, 3, side, side), dtype=np.uint8)
+    first, second = logits(model, images), logits(model, images)
+    _expect(first.shape == (FEW, classes), f"logits of shape {first.shape}, expected {(FEW, classes)}")
+    _expect(np.array_equal(first, second), "two forward passes over the same images differ")
+    probe = torch.from_numpy(images).float().div(255).requires_grad_()
+    model.eval()(probe).square().sum().backward()
+    slope = probe.grad
+    _expect(slope is not None and bool(slope.abs().sum() > 0), "no gradient reaches the images: attacks cannot work")
+
+
+def check_producer(producer: Producer, *, architecture: str = "small-cnn", within: float = 0.05) -> None:
+    """Checks that a producer reaches its ratios, leaves the parent alone, and can be repeated, saved and resumed.
+
+    Args:
+        producer: What to check.
+        architecture: Registered model to prune.
+        within: How far a measured ratio may be from its target.
+
+    Raises:
+        ContractError: Otherwise.
+    """
+    plugin, parent = _parent(architecture)
+    before = weights_digest(parent)
+    trail = _trail(producer, parent, RATIOS)
+    _expect(weights_digest(parent) == before, "the parent was changed; work on a copy")
+    _expect(len(trail) == len(RATIOS), f"{len(trail)} models for {len(RATIOS)} ratios")
+    measured = [1 - nonzero(model) / nonzero(parent) for model in trail]
+    for target, ratio, model in zip(RATIOS, measured, trail, strict=True):
+        _expect(abs(ratio - target) <= within, f"ratio {ratio:.4f} at target {target}, it may be {within} off")
+        for name, layer in prunable(model).items():
+            _expect(bool(layer.get_parameter("weight").any()), f"layer {name} is empty at ratio {target}")
+    _expect(all(low < high for low, high in pairwise(measured)), f"measured ratios do not rise: {measured}")
+    _expect(_digests(_trail(producer, parent, RATIOS)) == _digests(trail), "the same seed gave other weights")
+    resumed = _trail(producer, parent, RATIOS[1:], previous=_reloaded(plugin, trail[0]))
+    _expect(_digests(resumed) == _digests(trail[1:]), "going on from a saved candidate gave other weights")
+
+
+def check_evaluator(evaluator: Evaluator, *, architecture: str = "small-cnn") -> None:
+    """Checks that an evaluator yields what it declares, the same every time, whatever ran before it.
+
+    Args:
+        evaluator: What to check.
+        architecture: Registered model to test.
+
+    Raises:
+        ContractError: Otherwise.
+    """
+    _, parent = _parent(architecture)
+    gallery = Gallery(Digits(), Place())
+    names = [metric.name for metric in evaluator.metrics]
+    _expect(bool(names) and len(set(names)) == len(names), f"metrics {names}: none, or one twice")
+    _expect(len(set(evaluator.needs)) == len(evaluator.needs), "an image set is in its needs twice")
+    alone = scored(evaluator, Bench(parent, gallery))
+    shared = Bench(parent, gallery)
+    for view in reversed(evaluator.needs):
+        shared.outputs(view)
+    after = scored(evaluator, shared)
+    _expect(_plain(alone) == _plain(after), "the scores depend on what was computed before")
+    _expect(set(shared.passes.values()) <= {1}, "an image set went through the model twice")
+
+
+def _trail(
+    producer: Producer, parent: nn.Module, ratios: tuple[float, ...], *, previous: nn.Module | None = None
+) -> list[nn.Module]:
+    """Copies of what is yielded: a producer may go on with the same object."""
+    images = Gallery(Digits(), Place()).images(View(split="train"))
+    context = Context(images, RECIPE, seed=0, previous=previous)
+    return [copy.deepcopy(model) for model in producer.produce(parent, ratios, context)]
+
+
+def _digests(models: list[nn.Module]) -> list[str]:
+    return [weights_digest(model) for model in models]
+
+
+def _reloaded(plugin: Architecture, model: nn.Module) -> nn.Module:
+    """The model after a trip to disk, which must not change what it says."""
+    settings = {"name": _name(plugin), **dataclasses.asdict(plugin)}
+    images = Gallery(Digits(), Place()).images(View()).images[:FEW]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "candidate.safetensors")
+        save(model, settings, path)
+        again = load(settings, path)
+    _expect(np.array_equal(logits(model, images), logits(again, images)), "saving and loading changed the outputs")
+    return again
+
+
+def _name(plugin: Architecture) -> str:
+    return next(name for name in MODELS if MODELS.get(name) is type(plugin))
+
+
+@cache
+def _parent(architecture: str) -> tuple[Architecture, nn.Module]:
+    """A network that has learned a little, in evaluation mode."""
+    plugin = MODELS.get(architecture)()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = assemble(plugin)
+    train(model, Gallery(Digits(), Place()).images(View(split="train")), RECIPE, seed=0)
+    return plugin, model
+
+
+def _plain(scores: tuple[Score, ...]) -> list[tuple[str, str, float | None, int | None]]:
+    return [(score.metric, score.condition, score.value, score.n) for score in scores]
+
+
+def _expect(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ContractError(otherwise)

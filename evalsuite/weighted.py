@@ -1,0 +1,99 @@
+"""The weighted sample: images with multiplicities, and statistics over all replicates at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evalsuite.errors import ContractError, DataError
+from evalsuite.records import Array, Floats
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Weights = Sequence[Array] | None
+"""One array of multiplicities, shape (B, N), per population of images; ``None`` counts every image once."""
+
+CHUNK = 1 << 16
+"""Weights that are worked on at once: bounds the memory, and what fits the processor's cache is fastest."""
+
+
+def resampled(statistic: Callable[..., Floats], sizes: tuple[int, ...], *, weights: Weights) -> Floats:
+    """Returns `statistic` of the weights: shape () if they are ``None``, else one number per row.
+
+    Args:
+        statistic: Takes for each population multiplicities of shape (b, N) and returns shape (b,).
+        sizes: Number of images of each population.
+        weights: See `Weights`.
+
+    Raises:
+        ContractError: If the weights do not fit the populations, or are negative, or a row has none.
+    """
+    if weights is None:
+        return statistic(*(np.ones((1, size)) for size in sizes)).reshape(())
+    rows = _rows(weights, sizes)
+    step = max(1, CHUNK // max(sizes))
+    parts = [
+        statistic(*(np.asarray(w[start : start + step], dtype=np.float64) for w in weights))
+        for start in range(0, rows, step)
+    ]
+    return np.concatenate(parts)
+
+
+def cumulated(weights: Floats) -> Floats:
+    """Returns the sums over the first 0, 1, ..., N columns of (b, N) numbers, shape (b, N + 1)."""
+    sums = np.zeros((weights.shape[0], weights.shape[1] + 1))
+    np.cumsum(weights, axis=1, out=sums[:, 1:])
+    return sums
+
+
+def columns(numbers: Floats, places: NDArray[np.intp]) -> Floats:
+    """Returns the columns at `places`, row after row in memory.
+
+    Indexing with ``[:, places]`` lays the columns out one after another; sums along a row then add their
+    terms in an order that depends on the number of rows, and replicates would depend on the size of the chunks.
+    """
+    return np.take(numbers, places, axis=1)
+
+
+def row_sums(numbers: Floats) -> Floats:
+    """Returns the sum of each row, shape (b,)."""
+    sums: Floats = numbers.sum(axis=1)
+    return sums
+
+
+def vector(name: str, values: Array) -> Floats:
+    """Returns `values` in float64 if they are one finite number per image.
+
+    Raises:
+        DataError: If there are none.
+        ContractError: If they have several columns or are not finite.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1:
+        raise ContractError(f"{name} has shape {x.shape}, expected one number per image")
+    if x.size == 0:
+        raise DataError(f"{name} is empty: a metric needs at least one image of each population")
+    if bad := int((~np.isfinite(x)).sum()):
+        raise ContractError(
+            f"{name} is not finite for {bad} of {x.size} images: no metric may be computed from it"
+        )
+    return x
+
+
+def _rows(weights: Sequence[Array], sizes: tuple[int, ...]) -> int:
+    shapes = [np.shape(w) for w in weights]
+    rows = shapes[0][0] if shapes and shapes[0] else 0
+    if rows == 0 or shapes != [(rows, size) for size in sizes]:
+        expected = ", ".join(f"(B, {size})" for size in sizes)
+        raise ContractError(
+            f"weights have shapes {shapes}, expected {expected} with the same B of at least 1"
+        )
+    for w in weights:
+        if not (w.min() >= 0 and np.isfinite(w.max()) and w.sum(axis=1).min() > 0):
+            raise ContractError(
+                "weights must be finite and not negative, with at least one image in each row"
+            )
+    return rows

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import tracemalloc
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from evalsuite.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt, label
+from evalsuite.errors import DataError, UnknownNameError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RANDOM = set(CORRUPTIONS) - {
+    "defocus_blur",
+    "zoom_blur",
+    "brightness",
+    "contrast",
+    "pixelate",
+    "jpeg_compression",
+}
+
+
+def images(count: int, side: int = 32) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.random.default_rng(count).integers(0, 256, (count, 3, side, side), dtype=np.uint8)
+
+
+def test_names_stand_in_the_order_of_the_published_tables() -> None:
+    assert tuple(FAMILIES) == ("noise", "blur", "weather", "digital")
+    assert tuple(name for family in FAMILIES.values() for name in family) == CORRUPTIONS
+    assert " ".join(CORRUPTIONS) == (
+        "gaussian_noise shot_noise impulse_noise defocus_blur glass_blur motion_blur zoom_blur "
+        "snow frost fog brightness contrast elastic_transform pixelate jpeg_compression"
+    )
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_an_image_depends_on_its_index_and_not_on_the_others(kind: str) -> None:
+    many = images(330)  # more than the 256 that are worked on at once, and no multiple of a block
+    whole = corrupt(many, kind, 3, seed=5)
+    for count in (1, 64, 65):
+        np.testing.assert_array_equal(corrupt(many[:count], kind, 3, seed=5), whole[:count])
+    others = many.copy()
+    others[np.arange(330) != 300] ^= 255
+    np.testing.assert_array_equal(corrupt(others, kind, 3, seed=5)[300], whole[300])
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_the_draws_have_an_address(kind: str) -> None:
+    same = np.repeat(images(1), 80, axis=0)
+    first = corrupt(same, kind, 2, seed=1)
+    if kind in RANDOM:
+        least = 30 if kind == "motion_blur" else 80  # similar angles meet the same pixels
+        assert (corrupt(same, kind, 2, seed=2) != first).any(axis=(1, 2, 3)).sum() >= least
+        assert len(np.unique(first.reshape(80, -1), axis=0)) >= least
+        assert (first[:16] != first[64:]).any()  # two blocks
+    else:
+        np.testing.assert_array_equal(corrupt(same, kind, 2, seed=2), first)
+        assert (first == first[0]).all()
+    assert (first != corrupt(same, kind, 3, seed=1)).any()
+
+
+@pytest.mark.parametrize("side", [16, 21, 64])
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_squares_of_any_side_keep_their_shape(kind: str, side: int) -> None:
+    given = images(2, side)
+    for severity in SEVERITIES:
+        result = corrupt(given, kind, severity, seed=0)
+        assert result.shape == given.shape
+        assert result.dtype == np.uint8
+        assert result.flags.c_contiguous
+        assert (result != given).any()
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_views_and_memory_maps_give_the_same_and_stay_as_they_are(kind: str, tmp_path: Path) -> None:
+    given = images(3)
+    expected = corrupt(given, kind, 4, seed=0)
+    np.save(tmp_path / "nhwc.npy", given.transpose(0, 2, 3, 1))
+    mapped = np.load(tmp_path / "nhwc.npy", mmap_mode="r").transpose(
+        0, 3, 1, 2
+    )  # read-only: writing would raise
+    np.testing.assert_array_equal(corrupt(mapped, kind, 4, seed=0), expected)
+    np.testing.assert_array_equal(mapped, given)
+
+
+@pytest.mark.parametrize("kind", CORRUPTIONS)
+def test_no_images_give_no_images(kind: str) -> None:
+    assert corrupt(images(0), kind, 1, seed=0).shape == (0, 3, 32, 32)
+
+
+@pytest.mark.parametrize("kind", ["glass_blur", "elastic_transform", "snow"])
+def test_memory_does_not_grow_with_the_number_of_images(kind: str) -> None:
+    corrupt(images(256), kind, 5, seed=0)
+    peaks = []
+    for count in (512, 1024):
+        given = images(count)
+        tracemalloc.start()
+        corrupt(given, kind, 5, seed=0)
+        peaks.append(tracemalloc.get_traced_memory()[1] - given.nbytes)
+        tracemalloc.stop()
+    assert peaks[1] - peaks[0] < 1 << 20  # beside the result itself
+
+
+def test_painted_frost_has_a_name_of_its_own() -> None:
+    photograph = np.zeros((200, 200, 3), np.uint8)
+    assert label("frost", textures=()) == "frost*"
+    assert label("frost", textures=[photograph]) == "frost"
+    assert label("snow", textures=()) == "snow"
+    with pytest.raises(UnknownNameError, match="did you mean 'frost'"):
+        label("forst", textures=())
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "sentence"),
+    [
+        ((2, 3, 32, 32), np.float32, r"found float32 of shape \(2, 3, 32, 32\), expected uint8"),
+        ((2, 32, 32, 3), np.uint8, r"found uint8 of shape \(2, 32, 32, 3\), expected uint8 of shape \(N, 3"),
+        ((3, 32, 32), np.uint8, r"expected uint8 of shape \(N, 3, S, S\)"),
+        ((2, 3, 32, 31), np.uint8, "found 32 x 31 px, expected squares"),
+        ((2, 3, 15, 15), np.uint8, "expected squares of at least 16 px"),
+    ],
+)
+def test_wrong_images_are_refused(shape: tuple[int, ...], dtype: type, sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        corrupt(np.zeros(shape, dtype), "fog", 1, seed=0)
+
+
+@pytest.mark.parametrize("severity", [0, 6, -1, 2.5])
+def test_wrong_severities_are_refused(severity: int) -> None:
+    with pytest.raises(DataError, match=f"found {severity}, expected one of 1, 2, 3, 4, 5"):
+        corrupt(images(1), "fog", severity, seed=0)
+
+
+def test_unknown_kinds_are_refused_with_a_near_miss() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean 'gaussian_noise'"):
+        corrupt(images(1), "gausian_noise", 1, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("texture", "sentence"),
+    [
+        (np.zeros((300, 300), np.uint8), r"frost texture: found uint8 of shape \(300, 300\)"),
+        (np.zeros((3, 300, 300), np.uint8), r"expected uint8 of shape \(H, W, 3\)"),
+        (np.zeros((300, 300, 3)), "found float64"),
+        (np.zeros((160, 900, 3), np.uint8), "found 32 x 180 px after resizing by 0.2, expected more than 32"),
+    ],
+)
+def test_wrong_textures_are_refused(texture: np.ndarray[Any, Any], sentence: str) -> None:
+    with pytest.raises(DataError, match=sentence):
+        corrupt(images(1), "frost", 1, seed=0, textures=[texture])

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision.transforms.functional import normalize
+
+from evalsuite.errors import SuiteError, UnknownNameError
+from evalsuite.models import MODELS
+from evalsuite.models.architecture import Architecture, Normalized, assemble, from_settings
+from evalsuite.models.cnn import SmallCNN
+from evalsuite.models.resnet import ResNet20, ZeroPadding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PARAMETERS = {  # He et al. 2016, table 6, in millions; option A adds no weights
+    "resnet20": 0.27,
+    "resnet32": 0.46,
+    "resnet44": 0.66,
+    "resnet56": 0.85,
+    "resnet110": 1.7,
+}
+
+
+def test_names_are_listed_without_torch() -> None:
+    code = (
+        "import sys; from evalsuite.models import MODELS; lines = MODELS.entries(); "
+        "assert all(line.text for line in lines), lines; assert 'torch' not in sys.modules; print(len(lines))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == len(list(MODELS))
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_architecture_gives_one_row_of_logits_per_image(name: str) -> None:
+    model = assemble(from_settings({"name": name, "classes": 7})).eval()
+    logits = model(torch.rand(3, 3, 32, 32))
+    assert logits.shape == (3, 7)
+    assert torch.isfinite(logits).all()
+    assert logits.std(0).min() > 0
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_number_of_channels_follows_the_mean(name: str) -> None:
+    model = assemble(from_settings({"name": name, "mean": [0.5], "std": [0.5]})).eval()
+    assert model(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("name", "millions"), PARAMETERS.items())
+def test_parameters_are_the_published_ones(name: str, millions: float) -> None:
+    network = MODELS.get(name)().network()
+    count = sum(parameter.numel() for parameter in network.parameters())
+    assert count / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+def test_resnet20_has_the_parameters_of_the_reference_implementation() -> None:
+    assert sum(p.numel() for p in ResNet20().network().parameters()) == 269_722
+    projected = 269_722 + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64
+    assert sum(p.numel() for p in ResNet20(shortcut="B").network().parameters()) == projected == 272_474
+
+
+def test_zero_padding_takes_every_second_pixel_and_pads_both_sides() -> None:
+    maps = torch.arange(1.0, 33.0).view(1, 2, 4, 4)
+    padded = ZeroPadding(2)(maps)
+    assert padded.shape == (1, 4, 2, 2)
+    assert torch.equal(padded[:, 1:3], maps[:, :, ::2, ::2])
+    assert not padded[:, [0, 3]].any()
+
+
+def test_preprocessing_agrees_with_torchvision() -> None:
+    architecture = ResNet20(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    images = torch.rand(4, 3, 8, 8)
+    model = Normalized(nn.Identity(), mean=architecture.mean, std=architecture.std)
+    torch.testing.assert_close(
+        model(images), normalize(images, [0.1, 0.2, 0.3], [0.4, 0.5, 0.6]), rtol=0, atol=0
+    )
+
+
+def test_preprocessing_is_not_part_of_the_weights() -> None:
+    model = assemble(SmallCNN())
+    assert {name.partition(".")[0] for name in model.state_dict()} == {"network"}
+    assert {name for name, _ in model.named_buffers() if "." not in name} == {"mean", "std"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"std": (0.1, 0.2, 0.0)}, r"std = \(0.1, 0.2, 0.0\), expected finite numbers above 0"),
+        ({"std": (0.1, 0.2, float("nan"))}, "expected finite numbers above 0"),
+        ({"mean": (0.1, float("inf"), 0.0)}, "expected finite numbers"),
+        ({"mean": (0.1,)}, "1 numbers in mean and 3 in std"),
+        ({"mean": (), "std": ()}, "0 numbers in mean and 0 in std"),
+        ({"classes": 1}, "classes = 1, expected at least 2"),
+    ],
+)
+def test_bad_settings_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SuiteError, match=sentence):
+        ResNet20(**settings)
+    with pytest.raises(SuiteError, match=sentence):
+        from_settings({"name": "resnet20", **settings})
+
+
+@pytest.mark.parametrize("widths", [(1, 2, 3), (8, 8, 0, 8)])
+def test_bad_widths_are_refused(widths: Any) -> None:
+    with pytest.raises(SuiteError, match="four numbers of at least 1"):
+        SmallCNN(widths=widths).network()
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "sentence"),
+    [
+        ({}, SuiteError, "found name = None, expected one of .*small-cnn"),
+        ({"name": "resnet21"}, UnknownNameError, "unknown model 'resnet21': did you mean 'resnet"),
+        (
+            {"name": "resnet20", "shortcuts": "A"},
+            SuiteError,
+            "unknown key of model resnet20 'shortcuts': did you",
+        ),
+        (
+            {"name": "resnet20", "shortcut": "C"},
+            SuiteError,
+            "key 'shortcut': found 'C', expected: .*'A' or 'B'",
+        ),
+        ({"name": "resnet20", "classes": "ten"}, SuiteError, "key 'classes': found 'ten'"),
+        ({"name": "small-cnn", "widths": [1, 2]}, SuiteError, "key 'widths.2'"),
+        ({"name": "resnet20", "depth": 32}, SuiteError, "unknown key of model resnet20 'depth'"),
+    ],
+)
+def test_bad_tables_are_refused(settings: dict[str, Any], error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        from_settings(settings)
+
+
+def test_a_table_gives_the_same_record_as_its_class() -> None:
+    table = {"name": "small-cnn", "classes": 5, "widths": [8, 8, 8, 8], "mean": [0, 0, 0]}
+    assert from_settings(table) == SmallCNN(classes=5, widths=(8, 8, 8, 8), mean=(0.0, 0.0, 0.0))
+
+
+def test_architecture_is_abstract_and_frozen(build: Callable[..., nn.Module]) -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Architecture()  # type: ignore[abstract]  # the point of the test
+    with pytest.raises(AttributeError):
+        ResNet20().classes = 3  # type: ignore[misc]  # the point of the test
+    assert not build("small-cnn").training

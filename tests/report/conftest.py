@@ -1,0 +1,312 @@
+"""A run as large as the real one, with numbers that behave like those of pruned networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evalsuite.records import Metric
+from evalsuite.report.findings import Findings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+KINDS = (
+    "gaussian_noise",
+    "shot_noise",
+    "impulse_noise",
+    "defocus_blur",
+    "glass_blur",
+    "motion_blur",
+    "zoom_blur",
+    "snow",
+    "frost",
+    "fog",
+    "brightness",
+    "contrast",
+    "elastic_transform",
+    "pixelate",
+    "jpeg_compression",
+)
+STRENGTH = {"magnitude": 1.0, "filter-l1": 0.62, "random": 0.4}
+TOLERANCES = {
+    "accuracy": 0.01,
+    "agreement": 0.03,
+    "robust_accuracy": 0.02,
+    "msp_auroc": 0.02,
+    "energy_auroc": 0.02,
+}
+TOLERANCES |= {"msp_fpr95_ood_positive": 0.05, "ece_equal_width": 0.01, "nll": 0.05, "brier": 0.02}
+OOD = ("auroc", "aupr_in", "aupr_out", "fpr95_ood_positive", "fpr95_id_positive")
+LOWER = ("nll", "brier", "ece_equal_width", "ece_equal_mass", "fpr95_ood_positive", "fpr95_id_positive")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Is a metric on a condition, and how soon it gives way: 1 is as soon as test accuracy."""
+
+    evaluator: str
+    metric: str
+    condition: str
+    group: str
+    parent: float
+    fragility: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Is what a synthetic run has."""
+
+    methods: Sequence[str] = ("magnitude", "filter-l1", "random")
+    ratios: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    seeds: Sequence[int] = (0,)
+    severities: Sequence[int] = (3,)
+    tolerances: dict[str, float] = field(default_factory=lambda: dict(TOLERANCES))
+    failures: int = 0
+
+
+def questions(severities: Sequence[int]) -> Iterator[Question]:
+    for metric, parent in (("accuracy", 0.9733), ("nll", 0.094), ("agreement", 1.0)):
+        yield Question("accuracy", metric, "clean", "", parent, 1.0)
+        yield Question(
+            "corruptions", metric, "corruptions", "", parent if metric != "accuracy" else 0.86, 1.6
+        )
+    for index, kind in enumerate(KINDS):
+        for severity in severities:
+            hard = 1 + 0.35 * severity + 0.12 * (index % 5)
+            yield Question(
+                "corruptions", "accuracy", f"{kind}/{severity}", "corruptions", 0.97 - 0.05 * severity, hard
+            )
+            yield Question("corruptions", "agreement", f"{kind}/{severity}", "corruptions", 1.0, hard)
+    for index, eps in enumerate((4, 8, 16, 32)):
+        yield Question(
+            "noise", "accuracy", f"uniform/{eps}:255", "noise", 0.97 - 0.01 * index, 1.1 + 0.2 * index
+        )
+    for index, eps in enumerate((1, 2, 4)):
+        for attack in ("fgsm", "linf-pgd"):
+            yield Question(
+                attack, "robust_accuracy", f"{attack}/{eps}:255", "attack", 0.9 - 0.2 * index, 1.5 + index
+            )
+    for name, group in {"letters": "ood-near", "photographs": "ood-far", "uniform-noise": "ood-far"}.items():
+        for score in ("msp", "energy"):
+            for metric in OOD:
+                yield Question(
+                    "ood", f"{score}_{metric}", name, group, 0.15 if metric in LOWER else 0.93, 2.2
+                )
+    for metric, parent in (("ece_equal_width", 0.012), ("ece_equal_mass", 0.011), ("brier", 0.04)):
+        yield Question("calibration", metric, "clean", "", parent, 1.3)
+        yield Question("calibration", f"{metric}_scaled", "clean", "", parent * 0.8, 1.1)
+
+
+def higher(metric: str) -> bool:
+    return not metric.removeprefix("msp_").removeprefix("energy_").removesuffix("_scaled").startswith(LOWER)
+
+
+def synthetic(setting: Setting | None = None) -> Findings:
+    """Returns the findings of a run that nobody ran."""
+    setting = setting or Setting()
+    measurements = _measurements(setting)
+    thresholds = pd.DataFrame(_thresholds(measurements, setting), columns=THRESHOLDS)
+    metrics = {
+        name: Metric(name, higher(name), "fraction", f"How the {name} of a model is defined (Somebody 2020).")
+        for name in measurements["metric"].dropna().unique()
+    }
+    return Findings(measurements, thresholds, _reliability(setting), metrics, _record(setting))
+
+
+def _candidates(setting: Setting) -> Iterator[dict[str, Any]]:
+    for seed in setting.seeds:
+        for method, target in [("dense", 0.0), *((m, r) for m in setting.methods for r in setting.ratios)]:
+            ratio = target - 0.0003 * (target > 0) * (1 + seed)
+            left = 1 - ratio
+            yield {
+                "method": method,
+                "seed": seed,
+                "target_ratio": target,
+                "ratio": ratio,
+                "prunable_ratio": min(1.0, ratio * 1.01),
+                "parameters": int(72_000 * (left if method == "filter-l1" else 1)),
+                "nonzero": int(72_000 * left),
+                "macs": int(6_300_000 * (left if method == "filter-l1" else 1)),
+                "macs_nonzero": int(6_300_000 * left),
+                "bytes": 289_000,
+            }
+
+
+def _measurements(setting: Setting) -> pd.DataFrame:
+    rng = np.random.default_rng(7)
+    asked = list(questions(setting.severities))
+    rows = [c | _measured(c, question, rng) for c in _candidates(setting) for question in asked]
+    for index in range(setting.failures):
+        broken = {
+            "status": "error",
+            "reason": "RuntimeError: attack <b>diverged</b>",
+            "value": np.nan,
+            "drop": np.nan,
+        }
+        rows[-1 - index] |= broken | {"drop_low": np.nan, "drop_high": np.nan}
+    return pd.DataFrame(rows)
+
+
+def _measured(candidate: dict[str, Any], question: Question, rng: np.random.Generator) -> dict[str, Any]:
+    parent = candidate["method"] == "dense"
+    strength = STRENGTH.get(candidate["method"], 1.0)
+    damage = question.fragility / strength * 0.02 * np.exp(6 * (candidate["target_ratio"] - 0.93))
+    drop = 0.0 if parent else min(float(damage * question.parent + rng.normal(0, 0.002)), question.parent)
+    sign = 1 if higher(question.metric) else -1
+    known = not parent
+    return {
+        "evaluator": question.evaluator,
+        "metric": question.metric,
+        "condition": question.condition,
+        "group": question.group,
+        "value": question.parent - sign * drop,
+        "n": 899,
+        "drop": drop,
+        "drop_low": drop - 0.004 if known else np.nan,
+        "drop_high": drop + 0.005 if known else np.nan,
+        "status": "ok",
+        "reason": "",
+    }
+
+
+THRESHOLDS = (
+    "method",
+    "seed",
+    "metric",
+    "condition",
+    "group",
+    "aggregate",
+    "unit",
+    "higher_is_better",
+    "tolerance",
+    "reference",
+    "potential",
+    "potential_any",
+    "potential_any_mean",
+    "potential_any_std",
+    "first_failure",
+    "censored",
+    "infeasible",
+    "non_monotone",
+    "incomplete",
+    "underpowered",
+    "n",
+    "tested",
+)
+
+
+def _thresholds(measurements: pd.DataFrame, setting: Setting) -> Iterator[dict[str, Any]]:
+    judged = measurements[
+        (measurements["method"] != "dense") & measurements["metric"].isin(list(setting.tolerances))
+    ]
+    for (method, metric, condition), rows in judged.groupby(["method", "metric", "condition"], sort=False):
+        about = {"method": method, "metric": metric, "condition": condition, "group": rows["group"].iloc[0]}
+        about |= {"aggregate": "of-mean" if condition == "corruptions" else "single", "unit": "fraction"}
+        about["group"] = "corruptions" if condition == "corruptions" else about["group"]
+        tolerance = setting.tolerances[str(metric)]
+        shared = about | {"higher_is_better": higher(str(metric)), "tolerance": tolerance, "n": 899}
+        parents = measurements[(measurements["method"] == "dense") & (measurements["metric"] == metric)]
+        shared["reference"] = parents.loc[parents["condition"] == condition, "value"].mean()
+        each = [shared | {"seed": s} | _potential(r, tolerance) for s, r in rows.groupby("seed")]
+        anys = [row["potential_any"] for row in each]
+        yield from each
+        spread = {
+            "potential_any_mean": np.mean(anys),
+            "potential_any_std": np.std(anys, ddof=1) if anys[1:] else np.nan,
+        }
+        yield shared | {"seed": "all"} | _potential(rows, tolerance) | spread
+    yield from _summaries(judged, setting)
+
+
+def _summaries(judged: pd.DataFrame, setting: Setting) -> Iterator[dict[str, Any]]:
+    inside = judged[judged["group"] != ""]
+    for (method, metric, group), rows in inside.groupby(["method", "metric", "group"], sort=False):
+        tolerance = setting.tolerances[str(metric)]
+        found = [_potential(r, tolerance) for _, r in rows.groupby("condition", sort=False)]
+        worst = min(found, key=lambda item: item["potential"])
+        about = {
+            "method": method,
+            "seed": "all",
+            "metric": metric,
+            "condition": group,
+            "group": group,
+            "n": 899,
+        }
+        about |= {"unit": "fraction", "higher_is_better": higher(str(metric)), "tolerance": tolerance}
+        yield about | worst | {"aggregate": "minimum"}
+        mean = {"potential": float(np.mean([f["potential"] for f in found]))}
+        yield about | worst | mean | {"aggregate": "mean"}
+
+
+def _potential(rows: pd.DataFrame, tolerance: float) -> dict[str, Any]:
+    curve = rows.groupby("target_ratio")[["ratio", "drop"]].mean()
+    good = [bool(drop <= tolerance) for drop in curve["drop"]]
+    ratios = [float(ratio) for ratio in curve["ratio"]]
+    held = good.index(False) if False in good else len(good)
+    passed = [ratio for ratio, fine in zip(ratios, good, strict=True) if fine]
+    return {
+        "potential": ratios[held - 1] if held else 0.0,
+        "potential_any": max(passed, default=0.0),
+        "first_failure": ratios[held] if held < len(good) else np.nan,
+        "censored": held == len(good),
+        "infeasible": held == 0,
+        "non_monotone": any(good[held:]),
+        "incomplete": bool(rows["value"].isna().any()),
+        "underpowered": tolerance < 0.009,
+        "tested": " ".join(f"{ratio:.6g}" for ratio in ratios),
+    }
+
+
+def _reliability(setting: Setting) -> pd.DataFrame:
+    edges = np.linspace(0, 1, 16)
+    rows = []
+    for candidate in _candidates(setting):
+        tilt = 0.25 * candidate["target_ratio"] ** 6
+        for low, high in pairwise(edges):
+            middle = (low + high) / 2
+            count = int(899 * np.exp(9 * (middle - 1.15))) if middle > 0.2 else 0
+            known = {k: candidate[k] for k in ("method", "seed", "ratio")}
+            accuracy = max(0.0, min(1.0, middle - tilt * middle)) if count else np.nan
+            rows.append(
+                known
+                | {"lower": low, "upper": high, "count": count}
+                | {"confidence": middle if count else np.nan, "accuracy": accuracy}
+            )
+    return pd.DataFrame(rows)
+
+
+def _record(setting: Setting) -> dict[str, Any]:
+    description = "Handwritten digits, a small network, three ways to prune it, and five kinds of test."
+    return {
+        "suite": {
+            "name": "digits",
+            "description": description,
+            "ratios": list(setting.ratios),
+            "seeds": list(setting.seeds),
+            "tolerances": setting.tolerances,
+            "producers": [{"label": method, "name": method} for method in setting.methods],
+        },
+        "versions": {"evalsuite": "0.1.0", "torch": "2.9.0", "numpy": "2.4.6"},
+        "git": {"revision": "0123abc", "dirty": False},
+        "hardware": {"machine": "x86_64", "cpu": "2 cores", "device": "cpu"},
+        "seconds": 71.25,
+        "format": 1,
+        "command": "python -m evalsuite run digits --seed 0",
+    }
+
+
+@pytest.fixture(scope="session")
+def synthesis() -> Callable[..., Findings]:
+    """Makes the findings of a run; the arguments are those of `Setting`."""
+    return lambda **settings: synthetic(Setting(**settings))
+
+
+@pytest.fixture(scope="session")
+def findings() -> Findings:
+    return synthetic()

@@ -1,0 +1,150 @@
+"""What stands below the answer: reliability, failures, sizes, the record, the charts."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import pytest
+
+from evalsuite.report import charts, trust
+from evalsuite.report.calibration import diagrams
+from evalsuite.report.curves import curves
+from evalsuite.report.details import blocks
+from evalsuite.report.findings import headline, methods
+from evalsuite.report.wording import THIN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from evalsuite.report.findings import Findings
+
+
+def test_reliability_is_shown_where_accuracy_holds_and_at_the_end(findings: Findings) -> None:
+    kept = {
+        row["method"]: row["potential"]
+        for row in headline(findings.thresholds)
+        if (row["metric"], row["condition"]) == ("accuracy", "clean")
+    }
+    found = diagrams(findings)
+    titles = [diagram.title.replace(THIN, "") for diagram in found]
+    assert titles == [
+        f"{method} at {100 * ratio:.0f}%" for method in methods(findings) for ratio in (kept[method], 0.9497)
+    ]
+    assert {row["model"] for row in found[0].bins} == {"parent", "candidate"}
+    assert all(row["count"] > 0 for diagram in found for row in diagram.bins)
+
+
+def test_the_error_beside_a_reliability_diagram_is_that_of_its_bins(findings: Findings) -> None:
+    diagram = diagrams(findings)[1]
+    table = findings.reliability
+    mine = table[(table["method"] == "magnitude") & (table["ratio"] == table["ratio"].max())].dropna()
+    error = (mine["count"] * (mine["accuracy"] - mine["confidence"]).abs()).sum() / mine["count"].sum()
+    assert diagram.note.startswith(f"ECE {error:.3g},")
+
+
+def test_every_threshold_has_its_place(synthesis: Callable[..., Findings]) -> None:
+    found = synthesis(seeds=(0, 1))
+    rows = found.thresholds[found.thresholds["seed"] == "all"]
+    entries = [
+        e for block in blocks(found.thresholds, methods(found)) for line in block.lines for e in line.entries
+    ]
+    assert len(entries) == len(rows)
+    keys = ("method", "metric", "condition", "aggregate", "potential")
+    shown = {tuple(entry.row[key] for key in keys) for entry in entries if entry is not None}
+    assert shown == set(rows[list(keys)].itertuples(index=False, name=None))
+
+
+def test_summaries_lead_their_group(findings: Findings) -> None:
+    accuracy = next(b for b in blocks(findings.thresholds, methods(findings)) if b.metric == "accuracy")
+    noise = [line for line in accuracy.lines if line.row["group"] == "noise"]
+    assert [line.summary for line in noise] == [True, True, False, False, False, False]
+
+
+def test_failures_of_one_reason_are_one_line(synthesis: Callable[..., Findings]) -> None:
+    (failure,) = trust.failures(synthesis(failures=4).measurements)
+    assert (failure.method, failure.evaluator, failure.status, failure.cells) == (
+        "random",
+        "calibration",
+        "error",
+        4,
+    )
+    assert failure.where == f"95{THIN}%; seed 0"
+    assert trust.failures(synthesis().measurements) == []
+
+
+def test_failures_without_evaluator_or_ratio_are_told(findings: Findings) -> None:
+    lost = pd.DataFrame(
+        [{"method": "random", "seed": 1, "status": "skipped", "reason": None, "evaluator": None}]
+    )
+    (failure,) = trust.failures(lost.reindex(columns=findings.measurements.columns))
+    assert (failure.evaluator, failure.reason, failure.where) == ("", "", "every ratio; seed 1")
+
+
+def test_sizes_and_grid_are_those_of_the_measurements(synthesis: Callable[..., Findings]) -> None:
+    measured = synthesis(seeds=(0, 1), ratios=(0.5, 0.9)).measurements
+    measured.loc[measured["condition"] == "uniform/4:255", "n"] = 100
+    assert {fact.name: fact.text for fact in trust.sizes(measured)}["noise"] == "100 to 899 images"
+    assert trust.grid(measured)[0].text.replace(THIN, " ") == "49.9\u201350.0 %, 89.9\u201390.0 %"
+
+
+def test_the_record_is_told_in_full(findings: Findings) -> None:
+    told = {fact.name: fact.text for fact in trust.facts(findings)}
+    assert told["versions"].splitlines() == ["evalsuite: 0.1.0", "torch: 2.9.0", "numpy: 2.4.6"]
+    assert told["git"] == "revision: 0123abc\ndirty: false"
+    assert told["seconds"] == f"71.2{THIN}s"
+    assert "producers: magnitude · filter-l1 · random" in told["suite"]
+    assert "tolerances: accuracy 0.01; agreement 0.03" in told["suite"]
+
+
+def test_costs_are_offered_as_axes_only_where_they_are_known(findings: Findings) -> None:
+    assert set(curves(findings)["axes"]) >= {"ratio", "parameters", "macs", "bytes"}
+    fewer = dataclasses.replace(
+        findings, measurements=findings.measurements.assign(macs=None).drop(columns="bytes")
+    )
+    assert {"macs", "bytes"}.isdisjoint(curves(fewer)["axes"])
+
+
+def test_limits_of_a_curve_are_those_of_its_thresholds(findings: Findings) -> None:
+    curve = next(
+        c for c in curves(findings)["curves"] if (c["metric"], c["condition"]) == ("accuracy", "fog/3")
+    )
+    table = findings.thresholds
+    rows = table[(table["seed"] == "all") & (table["metric"] == "accuracy") & (table["condition"] == "fog/3")]
+    assert curve["potentials"] == dict(zip(rows["method"], rows["potential"], strict=True))
+    assert (curve["tolerance"], curve["reference"]) == (0.01, rows["reference"].iloc[0])
+
+
+def test_charts_can_be_drawn_for_paper() -> None:
+    import vl_convert
+
+    palette = charts.Palette("#000", "#555", "#ccc", "#fff", "#eee", ("#0072b2", "#d55e00"))
+    spec = charts.curve(["a", "b", "c"], palette)
+    assert "var(" not in str(spec)
+    point = {"method": "a", "order": 0.5, "x": 0.5, "y": 0.9, "low": 0.8, "high": 1.0}
+    limit = {"reference": 0.95, "low": 0.94, "high": 0.95}
+    spec["datasets"] = {
+        "line": [point, point | {"x": 0.9, "y": 0.7}],
+        "seed": [],
+        "mark": [point],
+        "limit": [limit],
+    }
+    spec["width"] = 300
+    drawn = vl_convert.vegalite_to_svg(spec)
+    assert drawn.count("#0072b2") >= 4
+    assert "50%" in drawn
+
+
+@pytest.mark.parametrize("count", [1, 9])
+def test_every_method_has_a_colour_and_a_shape(count: int) -> None:
+    names = [f"method {index}" for index in range(count)]
+    spec = charts.curve(names)
+    scales = [
+        layer["encoding"][kind]["scale"]
+        for layer in spec["layer"]
+        for kind in ("color", "shape")
+        if kind in layer["encoding"]
+    ]
+    assert len(scales) == 6
+    assert all(len(scale["range"]) == len(scale["domain"]) == count for scale in scales)

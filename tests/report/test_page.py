@@ -1,0 +1,261 @@
+"""The page as a whole: true numbers, no markup from outside, nothing from the network, well formed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from evalsuite.errors import StoreError
+from evalsuite.records import Metric
+from evalsuite.report import write
+from evalsuite.report.page import page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import pandas as pd
+
+    from evalsuite.report.findings import Findings
+
+VOID = {"meta", "link", "input", "br", "col", "img", "hr"}
+ATTACK = "<script>alert(1)</script>\"' onload=x \u2028</script><!--"
+
+
+class Reader(HTMLParser):
+    """Checks that tags balance, and keeps what tests look at."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: dict[str, str] = {}
+        self.text: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["script"]:
+            self.scripts[str(self.tags[-1][1].get("id"))] = data
+        elif self.open[-1:] != ["style"]:
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.text))
+
+    def attributes(self, name: str) -> Iterator[str]:
+        return (str(found[name]) for _, found in self.tags if found.get(name) is not None)
+
+
+def read(text: str) -> Reader:
+    reader = Reader()
+    reader.feed(text)
+    reader.close()
+    assert reader.open == []
+    return reader
+
+
+@pytest.fixture(scope="module")
+def text(findings: Findings) -> str:
+    return page(findings)
+
+
+def test_ids_are_unique_and_links_inside_the_page_lead_somewhere(text: str) -> None:
+    reader = read(text)
+    ids = list(reader.attributes("id"))
+    assert len(ids) == len(set(ids))
+    targets = {href.removeprefix("#") for href in reader.attributes("href") if href.startswith("#")}
+    assert targets <= set(ids)
+    assert {"answer", "curves", "trust", "glossary"} <= targets
+
+
+def test_tables_are_tables(text: str) -> None:
+    reader = read(text)
+    headers = [found for tag, found in reader.tags if tag == "th"]
+    assert len(headers) > 100
+    assert all(found.get("scope") in ("row", "col", "rowgroup", "colgroup") for found in headers)
+    tags = [tag for tag, _ in reader.tags]
+    assert tags.count("caption") == tags.count("table") == 3
+    assert all(found.get("aria-label") for _, found in reader.tags if found.get("role") in ("region", "img"))
+
+
+def test_nothing_comes_from_the_network(text: str) -> None:
+    reader = read(text)
+    for name in ("src", "href", "action", "data", "poster", "srcset"):
+        for address in reader.attributes(name):
+            assert address.startswith(("#", "data:")), address
+    assert "@import" not in text
+    assert "url(" not in re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]  # type: ignore[index]  # there is one
+    policy = next(
+        str(f["content"]) for _, f in reader.tags if f.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert policy.startswith("default-src 'none'; ")
+    assert "http" not in policy
+    assert "'unsafe-inline'" not in policy.partition("script-src")[2].partition(";")[0]
+
+
+def test_the_table_has_the_numbers_of_the_frame_to_the_digit(findings: Findings, text: str) -> None:
+    shown = re.findall(r'<td class="num potential"[^>]*?><data value="([^"]+)">', text)
+    failures = re.findall(r'<td class="num failure"><data value="([^"]+)">', text)
+    rows = findings.thresholds[findings.thresholds["seed"] == "all"]
+    assert sorted(map(float, shown)) == sorted(rows["potential"])
+    assert sorted(map(float, failures)) == sorted(rows["first_failure"].dropna())
+
+
+def test_the_curves_have_the_numbers_of_the_frame_to_the_digit(findings: Findings, text: str) -> None:
+    data = json.loads(read(text).scripts["curve-data"])
+    found = {}
+    for curve in data["curves"]:
+        for index, value, *_ in curve["points"]:
+            candidate = data["candidates"][index]
+            key = (candidate["method"], candidate["seed"], candidate["target_ratio"])
+            found[(*key, curve["metric"], curve["condition"])] = value
+    keys = ["method", "seed", "target_ratio", "metric", "condition"]
+    assert found == findings.measurements.set_index(keys)["value"].to_dict()
+
+
+def test_the_band_is_the_interval_of_the_drop_around_the_value(findings: Findings, text: str) -> None:
+    data = json.loads(read(text).scripts["curve-data"])
+    for metric, sign in (("accuracy", -1), ("nll", 1)):
+        curve = next(c for c in data["curves"] if (c["metric"], c["condition"]) == (metric, "clean"))
+        index, value, low, high = curve["points"][3]
+        row = _row(findings.measurements, data["candidates"][index], metric)
+        ends = sorted(value + sign * (row[end] - row["drop"]) for end in ("drop_low", "drop_high"))
+        assert [low, high] == pytest.approx(ends, rel=1e-5)
+        assert low < value < high
+
+
+def _row(measurements: pd.DataFrame, candidate: dict[str, Any], metric: str) -> Any:
+    same = (measurements["metric"] == metric) & (measurements["condition"] == "clean")
+    for key in ("method", "target_ratio"):
+        same &= measurements[key] == candidate[key]
+    return measurements[same].iloc[0]
+
+
+def test_nobody_can_write_markup_into_the_page(synthesis: Callable[..., Findings]) -> None:
+    found = synthesis(methods=(ATTACK, "magnitude"), failures=2)
+    measurements = found.measurements.assign(reason=ATTACK, evaluator=ATTACK)
+    measurements.loc[measurements["group"] == "noise", "condition"] = ATTACK
+    thresholds = found.thresholds.copy()
+    thresholds.loc[thresholds["group"] == "noise", "condition"] = ATTACK
+    metrics = {name: Metric(name, True, ATTACK, ATTACK) for name in found.metrics}
+    record = {"suite": {"name": ATTACK, "description": ATTACK}, "command": ATTACK, ATTACK: ATTACK}
+    attacked = dataclasses.replace(
+        found, measurements=measurements, thresholds=thresholds, metrics=metrics, record=record
+    )
+    reader = read(page(attacked))
+    assert ATTACK.partition(" ")[0] in reader.words
+    scripts = [found for tag, found in reader.tags if tag == "script"]
+    assert len(scripts) == 4
+    assert not any("onload" in found for _, found in reader.tags)
+    data = json.loads(reader.scripts["curve-data"])
+    assert data["methods"][0] == ATTACK
+    assert not set("<>&\u2028") & set(reader.scripts["curve-data"] + reader.scripts["charts"])
+
+
+def test_failures_are_shown_with_their_reason(synthesis: Callable[..., Findings], text: str) -> None:
+    words = read(page(synthesis(failures=5))).words
+    assert "5 numbers are missing." in words
+    assert "RuntimeError: attack <b>diverged</b>" in words
+    calm = read(text).words
+    assert "missing" not in calm
+    assert "no cell failed, none was skipped" in calm
+
+
+def test_several_seeds_stand_beside_their_mean(synthesis: Callable[..., Findings]) -> None:
+    found = synthesis(seeds=(0, 1, 2))
+    text = page(found)
+    reader = read(text)
+    table = found.thresholds
+    mine = (
+        (table["method"] == "magnitude") & (table["metric"] == "accuracy") & (table["condition"] == "clean")
+    )
+    each = table[mine & (table["seed"] != "all")]["potential"]
+    assert " · ".join(f"{100 * ratio:.1f}" for ratio in each) in reader.words
+    both = table[mine & (table["seed"] == "all")].iloc[0]
+    mean, std = (100 * both[f"potential_any_{name}"] for name in ("mean", "std"))
+    assert f"∅ {mean:.1f} ± {std:.1f}" in reader.words
+    assert len(json.loads(reader.scripts["curve-data"])["candidates"]) == 3 * (1 + 3 * 6)
+
+
+def test_one_method_is_enough(synthesis: Callable[..., Findings]) -> None:
+    reader = read(page(synthesis(methods=("magnitude",))))
+    assert [tag for tag, found in reader.tags if found.get("role") == "rowheader"] == ["th"]
+
+
+def test_without_tolerances_the_page_says_so(synthesis: Callable[..., Findings]) -> None:
+    found = synthesis(tolerances={})
+    assert found.thresholds.empty
+    reader = read(page(found))
+    assert "No tolerance was set" in reader.words
+    assert "matrix" not in list(reader.attributes("class"))
+    assert json.loads(reader.scripts["curve-data"])["curves"]
+
+
+def test_a_run_in_which_everything_failed_still_has_a_page(synthesis: Callable[..., Findings]) -> None:
+    found = synthesis(tolerances={})
+    broken = found.measurements.assign(status="error", value=float("nan"), reason="no memory", n=None)
+    reader = read(
+        page(dataclasses.replace(found, measurements=broken, reliability=found.reliability.head(0)))
+    )
+    assert "Nothing was measured." in reader.words
+    assert "no memory" in reader.words
+
+
+def test_the_same_findings_give_the_same_bytes(findings: Findings, text: str) -> None:
+    assert page(findings) == text
+
+
+def test_a_large_run_stays_small(synthesis: Callable[..., Findings]) -> None:
+    large = synthesis(
+        methods=tuple("abcde"), ratios=tuple((i + 1) / 21 for i in range(20)), severities=(1, 5)
+    )
+    assert len(page(large).encode()) < 5_000_000
+
+
+def test_write_replaces_the_page_and_leaves_nothing_else(findings: Findings, tmp_path: Path) -> None:
+    folder = tmp_path / "a run" / "of mine"
+    first = write(findings, folder)
+    assert write(findings, folder) == first == folder / "index.html"
+    assert [path.name for path in folder.iterdir()] == ["index.html"]
+    assert first.read_text("utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(findings: Findings, tmp_path: Path) -> None:
+    (tmp_path / "index.html").mkdir()
+    with pytest.raises(
+        StoreError, match=r"cannot write the report into .*; give a folder that can be written"
+    ):
+        write(findings, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_a_report_needs_no_torch() -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, torchvision=None)\n"
+        "import evalsuite.report\n"
+        "heavy = {'pandas', 'altair', 'jinja2', 'vl_convert'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "import evalsuite.report.page\n"
+        "heavy = {'altair', 'vl_convert'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
