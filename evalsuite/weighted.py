@@ -53,7 +53,7 @@ def columns(numbers: Floats, places: NDArray[np.intp]) -> Floats:
     """Returns the columns at `places`, row after row in memory.
 
     Indexing with ``[:, places]`` lays the columns out one after another; sums along a row then add their
-    terms in an order that depends on the number of rows, and replicates would depend on the size of the chunks.
+    terms in an order that depends on the number of rows, so replicates would depend on the chunks.
     """
     return np.take(numbers, places, axis=1)
 

@@ -203,9 +203,8 @@ class _Run:
         if self._attack.starts_randomly:
             _start_by_index(tool, index.tolist(), ("foolbox", self._seed, self._attack.name, restart))
         _, found, claimed = tool(self._wrapped, clean, labels, epsilons=self._attack.epsilon)
-        adversarial = found.detach().clamp(
-            0, 1
-        )  # the library's last projection can leave the unit by a rounding
+        # the library's last projection comes after its last clipping and can leave the range by a rounding
+        adversarial = found.detach().clamp(0, 1)
         _verify(self._attack, clean=clean, found=adversarial)
         wrong = _wrong(self._model, adversarial, labels)
         untouched = (adversarial == found).flatten(1).all(1)

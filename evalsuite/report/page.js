@@ -181,8 +181,9 @@
       const [limit] = found.limit;
       const tolerance = curve.tolerance ?? 0;
       const near = close.checked && limit && tolerance > 0;
-      view.signal("bottom", near ? limit.low - 2 * tolerance : null);
-      view.signal("top", near ? limit.high + 2 * tolerance : null);
+      const higher = data.metrics[curve.metric].higher;
+      view.signal("bottom", near && higher ? limit.low - 2 * tolerance : null);
+      view.signal("top", near && !higher ? limit.high + 2 * tolerance : null);
       view.signal("axis", axis.value).runAsync();
       describe(curve, found.several);
       list(found.all);

@@ -58,8 +58,8 @@ def condition_label(name: str) -> str:
     ('gaussian noise, severity 5', 'Linf PGD, ε = 2/255')
     """
     base, _, setting = name.partition("/")
-    base = base.replace("linf", "Linf").replace("_", " ")
-    base = " ".join(_ACRONYMS.get(word, word) for word in re.sub(r"(?<=Linf)-", " ", base).split())
+    base = base.replace("linf", "Linf").replace("_", " ").replace("-", " ")
+    base = " ".join(_ACRONYMS.get(word, word) for word in base.split())
     if not setting:
         return base
     if re.fullmatch(r"[\d.]+:\d+", setting):

@@ -355,6 +355,20 @@ def test_an_image_too_far_away_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         attack_success(model, images, labels, attack=Attack("fgsm", 0.01), seed=0)
 
 
+def test_a_rounding_out_of_range_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Rounded:
+        def __call__(self, _: object, images: Tensor, labels: Tensor, **__: float) -> tuple[Tensor, ...]:
+            found = images + 6e-8 * (2 * images - 1)
+            return found, found, torch.zeros(len(labels), dtype=torch.bool)
+
+    monkeypatch.setattr(foolbox().attacks, "LinfFastGradientAttack", Rounded)
+    model = Constant().eval()
+    images = torch.tensor([0.0, 1.0]).repeat(8).reshape(1, *SHAPE)
+    broken, found = attack_success(model, images, torch.tensor([0]), attack=Attack("fgsm", 0.01), seed=0)
+    assert not broken.any()
+    assert torch.equal(found, images)
+
+
 @pytest.mark.parametrize(
     ("settings", "kind", "message"),
     [

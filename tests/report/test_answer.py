@@ -193,6 +193,7 @@ def test_the_rows_over_all_seeds_are_the_headline(synthesis: Callable[..., Findi
 
 def test_names_read_well() -> None:
     assert condition_label("clean") == "clean"
+    assert condition_label("uniform-noise") == "uniform noise"
     assert condition_label("jpeg_compression/1") == "JPEG compression, severity 1"
     assert condition_label("uniform/0.5:255") == "uniform, ε = 0.5/255"
     assert condition_label("rotation/ten degrees") == "rotation, ten degrees"
