@@ -21,7 +21,8 @@ def address(*key: str | int | float) -> int:
     >>> address(0, "fog", 3) == address(0, "fog", 3) != address(0, "fog", 4)
     True
     """
-    text = "\x1f".join(f"{type(part).__name__}:{part!r}" for part in key)
+    plain = (part.item() if isinstance(part, np.generic) else part for part in key)
+    text = "\x1f".join(f"{type(part).__name__}:{part!r}" for part in plain)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

@@ -133,10 +133,8 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> tuple[float, float
     z2 = _quantile(level) ** 2
     centre = (successes + z2 / 2) / (n + z2)
     half = float(np.sqrt(z2 * (successes * (n - successes) / n + z2 / 4))) / (n + z2)
-    return (
-        0.0 if successes == 0 else centre - half,  # exact where rounding would leave 1e-18
-        1.0 if successes == n else centre + half,
-    )
+    high = 1.0 if successes == n else centre + half  # rounding may miss 1; the lower end meets 0 exactly
+    return centre - half, high
 
 
 def paired_rate_interval(losses: int, gains: int, *, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Intervals against published tables, scipy and brute force, and how often they cover the truth."""
+"""Resampling weights, percentile intervals, and intervals of paired drops."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import binomtest, multinomial
 
 from evalsuite import metrics, statistics
 from evalsuite.errors import ContractError, DataError
@@ -92,108 +89,6 @@ def test_levels_are_fractions(level: float) -> None:
             refused()
 
 
-@pytest.mark.parametrize("level", [0.8, 0.95, 0.999])
-@pytest.mark.parametrize(("k", "n"), [(0, 1), (1, 1), (0, 50), (50, 50), (3, 50), (920, 1000), (1, 10**6)])
-def test_wilson_agrees_with_scipy(k: int, n: int, level: float) -> None:
-    expected = binomtest(k, n).proportion_ci(level, method="wilson")
-    assert statistics.wilson(k, n, level=level) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-def test_wilson_is_exact_at_the_ends() -> None:
-    for n in (1, 3, 7, 1000):
-        assert statistics.wilson(0, n)[0] == 0.0
-        assert statistics.wilson(n, n)[1] == 1.0
-        assert statistics.wilson(0, n)[1] == pytest.approx(1.959964**2 / (n + 1.959964**2))
-
-
-@pytest.mark.parametrize(("k", "n"), [(-1, 5), (6, 5), (0, 0)])
-def test_impossible_counts_have_no_wilson_interval(k: int, n: int) -> None:
-    with pytest.raises(DataError, match="successes of"):
-        statistics.wilson(k, n)
-
-
-@pytest.mark.parametrize(
-    ("losses", "gains", "n", "level", "expected"),
-    [
-        # Airway hyper-responsiveness before and after transplantation (Bentur et al. 2009), in Fagerland,
-        # Lydersen and Laake 2014, "Recommended tests and confidence intervals for paired binomial proportions"
-        (1, 7, 21, 0.95, (-0.517, -0.026)),
-        # Complete response before and after consolidation (Cavo et al. 2012), in Fagerland, Lydersen and
-        # Laake 2017, "Statistical analysis of contingency tables", chapter 8 (R package contingencytables)
-        (6, 16, 161, 0.95, (-0.1240, -0.0054)),
-        # R package PropCIs, scoreci.mp(25, 28, 618, 0.90); it reports second rate minus first
-        (28, 25, 618, 0.90, (-0.0148, 0.0247)),
-    ],
-)
-def test_tango_agrees_with_published_tables(
-    losses: int, gains: int, n: int, level: float, expected: tuple[float, float]
-) -> None:
-    digits = 3 if n == 21 else 4
-    found = statistics.paired_rate_interval(losses, gains, n=n, level=level)
-    assert tuple(round(limit, digits) for limit in found) == expected
-
-
-def log_likelihood(gain_rate: Array, losses: int, gains: int, n: int, difference: float) -> Array:
-    rates = np.stack([gain_rate + difference, gain_rate, 1 - 2 * gain_rate - difference], axis=-1)
-    return np.asarray(multinomial.logpmf([losses, gains, n - losses - gains], n, np.clip(rates, 0, 1)))
-
-
-@pytest.mark.parametrize(("losses", "gains", "n"), [(5, 2, 40), (0, 4, 30), (1, 0, 12), (9, 9, 60)])
-def test_tango_limits_are_where_the_score_test_turns(losses: int, gains: int, n: int) -> None:
-    """The constrained maximum-likelihood rate is found by brute force instead of by Tango's quadratic."""
-    z = 1.959963984540054
-    for difference in statistics.paired_rate_interval(losses, gains, n=n):
-        grid = np.linspace(max(0, -difference), (1 - difference) / 2, 200_001)[1:-1]
-        rate = grid[np.nanargmax(log_likelihood(grid, losses, gains, n, difference))]
-        variance = (2 * rate + difference - difference**2) / n
-        score = ((losses - gains) / n - difference) / np.sqrt(variance)
-        assert abs(score) == pytest.approx(z, abs=2e-3)
-
-
-def test_perfect_agreement_still_has_a_width() -> None:
-    low, high = statistics.paired_rate_interval(0, 0, n=1000)
-    assert high == pytest.approx(1.959964**2 / (1000 + 1.959964**2), rel=1e-6)
-    assert low == -high
-
-
-def test_tango_at_the_ends() -> None:
-    assert statistics.paired_rate_interval(8, 0, n=8)[1] == 1.0
-    assert statistics.paired_rate_interval(0, 8, n=8)[0] == -1.0
-    low, high = statistics.paired_rate_interval(1, 0, n=1)
-    assert -1 < low < 1 == high
-
-
-@settings(max_examples=100, deadline=None)
-@given(data=st.data(), n=st.integers(1, 3000))
-def test_tango_is_ordered_antisymmetric_and_nested(data: st.DataObject, n: int) -> None:
-    losses = data.draw(st.integers(0, n))
-    gains = data.draw(st.integers(0, n - losses))
-    low, high = statistics.paired_rate_interval(losses, gains, n=n)
-    assert -1 <= low <= (losses - gains) / n <= high <= 1
-    assert low < high
-    swapped = statistics.paired_rate_interval(gains, losses, n=n)
-    assert swapped == (-high, -low)
-    inner_low, inner_high = statistics.paired_rate_interval(losses, gains, n=n, level=0.8)
-    assert low <= inner_low < inner_high <= high
-
-
-@pytest.mark.parametrize(("losses", "gains", "n"), [(-1, 0, 5), (0, -1, 5), (3, 3, 5), (0, 0, 0)])
-def test_impossible_counts_have_no_paired_interval(losses: int, gains: int, n: int) -> None:
-    with pytest.raises(DataError, match="discordant of"):
-        statistics.paired_rate_interval(losses, gains, n=n)
-
-
-@pytest.mark.parametrize("rates", [(0.03, 0.03), (0.06, 0.02), (0.01, 0.0)])
-def test_tango_covers_the_truth(rates: tuple[float, float]) -> None:
-    random = np.random.default_rng(10)
-    draws = random.multinomial(300, [*rates, 1 - sum(rates)], 2000)
-    truth, covered = rates[0] - rates[1], 0
-    for (losses, gains, _), times in Counter(map(tuple, draws.tolist())).items():
-        low, high = statistics.paired_rate_interval(losses, gains, n=300)
-        covered += times * (low <= truth <= high)
-    assert 0.935 <= covered / 2000 <= 0.985
-
-
 ACCURACY = Metric("accuracy", higher_is_better=True, unit="fraction", text="")
 ERROR = Metric("error", higher_is_better=False, unit="fraction", text="")
 NLL = Metric("nll", higher_is_better=False, unit="nats", text="")
@@ -222,6 +117,20 @@ def test_rates_get_the_score_interval_with_the_direction_of_the_metric() -> None
 def test_a_rate_without_discordant_images_is_not_certain() -> None:
     ten = {"clean": np.ones(10)}
     assert drop_interval(ACCURACY, ten, ten) == statistics.paired_rate_interval(0, 0, n=10)
+
+
+def test_scores_of_zero_and_one_are_no_rate() -> None:
+    random = np.random.default_rng(15)
+    parent = {"clean": random.random(80) < 0.1, "letters": random.random(60) < 0.9}
+    candidate = {"clean": random.random(80) < 0.3, "letters": random.random(60) < 0.7}
+    low, high = drop_interval(AUROC, parent, candidate)
+    estimate = float(metrics.evaluate("auroc", parent) - metrics.evaluate("auroc", candidate))
+    assert low < estimate < high
+    assert (low, high) != statistics.paired_rate_interval(
+        int((parent["clean"] & ~candidate["clean"]).sum()),
+        int((candidate["clean"] & ~parent["clean"]).sum()),
+        n=80,
+    )
 
 
 def test_the_score_interval_and_the_bootstrap_agree_on_many_discordant_images() -> None:

@@ -14,6 +14,8 @@ from evalsuite.errors import DataError
 from evalsuite.records import Array, ImageSet, Split
 
 HELD_OUT = 0.1  # share of the training images that is never trained on, as in "Lost in Pruning"
+_FETCH = "allow fetching with --download"
+_WRITE = "write it with numpy.save: uint8, (N, H, W, C)"
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Arrays(DataSet):
         """Returns a split; the last tenth of the training images is the validation split."""
         found = _plain(place, [self.folder], _stem(split))
         if found is None:
-            raise _missing(self.folder, [f"{self.folder}/{_stem(split)}_images.npy"], place)
+            raise _missing(self.folder, [f"{self.folder}/{_stem(split)}_images.npy"], place, how=_WRITE)
         return _cut(ImageSet(self.folder, *found, self.classes), split, (self.train_limit, self.test_limit))
 
 
@@ -74,7 +76,8 @@ class Cifar100(DataSet):
         """Returns a split from ``cifar100/*.npy``, ``ood/cifar100_images.npy`` or torchvision's layout."""
         folders = ["cifar100", "ood/cifar100"]
         images, labels = _either("cifar100", folders, "CIFAR100", place=place, stem=_stem(split))
-        return _cut(ImageSet("cifar100", images, labels, 100), split, (self.train_limit, self.test_limit))
+        found = ImageSet("cifar100", images, labels, 0 if labels is None else 100)
+        return _cut(found, split, (self.train_limit, self.test_limit))
 
 
 @dataclass(frozen=True)
@@ -117,6 +120,8 @@ def _stem(split: Split) -> str:
 
 def _cut(images: ImageSet, split: Split, limits: tuple[int, int]) -> ImageSet:
     """The rows of `split`, at most as many as the limits say."""
+    if min(limits) < 0:
+        raise DataError(f"data set {images.name!r}: found the limits {limits}, expected counts, or 0 for all")
     total = len(images.images)
     border = total - round(total * HELD_OUT)
     limit = limits[1] if split == "test" else limits[0]
@@ -132,15 +137,15 @@ def _cut(images: ImageSet, split: Split, limits: tuple[int, int]) -> ImageSet:
 
 def _either(
     name: str, folders: Sequence[str], torchvision_name: str, *, place: Place, stem: str
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array | None]:
     found = _plain(place, folders, stem) or _torchvision(torchvision_name, place, stem)
     if found is None:
         tried = [f"{folder}/{stem}_images.npy" for folder in folders]
-        raise _missing(name, [*tried, f"torchvision's {torchvision_name} layout"], place)
+        raise _missing(name, [*tried, f"torchvision's {torchvision_name} layout"], place, how=_FETCH)
     return found
 
 
-def _missing(name: str, tried: Sequence[str], place: Place) -> DataError:
+def _missing(name: str, tried: Sequence[str], place: Place, *, how: str) -> DataError:
     if place.root is None:
         return DataError(
             f"data set {name!r} needs a data folder and none was named: "
@@ -148,11 +153,11 @@ def _missing(name: str, tried: Sequence[str], place: Place) -> DataError:
         )
     return DataError(
         f"data set {name!r}: found none of {', '.join(tried)} under {place.root}; "
-        "put one there, name another folder with --data, or allow fetching with --download"
+        f"put one there, name another folder with --data, or {how}"
     )
 
 
-def _plain(place: Place, folders: Sequence[str], stem: str) -> tuple[Array, Array] | None:
+def _plain(place: Place, folders: Sequence[str], stem: str) -> tuple[Array, Array | None] | None:
     """Images NCHW (memory-mapped) and labels of the first folder that has them."""
     if place.root is None:
         return None
@@ -166,11 +171,12 @@ def _plain(place: Place, folders: Sequence[str], stem: str) -> tuple[Array, Arra
     return None
 
 
-def _labels(path: Path, images: Path) -> Array:
+def _labels(path: Path, images: Path) -> Array | None:
     if path.is_file():
-        return _array(path, mapped=False).astype(np.int64)
+        labels = _array(path, mapped=False)
+        return labels.astype(np.int64) if np.issubdtype(labels.dtype, np.integer) else labels  # others: see `checked`
     if images.parent.name == "ood":
-        return np.zeros(0, np.int64)  # a flat out-of-distribution set may come without
+        return None  # a flat out-of-distribution set may come without
     raise DataError(f"{images} has no labels beside it: expected {path}, one integer per image")
 
 

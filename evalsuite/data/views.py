@@ -49,8 +49,11 @@ class Corruption(Change):
         """Returns corrupted uint8 images."""
         from evalsuite.data.corruptions import corrupt
 
-        textures = frost_textures(place.root) if self.kind == "frost" else ()
-        return corrupt(images, self.kind, self.severity, seed=place.seed, textures=textures)
+        return corrupt(images, self.kind, self.severity, seed=place.seed, textures=self.textures(place))
+
+    def textures(self, place: Place) -> tuple[Array, ...]:
+        """Returns the photographs that the corruption needs and the data root has."""
+        return frost_textures(place.root) if self.kind == "frost" else ()
 
 
 @dataclass(frozen=True)
@@ -66,9 +69,10 @@ class UniformNoise(Change):
     def apply(self, images: Array, place: Place) -> Array:
         """Returns float32 images in [0, 1]."""
         result = np.empty(images.shape, np.float32)
-        for rows, draws in blocks(len(images), place.seed, "uniform", self.epsilon):
+        scale = np.float32(255 if images.dtype == np.uint8 else 1)
+        for rows, draws in blocks(len(images), place.seed, "uniform", float(self.epsilon)):
             noise = draws.random((BLOCK, *images.shape[1:]), dtype=np.float32)[: rows.stop - rows.start]
-            scaled = images[rows].astype(np.float32) / np.float32(255)
+            scaled = images[rows].astype(np.float32) / scale
             result[rows] = (scaled + (2 * noise - 1) * np.float32(self.epsilon / 255)).clip(0, 1)
         return result
 
@@ -133,10 +137,13 @@ class Gallery:
         if view.change is None:
             return self._digests[plain]
         key = f"{self._digests[plain]} {view.change!r} {self.condition(view)} {self.place.seed}"
-        return hashlib.sha256(key.encode()).hexdigest()
+        total = hashlib.sha256(key.encode())
+        for texture in view.change.textures(self.place) if isinstance(view.change, Corruption) else ():
+            total.update(texture.tobytes())
+        return total.hexdigest()
 
     def _plain(self, view: View) -> ImageSet:
-        source = DATASETS.get(view.data)() if view.data else self.data
+        source = _named(view.data) if view.data else self.data
         if isinstance(source, ImageSet):
             if view.split != "test":
                 raise DataError(
@@ -153,6 +160,15 @@ class Gallery:
         if changed.shape != plain.images.shape:
             raise DataError(f"{change!r} turned images {plain.images.shape} into {changed.shape}; shapes must stay")
         return replace(plain, name=self.condition(view), images=changed)
+
+
+def _named(name: str) -> DataSet:
+    try:
+        return DATASETS.get(name)()
+    except TypeError as error:
+        raise DataError(
+            f"data set {name!r} cannot serve by its name alone ({error}); name one whose settings all have defaults"
+        ) from error
 
 
 @cache

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from evalsuite.models.surgery import channel_groups, remove_channels
 from evalsuite.producers.contract import Context, Producer
 
 Widths = Mapping[str, int]
+_HALF = Fraction(1, 2)  # exact: in floating point 5.5 / 11 * 11 may fall short of 5.5
 
 
 class FilterProducer(Producer):
@@ -52,9 +54,10 @@ class FilterProducer(Producer):
     def _shrunk(self, model: nn.Module, widths: Widths, budget: float) -> nn.Module:
         """Copy of `model` whose number of non-zero parameters is as near to `budget` as whole filters allow."""
         ranks = {name: self._ranked(model, name) for name in widths}
-        shares = sorted({(kept + 0.5) / width for width in widths.values() for kept in range(width)} | {0.0})
+        shares = sorted({Fraction(2 * kept + 1, 2 * width) for width in widths.values() for kept in range(width)})
+        shares.insert(0, Fraction(0))
 
-        def at(share: float) -> nn.Module:
+        def at(share: Fraction) -> nn.Module:
             return remove_channels(model, _kept(ranks, widths, share))
 
         above = bisect_left(shares, budget, key=lambda share: nonzero(at(share)))
@@ -88,9 +91,9 @@ class FilterL1(FilterProducer):
         return filters.abs().sum(dim=(1, 2, 3))
 
 
-def _kept(ranks: Mapping[str, Tensor], widths: Widths, share: float) -> dict[str, Tensor]:
+def _kept(ranks: Mapping[str, Tensor], widths: Widths, share: Fraction) -> dict[str, Tensor]:
     """The best filters of each layer in their old order: `share` of the parent's width, rounded, at least one."""
-    return {name: ranks[name][: max(1, int(share * widths[name] + 0.5))].sort().values for name in widths}
+    return {name: ranks[name][: max(1, int(share * widths[name] + _HALF))].sort().values for name in widths}
 
 
 def _width(model: nn.Module, name: str) -> int:

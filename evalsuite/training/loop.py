@@ -37,7 +37,7 @@ def train(model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int, mask
     if images.labels is None:
         raise DataError(f"image set {images.name!r} has no labels: expected a labelled set to train on")
     device = next(model.parameters()).device
-    labels = torch.from_numpy(np.asarray(images.labels))
+    labels = torch.from_numpy(np.array(images.labels, dtype=np.int64))
     draws = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.SGD(
         model.parameters(),

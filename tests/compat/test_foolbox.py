@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,47 +14,15 @@ from torch import Tensor, nn
 
 from evalsuite.compat import foolbox as compat
 from evalsuite.compat.foolbox import NAMES, Attack, Attacked, attack_success, foolbox
-from evalsuite.errors import ContractError, DataError, InvalidModelError, UnknownNameError, UserError
 from evalsuite.randomness import BLOCK, address
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+LinearProblem = Callable[[int], tuple[nn.Module, Tensor, Tensor, Tensor]]
 LINF = [name for name in NAMES if name in {"fgsm", "linf-pgd"}]
 STEPS = {"l2-deepfool": 50, "ddn": 100}
 SHAPE = (1, 4, 4)
-
-
-class Flat(nn.Module):
-    """Is a linear classifier of images."""
-
-    def __init__(self, classes: int, seed: int, scale: float = 1.0) -> None:
-        super().__init__()
-        self.linear = nn.Linear(math.prod(SHAPE), classes)
-        draws = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.linear.weight.copy_(scale * torch.randn(self.linear.weight.shape, generator=draws))
-            self.linear.bias.zero_()
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.linear(images.flatten(1))
-        return logits
-
-
-def pictures(count: int, seed: int = 0) -> Tensor:
-    """Returns images around grey, so that small attacks never meet the ends of the range."""
-    return 0.3 + 0.4 * torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
-
-
-def two_class(count: int) -> tuple[nn.Module, Tensor, Tensor, Tensor]:
-    """Returns a linear model of two classes, images, their labels, and the normal of its boundary."""
-    model = Flat(2, seed=1).eval()
-    images = pictures(count)
-    with torch.no_grad():
-        normal = model.get_parameter("linear.weight")[1] - model.get_parameter("linear.weight")[0]
-        centre = (images.flatten(1) @ normal).median()
-        model.get_parameter("linear.bias")[0] = centre  # half of the images on either side
-    return model, images, predicted(model, images), normal
 
 
 def predicted(model: nn.Module, images: Tensor) -> Tensor:
@@ -86,7 +55,9 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_linear_model_breaks_where_its_minimal_norm_is_below_epsilon(name: str) -> None:
+def test_linear_model_breaks_where_its_minimal_norm_is_below_epsilon(
+    two_class: LinearProblem, name: str
+) -> None:
     model, images, labels, normal = two_class(200)
     with torch.no_grad():
         logits = model(images)
@@ -145,7 +116,7 @@ def test_pgd_is_stronger_than_fgsm_and_grows_with_epsilon(trained: tuple[nn.Modu
     assert shares["linf-pgd", 0.3] == 1
 
 
-def test_step_size_crosses_the_ball(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_size_crosses_the_ball(two_class: LinearProblem, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, object]] = []
     kind = foolbox().attacks.LinfProjectedGradientDescentAttack
 
@@ -205,19 +176,11 @@ def test_same_seed_same_adversarials_whatever_the_batch(
     assert not torch.equal(first.images, other.images)
 
 
-class Constant(nn.Module):
-    """Says class 0, with gradients that are zero."""
-
-    def forward(self, images: Tensor) -> Tensor:
-        none = 0 * images.flatten(1).sum(1)
-        return torch.stack([none + 1, none], 1)
-
-
 @pytest.mark.parametrize("name", ["linf-pgd", "l2-pgd"])
-def test_every_image_has_its_own_random_start(name: str) -> None:
+def test_every_image_has_its_own_random_start(constant: nn.Module, name: str) -> None:
     images = torch.full((2 * BLOCK + 3, *SHAPE), 0.5)
     labels = torch.zeros(len(images), dtype=torch.int64)
-    broken, found = attack_success(Constant().eval(), images, labels, attack=Attack(name, 0.1), seed=0)
+    broken, found = attack_success(constant, images, labels, attack=Attack(name, 0.1), seed=0)
     offsets = (found - images).flatten(1)
     assert not broken.any()
     assert len(torch.unique(offsets, dim=0)) == len(images)
@@ -259,135 +222,6 @@ def test_leaves_model_and_generator_as_they_were(trained: tuple[nn.Module, Tenso
     assert torch.equal(learning.grad, torch.full_like(learning, 3.0))
     assert not any(part.training for part in model.modules())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_gives_the_model_back_after_an_error() -> None:
-    model, images, labels, _ = two_class(4)
-    with pytest.raises(DataError, match="label 2"):
-        attack_success(model, images, labels + 1, attack=Attack("fgsm", 0.1), seed=0)
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (lambda images: images * 255, r"range over .*expected \[0, 1\]"),
-        (lambda images: images - 0.5, r"range over \[-0\.\d+"),
-        (lambda images: images * math.nan, "range over"),
-        (lambda images: (images * 255).to(torch.uint8), "uint8, expected float32"),
-        (lambda images: images.double(), "float64, expected float32"),
-        (lambda images: images[0], "expected \\(N, C, H, W\\)"),
-        (lambda images: images[:0], "at least one image"),
-        (lambda images: images[:3], "one per image: \\(3,\\)"),
-    ],
-    ids=["0-255", "negative", "nan", "uint8", "float64", "one image", "none", "too few"],
-)
-def test_malformed_images(spoil: object, message: str) -> None:
-    model, images, labels, _ = two_class(4)
-    assert callable(spoil)
-    with pytest.raises(DataError, match=message):
-        attack_success(model, spoil(images), labels, attack=Attack("fgsm", 0.1), seed=0)
-
-
-@pytest.mark.parametrize("labels", [torch.zeros(4), torch.tensor([0, 0, 0, -1])], ids=["float", "negative"])
-def test_malformed_labels(labels: Tensor) -> None:
-    model, images, _, _ = two_class(4)
-    with pytest.raises(DataError, match="expected class numbers"):
-        attack_success(model, images, labels, attack=Attack("fgsm", 0.1), seed=0)
-
-
-def test_a_part_in_training_mode_is_refused() -> None:
-    model, images, labels, _ = two_class(4)
-    model.get_submodule("linear").train()
-    with pytest.raises(InvalidModelError, match="linear is in training mode"):
-        attack_success(model, images, labels, attack=Attack("fgsm", 0.1), seed=0)
-
-
-class Spoiled(nn.Module):
-    """Is a model that goes wrong in one of several ways."""
-
-    def __init__(self, inner: nn.Module, fault: str) -> None:
-        super().__init__()
-        self.inner = inner
-        self.fault = fault
-        self.calls = 0
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.calls += 1
-        logits: Tensor = self.inner(images)
-        if self.fault == "nan":
-            return logits * math.nan
-        if self.fault == "nan off the data" and self.calls > 1:
-            return logits * math.nan
-        if self.fault == "shape":
-            return logits[:, 0]
-        if self.fault == "fickle":  # the attack's own last look and ours disagree
-            return logits if self.calls % 2 else -logits
-        return logits
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind", "message"),
-    [
-        ("nan", InvalidModelError, "not finite"),
-        ("nan off the data", InvalidModelError, "not finite"),
-        ("shape", InvalidModelError, r"expected logits of shape \(4, K\)"),
-        ("fickle", ContractError, "is the model deterministic"),
-    ],
-)
-def test_models_that_would_succeed_silently(fault: str, kind: type[Exception], message: str) -> None:
-    model, images, labels, _ = two_class(4)
-    with pytest.raises(kind, match=message):
-        attack_success(Spoiled(model, fault).eval(), images, labels, attack=Attack("fgsm", 0.001), seed=0)
-
-
-def test_an_image_too_far_away_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Cheat:
-        def __call__(
-            self, _: object, images: Tensor, labels: Tensor, *, epsilons: float
-        ) -> tuple[Tensor, ...]:
-            found = images + 2 * epsilons
-            return found, found, torch.ones(len(labels), dtype=torch.bool)
-
-    monkeypatch.setattr(foolbox().attacks, "LinfFastGradientAttack", Cheat)
-    model, images, labels, _ = two_class(4)
-    with pytest.raises(ContractError, match=r"distance 0\.02, expected at most epsilon = 0\.01"):
-        attack_success(model, images, labels, attack=Attack("fgsm", 0.01), seed=0)
-
-
-def test_a_rounding_out_of_range_is_mended(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Rounded:
-        def __call__(self, _: object, images: Tensor, labels: Tensor, **__: float) -> tuple[Tensor, ...]:
-            found = images + 6e-8 * (2 * images - 1)
-            return found, found, torch.zeros(len(labels), dtype=torch.bool)
-
-    monkeypatch.setattr(foolbox().attacks, "LinfFastGradientAttack", Rounded)
-    model = Constant().eval()
-    images = torch.tensor([0.0, 1.0]).repeat(8).reshape(1, *SHAPE)
-    broken, found = attack_success(model, images, torch.tensor([0]), attack=Attack("fgsm", 0.01), seed=0)
-    assert not broken.any()
-    assert torch.equal(found, images)
-
-
-@pytest.mark.parametrize(
-    ("settings", "kind", "message"),
-    [
-        ({"name": "pgd", "epsilon": 0.1}, UnknownNameError, "linf-pgd"),
-        ({"name": "fgsm", "epsilon": -0.1}, UserError, "at least 0"),
-        ({"name": "fgsm", "epsilon": math.nan}, UserError, "finite"),
-        ({"name": "linf-pgd", "epsilon": 0.1, "steps": 0}, UserError, "steps = 0"),
-        ({"name": "linf-pgd", "epsilon": 0.1, "restarts": 0}, UserError, "restarts = 0"),
-        ({"name": "fgsm", "epsilon": 0.1, "restarts": 2}, UserError, "find the same"),
-        (
-            {"name": "linf-pgd", "epsilon": 0.1, "restarts": 2, "random_start": False},
-            UserError,
-            "find the same",
-        ),
-    ],
-)
-def test_attacks_that_make_no_sense(settings: dict[str, object], kind: type[Exception], message: str) -> None:
-    with pytest.raises(kind, match=message):
-        Attack(**settings)  # type: ignore[arg-type]  # a table of settings has no types
 
 
 def test_imports_quietly_and_lazily(tmp_path: Path) -> None:

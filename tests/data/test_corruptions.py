@@ -117,7 +117,7 @@ def test_painted_frost_has_a_name_of_its_own() -> None:
     [
         ((2, 3, 32, 32), np.float32, r"found float32 of shape \(2, 3, 32, 32\), expected uint8"),
         ((2, 32, 32, 3), np.uint8, r"found uint8 of shape \(2, 32, 32, 3\), expected uint8 of shape \(N, 3"),
-        ((3, 32, 32), np.uint8, r"expected uint8 of shape \(N, 3, S, S\)"),
+        ((3, 3, 32), np.uint8, r"expected uint8 of shape \(N, 3, S, S\)"),
         ((2, 3, 32, 31), np.uint8, "found 32 x 31 px, expected squares"),
         ((2, 3, 15, 15), np.uint8, "expected squares of at least 16 px"),
     ],

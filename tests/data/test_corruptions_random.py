@@ -59,7 +59,7 @@ NOISES = [
 ]
 
 
-@pytest.mark.parametrize("severity", [1, 3, 5])
+@pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("level", [0, 3, 100, 201, 255])
 @pytest.mark.parametrize(("kind", "reference", "constants"), NOISES, ids=[row[0] for row in NOISES])
 def test_noise_has_the_distribution_of_the_published_operation(
@@ -137,7 +137,7 @@ def test_scattering_equals_the_loop_over_views() -> None:
 
 
 @pytest.mark.parametrize(
-    ("severity", "sigma", "passes"), [(1, 0.05, 1), (3, 0.4, 1), (4, 0.25, 2), (5, 0.4, 2)]
+    ("severity", "sigma", "passes"), [(1, 0.05, 1), (2, 0.25, 1), (3, 0.4, 1), (4, 0.25, 2), (5, 0.4, 2)]
 )
 def test_glass_equals_a_slow_reference_with_the_same_draws(severity: int, sigma: float, passes: int) -> None:
     images = scenes(3)
@@ -200,9 +200,12 @@ def test_a_streak_leaves_a_point_on_one_side_only() -> None:
     assert row.sum() == pytest.approx(1, abs=1e-6)
 
 
-@pytest.mark.parametrize("severity", [1, 5])
-def test_motion_equals_a_slow_reference_with_the_same_angles(severity: int) -> None:
-    radius, sigma = {1: (6, 1.0), 5: (9, 2.5)}[severity]
+@pytest.mark.parametrize(
+    ("severity", "radius", "sigma"), [(1, 6, 1), (2, 6, 1.5), (3, 6, 2), (4, 8, 2), (5, 9, 2.5)]
+)
+def test_motion_equals_a_slow_reference_with_the_same_angles(
+    severity: int, radius: int, sigma: float
+) -> None:
     images = scenes(5)
     turns = generator(2, "motion_blur", severity, 0).random(BLOCK, dtype=np.float32) * 90 - 45
     expected = [
@@ -214,7 +217,14 @@ def test_motion_equals_a_slow_reference_with_the_same_angles(severity: int) -> N
 
 
 @pytest.mark.parametrize(
-    ("severity", "constants"), [(1, (0.1, 0.2, 1, 0.6, 8, 3, 0.95)), (4, (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85))]
+    ("severity", "constants"),
+    [
+        (1, (0.1, 0.2, 1, 0.6, 8, 3, 0.95)),
+        (2, (0.1, 0.2, 1, 0.5, 10, 4, 0.9)),
+        (3, (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9)),
+        (4, (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85)),
+        (5, (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8)),
+    ],
 )
 def test_snow_equals_a_slow_reference_with_the_same_draws(
     severity: int, constants: tuple[float, ...]
@@ -341,7 +351,9 @@ def test_plasma_equals_diamond_square_pixel_by_pixel(decay: float) -> None:
     np.testing.assert_allclose(plasma(kicks, decay), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize(("severity", "strength", "decay"), [(1, 0.2, 3), (3, 0.75, 2.5), (5, 1.5, 1.75)])
+@pytest.mark.parametrize(
+    ("severity", "strength", "decay"), [(1, 0.2, 3), (2, 0.5, 3), (3, 0.75, 2.5), (4, 1, 2), (5, 1.5, 1.75)]
+)
 def test_fog_equals_a_slow_reference_with_the_same_draws(
     severity: int, strength: float, decay: float
 ) -> None:
@@ -397,13 +409,20 @@ def test_field_equals_scipy(sigma: float) -> None:
     np.testing.assert_allclose(smooth_field(field, sigma), expected, atol=1e-6)
 
 
-def test_elastic_composes_the_parts_with_its_constants() -> None:
+@pytest.mark.parametrize(
+    ("severity", "alpha", "sigma", "affine"),
+    [(2, 0.05, 0.2, 0.07), (3, 0.08, 0.06, 0.06), (4, 0.1, 0.04, 0.05), (5, 0.1, 0.03, 0.03)],
+)
+def test_elastic_composes_the_parts_with_its_constants(
+    severity: int, alpha: float, sigma: float, affine: float
+) -> None:
     images = scenes(4)
-    draws = generator(0, "elastic_transform", 4, 0)
-    jitter = 1.6 * (2 * draws.random((BLOCK, 3, 2), dtype=np.float32)[:4] - 1)
-    field = smooth_field(2 * draws.random((BLOCK, 2, 32, 32), dtype=np.float32)[:4] - 1, 1.28)
-    expected = displaced(warped(images.astype(np.float32), jitter), 3.2 * field)
-    difference = np.abs(corrupt(images, "elastic_transform", 4, seed=0) - np.trunc(expected))
+    draws = generator(0, "elastic_transform", severity, 0)
+    jitter = 32 * affine * (2 * draws.random((BLOCK, 3, 2), dtype=np.float32)[:4] - 1)
+    noise = 2 * draws.random((BLOCK, 2, 32, 32), dtype=np.float32)[:4] - 1
+    shift = 32 * alpha * smooth_field(noise, 32 * sigma)
+    expected = displaced(warped(images.astype(np.float32), jitter), shift)
+    difference = np.abs(corrupt(images, "elastic_transform", severity, seed=0) - np.trunc(expected))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 0.001
 
