@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from evalsuite.errors import EvalsuiteError, UserError
     from evalsuite.evaluators.contract import Evaluator
     from evalsuite.models.architecture import Architecture
+    from evalsuite.potential.threshold import threshold, thresholds
     from evalsuite.producers.contract import Context, Producer
     from evalsuite.provenance import Options
     from evalsuite.records import Candidate, ImageSet, Metric, Score, Threshold
     from evalsuite.results import Run
     from evalsuite.suite import Suite
-    from evalsuite.potential.threshold import threshold, thresholds
 
 _HOMES = {
     "Architecture": "models.architecture",

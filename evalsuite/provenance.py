@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DATA_VARIABLE = "EVALSUITE_DATA"
 PACKAGES = ("evalsuite", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "foolbox", "robustbench")
-MEASURING = ("bench.py", "data", "models", "compat", "evaluators/contract.py", "evaluators/accuracy.py", "metrics.py")
+MEASURING = ("bench.py", "data", "models", "compat", "evaluators/contract.py", "evaluators/accuracy.py", "metrics")
 PRODUCING = ("data", "models", "training", "producers/contract.py", "production.py")
 
 

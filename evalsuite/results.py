@@ -13,11 +13,11 @@ import pandas as pd
 
 from evalsuite import metrics
 from evalsuite.errors import StoreError, UserError
+from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Array, Candidate, Floats, Metric, Score
 from evalsuite.statistics import bootstrap_weights, drop, paired_drop_interval
 from evalsuite.store import Cell, Key, Store
 from evalsuite.suite import DENSE
-from evalsuite.potential.threshold import thresholds
 
 PRODUCTION = "production"
 """Name of the cell that says why a candidate could not be made."""

@@ -25,6 +25,7 @@ from evalsuite.results import PRODUCTION, Run
 from evalsuite.store import Cell, Key, Store, digest_of
 from evalsuite.suite import Choice, Suite, load
 
+
 @dataclass(frozen=True)
 class Step:
     """Is one finished cell, as told to a progress bar.

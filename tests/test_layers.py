@@ -35,9 +35,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """Rooms from the ground up: a room may import from the floors below it, and never from one beside it."""
 
 PARTS = {
-    "weighted": "metrics",
-    "logits": "metrics",
-    "calibration": "metrics",
     "provenance": "runner",
     "production": "runner",
     "measuring": "runner",
@@ -193,7 +190,7 @@ SAMPLE = {
     "evalsuite.errors": "from evalsuite.records import Metric",
     "evalsuite.records": "",
     "evalsuite.metrics": "from evalsuite.records import Metric\nimport evalsuite.errors",
-    "evalsuite.weighted": "from evalsuite import metrics",
+    "evalsuite.metrics.weighted": "from evalsuite import metrics",
     "evalsuite.producers.__init__": "if TYPE_CHECKING:\n    from evalsuite.evaluators import contract",
     "evalsuite.evaluators.contract": "def later():\n    from evalsuite.cli import main",
     "evalsuite.cli": "from evalsuite.evaluators import contract",
@@ -211,7 +208,7 @@ def test_the_reader_sees_wrong_doors() -> None:
 def test_the_reader_sees_cycles_and_relative_imports() -> None:
     assert set(cycle(SAMPLE)) == {"evalsuite.evaluators.contract", "evalsuite.cli"}
     assert cycle(SAMPLE | {"evalsuite.cli": ""}) == []
-    assert cycle(SAMPLE | {"evalsuite.cli": "", "evalsuite.metrics": "import evalsuite.weighted"})
+    assert cycle(SAMPLE | {"evalsuite.cli": "", "evalsuite.metrics": "import evalsuite.metrics.weighted"})
     assert imports("from . import errors\nfrom .records import Metric").relative == [1, 2]
 
 

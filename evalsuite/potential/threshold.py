@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from evalsuite.potential.curves import Curves, Flags, joined, marked_any, mean_curves, taken, verdicts
 from evalsuite.errors import UserError
-from evalsuite.records import Array, Floats, Threshold
+from evalsuite.potential.curves import Curves, Flags, joined, marked_any, mean_curves, taken, verdicts
 from evalsuite.potential.tidy import Axes, check_tolerance, tabulated
+from evalsuite.records import Array, Floats, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from evalsuite.potential.curves import Curves
 from evalsuite.errors import UnknownNameError, UserError
+from evalsuite.potential.curves import Curves
 from evalsuite.registry import unknown
 
 if TYPE_CHECKING:

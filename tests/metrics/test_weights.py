@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalsuite import metrics, weighted
+from evalsuite import metrics
 from evalsuite.errors import ContractError, DataError, EvalsuiteError, UnknownNameError
+from evalsuite.metrics import weighted
 
 if TYPE_CHECKING:
     from evalsuite.records import Array

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evalsuite.errors import ContractError
-from evalsuite.weighted import columns, cumulated, resampled, row_sums, vector
+from evalsuite.metrics.weighted import columns, cumulated, resampled, row_sums, vector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from evalsuite.metrics.weighted import Weights
     from evalsuite.records import Array, Floats
-    from evalsuite.weighted import Weights
 
 
 def ece_equal_width(confidence: Array, correct: Array, *, weights: Weights = None, bins: int = 15) -> Floats:

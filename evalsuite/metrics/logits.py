@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import brentq
 
 from evalsuite.errors import CellError, ContractError, DataError, InvalidModelError
-from evalsuite.weighted import row_sums
+from evalsuite.metrics.weighted import row_sums
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evalsuite.calibration import ReliabilityBin, ece_equal_mass, ece_equal_width, reliability
 from evalsuite.errors import ContractError, UnknownNameError
-from evalsuite.logits import (
+from evalsuite.metrics.calibration import ReliabilityBin, ece_equal_mass, ece_equal_width, reliability
+from evalsuite.metrics.logits import (
     brier,
     confidence,
     correct,
@@ -30,14 +30,14 @@ from evalsuite.logits import (
     softmax,
     temperature,
 )
+from evalsuite.metrics.weighted import columns, cumulated, resampled, row_sums, vector
 from evalsuite.registry import unknown
-from evalsuite.weighted import columns, cumulated, resampled, row_sums, vector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from evalsuite.metrics.weighted import Weights
     from evalsuite.records import Array, Floats
-    from evalsuite.weighted import Weights
 
 __all__ = [
     "FUNCTIONALS", "ReliabilityBin", "aupr_in", "aupr_out", "auroc", "brier", "confidence", "correct",
