@@ -35,7 +35,7 @@ class Outputs:
     @cached_property
     def predictions(self) -> Array:
         """Most likely classes, int64 (N,)."""
-        return self.logits.argmax(axis=1)
+        return np.argmax(self.logits, axis=1)
 
     @cached_property
     def correct(self) -> Array:
@@ -74,7 +74,9 @@ class Bench:
         seed: Address of an evaluator's own draws; the same for parent and candidates.
     """
 
-    def __init__(self, model: nn.Module, gallery: Gallery, *, parent: Bench | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, gallery: Gallery, *, parent: Bench | None = None, seed: int = 0
+    ) -> None:
         self.model = model.eval()
         self.gallery = gallery
         self.seed = seed

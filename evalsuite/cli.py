@@ -156,7 +156,7 @@ def _print_summary(found: Run) -> None:
     for (metric, condition, aggregate), rows in chosen.groupby(["metric", "condition", "aggregate"], sort=False):
         potentials = dict(zip(rows["method"], rows["potential"], strict=True))
         name = f"{condition} (worst)" if aggregate == "minimum" else condition
-        table.add_row(metric, name, *(f"{potentials[method]:.1%}" for method in methods))
+        table.add_row(str(metric), str(name), *(f"{potentials[method]:.1%}" for method in methods))
     out.print(table)
     failed = len(found.failures.drop_duplicates(["method", "seed", "target_ratio", "evaluator"]))
     if failed:

@@ -28,7 +28,7 @@ def measured(evaluator: Evaluator, bench: Bench, *, digest: str = "") -> Cell:
     except InvalidModelError as error:
         return Cell(digest, "invalid", str(error))
     except Exception as error:
-        log.exception("evaluator %s failed", type(evaluator).__name__)
+        log.info("evaluator %s failed", type(evaluator).__name__, exc_info=True)
         return Cell(digest, "error", f"{type(error).__name__}: {error}")
     return Cell(digest, "ok", metrics=evaluator.metrics, scores=scores)
 
@@ -53,14 +53,20 @@ def scored(evaluator: Evaluator, bench: Bench) -> tuple[Score, ...]:
 def _completed(score: Score, metrics: Iterable[Metric]) -> Score:
     known = {metric.name: metric for metric in metrics}
     if score.metric not in known:
-        raise ContractError(f"a score names the metric {score.metric!r}, declared are {', '.join(sorted(known))}")
+        raise ContractError(
+            f"a score names the metric {score.metric!r}, declared are {', '.join(sorted(known))}"
+        )
     if score.evidence:
         value = float(evaluate(known[score.metric].functional, score.evidence))
         score = replace(score, value=value, n=sum(len(rows) for rows in score.evidence.values()))
     if score.value is None or score.n is None:
-        raise ContractError(f"the score {score.metric} on {score.condition} has no evidence, so it needs value and n")
+        raise ContractError(
+            f"the score {score.metric} on {score.condition} has no evidence, so it needs value and n"
+        )
     if not math.isfinite(score.value):
-        raise ContractError(f"the score {score.metric} on {score.condition} is {score.value}, expected a finite number")
+        raise ContractError(
+            f"the score {score.metric} on {score.condition} is {score.value}, expected a finite number"
+        )
     return score
 
 

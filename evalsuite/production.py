@@ -61,8 +61,8 @@ class Production:
     def __init__(self, suite: Suite, store: Store, gallery: Gallery, *, device: torch.device) -> None:
         self.suite, self.store, self.gallery, self.device = suite, store, gallery, device
 
-    def parent(self, seed: int) -> Made:
-        """Returns the unpruned network of one seed: read from the suite's checkpoint, or trained.
+    def parent(self, seed: int) -> tuple[Candidate, bool]:
+        """Returns the unpruned network of one seed, read from the suite's checkpoint or trained, and if it is new.
 
         Raises:
             CheckpointError: If the checkpoint is not there or does not fit.
@@ -73,9 +73,9 @@ class Production:
         digest = digest_of({"model": self.suite.model.table, **origin, "code": code_digest(PRODUCING)})
         found = self.store.candidate(key, digest)
         if found is not None:
-            return Made(key, found, computed=False)
+            return found, False
         model = self._trained(seed) if path is None else self._read(path)
-        return Made(key, self._saved(key, model, None, digest=digest))
+        return self._saved(key, model, None, digest=digest), True
 
     def module(self, key: Key, candidate: Candidate) -> nn.Module:
         """Returns the network of a finished candidate as it is on disk, in evaluation mode."""
@@ -108,7 +108,7 @@ class Production:
         ratios = self.suite.ratios[len(ready) :]
         models = choice.plugin.produce(module, ratios, context)
         for ratio in ratios:
-            model = next(models, None)
+            model = _module(next(models, None), ratio)
             floor = _checked(model, parent, module, above=floor, target=ratio)
             yield model
 
@@ -122,14 +122,14 @@ class Production:
                 try:
                     found = self._saved(key, next(chain), parent, digest=digest)
                 except Exception as error:
-                    log.exception("production of %s at %s failed", key.method, key.target_ratio)
+                    log.info("production of %s at %s failed", key.method, key.target_ratio, exc_info=True)
                     reason = f"production failed at ratio {key.target_ratio:g}: {_sentence(error)}"
             yield Made(key, found, reason)
 
     def _saved(self, key: Key, model: nn.Module, parent: Candidate | None, *, digest: str) -> Candidate:
         """Record of a network after saving it; the ratio is counted on what was saved."""
         path = self.store.weights_path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        self.store.forget_candidate(key)  # its record must not outlive its weights
         save(model, self.suite.model.table, path)
         spent = cost(model, self.gallery.images(View()).images.shape[1:])
         candidate = Candidate(
@@ -189,14 +189,18 @@ class Production:
         }
 
 
-def _checked(model: nn.Module | None, parent: Candidate, module: nn.Module, *, above: float, target: float) -> float:
+def _module(model: object, target: float) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise ContractError(f"the producer yielded {type(model).__name__} for ratio {target:g}, expected a module")
+    return model
+
+
+def _checked(model: nn.Module, parent: Candidate, module: nn.Module, *, above: float, target: float) -> float:
     """Measured ratio of what a producer yielded.
 
     Raises:
         ContractError: If the producer broke its contract.
     """
-    if not isinstance(model, nn.Module):
-        raise ContractError(f"the producer yielded {type(model).__name__} for ratio {target:g}, expected a module")
     if weights_digest(module) != parent.weights:
         raise ContractError("the producer changed the parent; it must work on a copy")
     if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):

@@ -75,13 +75,20 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: If there is none; the sentence has the nearest names.
+            UserError: If it cannot be imported.
         """
         if name not in self._loaded:
             target = self._all_targets().get(name)
             if target is None:
                 raise UnknownNameError(unknown(self.kind, name, self))
             module, _, attribute = target.partition(":")
-            self._loaded[name] = getattr(importlib.import_module(module), attribute)
+            try:
+                self._loaded[name] = getattr(importlib.import_module(module), attribute)
+            except (ImportError, AttributeError) as error:
+                raise UserError(
+                    f"the {self.kind} {name!r} cannot be loaded from {target} ({error}); "
+                    "repair or remove the package that brings it"
+                ) from error
         return self._loaded[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -138,10 +145,10 @@ def import_file(path: Path) -> None:
     sys.modules[name] = module  # before running it: dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         if isinstance(error, UserError):
-            raise
+            raise SuiteError(f"plug-in file {path}: {error}") from error
         raise SuiteError(f"plug-in file {path} does not run: {type(error).__name__}: {error}") from error
 
 

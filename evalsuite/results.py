@@ -17,10 +17,7 @@ from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Array, Candidate, Floats, Metric, Score
 from evalsuite.statistics import bootstrap_weights, drop, paired_drop_interval
 from evalsuite.store import Cell, Key, Store
-from evalsuite.suite import DENSE
-
-PRODUCTION = "production"
-"""Name of the cell that says why a candidate could not be made."""
+from evalsuite.suite import DENSE, PRODUCTION
 
 REPLICATES = 1000
 COLUMNS = (

@@ -21,9 +21,9 @@ from evalsuite.production import Made, Production
 from evalsuite.provenance import MEASURING, Options, code_digest, data_root, record
 from evalsuite.randomness import address
 from evalsuite.records import Candidate, Status
-from evalsuite.results import PRODUCTION, Run
+from evalsuite.results import Run
 from evalsuite.store import Cell, Key, Store, digest_of
-from evalsuite.suite import Choice, Suite, load
+from evalsuite.suite import DENSE, PRODUCTION, Choice, Suite, load
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,15 @@ class _Work:
 
     def run(self, seed: int) -> None:
         """Computes every cell of one seed that is not in the store."""
-        made = self.production.parent(seed)
-        assert made.candidate is not None  # a parent that cannot be had raises
-        self._tell(made.key, PRODUCTION, "ok", computed=made.computed)
-        module = self.production.module(made.key, made.candidate)
+        key = Key(DENSE, seed, 0.0)
+        parent, fresh = self.production.parent(seed)
+        self._tell(key, PRODUCTION, "ok", computed=fresh)
+        module = self.production.module(key, parent)
         bench = Bench(module, self.gallery, seed=address(seed, "bench"))
-        self._measure(made.key, made.candidate, lambda: bench, parent=made.candidate)
+        self._measure(key, parent, lambda: bench, parent=parent)
         for choice in self.suite.producers:
-            for child in self.production.candidates(choice, made.candidate, module):
-                self._follow(child, made.candidate, bench)
+            for made in self.production.candidates(choice, parent, module):
+                self._follow(made, parent, bench)
 
     def _follow(self, made: Made, parent: Candidate, dense: Bench) -> None:
         """Measures one candidate, or records why there is none."""
@@ -135,13 +135,13 @@ class _Work:
         for choice in self.suite.evaluators:
             digest = self._digest(choice, candidate, parent)
             cell = self.store.cell(key, choice.label, digest)
-            fresh = cell is None or cell.status == "error"
-            if fresh:
-                ready = ready or bench()
-                cell = measured(choice.plugin, ready, digest=digest)
-                self.store.write_cell(key, choice.label, cell)
-            assert cell is not None
-            self._tell(key, choice.label, cell.status, computed=fresh)
+            if cell is not None and cell.status != "error":  # an error may be gone: the cell is tried again
+                self._tell(key, choice.label, cell.status, computed=False)
+                continue
+            ready = ready or bench()
+            cell = measured(choice.plugin, ready, digest=digest)
+            self.store.write_cell(key, choice.label, cell)
+            self._tell(key, choice.label, cell.status, computed=True)
 
     def _digest(self, choice: Choice[Evaluator], candidate: Candidate, parent: Candidate) -> str:
         """What a measurement depends on."""

@@ -115,6 +115,19 @@ class Store:
         fields = content["candidate"]
         return Candidate(**{**fields, "cost": Cost(**fields["cost"])})
 
+    def forget_candidate(self, key: Key) -> None:
+        """Removes the record of a candidate, and makes room for its weights.
+
+        Raises:
+            StoreError: If the folder cannot be written to.
+        """
+        path = self._candidate_path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+
     def write_candidate(self, key: Key, candidate: Candidate, *, digest: str) -> None:
         """Writes the JSON beside the weights, which must be there already: with it the candidate is finished."""
         content = {"format": FORMAT, "digest": digest, "candidate": asdict(candidate)}
@@ -187,7 +200,11 @@ def write_atomically(path: Path, data: bytes) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise StoreError(f"{path} cannot be written: {error}; free space or name another folder with --out") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path} cannot be written: {error}; free space or name another folder with --out")
 
 
 def _cell(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> Cell:

@@ -6,12 +6,14 @@ A table is the keyword arguments of a registered frozen dataclass, so there is n
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import math
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -34,6 +36,9 @@ if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
 T = TypeVar("T")
 DENSE = "dense"
 """Method name of the parent."""
+PRODUCTION = "production"
+"""Name of the cell that says why a candidate could not be made."""
+RESERVED = MappingProxyType({DENSE: "the parent", PRODUCTION: "the making of a candidate"})
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,12 @@ def _chosen(registry: Registry[type[T]], table: Mapping[str, Any], *, where: str
         kind = registry.get(name)
     except UnknownNameError as error:
         raise SuiteError(f"{where}: {error}") from error
+    if not dataclasses.is_dataclass(kind) or inspect.isabstract(kind):
+        missing = ", ".join(sorted(getattr(kind, "__abstractmethods__", ()))) or "none"
+        raise SuiteError(
+            f"{where}, {name}: found {kind.__qualname__}, expected a frozen dataclass without abstract methods "
+            f"(abstract now: {missing}); mend the plug-in"
+        )
     plugin = _build(kind, settings, where=f"{where}, {name}")
     return Choice(label, name, json.loads(json.dumps(dataclasses.asdict(plugin), default=str)), plugin)  # type: ignore[call-overload]  # plug-ins are dataclasses
 
@@ -227,8 +238,8 @@ def _labelled(
         raise SuiteError(f"{where}: found none, expected at least one {registry.kind}")
     labels = [choice.label for choice in choices]
     for label in labels:
-        if labels.count(label) > 1 or label == DENSE:
-            what = "is kept for the parent" if label == DENSE else "is there twice"
+        if labels.count(label) > 1 or label in RESERVED:
+            what = f"is kept for {RESERVED[label]}" if label in RESERVED else "is there twice"
             raise SuiteError(f"{where}: the label {label!r} {what}; give each {registry.kind} a label of its own")
     return choices
 

@@ -36,7 +36,9 @@ from evalsuite.training.recipe import Recipe
 
 RATIOS = (0.4, 0.7, 0.9)
 RECIPE = Recipe(epochs=1, batch_size=32, learning_rate=0.05)
-TRAINED_ON = 64  # images: two steps per retraining show whether masks hold, and a ResNet-20 takes half a second
+TRAINED_ON = (
+    64  # images: two steps per retraining show whether masks hold, and a ResNet-20 takes half a second
+)
 TESTED_ON = 96  # images: more than one batch and one block of random draws
 PROBED = 8
 
@@ -72,7 +74,10 @@ def check_model(model: nn.Module, *, classes: int = 10, side: int = 32) -> None:
     probe = torch.from_numpy(images).float().div(255).requires_grad_()
     model.eval()(probe).square().sum().backward()
     slope = probe.grad
-    _expect(slope is not None and bool(slope.abs().sum() > 0), "no gradient reaches the images: attacks cannot work")
+    _expect(
+        slope is not None and bool(slope.abs().sum() > 0),
+        "no gradient reaches the images: attacks cannot work",
+    )
 
 
 def check_producer(producer: Producer, *, architecture: str = "small-cnn", within: float = 0.05) -> None:
@@ -93,7 +98,9 @@ def check_producer(producer: Producer, *, architecture: str = "small-cnn", withi
     _expect(len(trail) == len(RATIOS), f"{len(trail)} models for {len(RATIOS)} ratios")
     measured = [1 - nonzero(model) / nonzero(parent) for model in trail]
     for target, ratio, model in zip(RATIOS, measured, trail, strict=True):
-        _expect(abs(ratio - target) <= within, f"ratio {ratio:.4f} at target {target}, it may be {within} off")
+        _expect(
+            abs(ratio - target) <= within, f"ratio {ratio:.4f} at target {target}, it may be {within} off"
+        )
         for name, layer in prunable(model).items():
             _expect(bool(layer.get_parameter("weight").any()), f"layer {name} is empty at ratio {target}")
     _expect(all(low < high for low, high in pairwise(measured)), f"measured ratios do not rise: {measured}")
@@ -146,7 +153,9 @@ def _reloaded(plugin: Architecture, model: nn.Module) -> nn.Module:
         path = Path(folder, "candidate.safetensors")
         save(model, settings, path)
         again = load(settings, path)
-    _expect(np.array_equal(logits(model, images), logits(again, images)), "saving and loading changed the outputs")
+    _expect(
+        np.array_equal(logits(model, images), logits(again, images)), "saving and loading changed the outputs"
+    )
     return again
 
 

@@ -350,7 +350,9 @@ def test_the_table_of_a_choice_makes_the_same_choice_again(registry: object) -> 
 
 
 @given(
-    epsilons=st.lists(st.floats(0.001, 255) | st.integers(1, 255), min_size=1, max_size=3),
+    epsilons=st.lists(
+        st.floats(0.001, 255) | st.integers(1, 255), min_size=1, max_size=3, unique_by=lambda epsilon: f"{epsilon:g}"
+    ),
     steps=st.integers(1, 50),
     images=st.integers(0, 500),
 )

@@ -167,14 +167,18 @@ def _plain(place: Place, folders: Sequence[str], stem: str) -> tuple[Array, Arra
         prefix = place.root / (f"{folder}_" if flat else f"{folder}/{stem}_")
         images = Path(f"{prefix}images.npy")
         if images.is_file():
-            return _channels_first(images, _array(images, mapped=True)), _labels(Path(f"{prefix}labels.npy"), images)
+            return _channels_first(images, _array(images, mapped=True)), _labels(
+                Path(f"{prefix}labels.npy"), images
+            )
     return None
 
 
 def _labels(path: Path, images: Path) -> Array | None:
     if path.is_file():
         labels = _array(path, mapped=False)
-        return labels.astype(np.int64) if np.issubdtype(labels.dtype, np.integer) else labels  # others: see `checked`
+        return (
+            labels.astype(np.int64) if np.issubdtype(labels.dtype, np.integer) else labels
+        )  # others: see `checked`
     if images.parent.name == "ood":
         return None  # a flat out-of-distribution set may come without
     raise DataError(f"{images} has no labels beside it: expected {path}, one integer per image")
@@ -182,9 +186,12 @@ def _labels(path: Path, images: Path) -> Array | None:
 
 def _array(path: Path, *, mapped: bool) -> Array:
     try:
-        return np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+        found: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise DataError(f"{path} is not a readable NumPy array ({error}); write it again with numpy.save") from error
+        raise DataError(
+            f"{path} is not a readable NumPy array ({error}); write it again with numpy.save"
+        ) from error
+    return found
 
 
 def _channels_first(path: Path, images: Array) -> Array:

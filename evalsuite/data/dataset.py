@@ -102,7 +102,7 @@ def digest(images: ImageSet) -> str:
     """Returns a hexadecimal digest of the pixels and labels."""
     total = hashlib.sha256(f"{images.images.dtype} {images.images.shape} {images.classes}".encode())
     for start in range(0, len(images.images), 4096):
-        total.update(np.ascontiguousarray(images.images[start : start + 4096]))
+        total.update(images.images[start : start + 4096].tobytes())
     if images.labels is not None:
-        total.update(np.ascontiguousarray(images.labels.astype(np.int64)))
+        total.update(images.labels.astype(np.int64).tobytes())
     return total.hexdigest()

@@ -158,7 +158,9 @@ class Gallery:
         plain = self.images(replace(view, change=None))
         changed = change.apply(plain.images, self.place)
         if changed.shape != plain.images.shape:
-            raise DataError(f"{change!r} turned images {plain.images.shape} into {changed.shape}; shapes must stay")
+            raise DataError(
+                f"{change!r} turned images {plain.images.shape} into {changed.shape}; shapes must stay"
+            )
         return replace(plain, name=self.condition(view), images=changed)
 
 

@@ -13,7 +13,7 @@ from evalsuite.compat import foolbox
 from evalsuite.data.views import View
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.contract import Evaluator
+from evalsuite.evaluators.contract import Evaluator, check_once
 from evalsuite.evaluators.noise import check_epsilons
 from evalsuite.records import Array, Metric, Score
 
@@ -49,6 +49,7 @@ class Attack(Evaluator):
         check_epsilons("attack", self.epsilons)
         if not self.attacks:
             raise SuiteError(f"attack: found no attacks, expected some of {', '.join(foolbox.NAMES)}")
+        check_once("attack", "attacks", self.attacks)
         if self.images < 0:
             raise SuiteError(f"attack: found images = {self.images}, expected a count, or 0 for all")
         for name in self.attacks:
@@ -68,14 +69,18 @@ class Attack(Evaluator):
         """Yields one score per attack and radius, and one per radius for the worst case of each image."""
         chosen = slice(0, self.images or None)
         images, labels = bench.images(View()).images[chosen], bench.outputs(View()).known[chosen]
-        population = POPULATION if len(labels) == len(bench.outputs(View()).known) else f"{POPULATION}[:{self.images}]"
+        population = (
+            POPULATION if len(labels) == len(bench.outputs(View()).known) else f"{POPULATION}[:{self.images}]"
+        )
         for epsilon in self.epsilons:
             worst = np.ones(len(labels), dtype=bool)
             for name in self.attacks:
                 robust = self._robust(bench, (images, labels), self._attack(name, epsilon))
                 worst &= robust
                 evidence = {population: robust}
-                yield Score(ROBUST_ACCURACY.name, f"{name}/{epsilon:g}:255", evidence=evidence, group="attack")
+                yield Score(
+                    ROBUST_ACCURACY.name, f"{name}/{epsilon:g}:255", evidence=evidence, group="attack"
+                )
             yield Score(ROBUST_ACCURACY.name, f"{WORST}/{epsilon:g}:255", evidence={population: worst})
 
     def _attack(self, name: str, epsilon: float) -> foolbox.Attack:
@@ -84,6 +89,6 @@ class Attack(Evaluator):
     def _robust(self, bench: Bench, target: tuple[Array, Array], attack: foolbox.Attack) -> Array:
         images = torch.from_numpy(np.array(target[0])).float()
         scaled = images / 255 if target[0].dtype == np.uint8 else images
-        labels = torch.from_numpy(np.array(target[1]))
+        labels = torch.from_numpy(np.array(target[1], dtype=np.int64))
         found = foolbox.attack_success(bench.ready, scaled, labels, attack=attack, seed=bench.seed)
         return (~found.broken).numpy()

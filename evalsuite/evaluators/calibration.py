@@ -54,7 +54,8 @@ class Calibration(Evaluator):
     def metrics(self) -> tuple[Metric, ...]:
         """Four measures, the same after scaling, and the temperature; NLL before scaling is the accuracy test's."""
         after = (
-            replace(one, name=one.name + SCALED, text=f"After temperature scaling: {one.text}") for one in _PLAIN
+            replace(one, name=one.name + SCALED, text=f"After temperature scaling: {one.text}")
+            for one in _PLAIN
         )
         return *_PLAIN[:-1], *after, TEMPERATURE
 

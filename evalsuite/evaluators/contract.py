@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from evalsuite.bench import Bench
 from evalsuite.data.views import View
+from evalsuite.errors import SuiteError
 from evalsuite.records import Metric, Score
+
+
+def check_once(evaluator: str, key: str, values: Sequence[object]) -> None:
+    """Checks that a setting names nothing twice, since each condition has one score.
+
+    Raises:
+        SuiteError: Otherwise.
+    """
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise SuiteError(f"{evaluator}: {', '.join(twice)} is in {key} twice; name each once")
 
 
 class Evaluator(ABC):

@@ -13,7 +13,7 @@ from evalsuite.data.corruptions import CORRUPTIONS
 from evalsuite.data.views import Corruption, View
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators.accuracy import ACCURACY, AGREEMENT, NLL, POPULATION, labelled_scores
-from evalsuite.evaluators.contract import Evaluator
+from evalsuite.evaluators.contract import Evaluator, check_once
 from evalsuite.records import Array, Metric, Score
 from evalsuite.registry import unknown
 
@@ -41,9 +41,13 @@ class Corruptions(Evaluator):
             if kind not in CORRUPTIONS:
                 raise SuiteError(unknown("corruption", kind, CORRUPTIONS))
         if not self.severities or not set(self.severities) <= set(SEVERITIES):
-            raise SuiteError(f"corruptions: found severities {list(self.severities)}, expected some of 1 to 5")
+            raise SuiteError(
+                f"corruptions: found severities {list(self.severities)}, expected some of 1 to 5"
+            )
         if not self.kinds:
             raise SuiteError("corruptions: found no kinds, expected at least one")
+        check_once("corruptions", "kinds", self.kinds)
+        check_once("corruptions", "severities", self.severities)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -69,4 +73,5 @@ class Corruptions(Evaluator):
                 if published:
                     means[score.metric].append(score.evidence[POPULATION])
         for metric, values in means.items():
-            yield Score(metric, GROUP, evidence={POPULATION: np.mean(values, axis=0, dtype=np.float64)})
+            mean: Array = np.mean(np.stack(values), axis=0, dtype=np.float64)
+            yield Score(metric, GROUP, evidence={POPULATION: mean})

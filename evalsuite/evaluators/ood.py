@@ -8,11 +8,13 @@ from types import MappingProxyType
 
 from evalsuite import metrics
 from evalsuite.bench import Bench
+from evalsuite.data import DATASETS
 from evalsuite.data.views import View
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.contract import Evaluator
+from evalsuite.evaluators.contract import Evaluator, check_once
 from evalsuite.records import Array, Floats, Metric, Score
+from evalsuite.registry import unknown
 
 DETECTORS: Mapping[str, Callable[[Array], Floats]] = MappingProxyType(
     {"msp": metrics.msp, "energy": metrics.energy}
@@ -50,18 +52,31 @@ class Ood(Evaluator):
 
     def __post_init__(self) -> None:
         if not self.near + self.far:
-            raise SuiteError("ood: found no image sets, expected names in near or far, for example far = ['letters']")
-        twice = set(self.near) & set(self.far)
-        if twice:
-            raise SuiteError(f"ood: {', '.join(sorted(twice))} is both near and far; name each set once")
+            raise SuiteError(
+                "ood: found no image sets, expected names in near or far, for example far = ['letters']"
+            )
+        for name in self.near + self.far:
+            if name not in DATASETS:
+                raise SuiteError(unknown("data set", name, DATASETS))
+        check_once("ood", "near and far", self.near + self.far)
+        check_once("ood", "detectors", self.detectors)
         if not self.detectors or not set(self.detectors) <= set(DETECTORS):
-            raise SuiteError(f"ood: found detectors {list(self.detectors)}, expected some of {', '.join(DETECTORS)}")
+            raise SuiteError(
+                f"ood: found detectors {list(self.detectors)}, expected some of {', '.join(DETECTORS)}"
+            )
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """Five measures per detector."""
         return tuple(
-            Metric(f"{detector}_{name}", better, "fraction", f"{text}; score: {_SOURCES[detector]}.", name, tolerance)
+            Metric(
+                f"{detector}_{name}",
+                better,
+                "fraction",
+                f"{text}; score: {_SOURCES[detector]}.",
+                name,
+                tolerance,
+            )
             for detector in self.detectors
             for name, better, tolerance, text in _MEASURES
         )

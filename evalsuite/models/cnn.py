@@ -22,12 +22,15 @@ class SmallCNN(Architecture):
 
     widths: tuple[int, int, int, int] = (24, 48, 64, 64)
 
-    def network(self) -> nn.Module:
-        """Returns stem, three convolutions, global average pooling and a linear layer."""
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if len(self.widths) != 4 or min(self.widths) < 1:
             raise SuiteError(
                 f"model small-cnn: found widths = {self.widths}, expected four numbers of at least 1"
             )
+
+    def network(self) -> nn.Module:
+        """Returns stem, three convolutions, global average pooling and a linear layer."""
         stem, first, second, third = self.widths
         return nn.Sequential(
             OrderedDict(

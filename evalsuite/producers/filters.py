@@ -54,7 +54,9 @@ class FilterProducer(Producer):
     def _shrunk(self, model: nn.Module, widths: Widths, budget: float) -> nn.Module:
         """Copy of `model` whose number of non-zero parameters is as near to `budget` as whole filters allow."""
         ranks = {name: self._ranked(model, name) for name in widths}
-        shares = sorted({Fraction(2 * kept + 1, 2 * width) for width in widths.values() for kept in range(width)})
+        shares = sorted(
+            {Fraction(2 * kept + 1, 2 * width) for width in widths.values() for kept in range(width)}
+        )
         shares.insert(0, Fraction(0))
 
         def at(share: Fraction) -> nn.Module:
@@ -68,7 +70,9 @@ class FilterProducer(Producer):
                 f"too high a prune ratio: {round(budget)} parameters may stay, but with one filter in each of "
                 f"{len(widths)} layers {nonzero(at(shares[0]))} are left; ask for a smaller ratio"
             )
-        nearest = min(shares[max(above - 1, 0) : above + 1], key=lambda share: abs(nonzero(at(share)) - budget))
+        nearest = min(
+            shares[max(above - 1, 0) : above + 1], key=lambda share: abs(nonzero(at(share)) - budget)
+        )
         return at(nearest)
 
     def _ranked(self, model: nn.Module, name: str) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from evalsuite.errors import UserError
+from evalsuite.errors import ContractError, UserError
 from evalsuite.models.cost import nonzero, prunable
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.randomness import generator
@@ -52,30 +52,36 @@ def masks_keeping(model: nn.Module, scores: Mapping[str, Tensor], budget: int) -
         Parameter names (``<layer>.weight``) to bool masks.
 
     Raises:
-        UserError: If `budget` is too small to leave one weight in each layer.
+        UserError: If `budget` is too small to leave one weight in each layer that has any.
+        ContractError: If a score is NaN.
     """
     layers = prunable(model)
     weights = {name: layer.get_parameter("weight").detach() for name, layer in layers.items()}
     fixed = nonzero(model) - sum(int(weight.count_nonzero()) for weight in weights.values())
     keep = budget - fixed
-    if keep < len(layers):
+    alive = sum(bool(weight.any()) for weight in weights.values())
+    if keep < alive:
         raise UserError(
             f"too high a prune ratio: of {budget} parameters that may stay, {fixed} are biases and norms, "
-            f"which leaves {max(keep, 0)} weights for {len(layers)} layers; ask for a smaller ratio"
+            f"which leaves {max(keep, 0)} weights for {alive} layers; ask for a smaller ratio"
         )
     ranked = torch.cat([_ranking(weights[name], scores[name]) for name in layers])
     kept = torch.zeros(len(ranked), dtype=torch.bool)
     kept[torch.sort(ranked, descending=True, stable=True).indices[:keep]] = True
     kept &= ranked > -torch.inf
-    parts = kept.split([weight.numel() for weight in weights.values()])
+    parts = torch.split(kept, [weight.numel() for weight in weights.values()])
     return {f"{name}.weight": part.view_as(weights[name]) for name, part in zip(layers, parts, strict=True)}
 
 
 def _ranking(weight: Tensor, score: Tensor) -> Tensor:
     """Scores as a flat float64 vector: pruned weights last, the layer's best weight first of all."""
     flat = score.detach().double().cpu().flatten().clone()
-    flat[weight.cpu().flatten() == 0] = -torch.inf
-    flat[flat.argmax()] = torch.inf
+    if flat.isnan().any():
+        raise ContractError("a producer's scores have NaN among them, expected numbers to rank weights by")
+    pruned = weight.cpu().flatten() == 0
+    flat[pruned] = -torch.inf
+    if not pruned.all():
+        flat[flat.argmax()] = torch.inf
     return flat
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ Masks = Mapping[str, Tensor]
 """Names of parameters to bool tensors of their shape: True is kept, False stays zero."""
 
 
-def train(model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int, masks: Masks | None = None) -> None:
+def train(
+    model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int, masks: Masks | None = None
+) -> None:
     """Trains `model` in place with cross-entropy and leaves it in evaluation mode.
 
     Nothing is selected by test accuracy: the last epoch stands.
@@ -36,7 +39,6 @@ def train(model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int, mask
     """
     if images.labels is None:
         raise DataError(f"image set {images.name!r} has no labels: expected a labelled set to train on")
-    device = next(model.parameters()).device
     labels = torch.from_numpy(np.array(images.labels, dtype=np.int64))
     draws = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.SGD(
@@ -46,21 +48,21 @@ def train(model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int, mask
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
     )
+    device = next(model.parameters()).device
     held = _held(model, masks or {})
-    steps = -(-len(labels) // recipe.batch_size)
     model.train()
-    for epoch in range(recipe.epochs):
-        order = torch.randperm(len(labels), generator=draws)
-        for step, rows in enumerate(order.split(recipe.batch_size)):
+    with _seeded(device, seed):
+        for at, batch, wanted in _steps(images.images, labels, recipe, draws):
             for group in optimiser.param_groups:
-                group["lr"] = learning_rate(recipe, epoch + (step + 1) / steps)
-            batch = augmented(_batch(images.images, rows), recipe.augment, draws)
-            loss = functional.cross_entropy(model(batch.to(device)), labels[rows].to(device))
+                group["lr"] = learning_rate(recipe, at)
+            loss = functional.cross_entropy(model(batch.to(device)), wanted.to(device))
             if not torch.isfinite(loss):
-                raise CellError(f"training diverged: the loss is {loss.item()} in epoch {epoch + 1}; "
-                                f"lower the learning rate (now {recipe.learning_rate:g})")
+                raise CellError(
+                    f"training diverged: the loss is {loss.item()} in epoch {int(at) + 1}; "
+                    f"lower the learning rate (now {recipe.learning_rate:g})"
+                )
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             optimiser.step()
             _enforce(held)
     model.eval()
@@ -88,6 +90,33 @@ def training_seed(seed: int, *key: str | int | float) -> int:
     return address(seed, "train", *key)
 
 
+@contextlib.contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Seeds what the model itself draws (dropout), and gives everybody else's random state back."""
+    on_card = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_card else []):
+        torch.default_generator.manual_seed(seed)
+        if on_card:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def _steps(
+    images: Array, labels: Tensor, recipe: Recipe, draws: torch.Generator
+) -> Iterator[tuple[float, Tensor, Tensor]]:
+    """Yields for each step where its middle is, in epochs, and a batch of images with their labels.
+
+    The middle: at its end the last step would have a learning rate of zero, and milestones would come early.
+    """
+    steps = -(-len(labels) // recipe.batch_size)
+    for epoch in range(recipe.epochs):
+        order = torch.randperm(len(labels), generator=draws)
+        for step, rows in enumerate(torch.split(order, recipe.batch_size)):
+            batch = augmented(_batch(images, rows), recipe.augment, draws)
+            yield epoch + (step + 0.5) / steps, batch, labels[rows]
+
+
 def _batch(images: Array, rows: Tensor) -> Tensor:
     chosen = images[rows.numpy()]
     batch = torch.from_numpy(np.ascontiguousarray(chosen)).float()
@@ -97,7 +126,9 @@ def _batch(images: Array, rows: Tensor) -> Tensor:
 def _held(model: nn.Module, masks: Masks) -> list[tuple[Tensor, Tensor]]:
     """Parameters with their masks as floats; they are zeroed once at the start."""
     parameters = dict(model.named_parameters())
-    held = [(parameters[name], mask.to(parameters[name])) for name, mask in masks.items()]
+    held: list[tuple[Tensor, Tensor]] = [
+        (parameters[name], mask.to(parameters[name])) for name, mask in masks.items()
+    ]
     _enforce(held)
     return held
 

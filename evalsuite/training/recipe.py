@@ -20,7 +20,8 @@ class Recipe:
         momentum: Of SGD.
         nesterov: Whether the momentum is Nesterov's.
         weight_decay: L2 penalty on all parameters.
-        schedule: ``cosine`` to zero, ``step`` (times `gamma` at each milestone) or ``constant``; per iteration.
+        schedule: ``cosine`` to zero, ``step`` (times `gamma` at each milestone) or ``constant``; a
+            step has the rate of its middle.
         milestones: Epochs at which ``step`` drops the learning rate.
         gamma: Factor of each drop.
         warmup_epochs: Linear rise from zero; may be a fraction.
@@ -50,7 +51,9 @@ class Recipe:
         if self.weight_decay < 0 or self.warmup_epochs < 0:
             raise SuiteError("recipe: weight_decay and warmup_epochs must not be negative")
         if self.milestones and self.schedule != "step":
-            raise SuiteError(f"recipe: milestones mean nothing to schedule {self.schedule!r}; use schedule = 'step'")
+            raise SuiteError(
+                f"recipe: milestones mean nothing to schedule {self.schedule!r}; use schedule = 'step'"
+            )
         if self.nesterov and not self.momentum:
             raise SuiteError("recipe: nesterov needs a momentum above 0")
 
@@ -64,7 +67,9 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     if epoch < recipe.warmup_epochs:
         return recipe.learning_rate * epoch / recipe.warmup_epochs
     if recipe.schedule == "step":
-        return recipe.learning_rate * recipe.gamma ** sum(epoch >= milestone for milestone in recipe.milestones)
+        return recipe.learning_rate * recipe.gamma ** sum(
+            epoch >= milestone for milestone in recipe.milestones
+        )
     if recipe.schedule == "cosine":
         length = max(recipe.epochs - recipe.warmup_epochs, 1e-12)
         return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - recipe.warmup_epochs) / length))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from evalsuite.data.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, corrupt, label
+from evalsuite.data.corruptions import CORRUPTIONS, EXTRA, FAMILIES, SEVERITIES, corrupt, label
 from evalsuite.errors import DataError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -150,3 +150,10 @@ def test_unknown_kinds_are_refused_with_a_near_miss() -> None:
 def test_wrong_textures_are_refused(texture: np.ndarray[Any, Any], sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         corrupt(images(1), "frost", 1, seed=0, textures=[texture])
+
+
+@pytest.mark.parametrize("kind", EXTRA)
+def test_reserved_names_are_refused_until_they_can_be_generated(kind: str) -> None:
+    assert kind not in CORRUPTIONS
+    with pytest.raises(UnknownNameError, match=f"unknown corruption '{kind}'"):
+        corrupt(images(1), kind, 1, seed=0)
