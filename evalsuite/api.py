@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from evalsuite import report as pages
 from evalsuite.data import DATASETS
 from evalsuite.errors import StoreError
 from evalsuite.provenance import Options, data_root
 from evalsuite.records import ImageSet
+from evalsuite.report import write
 from evalsuite.report.findings import Findings
 from evalsuite.results import Run
 from evalsuite.store import write_atomically
@@ -48,11 +48,12 @@ def run(
         The results; ``run.measurements`` and ``run.thresholds()`` are tables.
 
     Raises:
-        UserError: If the suite, its data or its checkpoint is not as it must be; nothing has been computed then.
+        UserError: If the suite, its data or its checkpoint is not as it must be; nothing has been computed
+            then.
     """
-    from evalsuite import runner  # torch takes seconds to import
+    from evalsuite.runner import run as computed  # torch takes seconds to import
 
-    found = runner.run(suite, out=out, options=options, progress=progress)
+    found = computed(suite, out=out, options=options, progress=progress)
     publish(found)
     return found
 
@@ -64,7 +65,8 @@ def publish(found: Run | Path | str) -> Path:
         found: A run, or its folder.
 
     Returns:
-        The path of ``index.html``; ``measurements.csv``, ``thresholds.csv`` and ``reliability.csv`` lie beside it.
+        The path of ``index.html``; ``measurements.csv``, ``thresholds.csv`` and ``reliability.csv`` lie
+        beside it.
 
     Raises:
         StoreError: If the folder is no run, holds no finished cell, or cannot be written.
@@ -78,8 +80,10 @@ def publish(found: Run | Path | str) -> Path:
         "reliability": results.reliability,
     }
     for name, table in tables.items():
-        write_atomically(results.path / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode())
-    return pages.write(Findings(**tables, metrics=results.metrics, record=results.record), results.path)
+        write_atomically(
+            results.path / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode()
+        )
+    return write(Findings(**tables, metrics=results.metrics, record=results.record), results.path)
 
 
 def evaluate(
@@ -120,7 +124,12 @@ def evaluate(
         metrics = {metric.name: metric for metric in evaluator.metrics}
         for score in scored(evaluator, bench):
             metric = metrics[score.metric]
-            named = {"evaluator": label, "metric": score.metric, "condition": score.condition, "group": score.group}
+            named = {
+                "evaluator": label,
+                "metric": score.metric,
+                "condition": score.condition,
+                "group": score.group,
+            }
             known = {"unit": metric.unit, "higher_is_better": metric.higher_is_better}
             rows.append({**named, "value": score.value, "n": score.n, **known})
     return pd.DataFrame(rows)

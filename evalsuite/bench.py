@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from evalsuite import metrics
 from evalsuite.data.views import Gallery, View
 from evalsuite.errors import ContractError, DataError, InvalidModelError
+from evalsuite.metrics import confidence, correct, nll
 from evalsuite.models.forward import Prepared, logits, prepared
 from evalsuite.records import Array, Floats, ImageSet
 
@@ -35,22 +35,23 @@ class Outputs:
     @cached_property
     def predictions(self) -> Array:
         """Most likely classes, int64 (N,)."""
-        return np.argmax(self.logits, axis=1)
+        found: Array = np.argmax(self.logits, axis=1)
+        return found
 
     @cached_property
     def correct(self) -> Array:
         """Whether each prediction is right, bool (N,)."""
-        return metrics.correct(self.logits, self.known)
+        return correct(self.logits, self.known)
 
     @cached_property
     def confidence(self) -> Floats:
         """Largest probability, float64 (N,)."""
-        return metrics.confidence(self.logits)
+        return confidence(self.logits)
 
     @cached_property
     def nll(self) -> Floats:
         """Negative log-likelihood of the label in nats, float64 (N,)."""
-        return metrics.nll(self.logits, self.known)
+        return nll(self.logits, self.known)
 
     @property
     def known(self) -> Array:
@@ -68,7 +69,8 @@ class Bench:
     """Puts one model on the image sets that its evaluators asked for.
 
     Args:
-        model: Takes float images in [0, 1], (B, C, H, W); returns logits (B, K). It is put into evaluation mode.
+        model: Takes float images in [0, 1], (B, C, H, W); returns logits (B, K). It is put into evaluation
+            mode.
         gallery: Where the images come from.
         parent: Bench of the unpruned network of the same seed; ``None`` if this is it.
         seed: Address of an evaluator's own draws; the same for parent and candidates.

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="evalsuite",
-    help="How far can a network be pruned before it stops being as good as its parent, and not only on clean images?",
+    help="How far can a network be pruned before it stops being as good as its parent, beyond test accuracy?",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -38,31 +38,37 @@ FAILED, WRONG = 1, 2  # exit codes: a cell failed; the user's mistake
 
 @app.command("run")
 def run_command(
-    suite: Annotated[str, typer.Argument(help="Path of a suite, or the name of one that ships with evalsuite.")] = "digits",
-    out_dir: Annotated[Path | None, typer.Option("--out", help="Run folder. [default: reports/<suite>]")] = None,
+    suite: Annotated[
+        str, typer.Argument(help="Path of a suite, or the name of one that ships with evalsuite.")
+    ] = "digits",
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="Run folder. [default: reports/<suite>]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="One seed instead of the suite's.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<n>.")] = "cpu",
     data: Annotated[Path | None, typer.Option(help="Data folder. [default: $EVALSUITE_DATA]")] = None,
     download: Annotated[bool, typer.Option("--download", help="Allow fetching missing data sets.")] = False,
 ) -> None:
     """Run a suite and write its report; what an earlier run finished is not computed again."""
-    from evalsuite import api
+    from evalsuite.api import run
     from evalsuite.provenance import Options
 
     options = Options(seed=seed, device=device, data=data, download=download)
     with _progress() as progress:
-        found = api.run(suite, out=out_dir, options=options, progress=progress)
+        found = run(suite, out=out_dir, options=options, progress=progress)
     _print_summary(found)
     out.print(f"Report: {(found.path / 'index.html').resolve()}", soft_wrap=True)
     raise typer.Exit(FAILED if len(found.failures) else 0)
 
 
 @app.command("report")
-def report_command(run: Annotated[Path, typer.Argument(help="A run folder, for example reports/digits.")]) -> None:
+def report_command(
+    run: Annotated[Path, typer.Argument(help="A run folder, for example reports/digits.")],
+) -> None:
     """Rebuild tables and page of a run from its cells, without the models."""
-    from evalsuite import api
+    from evalsuite.api import publish
 
-    out.print(f"Report: {api.publish(run).resolve()}", soft_wrap=True)
+    out.print(f"Report: {publish(run).resolve()}", soft_wrap=True)
 
 
 @app.command("list")
@@ -128,7 +134,9 @@ def _progress() -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True) as bar:
+    with Bar(
+        *columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True
+    ) as bar:
         task = bar.add_task("reading the suite", total=None)
 
         def tell(step: Step) -> None:
@@ -147,13 +155,17 @@ def _print_summary(found: Run) -> None:
     chosen = headline[(headline["group"] == "") | (headline["aggregate"] == "minimum")]
     if chosen.empty:
         return
-    table = Table(box=None, pad_edge=False, title="Prune potential: commensurate up to this ratio", title_justify="left")
+    table = Table(
+        box=None, pad_edge=False, title="Prune potential: commensurate up to this ratio", title_justify="left"
+    )
     table.add_column("metric")
     table.add_column("condition")
     methods = list(dict.fromkeys(chosen["method"]))
     for method in methods:
         table.add_column(_escaped(method), justify="right")
-    for (metric, condition, aggregate), rows in chosen.groupby(["metric", "condition", "aggregate"], sort=False):
+    for (metric, condition, aggregate), rows in chosen.groupby(
+        ["metric", "condition", "aggregate"], sort=False
+    ):
         potentials = dict(zip(rows["method"], rows["potential"], strict=True))
         name = f"{condition} (worst)" if aggregate == "minimum" else condition
         table.add_row(str(metric), str(name), *(f"{potentials[method]:.1%}" for method in methods))

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 def measured(evaluator: Evaluator, bench: Bench, *, digest: str = "") -> Cell:
     """Returns the cell of one evaluator on one candidate, whatever happens.
 
-    A model that breaks its contract makes the cell ``invalid``, any other exception ``error``; the reason is kept
-    and there are no numbers.
+    A model that breaks its contract makes the cell ``invalid``, any other exception ``error``; the reason is
+    kept and there are no numbers.
     """
     try:
         scores = scored(evaluator, bench)
@@ -37,8 +37,8 @@ def scored(evaluator: Evaluator, bench: Bench) -> tuple[Score, ...]:
     """Returns what `evaluator` yields, with values computed from evidence.
 
     Raises:
-        ContractError: If a score names an unknown metric, has neither value nor evidence, is not finite, or is
-            there twice.
+        ContractError: If a score names an unknown metric, has neither value nor evidence, is not finite, or
+            is there twice.
         InvalidModelError: If the model breaks its contract.
     """
     bench.allow(evaluator.needs)

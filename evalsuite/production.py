@@ -137,7 +137,9 @@ class Production:
             seed=key.seed,
             target_ratio=key.target_ratio,
             ratio=0.0 if parent is None else 1 - spent.nonzero / parent.cost.nonzero,
-            prunable_ratio=0.0 if parent is None else 1 - spent.prunable_nonzero / parent.cost.prunable_nonzero,
+            prunable_ratio=0.0
+            if parent is None
+            else 1 - spent.prunable_nonzero / parent.cost.prunable_nonzero,
             cost=spent,
             weights=weights_digest(model),
             model=self.suite.model.table,
@@ -149,7 +151,12 @@ class Production:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(training_seed(seed, "initialise"))
             model = assemble(self.suite.model.plugin).to(self.device)
-        train(model, self.gallery.images(View(split="train")), self.suite.recipe, seed=training_seed(seed, "parent"))
+        train(
+            model,
+            self.gallery.images(View(split="train")),
+            self.suite.recipe,
+            seed=training_seed(seed, "parent"),
+        )
         return model
 
     def _read(self, path: Path) -> nn.Module:
@@ -191,7 +198,9 @@ class Production:
 
 def _module(model: object, target: float) -> nn.Module:
     if not isinstance(model, nn.Module):
-        raise ContractError(f"the producer yielded {type(model).__name__} for ratio {target:g}, expected a module")
+        raise ContractError(
+            f"the producer yielded {type(model).__name__} for ratio {target:g}, expected a module"
+        )
     return model
 
 
@@ -207,7 +216,9 @@ def _checked(model: nn.Module, parent: Candidate, module: nn.Module, *, above: f
         raise ContractError(f"the producer yielded weights that are not finite at ratio {target:g}")
     ratio = 1 - nonzero(model) / parent.cost.nonzero
     if ratio < above:
-        raise ContractError(f"measured ratios must rise: {ratio:.4f} at target {target:g} follows {above:.4f}")
+        raise ContractError(
+            f"measured ratios must rise: {ratio:.4f} at target {target:g} follows {above:.4f}"
+        )
     return ratio
 
 

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -21,8 +22,26 @@ if TYPE_CHECKING:
     from evalsuite.suite import Suite
 
 DATA_VARIABLE = "EVALSUITE_DATA"
-PACKAGES = ("evalsuite", "torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "foolbox", "robustbench")
-MEASURING = ("bench.py", "data", "models", "compat", "evaluators/contract.py", "evaluators/accuracy.py", "metrics")
+PACKAGES = (
+    "evalsuite",
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pandas",
+    "foolbox",
+    "robustbench",
+)
+MEASURING = (
+    "bench.py",
+    "data",
+    "models",
+    "compat",
+    "evaluators/contract.py",
+    "evaluators/accuracy.py",
+    "metrics",
+)
 PRODUCING = ("data", "models", "training", "producers/contract.py", "production.py")
 
 
@@ -57,31 +76,50 @@ def data_root(suite: Suite | None, options: Options) -> Path | None:
     Raises:
         UserError: If the folder that is named does not exist.
     """
-    inherited = suite.source.parent / suite.data_root if suite is not None and suite.data_root else None
-    named = [("--data", options.data), (DATA_VARIABLE, os.environ.get(DATA_VARIABLE)), ("data_root", inherited)]
+    inherited = (
+        suite.source.parent / Path(suite.data_root).expanduser()
+        if suite is not None and suite.data_root
+        else None
+    )
+    named = [
+        ("--data", options.data),
+        (DATA_VARIABLE, os.environ.get(DATA_VARIABLE)),
+        ("data_root", inherited),
+    ]
     for origin, folder in named:
         if folder:
             path = Path(folder).expanduser()
             if not path.is_dir():
-                raise UserError(f"{origin} names the data folder {path}, which does not exist; make it or name another")
+                raise UserError(
+                    f"{origin} names the data folder {path}, which does not exist; make it or name another"
+                )
             return path.resolve()
     return None
 
 
 @cache
 def code_digest(rooms: tuple[str, ...], plugin: type | None = None) -> str:
-    """Returns a digest of the source of some rooms of the package and of a plug-in's file.
+    """Returns a digest of the source of some rooms of the package and of a plug-in.
 
     Results of an older version of the code are never taken for those of this one.
     """
-    home = Path(__file__).parent
-    paths = [path for room in rooms for path in (sorted((home / room).rglob("*.py")) or [home / room])]
-    if plugin is not None:
-        paths.append(Path(inspect.getfile(plugin)))
     total = hashlib.sha256()
-    for path in paths:
+    for path in sorted(covered(rooms, plugin)):
         total.update(path.read_bytes())
     return total.hexdigest()
+
+
+def covered(rooms: tuple[str, ...], plugin: type | None = None) -> set[Path]:
+    """Returns the files of some rooms of the package, of a plug-in's class, and of the classes it is built on."""
+    home = Path(__file__).parent
+    paths = {path for room in rooms for path in (list((home / room).rglob("*.py")) or [home / room])}
+    bases = () if plugin is None else plugin.__mro__
+    return paths | {Path(inspect.getfile(base)) for base in bases if _has_source(base)}
+
+
+def _has_source(kind: type) -> bool:
+    """Whether a class is a plug-in's own: those of Python and of its packages have versions instead."""
+    return kind.__module__ != "builtins" and kind.__module__ not in sys.stdlib_module_names
 
 
 def versions() -> dict[str, str]:
@@ -96,10 +134,19 @@ def versions() -> dict[str, str]:
 
 
 def git_revision(folder: Path) -> str:
-    """Returns the commit of the checkout that `folder` is in, with ``+changes`` if it is dirty; else nothing."""
-    command = ("git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*")
+    """Returns the commit of the checkout that holds the code in `folder`, with ``+changes`` if dirty; else nothing.
+
+    A repository in which the code is merely installed has nothing to say about it.
+    """
+    if not _git(folder, "ls-files", "__init__.py"):
+        return ""
+    return _git(folder, "describe", "--always", "--abbrev=40", "--dirty=+changes", "--exclude=*")
+
+
+def _git(folder: Path, *words: str) -> str:
+    command = ("git", "-C", str(folder), *words)
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603  # fixed command
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)  # noqa: S603  # fixed words
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
@@ -131,6 +178,8 @@ def described(suite: Suite) -> dict[str, Any]:
         "evaluators": [{"label": choice.label, **choice.table} for choice in suite.evaluators],
         "tolerances": dict(suite.tolerances),
         "threads": suite.threads,
+        "data_root": suite.data_root,
+        "plugins": list(suite.plugins),
         "source": str(suite.source),
     }
 
@@ -141,7 +190,8 @@ def command(suite: Suite, options: Options) -> str:
     words += ["--seed", str(options.seed)] if options.seed is not None else []
     words += ["--device", options.device] if options.device != "cpu" else []
     words += ["--data", str(options.data)] if options.data is not None else []
-    return " ".join(words)
+    words += ["--download"] if options.download else []
+    return shlex.join(words)
 
 
 def record(suite: Suite, options: Options) -> dict[str, Any]:

@@ -34,8 +34,8 @@ def generator(*key: str | int | float) -> np.random.Generator:
 def blocks(count: int, *key: str | int | float) -> Iterator[tuple[slice, np.random.Generator]]:
     """Yields slices of at most `BLOCK` images that cover ``range(count)``, each with its own generator.
 
-    Draw for a whole block of `BLOCK` images and cut what is not needed, so that the last block does not depend on
-    `count`.
+    Draw for a whole block of `BLOCK` images and cut what is not needed, so that the last block does not
+    depend on `count`.
     """
     for start in range(0, count, BLOCK):
         yield slice(start, min(start + BLOCK, count)), generator(*key, start // BLOCK)

@@ -1,7 +1,7 @@
 """The nouns of evalsuite: frozen records without behaviour and without torch at run time.
 
-A *condition* is a distribution of images, a *metric* a function of a model's outputs on it, a *candidate* a model
-at a measured prune ratio, a *score* one number with the per-image evidence behind it.
+A *condition* is a distribution of images, a *metric* a function of a model's outputs on it, a *candidate* a
+model at a measured prune ratio, a *score* one number with the per-image evidence behind it.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ class Score:
         value: The number; leave it out where `evidence` is given, it is then computed from that.
         n: Number of images behind it; taken from `evidence` where that is given.
         evidence: Per-image outputs by population, in the order in which the metric's functional takes them.
-            Each array has one row per image; populations that share a name are the same images in the same order
-            for every candidate, so that comparisons are paired. Several columns are several arguments.
+            Each array has one row per image; populations that share a name are the same images in the same
+            order for every candidate, so that comparisons are paired. Several columns are several arguments.
         group: Conditions to summarise together, for example ``corruptions``; empty for none.
     """
 
@@ -95,7 +95,8 @@ class Cost:
         prunable: Number of weights of convolutions and linear layers.
         prunable_nonzero: Those of them that are not zero.
         macs: Multiply-accumulates of convolutions and linear layers for one image, zeros included.
-        macs_nonzero: The same without the multiplications by a zero weight (theoretical: no kernel skips them).
+        macs_nonzero: The same without the multiplications by a zero weight (theoretical: no kernel skips
+            them).
         bytes: Size of the weights on disk.
     """
 
@@ -138,9 +139,10 @@ class Threshold:
     """Is a statement about a curve of drops over the ratio.
 
     Attributes:
-        potential: Largest tested ratio such that it and every smaller tested ratio are commensurate; 0 if none.
-        potential_any: Largest tested ratio that is commensurate, whatever lies between; 0 if none. The published
-            definition (Liebenwein et al. 2021, "Lost in Pruning").
+        potential: Largest tested ratio such that it and every smaller tested ratio are commensurate; 0 if
+            none.
+        potential_any: Largest tested ratio that is commensurate, whatever lies between; 0 if none. The
+            published definition (Liebenwein et al. 2021, "Lost in Pruning").
         first_failure: Smallest tested ratio that is not commensurate; ``None`` if there is none.
         censored: No tested ratio failed: the true value may be higher.
         infeasible: The smallest tested ratio failed.

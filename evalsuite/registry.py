@@ -1,7 +1,7 @@
 """Names to plug-ins: one look-up for what ships with evalsuite, what other packages bring, and a user's own file.
 
-Built-in plug-ins and those of other packages (entry points) are kept as ``module:attribute`` until somebody asks
-for them, so that listing names imports nothing heavy.
+Built-in plug-ins and those of other packages (entry points) are kept as ``module:attribute`` until somebody
+asks for them, so that listing names imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -8,13 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from evalsuite import metrics
-from evalsuite.errors import StoreError, UserError
+from evalsuite.metrics import reliability as reliability_table
 from evalsuite.potential.threshold import thresholds
-from evalsuite.records import Array, Candidate, Floats, Metric, Score
+from evalsuite.records import Array, Candidate, Metric, Score
 from evalsuite.statistics import bootstrap_weights, drop, paired_drop_interval
 from evalsuite.store import Cell, Key, Store
 from evalsuite.suite import DENSE, PRODUCTION
@@ -103,8 +101,14 @@ class Run:
 
     @cached_property
     def _keys(self) -> list[Key]:
-        methods = [(choice["label"], ratio) for choice in self._suite["producers"] for ratio in self._suite["ratios"]]
-        return [Key(method, seed, ratio) for seed in self._suite["seeds"] for method, ratio in [(DENSE, 0.0), *methods]]
+        methods = [
+            (choice["label"], ratio) for choice in self._suite["producers"] for ratio in self._suite["ratios"]
+        ]
+        return [
+            Key(method, seed, ratio)
+            for seed in self._suite["seeds"]
+            for method, ratio in [(DENSE, 0.0), *methods]
+        ]
 
     @cached_property
     def _candidates(self) -> dict[Key, Candidate]:
@@ -178,7 +182,7 @@ class Run:
             if score.metric == "ece_equal_width" and score.evidence:
                 sure, right = next(iter(score.evidence.values())).T
                 shared = {"method": key.method, "seed": key.seed, "ratio": self._candidates[key].ratio}
-                for one in metrics.reliability(sure, right):
+                for one in reliability_table(sure, right):
                     yield {**shared, **asdict(one)}
 
 

@@ -66,12 +66,15 @@ def run(
         progress: Called after each cell.
 
     Raises:
-        UserError: If the suite, its data or its checkpoint is not as it must be; nothing has been computed then.
+        UserError: If the suite, its data or its checkpoint is not as it must be; nothing has been computed
+            then.
     """
     options = options or Options()
     chosen = options.applied(suite if isinstance(suite, Suite) else load(suite))
     store = Store(Path(out) if out is not None else Path("reports") / chosen.name)
-    gallery = Gallery(chosen.data.plugin, Place(data_root(chosen, options), options.download, chosen.seeds[0]))
+    gallery = Gallery(
+        chosen.data.plugin, Place(data_root(chosen, options), options.download, chosen.seeds[0])
+    )
     keep_large_blocks()
     started = time.time()
     with threads(chosen.threads):
@@ -80,7 +83,9 @@ def run(
         store.write_record({**kept, "started": started, "seconds": None})
         for seed in chosen.seeds:
             work.run(seed)
-    store.write_record({**kept, "started": started, "seconds": time.time() - started, "computed": work.computed})
+    store.write_record(
+        {**kept, "started": started, "seconds": time.time() - started, "computed": work.computed}
+    )
     return Run(store.root)
 
 
@@ -129,7 +134,9 @@ class _Work:
 
         self._measure(made.key, candidate, bench, parent=parent)
 
-    def _measure(self, key: Key, candidate: Candidate, bench: Callable[[], Bench], *, parent: Candidate) -> None:
+    def _measure(
+        self, key: Key, candidate: Candidate, bench: Callable[[], Bench], *, parent: Candidate
+    ) -> None:
         """Runs the evaluators whose cells are missing; the model is loaded only if one is."""
         ready: Bench | None = None
         for choice in self.suite.evaluators:
@@ -178,7 +185,9 @@ def device(name: str) -> torch.device:
         raise UserError(f"unknown device {name!r}: expected cpu, cuda or cuda:<number>") from None
     there = torch.cuda.device_count() if wanted.type == "cuda" else 0
     if wanted.type not in ("cpu", "cuda") or (wanted.type == "cuda" and (wanted.index or 0) >= there):
-        raise UserError(f"device {name!r} is not there: this machine has cpu and {there} CUDA devices; use --device cpu")
+        raise UserError(
+            f"device {name!r} is not there: this machine has cpu and {there} CUDA devices; use --device cpu"
+        )
     return wanted
 
 

@@ -7,8 +7,9 @@ A run folder holds::
     candidates/<method>/seed-<s>/<ratio>.json        how to rebuild it, its ratio and cost; written last
     cells/<method>/seed-<s>/<ratio>/<evaluator>.cell what one evaluator found, a safetensors file
 
-A file is written under a temporary name, synchronised and renamed, so it is there whole or not at all. A cell carries
-the digest of everything that it depends on; if the digest has changed, the cell is computed again.
+A file is written under a temporary name, synchronised and renamed, so it is there whole or not at all. A
+cell carries the digest of everything that it depends on; if the digest has changed, the cell is computed
+again.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import os
 import re
 import tempfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -32,6 +34,11 @@ from evalsuite.records import Array, Candidate, Cost, Metric, Score, Status
 
 FORMAT = 1
 """Version of the files; raise it when older ones can no longer be read."""
+LONGEST = 80
+"""Characters of a label that its file name shows; file systems take 255 bytes."""
+HOUR = 3600.0
+LEFTOVER = re.compile(r"\..+\.(\w{8}|\d+(\.tmp)?)")
+"""Temporary names: those of `write_atomically`, of saved weights and of the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,7 @@ class Store:
         """
         path = self.root / "run.json"
         try:
-            record: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            record = _table(path.read_text("utf-8"))
         except FileNotFoundError:
             raise StoreError(
                 f"{self.root} is not a run folder: it has no run.json; start one with 'evalsuite run SUITE'"
@@ -108,12 +115,15 @@ class Store:
 
     def candidate(self, key: Key, digest: str | None = None) -> Candidate | None:
         """Returns a finished candidate; ``None`` if there is none, or not of this digest."""
-        path = self._candidate_path(key)
-        content = _read_json(path)
-        if content is None or (digest is not None and content["digest"] != digest):
-            return None
-        fields = content["candidate"]
-        return Candidate(**{**fields, "cost": Cost(**fields["cost"])})
+        try:
+            content = _table(self._candidate_path(key).read_text("utf-8"))
+            _check_format(content)
+            if digest is not None and content["digest"] != digest:
+                return None
+            fields = content["candidate"]
+            return Candidate(**{**fields, "cost": Cost(**fields["cost"])})
+        except (OSError, KeyError, ValueError, TypeError):
+            return None  # not there, or damaged: made again
 
     def forget_candidate(self, key: Key) -> None:
         """Removes the record of a candidate, and makes room for its weights.
@@ -140,10 +150,11 @@ class Store:
             return None
         try:
             with safe_open(path, framework="numpy") as file:
-                content = json.loads(file.metadata()["cell"])
+                content = _table(file.metadata()["cell"])
+                _check_format(content)
                 if digest is not None and content["digest"] != digest:
                     return None
-                return _cell(content, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118  # no mapping
+                return _cell(content, {name: _whole(name, file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118  # no mapping
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             return None  # damaged: computed again
 
@@ -152,7 +163,11 @@ class Store:
         arrays: dict[str, Array] = {}
         scores = [
             asdict(replace(score, evidence={}))
-            | {"evidence": {population: _kept(arrays, values) for population, values in score.evidence.items()}}
+            | {
+                "evidence": {
+                    population: _kept(arrays, values) for population, values in score.evidence.items()
+                }
+            }
             for score in cell.scores
         ]
         content = {
@@ -166,6 +181,12 @@ class Store:
         # one metadata entry only: safetensors does not keep the order of several, and bytes must be the same
         data = save(arrays, metadata={"cell": _json(content).decode()})
         write_atomically(self._cell_path(key, evaluator), data)
+
+    def sweep(self) -> None:
+        """Removes what killed writes left behind; younger than an hour, it may be of somebody who writes now."""
+        for path in self.root.rglob(".*"):
+            if LEFTOVER.fullmatch(path.name) and path.is_file() and path.stat().st_mtime < time.time() - HOUR:
+                path.unlink(missing_ok=True)
 
     def _candidate_path(self, key: Key) -> Path:
         return self.root / "candidates" / key.folder.with_name(f"{key.folder.name}.json")
@@ -209,7 +230,9 @@ def _unwritable(path: Path, error: OSError) -> StoreError:
 
 def _cell(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> Cell:
     scores = (
-        Score(**{**one, "evidence": {population: arrays[name] for population, name in one["evidence"].items()}})
+        Score(
+            **{**one, "evidence": {population: arrays[name] for population, name in one["evidence"].items()}}
+        )
         for one in content["scores"]
     )
     metrics = tuple(Metric(**one) for one in content["metrics"])
@@ -219,24 +242,41 @@ def _cell(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> Cell:
 def _kept(arrays: dict[str, Array], values: Array) -> str:
     """Name under which `values` are stored: their own digest, so that equal arrays are stored once."""
     whole = np.ascontiguousarray(values)
-    name = hashlib.sha256(f"{whole.dtype}{whole.shape}".encode() + whole.tobytes()).hexdigest()[:16]
+    name = _array_name(whole)
     arrays[name] = whole
     return name
+
+
+def _whole(name: str, values: Array) -> Array:
+    """`values`, if they are still what they were called after."""
+    if _array_name(values) != name:
+        raise ValueError(f"array {name} is damaged")
+    return values
+
+
+def _array_name(values: Array) -> str:
+    return hashlib.sha256(f"{values.dtype}{values.shape}".encode() + values.tobytes()).hexdigest()[:16]
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, indent=1, ensure_ascii=False, default=str).encode()
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if content.get("format") == FORMAT else None
+def _table(text: str) -> dict[str, Any]:
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"found {type(content).__name__}, expected a table")
+    return content
+
+
+def _check_format(content: Mapping[str, Any]) -> None:
+    if content["format"] != FORMAT:
+        raise ValueError(f"format {content['format']!r}, expected {FORMAT}")
 
 
 def _slug(label: str) -> str:
     """A file name for a label: readable, and different for different labels."""
     plain = re.sub(r"[^A-Za-z0-9.-]+", "_", label).strip("._") or "_"
-    return plain if plain == label else f"{plain}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    if plain == label and len(label) <= LONGEST:
+        return label
+    return f"{plain[:LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"

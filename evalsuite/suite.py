@@ -1,6 +1,7 @@
 """A TOML file to a `Suite`: every mistake is named with file, table, key and near miss.
 
-A table is the keyword arguments of a registered frozen dataclass, so there is no second schema that could drift.
+A table is the keyword arguments of a registered frozen dataclass, so there is no second schema that could
+drift.
 """
 
 from __future__ import annotations
@@ -147,7 +148,9 @@ def find(suite: str | Path) -> Path:
     if str(suite) in known:
         return known[str(suite)]
     if path.suffix == ".toml" or path.is_dir():
-        raise SuiteError(f"suite {suite}: no such file; give the path of a TOML file or one of {', '.join(known)}")
+        raise SuiteError(
+            f"suite {suite}: no such file; give the path of a TOML file or one of {', '.join(known)}"
+        )
     raise SuiteError(unknown("suite", str(suite), known))
 
 
@@ -212,7 +215,9 @@ def _chosen(registry: Registry[type[T]], table: Mapping[str, Any], *, where: str
     settings = dict(table)
     name = settings.pop("name", None)
     if not isinstance(name, str):
-        raise SuiteError(f"{where}: found no name, expected the name of a {registry.kind}: {', '.join(registry)}")
+        raise SuiteError(
+            f"{where}: found no name, expected the name of a {registry.kind}: {', '.join(registry)}"
+        )
     label = settings.pop("label", name)
     if not isinstance(label, str) or not label.strip():
         raise SuiteError(f"{where}: found label = {label!r}, expected words")
@@ -227,7 +232,7 @@ def _chosen(registry: Registry[type[T]], table: Mapping[str, Any], *, where: str
             f"(abstract now: {missing}); mend the plug-in"
         )
     plugin = _build(kind, settings, where=f"{where}, {name}")
-    return Choice(label, name, json.loads(json.dumps(dataclasses.asdict(plugin), default=str)), plugin)  # type: ignore[call-overload]  # plug-ins are dataclasses
+    return Choice(label, name, json.loads(json.dumps(dataclasses.asdict(plugin), default=str)), plugin)
 
 
 def _labelled(
@@ -240,7 +245,9 @@ def _labelled(
     for label in labels:
         if labels.count(label) > 1 or label in RESERVED:
             what = f"is kept for {RESERVED[label]}" if label in RESERVED else "is there twice"
-            raise SuiteError(f"{where}: the label {label!r} {what}; give each {registry.kind} a label of its own")
+            raise SuiteError(
+                f"{where}: the label {label!r} {what}; give each {registry.kind} a label of its own"
+            )
     return choices
 
 
@@ -279,7 +286,9 @@ def _lower(text: str) -> str:
 
 def _named(name: str, where: str) -> str:
     if not name or not all(part.isalnum() or part in "-_." for part in name) or name.startswith("."):
-        raise SuiteError(f"{where}: found name = {name!r}, expected letters, digits, '-', '_' or '.': it names a folder")
+        raise SuiteError(
+            f"{where}: found name = {name!r}, expected letters, digits, '-', '_' or '.': it names a folder"
+        )
     return name
 
 
@@ -312,7 +321,9 @@ def _check_tolerances(suite: Suite, where: str) -> None:
         if name not in known:
             raise SuiteError(f"{where}: nobody measures {name!r}: {unknown('metric', name, known)}")
         if not (math.isfinite(tolerance) and tolerance >= 0):
-            raise SuiteError(f"{where}: found {name} = {tolerance}, expected a number from 0 on, in {known[name].unit}")
+            raise SuiteError(
+                f"{where}: found {name} = {tolerance}, expected a number from 0 on, in {known[name].unit}"
+            )
         if known[name].higher_is_better is None:
             raise SuiteError(f"{where}: {name} has no direction, so no tolerance; leave it out")
 
@@ -323,4 +334,6 @@ def _check_metrics(evaluators: tuple[Choice[Evaluator], ...], where: str) -> Non
     for choice in evaluators:
         for metric in choice.plugin.metrics:
             if seen.setdefault(metric.name, metric) != metric:
-                raise SuiteError(f"{where}, {choice.name}: another evaluator means something else by {metric.name!r}")
+                raise SuiteError(
+                    f"{where}, {choice.name}: another evaluator means something else by {metric.name!r}"
+                )

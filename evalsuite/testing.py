@@ -1,6 +1,7 @@
 """Conformance checks that authors of plug-ins run on their own: each raises `ContractError` with one sentence.
 
-They work on a few of scikit-learn's digits and a network that has hardly learned, take seconds and need no data.
+They work on a few of scikit-learn's digits and a network that has hardly learned, take seconds and need no
+data.
 """
 
 from __future__ import annotations

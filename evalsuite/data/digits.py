@@ -30,7 +30,9 @@ class Digits(DataSet):
 def rgb(scans: Array) -> Array:
     """Returns 8x8 grey scans with levels 0..16 as uint8 (N, 3, 32, 32), enlarged bilinearly."""
     grey = np.rint(scans * (255 / LEVELS)).astype(np.uint8)
-    enlarged = [np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for one in grey]
+    enlarged = [
+        np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for one in grey
+    ]
     return np.repeat(np.stack(enlarged)[:, None], 3, axis=1)
 
 

@@ -14,7 +14,9 @@ from evalsuite.errors import DataError
 from evalsuite.randomness import generator
 from evalsuite.records import Array, ImageSet, Split
 
-LETTERS = "".join(sorted(set(string.ascii_uppercase) - set("IO")))  # I and O are drawn like the digits 1 and 0
+LETTERS = "".join(
+    sorted(set(string.ascii_uppercase) - set("IO"))
+)  # I and O are drawn like the digits 1 and 0
 CANVAS = 64  # pixels: letters are drawn large and scanned down to 8x8, as the digits were
 
 
@@ -72,7 +74,9 @@ class GaussianNoise(DataSet):
 
 def _unlabelled(name: str, split: Split, images: list[Array]) -> ImageSet:
     if split != "test":
-        raise DataError(f"data set {name!r} has no split {split!r}: it is out of distribution, only 'test' exists")
+        raise DataError(
+            f"data set {name!r} has no split {split!r}: it is out of distribution, only 'test' exists"
+        )
     if not images:
         raise DataError(f"data set {name!r}: found count = 0, expected at least one image")
     return ImageSet(name, np.stack(images), None, 0)
@@ -97,6 +101,9 @@ def _letter(letter: str, draws: np.random.Generator) -> Array:
     )
     slant = float(draws.uniform(-0.25, 0.25))
     sheared = canvas.transform(
-        canvas.size, Image.Transform.AFFINE, (1, slant, -slant * CANVAS / 2, 0, 1, 0), Image.Resampling.BILINEAR
+        canvas.size,
+        Image.Transform.AFFINE,
+        (1, slant, -slant * CANVAS / 2, 0, 1, 0),
+        Image.Resampling.BILINEAR,
     )
     return np.asarray(sheared.resize((8, 8), Image.Resampling.BOX)) * (LEVELS / 255)

@@ -31,8 +31,8 @@ class Attack(Evaluator):
     Attributes:
         epsilons: Radii on [0, 1] images in units of 1/255.
         attacks: Names in `evalsuite.compat.foolbox`.
-        steps: Gradient steps of iterative attacks; each is 2.5 / steps of the radius, so that the whole ball can be
-            crossed.
+        steps: Gradient steps of iterative attacks; each is 2.5 / steps of the radius, so that the whole ball
+            can be crossed.
         images: Attack only the first so many test images; 0 for all.
 
     References:

@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from evalsuite import metrics
 from evalsuite.bench import Bench, Outputs
 from evalsuite.data.views import View
 from evalsuite.evaluators.accuracy import NLL, POPULATION
 from evalsuite.evaluators.contract import Evaluator
+from evalsuite.metrics import brier, temperature
 from evalsuite.records import Array, Metric, Score
 
 SCALED = "_scaled"
@@ -43,9 +43,9 @@ class Calibration(Evaluator):
     """Calibration error (equal width, equal mass) and Brier score, before and after temperature scaling.
 
     Attributes:
-        held_out: Where the temperature comes from. ``validation``: the validation split. ``cross-fit``: each half
-            of the test images is scaled by the temperature of the other half, for checkpoints of other people
-            who may have trained on every training image.
+        held_out: Where the temperature comes from. ``validation``: the validation split. ``cross-fit``: each
+            half of the test images is scaled by the temperature of the other half, for checkpoints of other
+            people who may have trained on every training image.
     """
 
     held_out: Literal["validation", "cross-fit"] = "validation"
@@ -67,19 +67,19 @@ class Calibration(Evaluator):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields all measures on ``clean``."""
         outputs = bench.outputs(View())
-        scaled, temperature = self._scaled(bench, outputs)
+        scaled, fitted = self._scaled(bench, outputs)
         yield from (score for score in _measures(outputs) if score.metric != NLL.name)
         yield from (replace(score, metric=score.metric + SCALED) for score in _measures(scaled))
-        yield Score(TEMPERATURE.name, "clean", value=temperature, n=len(outputs.logits))
+        yield Score(TEMPERATURE.name, "clean", value=fitted, n=len(outputs.logits))
 
     def _scaled(self, bench: Bench, outputs: Outputs) -> tuple[Outputs, float]:
         """Outputs after scaling, and the temperature (the geometric mean of the two of a cross-fit)."""
         if self.held_out == "validation":
             held = bench.outputs(View(split="validation"))
-            fitted = metrics.temperature(held.logits, held.known)
+            fitted = temperature(held.logits, held.known)
             return Outputs(_divided(outputs.logits, fitted), outputs.labels), fitted
         halves = [np.arange(len(outputs.logits)) % 2 == side for side in (0, 1)]
-        fits = [metrics.temperature(outputs.logits[half], outputs.known[half]) for half in halves]
+        fits = [temperature(outputs.logits[half], outputs.known[half]) for half in halves]
         logits = np.empty(outputs.logits.shape, np.float64)
         for half, other in zip(halves, reversed(fits), strict=True):
             logits[half] = _divided(outputs.logits[half], other)
@@ -95,7 +95,7 @@ def _measures(outputs: Outputs) -> Iterator[Score]:
     evidence = {
         "ece_equal_width": sure,
         "ece_equal_mass": sure,
-        "brier": metrics.brier(outputs.logits, outputs.known),
+        "brier": brier(outputs.logits, outputs.known),
         "nll": outputs.nll,
     }
     for name, values in evidence.items():

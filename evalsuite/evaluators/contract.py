@@ -46,6 +46,6 @@ class Evaluator(ABC):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields the scores of the bench's model.
 
-        The caller computes values from evidence, checks names and counts, and records what is raised here as the
-        reason of a cell without numbers.
+        The caller computes values from evidence, checks names and counts, and records what is raised here as
+        the reason of a cell without numbers.
         """

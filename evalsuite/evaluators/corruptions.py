@@ -62,8 +62,8 @@ class Corruptions(Evaluator):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields three scores per corruption and severity, and three for the mean over all of them.
 
-        The mean is over images and conditions at once, so that it has evidence of its own: one number per image.
-        A painted frost (``frost*``) is reported but stays out of the group and its mean.
+        The mean is over images and conditions at once, so that it has evidence of its own: one number per
+        image. A painted frost (``frost*``) is reported but stays out of the group and its mean.
         """
         means: dict[str, list[Array]] = defaultdict(list)
         for view in self.needs:
@@ -73,5 +73,5 @@ class Corruptions(Evaluator):
                 if published:
                     means[score.metric].append(score.evidence[POPULATION])
         for metric, values in means.items():
-            mean: Array = np.mean(np.stack(values), axis=0, dtype=np.float64)
+            mean = np.asarray(np.mean(np.stack(values), axis=0, dtype=np.float64))
             yield Score(metric, GROUP, evidence={POPULATION: mean})

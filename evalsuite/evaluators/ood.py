@@ -6,19 +6,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from evalsuite import metrics
 from evalsuite.bench import Bench
 from evalsuite.data import DATASETS
 from evalsuite.data.views import View
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators.accuracy import POPULATION
 from evalsuite.evaluators.contract import Evaluator, check_once
+from evalsuite.metrics import energy, msp
 from evalsuite.records import Array, Floats, Metric, Score
 from evalsuite.registry import unknown
 
-DETECTORS: Mapping[str, Callable[[Array], Floats]] = MappingProxyType(
-    {"msp": metrics.msp, "energy": metrics.energy}
-)
+DETECTORS: Mapping[str, Callable[[Array], Floats]] = MappingProxyType({"msp": msp, "energy": energy})
 """Scores from logits (N, K), float64 (N,); larger means more out of distribution."""
 
 _MEASURES = (

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from evalsuite.records import Array
 
-BATCH_SIZE = 64
-"""Images per forward pass: of 32, 64, 100 and 200 the fastest or within 10 % of it on one thread."""
+BATCH_SIZE = 32
+"""Images per forward pass: the fastest of 16 to 128 on one thread; larger ones thrash the allocator."""
 
 _log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ class Context:
         train: Labelled training images.
         recipe: How to retrain.
         seed: Address of the producer's own draws: ``evalsuite.randomness.generator(context.seed, ...)``.
-        previous: The last candidate of an interrupted run, at a smaller ratio than the first that is asked for;
-            ``None`` at the start.
+        previous: The last candidate of an interrupted run, at a smaller ratio than the first that is asked
+            for; ``None`` at the start.
     """
 
     train: ImageSet
@@ -43,9 +43,9 @@ class Producer(ABC):
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields one pruned and retrained model for each of the rising `ratios`.
 
-        The caller measures the ratio of what is yielded, saves it, and checks that the parent is untouched and
-        that measured ratios rise. A ratio is the share of the parent's non-zero parameters, biases and norms
-        included, that is gone.
+        The caller measures the ratio of what is yielded, saves it, and checks that the parent is untouched
+        and that measured ratios rise. A ratio is the share of the parent's non-zero parameters, biases and
+        norms included, that is gone.
 
         Args:
             parent: The trained network, in evaluation mode; copy it.

@@ -24,8 +24,8 @@ _HALF = Fraction(1, 2)  # exact: in floating point 5.5 / 11 * 11 may fall short 
 class FilterProducer(Producer):
     """Removes the filters of lowest score, the same share in every layer, retrains, and goes on.
 
-    Layers whose filters can be removed alone take part: in a residual network the first convolution of each block,
-    in a plain one all of them; never the classifier. At least one filter stays in each.
+    Layers whose filters can be removed alone take part: in a residual network the first convolution of each
+    block, in a plain one all of them; never the classifier. At least one filter stays in each.
     """
 
     @abstractmethod
@@ -35,8 +35,8 @@ class FilterProducer(Producer):
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose ratio is within one filter per layer of the target.
 
-        Each step starts from the last and retrains with the full schedule (learning-rate rewinding: Renda et al.
-        2020, arXiv 2003.02389).
+        Each step starts from the last and retrains with the full schedule (learning-rate rewinding: Renda et
+        al. 2020, arXiv 2003.02389).
         """
         widths = {group.conv: _width(parent, group.conv) for group in channel_groups(parent)}
         if not widths:
@@ -86,8 +86,8 @@ class FilterL1(FilterProducer):
     """Filter pruning by L1 norm (FT): the same share of filters goes from every layer, physically.
 
     References:
-        Li et al. 2017, arXiv 1608.08710, equation 1; Renda et al. 2020, arXiv 2003.02389; "FT" of Liebenwein et
-        al. 2021, "Lost in Pruning", whose code sets filters to zero and prunes the residual stream too.
+        Li et al. 2017, arXiv 1608.08710, equation 1; Renda et al. 2020, arXiv 2003.02389; "FT" of Liebenwein
+        et al. 2021, "Lost in Pruning", whose code sets filters to zero and prunes the residual stream too.
     """
 
     def scores(self, filters: Tensor) -> Tensor:

@@ -90,8 +90,9 @@ class Magnitude(WeightProducer):
     """Global magnitude pruning (WT): the smallest absolute weights of the whole network go first.
 
     References:
-        Han et al. 2015, arXiv 1506.02626; Renda et al. 2020, arXiv 2003.02389; "WT" of Liebenwein et al. 2021,
-        "Lost in Pruning". Differs from the latter's code in that no weight is dropped for having no gradient.
+        Han et al. 2015, arXiv 1506.02626; Renda et al. 2020, arXiv 2003.02389; "WT" of Liebenwein et al.
+        2021, "Lost in Pruning". Differs from the latter's code in that no weight is dropped for having no
+        gradient.
     """
 
     def scores(self, model: nn.Module, context: Context) -> Mapping[str, Tensor]:  # noqa: ARG002  # data-free

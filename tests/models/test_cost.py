@@ -106,6 +106,8 @@ def test_digest_depends_on_values_names_shapes_and_dtypes_only(build: Build) -> 
         len({weights_digest(nn.Linear(6, 2).requires_grad_(False).apply(_zero)), weights_digest(_flat())})
         == 2
     )
+    zeros = [_zeroed(nn.Linear(6, 2)).to(dtype) for dtype in (torch.float16, torch.bfloat16)]
+    assert weights_digest(zeros[0]) != weights_digest(zeros[1])
     with torch.no_grad():
         model.get_parameter("network.linear.bias")[0] += 1e-6
     assert digest != weights_digest(model)

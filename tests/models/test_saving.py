@@ -65,7 +65,9 @@ def test_the_file_holds_the_network_alone_and_nothing_is_left_beside_it(build: B
     model = build("small-cnn").to(memory_format=torch.channels_last)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"an older file")
-    save(model, {"name": "small-cnn"}, path)
+    with path.open("rb") as reader:  # whoever reads the older file meanwhile reads it to its end
+        save(model, {"name": "small-cnn"}, path)
+        assert reader.read() == b"an older file"
     assert list(tmp_path.iterdir()) == [path]
     tensors = load_file(path)
     assert "stem.conv.weight" in tensors
