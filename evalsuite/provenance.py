@@ -34,6 +34,8 @@ PACKAGES = (
     "robustbench",
 )
 MEASURING = (
+    "randomness.py",
+    "measuring.py",
     "bench.py",
     "data",
     "models",
@@ -42,7 +44,7 @@ MEASURING = (
     "evaluators/accuracy.py",
     "metrics",
 )
-PRODUCING = ("data", "models", "training", "producers/contract.py", "production.py")
+PRODUCING = ("randomness.py", "data", "models", "training", "producers/contract.py", "production.py")
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def covered(rooms: tuple[str, ...], plugin: type | None = None) -> set[Path]:
 
 
 def _has_source(kind: type) -> bool:
-    """Whether a class is a plug-in's own: those of Python and of its packages have versions instead."""
+    """Whether a class is a plug-in's own: those of Python itself have its version."""
     return kind.__module__ != "builtins" and kind.__module__ not in sys.stdlib_module_names
 
 

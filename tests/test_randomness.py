@@ -11,7 +11,10 @@ from evalsuite.randomness import BLOCK, address, blocks, generator
 
 Part = int | float | str
 PARTS: st.SearchStrategy[Part] = st.one_of(
-    st.integers(), st.floats(allow_nan=False), st.text(max_size=4), st.sampled_from(["\x1f", "int:1", "'", "1"])
+    st.integers(),
+    st.floats(allow_nan=False),
+    st.text(max_size=4),
+    st.sampled_from(["\x1f", "int:1", "'", "1"]),
 )
 
 

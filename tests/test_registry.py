@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint, EntryPoints
@@ -59,8 +60,10 @@ def test_plugins_come_from_the_package_other_packages_and_decorators(things: Reg
     assert Entry("mine", "Does it my way.", f"{Mine.__module__}:{Mine.__qualname__}") in things.entries()
 
 
-def test_a_listing_reads_sources_and_imports_nothing(things: Registry[type], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.importlib, "import_module", lambda name: pytest.fail(f"imports {name}"))
+def test_a_listing_reads_sources_and_imports_nothing(
+    things: Registry[type], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib, "import_module", lambda name: pytest.fail(f"imports {name}"))
     lines = {entry.name: entry for entry in things.entries()}
     assert lines["counter"].text.startswith("Dict subclass for counting hashable items.")
     assert lines["counter"].defined == "collections:Counter"
@@ -91,8 +94,12 @@ def test_nothing_is_known_to_an_empty_registry() -> None:
     ("name", "reason"),
     [("nowhere", "No module named 'evalsuite_has_no_such'"), ("gone", "has no attribute 'NoSuchThing'")],
 )
-def test_a_plugin_that_cannot_be_imported_says_whose_it_is(things: Registry[type], name: str, reason: str) -> None:
-    with pytest.raises(UserError, match=f"^the thing '{name}' cannot be loaded from {BUILTIN[name]} .*{reason}"):
+def test_a_plugin_that_cannot_be_imported_says_whose_it_is(
+    things: Registry[type], name: str, reason: str
+) -> None:
+    with pytest.raises(
+        UserError, match=f"^the thing '{name}' cannot be loaded from {BUILTIN[name]} .*{reason}"
+    ):
         things.get(name)
 
 
@@ -100,7 +107,9 @@ def test_a_plugin_that_cannot_be_imported_says_whose_it_is(things: Registry[type
 def test_a_name_cannot_be_taken_twice(things: Registry[type], imported: bool) -> None:
     if imported:
         things.get("counter")
-    with pytest.raises(UserError, match=r"^the thing name 'counter' is taken by collections:Counter; register .*Mine"):
+    with pytest.raises(
+        UserError, match=r"^the thing name 'counter' is taken by collections:Counter; register .*Mine"
+    ):
 
         @things.register("counter")
         class Mine:

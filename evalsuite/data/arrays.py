@@ -140,7 +140,7 @@ def _either(
 ) -> tuple[Array, Array | None]:
     found = _plain(place, folders, stem) or _torchvision(torchvision_name, place, stem)
     if found is None:
-        tried = [f"{folder}/{stem}_images.npy" for folder in folders]
+        tried = [f"{prefix}images.npy" for prefix in _prefixes(folders, stem)]
         raise _missing(name, [*tried, f"torchvision's {torchvision_name} layout"], place, how=_FETCH)
     return found
 
@@ -161,16 +161,19 @@ def _plain(place: Place, folders: Sequence[str], stem: str) -> tuple[Array, Arra
     """Images NCHW (memory-mapped) and labels of the first folder that has them."""
     if place.root is None:
         return None
-    for folder in folders:
-        # "ood/cifar100" stands for the flat layout ood/cifar100_images.npy, which has test images only
-        flat = folder.startswith("ood/") and stem == "test"
-        prefix = place.root / (f"{folder}_" if flat else f"{folder}/{stem}_")
-        images = Path(f"{prefix}images.npy")
+    for prefix in _prefixes(folders, stem):
+        images = place.root / f"{prefix}images.npy"
         if images.is_file():
             return _channels_first(images, _array(images, mapped=True)), _labels(
-                Path(f"{prefix}labels.npy"), images
+                place.root / f"{prefix}labels.npy", images
             )
     return None
+
+
+def _prefixes(folders: Sequence[str], stem: str) -> list[str]:
+    """Begins of file names; ood/cifar100 is the flat layout ood/cifar100_images.npy, of test images only."""
+    flat = [f"{folder}_" for folder in folders if folder.startswith("ood/") and stem == "test"]
+    return [f"{folder}/{stem}_" for folder in folders if not folder.startswith("ood/")] + flat
 
 
 def _labels(path: Path, images: Path) -> Array | None:

@@ -28,11 +28,13 @@ class Photographs(DataSet):
 
     def load(self, split: Split, place: Place) -> ImageSet:  # noqa: ARG002  # made of what scikit-learn ships
         """Returns square patches of 48 to 200 pixels, scaled to uint8 (N, 3, 32, 32)."""
+        _check("photographs", split, self.count)
         from sklearn.datasets import load_sample_images
 
         pictures = load_sample_images().images
         draws = generator("photographs")
-        return _unlabelled("photographs", split, [_patch(pictures[i % 2], draws) for i in range(self.count)])
+        patches = np.stack([_patch(pictures[i % 2], draws) for i in range(self.count)])
+        return ImageSet("photographs", patches, None, 0)
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,10 @@ class Letters(DataSet):
 
     def load(self, split: Split, place: Place) -> ImageSet:  # noqa: ARG002  # drawn on the spot
         """Returns letters but I and O, uint8 (N, 3, 32, 32), with random size, shift and slant."""
+        _check("letters", split, self.count)
         draws = generator("letters")
         scans = np.stack([_letter(LETTERS[i % len(LETTERS)], draws) for i in range(self.count)])
-        return _unlabelled("letters", split, list(rgb(scans)))
+        return ImageSet("letters", rgb(scans), None, 0)
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,9 @@ class UniformNoise(DataSet):
 
     def load(self, split: Split, place: Place) -> ImageSet:  # noqa: ARG002  # drawn on the spot
         """Returns uint8 (N, 3, 32, 32), every value uniform on 0..255."""
+        _check("uniform-noise", split, self.count)
         values = generator("uniform-noise").integers(0, 256, (self.count, 3, SIDE, SIDE), dtype=np.uint8)
-        return _unlabelled("uniform-noise", split, list(values))
+        return ImageSet("uniform-noise", values, None, 0)
 
 
 @dataclass(frozen=True)
@@ -68,18 +72,18 @@ class GaussianNoise(DataSet):
 
     def load(self, split: Split, place: Place) -> ImageSet:  # noqa: ARG002  # drawn on the spot
         """Returns uint8 (N, 3, 32, 32): N(0.5, 0.25^2) on [0, 1], clipped."""
+        _check("gaussian-noise", split, self.count)
         values = generator("gaussian-noise").normal(0.5, 0.25, (self.count, 3, SIDE, SIDE))
-        return _unlabelled("gaussian-noise", split, list(np.rint(values.clip(0, 1) * 255).astype(np.uint8)))
+        return ImageSet("gaussian-noise", np.rint(values.clip(0, 1) * 255).astype(np.uint8), None, 0)
 
 
-def _unlabelled(name: str, split: Split, images: list[Array]) -> ImageSet:
+def _check(name: str, split: Split, count: int) -> None:
     if split != "test":
         raise DataError(
             f"data set {name!r} has no split {split!r}: it is out of distribution, only 'test' exists"
         )
-    if not images:
-        raise DataError(f"data set {name!r}: found count = 0, expected at least one image")
-    return ImageSet(name, np.stack(images), None, 0)
+    if count < 1:
+        raise DataError(f"data set {name!r}: found count = {count}, expected at least one image")
 
 
 def _patch(picture: Array, draws: np.random.Generator) -> Array:

@@ -64,6 +64,8 @@ UNKNOWN: dict[str, tuple[Callable[[Tensor], Tensor], int]] = {
     "number of channels is read": (lambda x: x.reshape(x.shape[0], x.shape[1] * 16), 6 * 16),
     "softmax over channels": (lambda x: functional.softmax(x, 1).flatten(1), 6 * 16),
     "mean over channels": (lambda x: x.mean(1).flatten(1), 16),
+    "mean over channels and rows": (lambda x: x.mean((1, 2)), 6),
+    "slope from elsewhere": (lambda x: functional.leaky_relu(x, torch.tensor(0.1)).flatten(1), 6 * 16),  # type: ignore[arg-type]  # the point
     "linear on columns": (lambda x: x, 4),
     "flatten of everything but rows": (lambda x: x.flatten(0, 1).flatten(1), 16),
 }
