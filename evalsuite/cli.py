@@ -8,7 +8,7 @@ import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -33,7 +33,7 @@ out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 KINDS = ("producers", "evaluators", "datasets", "models", "suites")
-FAILED, WRONG = 1, 2  # exit codes: a cell failed; the user's mistake
+FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes: a cell failed; the user's mistake; Ctrl-C
 
 
 @app.command("run")
@@ -96,8 +96,16 @@ def main() -> None:
         err.print(f"[bold red]evalsuite:[/] {_escaped(str(error))}", soft_wrap=True)
         sys.exit(FAILED)
     except KeyboardInterrupt:
-        err.print("Stopped. What is finished is kept: the same command goes on from here.")
-        sys.exit(130)
+        _stopped()
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # what typer makes of an interrupt
+            _stopped()
+        raise
+
+
+def _stopped() -> NoReturn:
+    err.print("Stopped. What is finished is kept: the same command goes on from here.")
+    sys.exit(INTERRUPTED)
 
 
 def _entries(kind: str) -> list[Entry]:

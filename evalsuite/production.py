@@ -24,7 +24,7 @@ from evalsuite.producers.contract import Context, Producer
 from evalsuite.provenance import PRODUCING, code_digest
 from evalsuite.randomness import address
 from evalsuite.records import Candidate
-from evalsuite.store import Key, Store, digest_of
+from evalsuite.store import Key, Store, candidate_digest, digest_of
 from evalsuite.suite import DENSE, Choice, Suite
 from evalsuite.training.loop import train, training_seed
 
@@ -40,12 +40,14 @@ class Made:
         candidate: ``None`` if its production failed.
         reason: Why it failed.
         computed: False if it was in the store already.
+        digest: Of what it depends on.
     """
 
     key: Key
     candidate: Candidate | None
     reason: str = ""
     computed: bool = True
+    digest: str = ""
 
 
 class Production:
@@ -68,14 +70,28 @@ class Production:
             CheckpointError: If the checkpoint is not there or does not fit.
         """
         key = Key(DENSE, seed, 0.0)
-        path = self._checkpoint(seed)
-        origin = self._training(seed) if path is None else {"checkpoint": _file_digest(path)}
-        digest = digest_of({"model": self.suite.model.table, **origin, "code": code_digest(PRODUCING)})
-        found = self.store.candidate(key, digest)
+        digest = self.parent_digest(seed)
+        found = self._stored(key, digest)
         if found is not None:
             return found, False
+        path = self.checkpoint(seed)
         model = self._trained(seed) if path is None else self._read(path)
         return self._saved(key, model, None, digest=digest), True
+
+    def parent_digest(self, seed: int) -> str:
+        """Returns the digest of what the parent of one seed depends on.
+
+        Raises:
+            CheckpointError: If the checkpoint is not there.
+        """
+        path = self.checkpoint(seed)
+        origin = {"seed": seed, **self._training} if path is None else {"checkpoint": _file_digest(path)}
+        return digest_of({"model": self.suite.model.table, **origin, "code": code_digest(PRODUCING)})
+
+    def producer_digest(self, choice: Choice[Producer]) -> str:
+        """Returns the digest of a method and of how it retrains."""
+        code = code_digest(PRODUCING, type(choice.plugin))
+        return digest_of({"producer": choice.table, **self._training, "code": code})
 
     def module(self, key: Key, candidate: Candidate) -> nn.Module:
         """Returns the network of a finished candidate as it is on disk, in evaluation mode."""
@@ -87,8 +103,9 @@ class Production:
         A failure ends the chain: every ratio from there on has its reason.
         """
         keys = [Key(choice.label, parent.seed, ratio) for ratio in self.suite.ratios]
-        digests = [self._digest(choice, parent, self.suite.ratios[: i + 1]) for i in range(len(keys))]
-        stored = (self.store.candidate(key, digest) for key, digest in zip(keys, digests, strict=True))
+        method = self.producer_digest(choice)
+        digests = [candidate_digest(parent, method, self.suite.ratios[: i + 1]) for i in range(len(keys))]
+        stored = (self._stored(key, digest) for key, digest in zip(keys, digests, strict=True))
         ready = [found for found in takewhile(lambda found: found is not None, stored) if found is not None]
         for key, found in zip(keys, ready, strict=False):
             yield Made(key, found, computed=False)
@@ -124,7 +141,7 @@ class Production:
                 except Exception as error:
                     log.info("production of %s at %s failed", key.method, key.target_ratio, exc_info=True)
                     reason = f"production failed at ratio {key.target_ratio:g}: {_sentence(error)}"
-            yield Made(key, found, reason)
+            yield Made(key, found, reason, digest=digest)
 
     def _saved(self, key: Key, model: nn.Module, parent: Candidate | None, *, digest: str) -> Candidate:
         """Record of a network after saving it; the ratio is counted on what was saved."""
@@ -164,8 +181,16 @@ class Production:
         load_weights(model, read_weights(path))
         return model.eval().to(self.device)
 
-    def _checkpoint(self, seed: int) -> Path | None:
-        """Where the parent's weights are: beside the suite, in the data root, or as given."""
+    def _stored(self, key: Key, digest: str) -> Candidate | None:
+        """A finished candidate whose weights are there as well."""
+        return self.store.candidate(key, digest) if self.store.has_weights(key) else None
+
+    def checkpoint(self, seed: int) -> Path | None:
+        """Returns where the parent's weights are: beside the suite, in the data root, or as given.
+
+        Raises:
+            CheckpointError: If the suite names a file that is not there.
+        """
         if not self.suite.checkpoint:
             return None
         named = Path(self.suite.checkpoint.replace("{seed}", str(seed))).expanduser()
@@ -179,18 +204,12 @@ class Production:
             "put it there, name the data folder with --data, or correct the suite's key 'checkpoint'"
         )
 
-    def _digest(self, choice: Choice[Producer], parent: Candidate, ratios: Sequence[float]) -> str:
-        """What a candidate depends on: its parent, the method, and all the ratios on the way."""
-        content = {"parent": parent.weights, "producer": choice.table, "ratios": ratios}
-        origin = self._training(parent.seed)
-        return digest_of({**content, **origin, "code": code_digest(PRODUCING, type(choice.plugin))})
-
-    def _training(self, seed: int) -> dict[str, Any]:
-        """What any training in this suite depends on."""
+    @property
+    def _training(self) -> dict[str, Any]:
+        """What any training in this suite depends on, beside its seed."""
         return {
             "recipe": dataclasses.asdict(self.suite.recipe),
             "train": self.gallery.digest(View(split="train")),
-            "seed": seed,
             "threads": self.suite.threads,
             "device": self.device.type,
         }

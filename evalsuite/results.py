@@ -14,7 +14,7 @@ from evalsuite.metrics import reliability as reliability_table
 from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Array, Candidate, Metric, Score
 from evalsuite.statistics import bootstrap_weights, drop, paired_drop_interval
-from evalsuite.store import Cell, Key, Store
+from evalsuite.store import Cell, Key, Store, candidate_digest, cell_digest
 from evalsuite.suite import DENSE, PRODUCTION
 
 REPLICATES = 1000
@@ -112,14 +112,34 @@ class Run:
 
     @cached_property
     def _candidates(self) -> dict[Key, Candidate]:
-        found = {key: self._store.candidate(key) for key in self._keys}
-        return {key: candidate for key, candidate in found.items() if candidate is not None}
+        found: dict[Key, Candidate] = {}
+        for key in self._keys:  # each parent stands before its children
+            candidate = self._store.candidate(key, self._digest(key, found))
+            if candidate is not None:
+                found[key] = candidate
+        return found
 
     @cached_property
     def _cells(self) -> dict[tuple[Key, str], Cell]:
         labels = [choice["label"] for choice in self._suite["evaluators"]]
-        found = {(key, label): self._store.cell(key, label) for key in self._candidates for label in labels}
+        found = {(key, label): self._cell(key, label) for key in self._candidates for label in labels}
         return {address: cell for address, cell in found.items() if cell is not None}
+
+    def _cell(self, key: Key, label: str) -> Cell | None:
+        """A cell of this run, and not what an earlier one with other settings left."""
+        parent = self._candidates.get(_parent_of(key))
+        if parent is None:
+            return None
+        test = self.record["inputs"]["evaluators"][label]
+        return self._store.cell(key, label, cell_digest(self._candidates[key], parent, test))
+
+    def _digest(self, key: Key, found: Mapping[Key, Candidate]) -> str:
+        """What a candidate of this run must depend on; nothing has the empty digest."""
+        inputs, parent = self.record["inputs"], found.get(_parent_of(key))
+        if key.method == DENSE:
+            return str(inputs["parents"][str(key.seed)])
+        way = [ratio for ratio in self._suite["ratios"] if ratio <= key.target_ratio]
+        return "" if parent is None else candidate_digest(parent, inputs["producers"][key.method], way)
 
     @cached_property
     def _weights(self) -> Mapping[str, Array]:
@@ -154,7 +174,7 @@ class Run:
     def _missing(self, key: Key, cell: Cell | None) -> tuple[str, str]:
         if cell is not None:
             return cell.status, cell.reason
-        production = self._store.cell(key, PRODUCTION)
+        production = self._store.cell(key, PRODUCTION, self._digest(key, self._candidates))
         if key not in self._candidates and production is not None:
             return production.status, production.reason
         return "skipped", "not computed yet: start the same run again"
@@ -184,6 +204,10 @@ class Run:
                 shared = {"method": key.method, "seed": key.seed, "ratio": self._candidates[key].ratio}
                 for one in reliability_table(sure, right):
                     yield {**shared, **asdict(one)}
+
+
+def _parent_of(key: Key) -> Key:
+    return Key(DENSE, key.seed, 0.0)
 
 
 class _Parent:

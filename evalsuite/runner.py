@@ -22,7 +22,7 @@ from evalsuite.provenance import MEASURING, Options, code_digest, data_root, rec
 from evalsuite.randomness import address
 from evalsuite.records import Candidate, Status
 from evalsuite.results import Run
-from evalsuite.store import Cell, Key, Store, digest_of
+from evalsuite.store import Cell, Key, Store, cell_digest, digest_of
 from evalsuite.suite import DENSE, PRODUCTION, Choice, Suite, load
 
 
@@ -79,7 +79,8 @@ def run(
     started = time.time()
     with threads(chosen.threads):
         work = _Work(chosen, store, gallery, device=device(options.device), progress=progress)
-        kept = record(chosen, options)
+        store.sweep()
+        kept = record(chosen, options) | {"inputs": work.inputs}
         store.write_record({**kept, "started": started, "seconds": None})
         for seed in chosen.seeds:
             work.run(seed)
@@ -101,10 +102,12 @@ class _Work:
         candidates = 1 + len(suite.producers) * len(suite.ratios)
         self.total = len(suite.seeds) * candidates * (1 + len(suite.evaluators))
         self.done = self.computed = 0
-        for choice in suite.evaluators:  # what is missing is missed now and not after hours of work
-            for view in choice.plugin.needs:
-                gallery.digest(view)
-        gallery.digest(View(split="train"))
+        # what is missing is missed here and not after hours of work
+        self.inputs = {
+            "parents": {str(seed): self.production.parent_digest(seed) for seed in suite.seeds},
+            "producers": {choice.label: self.production.producer_digest(choice) for choice in suite.producers},
+            "evaluators": {choice.label: self._evaluator_digest(choice) for choice in suite.evaluators},
+        }
 
     def run(self, seed: int) -> None:
         """Computes every cell of one seed that is not in the store."""
@@ -121,7 +124,7 @@ class _Work:
     def _follow(self, made: Made, parent: Candidate, dense: Bench) -> None:
         """Measures one candidate, or records why there is none."""
         if made.candidate is None:
-            self.store.write_cell(made.key, PRODUCTION, Cell("", "error", made.reason))
+            self.store.write_cell(made.key, PRODUCTION, Cell(made.digest, "error", made.reason))
             for what in (PRODUCTION, *(choice.label for choice in self.suite.evaluators)):
                 self._tell(made.key, what, "error", computed=True)
             return
@@ -140,7 +143,7 @@ class _Work:
         """Runs the evaluators whose cells are missing; the model is loaded only if one is."""
         ready: Bench | None = None
         for choice in self.suite.evaluators:
-            digest = self._digest(choice, candidate, parent)
+            digest = cell_digest(candidate, parent, self.inputs["evaluators"][choice.label])
             cell = self.store.cell(key, choice.label, digest)
             if cell is not None and cell.status != "error":  # an error may be gone: the cell is tried again
                 self._tell(key, choice.label, cell.status, computed=False)
@@ -150,17 +153,13 @@ class _Work:
             self.store.write_cell(key, choice.label, cell)
             self._tell(key, choice.label, cell.status, computed=True)
 
-    def _digest(self, choice: Choice[Evaluator], candidate: Candidate, parent: Candidate) -> str:
-        """What a measurement depends on."""
+    def _evaluator_digest(self, choice: Choice[Evaluator]) -> str:
+        """What a measurement depends on beside the models."""
         return digest_of(
             {
-                "weights": candidate.weights,
-                "model": candidate.model,
-                "parent": parent.weights,
                 "evaluator": choice.table,
                 "version": choice.plugin.version,
                 "images": [self.gallery.digest(view) for view in choice.plugin.needs],
-                "seed": candidate.seed,
                 "threads": self.suite.threads,
                 "device": self.device.type,
                 "code": code_digest(MEASURING, type(choice.plugin)),

@@ -20,7 +20,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,14 @@ class Store:
         """Returns where the weights of a candidate are or belong."""
         return self.root / "candidates" / key.folder.with_name(f"{key.folder.name}.safetensors")
 
+    def has_weights(self, key: Key) -> bool:
+        """Says whether the weights of a candidate are there in full, without reading them."""
+        try:
+            with safe_open(self.weights_path(key), framework="numpy"):
+                return True
+        except (SafetensorError, OSError):
+            return False
+
     def candidate(self, key: Key, digest: str | None = None) -> Candidate | None:
         """Returns a finished candidate; ``None`` if there is none, or not of this digest."""
         try:
@@ -199,6 +207,30 @@ def digest_of(content: Mapping[str, Any]) -> str:
     """Returns the hexadecimal digest of what a cell depends on, given as plain JSON."""
     plain = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(plain.encode()).hexdigest()
+
+
+def candidate_digest(parent: Candidate, producer: str, ratios: Sequence[float]) -> str:
+    """Returns the digest of a candidate: of its parent, the method, and all the ratios on the way to its own.
+
+    Args:
+        parent: Of the same seed.
+        producer: Digest of the method and of how it retrains, from the ``inputs`` of ``run.json``.
+        ratios: Target ratios up to and with the candidate's.
+    """
+    way = {"parent": parent.weights, "seed": parent.seed, "ratios": list(ratios)}
+    return digest_of({**way, "producer": producer})
+
+
+def cell_digest(candidate: Candidate, parent: Candidate, evaluator: str) -> str:
+    """Returns the digest of a cell: of both models and the test.
+
+    Args:
+        candidate: Whose cell it is; may be the parent itself.
+        parent: Of the same seed.
+        evaluator: Digest of the test and its images, from the ``inputs`` of ``run.json``.
+    """
+    models = {"weights": candidate.weights, "model": candidate.model, "parent": parent.weights}
+    return digest_of({**models, "seed": candidate.seed, "evaluator": evaluator})
 
 
 def write_atomically(path: Path, data: bytes) -> None:

@@ -85,11 +85,13 @@ class View:
         data: Registered data set; empty for the suite's own.
         split: Which part of it.
         change: What is done to its images.
+        first: Only the first so many of them; 0 for all.
     """
 
     data: str = ""
     split: Split = "test"
     change: Change | None = None
+    first: int = 0
 
 
 class Gallery:
@@ -150,8 +152,8 @@ class Gallery:
                     f"there are test images only, no split {view.split!r}; "
                     "use a data set that has one, or an evaluator that needs none"
                 )
-            return checked(source)
-        found = loaded(source, view.split, self.place)
+            return _cut(checked(source), view.first)
+        found = _cut(loaded(source, view.split, self.place), view.first)
         return replace(found, labels=None, classes=0) if view.data else found
 
     def _changed(self, view: View, change: Change) -> ImageSet:
@@ -162,6 +164,13 @@ class Gallery:
                 f"{change!r} turned images {plain.images.shape} into {changed.shape}; shapes must stay"
             )
         return replace(plain, name=self.condition(view), images=changed)
+
+
+def _cut(images: ImageSet, first: int) -> ImageSet:
+    if not first:
+        return images
+    labels = None if images.labels is None else images.labels[:first]
+    return replace(images, images=images.images[:first], labels=labels)
 
 
 def _named(name: str) -> DataSet:

@@ -42,11 +42,13 @@ class Ood(Evaluator):
         near: Registered data sets that resemble the suite's own.
         far: Registered data sets that do not.
         detectors: Scores from logits.
+        images: Use only the first so many images of each outlier set; 0 for all.
     """
 
     near: tuple[str, ...] = ()
     far: tuple[str, ...] = ()
     detectors: tuple[str, ...] = ("msp", "energy")
+    images: int = 0
 
     def __post_init__(self) -> None:
         if not self.near + self.far:
@@ -82,7 +84,7 @@ class Ood(Evaluator):
     @property
     def needs(self) -> tuple[View, ...]:
         """The clean test images and every outlier set."""
-        return View(), *(View(data=name) for name in self.near + self.far)
+        return View(), *map(self._view, self.near + self.far)
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields five scores per detector and outlier set."""
@@ -90,8 +92,15 @@ class Ood(Evaluator):
             score = DETECTORS[detector]
             inside = score(bench.outputs(View()).logits)
             for name in self.near + self.far:
-                outside = score(bench.outputs(View(data=name)).logits)
+                outside = score(bench.outputs(self._view(name)).logits)
                 group = "ood-near" if name in self.near else "ood-far"
                 for measure, *_ in _MEASURES:
-                    evidence = {POPULATION: inside, name: outside}
+                    evidence = {POPULATION: inside, self._population(name): outside}
                     yield Score(f"{detector}_{measure}", name, evidence=evidence, group=group)
+
+    def _view(self, name: str) -> View:
+        return View(data=name, first=self.images)
+
+    def _population(self, name: str) -> str:
+        """Name of the images in evidence: sets of other sizes are other populations."""
+        return f"{name}[:{self.images}]" if self.images else name

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _WHAT = ["method", "evaluator", "status", "reason"]
-_SHOWN_ELSEWHERE = ("command",)
+_SHOWN_ELSEWHERE = ("command", "inputs")  # digests say nothing to a reader
 _EMPTY: tuple[object, ...] = (None, "", {}, [], ())
 
 

@@ -1,0 +1,270 @@
+"""A run folder read back: every conclusion can be drawn again from the evidence, without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evalsuite import Run, api
+from evalsuite.errors import StoreError, UserError
+from evalsuite.statistics import paired_rate_interval
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILES = ("measurements.csv", "thresholds.csv", "reliability.csv", "index.html")
+
+
+def evidence(run: Run, method: str, ratio: float, place: tuple[str, str, str]) -> list[list[Any]]:
+    """Per-image outputs of one score as lists, read from the file's bytes and not through the store."""
+    evaluator, metric, condition = place
+    data = (run.path / "cells" / method / "seed-0" / repr(ratio) / f"{evaluator}.cell").read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    cell = json.loads(header["__metadata__"]["cell"])
+    (score,) = [one for one in cell["scores"] if (one["metric"], one["condition"]) == (metric, condition)]
+    kinds = {"F64": "<f8", "F32": "<f4", "BOOL": "?", "I64": "<i8"}
+    found = []
+    for name in score["evidence"].values():
+        entry = header[name]
+        begin, end = (8 + size + offset for offset in entry["data_offsets"])
+        found.append(np.frombuffer(data[begin:end], kinds[entry["dtype"]]).reshape(entry["shape"]).tolist())
+    return found
+
+
+def share(populations: list[list[Any]]) -> float:
+    (right,) = populations
+    return sum(1 for one in right if one) / len(right)
+
+
+def pairs_won(populations: list[list[Any]]) -> float:
+    inside, outside = populations
+    won = 0.0
+    for low in inside:
+        for high in outside:
+            won += 1.0 if high > low else 0.5 if high == low else 0.0
+    return won / (len(inside) * len(outside))
+
+
+def binned_gap(populations: list[list[Any]]) -> float:
+    (rows,) = populations
+    total = 0.0
+    for index in range(15):
+        inside = [row for row in rows if index / 15 < row[0] <= (index + 1) / 15]
+        if inside:
+            gap = sum(row[1] for row in inside) / len(inside) - sum(row[0] for row in inside) / len(inside)
+            total += len(inside) / len(rows) * abs(gap)
+    return total
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "sign"),
+    [
+        (("accuracy", "accuracy", "clean"), share, 1),
+        (("attack", "robust_accuracy", "linf-pgd/8:255"), share, 1),
+        (("ood", "msp_auroc", "letters"), pairs_won, 1),
+        (("calibration", "ece_equal_width", "clean"), binned_gap, -1),
+    ],
+    ids=lambda case: case[1] if isinstance(case, tuple) else "",
+)
+def test_potentials_can_be_found_again_from_the_evidence_with_plain_loops(
+    place: tuple[str, str, str], value: Callable[[list[list[Any]]], float], sign: int, done: Run
+) -> None:
+    rows = pd.read_csv(done.path / "measurements.csv").set_index(["evaluator", "metric", "condition"]).loc[place]
+    printed = pd.read_csv(done.path / "thresholds.csv")
+    printed = printed[(printed["metric"] == place[1]) & (printed["condition"] == place[2])]
+    tolerance = done.record["suite"]["tolerances"][place[1]]
+    dense = value(evidence(done, "dense", 0.0, place))
+    for method in ("magnitude", "filter-l1"):
+        potential, best, safe = 0.0, 0.0, True
+        for _, row in rows[rows["method"] == method].sort_values("ratio").iterrows():
+            mine = value(evidence(done, method, row["target_ratio"], place))
+            assert row["value"] == pytest.approx(mine, abs=1e-12)
+            worse = sign * (dense - mine)
+            assert row["drop"] == pytest.approx(worse, abs=1e-12)
+            assert row["drop_low"] <= row["drop"] <= row["drop_high"]
+            assert abs(worse - tolerance) > 1e-9, "too close to call: change the tolerance of the tiny suite"
+            safe = safe and worse <= tolerance
+            potential = row["ratio"] if safe else potential
+            best = row["ratio"] if worse <= tolerance else best
+        for seed in ("0", "all"):
+            (threshold,) = printed[(printed["method"] == method) & (printed["seed"] == seed)].itertuples()
+            assert (threshold.potential, threshold.potential_any) == (potential, best)
+            assert threshold.reference == pytest.approx(dense, abs=1e-12)
+
+
+def test_the_thresholds_of_the_tiny_suite_are_not_all_alike(done: Run) -> None:
+    """Else the test above would show little."""
+    single = done.thresholds().query("aggregate == 'single'")
+    assert single["potential"].nunique() >= 3
+    assert single["infeasible"].any()
+
+
+def test_intervals_of_rates_are_paired_image_by_image(done: Run) -> None:
+    rows = done.measurements.query("metric == 'accuracy' and condition == 'clean' and method != 'dense'")
+    place = ("accuracy", "accuracy", "clean")
+    (mine,) = evidence(done, "dense", 0.0, place)
+    for _, row in rows.iterrows():
+        (other,) = evidence(done, row["method"], row["target_ratio"], place)
+        losses = sum(1 for a, b in zip(mine, other, strict=True) if a and not b)
+        gains = sum(1 for a, b in zip(mine, other, strict=True) if b and not a)
+        assert losses + gains > 0
+        assert row["drop"] == pytest.approx((losses - gains) / len(mine), abs=1e-12)
+        limits = paired_rate_interval(losses, gains, n=len(mine))
+        assert (row["drop_low"], row["drop_high"]) == pytest.approx(limits, abs=1e-12)
+
+
+def test_rows_are_complete_and_in_order(done: Run) -> None:
+    table = done.measurements
+    assert list(table["method"].unique()) == ["dense", "magnitude", "filter-l1"]
+    assert (table["status"] == "ok").all()
+    assert not table.duplicated(["method", "seed", "target_ratio", "metric", "condition"]).any()
+    assert table.groupby(["method", "target_ratio"]).size().nunique() == 1
+    assert (table.loc[table["method"] == "dense", "drop"].dropna() == 0).all()
+    judged = table["metric"].isin(done.record["suite"]["tolerances"]) & (table["method"] != "dense")
+    assert table.loc[judged, "drop_low"].notna().all()
+    assert table.loc[~judged, "drop_low"].isna().all()
+    assert table.loc[table["metric"] == "temperature", "drop"].isna().all()
+    assert table.loc[table["method"] == "magnitude", "macs_nonzero"].lt(table["macs"].max()).all()
+    assert table.loc[table["method"] == "filter-l1", "macs"].lt(table["macs"].max()).all()
+    read = pd.read_csv(done.path / "measurements.csv")
+    pd.testing.assert_frame_equal(read, table.replace({"group": "", "reason": ""}, None), check_dtype=False, check_exact=True)
+
+
+def test_the_reliability_table_adds_up(done: Run) -> None:
+    table = done.reliability
+    clean = done.measurements.query("metric == 'accuracy' and condition == 'clean'").set_index(["method", "ratio"])
+    for key, rows in table.groupby(["method", "ratio"]):
+        filled = rows[rows["count"] > 0]
+        assert rows["count"].sum() == 899
+        total = (filled["count"] * filled["accuracy"]).sum() / 899
+        assert total == pytest.approx(clean.loc[key, "value"])
+    assert set(table["method"]) == {"dense", "magnitude", "filter-l1"}
+
+
+def test_thresholds_at_other_tolerances(done: Run) -> None:
+    own = done.thresholds()
+    pd.testing.assert_frame_equal(own, done.thresholds(done.record["suite"]["tolerances"]))
+    loose = done.thresholds({"accuracy": 1.0})
+    assert set(loose["metric"]) == {"accuracy"}
+    assert loose["censored"].all()
+    assert (loose["tolerance"] == 1.0).all()
+    everything = done.thresholds(1e9)
+    assert "nll" in set(everything["metric"])
+    assert "temperature" not in set(everything["metric"])
+    with pytest.raises(UserError, match="acuracy"):
+        done.thresholds({"acuracy": 0.1})
+    with pytest.raises(UserError, match="-1"):
+        done.thresholds(-1.0)
+
+
+def test_tests_of_one_kind_at_two_settings_are_told_apart(suite_file: Callable[..., Path], tmp_path: Path) -> None:
+    """Both attacks report the same metric under the same conditions; each candidate meets its own parent."""
+    old = '[[evaluators]]\nname = "attack"\nepsilons = [8]\nsteps = 2\nimages = 32\n'
+    new = old + '[[evaluators]]\nname = "attack"\nlabel = "sixty"\nepsilons = [8]\nsteps = 2\nimages = 60\n'
+    new += '[[evaluators]]\nname = "calibration"\nlabel = "halves"\nheld_out = "cross-fit"\n'
+    found = api.run(suite_file({old: new}), out=tmp_path / "run")
+    table = found.measurements
+    assert not table.duplicated(["method", "seed", "target_ratio", "metric", "condition"]).any()
+    for label, count in (("attack", 32), ("sixty", 60)):
+        rows = table[(table["evaluator"] == label) & table["condition"].str.startswith("fgsm")]
+        assert set(rows["n"]) == {count}
+        assert set(rows["condition"]) == {f"fgsm/8:255 ({label})"}
+        dense = rows.loc[rows["method"] == "dense", "value"].item()
+        assert (rows["drop"] == dense - rows["value"]).all()
+    assert set(table.loc[table["evaluator"] == "noise", "condition"]) == {"uniform/16:255"}
+    conditions = set(found.thresholds().query("metric == 'robust_accuracy'")["condition"])
+    assert {"worst/8:255 (attack)", "worst/8:255 (sixty)"} <= conditions
+    bins = found.reliability.groupby(["method", "ratio"])["count"].sum()
+    assert (bins == 899).all()
+
+
+def test_a_suite_without_tolerances_has_measurements_and_a_page(
+    suite_file: Callable[..., Path], tiny: Path, tmp_path: Path
+) -> None:
+    text = tiny.read_text().partition("[tolerances]")[0]
+    few = text.partition('[[evaluators]]\nname = "corruptions"')[0].replace("epochs = 2", "epochs = 1")
+    found = api.run(suite_file(text=few), out=tmp_path / "run")
+    assert found.thresholds().empty
+    assert len(found.measurements) == 15
+    assert (found.path / "index.html").stat().st_size > 10_000
+    assert list(pd.read_csv(found.path / "thresholds.csv").columns) == list(found.thresholds().columns)
+
+
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "torchvision", "foolbox", "robustbench"):
+            raise ImportError(f"{name} must not be imported here")
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+def test_the_report_is_rebuilt_without_torch_byte_for_byte(
+    done: Run, tmp_path: Path, python: Callable[..., Any]
+) -> None:
+    path = tmp_path / "moved"
+    shutil.copytree(done.path, path)
+    shutil.rmtree(path / "candidates")
+    shutil.copytree(done.path / "candidates", path / "candidates", ignore=shutil.ignore_patterns("*.safetensors"))
+    for name in FILES:
+        (path / name).unlink()
+    (tmp_path / "sitecustomize.py").write_text(BLOCKER)
+    blocked = f"{tmp_path}:{Path(__file__).parents[2]}"
+    assert python("-c", "import torch", PYTHONPATH=blocked).code == 1
+    ended = python("-m", "evalsuite", "report", "moved", cwd=tmp_path, PYTHONPATH=blocked)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out == f"Report: {path / 'index.html'}\n"
+    for name in FILES:
+        assert (path / name).read_bytes() == (done.path / name).read_bytes(), name
+
+
+@pytest.mark.parametrize(
+    ("lost", "left"),
+    [
+        pytest.param(["magnitude", "filter-l1"], {"dense"}, id="the parent only"),
+        pytest.param(["filter-l1"], {"dense", "magnitude"}, id="one method"),
+    ],
+)
+def test_an_unfinished_run_says_what_is_missing(lost: list[str], left: set[str], done: Run, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    shutil.copytree(done.path, path)
+    for method in lost:
+        shutil.rmtree(path / "candidates" / method)
+        shutil.rmtree(path / "cells" / method)
+    api.publish(path)
+    found = Run(path)
+    table = found.measurements
+    assert set(table[table["status"] == "ok"]["method"]) == left
+    missing = table[table["method"].isin(lost)]
+    assert set(missing["status"]) == {"skipped"}
+    assert set(missing["reason"]) == {"not computed yet: start the same run again"}
+    assert len(table) == len(done.measurements)  # each missing number has its row
+    assert missing["metric"].ne("").all()
+    rows = found.thresholds()
+    assert rows[rows["method"].isin(lost)]["incomplete"].all()
+    assert "not computed yet" in (path / "index.html").read_text("utf-8")
+    same = table[~table["method"].isin(lost)]
+    pd.testing.assert_frame_equal(same, done.measurements[done.measurements["method"].isin(left)], check_exact=True)
+
+
+def test_a_run_without_a_finished_cell_has_no_report(done: Run, tmp_path: Path) -> None:
+    shutil.copy(done.path / "run.json", tmp_path)
+    assert set(Run(tmp_path).measurements["status"]) == {"skipped"}
+    with pytest.raises(StoreError, match="holds no finished cell yet; run the suite first"):
+        api.publish(tmp_path)
+
+
+@pytest.mark.parametrize("text", [None, "{}", '{"format": 1}', "no json"])
+def test_a_folder_that_is_no_run_is_said(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "run.json").write_text(text)
+    with pytest.raises(StoreError, match="run"):
+        Run(tmp_path)

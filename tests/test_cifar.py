@@ -1,0 +1,72 @@
+"""The main job on real photographs: a published network, pruned, retrained and measured on CIFAR-10 itself."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from evalsuite import suite
+from evalsuite.api import run
+from evalsuite.results import Run
+
+DATA = os.environ.get("EVALSUITE_DATA")
+pytestmark = [
+    pytest.mark.data,
+    pytest.mark.skipif(not DATA, reason="EVALSUITE_DATA names no folder with the real images and checkpoints"),
+]
+SHORTER = {
+    r"ratios = \[.*\]": "ratios = [0.5, 0.9]",
+    r'name = "cifar10"$': 'name = "cifar10"\ntrain_limit = 1024\ntest_limit = 640',
+    r"threads = 2": "threads = 1",
+    r"epsilons = \[0.25, 0.5, 1, 2\]\nsteps = 20\nimages = 500": "epsilons = [0.25, 1]\nsteps = 5\nimages = 64",
+    r'name = "corruptions"': 'name = "corruptions"\nkinds = ["frost", "fog", "glass_blur"]',
+    r"near = ": "images = 500\nnear = ",
+    r'\[\[producers\]\]\nname = "random"\n': "",
+}
+
+
+@pytest.fixture(scope="module")
+def shortened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped suite with fewer images, ratios and methods."""
+    text = suite.find("cifar10-resnet20").read_text("utf-8")
+    for pattern, replacement in SHORTER.items():
+        text, changes = re.subn(pattern, replacement, text, count=1, flags=re.MULTILINE)
+        assert changes == 1, pattern
+    path = tmp_path_factory.mktemp("cifar") / "cifar10-short.toml"
+    path.write_text(text, "utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(shortened: Path) -> Run:
+    return run(shortened, out=shortened.parent / "run")
+
+
+def test_nothing_fails_and_ratios_are_reached(found: Run) -> None:
+    assert found.failures.empty
+    reached = found.measurements.drop_duplicates(["method", "target_ratio"])
+    assert len(reached) == 5
+    assert (reached["ratio"] - reached["target_ratio"]).abs().max() < 0.02
+
+
+def test_numbers_are_those_of_a_real_network(found: Run) -> None:
+    clean = found.measurements[found.measurements["condition"] == "clean"]
+    accuracy = clean[clean["metric"] == "accuracy"].set_index(["method", "target_ratio"])["value"]
+    assert accuracy["dense", 0.0] == pytest.approx(0.9173, abs=0.04)  # 640 images: 4 standard errors
+    assert accuracy["magnitude", 0.5] > 0.85  # a few steps of retraining bring it back
+    assert accuracy["filter-l1", 0.9] < accuracy["magnitude", 0.5] - 0.2  # 8 steps cannot save one filter in ten
+
+
+def test_photographed_frost_is_frost(found: Run) -> None:
+    conditions = set(found.measurements["condition"])
+    assert ("frost/3" in conditions) == (Path(DATA or "", "frost").is_dir())
+
+
+def test_published_network_knows_photographs_from_digits(found: Run) -> None:
+    table = found.measurements
+    dense = table[(table["method"] == "dense") & (table["metric"] == "msp_auroc")].set_index("condition")["value"]
+    assert dense["mnist"] > 0.8
+    assert 0.75 < dense["cifar100"] < 0.95
