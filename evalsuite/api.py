@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from evalsuite.choices import choose
 from evalsuite.data import DATASETS
-from evalsuite.errors import StoreError
+from evalsuite.errors import DataError, StoreError
 from evalsuite.provenance import Options, data_root
-from evalsuite.records import ImageSet
+from evalsuite.randomness import address
+from evalsuite.records import ImageSet, Score
 from evalsuite.report import write
 from evalsuite.report.findings import Findings
 from evalsuite.results import Run
 from evalsuite.store import write_atomically
-from evalsuite.suite import Suite, choose
+from evalsuite.suite import Suite
 
 if TYPE_CHECKING:
     from torch import nn
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 Table = Mapping[str, Any]
 """A plug-in's name and settings, as a table of a suite."""
+
+COLUMNS = ("evaluator", "metric", "condition", "group", "value", "n", "unit", "higher_is_better")
 
 
 def run(
@@ -90,7 +95,7 @@ def evaluate(
     model: nn.Module,
     *,
     data: str | Table | ImageSet | DataSet = "digits",
-    evaluators: Iterable[str | Table | Evaluator] = ("accuracy",),
+    evaluators: str | Table | Evaluator | Iterable[str | Table | Evaluator] = "accuracy",
     parent: nn.Module | None = None,
     options: Options | None = None,
 ) -> pd.DataFrame:
@@ -98,8 +103,9 @@ def evaluate(
 
     Args:
         model: Takes float images in [0, 1], (B, C, H, W), and returns logits (B, K); it normalises by itself.
+            It is evaluated in evaluation mode and given back as it was.
         data: A data set's name, table or instance, or labelled test images.
-        evaluators: Names, tables or instances.
+        evaluators: One or several names, tables or instances.
         parent: The unpruned network, for agreement; the model itself by default.
         options: Seed of the changes of images, and the data root.
 
@@ -116,27 +122,45 @@ def evaluate(
     from evalsuite.measuring import scored
 
     options = options or Options()
-    place = Place(data_root(None, options), options.download, options.seed or 0)
-    gallery = Gallery(_source(data), place)
-    bench = Bench(model, gallery, parent=Bench(parent, gallery) if parent is not None else None)
+    seed = options.seed or 0
+    gallery = Gallery(_source(data), Place(data_root(None, options), options.download, seed))
+    several = (
+        evaluators
+        if isinstance(evaluators, Iterable) and not isinstance(evaluators, str | Mapping)
+        else [evaluators]
+    )
     rows = []
-    for label, evaluator in map(_evaluator, evaluators):
-        metrics = {metric.name: metric for metric in evaluator.metrics}
-        for score in scored(evaluator, bench):
-            metric = metrics[score.metric]
-            named = {
-                "evaluator": label,
-                "metric": score.metric,
-                "condition": score.condition,
-                "group": score.group,
-            }
-            known = {"unit": metric.unit, "higher_is_better": metric.higher_is_better}
-            rows.append({**named, "value": score.value, "n": score.n, **known})
-    return pd.DataFrame(rows)
+    with _unchanged(model), _unchanged(parent):
+        dense = None if parent is None else Bench(parent, gallery)
+        bench = Bench(model, gallery, parent=dense, seed=address(seed, "bench"))
+        for label, evaluator in map(_evaluator, several):
+            rows += [_row(label, evaluator, score) for score in scored(evaluator, bench)]
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+@contextmanager
+def _unchanged(model: nn.Module | None) -> Iterator[None]:
+    """Puts every part of a network back into training or evaluation mode, as it was."""
+    modes = {} if model is None else {part: part.training for part in model.modules()}
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def _row(label: str, evaluator: Evaluator, score: Score) -> tuple[Any, ...]:
+    (metric,) = (metric for metric in evaluator.metrics if metric.name == score.metric)
+    found = (score.metric, score.condition, score.group, score.value, score.n)
+    return label, *found, metric.unit, metric.higher_is_better
 
 
 def _source(data: str | Table | ImageSet | DataSet) -> DataSet | ImageSet:
-    return choose(DATASETS, data, where="data").plugin if isinstance(data, str | Mapping) else data
+    if isinstance(data, str | Mapping):
+        return choose(DATASETS, data, where="data").plugin
+    if isinstance(data, ImageSet) and data.labels is None:
+        raise DataError(f"image set {data.name!r} has no labels: expected labelled test images")
+    return data
 
 
 def _evaluator(evaluator: str | Table | Evaluator) -> tuple[str, Evaluator]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from evalsuite.choices import Choice
 from evalsuite.data.views import Gallery, View
 from evalsuite.errors import CheckpointError, ContractError, EvalsuiteError
 from evalsuite.models.architecture import assemble
@@ -25,7 +26,7 @@ from evalsuite.provenance import PRODUCING, code_digest
 from evalsuite.randomness import address
 from evalsuite.records import Candidate
 from evalsuite.store import Key, Store, candidate_digest, digest_of
-from evalsuite.suite import DENSE, Choice, Suite
+from evalsuite.suite import DENSE, Suite
 from evalsuite.training.loop import train, training_seed
 
 log = logging.getLogger(__name__)

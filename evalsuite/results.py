@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from evalsuite.errors import StoreError
 from evalsuite.metrics import reliability as reliability_table
 from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Array, Candidate, Metric, Score
@@ -24,6 +26,9 @@ COLUMNS = (
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
     *("value", "n", "drop", "drop_low", "drop_high", "status", "reason"),
 )
+COUNTS = ("parameters", "nonzero", "macs", "macs_nonzero", "bytes", "n")
+"""Whole numbers, also where one is missing."""
+
 Named = tuple[str, str]  # metric and condition
 
 
@@ -41,6 +46,8 @@ class Run:
         self.path = Path(path)
         self._store = Store(self.path)
         self.record: Mapping[str, Any] = self._store.record()
+        if missing := [key for key in ("suite", "inputs") if not isinstance(self.record.get(key), Mapping)]:
+            raise StoreError(f"{self.path / 'run.json'} has no {missing[0]}; run the suite again")
 
     @cached_property
     def measurements(self) -> pd.DataFrame:
@@ -49,7 +56,7 @@ class Run:
         Rows without a number say why: ``status`` is ``skipped``, ``invalid`` or ``error``.
         """
         rows = [row for seed in self._suite["seeds"] for row in self._seed_rows(seed)]
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -59,7 +66,12 @@ class Run:
     @cached_property
     def reliability(self) -> pd.DataFrame:
         """Reliability table of every candidate on clean images: one row per bin of the confidence."""
-        rows = [row for (key, _), cell in self._cells.items() for row in self._reliability_rows(key, cell)]
+        clean = {
+            key: cell for (key, _), cell in reversed(self._cells.items()) if _sure(cell)
+        }  # the first test's
+        rows = [
+            row for key in self._candidates if key in clean for row in self._reliability_rows(key, clean[key])
+        ]
         return pd.DataFrame(
             rows, columns=["method", "seed", "ratio", "lower", "upper", "count", "confidence", "accuracy"]
         )
@@ -123,7 +135,8 @@ class Run:
     def _cells(self) -> dict[tuple[Key, str], Cell]:
         labels = [choice["label"] for choice in self._suite["evaluators"]]
         found = {(key, label): self._cell(key, label) for key in self._candidates for label in labels}
-        return {address: cell for address, cell in found.items() if cell is not None}
+        known = {address: cell for address, cell in found.items() if cell is not None}
+        return dict(zip(known, _told_apart(known), strict=True))
 
     def _cell(self, key: Key, label: str) -> Cell | None:
         """A cell of this run, and not what an earlier one with other settings left."""
@@ -198,12 +211,34 @@ class Run:
         return {**found, **self._direction(score.metric), "value": score.value, "n": score.n, **change}
 
     def _reliability_rows(self, key: Key, cell: Cell) -> Iterator[dict[str, Any]]:
+        sure, right = _sure(cell)[0].T
+        shared = {"method": key.method, "seed": key.seed, "ratio": self._candidates[key].ratio}
+        for one in reliability_table(sure, right):
+            yield {**shared, **asdict(one)}
+
+
+def _sure(cell: Cell) -> list[Array]:
+    """Confidence and correctness of each clean image, (N, 2); empty where the cell has none."""
+    scores = (score for score in cell.scores if score.metric == "ece_equal_width")
+    return [values for score in scores for values in score.evidence.values()]
+
+
+def _told_apart(cells: Mapping[tuple[Key, str], Cell]) -> Iterator[Cell]:
+    """The cells; where several tests report one metric under one condition, that carries the test's label.
+
+    Two attacks of different strength, for example: each candidate must meet the parent under its own test.
+    """
+    by: dict[Named, set[str]] = defaultdict(set)
+    for (_, label), cell in cells.items():
         for score in cell.scores:
-            if score.metric == "ece_equal_width" and score.evidence:
-                sure, right = next(iter(score.evidence.values())).T
-                shared = {"method": key.method, "seed": key.seed, "ratio": self._candidates[key].ratio}
-                for one in reliability_table(sure, right):
-                    yield {**shared, **asdict(one)}
+            by[score.metric, score.condition].add(label)
+    for (_, label), cell in cells.items():
+        yield replace(cell, scores=tuple(_named(score, label, by) for score in cell.scores))
+
+
+def _named(score: Score, label: str, by: Mapping[Named, set[str]]) -> Score:
+    alone = len(by[score.metric, score.condition]) == 1
+    return score if alone else replace(score, condition=f"{score.condition} ({label})")
 
 
 def _parent_of(key: Key) -> Key:

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from evalsuite.bench import Bench
+from evalsuite.choices import Choice
 from evalsuite.compat.allocator import keep_large_blocks
 from evalsuite.data.dataset import Place
-from evalsuite.data.views import Gallery, View
+from evalsuite.data.views import Gallery
 from evalsuite.errors import UserError
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.measuring import measured
@@ -23,7 +24,7 @@ from evalsuite.randomness import address
 from evalsuite.records import Candidate, Status
 from evalsuite.results import Run
 from evalsuite.store import Cell, Key, Store, cell_digest, digest_of
-from evalsuite.suite import DENSE, PRODUCTION, Choice, Suite, load
+from evalsuite.suite import DENSE, PRODUCTION, Suite, load
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,9 @@ class _Work:
         # what is missing is missed here and not after hours of work
         self.inputs = {
             "parents": {str(seed): self.production.parent_digest(seed) for seed in suite.seeds},
-            "producers": {choice.label: self.production.producer_digest(choice) for choice in suite.producers},
+            "producers": {
+                choice.label: self.production.producer_digest(choice) for choice in suite.producers
+            },
             "evaluators": {choice.label: self._evaluator_digest(choice) for choice in suite.evaluators},
         }
 

@@ -1,31 +1,24 @@
-"""A TOML file to a `Suite`: every mistake is named with file, table, key and near miss.
-
-A table is the keyword arguments of a registered frozen dataclass, so there is no second schema that could
-drift.
-"""
+"""A TOML file to a `Suite`: every mistake is named with file, table, key and near miss."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
-import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
-
+from evalsuite.choices import Choice, built, choose, labelled
 from evalsuite.data import DATASETS
-from evalsuite.errors import SuiteError, UnknownNameError, UserError
+from evalsuite.errors import SuiteError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.models import MODELS
 from evalsuite.producers import PRODUCERS
 from evalsuite.records import Metric
-from evalsuite.registry import Registry, import_file, unknown
+from evalsuite.registry import import_file, unknown
 from evalsuite.training.recipe import Recipe
 
 if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
@@ -34,34 +27,11 @@ if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
     from evalsuite.models.architecture import Architecture
     from evalsuite.producers.contract import Producer
 
-T = TypeVar("T")
 DENSE = "dense"
 """Method name of the parent."""
 PRODUCTION = "production"
 """Name of the cell that says why a candidate could not be made."""
 RESERVED = MappingProxyType({DENSE: "the parent", PRODUCTION: "the making of a candidate"})
-
-
-@dataclass(frozen=True)
-class Choice(Generic[T]):
-    """Is a plug-in that a suite chose.
-
-    Attributes:
-        label: What reports call it; the name unless the suite says otherwise.
-        name: Registered name.
-        settings: All its settings, defaults included.
-        plugin: The plug-in itself.
-    """
-
-    label: str
-    name: str
-    settings: Mapping[str, Any]
-    plugin: T
-
-    @property
-    def table(self) -> dict[str, Any]:
-        """Name and settings: enough to make the plug-in again."""
-        return {"name": self.name, **self.settings}
 
 
 @dataclass(frozen=True)
@@ -176,7 +146,7 @@ def parse(text: str, *, source: Path) -> Suite:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SuiteError(f"{source}: not valid TOML: {error}") from error
-    page = _build(_Page, raw, where=f"{source}")
+    page = built(_Page, raw, where=f"{source}")
     for plugin in page.plugins:
         import_file(source.parent / plugin)
     suite = Suite(
@@ -184,12 +154,14 @@ def parse(text: str, *, source: Path) -> Suite:
         description=page.description,
         seeds=_seeds(page.seeds, f"{source}"),
         ratios=_rising(page.ratios, f"{source}"),
-        data=_chosen(DATASETS, page.data, where=f"{source}, [data]"),
-        model=_chosen(MODELS, page.model, where=f"{source}, [model]"),
+        data=choose(DATASETS, page.data, where=f"{source}, [data]"),
+        model=choose(MODELS, page.model, where=f"{source}, [model]"),
         checkpoint=page.checkpoint,
-        recipe=_build(Recipe, page.recipe, where=f"{source}, [recipe]"),
-        producers=_labelled(PRODUCERS, page.producers, where=f"{source}, [[producers]]"),
-        evaluators=_labelled(EVALUATORS, page.evaluators, where=f"{source}, [[evaluators]]"),
+        recipe=built(Recipe, page.recipe, where=f"{source}, [recipe]"),
+        producers=labelled(PRODUCERS, page.producers, where=f"{source}, [[producers]]", reserved=RESERVED),
+        evaluators=labelled(
+            EVALUATORS, page.evaluators, where=f"{source}, [[evaluators]]", reserved=RESERVED
+        ),
         tolerances=page.tolerances,
         threads=_threads(page.threads, f"{source}"),
         data_root=page.data_root,
@@ -199,89 +171,6 @@ def parse(text: str, *, source: Path) -> Suite:
     _check_tolerances(suite, f"{source}, [tolerances]")
     _check_metrics(suite.evaluators, f"{source}, [[evaluators]]")
     return suite
-
-
-def choose(registry: Registry[type[T]], table: Mapping[str, Any] | str, *, where: str) -> Choice[T]:
-    """Returns the plug-in that a table (or a bare name) chooses.
-
-    Raises:
-        SuiteError: If the table has no name, or a key or value that the plug-in does not take.
-        UnknownNameError: If no plug-in has the name.
-    """
-    return _chosen(registry, {"name": table} if isinstance(table, str) else dict(table), where=where)
-
-
-def _chosen(registry: Registry[type[T]], table: Mapping[str, Any], *, where: str) -> Choice[T]:
-    settings = dict(table)
-    name = settings.pop("name", None)
-    if not isinstance(name, str):
-        raise SuiteError(
-            f"{where}: found no name, expected the name of a {registry.kind}: {', '.join(registry)}"
-        )
-    label = settings.pop("label", name)
-    if not isinstance(label, str) or not label.strip():
-        raise SuiteError(f"{where}: found label = {label!r}, expected words")
-    try:
-        kind = registry.get(name)
-    except UnknownNameError as error:
-        raise SuiteError(f"{where}: {error}") from error
-    if not dataclasses.is_dataclass(kind) or inspect.isabstract(kind):
-        missing = ", ".join(sorted(getattr(kind, "__abstractmethods__", ()))) or "none"
-        raise SuiteError(
-            f"{where}, {name}: found {kind.__qualname__}, expected a frozen dataclass without abstract methods "
-            f"(abstract now: {missing}); mend the plug-in"
-        )
-    plugin = _build(kind, settings, where=f"{where}, {name}")
-    return Choice(label, name, json.loads(json.dumps(dataclasses.asdict(plugin), default=str)), plugin)
-
-
-def _labelled(
-    registry: Registry[type[T]], tables: Iterable[Mapping[str, Any]], *, where: str
-) -> tuple[Choice[T], ...]:
-    choices = tuple(_chosen(registry, table, where=where) for table in tables)
-    if not choices:
-        raise SuiteError(f"{where}: found none, expected at least one {registry.kind}")
-    labels = [choice.label for choice in choices]
-    for label in labels:
-        if labels.count(label) > 1 or label in RESERVED:
-            what = f"is kept for {RESERVED[label]}" if label in RESERVED else "is there twice"
-            raise SuiteError(
-                f"{where}: the label {label!r} {what}; give each {registry.kind} a label of its own"
-            )
-    return choices
-
-
-def _build(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
-    """An instance of a dataclass from a TOML table: keys known, values of the right type, settings sensible."""
-    fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # all kinds are dataclasses
-    for key in table:
-        if key not in fields:
-            raise SuiteError(f"{where}: {unknown('key', key, fields)}")
-    for name, field in fields.items():
-        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and name not in table:
-            raise SuiteError(f"{where}: the key {name!r} is missing; expected {field.type}")
-    hints = get_type_hints(kind)
-    values = {key: _typed(hints[key], value, where=f"{where}, key {key!r}") for key, value in table.items()}
-    try:
-        return kind(**values)
-    except UserError as error:
-        raise SuiteError(f"{where}: {error}") from error
-
-
-def _typed(hint: Any, value: Any, *, where: str) -> Any:
-    """`value` as what a field's annotation says, strictly: no text for a number, no fraction for a count."""
-    try:
-        # through JSON, where strictness still takes a list for a tuple and an integer for a float
-        return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = "".join(f"[{part}]" for part in first["loc"])
-        raise SuiteError(f"{where}{place}: found {first['input']!r}; {_lower(first['msg'])}") from error
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
 
 
 def _named(name: str, where: str) -> str:

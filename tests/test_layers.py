@@ -18,6 +18,7 @@ HOUSE = Path(__file__).parents[1] / "evalsuite"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "randomness"),
     ("records", "registry"),
+    ("choices",),
     ("compat",),
     ("metrics",),
     ("statistics", "potential", "data", "models"),

@@ -17,7 +17,8 @@ from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.attack import Attack
 from evalsuite.models import MODELS
 from evalsuite.producers import PRODUCERS
-from evalsuite.suite import Suite, choose, find, load, parse, shipped
+from evalsuite.choices import choose
+from evalsuite.suite import Suite, find, load, parse, shipped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

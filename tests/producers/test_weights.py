@@ -211,5 +211,5 @@ class NotANumber(WeightProducer):
 
 
 def test_scores_must_be_numbers(network: Network, context: Context) -> None:
-    with pytest.raises(ContractError, match="^a producer's scores have NaN among them"):
+    with pytest.raises(ContractError, match=r"^a producer's scores have NaN among them"):
         produced(NotANumber(), network("small-cnn"), context, (0.5,))

@@ -90,7 +90,7 @@ def test_a_step_has_the_learning_rate_of_its_middle(images: ImageSet, monkeypatc
 def test_even_a_single_step_moves_the_weights(images: ImageSet, schedule: Any) -> None:
     start = linear()
     milestones = (1,) if schedule == "step" else ()
-    recipe = Recipe(epochs=1, batch_size=10, learning_rate=0.1, schedule=schedule, milestones=milestones, weight_decay=0)
+    recipe = Recipe(epochs=1, batch_size=10, schedule=schedule, milestones=milestones, weight_decay=0)
     moved = trained(start, images, recipe).get_parameter("1.weight") - start.get_parameter("1.weight")
     whole = trained(start, images, replace(recipe, schedule="constant", milestones=()))
     factor = 0.5 if schedule == "cosine" else 1.0  # a milestone after the last step is none
@@ -184,7 +184,7 @@ def test_divergence_stops_the_cell(few: ImageSet, network: Callable[..., nn.Modu
 
 
 def test_images_without_labels_cannot_be_trained_on(images: ImageSet) -> None:
-    with pytest.raises(DataError, match="^image set 'tiny' has no labels: expected a labelled set to train on$"):
+    with pytest.raises(DataError, match=r"^image set 'tiny' has no labels: expected a labelled set to train on$"):
         trained(linear(), replace(images, labels=None), Recipe(epochs=1))
 
 

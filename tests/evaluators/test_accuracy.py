@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evalsuite.evaluators.accuracy import Accuracy
+from evalsuite.measuring import scored
+from evalsuite.records import Score
+
+LABELS = np.array([0, 1, 2, 3, 0, 0])
+ONE_HOT = np.eye(4)[LABELS]
+
+
+def by_metric(scores: tuple[Score, ...]) -> dict[str, float | None]:
+    assert {(score.condition, score.n, score.group) for score in scores} == {("clean", 6, "")}
+    assert [list(score.evidence) for score in scores] == [["test"]] * 3
+    return {score.metric: score.value for score in scores}
+
+
+@pytest.mark.parametrize(
+    ("table", "accuracy", "nll"),
+    [
+        (5 * ONE_HOT, 1, -math.log(math.e**5 / (math.e**5 + 3))),
+        (-5 * ONE_HOT, 0, 5 + math.log(math.e**-5 + 3)),
+        (np.zeros((6, 4)), 3 / 6, math.log(4)),  # all logits equal: the first class is predicted
+        (np.tile([0.0, math.log(3), 0, 0], (6, 1)), 1 / 6, math.log(6) - math.log(3) / 6),
+        (100 * ONE_HOT, 1, 3 * math.exp(-100)),
+    ],
+    ids=["the label", "anything but the label", "knows nothing", "always class 1", "very sure"],
+)
+def test_planted_models(planting: Any, table: np.ndarray[Any, Any], accuracy: float, nll: float) -> None:
+    found = by_metric(scored(Accuracy(), planting.bench(LABELS, table)))
+    assert found == pytest.approx({"accuracy": accuracy, "nll": nll, "agreement": 1}, rel=1e-6, abs=1e-15)
+
+
+def test_agreement_counts_equal_predictions_right_or_wrong(planting: Any) -> None:
+    child, parent = np.eye(4)[[0, 1, 2, 2, 1, 1]], np.eye(4)[[0, 1, 3, 2, 1, 0]]
+    found = by_metric(scored(Accuracy(), planting.bench(LABELS, child, parent=parent)))
+    assert found["agreement"] == pytest.approx(4 / 6)
+    assert found["accuracy"] == pytest.approx(3 / 6)
+
+
+def test_evidence_is_per_image_in_the_order_of_the_images(planting: Any) -> None:
+    table = ONE_HOT.copy()
+    table[[1, 4]] = [0, 0, 3, 0]
+    scores = {score.metric: score for score in scored(Accuracy(), planting.bench(LABELS, table, parent=ONE_HOT))}
+    for metric in ("accuracy", "agreement"):
+        assert scores[metric].evidence["test"].tolist() == [True, False, True, True, False, True]
+    assert scores["nll"].evidence["test"][1] == pytest.approx(math.log(math.e**3 + 3))

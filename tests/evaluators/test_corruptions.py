@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from evalsuite.bench import Bench
+from evalsuite.data.corruptions import CORRUPTIONS, corrupt
+from evalsuite.data.dataset import Place
+from evalsuite.data.views import Gallery, frost_textures
+from evalsuite.errors import SuiteError
+from evalsuite.evaluators.corruptions import Corruptions
+from evalsuite.measuring import scored
+from evalsuite.records import Array, ImageSet, Score
+
+rng = np.random.default_rng(0)
+LEVELS = rng.integers(40, 216, (70, 1, 1, 1))
+PIXELS = (LEVELS + rng.integers(-20, 21, (70, 3, 16, 16))).astype(np.uint8)
+LABELS = (LEVELS[:, 0, 0, 0] > 128).astype(np.int64)
+IMAGES = ImageSet("bright or dark", PIXELS, LABELS, 2)
+
+
+class Brightness(nn.Module):
+    """Says how bright an image is."""
+
+    def __init__(self, border: float = 0.5) -> None:
+        super().__init__()
+        self.border = border
+
+    def forward(self, images: Tensor) -> Tensor:
+        excess = 8 * (images.mean((1, 2, 3)) - self.border)
+        return torch.stack([-excess, excess], 1)
+
+
+def right(images: Array) -> Array:
+    """Whether `Brightness` is right about each image, without the house."""
+    found: Array = (images.reshape(len(images), -1).mean(1) / 255 > 0.5) == LABELS
+    return found
+
+
+def bench(root: Path | None = None, *, seed: int = 0) -> Bench:
+    shown = Gallery(IMAGES, Place(root=root, seed=seed))
+    return Bench(Brightness(), shown, parent=Bench(Brightness(0.45), shown))
+
+
+def found(scores: tuple[Score, ...], metric: str = "accuracy") -> dict[str, Score]:
+    return {score.condition: score for score in scores if score.metric == metric}
+
+
+@pytest.fixture
+def textures(tmp_path: Path) -> Iterator[Path]:
+    (tmp_path / "frost").mkdir()
+    for number in range(1, 6):
+        picture = rng.integers(0, 256, (200, 200, 3), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "frost" / f"frost{number}.png")
+    frost_textures.cache_clear()
+    yield tmp_path
+    frost_textures.cache_clear()
+
+
+def test_every_score_is_that_of_the_corrupted_images() -> None:
+    scores = found(scored(Corruptions((2, 5), ("brightness", "contrast", "fog")), bench(seed=4)))
+    for kind in ("brightness", "contrast", "fog"):
+        for severity in (2, 5):
+            expected = right(corrupt(PIXELS, kind, severity, seed=4))
+            one = scores[f"{kind}/{severity}"]
+            np.testing.assert_array_equal(one.evidence["test"], expected)
+            assert (one.value, one.n, one.group) == (pytest.approx(expected.mean()), 70, "corruptions")
+    assert scores["brightness/5"].value != scores["contrast/2"].value
+
+
+@pytest.mark.parametrize("photographed", [False, True], ids=["painted frost", "photographs of frost"])
+def test_the_mean_leaves_out_a_frost_that_is_painted(textures: Path, photographed: bool) -> None:
+    root, name = (textures, "frost") if photographed else (None, "frost*")
+    for metric in ("accuracy", "nll", "agreement"):
+        scores = found(scored(Corruptions((3, 4), ("frost", "fog")), bench(root)), metric)
+        assert set(scores) == {f"{name}/3", f"{name}/4", "fog/3", "fog/4", "corruptions"}
+        assert scores[f"{name}/3"].group == ("corruptions" if photographed else "")
+        assert scores["corruptions"].group == ""
+        counted = [one for condition, one in scores.items() if condition[:4] in ("fog/", name[:4] * photographed)]
+        assert len(counted) == (4 if photographed else 2)
+        per_image = np.mean([one.evidence["test"].astype(float) for one in counted], axis=0)
+        np.testing.assert_allclose(scores["corruptions"].evidence["test"], per_image)
+        assert scores["corruptions"].value == pytest.approx(np.mean([one.value for one in counted]))  # type: ignore[arg-type]  # filled in by `scored`
+        assert scores["corruptions"].n == 70
+
+
+def test_a_painted_frost_alone_has_no_mean() -> None:
+    assert set(found(scored(Corruptions((3,), ("frost",)), bench()))) == {"frost*/3"}
+
+
+def test_all_fifteen_at_all_severities_are_the_default() -> None:
+    needs = Corruptions().needs
+    assert len(set(needs)) == 75
+    assert {view.change.kind for view in needs if view.change is not None} == set(CORRUPTIONS)  # type: ignore[attr-defined]  # of Corruption
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"severities": ()}, r"corruptions: found severities \[\], expected some of 1 to 5"),
+        ({"severities": (0, 3)}, r"corruptions: found severities \[0, 3\], expected some of 1 to 5"),
+        ({"severities": (3, 3)}, "corruptions: 3 is in severities twice; name each once"),
+        ({"kinds": ("fogg",)}, "unknown corruption 'fogg': did you mean 'fog'"),
+        ({"kinds": ()}, "corruptions: found no kinds, expected at least one"),
+        ({"kinds": ("fog", "snow", "fog")}, "corruptions: fog is in kinds twice; name each once"),
+    ],
+    ids=["no severity", "severity 0", "severity twice", "unknown kind", "no kind", "kind twice"],
+)
+def test_settings_that_mean_nothing(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SuiteError, match=f"^{sentence}"):
+        Corruptions(**settings)

@@ -1,0 +1,194 @@
+"""The commands: what they print, where it goes, and how they end."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from evalsuite import cli
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from evalsuite import Run
+
+Command = Any
+
+
+@pytest.fixture(name="command")
+def _command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process; returns exit code, output and errors."""
+
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["evalsuite", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+def copied(done: Run, folder: Path) -> Path:
+    path = folder / "a [bold]run[/bold]"
+    shutil.copytree(done.path, path)
+    return path
+
+
+def test_a_run_says_where_its_report_is_and_nothing_on_the_side(
+    command: Command, done: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(done, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command("run", tiny, "--out", "a [bold]run[/bold]")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[-1] == f"Report: {tmp_path / 'a [bold]run[/bold]' / 'index.html'}"
+    (row,) = [line.split() for line in lines if line.startswith("accuracy") and "clean" in line]
+    rows = done.thresholds().query("metric == 'accuracy' and condition == 'clean' and seed == 'all'").set_index("method")
+    assert row[2:] == [f"{rows.loc[method, 'potential']:.1%}" for method in ("magnitude", "filter-l1")]
+
+
+def test_report_prints_the_full_path(command: Command, done: Run, tmp_path: Path) -> None:
+    path = copied(done, tmp_path)
+    assert command("report", path) == (0, f"Report: {path / 'index.html'}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        pytest.param(["run", "digit"], "unknown suite 'digit': did you mean 'digits'? Known:", id="suite name"),
+        pytest.param(["run", "gone.toml"], "suite gone.toml: no such file", id="suite file"),
+        pytest.param(["run", "--device", "cuda:99"], "device 'cuda:99' is not there", id="device"),
+        pytest.param(["run", "--seed", "-1"], "found seed -1, expected an integer from 0 on", id="seed"),
+        pytest.param(["run", "--data", "gone"], "--data names the data folder gone, which does not exist", id="data"),
+        pytest.param(["report", "gone"], "gone is not a run folder: it has no run.json", id="no run"),
+        pytest.param(["report", "."], ". is not a run folder: it has no run.json", id="another folder"),
+        pytest.param(["list", "producer"], "unknown listing 'producer': did you mean 'producers'", id="listing"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    words: list[str], sentence: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"evalsuite: {sentence}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [["run", "--sed", "1"], ["run", "--seed", "one"], ["report"], ["list"], ["nothing"]])
+def test_a_word_that_is_no_option_is_exit_code_2(words: list[str], command: Command) -> None:
+    code, out, err = command(*words)
+    assert (code, out) == (2, "")
+    assert "Usage" in err
+
+
+def test_a_mistake_in_a_suite_keeps_its_brackets(command: Command, suite_file: Callable[..., Path], tmp_path: Path) -> None:
+    path = suite_file({'"magnitude"': '"magnitud"'})
+    code, _, err = command("run", path, "--out", tmp_path / "x")
+    assert code == 2
+    assert err.startswith(f"evalsuite: {path}, [[producers]]: unknown producer 'magnitud': did you mean 'magnitude'")
+
+
+def test_a_failed_cell_is_exit_code_1_and_told(command: Command, suite_file: Callable[..., Path], tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    flag.touch()
+    few = suite_file().read_text().partition('[[evaluators]]\nname = "corruptions"')[0].replace("epochs = 2", "epochs = 1")
+    few += f'[[evaluators]]\nname = "moody"\nflag = "{flag}"\n[tolerances]\naccuracy = 0.1\n'
+    suite = suite_file(text=few)
+    code, out, err = command("run", suite, "--out", tmp_path / "run")
+    assert code == 1
+    assert err.splitlines()[0] == "dense 0 moody (seed 0): error"
+    assert len(err.splitlines()) == 5
+    assert "5 cells have no numbers; the report says why." in out
+    assert f"Report: {tmp_path / 'run' / 'index.html'}" in out.splitlines()[-1]
+    flag.unlink()
+    code, out, err = command("run", suite, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "no numbers" not in out
+
+
+def test_an_interrupt_is_one_sentence(command: Command, suite_file: Callable[..., Path], tmp_path: Path) -> None:
+    flag = tmp_path / "flag"
+    flag.touch()
+    few = suite_file().read_text().partition('[[evaluators]]\nname = "accuracy"')[0].replace("epochs = 2", "epochs = 1")
+    suite = suite_file(text=few + f'[[evaluators]]\nname = "stopping"\nflag = "{flag}"\n')
+    sentence = "Stopped. What is finished is kept: the same command goes on from here.\n"
+    assert command("run", suite, "--out", tmp_path / "run") == (130, "", sentence)
+    flag.unlink()
+    assert command("run", suite, "--out", tmp_path / "run")[0] == 0
+
+
+LISTED = {
+    "producers": ("magnitude", "smallest absolute weights", "evalsuite.producers.weights:Magnitude"),
+    "evaluators": ("attack", "FGSM and LinfPGD", "evalsuite.evaluators.attack:Attack"),
+    "datasets": ("digits", "1,797 handwritten digits", "evalsuite.data.digits:Digits"),
+    "models": ("small-cnn", "Four convolutions", "evalsuite.models.cnn:SmallCNN"),
+    "suites": ("digits", "handwritten digits", "digits.toml"),
+}
+
+
+@pytest.mark.parametrize("kind", cli.KINDS)
+def test_a_listing_in_a_pipe_is_one_line_each(kind: str, command: Command) -> None:
+    code, out, err = command("list", kind)
+    assert (code, err) == (0, "")
+    title, *lines = out.splitlines()
+    assert title.split("  ")[0] == "name"
+    places = [title.index(word) for word in ("what it is", "defined in")]
+    name, text, defined = LISTED[kind]
+    (line,) = [line for line in lines if line.startswith(f"{name} ")]
+    assert text in line[places[0] : places[1]]
+    assert line[places[1] :].endswith(defined)
+    assert all(line[: places[0]].strip() and line[places[0] : places[1]].strip() and line[places[1] :] for line in lines)
+    names = [line.split()[0] for line in lines]
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize("kind", cli.KINDS)
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_listing_on_a_terminal_breaks_no_word(
+    kind: str, width: int, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "out", Console(highlight=False, force_terminal=True, color_system=None, width=width))
+    _, out, _ = command("list", kind)
+    name, text, defined = LISTED[kind]
+    assert max(map(len, out.splitlines())) <= max(width, len(defined) + 150)
+    assert name in out
+    assert defined in out  # in one piece
+    assert text.split()[0] in out
+    if width == 80:
+        assert len(out.splitlines()) <= 3 * (1 + len(list(cli._entries(kind))))
+
+
+def test_a_run_on_a_terminal_shows_a_bar(
+    command: Command, done: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "err", Console(stderr=True, highlight=False, force_terminal=True, width=100))
+    code, _, err = command("run", tiny, "--out", copied(done, tmp_path))
+    assert code == 0
+    assert "35/35" in err
+
+
+def test_help_and_list_do_without_torch(python: Callable[..., Any]) -> None:
+    script = "import sys; from evalsuite.cli import main; sys.argv = {words!r}\ntry: main()\nexcept SystemExit as end: code = end.code\n"
+    script += "assert not code and not {{'torch', 'sklearn', 'scipy'}} & set(sys.modules), code"
+    for words in (["evalsuite", "--help"], ["evalsuite", "list", "models"]):
+        ended = python("-c", script.format(words=words))
+        assert (ended.code, ended.err) == (0, "")
+
+
+def test_the_module_is_the_command(python: Callable[..., Any], tmp_path: Path) -> None:
+    ended = python("-m", "evalsuite", "report", "gone", cwd=tmp_path)
+    assert ended.code == 2
+    assert ended.err.startswith("evalsuite: gone is not a run folder")
+    assert find_spec("evalsuite.__main__") is not None
+    assert os.environ.get("OMP_NUM_THREADS")

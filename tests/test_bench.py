@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evalsuite.bench import PROBE, Bench
+from evalsuite.data.views import UniformNoise, View
+from evalsuite.errors import ContractError, DataError, InvalidModelError
+from evalsuite.evaluators.accuracy import Accuracy
+from evalsuite.evaluators.calibration import Calibration
+from evalsuite.evaluators.noise import Noise
+from evalsuite.evaluators.ood import Ood
+from evalsuite.measuring import scored
+from evalsuite.models.forward import BATCH_SIZE
+
+N, K = 100, 4
+NOISE = View(change=UniformNoise(0.1))  # less than half a level: a look-up model still knows its images
+rng = np.random.default_rng(0)
+LABELS = np.arange(N) % K
+TABLE = (rng.normal(size=(256, K)) + np.eye(K)[np.arange(256) % K]).astype(np.float32)
+
+
+class Wrong(nn.Module):
+    """Breaks the contract of a model in a way of its own."""
+
+    def __init__(self, answer: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def forward(self, images: Tensor) -> Any:
+        return self.answer(images.flatten(1)[:, :K] * 10)
+
+
+@pytest.fixture
+def bench(planting: Any) -> Bench:
+    found: Bench = planting.bench(LABELS, TABLE)
+    return found
+
+
+def test_outputs_are_what_the_model_says(bench: Bench) -> None:
+    outputs = bench.outputs(View())
+    np.testing.assert_allclose(outputs.logits, TABLE[:N], rtol=1e-6)
+    np.testing.assert_array_equal(outputs.labels, LABELS)
+    np.testing.assert_array_equal(outputs.predictions, TABLE[:N].argmax(1))
+    np.testing.assert_array_equal(outputs.correct, TABLE[:N].argmax(1) == LABELS)
+    p = np.exp(TABLE[:N].astype(np.float64))
+    p /= p.sum(1, keepdims=True)
+    np.testing.assert_allclose(outputs.confidence, p.max(1))
+    np.testing.assert_allclose(outputs.nll, -np.log(p[np.arange(N), LABELS]))
+    assert bench.classes == K
+
+
+def test_each_forward_pass_happens_once_however_many_ask(planting: Any) -> None:
+    shown = planting.data(
+        test=planting.numbered(LABELS, classes=K), validation=planting.numbered(LABELS[:90], classes=K, start=100)
+    )
+    model, parent = planting.lookup(TABLE), planting.lookup(TABLE[::-1].copy())
+    bench = Bench(model, shown, parent=Bench(parent, shown))
+    evaluators = (Accuracy(), Noise(epsilons=(0.1,)), Calibration(), Calibration("cross-fit"), Accuracy())
+    for evaluator in evaluators:
+        scored(evaluator, bench)
+    assert bench.passes == {View(): 1, NOISE: 1, View(split="validation"): 1}
+    assert bench.parent.passes == {View(): 1, NOISE: 1}  # the parent answers for agreement alone
+    probe, hundred, ninety = (-(-count // BATCH_SIZE) for count in (PROBE, N, 90))
+    assert len(model.seen) == 2 * probe + 2 * hundred + ninety
+    assert len(parent.seen) == 2 * probe + 2 * hundred
+    assert {batch.shape[0] for batch in model.seen} == {BATCH_SIZE}
+
+
+def test_the_order_of_evaluators_changes_no_number(planting: Any) -> None:
+    shown = planting.data(
+        test=planting.numbered(LABELS, classes=K), validation=planting.numbered(LABELS[:90], classes=K, start=100)
+    )
+    evaluators = [Accuracy(), Noise(epsilons=(0.1, 0.2)), Calibration(), Calibration("cross-fit"), Ood(far=("digits",))]
+
+    def numbers(order: list[Any]) -> dict[int, Any]:
+        one = Bench(planting.lookup(TABLE), shown)
+        found = {id(each): scored(each, one) for each in order}
+        return {key: [(score.metric, score.condition, score.value, score.n) for score in found[key]] for key in found}
+
+    assert numbers(evaluators) == numbers(evaluators[::-1])
+
+
+def test_agreement_is_with_the_parents_predictions(planting: Any) -> None:
+    child = TABLE.copy()
+    child[:30] = -child[:30]
+    bench = planting.bench(LABELS, child, parent=TABLE)
+    found = {score.metric: score.value for score in scored(Accuracy(), bench)}
+    assert found["agreement"] == pytest.approx((child[:N].argmax(1) == TABLE[:N].argmax(1)).mean())
+    assert found["agreement"] < 1
+    assert found["accuracy"] == pytest.approx((child[:N].argmax(1) == LABELS).mean())
+    assert planting.bench(LABELS, TABLE).parent.parent is not bench
+    own = planting.bench(LABELS, TABLE)
+    assert own.parent is own  # the unpruned network is its own parent
+    assert {score.metric: score.value for score in scored(Accuracy(), own)}["agreement"] == 1
+
+
+def test_views_that_were_not_declared_are_refused(bench: Bench) -> None:
+    bench.allow((View(),))
+    bench.outputs(View())
+    with pytest.raises(ContractError, match=r"^an evaluator asked for View\(.*UniformNoise.*, which its needs do not"):
+        bench.outputs(NOISE)
+    bench.allow(None)
+    bench.outputs(NOISE)
+    bench.allow((View(),))
+    with pytest.raises(ContractError, match="which its needs do not name; add it there"):
+        bench.outputs(NOISE)  # also when it was computed for somebody else
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (lambda x: x * torch.where(x[:, 1:2] > 5, torch.nan, 1.0), r"NaN or infinite logits for \d+ of \d+ images"),
+        (lambda x: x / torch.zeros(1), "NaN or infinite logits for"),
+        (lambda x: torch.softmax(x, 1), "the model returns probabilities .* expected logits: remove its softmax"),
+        (lambda x: x[:, :, None], rf"the model returns shape \({BATCH_SIZE}, 4, 1\) for {BATCH_SIZE} images, expected one row of at least"),
+        (lambda x: x[:7], rf"the model returns shape \(7, 4\) for {BATCH_SIZE} images"),
+        (lambda x: x[:, :1], rf"the model returns shape \({BATCH_SIZE}, 1\) for {BATCH_SIZE} images"),
+        (lambda x: x[:, :3], "the model returns 3 logits per image, but the data set has 4 classes; use a model that"),
+        (lambda x: (x, x), "the model returns a tuple, expected a tensor of logits"),
+        (lambda x: x + torch.rand_like(x), r"two forward passes over the same images differ by up to [\d.]+; remove"),
+        (lambda x: nn.functional.dropout(x, 0.5), "two forward passes over the same images differ by up to"),
+    ],
+    ids=["NaN", "infinite", "softmax", "three axes", "rows", "one class", "classes", "tuple", "random", "dropout"],
+)  # fmt: skip
+def test_models_that_break_their_contract(planting: Any, answer: Callable[[Tensor], Any], sentence: str) -> None:
+    shown = planting.data(test=planting.numbered(LABELS, classes=K))
+    with pytest.raises(InvalidModelError, match=sentence):
+        Bench(Wrong(answer), shown).outputs(View())
+
+
+def test_a_model_may_go_wrong_behind_the_probed_images(planting: Any) -> None:
+    table = TABLE.copy()
+    table[PROBE + 20] = np.nan
+    with pytest.raises(InvalidModelError, match=r"^the model returns NaN or infinite logits for 1 of 100 images$"):
+        planting.bench(LABELS, table).outputs(View())
+
+
+def test_the_model_is_put_into_evaluation_mode_and_stays_untouched(planting: Any) -> None:
+    shown = planting.data(test=planting.numbered(LABELS, classes=K))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, K, 3), nn.BatchNorm2d(K), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    bench = Bench(model, shown)
+    bench.outputs(View())
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in bench.ready.parameters())
+    assert bench.ready is bench.ready
+
+
+def test_images_of_no_class_have_no_labels(planting: Any) -> None:
+    shown = planting.data(test=planting.numbered(LABELS, classes=K))
+    outputs = Bench(planting.lookup(TABLE), shown).outputs(View(data="letters"))
+    assert outputs.labels is None
+    for ask in (lambda: outputs.known, lambda: outputs.correct, lambda: outputs.nll):
+        with pytest.raises(DataError, match=r"^these images are out of distribution and have no labels"):
+            ask()
