@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -57,7 +59,7 @@ def run_command(
     with _progress() as progress:
         found = run(suite, out=out_dir, options=options, progress=progress)
     _print_summary(found)
-    out.print(f"Report: {(found.path / 'index.html').resolve()}", soft_wrap=True)
+    _print_report(found.path / "index.html")
     raise typer.Exit(FAILED if len(found.failures) else 0)
 
 
@@ -68,7 +70,7 @@ def report_command(
     """Rebuild tables and page of a run from its cells, without the models."""
     from evalsuite.api import publish
 
-    out.print(f"Report: {publish(run).resolve()}", soft_wrap=True)
+    _print_report(publish(run))
 
 
 @app.command("list")
@@ -76,12 +78,8 @@ def list_command(kind: Annotated[str, typer.Argument(help=", ".join(KINDS) + "."
     """List what can be named in a suite: name, one line, where it is defined."""
     if kind not in KINDS:
         raise UserError(unknown("listing", kind, KINDS))
-    table = Table(box=None, pad_edge=False)
-    for title in ("name", "what it is", "defined in"):
-        table.add_column(title, overflow="fold", no_wrap=title == "name")
-    for entry in _entries(kind):
-        table.add_row(entry.name, entry.text, entry.defined)
-    out.print(table)
+    for line in _listing(_entries(kind), width=out.width if out.is_terminal else None):
+        out.print(line, soft_wrap=True, markup=False)
 
 
 def main() -> None:
@@ -114,6 +112,18 @@ def _entries(kind: str) -> list[Entry]:
 
         return [Entry(name, _description(path), str(path)) for name, path in shipped().items()]
     return _registries()[kind].entries()
+
+
+def _listing(entries: Sequence[Entry], *, width: int | None) -> Iterator[str]:
+    """Three columns, one line each, for pipes and wide terminals; else the place goes below the text."""
+    rows = [Entry("name", "what it is", "defined in"), *entries]
+    names, texts, places = (max(len(getattr(row, field)) for row in rows) for field in ("name", "text", "defined"))
+    if width is None or names + texts + places + 4 <= width:
+        yield from (f"{row.name:<{names}}  {row.text:<{texts}}  {row.defined}" for row in rows)
+        return
+    for row in rows:
+        lines = [*textwrap.wrap(row.text, max(width - names - 2, 20)), row.defined]
+        yield from (f"{name:<{names}}  {line}" for name, line in zip_longest([row.name], lines, fillvalue=""))
 
 
 def _registries() -> dict[str, Registry[Any]]:
@@ -151,16 +161,21 @@ def _progress() -> Iterator[Progress]:
             name = f"{step.key.method} {step.key.target_ratio:g} {step.what}"
             bar.update(task, description=_escaped(name), completed=step.done, total=step.total)
             if step.status != "ok":
-                err.print(_escaped(f"{name} (seed {step.key.seed}): {step.status}"))
+                err.print(_escaped(f"{name} (seed {step.key.seed}): {step.status}"), soft_wrap=True)
 
         yield tell
 
 
 def _print_summary(found: Run) -> None:
     """Per method, the largest ratio up to which each headline metric is commensurate."""
+    import pandas as pd
+
     thresholds = found.thresholds()
     headline = thresholds[(thresholds["seed"] == "all") & thresholds["aggregate"].isin(["single", "minimum"])]
-    chosen = headline[(headline["group"] == "") | (headline["aggregate"] == "minimum")]
+    worst = headline["aggregate"] == "minimum"
+    grouped = pd.MultiIndex.from_frame(headline.loc[worst, ["metric", "group"]])
+    alone = ~pd.MultiIndex.from_frame(headline[["metric", "group"]]).isin(grouped)
+    chosen = headline[worst | alone]  # of a group the worst condition; the report has them all
     if chosen.empty:
         return
     table = Table(
@@ -176,11 +191,15 @@ def _print_summary(found: Run) -> None:
     ):
         potentials = dict(zip(rows["method"], rows["potential"], strict=True))
         name = f"{condition} (worst)" if aggregate == "minimum" else condition
-        table.add_row(str(metric), str(name), *(f"{potentials[method]:.1%}" for method in methods))
+        table.add_row(_escaped(str(metric)), _escaped(str(name)), *(f"{potentials[method]:.1%}" for method in methods))
     out.print(table)
     failed = len(found.failures.drop_duplicates(["method", "seed", "target_ratio", "evaluator"]))
     if failed:
         out.print(f"{failed} cells have no numbers; the report says why.")
+
+
+def _print_report(page: Path) -> None:
+    out.print(f"Report: {page.resolve()}", soft_wrap=True, markup=False)
 
 
 def _escaped(text: str) -> str:
