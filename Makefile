@@ -6,7 +6,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal
 
 python := .venv/bin/python
-install := $(python) -m pip install --disable-pip-version-check
+install := $(python) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

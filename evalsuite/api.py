@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from evalsuite.checking import Question, suite_of, verdicts
 from evalsuite.choices import choose
 from evalsuite.data import DATASETS
 from evalsuite.errors import DataError, StoreError
@@ -89,6 +90,31 @@ def publish(found: Run | Path | str) -> Path:
             results.path / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode()
         )
     return write(Findings(**tables, metrics=results.metrics, record=results.record), results.path)
+
+
+def check(
+    question: Question,
+    *,
+    out: Path | str = Path("reports/check"),
+    options: Options | None = None,
+    progress: Progress | None = None,
+) -> tuple[pd.DataFrame, Run]:
+    """Compares finished models with their parent and writes the same report as `run`.
+
+    Args:
+        question: What to check.
+        out: Run folder.
+        options: Device and data root.
+        progress: Called after each cell.
+
+    Returns:
+        One row per candidate, metric and condition with the column ``passed``, and the run.
+
+    Raises:
+        UserError: If a file cannot be read, does not fit, or something else in the question is wrong.
+    """
+    found = run(suite_of(question, folder=Path.cwd()), out=out, options=options, progress=progress)
+    return verdicts(found), found
 
 
 def evaluate(

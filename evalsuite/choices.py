@@ -83,16 +83,14 @@ def labelled(
 
     Args:
         registry: Where the names are looked up.
-        tables: One per choice; at least one.
+        tables: One per choice.
         where: Place in a file, for error messages.
         reserved: Labels that are taken, and by what.
 
     Raises:
-        SuiteError: If there is no table, a label is there twice or reserved, or a table chooses nothing.
+        SuiteError: If a label is there twice or reserved, or a table chooses nothing.
     """
     choices = tuple(choose(registry, table, where=where) for table in tables)
-    if not choices:
-        raise SuiteError(f"{where}: found none, expected at least one {registry.kind}")
     labels = [choice.label for choice in choices]
     for label in labels:
         if labels.count(label) > 1 or label in reserved:

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
+import shlex
 import sys
-import textwrap
 import tomllib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
+from evalsuite.console import (
+    err,
+    escaped,
+    print_inspection,
+    print_json,
+    print_listing,
+    print_report,
+    print_summary,
+    print_verdicts,
+    progress,
+)
 from evalsuite.errors import EvalsuiteError, UserError
 from evalsuite.registry import Entry, Registry, unknown
-
-if TYPE_CHECKING:
-    from evalsuite.results import Run
-    from evalsuite.runner import Progress, Step
 
 app = typer.Typer(
     name="evalsuite",
@@ -31,9 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
-
 KINDS = ("producers", "evaluators", "datasets", "models", "suites")
 FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes: a cell failed; the user's mistake; Ctrl-C
 
@@ -56,11 +57,11 @@ def run_command(
     from evalsuite.provenance import Options
 
     options = Options(seed=seed, device=device, data=data, download=download)
-    with _progress() as progress:
-        found = run(suite, out=out_dir, options=options, progress=progress)
-    _print_summary(found)
-    _print_report(found.path / "index.html")
-    raise typer.Exit(FAILED if len(found.failures) else 0)
+    with progress() as tell:
+        found = run(suite, out=out_dir, options=options, progress=tell)
+    print_summary(found)
+    print_report(found.path / "index.html")
+    raise typer.Exit(FAILED if found.failures["status"].isin(["invalid", "error"]).any() else 0)
 
 
 @app.command("report")
@@ -70,7 +71,92 @@ def report_command(
     """Rebuild tables and page of a run from its cells, without the models."""
     from evalsuite.api import publish
 
-    _print_report(publish(run))
+    print_report(publish(run))
+
+
+@app.command("check")
+def check_command(
+    parent: Annotated[str, typer.Option(help="Weights of the dense network.")],
+    model: Annotated[
+        str, typer.Option(help="Its architecture: resnet20, torchvision:resnet18, file.py:function ...")
+    ],
+    candidate: Annotated[
+        list[str] | None, typer.Option(help="Weights of a pruned one; may be repeated.")
+    ] = None,
+    manifest: Annotated[
+        Path | None, typer.Option(help="CSV or TOML that lists candidates: file, method, seed ...")
+    ] = None,
+    data: Annotated[str, typer.Option(help="Name of the data set.")] = "cifar10",
+    data_root: Annotated[Path | None, typer.Option(help="Data folder. [default: $EVALSUITE_DATA]")] = None,
+    suite: Annotated[str, typer.Option(help="Take tests and tolerances from this suite.")] = "",
+    setting: Annotated[
+        list[str] | None, typer.Option(help="Setting of the architecture, e.g. shortcut=B.")
+    ] = None,
+    mean: Annotated[
+        str, typer.Option(help="Mean per channel that the network was trained with: 0.5,0.5,0.5")
+    ] = "",
+    std: Annotated[str, typer.Option(help="Standard deviation per channel: 0.5,0.5,0.5")] = "",
+    tolerance: Annotated[
+        list[str] | None, typer.Option(help="Tolerance of a metric, e.g. accuracy=0.01.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Only this metric decides; may be repeated.")
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("reports/check"),
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<n>.")] = "cpu",
+    junit: Annotated[Path | None, typer.Option(help="Write the verdicts there as JUnit XML.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
+) -> None:
+    """Check finished models against their parent: exit code 0 if all are commensurate, 1 if one is not."""
+    from evalsuite import checking
+    from evalsuite.api import check
+    from evalsuite.provenance import Options
+
+    given = checking.named(candidate or []) + (checking.manifest(manifest) if manifest else ())
+    question = checking.Question(
+        parent=parent,
+        candidates=given,
+        model=model,
+        settings=checking.settings(
+            [*(setting or []), *([f"mean={mean}"] if mean else []), *([f"std={std}"] if std else [])]
+        ),
+        data={"name": data},
+        suite=suite,
+        tolerances=checking.numbers(tolerance or []),
+        metrics=tuple(metric or ()),
+    )
+    options = Options(
+        device=device, data=data_root, command=shlex.join(["python", "-m", "evalsuite", *sys.argv[1:]])
+    )
+    with progress() as tell:
+        found, run = check(question, out=out_dir, options=options, progress=tell)
+    if as_json:
+        print_json(found.to_json(orient="records"))
+    else:
+        print_verdicts(found)
+        print_report(run.path / "index.html")
+    if junit is not None:
+        checking.write_junit(found, junit)
+    raise typer.Exit(0 if found["passed"].all() else FAILED)
+
+
+@app.command("inspect")
+def inspect_command(
+    file: Annotated[Path, typer.Argument(help="A file of weights.")],
+    parent: Annotated[
+        Path | None, typer.Option(help="The dense network's weights, to measure ratios.")
+    ] = None,
+    masks: Annotated[Path | None, typer.Option(help="A separate file of masks.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Say what is in a checkpoint, without running anything that is in it."""
+    from evalsuite.models.inspection import inspect
+
+    found = inspect(file, parent=parent, masks=masks)
+    if as_json:
+        print_json(json.dumps(dataclasses.asdict(found)))
+    else:
+        print_inspection(found)
 
 
 @app.command("list")
@@ -78,8 +164,7 @@ def list_command(kind: Annotated[str, typer.Argument(help=", ".join(KINDS) + "."
     """List what can be named in a suite: name, one line, where it is defined."""
     if kind not in KINDS:
         raise UserError(unknown("listing", kind, KINDS))
-    for line in _listing(_entries(kind), width=out.width if out.is_terminal else None):
-        out.print(line, soft_wrap=True, markup=False)
+    print_listing(_entries(kind))
 
 
 def main() -> None:
@@ -88,10 +173,10 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        err.print(f"[bold red]evalsuite:[/] {_escaped(str(error))}", soft_wrap=True)
+        err.print(f"[bold red]evalsuite:[/] {escaped(str(error))}", soft_wrap=True)
         sys.exit(WRONG)
     except EvalsuiteError as error:
-        err.print(f"[bold red]evalsuite:[/] {_escaped(str(error))}", soft_wrap=True)
+        err.print(f"[bold red]evalsuite:[/] {escaped(str(error))}", soft_wrap=True)
         sys.exit(FAILED)
     except KeyboardInterrupt:
         _stopped()
@@ -114,18 +199,6 @@ def _entries(kind: str) -> list[Entry]:
     return _registries()[kind].entries()
 
 
-def _listing(entries: Sequence[Entry], *, width: int | None) -> Iterator[str]:
-    """Three columns, one line each, for pipes and wide terminals; else the place goes below the text."""
-    rows = [Entry("name", "what it is", "defined in"), *entries]
-    names, texts, places = (max(len(getattr(row, field)) for row in rows) for field in ("name", "text", "defined"))
-    if width is None or names + texts + places + 4 <= width:
-        yield from (f"{row.name:<{names}}  {row.text:<{texts}}  {row.defined}" for row in rows)
-        return
-    for row in rows:
-        lines = [*textwrap.wrap(row.text, max(width - names - 2, 20)), row.defined]
-        yield from (f"{name:<{names}}  {line}" for name, line in zip_longest([row.name], lines, fillvalue=""))
-
-
 def _registries() -> dict[str, Registry[Any]]:
     from evalsuite.data import DATASETS
     from evalsuite.evaluators import EVALUATORS
@@ -137,72 +210,3 @@ def _registries() -> dict[str, Registry[Any]]:
 
 def _description(path: Path) -> str:
     return str(tomllib.loads(path.read_text("utf-8")).get("description", ""))
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A bar on a terminal, nothing elsewhere; failed cells are told in both."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-    from rich.progress import Progress as Bar
-
-    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(
-        *columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True
-    ) as bar:
-        task = bar.add_task("reading the suite", total=None)
-
-        def tell(step: Step) -> None:
-            name = f"{step.key.method} {step.key.target_ratio:g} {step.what}"
-            bar.update(task, description=_escaped(name), completed=step.done, total=step.total)
-            if step.status != "ok":
-                err.print(_escaped(f"{name} (seed {step.key.seed}): {step.status}"), soft_wrap=True)
-
-        yield tell
-
-
-def _print_summary(found: Run) -> None:
-    """Per method, the largest ratio up to which each headline metric is commensurate."""
-    import pandas as pd
-
-    thresholds = found.thresholds()
-    headline = thresholds[(thresholds["seed"] == "all") & thresholds["aggregate"].isin(["single", "minimum"])]
-    worst = headline["aggregate"] == "minimum"
-    grouped = pd.MultiIndex.from_frame(headline.loc[worst, ["metric", "group"]])
-    alone = ~pd.MultiIndex.from_frame(headline[["metric", "group"]]).isin(grouped)
-    chosen = headline[worst | alone]  # of a group the worst condition; the report has them all
-    if chosen.empty:
-        return
-    table = Table(
-        box=None, pad_edge=False, title="Prune potential: commensurate up to this ratio", title_justify="left"
-    )
-    table.add_column("metric")
-    table.add_column("condition")
-    methods = list(dict.fromkeys(chosen["method"]))
-    for method in methods:
-        table.add_column(_escaped(method), justify="right")
-    for (metric, condition, aggregate), rows in chosen.groupby(
-        ["metric", "condition", "aggregate"], sort=False
-    ):
-        potentials = dict(zip(rows["method"], rows["potential"], strict=True))
-        name = f"{condition} (worst)" if aggregate == "minimum" else condition
-        table.add_row(_escaped(str(metric)), _escaped(str(name)), *(f"{potentials[method]:.1%}" for method in methods))
-    out.print(table)
-    failed = len(found.failures.drop_duplicates(["method", "seed", "target_ratio", "evaluator"]))
-    if failed:
-        out.print(f"{failed} cells have no numbers; the report says why.")
-
-
-def _print_report(page: Path) -> None:
-    out.print(f"Report: {page.resolve()}", soft_wrap=True, markup=False)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

@@ -10,6 +10,7 @@
     │   ├── CheckpointError     weights that are missing, unsafe, or do not fit
     │   └── StoreError          a run folder that cannot be read or written
     └── CellError               one cell of a run failed: it is recorded and the run goes on
+        ├── SkippedError        does not apply to this candidate: nothing is wrong
         ├── InvalidModelError   a model broke its contract; no number may be reported for it
         └── ContractError       a plug-in broke its contract
 
@@ -52,6 +53,10 @@ class StoreError(UserError):
 
 class CellError(EvalsuiteError):
     """Stops one cell of a run; the others go on."""
+
+
+class SkippedError(CellError):
+    """Says why something does not apply to a candidate."""
 
 
 class InvalidModelError(CellError):

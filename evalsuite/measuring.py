@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from evalsuite.bench import Bench
-from evalsuite.errors import ContractError, InvalidModelError
+from evalsuite.errors import ContractError, InvalidModelError, SkippedError
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.metrics import evaluate
 from evalsuite.records import Metric, Score
@@ -20,11 +20,13 @@ log = logging.getLogger(__name__)
 def measured(evaluator: Evaluator, bench: Bench, *, digest: str = "") -> Cell:
     """Returns the cell of one evaluator on one candidate, whatever happens.
 
-    A model that breaks its contract makes the cell ``invalid``, any other exception ``error``; the reason is
-    kept and there are no numbers.
+    What does not apply to a model makes the cell ``skipped``, a model that breaks its contract ``invalid``, any
+    other exception ``error``; the reason is kept and there are no numbers.
     """
     try:
         scores = scored(evaluator, bench)
+    except SkippedError as error:
+        return Cell(digest, "skipped", str(error))
     except InvalidModelError as error:
         return Cell(digest, "invalid", str(error))
     except Exception as error:
@@ -56,6 +58,8 @@ def _completed(score: Score, metrics: Iterable[Metric]) -> Score:
         raise ContractError(
             f"a score names the metric {score.metric!r}, declared are {', '.join(sorted(known))}"
         )
+    if score.reason:
+        return score
     if score.evidence:
         value = float(evaluate(known[score.metric].functional, score.evidence))
         score = replace(score, value=value, n=sum(len(rows) for rows in score.evidence.values()))

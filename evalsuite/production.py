@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -14,18 +13,21 @@ from typing import Any
 import torch
 from torch import nn
 
+from evalsuite.acceptance import accepted, check_claim, module_of, sentence
 from evalsuite.choices import Choice
 from evalsuite.data.views import Gallery, View
-from evalsuite.errors import CheckpointError, ContractError, EvalsuiteError
+from evalsuite.digests import candidate_digest, digest_of, file_digest
+from evalsuite.errors import CheckpointError
 from evalsuite.models.architecture import assemble
-from evalsuite.models.checkpoints import load_weights, read_weights
+from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.cost import cost, nonzero, weights_digest
+from evalsuite.models.loading import load_candidate
 from evalsuite.models.saving import load, save
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.provenance import PRODUCING, code_digest
 from evalsuite.randomness import address
-from evalsuite.records import Candidate
-from evalsuite.store import Key, Store, candidate_digest, digest_of
+from evalsuite.records import Candidate, Given
+from evalsuite.store import Key, Store
 from evalsuite.suite import DENSE, Suite
 from evalsuite.training.loop import train, training_seed
 
@@ -76,7 +78,11 @@ class Production:
         if found is not None:
             return found, False
         path = self.checkpoint(seed)
-        model = self._trained(seed) if path is None else self._read(path)
+        model = (
+            self._trained(seed)
+            if path is None
+            else load_candidate(path, self.suite.model.plugin, image_shape=self._shape)
+        )
         return self._saved(key, model, None, digest=digest), True
 
     def parent_digest(self, seed: int) -> str:
@@ -86,7 +92,7 @@ class Production:
             CheckpointError: If the checkpoint is not there.
         """
         path = self.checkpoint(seed)
-        origin = {"seed": seed, **self._training} if path is None else {"checkpoint": _file_digest(path)}
+        origin = {"seed": seed, **self._training} if path is None else {"checkpoint": file_digest(path)}
         return digest_of({"model": self.suite.model.table, **origin, "code": code_digest(PRODUCING)})
 
     def producer_digest(self, choice: Choice[Producer]) -> str:
@@ -97,6 +103,36 @@ class Production:
     def module(self, key: Key, candidate: Candidate) -> nn.Module:
         """Returns the network of a finished candidate as it is on disk, in evaluation mode."""
         return load(candidate.model, self.store.weights_path(key)).to(self.device)
+
+    def given(self, seed: int, parent: Candidate) -> list[Made]:
+        """Returns the finished models of one seed, all of them read before any is measured.
+
+        Raises:
+            CheckpointError: If one cannot be read, does not fit, or has another ratio than it claims.
+        """
+        found = [self._opened(one, parent) for one in self.suite.candidates if one.seed == seed]
+        for made, one in zip(found, (one for one in self.suite.candidates if one.seed == seed), strict=True):
+            if sum(other.key == made.key for other in found) > 1:
+                raise CheckpointError(
+                    f"{one.file}: another file of method {one.method!r} has the same ratio "
+                    f"{made.key.target_ratio:.4f}; give one of them another method"
+                )
+        return found
+
+    def _opened(self, one: Given, parent: Candidate) -> Made:
+        path = self._located(one.file, "candidate")
+        masks = self._located(one.masks, "masks") if one.masks else None
+        architecture = replace(self.suite.model.plugin, bypass=one.bypass)
+        model = load_candidate(read_weights(path, masks=masks), architecture, image_shape=self._shape)
+        ratio = 1 - nonzero(model) / parent.cost.nonzero
+        files = [file_digest(file) for file in (path, masks) if file is not None]
+        settings = self.suite.model.table | {"bypass": list(one.bypass)}
+        origin = digest_of({"files": files, "model": settings, "code": code_digest(PRODUCING)})
+        key, digest = Key(one.method, one.seed, ratio), candidate_digest(parent, origin, (ratio,))
+        found = self._stored(key, digest)
+        made = found or self._saved(key, model, parent, digest=digest, settings=settings)
+        check_claim(one, made)
+        return Made(key, made, computed=found is None, digest=digest)
 
     def candidates(self, choice: Choice[Producer], parent: Candidate, module: nn.Module) -> Iterator[Made]:
         """Yields one producer's candidates at rising ratios: those in the store, then those still to be made.
@@ -126,8 +162,8 @@ class Production:
         ratios = self.suite.ratios[len(ready) :]
         models = choice.plugin.produce(module, ratios, context)
         for ratio in ratios:
-            model = _module(next(models, None), ratio)
-            floor = _checked(model, parent, module, above=floor, target=ratio)
+            model = module_of(next(models, None), ratio)
+            floor = accepted(model, parent, module, above=floor, target=ratio)
             yield model
 
     def _rest(
@@ -141,15 +177,24 @@ class Production:
                     found = self._saved(key, next(chain), parent, digest=digest)
                 except Exception as error:
                     log.info("production of %s at %s failed", key.method, key.target_ratio, exc_info=True)
-                    reason = f"production failed at ratio {key.target_ratio:g}: {_sentence(error)}"
+                    reason = f"production failed at ratio {key.target_ratio:g}: {sentence(error)}"
             yield Made(key, found, reason, digest=digest)
 
-    def _saved(self, key: Key, model: nn.Module, parent: Candidate | None, *, digest: str) -> Candidate:
+    def _saved(
+        self,
+        key: Key,
+        model: nn.Module,
+        parent: Candidate | None,
+        *,
+        digest: str,
+        settings: Mapping[str, Any] | None = None,
+    ) -> Candidate:
         """Record of a network after saving it; the ratio is counted on what was saved."""
+        settings = settings or self.suite.model.table
         path = self.store.weights_path(key)
         self.store.forget_candidate(key)  # its record must not outlive its weights
-        save(model, self.suite.model.table, path)
-        spent = cost(model, self.gallery.images(View()).images.shape[1:])
+        save(model, settings, path)
+        spent = cost(model, self._shape)
         candidate = Candidate(
             method=key.method,
             seed=key.seed,
@@ -160,7 +205,7 @@ class Production:
             else 1 - spent.prunable_nonzero / parent.cost.prunable_nonzero,
             cost=spent,
             weights=weights_digest(model),
-            model=self.suite.model.table,
+            model=settings,
         )
         self.store.write_candidate(key, candidate, digest=digest)
         return candidate
@@ -177,32 +222,35 @@ class Production:
         )
         return model
 
-    def _read(self, path: Path) -> nn.Module:
-        model = assemble(self.suite.model.plugin)
-        load_weights(model, read_weights(path))
-        return model.eval().to(self.device)
+    @property
+    def _shape(self) -> Sequence[int]:
+        """(C, H, W) of one image."""
+        return self.gallery.images(View()).images.shape[1:]
 
     def _stored(self, key: Key, digest: str) -> Candidate | None:
         """A finished candidate whose weights are there as well."""
         return self.store.candidate(key, digest) if self.store.has_weights(key) else None
 
     def checkpoint(self, seed: int) -> Path | None:
-        """Returns where the parent's weights are: beside the suite, in the data root, or as given.
+        """Returns where the parent's weights are; ``None`` if it is trained here.
 
         Raises:
             CheckpointError: If the suite names a file that is not there.
         """
-        if not self.suite.checkpoint:
-            return None
-        named = Path(self.suite.checkpoint.replace("{seed}", str(seed))).expanduser()
+        named = self.suite.checkpoint.replace("{seed}", str(seed))
+        return self._located(named, "checkpoint") if named else None
+
+    def _located(self, name: str, what: str) -> Path:
+        """A file that the suite names: beside the suite, in the data root, or absolute."""
+        named = Path(name).expanduser()
         root = self.gallery.place.root
         tried = [self.suite.source.parent / named, *([root / named] if root else [])]
         for path in tried:
-            if path.is_file():
+            if path.exists():
                 return path
         raise CheckpointError(
-            f"checkpoint {named}: no such file in {' or '.join(str(path.parent) for path in tried)}; "
-            "put it there, name the data folder with --data, or correct the suite's key 'checkpoint'"
+            f"{what} {named}: no such file in {' or '.join(str(path.parent) for path in tried)}; "
+            "put it there, name the data folder with --data, or correct the path"
         )
 
     @property
@@ -214,38 +262,3 @@ class Production:
             "threads": self.suite.threads,
             "device": self.device.type,
         }
-
-
-def _module(model: object, target: float) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise ContractError(
-            f"the producer yielded {type(model).__name__} for ratio {target:g}, expected a module"
-        )
-    return model
-
-
-def _checked(model: nn.Module, parent: Candidate, module: nn.Module, *, above: float, target: float) -> float:
-    """Measured ratio of what a producer yielded.
-
-    Raises:
-        ContractError: If the producer broke its contract.
-    """
-    if weights_digest(module) != parent.weights:
-        raise ContractError("the producer changed the parent; it must work on a copy")
-    if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
-        raise ContractError(f"the producer yielded weights that are not finite at ratio {target:g}")
-    ratio = 1 - nonzero(model) / parent.cost.nonzero
-    if ratio < above:
-        raise ContractError(
-            f"measured ratios must rise: {ratio:.4f} at target {target:g} follows {above:.4f}"
-        )
-    return ratio
-
-
-def _sentence(error: Exception) -> str:
-    return str(error) if isinstance(error, EvalsuiteError) else f"{type(error).__name__}: {error}"
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -44,7 +44,17 @@ MEASURING = (
     "evaluators/accuracy.py",
     "metrics",
 )
-PRODUCING = ("randomness.py", "data", "models", "training", "producers/contract.py", "production.py")
+PRODUCING = (
+    "randomness.py",
+    "digests.py",
+    "data",
+    "models",
+    "compat",
+    "training",
+    "producers/contract.py",
+    "acceptance.py",
+    "production.py",
+)
 
 
 @dataclass(frozen=True)
@@ -56,12 +66,14 @@ class Options:
         device: ``cpu``, ``cuda`` or ``cuda:<n>``.
         data: Data root instead of `EVALSUITE_DATA` and the suite's.
         download: Whether missing data may be fetched.
+        command: How the user asked, where that is not ``run SUITE``.
     """
 
     seed: int | None = None
     device: str = "cpu"
     data: Path | None = None
     download: bool = False
+    command: str = ""
 
     def applied(self, suite: Suite) -> Suite:
         """Returns `suite` with the seed that was asked for."""
@@ -177,6 +189,7 @@ def described(suite: Suite) -> dict[str, Any]:
         "checkpoint": suite.checkpoint,
         "recipe": dataclasses.asdict(suite.recipe),
         "producers": [{"label": choice.label, **choice.table} for choice in suite.producers],
+        "candidates": [dataclasses.asdict(one) for one in suite.candidates],
         "evaluators": [{"label": choice.label, **choice.table} for choice in suite.evaluators],
         "tolerances": dict(suite.tolerances),
         "threads": suite.threads,
@@ -188,6 +201,8 @@ def described(suite: Suite) -> dict[str, Any]:
 
 def command(suite: Suite, options: Options) -> str:
     """Returns the command that runs this again."""
+    if options.command:
+        return options.command
     words = ["python", "-m", "evalsuite", "run", str(suite.source)]
     words += ["--seed", str(options.seed)] if options.seed is not None else []
     words += ["--device", options.device] if options.device != "cpu" else []

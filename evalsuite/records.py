@@ -75,6 +75,7 @@ class Score:
             Each array has one row per image; populations that share a name are the same images in the same
             order for every candidate, so that comparisons are paired. Several columns are several arguments.
         group: Conditions to summarise together, for example ``corruptions``; empty for none.
+        reason: Why this number does not exist for this model, where the others do; then nothing else is given.
     """
 
     metric: str
@@ -83,6 +84,7 @@ class Score:
     n: int | None = None
     evidence: Mapping[str, Array] = field(default_factory=lambda: NO_EVIDENCE)
     group: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,27 @@ class Cost:
     macs: int
     macs_nonzero: int
     bytes: int
+
+
+@dataclass(frozen=True)
+class Given:
+    """Is a finished model that somebody else made: a ``[[candidates]]`` table of a suite, a line of a manifest.
+
+    Attributes:
+        file: Path of its weights, or of a whole program; relative to the suite or the data root.
+        method: What made it; models of one method and seed are one curve.
+        seed: Seed of the parent that it is compared with.
+        masks: Path of separate masks; empty for none.
+        bypass: Names of layers that its tool removed and its network skipped.
+        ratio: Prune ratio that it is said to have; the ratio that counts is measured, and must agree.
+    """
+
+    file: str
+    method: str
+    seed: int = 0
+    masks: str = ""
+    bypass: tuple[str, ...] = ()
+    ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +158,30 @@ class Candidate:
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """Is what the images in the sample allow to say about the drops of some candidates.
+
+    The networks are fixed and the images a sample. Each array has one number per candidate, in the metric's
+    unit, positive = worse, shape (R,).
+
+    Attributes:
+        drop: Drops, as estimated.
+        low: Lower ends of their two-sided 95 % intervals.
+        high: Upper ends of these.
+        upper: One-sided 95 % upper bounds: a candidate is non-inferior where it is at most the tolerance; NaN
+            where no bound is sound.
+        floor: Lower bounds that all hold together with 97.5 % confidence: a candidate is shown to fail where
+            it is above the tolerance; NaN where no bound is sound.
+    """
+
+    drop: Floats
+    low: Floats
+    high: Floats
+    upper: Floats
+    floor: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Threshold:
     """Is a statement about a curve of drops over the ratio.
 
@@ -151,6 +198,11 @@ class Threshold:
         underpowered: The 95 % interval of a drop that decides is wider than the tolerance; ``None`` without
             intervals.
         tested: The tested ratios, rising.
+        certified: Largest tested ratio such that it and every smaller one are shown to be non-inferior, by
+            one-sided 95 % tests in rising order that stop at the first failure: it exceeds the true potential
+            in at most 5 % of samples of images. 0 if none; ``None`` without bounds.
+        interval: At least 95 % confidence for the true potential, given the seeds: certified at 97.5 %, to
+            the largest tested ratio below the first that is shown to fail; ``None`` without bounds.
     """
 
     potential: float
@@ -162,3 +214,5 @@ class Threshold:
     incomplete: bool
     underpowered: bool | None
     tested: tuple[float, ...]
+    certified: float | None = None
+    interval: tuple[float, float] | None = None

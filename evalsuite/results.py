@@ -11,12 +11,13 @@ from typing import Any
 
 import pandas as pd
 
+from evalsuite.digests import candidate_digest, cell_digest
 from evalsuite.errors import StoreError
 from evalsuite.metrics import reliability as reliability_table
 from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Array, Candidate, Metric, Score
 from evalsuite.statistics import bootstrap_weights, drop, paired_drop_interval
-from evalsuite.store import Cell, Key, Store, candidate_digest, cell_digest
+from evalsuite.store import Cell, Key, Store
 from evalsuite.suite import DENSE, PRODUCTION
 
 REPLICATES = 1000
@@ -117,10 +118,21 @@ class Run:
             (choice["label"], ratio) for choice in self._suite["producers"] for ratio in self._suite["ratios"]
         ]
         return [
-            Key(method, seed, ratio)
-            for seed in self._suite["seeds"]
-            for method, ratio in [(DENSE, 0.0), *methods]
+            *(
+                Key(method, seed, ratio)
+                for seed in self._suite["seeds"]
+                for method, ratio in [(DENSE, 0.0), *methods]
+            ),
+            *sorted(self._given, key=lambda key: (key.seed, key.method, key.target_ratio)),
         ]
+
+    @cached_property
+    def _given(self) -> dict[Key, str]:
+        """Finished models that were made elsewhere, with their digests."""
+        return {
+            Key(one["method"], one["seed"], one["target_ratio"]): one["digest"]
+            for one in self.record["inputs"].get("given", ())
+        }
 
     @cached_property
     def _candidates(self) -> dict[Key, Candidate]:
@@ -151,6 +163,8 @@ class Run:
         inputs, parent = self.record["inputs"], found.get(_parent_of(key))
         if key.method == DENSE:
             return str(inputs["parents"][str(key.seed)])
+        if key in self._given:
+            return self._given[key]
         way = [ratio for ratio in self._suite["ratios"] if ratio <= key.target_ratio]
         return "" if parent is None else candidate_digest(parent, inputs["producers"][key.method], way)
 
@@ -177,7 +191,8 @@ class Run:
         shared = {**self._identity(key), "evaluator": evaluator}
         if cell is not None and cell.status == "ok":
             for score in cell.scores:
-                yield {**shared, **self._measured(score, parent), "status": "ok", "reason": ""}
+                status = "skipped" if score.reason else "ok"
+                yield {**shared, **self._measured(score, parent), "status": status, "reason": score.reason}
             return
         status, reason = self._missing(key, cell)
         for score in parent.expected(evaluator):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,6 +18,7 @@ from evalsuite.choices import Choice
 from evalsuite.compat.allocator import keep_large_blocks
 from evalsuite.data.dataset import Place
 from evalsuite.data.views import Gallery
+from evalsuite.digests import cell_digest, digest_of
 from evalsuite.errors import UserError
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.measuring import measured
@@ -23,7 +27,7 @@ from evalsuite.provenance import MEASURING, Options, code_digest, data_root, rec
 from evalsuite.randomness import address
 from evalsuite.records import Candidate, Status
 from evalsuite.results import Run
-from evalsuite.store import Cell, Key, Store, cell_digest, digest_of
+from evalsuite.store import Cell, Key, Store
 from evalsuite.suite import DENSE, PRODUCTION, Suite, load
 
 
@@ -77,17 +81,18 @@ def run(
         chosen.data.plugin, Place(data_root(chosen, options), options.download, chosen.seeds[0])
     )
     keep_large_blocks()
+    earlier = store.seconds()
     started = time.time()
     with threads(chosen.threads):
         work = _Work(chosen, store, gallery, device=device(options.device), progress=progress)
         store.sweep()
-        kept = record(chosen, options) | {"inputs": work.inputs}
-        store.write_record({**kept, "started": started, "seconds": None})
+        kept = record(chosen, options) | {"started": started, "inputs": work.inputs}
         for seed in chosen.seeds:
-            work.run(seed)
-    store.write_record(
-        {**kept, "started": started, "seconds": time.time() - started, "computed": work.computed}
-    )
+            parent, given = work.opened(seed)
+            store.write_record({**kept, "seconds": None})
+            work.run(seed, parent, given)
+    spent = time.time() - started if work.computed else earlier  # looking at finished cells is not the run
+    store.write_record({**kept, "seconds": spent, "computed": work.computed})
     return Run(store.root)
 
 
@@ -100,29 +105,36 @@ class _Work:
         self.suite, self.store, self.gallery, self.device = suite, store, gallery, device
         self.production = Production(suite, store, gallery, device=device)
         self.progress = progress or (lambda _: None)
-        candidates = 1 + len(suite.producers) * len(suite.ratios)
-        self.total = len(suite.seeds) * candidates * (1 + len(suite.evaluators))
+        candidates = len(suite.seeds) * (1 + len(suite.producers) * len(suite.ratios)) + len(suite.candidates)
+        self.total = candidates * (1 + len(suite.evaluators))
         self.done = self.computed = 0
         # what is missing is missed here and not after hours of work
-        self.inputs = {
+        self.inputs: dict[str, Any] = {
             "parents": {str(seed): self.production.parent_digest(seed) for seed in suite.seeds},
             "producers": {
                 choice.label: self.production.producer_digest(choice) for choice in suite.producers
             },
             "evaluators": {choice.label: self._evaluator_digest(choice) for choice in suite.evaluators},
+            "given": [],
         }
 
-    def run(self, seed: int) -> None:
+    def opened(self, seed: int) -> tuple[Candidate, list[Made]]:
+        """Returns the parent and the finished models of one seed, and writes down which they are."""
+        parent, fresh = self.production.parent(seed)
+        given = self.production.given(seed, parent)
+        self.inputs["given"] += [{**dataclasses.asdict(made.key), "digest": made.digest} for made in given]
+        self._tell(Key(DENSE, seed, 0.0), PRODUCTION, "ok", computed=fresh)
+        return parent, given
+
+    def run(self, seed: int, parent: Candidate, given: Sequence[Made]) -> None:
         """Computes every cell of one seed that is not in the store."""
         key = Key(DENSE, seed, 0.0)
-        parent, fresh = self.production.parent(seed)
-        self._tell(key, PRODUCTION, "ok", computed=fresh)
         module = self.production.module(key, parent)
         bench = Bench(module, self.gallery, seed=address(seed, "bench"))
         self._measure(key, parent, lambda: bench, parent=parent)
-        for choice in self.suite.producers:
-            for made in self.production.candidates(choice, parent, module):
-                self._follow(made, parent, bench)
+        made = (self.production.candidates(choice, parent, module) for choice in self.suite.producers)
+        for candidate in chain.from_iterable([*made, given]):
+            self._follow(candidate, parent, bench)
 
     def _follow(self, made: Made, parent: Candidate, dense: Bench) -> None:
         """Measures one candidate, or records why there is none."""

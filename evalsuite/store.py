@@ -20,7 +20,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,14 @@ class Store:
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Writes ``run.json``."""
         write_atomically(self.root / "run.json", _json({"format": FORMAT, **record}))
+
+    def seconds(self) -> float | None:
+        """Returns how long the last run that computed something took; ``None`` if there is none."""
+        try:
+            found = self.record().get("seconds")
+        except StoreError:
+            return None
+        return float(found) if isinstance(found, int | float) else None
 
     def record(self) -> dict[str, Any]:
         """Returns ``run.json``.
@@ -201,36 +209,6 @@ class Store:
 
     def _cell_path(self, key: Key, evaluator: str) -> Path:
         return self.root / "cells" / key.folder / f"{_slug(evaluator)}.cell"
-
-
-def digest_of(content: Mapping[str, Any]) -> str:
-    """Returns the hexadecimal digest of what a cell depends on, given as plain JSON."""
-    plain = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(plain.encode()).hexdigest()
-
-
-def candidate_digest(parent: Candidate, producer: str, ratios: Sequence[float]) -> str:
-    """Returns the digest of a candidate: of its parent, the method, and all the ratios on the way to its own.
-
-    Args:
-        parent: Of the same seed.
-        producer: Digest of the method and of how it retrains, from the ``inputs`` of ``run.json``.
-        ratios: Target ratios up to and with the candidate's.
-    """
-    way = {"parent": parent.weights, "seed": parent.seed, "ratios": list(ratios)}
-    return digest_of({**way, "producer": producer})
-
-
-def cell_digest(candidate: Candidate, parent: Candidate, evaluator: str) -> str:
-    """Returns the digest of a cell: of both models and the test.
-
-    Args:
-        candidate: Whose cell it is; may be the parent itself.
-        parent: Of the same seed.
-        evaluator: Digest of the test and its images, from the ``inputs`` of ``run.json``.
-    """
-    models = {"weights": candidate.weights, "model": candidate.model, "parent": parent.weights}
-    return digest_of({**models, "seed": candidate.seed, "evaluator": evaluator})
 
 
 def write_atomically(path: Path, data: bytes) -> None:

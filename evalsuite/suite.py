@@ -17,7 +17,7 @@ from evalsuite.errors import SuiteError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.models import MODELS
 from evalsuite.producers import PRODUCERS
-from evalsuite.records import Metric
+from evalsuite.records import Given, Metric
 from evalsuite.registry import import_file, unknown
 from evalsuite.training.recipe import Recipe
 
@@ -48,6 +48,7 @@ class Suite:
         checkpoint: The parent's weights, ``{seed}`` stands for the seed; empty: it is trained with `recipe`.
         recipe: How the parent is trained and candidates are retrained.
         producers: Pruning methods.
+        candidates: Finished models made elsewhere.
         evaluators: Tests.
         tolerances: Metric name to tolerance, in the metric's unit; metrics without one get no thresholds.
         threads: Threads of each computation; results may depend on it in the last digits.
@@ -65,6 +66,7 @@ class Suite:
     checkpoint: str
     recipe: Recipe
     producers: tuple[Choice[Producer], ...]
+    candidates: tuple[Given, ...]
     evaluators: tuple[Choice[Evaluator], ...]
     tolerances: Mapping[str, float]
     threads: int
@@ -83,11 +85,12 @@ class _Page:
     """The top level of a suite file."""
 
     name: str
-    ratios: tuple[float, ...]
     data: dict[str, Any]
     model: dict[str, Any]
-    producers: tuple[dict[str, Any], ...]
     evaluators: tuple[dict[str, Any], ...]
+    ratios: tuple[float, ...] = ()
+    producers: tuple[dict[str, Any], ...] = ()
+    candidates: tuple[dict[str, Any], ...] = ()
     description: str = ""
     seeds: tuple[int, ...] = (0,)
     checkpoint: str = ""
@@ -146,6 +149,19 @@ def parse(text: str, *, source: Path) -> Suite:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SuiteError(f"{source}: not valid TOML: {error}") from error
+    return assembled(raw, source=source)
+
+
+def assembled(raw: Mapping[str, Any], *, source: Path) -> Suite:
+    """Returns the suite that a dictionary of tables describes.
+
+    Args:
+        raw: As TOML reads a suite file.
+        source: What error messages call it; its folder is where relative paths start.
+
+    Raises:
+        SuiteError: At the first mistake, in one sentence.
+    """
     page = built(_Page, raw, where=f"{source}")
     for plugin in page.plugins:
         import_file(source.parent / plugin)
@@ -153,12 +169,13 @@ def parse(text: str, *, source: Path) -> Suite:
         name=_named(page.name, f"{source}"),
         description=page.description,
         seeds=_seeds(page.seeds, f"{source}"),
-        ratios=_rising(page.ratios, f"{source}"),
+        ratios=_rising(page.ratios, f"{source}", needed=bool(page.producers) or not page.candidates),
         data=choose(DATASETS, page.data, where=f"{source}, [data]"),
         model=choose(MODELS, page.model, where=f"{source}, [model]"),
         checkpoint=page.checkpoint,
         recipe=built(Recipe, page.recipe, where=f"{source}, [recipe]"),
         producers=labelled(PRODUCERS, page.producers, where=f"{source}, [[producers]]", reserved=RESERVED),
+        candidates=tuple(built(Given, one, where=f"{source}, [[candidates]]") for one in page.candidates),
         evaluators=labelled(
             EVALUATORS, page.evaluators, where=f"{source}, [[evaluators]]", reserved=RESERVED
         ),
@@ -168,6 +185,8 @@ def parse(text: str, *, source: Path) -> Suite:
         plugins=page.plugins,
         source=source,
     )
+    _check_some(suite)
+    _check_candidates(suite, f"{source}, [[candidates]]")
     _check_tolerances(suite, f"{source}, [tolerances]")
     _check_metrics(suite.evaluators, f"{source}, [[evaluators]]")
     return suite
@@ -181,7 +200,9 @@ def _named(name: str, where: str) -> str:
     return name
 
 
-def _rising(ratios: tuple[float, ...], where: str) -> tuple[float, ...]:
+def _rising(ratios: tuple[float, ...], where: str, *, needed: bool) -> tuple[float, ...]:
+    if not ratios and not needed:
+        return ratios
     if not ratios:
         raise SuiteError(f"{where}: found ratios = [], expected at least one number in (0, 1)")
     for ratio in ratios:
@@ -202,6 +223,33 @@ def _threads(threads: int, where: str) -> int:
     if threads < 1:
         raise SuiteError(f"{where}: found threads = {threads}, expected at least 1")
     return threads
+
+
+def _check_some(suite: Suite) -> None:
+    if not suite.producers and not suite.candidates:
+        raise SuiteError(
+            f"{suite.source}, [[producers]]: found none, and no [[candidates]]; "
+            "expected at least one producer or finished model"
+        )
+    if not suite.evaluators:
+        raise SuiteError(f"{suite.source}, [[evaluators]]: found none, expected at least one evaluator")
+
+
+def _check_candidates(suite: Suite, where: str) -> None:
+    taken = {*RESERVED, *(choice.label for choice in suite.producers)}
+    for one in suite.candidates:
+        if one.method in taken or not one.method.strip():
+            raise SuiteError(
+                f"{where}, {one.file}: the method {one.method!r} is taken or empty; name another"
+            )
+        if one.seed not in suite.seeds:
+            raise SuiteError(
+                f"{where}, {one.file}: found seed {one.seed}, expected one of {list(suite.seeds)}"
+            )
+        if one.ratio is not None and not 0 <= one.ratio < 1:
+            raise SuiteError(
+                f"{where}, {one.file}: found ratio {one.ratio}, expected the share removed, in [0, 1)"
+            )
 
 
 def _check_tolerances(suite: Suite, where: str) -> None:

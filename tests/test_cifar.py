@@ -15,7 +15,9 @@ from evalsuite.results import Run
 DATA = os.environ.get("EVALSUITE_DATA")
 pytestmark = [
     pytest.mark.data,
-    pytest.mark.skipif(not DATA, reason="EVALSUITE_DATA names no folder with the real images and checkpoints"),
+    pytest.mark.skipif(
+        not DATA, reason="EVALSUITE_DATA names no folder with the real images and checkpoints"
+    ),
 ]
 SHORTER = {
     r"ratios = \[.*\]": "ratios = [0.5, 0.9]",
@@ -57,7 +59,9 @@ def test_numbers_are_those_of_a_real_network(found: Run) -> None:
     accuracy = clean[clean["metric"] == "accuracy"].set_index(["method", "target_ratio"])["value"]
     assert accuracy["dense", 0.0] == pytest.approx(0.9173, abs=0.04)  # 640 images: 4 standard errors
     assert accuracy["magnitude", 0.5] > 0.85  # a few steps of retraining bring it back
-    assert accuracy["filter-l1", 0.9] < accuracy["magnitude", 0.5] - 0.2  # 8 steps cannot save one filter in ten
+    assert (
+        accuracy["filter-l1", 0.9] < accuracy["magnitude", 0.5] - 0.2
+    )  # 8 steps cannot save one filter in ten
 
 
 def test_photographed_frost_is_frost(found: Run) -> None:
@@ -67,6 +71,8 @@ def test_photographed_frost_is_frost(found: Run) -> None:
 
 def test_published_network_knows_photographs_from_digits(found: Run) -> None:
     table = found.measurements
-    dense = table[(table["method"] == "dense") & (table["metric"] == "msp_auroc")].set_index("condition")["value"]
+    dense = table[(table["method"] == "dense") & (table["metric"] == "msp_auroc")].set_index("condition")[
+        "value"
+    ]
     assert dense["mnist"] > 0.8
     assert 0.75 < dense["cifar100"] < 0.95

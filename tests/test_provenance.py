@@ -7,6 +7,7 @@ import dataclasses
 import os
 import shlex
 import subprocess
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 HOUSE = Path(__file__).parents[1] / "evalsuite"
 
-PLAIN = {"errors.py", "registry.py", "records.py", "store.py", "suite.py", "provenance.py"}
+PLAIN = {"errors.py", "registry.py", "records.py", "store.py", "suite.py", "choices.py", "provenance.py"}
 """Words and records: no number depends on how they are written down or read."""
 
 
@@ -43,12 +44,18 @@ def imported(path: Path) -> set[Path]:
         for node in ast.walk(branch)
     }
     for node in ast.walk(body):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("evalsuite") and id(node) not in typing:
+        if (
+            isinstance(node, ast.ImportFrom)
+            and (node.module or "").startswith("evalsuite")
+            and id(node) not in typing
+        ):
             base = HOUSE.joinpath(*str(node.module).split(".")[1:])
             if all(name.name.startswith("check_") for name in node.names):
                 continue  # what refuses a setting makes no number
             for place in (base, *(base / name.name for name in node.names)):
-                found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
+                found |= {
+                    file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()
+                }
     return found - {HOUSE / "__init__.py"}
 
 
@@ -65,7 +72,11 @@ def closure(start: set[Path]) -> set[Path]:
 
 def listings(paths: set[Path]) -> set[Path]:
     """The registries of names, which hold no mathematics."""
-    return {path for path in paths if path.name == "__init__.py" and path.parent.name in ("producers", "evaluators")}
+    return {
+        path
+        for path in paths
+        if path.name == "__init__.py" and path.parent.name in ("producers", "evaluators")
+    }
 
 
 @pytest.mark.parametrize(
@@ -80,12 +91,16 @@ def test_every_file_that_a_number_comes_through_is_in_its_digest(
         plugin = registry.get(name)
         inside = covered(rooms, plugin)
         needed = closure({HOUSE / engine, *(path for path in inside if HOUSE in path.parents)})
-        assert {path.relative_to(HOUSE).as_posix() for path in needed - listings(needed) - inside} == set(), name
+        assert {path.relative_to(HOUSE).as_posix() for path in needed - listings(needed) - inside} == set(), (
+            name
+        )
 
 
 def test_the_digest_follows_the_plug_in_and_the_classes_it_is_built_on(tmp_path: Path) -> None:
     assert code_digest(MEASURING, Accuracy) == code_digest(MEASURING, Accuracy)
-    assert len({code_digest(MEASURING), code_digest(MEASURING, Noise), code_digest(PRODUCING, Magnitude)}) == 3
+    assert (
+        len({code_digest(MEASURING), code_digest(MEASURING, Noise), code_digest(PRODUCING, Magnitude)}) == 3
+    )
     base = tmp_path / "base.py"
     base.write_text("class Base:\n    pass\n")
     spec = spec_from_file_location("own_base", base)
@@ -94,7 +109,7 @@ def test_the_digest_follows_the_plug_in_and_the_classes_it_is_built_on(tmp_path:
     module = module_from_spec(spec)
     spec.loader.exec_module(module)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setitem(provenance.sys.modules, "own_base", module)
+        patched.setitem(sys.modules, "own_base", module)
         child = type("Child", (module.Base,), {"__module__": __name__})
         assert {base, Path(__file__)} <= covered(MEASURING, child)
 

@@ -66,4 +66,5 @@ def test_an_images_draws_do_not_depend_on_how_many_there_are() -> None:
         return [float(value) for part in parts for value in part]
 
     assert drawn(BLOCK + 3) == drawn(2 * BLOCK)[: BLOCK + 3]
+    assert drawn(BLOCK + 1)[-1] == generator(7, "fog", 1).random(BLOCK)[0]  # the second block's address
     assert len(set(drawn(2 * BLOCK))) == 2 * BLOCK

@@ -9,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from evalsuite import store as stored
+from evalsuite.digests import digest_of
 from evalsuite.errors import StoreError
-from evalsuite.records import Candidate, Cost, Metric, Score
-from evalsuite.store import Cell, Key, Store, digest_of, write_atomically
+from evalsuite.records import Array, Candidate, Cost, Metric, Score
+from evalsuite.store import Cell, Key, Store, write_atomically
 
 ROOT = Path(__file__).parents[1]
 KEY = Key("magnitude", 0, 0.5)
@@ -91,7 +93,7 @@ def test_the_order_of_populations_survives_whatever_they_are_called(
     ],
     ids=["bool", "transposed", "strided", "extreme"],
 )
-def test_every_kind_of_evidence_survives_bit_for_bit(values: np.ndarray, tmp_path: Path) -> None:  # type: ignore[type-arg]  # any
+def test_every_kind_of_evidence_survives_bit_for_bit(values: Array, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_cell(KEY, "x", Cell("d", "ok", scores=(Score("m", "c", 1.0, 2, {"test": values}),)))
     found = store.cell(KEY, "x")
@@ -132,7 +134,7 @@ def test_equal_content_is_equal_bytes(tmp_path: Path) -> None:
         pytest.param(lambda data: data[:4], id="cut in the length"),
         pytest.param(lambda _: b"", id="empty"),
         pytest.param(lambda data: b"\xff" * len(data), id="overwritten"),
-        pytest.param(lambda data: data.replace(b'status', b'sattus'), id="without a key"),
+        pytest.param(lambda data: data.replace(b"status", b"sattus"), id="without a key"),
         pytest.param(lambda data: data.replace(b'\\"format\\": 1', b'\\"format\\": 9'), id="other format"),
     ],
 )
@@ -179,7 +181,15 @@ def test_a_candidate_comes_back_and_is_asked_for_its_digest(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"format": 1}', '{"format": 2, "digest": "d"}', '{"format": 1, "digest": "d", "candidate": {}}'],
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '{"format": 1}',
+        '{"format": 2, "digest": "d"}',
+        '{"format": 1, "digest": "d", "candidate": {}}',
+    ],
 )
 def test_a_damaged_candidate_is_none(text: str, tmp_path: Path) -> None:
     store = Store(tmp_path)
@@ -193,8 +203,14 @@ def test_a_damaged_candidate_is_none(text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        pytest.param(None, r"is not a run folder: it has no run\.json; start one with 'evalsuite run SUITE'", id="none"),
-        pytest.param('{"format": 2}', r"run\.json has format 2, this evalsuite reads 1; run the suite again", id="newer"),
+        pytest.param(
+            None, r"is not a run folder: it has no run\.json; start one with 'evalsuite run SUITE'", id="none"
+        ),
+        pytest.param(
+            '{"format": 2}',
+            r"run\.json has format 2, this evalsuite reads 1; run the suite again",
+            id="newer",
+        ),
         pytest.param("{}", r"run\.json has format None", id="no format"),
         pytest.param("{", r"run\.json cannot be read", id="cut"),
         pytest.param("[]", r"run\.json cannot be read", id="a list"),
@@ -207,7 +223,24 @@ def test_a_folder_that_is_no_run(text: str | None, sentence: str, tmp_path: Path
         Store(tmp_path).record()
 
 
-LABELS = ("../x", "..", ".", "/etc/x", "a/b", "a_b", "a b", "A b", "été", "ete", "x" * 500, "x" * 501, "a\nb", "-", "ab ", "C:\\x")
+LABELS = (
+    "../x",
+    "..",
+    ".",
+    "/etc/x",
+    "a/b",
+    "a_b",
+    "a b",
+    "A b",
+    "été",
+    "ete",
+    "x" * 500,
+    "x" * 501,
+    "a\nb",
+    "-",
+    "ab ",
+    "C:\\x",
+)
 
 
 def test_weird_labels_stay_inside_and_apart(tmp_path: Path) -> None:
@@ -231,7 +264,9 @@ def test_weird_labels_stay_inside_and_apart(tmp_path: Path) -> None:
     assert len(files(tmp_path)) == len(files(root)) == 3 * len(LABELS)
 
 
-@given(labels=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), min_size=2, unique=True))
+@given(
+    labels=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=12), min_size=2, unique=True)
+)
 def test_labels_never_share_a_file(labels: list[str]) -> None:
     names = [stored._slug(label) for label in labels]
     assert len(set(names)) == len(names)
@@ -312,7 +347,16 @@ def test_leftovers_of_killed_writes_are_swept_and_nothing_else(tmp_path: Path) -
 
 def test_a_digest_depends_on_content_and_not_on_the_order_of_keys() -> None:
     assert digest_of({"a": 1, "b": [1.5, "é"]}) == digest_of({"b": [1.5, "é"], "a": 1})
-    different = [{"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": [1]}, {"a": None}, {"a": True}, {"b": 1}, {}]
+    different: list[dict[str, Any]] = [
+        {"a": 1},
+        {"a": 1.0},
+        {"a": "1"},
+        {"a": [1]},
+        {"a": None},
+        {"a": True},
+        {"b": 1},
+        {},
+    ]
     assert len({digest_of(content) for content in different}) == len(different)
 
 

@@ -1,13 +1,15 @@
 """Calls foolbox 3.3 so that its numbers mean what they say.
 
 Its default steps cannot cross the ball they search (relative step 1/30: a third of epsilon in 10 steps), it
-draws random starts from torch's global generator, and it checks its inputs with assertions that have no text.
+draws random starts and noise from torch's global generator, its l-inf noise is scaled by the largest entry
+instead of the largest absolute one, and it checks its inputs with assertions that have no text.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import itertools
 import math
 import os
 from dataclasses import dataclass
@@ -42,8 +44,8 @@ class Attack:
     Attributes:
         name: One of `NAMES`.
         epsilon: Radius in the attack's norm, for images in [0, 1].
-        steps: Number of gradient steps; single-step attacks ignore it. Fixed-radius attacks take steps of
-            ``2.5 / steps`` of epsilon each, always.
+        steps: Number of gradient steps, or of draws of noise; single-step attacks ignore it. Fixed-radius
+            attacks take steps of ``2.5 / steps`` of epsilon each, always.
         random_start: Whether iterative attacks start at a random point of the ball.
         restarts: Number of runs from different random starts; the union of their successes counts.
 
@@ -74,6 +76,11 @@ class Attack:
     def starts_randomly(self) -> bool:
         """Whether runs differ at all."""
         return self.random_start and _KINDS[self.name].settings is _projected
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the attack looks into the model; without, it only asks for its answers."""
+        return _KINDS[self.name].settings is not _repeated
 
 
 class Attacked(NamedTuple):
@@ -111,10 +118,15 @@ def _minimal(attack: Attack) -> Mapping[str, Any]:
     return {"steps": attack.steps}
 
 
+def _repeated(attack: Attack) -> Mapping[str, Any]:
+    return {"repeats": attack.steps}
+
+
 _KINDS: Mapping[str, _Kind] = MappingProxyType(
     {
         "fgsm": _Kind("LinfFastGradientAttack", math.inf, _single),
         "linf-pgd": _Kind("LinfProjectedGradientDescentAttack", math.inf, _projected),
+        "linf-noise": _Kind("LinfRepeatedAdditiveUniformNoiseAttack", math.inf, _repeated),
         "fgm": _Kind("L2FastGradientAttack", 2, _single),
         "l2-pgd": _Kind("L2ProjectedGradientDescentAttack", 2, _projected),
         "l2-deepfool": _Kind("L2DeepFoolAttack", 2, _minimal),
@@ -200,8 +212,11 @@ class _Run:
         """Attacks the images at `index` of the whole set."""
         kind = _KINDS[self._attack.name]
         tool = getattr(foolbox().attacks, kind.title)(**kind.settings(self._attack))
+        key = ("foolbox", self._seed, self._attack.name, restart)
         if self._attack.starts_randomly:
-            _start_by_index(tool, index.tolist(), ("foolbox", self._seed, self._attack.name, restart))
+            _start_by_index(tool, index.tolist(), key)
+        elif not self._attack.needs_gradients:
+            _noise_by_index(tool, index.tolist(), key)
         _, found, claimed = tool(self._wrapped, clean, labels, epsilons=self._attack.epsilon)
         # the library's last projection comes after its last clipping and can leave the range by a rounding
         adversarial = found.detach().clamp(0, 1)
@@ -231,6 +246,26 @@ def _start_by_index(tool: Any, index: list[int], key: tuple[str | int, ...]) -> 
         return images + astensor(offsets.to(images.raw.device))
 
     tool.get_random_start = start
+
+
+def _noise_by_index(tool: Any, index: list[int], key: tuple[str | int, ...]) -> None:
+    """Makes an attack draw each image's noise at the address of the image, and scale it to epsilon."""
+    from eagerpy.astensor import astensor
+
+    draw, draws = tool.sample_noise, itertools.count()
+
+    def noise(images: Any) -> Any:
+        shape, number = (BLOCK, *images.shape[1:]), next(draws)
+        blocks = {
+            block: _drawn(lambda zeros, _: draw(zeros), shape, 1.0, (*key, number, block))
+            for block in {at // BLOCK for at in index}
+        }
+        found = torch.stack([blocks[at // BLOCK][at % BLOCK] for at in index])
+        unit = found / found.flatten(1).abs().amax(1).view(-1, *[1] * (found.dim() - 1))
+        return astensor(unit.to(images.raw.device))
+
+    tool.sample_noise = noise
+    tool.get_epsilons = lambda _images, _noise, epsilon, **_: epsilon
 
 
 def _drawn(draw: Any, shape: tuple[int, ...], epsilon: float, key: tuple[str | int, ...]) -> Tensor:

@@ -11,10 +11,10 @@ import torch
 from evalsuite.bench import Bench
 from evalsuite.compat import foolbox
 from evalsuite.data.views import View
-from evalsuite.errors import SuiteError
+from evalsuite.errors import SkippedError, SuiteError
 from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.contract import Evaluator, check_once
-from evalsuite.evaluators.noise import check_epsilons
+from evalsuite.evaluators.contract import Evaluator, check_epsilons, check_once
+from evalsuite.models.forward import gradient_obstacle
 from evalsuite.records import Array, Metric, Score
 
 ROBUST_ACCURACY = Metric(
@@ -22,17 +22,20 @@ ROBUST_ACCURACY = Metric(
     text="Share of images that are classified correctly before and after the attack, which may use the weights.",
 )  # fmt: skip
 WORST = "worst"
+WORST_BLACK_BOX = "worst black-box"
 
 
 @dataclass(frozen=True)
 class Attack(Evaluator):
     """Robust accuracy under foolbox's FGSM and LinfPGD, and per image against the worst of them.
 
+    A model without gradients is skipped; ``attacks = ["linf-noise"]`` in an evaluator of its own needs none.
+
     Attributes:
         epsilons: Radii on [0, 1] images in units of 1/255.
         attacks: Names in `evalsuite.compat.foolbox`.
         steps: Gradient steps of iterative attacks; each is 2.5 / steps of the radius, so that the whole ball
-            can be crossed.
+            can be crossed. Draws of noise for those that ask the model only.
         images: Attack only the first so many test images; 0 for all.
 
     References:
@@ -66,7 +69,14 @@ class Attack(Evaluator):
         return (View(),)
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
-        """Yields one score per attack and radius, and one per radius for the worst case of each image."""
+        """Yields one score per attack and radius, and one per radius for the worst case of each image.
+
+        Raises:
+            SkippedError: If an attack needs gradients and the model has none.
+        """
+        needy = [name for name in self.attacks if self._attack(name, self.epsilons[0]).needs_gradients]
+        _check_gradients(bench, needy)
+        worst_of = WORST if needy else WORST_BLACK_BOX
         chosen = slice(0, self.images or None)
         images, labels = bench.images(View()).images[chosen], bench.outputs(View()).known[chosen]
         population = (
@@ -81,7 +91,7 @@ class Attack(Evaluator):
                 yield Score(
                     ROBUST_ACCURACY.name, f"{name}/{epsilon:g}:255", evidence=evidence, group="attack"
                 )
-            yield Score(ROBUST_ACCURACY.name, f"{WORST}/{epsilon:g}:255", evidence={population: worst})
+            yield Score(ROBUST_ACCURACY.name, f"{worst_of}/{epsilon:g}:255", evidence={population: worst})
 
     def _attack(self, name: str, epsilon: float) -> foolbox.Attack:
         return foolbox.Attack(name, epsilon / 255, self.steps)
@@ -92,3 +102,13 @@ class Attack(Evaluator):
         labels = torch.from_numpy(np.array(target[1], dtype=np.int64))
         found = foolbox.attack_success(bench.ready, scaled, labels, attack=attack, seed=bench.seed)
         return (~found.broken).numpy()
+
+
+def _check_gradients(bench: Bench, attacks: list[str]) -> None:
+    """Parts of a mixture are not reported: its worst case would be another than the parent's."""
+    obstacle = gradient_obstacle(bench.model)
+    if attacks and obstacle:
+        raise SkippedError(
+            f"the model has no gradients ({obstacle}): white-box attacks ({', '.join(attacks)}) cannot run; "
+            'linf-noise in an attack evaluator of its own can (attacks = ["linf-noise"])'
+        )

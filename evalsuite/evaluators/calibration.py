@@ -10,6 +10,7 @@ import numpy as np
 
 from evalsuite.bench import Bench, Outputs
 from evalsuite.data.views import View
+from evalsuite.errors import CellError
 from evalsuite.evaluators.accuracy import NLL, POPULATION
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.metrics import brier, temperature
@@ -67,8 +68,13 @@ class Calibration(Evaluator):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields all measures on ``clean``."""
         outputs = bench.outputs(View())
-        scaled, fitted = self._scaled(bench, outputs)
         yield from (score for score in _measures(outputs) if score.metric != NLL.name)
+        try:
+            scaled, fitted = self._scaled(bench, outputs)
+        except CellError as error:  # there is no best temperature: what needs none is reported all the same
+            names = (TEMPERATURE.name, *(metric.name + SCALED for metric in _PLAIN))
+            yield from (Score(name, "clean", reason=str(error)) for name in names)
+            return
         yield from (replace(score, metric=score.metric + SCALED) for score in _measures(scaled))
         yield Score(TEMPERATURE.name, "clean", value=fitted, n=len(outputs.logits))
 

@@ -49,3 +49,17 @@ class Evaluator(ABC):
         The caller computes values from evidence, checks names and counts, and records what is raised here as
         the reason of a cell without numbers.
         """
+
+
+def check_epsilons(evaluator: str, epsilons: tuple[float, ...]) -> None:
+    """Checks radii in units of 1/255.
+
+    Raises:
+        SuiteError: If there are none, one is there twice, or one is outside (0, 255].
+    """
+    if not epsilons or not all(0 < epsilon <= 255 for epsilon in epsilons):
+        raise SuiteError(
+            f"{evaluator}: found epsilons = {list(epsilons)}, expected at least one number in (0, 255]; "
+            "they are in units of 1/255"
+        )
+    check_once(evaluator, "epsilons", [f"{epsilon:g}" for epsilon in epsilons])  # as conditions are named

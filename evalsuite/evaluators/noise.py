@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 from evalsuite.bench import Bench
 from evalsuite.data.views import UniformNoise, View
-from evalsuite.errors import SuiteError
 from evalsuite.evaluators.accuracy import ACCURACY, AGREEMENT, NLL, labelled_scores
-from evalsuite.evaluators.contract import Evaluator, check_once
+from evalsuite.evaluators.contract import Evaluator, check_epsilons
 from evalsuite.records import Metric, Score
 
 
@@ -40,17 +39,3 @@ class Noise(Evaluator):
         """Yields three scores per epsilon."""
         for view in self.needs:
             yield from labelled_scores(bench, view, group="noise")
-
-
-def check_epsilons(evaluator: str, epsilons: tuple[float, ...]) -> None:
-    """Checks radii in units of 1/255.
-
-    Raises:
-        SuiteError: If there are none, one is there twice, or one is outside (0, 255].
-    """
-    if not epsilons or not all(0 < epsilon <= 255 for epsilon in epsilons):
-        raise SuiteError(
-            f"{evaluator}: found epsilons = {list(epsilons)}, expected at least one number in (0, 255]; "
-            "they are in units of 1/255"
-        )
-    check_once(evaluator, "epsilons", [f"{epsilon:g}" for epsilon in epsilons])  # as conditions are named

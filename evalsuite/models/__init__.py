@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 MODELS: Registry[type[Architecture]] = Registry(
     "model",
     builtin={
+        "densenet22": "evalsuite.models.densenet:DenseNet22",
+        "preresnet": "evalsuite.models.preresnet:PreResNet",
+        "python": "evalsuite.models.references:PythonNetwork",
         "resnet110": "evalsuite.models.resnet:ResNet110",
         "resnet20": "evalsuite.models.resnet:ResNet20",
         "resnet2b": "evalsuite.models.normless:ResNet2B",
@@ -22,7 +25,13 @@ MODELS: Registry[type[Architecture]] = Registry(
         "resnet44": "evalsuite.models.resnet:ResNet44",
         "resnet4b": "evalsuite.models.normless:ResNet4B",
         "resnet56": "evalsuite.models.resnet:ResNet56",
+        "robustbench": "evalsuite.models.libraries:RobustBenchNetwork",
         "small-cnn": "evalsuite.models.cnn:SmallCNN",
+        "timm": "evalsuite.models.libraries:TimmNetwork",
+        "torchvision": "evalsuite.models.libraries:TorchvisionNetwork",
+        "vgg16-bn": "evalsuite.models.vgg:VGG16",
+        "vgg19-bn": "evalsuite.models.vgg:VGG19",
+        "wide-resnet": "evalsuite.models.wide:WideResNet",
     },
     group="evalsuite.models",
 )

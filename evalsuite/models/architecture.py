@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError
 from evalsuite.models import MODELS
+from evalsuite.models.naming import some
 from evalsuite.registry import unknown
 
 if TYPE_CHECKING:
@@ -33,11 +35,14 @@ class Architecture(ABC):
         classes: Number of logits K.
         mean: Subtracted from each channel of an image in [0, 1]; its length is the number of channels.
         std: Each channel is then divided by it.
+        bypass: Names of layers that are skipped: each is replaced by the identity. For weights of tools that
+            remove whole layers; `evalsuite.models.bypass` finds them.
     """
 
     classes: int = 10
     mean: tuple[float, ...] = CIFAR_MEAN
     std: tuple[float, ...] = CIFAR_STD
+    bypass: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         label = type(self).__name__
@@ -93,8 +98,14 @@ def assemble(architecture: Architecture) -> nn.Module:
 
     Returns:
         Float images in [0, 1], (N, C, H, W), to logits (N, K); in training mode.
+
+    Raises:
+        SuiteError: If a layer to bypass is not there.
     """
-    return Normalized(architecture.network(), mean=architecture.mean, std=architecture.std)
+    network = architecture.network()
+    for name in architecture.bypass:
+        _skip(network, name)
+    return Normalized(network, mean=architecture.mean, std=architecture.std)
 
 
 def core(model: nn.Module) -> nn.Module:
@@ -131,3 +142,23 @@ def from_settings(settings: Mapping[str, Any]) -> Architecture:
         where = ".".join(map(str, first["loc"]))
         found = f"found {first['input']!r}"
         raise SuiteError(f"model {name}: key {where!r}: {found}, expected: {first['msg']}") from error
+
+
+def he_normal(network: nn.Module) -> None:
+    """Draws the weights of the convolutions of `network` anew: normal, scaled to the number of outputs.
+
+    References:
+        He et al. 2015, "Delving deep into rectifiers", arXiv 1502.01852, equation 14.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _skip(network: nn.Module, name: str) -> None:
+    layers = [layer for layer, module in network.named_modules() if layer and not [*module.children()]]
+    if name not in layers:
+        near = difflib.get_close_matches(name, layers, n=2)
+        guess = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise SuiteError(f"bypass: the network has no layer {name!r}:{guess} It has {some(layers)}")
+    network.set_submodule(name, nn.Identity())

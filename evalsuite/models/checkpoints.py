@@ -2,80 +2,122 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import re
 import warnings
-import zipfile
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError
 from evalsuite.models.architecture import core
+from evalsuite.models.containers import check_budget, container, damaged
+from evalsuite.models.conversion import refusal
+from evalsuite.models.masks import folded, masked
+from evalsuite.models.naming import (
+    ALIASES,
+    MASK_WRAPPERS,
+    WRAPPERS,
+    some,
+    stripped,
+    unwrapped,
+    without_prefixes,
+)
+from evalsuite.models.pickles import survey
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "network",
-    "weights",
-    "params",
-    "model_ema",
-    "ema",
-)
-"""Keys under which training scripts keep a state dict; the first that is there counts."""
+    from evalsuite.models.containers import Container, Format
 
-PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every key."""
-
-ALIASES = {"fc": "linear", "linear": "fc", "shortcut": "downsample", "downsample": "shortcut"}
-"""Names of a head and of a shortcut that mean the same; applied to whole parts of a dotted key."""
-
-_OWN_PREFIX = "network."  # before every key of a state dict of `Normalized`
 _COUNTER = "num_batches_tracked"  # absent from checkpoints older than torch 0.4.1, and unused in evaluation
+_PROTOCOL = 3  # of pickle: the last without operations that torch.load does not follow
 _GLOBAL = re.compile(r"GLOBAL ([\w.<>]+)")
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Is the state dict in a file, ready to load.
+
+    Attributes:
+        weights: Keys without prefixes, dense finite tensors on the processor, half precision widened.
+        format: Of the file.
+        wrapper: Keys that lead to the state dict in the file, with dots between them; empty if it lies bare.
+        prefix: What was taken from every key.
+        folded: Names of weights that were put together from parts: a mask, weight norm.
+        dtypes: Types of number in the file to how many tensors have them.
+        extras: Keys beside the state dict that were left.
+    """
+
+    weights: dict[str, Tensor]
+    format: Format
+    wrapper: str
+    prefix: str
+    folded: tuple[str, ...]
+    dtypes: dict[str, int]
+    extras: tuple[str, ...]
+
+
+def read_weights(path: Path, *, masks: Path | None = None) -> dict[str, Tensor]:
     """Returns the tensors of a state dict in a file, without ever running what is in it.
 
     Args:
         path: safetensors, or what ``torch.save`` wrote (``.pt``, ``.pth``, ``.th``, ``.tar``): a state dict,
             bare or under one of `WRAPPERS`, beside whatever else. Told apart by content.
+        masks: A second such file, of zeros and ones under the names of weights, perhaps with ``_mask`` or
+            ``.mask`` behind them; the weights are multiplied by them.
 
     Returns:
-        Keys without `PREFIXES`, tensors on the processor in the file's dtype.
+        Keys without `PREFIXES`, dense finite tensors on the processor; half precision is widened to float32, and
+        masks (`torch.nn.utils.prune`, distiller) are multiplied into the weights.
 
     Raises:
         CheckpointError: If there is no such file, it is damaged, it wants to run code, it holds no tensors,
             or one of them is NaN or infinite.
     """
-    if not path.is_file():
-        found = "a directory" if path.is_dir() else "no such file"
-        raise CheckpointError(f"weights {path}: found {found}, expected a safetensors file or a state dict")
-    try:
-        content = safetensors.torch.load_file(path) if _is_safetensors(path) else _unpickled(path)
-    except OSError as error:
-        raise CheckpointError(f"weights {path} cannot be read: {error}") from error
-    except safetensors.SafetensorError as error:
-        raise _damaged(path, error) from error
-    weights = _without_prefixes(_state_dict(path, content))
-    _check_values(path, weights)
-    return weights
+    return read_checkpoint(path, masks=masks).weights
+
+
+def read_checkpoint(path: Path, *, masks: Path | None = None) -> Checkpoint:
+    """Returns what `read_weights` returns beside how it was written.
+
+    Args:
+        path: As for `read_weights`.
+        masks: As for `read_weights`.
+
+    Raises:
+        CheckpointError: As for `read_weights`.
+    """
+    file, content = _read(path)
+    wrapper, tensors = unwrapped(content)
+    if not tensors:
+        raise CheckpointError(
+            f"weights {path}: found {_summary(content)}, expected a state dict of named tensors, "
+            f"bare or under one of {', '.join(WRAPPERS)}"
+        )
+    prefix, weights = without_prefixes(_dense(file, tensors))
+    weights, names = folded(path, weights)
+    if beside := _beside(file, content):
+        weights, names = masked(path, weights, beside), (*names, *beside)
+    if masks is not None:
+        weights = masked(masks, weights, _read_masks(masks))
+    _check_finite(path, weights)
+    dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
+    extras = _extras(content, wrapper, tensors)
+    return Checkpoint(weights, file.format, ".".join(wrapper), prefix, names, dict(dtypes), extras)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copies `weights` into `module`, which they must fit exactly.
 
-    `ALIASES`, a leading ``network.`` and missing ``num_batches_tracked`` are forgiven; half precision widens.
+    `ALIASES`, prefixes and missing ``num_batches_tracked`` are forgiven; half precision widens.
 
     Args:
         module: A network, or one that `assemble` put behind its preprocessing.
@@ -90,8 +132,29 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     for name, tensor in expected.items():
         if name.endswith(_COUNTER):
             found.setdefault(name, tensor)
+    check_classes(module, weights)
     _check_fit(found, expected)
     network.load_state_dict(found)
+
+
+def check_classes(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Checks that the head in `weights` has as many classes as that of `module`: do so before any resizing.
+
+    Args:
+        module: As for `load_weights`; its last linear layer is the head.
+        weights: As `read_weights` returns them.
+
+    Raises:
+        CheckpointError: If the numbers of classes differ.
+    """
+    expected: dict[str, Tensor] = core(module).state_dict()
+    heads = [name for name, tensor in expected.items() if tensor.dim() == 2 and name.endswith("weight")]
+    head = matched(weights, expected).get(heads[-1]) if heads else None
+    if head is not None and head.dim() == 2 and len(head) != len(expected[heads[-1]]):
+        raise CheckpointError(
+            f"the weights do not fit: the head {heads[-1]} in the file has {len(head)} classes, the model has "
+            f"{len(expected[heads[-1]])} as the data set: name the data set that the weights were trained on"
+        )
 
 
 def matched(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
@@ -100,118 +163,98 @@ def matched(weights: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Te
     >>> sorted(matched({"fc.bias": torch.zeros(1), "extra": torch.zeros(1)}, ["linear.bias"]))
     ['extra', 'linear.bias']
     """
-    known = set(names)
-    if not any(name.startswith(_OWN_PREFIX) for name in known):
-        weights = _without(weights, _OWN_PREFIX)
+    known = {short: name for name, short in stripped(names)[1].items()}
+    short_weights = without_prefixes(weights)[1]
     renamed: dict[str, Tensor] = {}
-    for key, tensor in weights.items():
+    for key, tensor in short_weights.items():
         alias = ".".join(ALIASES.get(part, part) for part in key.split("."))
-        free = key not in known and alias in known and alias not in weights
-        renamed[alias if free else key] = tensor
+        free = key not in known and alias in known and alias not in short_weights
+        renamed[known.get(alias if free else key, key)] = tensor
     return renamed
 
 
-def _is_safetensors(path: Path) -> bool:
-    """Whether the file starts with the length of a JSON header and the header's brace."""
-    with path.open("rb") as file:
-        head = file.read(9)
-    length = int.from_bytes(head[:8], "little")
-    return path.suffix == ".safetensors" or (head[8:] == b"{" and length <= path.stat().st_size)
+def _read(path: Path) -> tuple[Container, object]:
+    """What kind of file it is, and what is in it."""
+    file = container(path)
+    try:
+        content = safetensors.torch.load_file(path) if file.format == "safetensors" else _unpickled(file)
+    except CheckpointError:
+        raise
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a position in the file that cannot be
+            raise damaged(path, error) from error
+        raise CheckpointError(f"weights {path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # a malformed file fails in many ways, each of them a damaged file
+        raise damaged(path, error) from error
+    return file, content
 
 
-def _unpickled(path: Path) -> object:
+def _unpickled(file: Container) -> object:
+    found = survey(file)
+    if found.wanted or found.protocol > _PROTOCOL:
+        raise refusal(file, found)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what torch warns of here is refused below, in one sentence
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+            warnings.simplefilter("ignore")  # what torch warns of here is refused elsewhere, in one sentence
+            return torch.load(file.path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if wanted := _GLOBAL.search(str(error)):  # an older torch takes less for data than `survey` does
+            found.wanted[wanted[1]] = None
+            raise refusal(file, found) from error
         raise
-    except Exception as error:  # a malformed pickle fails in many ways, each of them a damaged file
-        if _is_program(path):
-            raise CheckpointError(
-                f"weights {path} is a whole program (TorchScript or torch.export), not a state dict; "
-                "load it where you trust it and save module.state_dict() with torch.save"
-            ) from error
-        if isinstance(error, pickle.UnpicklingError) and (wanted := _GLOBAL.search(str(error))):
-            raise CheckpointError(
-                f"weights {path} wants to run {wanted[1]}, but a checkpoint is data, never code; convert it "
-                "where you trust it: checkpoint = torch.load(file, map_location='cpu', weights_only=False), "
-                "then torch.save({'state_dict': checkpoint['state_dict']}, 'weights.pt'), or "
-                "checkpoint.state_dict() if it holds a whole model"
-            ) from error
-        raise _damaged(path, error) from error
 
 
-def _is_program(path: Path) -> bool:
+def _read_masks(path: Path) -> dict[str, Tensor]:
+    file, content = _read(path)
+    _, tensors = unwrapped(content, (*MASK_WRAPPERS, *WRAPPERS))
+    return without_prefixes(_dense(file, tensors))[1]
+
+
+def _beside(file: Container, content: object) -> dict[str, Tensor]:
+    """The masks that distiller keeps beside a state dict."""
+    schedule = content.get("compression_sched") if isinstance(content, Mapping) else None
+    if not isinstance(schedule, Mapping) or not isinstance(schedule.get("masks_dict"), Mapping):
+        return {}
+    return without_prefixes(_dense(file, unwrapped(schedule["masks_dict"], ())[1]))[1]
+
+
+def _dense(file: Container, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as they can be computed with: no gradient, half precision widened."""
+    declared = sum(tensor.numel() * max(4, tensor.element_size()) for tensor in tensors.values())
+    check_budget(file.path, file.size, declared)  # a view may repeat one number for ever
+    return {key: _widened(file.path, key, tensor.detach()) for key, tensor in tensors.items()}
+
+
+def _widened(path: Path, name: str, tensor: Tensor) -> Tensor:
+    strange = tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex()
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = [name.partition("/")[2] for name in archive.namelist()]
-    except (zipfile.BadZipFile, OSError):
-        return False
-    return "constants.pkl" in members or any(name.startswith("models/") for name in members)
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    return CheckpointError(
-        f"weights {path} is truncated, damaged or of another format ({reason}); "
-        "expected safetensors or what torch.save writes: copy or download it again"
-    )
-
-
-def _state_dict(path: Path, content: object) -> dict[str, Tensor]:
-    """The tensors of `content`, or of the first wrapper inside it that has some."""
-    if isinstance(content, Mapping):
-        for wrapper in WRAPPERS:
-            if isinstance(content.get(wrapper), Mapping):
-                return _state_dict(path, content[wrapper])
-        tensors = {key: value.detach() for key, value in content.items() if _is_weight(key, value)}
-        if tensors:
-            return tensors
+        if not strange:
+            return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor
+    except (RuntimeError, NotImplementedError):  # a type of number that torch can store but not convert
+        strange = True
+    kind = "quantised" if tensor.is_quantized else tensor.layout
     raise CheckpointError(
-        f"weights {path}: found {_summary(content)}, expected a state dict of named tensors, "
-        f"bare or under one of {', '.join(WRAPPERS)}"
+        f"weights {path}: {some([name])} is a {kind} tensor of {tensor.dtype} on {tensor.device}, "
+        "expected dense real numbers: convert it before saving"
     )
 
 
-def _is_weight(key: Any, value: Any) -> bool:
-    return isinstance(key, str) and isinstance(value, Tensor)
+def _extras(content: object, wrapper: tuple[str, ...], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
+    left = content if isinstance(content, Mapping) else {}
+    return tuple(some([key]) for key in left if key not in wrapper[:1] and (wrapper or key not in tensors))
 
 
 def _summary(content: object) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
-    return f"a dictionary without tensors (keys: {_some(map(str, content)) or 'none'})"
+    return f"a dictionary without tensors (keys: {some(content) or 'none'})"
 
 
-def _without_prefixes(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    stripped = dict(weights)
-    while (prefix := next(iter(stripped)).partition(".")[0] + ".") in PREFIXES:
-        shorter = _without(stripped, prefix)
-        if shorter.keys() == stripped.keys():
-            break
-        stripped = shorter
-    return stripped
-
-
-def _without(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """`weights` without `prefix` if every key has it, else as they are."""
-    if all(key.startswith(prefix) and key != prefix for key in weights):
-        return {key.removeprefix(prefix): tensor for key, tensor in weights.items()}
-    return dict(weights)
-
-
-def _check_values(path: Path, weights: Mapping[str, Tensor]) -> None:
+def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
     for name, tensor in weights.items():
-        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_complex():
-            kind = "quantised" if tensor.is_quantized else tensor.layout
-            raise CheckpointError(
-                f"weights {path}: {name} is a {kind} tensor of {tensor.dtype} on {tensor.device}, "
-                "expected dense real numbers: convert it before saving"
-            )
         if broken := tensor.numel() - int(torch.isfinite(tensor).sum()):
             raise CheckpointError(
-                f"weights {path}: {name} holds {broken} NaN or infinite values of {tensor.numel()}; "
+                f"weights {path}: {some([name])} holds {broken} NaN or infinite values of {tensor.numel()}; "
                 "the training diverged or the file is damaged"
             )
 
@@ -233,14 +276,8 @@ def _check_fit(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> N
         ],
     }
     if any(complaints.values()):
-        text = "; ".join(f"{kind}: {_some(names)}" for kind, names in complaints.items() if names)
+        text = "; ".join(f"{kind}: {some(names)}" for kind, names in complaints.items() if names)
         raise CheckpointError(
             f"the weights do not fit the model: {text}; "
             "name the architecture and the settings that the weights were trained with"
         )
-
-
-def _some(names: Iterable[str], limit: int = 3) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
-    return ", ".join(listed[:limit]) + more

@@ -14,6 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from evalsuite.errors import DataError, InvalidModelError
 from evalsuite.models.graph import flow, plain
+from evalsuite.models.intake import Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,17 +35,26 @@ class Prepared(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        self.training = model.training
+        self._in_order = False
 
     def forward(self, images: Tensor) -> object:
         """Returns whatever the model returns for float images in [0, 1]."""
-        return self.model(images)
+        try:
+            return self.model(images.contiguous() if self._in_order else images)
+        except RuntimeError as error:
+            if self._in_order or "view size is not compatible" not in str(error):
+                raise
+        self._in_order = True  # its code calls view() where reshape() would take any layout
+        self.model.to(memory_format=torch.contiguous_format)
+        return self(images)
 
 
 def prepared(model: nn.Module, *, device: str | torch.device = "cpu") -> Prepared:
     """Returns a copy for inference, with batch norms folded into their convolutions and channels last.
 
-    Folding is exact up to rounding. It is left out where the data flow cannot be traced. A model that cannot
-    be copied runs as it is.
+    Folding is exact up to rounding. It is left out where the data flow cannot be traced. A whole program keeps
+    the layout that it was recorded for. A model that cannot be copied runs as it is.
 
     Args:
         model: Takes float images in [0, 1]; it is untouched.
@@ -57,7 +67,22 @@ def prepared(model: nn.Module, *, device: str | torch.device = "cpu") -> Prepare
         return Prepared(model)
     fast.requires_grad_(False).eval()
     _fold(fast)
-    return Prepared(fast.to(device).to(memory_format=torch.channels_last)).eval()
+    fast.to(device)
+    return Prepared(fast if _programs(fast) else fast.to(memory_format=torch.channels_last)).eval()
+
+
+def differentiable(model: nn.Module) -> bool:
+    """Returns whether a model, however wrapped, has gradients, so that white-box attacks can run."""
+    return not gradient_obstacle(model)
+
+
+def gradient_obstacle(model: nn.Module) -> str:
+    """Returns why a model, however wrapped, has no gradients; empty if it has.
+
+    >>> gradient_obstacle(nn.Linear(2, 2))
+    ''
+    """
+    return next((f"{part.format}: {part.obstacle}" for part in _programs(model) if part.obstacle), "")
 
 
 def logits(
@@ -112,6 +137,10 @@ def _single_precision() -> Iterator[None]:
         return
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
         yield
+
+
+def _programs(model: nn.Module) -> list[Program]:
+    return [part for part in model.modules() if isinstance(part, Program)]
 
 
 def _fold(model: nn.Module) -> None:

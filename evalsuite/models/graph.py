@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import fx, nn
 
 from evalsuite.errors import InvalidModelError
+from evalsuite.models.selection import ChannelSelection
 
 PER_CHANNEL = (
     *(nn.Identity, nn.Dropout, nn.Dropout2d),
@@ -55,6 +56,13 @@ class Flow:
         return id(self.modules[str(node.target)])
 
 
+class _Tracer(fx.Tracer):
+    """Sees a channel selection as one layer: what it passes on depends on its buffer."""
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, ChannelSelection) or super().is_leaf_module(module, name)
+
+
 def flow(model: nn.Module) -> Flow:
     """Returns the data flow of `model` in its present mode.
 
@@ -62,7 +70,7 @@ def flow(model: nn.Module) -> Flow:
         InvalidModelError: If the forward pass depends on the values of its input: there is no one graph.
     """
     try:
-        graph = fx.Tracer().trace(model)
+        graph = _Tracer().trace(model)
     except Exception as error:  # tracing runs the model's own code, which may fail in any way
         raise InvalidModelError(
             f"the data flow of {type(model).__name__} cannot be traced ({type(error).__name__}: "
@@ -77,8 +85,12 @@ def flow(model: nn.Module) -> Flow:
 
 def plain(module: nn.Module) -> bool:
     """Returns whether `module` computes from its own parameters alone: no hook, no parametrisation."""
-    hooks = (module._forward_hooks, module._forward_pre_hooks)
-    return not any(hooks) and "weight" in module._parameters
+    return not hooked(module) and "weight" in module._parameters
+
+
+def hooked(module: nn.Module) -> bool:
+    """Returns whether other code runs before or after `module`, as masks and parametrisations need."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def per_channel(traced: Flow, user: fx.Node, source: fx.Node) -> bool:

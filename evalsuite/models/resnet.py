@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalsuite.models.architecture import Architecture
+from evalsuite.models.architecture import Architecture, he_normal
 
 Shortcut = Literal["A", "B"]
 WIDTHS = (16, 32, 64)
@@ -79,9 +79,7 @@ class ResidualNetwork(nn.Module):
             for before, after in pairwise((WIDTHS[0], *WIDTHS))
         )
         self.linear = nn.Linear(WIDTHS[-1], classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, classes) of normalised images (N, channels, H, W)."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import ContractError, StoreError
-from evalsuite.models.architecture import Normalized, assemble, core, from_settings
-from evalsuite.models.checkpoints import load_weights, read_weights
-from evalsuite.models.surgery import resize_to
+from evalsuite.models.architecture import Normalized, core, from_settings
+from evalsuite.models.checkpoints import read_weights
+from evalsuite.models.loading import rebuilt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,8 +51,7 @@ def load(model_settings: Mapping[str, Any], weights_path: Path) -> nn.Module:
         CheckpointError: If the file is missing, damaged or does not fit the settings.
         SuiteError: If the settings describe no model.
     """
-    weights = read_weights(weights_path)
-    return _rebuilt(model_settings, weights)
+    return rebuilt(from_settings(model_settings), read_weights(weights_path))
 
 
 def serialized(model: nn.Module) -> bytes:
@@ -68,18 +67,8 @@ def _weights(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _rebuilt(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # the initial weights are thrown away: they must cost nobody a draw
-        model = assemble(from_settings(settings))
-    resize_to(model, weights)
-    load_weights(model, weights)
-    return model.eval()
-
-
 def _check_rebuilds(model: nn.Module, settings: Mapping[str, Any]) -> None:
-    again = _rebuilt(settings, _weights(model))
+    again = rebuilt(from_settings(settings), _weights(model))
     if not isinstance(model, Normalized) or not isinstance(again, Normalized):
         raise ContractError(
             f"a {type(model).__name__} cannot be saved: "

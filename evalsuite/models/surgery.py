@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from evalsuite.errors import ContractError
-from evalsuite.models.architecture import core
-from evalsuite.models.checkpoints import matched
 from evalsuite.models.graph import Flow, asks_size, flattens, flow, per_channel, plain
+from evalsuite.models.resizing import count_channels, replace_tensor, tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,24 +84,6 @@ def remove_channels(model: nn.Module, keep: Mapping[str, Tensor]) -> nn.Module:
     for name, channels in keep.items():
         _cut(smaller, groups[name], channels)
     return smaller
-
-
-def resize_to(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Changes convolutions, batch norms and linear layers of `model` in place to the widths of `weights`.
-
-    Only shapes are taken; load the values afterwards with `load_weights`, which also names what could not be
-    resized: kernels of another size, layers that are missing.
-
-    Args:
-        model: Freshly built; resized layers are left without meaningful values.
-        weights: A state dict of a model of the same architecture with fewer (or more) channels.
-    """
-    network = core(model)
-    shapes = {name: tensor.shape for name, tensor in matched(weights, network.state_dict()).items()}
-    for name, module in network.named_modules():
-        shape = shapes.get(f"{name}.weight".lstrip("."))
-        if shape is not None and _resizable(module, shape):
-            _resize(module, shape)
 
 
 def _prunable_conv(traced: Flow, node: fx.Node) -> bool:
@@ -175,46 +156,7 @@ def _spread(channels: Tensor, columns: int) -> Tensor:
 
 def _select(module: nn.Module, index: Tensor, *, dim: int) -> None:
     """Keeps the entries `index` of every tensor of `module` along `dim`; dim 1 is the weight's inputs."""
-    for name, tensor in _tensors(module):
+    for name, tensor in tensors(module):
         if tensor.dim() > dim:
-            _replace(module, name, tensor.detach().index_select(dim, index.to(tensor.device)))
-    _count_channels(module)
-
-
-def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
-
-
-def _replace(module: nn.Module, name: str, value: Tensor) -> None:
-    old = getattr(module, name)
-    is_parameter = isinstance(old, nn.Parameter)
-    setattr(module, name, nn.Parameter(value, requires_grad=old.requires_grad) if is_parameter else value)
-
-
-def _resizable(module: nn.Module, shape: Sequence[int]) -> bool:
-    if not isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear) or not plain(module):
-        return False
-    weight = module.get_parameter("weight")
-    grouped = isinstance(module, nn.Conv2d) and module.groups != 1
-    fits = len(shape) == weight.dim() and weight.shape[2:] == shape[2:] and 0 not in shape
-    return fits and not grouped and weight.shape != shape
-
-
-def _resize(module: nn.Module, shape: Sequence[int]) -> None:
-    for name, tensor in _tensors(module):
-        if name == "weight":
-            _replace(module, name, tensor.new_zeros(tuple(shape)))
-        elif tensor.dim() == 1:
-            _replace(module, name, tensor.new_zeros(shape[0]))
-    _count_channels(module)
-
-
-def _count_channels(module: nn.Module) -> None:
-    """Writes the shapes of a layer's weight into its attributes."""
-    shape = module.get_parameter("weight").shape
-    if isinstance(module, nn.Conv2d):
-        module.out_channels, module.in_channels = shape[:2]
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = shape
-    elif isinstance(module, nn.BatchNorm2d):
-        module.num_features = shape[0]
+            replace_tensor(module, name, tensor.detach().index_select(dim, index.to(tensor.device)))
+    count_channels(module)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 ULPS = 8
 """Two roundings of values, one of their difference, and those of a mean over a few seeds."""
 
+PROOFS = ("highs", "uppers", "floors", "method_uppers")
+
 Flags = NDArray[np.bool_]
 
 
@@ -38,6 +40,10 @@ class Curves:
         drops: Shape (..., T), how much worse than the parent, in the metric's unit; NaN where it could not be
             measured.
         widths: Shape (..., T), full widths of the drops' 95 % intervals; NaN where unknown.
+        highs: Shape (..., T), upper ends of these intervals; NaN where unknown.
+        uppers: Shape (..., T), one-sided 95 % upper bounds of the drops; NaN where unknown.
+        floors: Shape (..., T), simultaneous 97.5 % lower bounds of the drops; NaN where unknown.
+        method_uppers: Shape (..., T), as `uppers`, the seeds a sample too; NaN where unknown.
         scales: Shape (..., T), the largest magnitude among the numbers behind a drop, and at least 1.
         reference: Shape (...), the parent's value.
         n: Shape (...), the smallest number of images behind a drop; NaN where unknown.
@@ -47,6 +53,10 @@ class Curves:
     ratios: Floats
     drops: Floats
     widths: Floats
+    highs: Floats
+    uppers: Floats
+    floors: Floats
+    method_uppers: Floats
     scales: Floats
     reference: Floats
     n: Floats
@@ -82,13 +92,14 @@ def verdicts(curves: Curves, tolerance: ArrayLike) -> dict[str, Array]:
     limits = np.broadcast_to(np.asarray(tolerance, dtype=np.float64)[..., None], curves.drops.shape)
     limits = limits + ULPS * np.finfo(np.float64).eps * np.maximum(curves.scales, limits)
     order = np.argsort(curves.ratios, axis=-1, kind="stable")  # NaN, not tested, comes last
-    x, drops, widths, limit = (
-        np.take_along_axis(array, order, axis=-1)
-        for array in (curves.ratios, curves.drops, curves.widths, limits)
-    )
+
+    def risen(array: Floats) -> Floats:
+        return np.take_along_axis(array, order, axis=-1)
+
+    x, drops, widths, limit = map(risen, (curves.ratios, curves.drops, curves.widths, limits))
     passed = drops <= limit
     failed = ~np.isnan(x) & ~passed
-    potential = _largest(x, passed & ~np.logical_or.accumulate(failed, axis=-1))
+    potential = _reached(x, passed)
     potential_any = _largest(x, passed)
     first_failure = np.fmin.reduce(np.where(failed, x, np.nan), axis=-1)
     decides = ~np.isnan(drops) & ((x == potential[..., None]) | (x == first_failure[..., None]))
@@ -97,6 +108,7 @@ def verdicts(curves: Curves, tolerance: ArrayLike) -> dict[str, Array]:
     return {
         "potential": potential,
         "potential_any": potential_any,
+        **_proven(x, limit, **{name: risen(getattr(curves, name)) for name in ("drops", *PROOFS)}),
         "first_failure": first_failure,
         "censored": ~marked_any(failed, -1),
         "infeasible": failed[..., 0],
@@ -104,6 +116,38 @@ def verdicts(curves: Curves, tolerance: ArrayLike) -> dict[str, Array]:
         "incomplete": marked_any(~np.isnan(x) & np.isnan(drops), -1),
         "underpowered": np.where(wide, 1.0, np.where(vague, np.nan, 0.0)),
     }
+
+
+def _proven(x: Floats, limit: Floats, *, drops: Floats, **proofs: Floats) -> dict[str, Array]:
+    """What the bounds prove, NaN where there are none.
+
+    A bound on the wrong side of the drop itself is moved there: nothing is certified that did not pass, and
+    nothing that passed is shown to fail. With ``potential_low`` at most ``certified`` it follows that
+    potential_low <= certified <= potential <= potential_high.
+    """
+    highs, uppers, method_uppers = (
+        np.maximum(proofs[name], drops) for name in ("highs", "uppers", "method_uppers")
+    )
+    shown = np.minimum(proofs["floors"], drops) > limit
+    known, known_floor, known_method = (
+        marked_any(~np.isnan(bound), -1) for bound in (uppers, proofs["floors"], method_uppers)
+    )
+    certified = _reached(x, uppers <= limit)
+    low = np.minimum(_reached(x, highs <= limit), certified)
+    high = _largest(x, ~np.isnan(x) & ~np.logical_or.accumulate(shown, axis=-1))
+    both = known & known_floor
+    return {
+        "certified": np.where(known, certified, np.nan),
+        "potential_low": np.where(both, low, np.nan),
+        "potential_high": np.where(both, high, np.nan),
+        "certified_method": np.where(known_method, _reached(x, method_uppers <= limit), np.nan),
+    }
+
+
+def _reached(ratios: Floats, passed: Flags) -> Floats:
+    """The largest of the rising ratios such that it and all before it passed."""
+    failed = ~np.isnan(ratios) & ~passed
+    return _largest(ratios, passed & ~np.logical_or.accumulate(failed, axis=-1))
 
 
 def _largest(ratios: Floats, marked: Flags) -> Floats:
@@ -115,7 +159,7 @@ def mean_curves(curves: Curves, axis: int, *, expected: int | NDArray[np.int_]) 
     """Returns the mean curves along `axis`, which stays with length 1.
 
     The mean drop is NaN where one of the curves was not measured: a mean over fewer is another quantity. The
-    interval of a mean of several drops does not follow from theirs (they may share images), so it is NaN.
+    bounds of a mean of several drops do not follow from theirs (they may share images), so they are NaN.
 
     Args:
         curves: Curves whose slots hold the same candidates along `axis`, up to the seed.
@@ -127,14 +171,17 @@ def mean_curves(curves: Curves, axis: int, *, expected: int | NDArray[np.int_]) 
     inside = member[..., None]
     with np.errstate(invalid="ignore", divide="ignore"):
         drops = _total(curves.drops, inside, axis) / count[..., None]
-        widths = np.where(count[..., None] == 1, _total(curves.widths, inside, axis), np.nan)
+        alone = {
+            name: np.where(count[..., None] == 1, _total(getattr(curves, name), inside, axis), np.nan)
+            for name in ("widths", *PROOFS)
+        }
         ratios = _total(curves.ratios, tested, axis) / tested.sum(axis=axis, keepdims=True)
         reference = _total(curves.reference, member, axis) / count
     low, high = (reduced.reduce(curves.ratios, axis=axis, keepdims=True) for reduced in (np.fmin, np.fmax))
     return Curves(
         ratios=np.where(low == high, low, ratios),  # the rounded mean of equal numbers may differ from them
         drops=drops,
-        widths=widths,
+        **alone,
         scales=np.where(inside, curves.scales, 1.0).max(axis=axis, keepdims=True),
         reference=reference,
         n=np.fmin.reduce(np.where(member, curves.n, np.nan), axis=axis, keepdims=True),

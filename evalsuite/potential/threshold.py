@@ -14,21 +14,21 @@ import pandas as pd
 
 from evalsuite.errors import UserError
 from evalsuite.potential.curves import Curves, Flags, joined, marked_any, mean_curves, taken, verdicts
+from evalsuite.potential.seeds import ALL, published, with_seed_means
 from evalsuite.potential.tidy import Axes, check_tolerance, tabulated
-from evalsuite.records import Array, Floats, Threshold
+from evalsuite.records import Array, Bounds, Floats, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-ALL = "all"
-"""Label of the seed in headline rows."""
-
 COLUMNS = (
     *("method", "seed", "metric", "condition", "group", "aggregate", "unit", "higher_is_better", "tolerance"),
-    *("reference", "potential", "potential_any", "potential_any_mean", "potential_any_std", "first_failure"),
+    *("reference", "potential", "potential_any", "potential_any_mean", "potential_any_std"),
+    *("certified", "potential_low", "potential_high", "certified_method", "first_failure"),
     *("censored", "infeasible", "non_monotone", "incomplete", "underpowered", "n", "tested"),
 )
 LABELS = ("metric", "condition", "group", "aggregate", "unit", "higher_is_better", "tolerance")
+PROVEN = ("certified", "potential_low", "potential_high", "certified_method")
 FLAGS = ("censored", "infeasible", "non_monotone", "incomplete")
 AGGREGATES = ("mean", "minimum", "of-mean")
 
@@ -39,6 +39,7 @@ def threshold(
     tolerance: float,
     *,
     widths: Sequence[float] | None = None,
+    bounds: Bounds | None = None,
 ) -> Threshold:
     """Returns what one curve says about how far it is safe to prune.
 
@@ -47,7 +48,9 @@ def threshold(
         drops: How much worse than the parent at each ratio, in the metric's unit, positive = worse. NaN
             where it could not be measured: that counts as not commensurate, and the threshold as incomplete.
         tolerance: Largest drop that is commensurate, in the same unit.
-        widths: Full widths of the drops' 95 % intervals; NaN where unknown.
+        widths: Full widths of the drops' 95 % intervals; NaN where unknown. Taken from `bounds` if those are
+            given.
+        bounds: Bounds on the drops, one for each ratio; see `evalsuite.statistics.bounds`.
 
     Returns:
         The threshold. `underpowered` looks at the drops that decide, at `potential` and at `first_failure`:
@@ -66,10 +69,19 @@ def threshold(
     """
     check_tolerance(tolerance)
     x, y = np.asarray(ratios, dtype=np.float64), np.asarray(drops, dtype=np.float64)
-    w = np.full(x.shape, np.nan) if widths is None else np.asarray(widths, dtype=np.float64)
+    none = np.full(x.shape, np.nan)
+    high, upper, floor = (none, none, none) if bounds is None else (bounds.high, bounds.upper, bounds.floor)
+    if widths is not None:
+        w = np.asarray(widths, dtype=np.float64)
+    else:
+        w = none if bounds is None else bounds.high - bounds.low
     _check_curve(x, y, w)
+    if not x.shape == high.shape == upper.shape == floor.shape:
+        raise UserError(f"{x.size} ratios and bounds on {high.size} drops; give one for each ratio")
     unknown, whole = np.asarray(np.nan), np.asarray(False)
-    found = verdicts(Curves(x, y, w, np.ones_like(x), unknown, unknown, whole), tolerance)
+    curve = Curves(x, y, w, high, upper, floor, none, np.ones_like(x), unknown, unknown, whole)
+    found = verdicts(curve, tolerance)
+    ends = float(found["potential_low"]), float(found["potential_high"])
     return Threshold(
         potential=float(found["potential"]),
         potential_any=float(found["potential_any"]),
@@ -77,6 +89,8 @@ def threshold(
         **{flag: bool(found[flag]) for flag in FLAGS},
         underpowered=_known(found["underpowered"]),
         tested=tuple(x.tolist()),
+        certified=None if isnan(found["certified"]) else float(found["certified"]),
+        interval=None if isnan(ends[0]) else ends,
     )
 
 
@@ -85,6 +99,7 @@ def thresholds(
     *,
     tolerance: float | Mapping[str, float],
     higher_is_better: Mapping[str, bool] | None = None,
+    over_seeds: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Returns the thresholds of a table of measurements, one row for each method, metric, condition and seed.
 
@@ -94,6 +109,11 @@ def thresholds(
     potential of each seed first, then mean and standard deviation over the seeds, where there are several.
 
     A group of two or more conditions has three more rows, with the group's name as the condition.
+    ``certified``, ``potential_low`` and ``potential_high`` are about these networks: the images are a sample, the
+    seeds are fixed; in headline rows they are about the mean over these seeds. ``certified_method`` is about the
+    method, its seeds a sample too: headline rows of three seeds or more have it. All are NaN where there are no
+    bounds, and in the rows of groups except for what the minimum certifies.
+
     ``aggregate`` is ``mean`` and ``minimum`` for the mean and minimum of the potentials over its conditions,
     ``of-mean`` for the threshold of the mean drop over them, and ``single`` in all other rows. In ``mean``
     and ``minimum`` rows ``first_failure`` is the smallest over the conditions and a flag says that a
@@ -104,10 +124,14 @@ def thresholds(
             parent), ``metric``, ``condition``, ``value``; optional ``seed`` (default 0), ``target_ratio``
             (default: the ratio), ``group``, ``n`` (images), ``unit``, ``status`` (other than ``ok``: not
             measured), ``drop`` (default: from the values), ``drop_low`` and ``drop_high`` (95 % interval),
-            ``higher_is_better``.
+            ``drop_upper`` and ``drop_floor`` (`records.Bounds`), ``higher_is_better``.
         tolerance: Largest drop that is commensurate, in the metric's unit: one for each metric that is to be
             judged, or a single one for all metrics that have a direction.
         higher_is_better: Direction by metric, where the table has no such column.
+        over_seeds: Bounds on the mean drop over the seeds of a method, one row for each ``method``,
+            ``metric``, ``condition`` and ``target_ratio``, with ``drop_low``, ``drop_high``, ``drop_upper``
+            and ``drop_floor`` (`evalsuite.statistics.mean_bounds`). Without it, headlines over several seeds
+            have no bounds.
 
     Returns:
         A frame with columns `COLUMNS`, in order of first appearance. ``first_failure`` is NaN if nothing
@@ -121,7 +145,7 @@ def thresholds(
     axes, curves = tabulated(frame, tolerance, higher_is_better or {})
     if not axes.methods:
         return pd.DataFrame(columns=list(COLUMNS))
-    curves = _with_seed_means(axes, curves)
+    curves = with_seed_means(axes, curves, over_seeds)
     groups = _groups(axes.pairs)
     means = [mean_curves(taken(curves, members), 2, expected=len(members)) for _, members in groups]
     curves = joined([curves, *means], axis=2)
@@ -129,8 +153,10 @@ def thresholds(
     found = verdicts(curves, entities["tolerance"].to_numpy()[: curves.n.shape[2]])
     found = _with_summaries(found, [members for _, members in groups], curves.exist)
     origin = entities["origin"].to_numpy()
-    found["incomplete"] |= curves.partial[:, :, origin]
-    found |= _published(found["potential_any"], curves.exist[:, :, origin])
+    partial = curves.partial[:, :, origin]
+    found["incomplete"] |= partial
+    found |= {name: np.where(partial, np.nan, found[name]) for name in PROVEN}
+    found |= published(found["potential_any"], curves.exist[:, :, origin])
     order = entities.sort_values(["metric_rank", "aggregated", "rank"], kind="stable").index.to_numpy()
     return _rows(
         axes, entities.iloc[order], curves, {name: array[:, :, order] for name, array in found.items()}
@@ -153,23 +179,6 @@ def _check_curve(ratios: Floats, drops: Floats, widths: Floats) -> None:
         raise UserError(
             f"the ratios are {', '.join(map(str, ratios))}; they must rise and lie between 0 and 1"
         )
-
-
-def _with_seed_means(axes: Axes, curves: Curves) -> Curves:
-    """The curves with one seed more: the mean over all seeds of the method."""
-    if ALL in axes.seeds:
-        raise UserError(f"a seed is called {ALL!r}, which is the name of the mean over the seeds; rename it")
-    runs = marked_any(curves.exist, 2)  # (methods, seeds)
-    tested = marked_any(curves.tested, 2)  # (methods, seeds, slots)
-    shared = marked_any(np.logical_and.reduce(tested | ~runs[..., None], axis=1), -1)
-    if not shared.all():
-        method = axes.methods[int(shared.argmin())]
-        raise UserError(
-            f"the seeds of method {method!r} have no ratio in common; give a column target_ratio that says "
-            "which ratios belong together"
-        )
-    means = mean_curves(curves, 1, expected=runs.sum(axis=1)[:, None, None])
-    return joined([curves, means], axis=1)
 
 
 def _groups(pairs: pd.DataFrame) -> list[tuple[str, list[int]]]:
@@ -220,21 +229,29 @@ def _with_summaries(
 def _mean_summary(found: dict[str, Array], member: Flags) -> dict[str, Array]:
     """The means of the potentials over axis 2, and the flags of that number."""
     count = np.maximum(member.sum(axis=2, keepdims=True), 1)
-    return _shared(found, member) | {
+    means = {
         name: np.where(member, found[name], 0.0).sum(axis=2, keepdims=True) / count
         for name in ("potential", "potential_any")
     }
+    return _shared(found, member) | means | dict.fromkeys(PROVEN, np.full(count.shape, np.nan))
 
 
 def _minimum_summary(found: dict[str, Array], member: Flags) -> dict[str, Array]:
-    """The minima of the potentials over axis 2, and the flags of that number."""
+    """The minima of the potentials over axis 2, and the flags of that number.
+
+    The minimum of what each condition certifies is certified for all of them, without a correction: it exceeds
+    the smallest true potential only if that very condition is certified too far (intersection-union test,
+    Berger 1982). Upper ends of intervals have no such rule.
+    """
     minima = {
-        name: np.where(member, found[name], np.inf).min(axis=2, keepdims=True)
-        for name in ("potential", "potential_any")
+        name: np.where(member, found[name], np.inf).min(axis=2, keepdims=True)  # NaN stays NaN
+        for name in ("potential", "potential_any", "certified", "certified_method")
     }
+    unknown = np.full(minima["potential"].shape, np.nan)
     attained = member & (found["potential"] == minima["potential"])
     censored = ~marked_any(attained & ~found["censored"], 2, keepdims=True)
-    return _shared(found, member) | minima | {"censored": censored}
+    ends = {"potential_low": unknown, "potential_high": unknown}
+    return _shared(found, member) | minima | ends | {"censored": censored}
 
 
 def _shared(found: dict[str, Array], member: Flags) -> dict[str, Array]:
@@ -248,21 +265,6 @@ def _shared(found: dict[str, Array], member: Flags) -> dict[str, Array]:
         ),
         "underpowered": np.where(wide, 1.0, power.sum(axis=2, keepdims=True)),  # NaN stays NaN
     }
-
-
-def _published(potential_any: Floats, exist: Flags) -> dict[str, Array]:
-    """Mean and standard deviation over seeds of each seed's own potential, in the last place along axis 1."""
-    each = np.where(exist, potential_any, np.nan)[:, :-1]
-    count = (~np.isnan(each)).sum(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = np.where(count > 1, np.nansum(each, axis=1) / count, np.nan)
-        std = np.sqrt(np.nansum((each - mean[:, None]) ** 2, axis=1) / count)
-    found = {
-        name: np.full(potential_any.shape, np.nan) for name in ("potential_any_mean", "potential_any_std")
-    }
-    found["potential_any_mean"][:, -1] = mean
-    found["potential_any_std"][:, -1] = np.where(count > 1, std, np.nan)
-    return found
 
 
 def _rows(axes: Axes, entities: pd.DataFrame, curves: Curves, found: dict[str, Array]) -> pd.DataFrame:

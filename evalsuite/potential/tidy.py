@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from evalsuite.records import Floats
 
 REQUIRED = ("method", "ratio", "metric", "condition", "value")
-NUMBERS = ("ratio", "target_ratio", "value", "drop", "drop_low", "drop_high", "n")
-RESULTS = ("value", "drop", "drop_low", "drop_high", "n")
+LIMITS = ("drop_low", "drop_high", "drop_upper", "drop_floor")
+RESULTS = ("value", "drop", *LIMITS, "n")
+NUMBERS = ("ratio", "target_ratio", *RESULTS)
 DIRECTION_HINT = "give a column higher_is_better with True or False, or the argument higher_is_better"
 OPTIONAL: dict[str, Any] = {
     "seed": 0,
@@ -36,8 +37,7 @@ OPTIONAL: dict[str, Any] = {
     "status": "ok",
     "reason": "",
     "drop": np.nan,
-    "drop_low": np.nan,
-    "drop_high": np.nan,
+    **dict.fromkeys(LIMITS, np.nan),
     "higher_is_better": None,
 }
 
@@ -51,11 +51,13 @@ class Axes:
         seeds: Training seeds in order of first appearance.
         pairs: A row for each metric and condition, with columns metric, condition, group, unit,
             higher_is_better, and tolerance.
+        ladders: Target ratios of each method, rising: one for each slot that it uses.
     """
 
     methods: list[Any]
     seeds: list[Any]
     pairs: pd.DataFrame
+    ladders: list[list[float]]
 
 
 def tabulated(
@@ -224,12 +226,17 @@ def _pivoted(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[Axes, Curves]:
         ratios=spread(rows["ratio"]),
         drops=spread(_drops(rows)),
         widths=spread(rows["drop_high"] - rows["drop_low"]),
+        highs=spread(rows["drop_high"]),
+        uppers=spread(rows["drop_upper"]),
+        floors=spread(rows["drop_floor"]),
+        method_uppers=np.full(shape, np.nan),
         scales=spread(_scales(rows), 1.0),
         reference=np.broadcast_to(references, shape[:3]),
         n=np.fmin.reduce(spread(rows["n"]), axis=-1, initial=np.nan),
         partial=np.zeros(shape[:3], dtype=bool),
     )
-    return Axes(methods.tolist(), seeds.tolist(), pairs), curves
+    ladders = [sorted(set(rows["target_ratio"].to_numpy()[method == m])) for m in range(len(methods))]
+    return Axes(methods.tolist(), seeds.tolist(), pairs, ladders), curves
 
 
 def _parents(table: pd.DataFrame, place: NDArray[np.intp]) -> NDArray[np.bool_]:

@@ -150,7 +150,9 @@ class TestUniformNoise:
     def test_of_float_images_is_that_of_bytes(self) -> None:
         floats = (IMAGES.images / np.float32(255)).astype(np.float32)
         np.testing.assert_allclose(
-            UniformNoise(8.0).apply(floats, Place()), UniformNoise(8.0).apply(IMAGES.images, Place()), atol=1e-7
+            UniformNoise(8.0).apply(floats, Place()),
+            UniformNoise(8.0).apply(IMAGES.images, Place()),
+            atol=1e-7,
         )
 
 
@@ -163,7 +165,11 @@ class TestDigest:
         other = IMAGES.images.copy()
         other[69, 2, 15, 15] ^= 1
         digests = [
-            *(shown.digest(view) for shown in (gallery(), gallery(images=other)) for view in (View(), FOG, NOISE)),
+            *(
+                shown.digest(view)
+                for shown in (gallery(), gallery(images=other))
+                for view in (View(), FOG, NOISE)
+            ),
             *(gallery(seed=1).digest(view) for view in (FOG, NOISE)),
             gallery(labels=(np.arange(70) + 1) % 10).digest(View()),
             gallery().digest(View(change=Corruption("fog", 4))),
@@ -195,7 +201,9 @@ def test_photographs_of_frost_are_the_first_five_of_the_data_root(textures: Path
     place = Place(root=textures)
     assert Corruption("frost", 3).name(place) == "frost/3"
     expected = corrupt(IMAGES.images, "frost", 3, seed=0, textures=found)
-    np.testing.assert_array_equal(gallery(root=textures).images(View(change=Corruption("frost", 3))).images, expected)
+    np.testing.assert_array_equal(
+        gallery(root=textures).images(View(change=Corruption("frost", 3))).images, expected
+    )
     assert not np.array_equal(expected, corrupt(IMAGES.images, "frost", 3, seed=0))
 
 

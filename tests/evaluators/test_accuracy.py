@@ -11,7 +11,7 @@ from evalsuite.measuring import scored
 from evalsuite.records import Score
 
 LABELS = np.array([0, 1, 2, 3, 0, 0])
-ONE_HOT = np.eye(4)[LABELS]
+ONE_HOT = np.eye(4)[LABELS]  # as logits times a number, since rows that sum to 1 look like a softmax
 
 
 def by_metric(scores: tuple[Score, ...]) -> dict[str, float | None]:
@@ -37,16 +37,18 @@ def test_planted_models(planting: Any, table: np.ndarray[Any, Any], accuracy: fl
 
 
 def test_agreement_counts_equal_predictions_right_or_wrong(planting: Any) -> None:
-    child, parent = np.eye(4)[[0, 1, 2, 2, 1, 1]], np.eye(4)[[0, 1, 3, 2, 1, 0]]
+    child, parent = 2 * np.eye(4)[[0, 1, 2, 2, 1, 1]], 2 * np.eye(4)[[0, 1, 3, 2, 1, 0]]
     found = by_metric(scored(Accuracy(), planting.bench(LABELS, child, parent=parent)))
     assert found["agreement"] == pytest.approx(4 / 6)
     assert found["accuracy"] == pytest.approx(3 / 6)
 
 
 def test_evidence_is_per_image_in_the_order_of_the_images(planting: Any) -> None:
-    table = ONE_HOT.copy()
+    table = 2 * ONE_HOT
     table[[1, 4]] = [0, 0, 3, 0]
-    scores = {score.metric: score for score in scored(Accuracy(), planting.bench(LABELS, table, parent=ONE_HOT))}
+    scores = {
+        score.metric: score for score in scored(Accuracy(), planting.bench(LABELS, table, parent=2 * ONE_HOT))
+    }
     for metric in ("accuracy", "agreement"):
         assert scores[metric].evidence["test"].tolist() == [True, False, True, True, False, True]
     assert scores["nll"].evidence["test"][1] == pytest.approx(math.log(math.e**3 + 3))

@@ -68,7 +68,9 @@ def test_measures_before_and_after_scaling_by_the_validation_images(planting: An
     before = expected(TABLE[:N], LABELS[:N])
     del before["nll"]  # is the accuracy test's
     after = expected(TABLE[:N] / fitted, LABELS[:N])
-    assert found == pytest.approx(before | {f"{name}_scaled": value for name, value in after.items()}, rel=1e-5)
+    assert found == pytest.approx(
+        before | {f"{name}_scaled": value for name, value in after.items()}, rel=1e-5
+    )
 
 
 def test_each_half_is_scaled_by_the_other_halfs_temperature(planting: Any) -> None:
@@ -84,7 +86,7 @@ def test_each_half_is_scaled_by_the_other_halfs_temperature(planting: Any) -> No
         assert found[f"{name}_scaled"] == pytest.approx(value, rel=1e-5)
     own = expected(leaked, LABELS[:N])  # what fitting on the images themselves would have claimed
     assert own["nll"] < found["nll_scaled"] - 0.01
-    assert own["brier"] < found["brier_scaled"] - 0.005
+    assert own["brier"] < found["brier_scaled"] - 0.001
 
 
 def test_scaling_changes_no_prediction_and_repairs_only_the_confidence(planting: Any) -> None:
@@ -117,3 +119,13 @@ def test_only_what_is_used_is_asked_for(held_out: Any) -> None:
     assert splits == (["test", "validation"] if held_out == "validation" else ["test"])
     names = [metric.name for metric in Calibration(held_out).metrics]
     assert len(set(names)) == len(names) == 8
+
+
+def test_without_a_best_temperature_the_rest_is_reported(planting: Any) -> None:
+    table = TABLE.copy()
+    table[100:200] = 3 * np.eye(K, dtype=np.float32)[LABELS[100:200]]  # all right: the loss falls as T falls
+    found = {score.metric: score for score in scored(Calibration(), bench(planting, table))}
+    assert found["brier"].value is not None
+    for name in ("temperature", "brier_scaled", "ece_equal_width_scaled", "nll_scaled"):
+        assert found[name].value is None
+        assert "falls for ever" in found[name].reason

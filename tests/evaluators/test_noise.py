@@ -10,7 +10,8 @@ from torch import Tensor
 from evalsuite.data.dataset import Place
 from evalsuite.data.views import UniformNoise
 from evalsuite.errors import SuiteError
-from evalsuite.evaluators.noise import Noise, check_epsilons
+from evalsuite.evaluators.contract import check_epsilons
+from evalsuite.evaluators.noise import Noise
 from evalsuite.measuring import scored
 from evalsuite.models.forward import BATCH_SIZE
 
@@ -56,7 +57,9 @@ def test_scores_are_those_of_the_noisy_images(planting: Any) -> None:
 
 @pytest.mark.parametrize("epsilons", [(), (0.0,), (-1.0, 4.0), (256.0,), (float("nan"),)], ids=str)
 def test_epsilons_must_be_radii(epsilons: tuple[float, ...]) -> None:
-    with pytest.raises(SuiteError, match=r"^noise: found epsilons = \[.*, expected at least one number in \(0, 255\]"):
+    with pytest.raises(
+        SuiteError, match=r"^noise: found epsilons = \[.*, expected at least one number in \(0, 255\]"
+    ):
         Noise(epsilons)
 
 

@@ -125,6 +125,29 @@ def test_a_model_that_cannot_be_traced_or_copied_still_runs(build: Build) -> Non
     np.testing.assert_allclose(logits(model, images), logits(inner, images), rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_that_views_its_maps_gets_them_in_order() -> None:
+    torch.manual_seed(0)
+    conv, linear = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 5)
+
+    class Viewing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.linear = conv, linear
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.linear(self.conv(x).view(len(x), -1))
+            return y
+
+    images = pixels(5)[:, :, :8, :8]
+    with torch.inference_mode():
+        expected = linear(conv(torch.from_numpy(images.copy()) / 255).flatten(1)).numpy()
+    ready = prepared(Viewing())
+    for _ in range(2):
+        np.testing.assert_allclose(logits(ready, images), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(RuntimeError, match="shape"):
+        logits(Viewing(), pixels(2))
+
+
 def test_training_mode_is_switched_off_and_restored(build: Build) -> None:
     model, images = build("small-cnn"), pixels(5)
     expected = logits(model, images)

@@ -13,8 +13,8 @@ from evalsuite.errors import CheckpointError
 from evalsuite.models.architecture import assemble, from_settings
 from evalsuite.models.checkpoints import load_weights, read_weights
 from evalsuite.models.forward import logits
+from evalsuite.models.resizing import resize_to
 from evalsuite.models.saving import load, save
-from evalsuite.models.surgery import resize_to
 
 if TYPE_CHECKING:
     from evalsuite.records import Array

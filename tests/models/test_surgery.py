@@ -14,7 +14,8 @@ from torch.nn.utils import prune
 
 from evalsuite.errors import CheckpointError, ContractError, InvalidModelError
 from evalsuite.models.checkpoints import load_weights
-from evalsuite.models.surgery import ChannelGroup, Consumer, channel_groups, remove_channels, resize_to
+from evalsuite.models.resizing import resize_to
+from evalsuite.models.surgery import ChannelGroup, Consumer, channel_groups, remove_channels
 
 Build = Callable[..., nn.Module]
 

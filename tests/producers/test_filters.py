@@ -97,7 +97,8 @@ def weight(model: nn.Module, layer: str) -> Tensor:
     return model.get_submodule(layer).get_parameter("weight").detach()
 
 
-def test_equal_norms_fall_to_the_earlier_filter(network: Network, context: Context, pruned_only: None) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("pruned_only")
+def test_equal_norms_fall_to_the_earlier_filter(network: Network, context: Context) -> None:
     parent = copy.deepcopy(network("small-cnn"))
     stem = next(iter(widths(parent)))
     norm = next(group.norms[0] for group in channel_groups(parent))
@@ -125,7 +126,9 @@ def test_models_shrink_step_by_step_and_are_retrained(
     for ratio, model in zip(ratios, models, strict=True):
         groups = channel_groups(model)
         filters = sum(weight(model, group.conv)[0].numel() + 2 for group in groups)
-        inputs = sum(weight(model, reader.name)[:, 0].numel() for group in groups for reader in group.consumers)
+        inputs = sum(
+            weight(model, reader.name)[:, 0].numel() for group in groups for reader in group.consumers
+        )
         assert abs(nonzero(model) - (1 - ratio) * total) <= filters + inputs  # within one filter per layer
         assert model.get_submodule(list(prunable(model))[-1]).get_parameter("weight").shape[0] == 10
         assert min(widths(model).values()) >= 1
@@ -135,8 +138,9 @@ def test_models_shrink_step_by_step_and_are_retrained(
     assert weights_digest(parent) == before
 
 
+@pytest.mark.usefixtures("pruned_only")
 def test_in_a_residual_network_only_the_first_convolution_of_each_block_shrinks(
-    network: Network, context: Context, pruned_only: None  # noqa: ARG001
+    network: Network, context: Context
 ) -> None:
     parent = network("resnet20")
     (model,) = produced(parent, context, (0.5,))
@@ -155,12 +159,16 @@ def test_a_ratio_that_cannot_be_reached(network: Network, context: Context, name
 
 def test_a_network_without_removable_filters(context: Context) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
-    with pytest.raises(UserError, match=r"^Sequential has no layer whose filters can be removed alone; use an unstr"):
+    with pytest.raises(
+        UserError, match=r"^Sequential has no layer whose filters can be removed alone; use an unstr"
+    ):
         produced(model, context, (0.5,))
 
 
 @pytest.mark.usefixtures("pruned_only")
-def test_a_ratio_that_earlier_steps_reached_already_keeps_the_model(network: Network, context: Context) -> None:
+def test_a_ratio_that_earlier_steps_reached_already_keeps_the_model(
+    network: Network, context: Context
+) -> None:
     parent = network("small-cnn")
     first, second = produced(parent, context, (0.5, 0.5))
     assert weights_digest(first) == weights_digest(second)

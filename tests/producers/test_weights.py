@@ -38,7 +38,9 @@ def pruned_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Context, "retrain", enforce)
 
 
-def produced(producer: Producer, parent: nn.Module, context: Context, ratios: Sequence[float]) -> list[nn.Module]:
+def produced(
+    producer: Producer, parent: nn.Module, context: Context, ratios: Sequence[float]
+) -> list[nn.Module]:
     return [copy.deepcopy(model) for model in producer.produce(parent, ratios, context)]
 
 
@@ -112,7 +114,9 @@ def test_ratios_and_masks_survive_retraining(network: Network, context: Context,
 
 
 @pytest.mark.usefixtures("pruned_only")
-def test_random_masks_follow_the_seed_and_not_the_weights(network: Network, few: ImageSet, quick: Recipe) -> None:
+def test_random_masks_follow_the_seed_and_not_the_weights(
+    network: Network, few: ImageSet, quick: Recipe
+) -> None:
     def masks(seed: int, parent: nn.Module) -> dict[str, Tensor]:
         return kept(produced(Random(), parent, Context(few, quick, seed), (0.5,))[0])
 
@@ -198,7 +202,9 @@ def test_a_budget_that_would_empty_a_layer(budget: int, sentence: str) -> None:
 
 @pytest.mark.parametrize("producer", PRODUCERS.values(), ids=PRODUCERS)
 def test_a_ratio_that_cannot_be_reached(network: Network, context: Context, producer: Producer) -> None:
-    with pytest.raises(UserError, match=r"^too high a prune ratio: of \d+ .* for 5 layers; ask for a smaller ratio$"):
+    with pytest.raises(
+        UserError, match=r"^too high a prune ratio: of \d+ .* for 5 layers; ask for a smaller ratio$"
+    ):
         produced(producer, network("small-cnn"), context, (0.9999,))
 
 

@@ -14,7 +14,9 @@ import pytest
 
 from evalsuite import Run, api
 from evalsuite.evaluators import EVALUATORS
+from evalsuite.models import forward
 from evalsuite.producers import PRODUCERS
+from evalsuite.training import loop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -227,7 +229,13 @@ def _python() -> Callable[..., Finished]:
     def call(*words: str | Path, cwd: Path | None = None, **more: str) -> Finished:
         command = [sys.executable, *map(str, words)]
         done = subprocess.run(
-            command, env=environment(**more), cwd=cwd, capture_output=True, text=True, check=False, timeout=120
+            command,
+            env=environment(**more),
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
         )
         return Finished(done.returncode, done.stdout, done.stderr)
 
@@ -235,11 +243,8 @@ def _python() -> Callable[..., Finished]:
 
 
 @pytest.fixture(name="counted")
-def _counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
+def _counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Counts trainings and forward passes of whole image sets."""
-    from evalsuite import bench, production
-    from evalsuite.producers import contract
-
     count = {"trainings": 0, "passes": 0}
 
     def counting(what: str, function: Callable[..., object]) -> Callable[..., object]:
@@ -249,7 +254,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, int]]:
 
         return call
 
-    monkeypatch.setattr(production, "train", counting("trainings", production.train))
-    monkeypatch.setattr(contract, "train", counting("trainings", contract.train))
-    monkeypatch.setattr(bench, "logits", counting("passes", bench.logits))
-    yield count
+    monkeypatch.setattr("evalsuite.production.train", counting("trainings", loop.train))
+    monkeypatch.setattr("evalsuite.producers.contract.train", counting("trainings", loop.train))
+    monkeypatch.setattr("evalsuite.bench.logits", counting("passes", forward.logits))
+    return count

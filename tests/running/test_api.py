@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,19 @@ from evalsuite.data.dataset import Place
 from evalsuite.data.digits import Digits
 from evalsuite.errors import DataError, InvalidModelError, SuiteError, UserError
 from evalsuite.evaluators.accuracy import Accuracy
+from evalsuite.evaluators.contract import Evaluator
 from evalsuite.evaluators.noise import Noise
 from evalsuite.models.saving import load
-from evalsuite.records import ImageSet
+from evalsuite.randomness import address
+from evalsuite.records import ImageSet, Metric, Score
 from evalsuite.store import Key, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch import nn
+
+    from evalsuite.bench import Bench
 
 COLUMNS = ["evaluator", "metric", "condition", "group", "value", "n", "unit", "higher_is_better"]
 
@@ -56,11 +61,13 @@ def test_the_public_names_are_sorted_complete_and_there() -> None:
         assert thing is getattr(importlib.import_module(f"evalsuite.{home}"), name)
         assert thing.__module__ == f"evalsuite.{home}"
     with pytest.raises(AttributeError, match="module 'evalsuite' has no attribute 'nothing'"):
-        _ = evalsuite.nothing  # type: ignore[attr-defined]  # that is the point
+        _ = evalsuite.nothing
 
 
 def test_importing_the_package_imports_nothing_heavy(python: Callable[..., Any]) -> None:
-    ended = python("-c", "import sys, evalsuite; print(*sorted({name.partition('.')[0] for name in sys.modules}))")
+    ended = python(
+        "-c", "import sys, evalsuite; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    )
     assert {"torch", "numpy", "pandas", "pydantic", "typer"} & set(ended.out.split()) == set()
     assert "evalsuite" in ended.out.split()
 
@@ -68,7 +75,10 @@ def test_importing_the_package_imports_nothing_heavy(python: Callable[..., Any])
 def test_one_model_gets_the_numbers_that_the_run_gave_it(
     done: evalsuite.Run, networks: dict[float, nn.Module]
 ) -> None:
-    tables = [{key: value for key, value in table.items() if key != "label"} for table in done.record["suite"]["evaluators"]]
+    tables = [
+        {key: value for key, value in table.items() if key != "label"}
+        for table in done.record["suite"]["evaluators"]
+    ]
     found = evalsuite.evaluate(networks[0.8], data="digits", evaluators=tables, parent=networks[0.0])
     assert list(found.columns) == COLUMNS
     expected = done.measurements.query("method == 'magnitude' and target_ratio == 0.8")
@@ -87,14 +97,18 @@ def test_one_model_gets_the_numbers_that_the_run_gave_it(
     ],
     ids=["names", "tables", "instances", "images"],
 )
-def test_plug_ins_can_be_named_described_or_given(data: Any, evaluators: Any, networks: dict[float, nn.Module]) -> None:
+def test_plug_ins_can_be_named_described_or_given(
+    data: Any, evaluators: Any, networks: dict[float, nn.Module]
+) -> None:
     found = evalsuite.evaluate(networks[0.5], data=data, evaluators=evaluators)
     reference = evalsuite.evaluate(networks[0.5], evaluators=["accuracy", "noise"])
     pd.testing.assert_frame_equal(found, reference, check_exact=True)
     assert len(found) == 3 + 3 * 3
 
 
-@pytest.mark.parametrize("one", ["accuracy", {"name": "accuracy"}, Accuracy()], ids=["name", "table", "instance"])
+@pytest.mark.parametrize(
+    "one", ["accuracy", {"name": "accuracy"}, Accuracy()], ids=["name", "table", "instance"]
+)
 def test_one_evaluator_needs_no_list(one: Any, networks: dict[float, nn.Module]) -> None:
     found = evalsuite.evaluate(networks[0.0], evaluators=one)
     assert list(found["metric"]) == ["accuracy", "nll", "agreement"]
@@ -119,10 +133,27 @@ def test_agreement_is_with_the_parent_that_is_given(networks: dict[float, nn.Mod
 def test_the_seed_addresses_the_noise(networks: dict[float, nn.Module]) -> None:
     noise = [{"name": "noise", "epsilons": [64]}]
     first, again, other = (
-        evalsuite.evaluate(networks[0.5], evaluators=noise, options=evalsuite.Options(seed=seed)) for seed in (0, 0, 1)
+        evalsuite.evaluate(networks[0.5], evaluators=noise, options=evalsuite.Options(seed=seed))
+        for seed in (0, 0, 1)
     )
     pd.testing.assert_frame_equal(first, again, check_exact=True)
     assert first["value"].tolist() != other["value"].tolist()
+
+
+@dataclass(frozen=True)
+class Seen(Evaluator):
+    """Tells which seed it was given."""
+
+    metrics = (Metric("seed", None, "1", "The seed of an evaluator's own draws."),)
+    needs = ()
+
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        yield Score("seed", "clean", value=float(bench.seed), n=1)
+
+
+def test_attacks_draw_as_they_do_in_a_run(networks: dict[float, nn.Module]) -> None:
+    found = evalsuite.evaluate(networks[0.5], evaluators=Seen(), options=evalsuite.Options(seed=4))
+    assert found["value"].item() == float(address(4, "bench"))
 
 
 def test_a_model_in_training_is_given_back_in_training(networks: dict[float, nn.Module]) -> None:
@@ -142,29 +173,23 @@ def images(**changes: Any) -> ImageSet:
     return ImageSet(**{**settings, **changes})
 
 
+BRIGHT = images(images=np.full((64, 3, 32, 32), 2.0, np.float32))
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        pytest.param({"data": "digit"}, SuiteError, r"data: unknown data set 'digit': did you mean 'digits'", id="data"),
-        pytest.param(
-            {"evaluators": ["acuracy"]}, SuiteError, r"evaluators: unknown evaluator 'acuracy': did you mean 'accuracy'",
-            id="evaluator",
-        ),
-        pytest.param(
-            {"evaluators": [{"name": "noise", "eps": [1]}]}, SuiteError, r"evaluators, noise: unknown key 'eps'", id="key"
-        ),
-        pytest.param({"data": images(labels=None)}, DataError, r"'mine' has no labels", id="no labels"),
-        pytest.param(
-            {"data": images(), "evaluators": ["calibration"]}, DataError, r"no split 'validation'", id="no such split"
-        ),
-        pytest.param({"data": images(classes=12)}, InvalidModelError, r"10 logits .* 12 classes", id="classes"),
-        pytest.param(
-            {"data": images(images=np.full((64, 3, 32, 32), 2.0, np.float32))}, DataError, r"from 2 to 2, expected \[0, 1\]",
-            id="range",
-        ),
-        pytest.param({"options": evalsuite.Options(data=Path("gone"))}, UserError, "gone, which does not exist", id="root"),
+        ({"data": "digit"}, SuiteError, r"data: unknown data set 'digit': did you mean 'digits'"),
+        ({"evaluators": ["acuracy"]}, SuiteError, r"unknown evaluator 'acuracy': did you mean 'accuracy'"),
+        ({"evaluators": {"name": "noise", "eps": [1]}}, SuiteError, r"evaluators, noise: unknown key 'eps'"),
+        ({"data": images(labels=None)}, DataError, r"'mine' has no labels"),
+        ({"data": images(), "evaluators": "calibration"}, DataError, r"no split 'validation'"),
+        ({"data": images(classes=12)}, InvalidModelError, r"10 logits .* 12 classes"),
+        ({"data": BRIGHT}, DataError, r"from 2 to 2, expected \[0, 1\]"),
+        ({"options": evalsuite.Options(data=Path("gone"))}, UserError, "gone, which does not exist"),
     ],
-)  # fmt: skip
+    ids=["data", "evaluator", "key", "no labels", "no such split", "classes", "range", "data folder"],
+)
 def test_what_cannot_be_evaluated_is_said(
     arguments: dict[str, Any], error: type[Exception], sentence: str, networks: dict[float, nn.Module]
 ) -> None:
@@ -174,14 +199,18 @@ def test_what_cannot_be_evaluated_is_said(
 
 def test_somebody_elses_numbers_get_their_thresholds() -> None:
     rows = [("dense", 0.0, 0.90), ("theirs", 0.5, 0.91), ("theirs", 0.7, 0.896), ("theirs", 0.9, 0.80)]
-    frame = pd.DataFrame(rows, columns=["method", "ratio", "value"]).assign(metric="accuracy", condition="clean")
+    frame = pd.DataFrame(rows, columns=["method", "ratio", "value"]).assign(
+        metric="accuracy", condition="clean"
+    )
     found = evalsuite.thresholds(frame, tolerance={"accuracy": 0.005}, higher_is_better={"accuracy": True})
     headline = found.set_index("seed").loc["all"]
     assert (headline["potential"], headline["first_failure"]) == (0.7, 0.9)
     assert evalsuite.threshold([0.5, 0.7], [0.0, 0.1], 0.05).potential == 0.5
 
 
-def test_a_suite_object_runs_like_its_file(done: evalsuite.Run, tiny: Path, tmp_path: Path, counted: dict[str, int]) -> None:
+def test_a_suite_object_runs_like_its_file(
+    done: evalsuite.Run, tiny: Path, tmp_path: Path, counted: dict[str, int]
+) -> None:
     from evalsuite.suite import load as load_suite
 
     again = evalsuite.run(load_suite(tiny), out=done.path)
@@ -195,7 +224,12 @@ def test_the_run_folder_is_reports_and_the_name_of_the_suite(
     suite_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = suite_file().read_text().partition('[[evaluators]]\nname = "corruptions"')[0].replace("epochs = 2", "epochs = 1")
+    text = (
+        suite_file()
+        .read_text()
+        .partition('[[evaluators]]\nname = "corruptions"')[0]
+        .replace("epochs = 2", "epochs = 1")
+    )
     found = evalsuite.run(suite_file(text=text))
     assert found.path == Path("reports", "tiny")
     assert evalsuite.publish("reports/tiny") == Path("reports", "tiny", "index.html")

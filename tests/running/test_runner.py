@@ -9,12 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
+import torch
 
+import evalsuite
 from evalsuite import api, runner
 from evalsuite.errors import CheckpointError, DataError, UserError
 from evalsuite.provenance import Options
@@ -28,8 +31,6 @@ if TYPE_CHECKING:
 TABLES = ("measurements.csv", "thresholds.csv", "reliability.csv")
 ADDRESS = ["method", "seed", "target_ratio", "evaluator", "metric", "condition"]
 CELLS = 5 * (1 + 6)  # parent and two candidates of two methods: made, and six tests each
-
-Suites = pytest.FixtureRequest  # for readers: `suite_file` writes the tiny suite with changes
 
 
 def tables(path: Path) -> dict[str, bytes]:
@@ -66,9 +67,16 @@ def test_the_order_of_methods_and_tests_changes_no_number(
 ) -> None:
     text = Path(done.record["suite"]["source"]).read_text()
     head, *blocks = text.partition("[tolerances]")[0].split("[[")
-    turned = head + "".join(f"[[{block}" for block in reversed(blocks)) + "[tolerances]" + text.partition("[tolerances]")[2]
+    turned = (
+        head
+        + "".join(f"[[{block}" for block in reversed(blocks))
+        + "[tolerances]"
+        + text.partition("[tolerances]")[2]
+    )
     other = api.run(suite_file(text=turned), out=tmp_path / "turned")
-    assert list(other.measurements["evaluator"].unique()) == list(reversed(done.measurements["evaluator"].unique()))
+    assert list(other.measurements["evaluator"].unique()) == list(
+        reversed(done.measurements["evaluator"].unique())
+    )
     left, right = (run.measurements.sort_values(ADDRESS, ignore_index=True) for run in (done, other))
     pd.testing.assert_frame_equal(left, right, check_exact=True)
     by = ["method", "seed", "metric", "condition", "aggregate"]
@@ -76,7 +84,9 @@ def test_the_order_of_methods_and_tests_changes_no_number(
     pd.testing.assert_frame_equal(left, right, check_exact=True)
 
 
-def test_a_second_start_computes_nothing(done: Run, tiny: Path, tmp_path: Path, counted: dict[str, int]) -> None:
+def test_a_second_start_computes_nothing(
+    done: Run, tiny: Path, tmp_path: Path, counted: dict[str, int]
+) -> None:
     path = copied(done, tmp_path)
     before, csv = finished(path), tables(path)
     steps: list[runner.Step] = []
@@ -91,7 +101,11 @@ def test_a_second_start_computes_nothing(done: Run, tiny: Path, tmp_path: Path, 
 
 @pytest.mark.parametrize(
     "victim",
-    ["cells/magnitude/seed-0/0.5/ood.cell", "cells/dense/seed-0/0.0/attack.cell", "cells/filter-l1/seed-0/0.8/noise.cell"],
+    [
+        "cells/magnitude/seed-0/0.5/ood.cell",
+        "cells/dense/seed-0/0.0/attack.cell",
+        "cells/filter-l1/seed-0/0.8/noise.cell",
+    ],
 )
 @pytest.mark.parametrize("damage", ["deleted", "cut"])
 def test_a_lost_cell_is_all_that_is_computed_again(
@@ -106,7 +120,9 @@ def test_a_lost_cell_is_all_that_is_computed_again(
         (path / victim).write_bytes(data[:-20])
     api.run(tiny, out=path)
     assert computed(path) == 1
-    assert {file.relative_to(path).as_posix() for file, seen in finished(path).items() if before[file] != seen} == {victim}
+    assert {
+        file.relative_to(path).as_posix() for file, seen in finished(path).items() if before[file] != seen
+    } == {victim}
     assert (path / victim).read_bytes() == data
     assert tables(path) == csv
 
@@ -173,10 +189,6 @@ def test_a_candidate_depends_on_its_whole_way(
     assert counted["trainings"] == trainings
 
 
-class Killed(Exception):
-    """Stands for a kill after some steps."""
-
-
 def test_nothing_of_an_older_suite_is_reported_as_this_one(
     done: Run, suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -185,13 +197,13 @@ def test_nothing_of_an_older_suite_is_reported_as_this_one(
 
     def stop(step: runner.Step) -> None:
         if step.done == 5:
-            raise Killed
+            raise KeyboardInterrupt
 
     changed = {"learning_rate = 0.1": "learning_rate = 0.05"}
-    with pytest.raises(Killed):
+    with pytest.raises(KeyboardInterrupt):
         api.run(suite_file(changed), out=path, progress=stop)
     api.publish(path)
-    found = api.Run(path).measurements
+    found = evalsuite.Run(path).measurements
     assert set(found[found["status"] == "ok"]["method"]) == {"dense"}
     children = found[found["method"] != "dense"]
     assert set(children["status"]) == {"skipped"}
@@ -201,8 +213,30 @@ def test_nothing_of_an_older_suite_is_reported_as_this_one(
     pd.testing.assert_frame_equal(whole, fresh, check_exact=True)
 
 
+def test_cells_of_older_settings_are_not_reported_under_the_new_ones(
+    done: Run, suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = copied(done, tmp_path)
+
+    def stop(step: runner.Step) -> None:
+        if step.done == CELLS // 5:  # the parent is done
+            raise KeyboardInterrupt
+
+    changed = {"steps = 2": "steps = 3"}
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(suite_file(changed), out=path, progress=stop)
+    found = evalsuite.Run(path).measurements
+    missing = found[found["status"] != "ok"]
+    assert set(missing["evaluator"]) == {"attack"}
+    assert set(missing["method"]) == {"magnitude", "filter-l1"}
+    api.run(
+        suite_file({"steps = 2": "steps = 2"}), out=path
+    )  # and going back loses nothing but what was written over
+    assert computed(path) == 1
+
+
 KILLER = """
-import os, random, signal, sys, time
+import json, os, random, signal, sys, time
 from pathlib import Path
 from evalsuite import api, runner
 suite, out = sys.argv[1], Path(sys.argv[2])
@@ -220,23 +254,25 @@ for _ in range(5):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     files = [*out.rglob("*.cell"), *out.rglob("candidates/*/*/*.json")]
-    print(repr({str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}), flush=True)
+    print(json.dumps({str(file): (file.stat().st_ino, file.stat().st_mtime_ns) for file in files}), flush=True)
 """
 
 
 def test_kills_at_random_moments_lose_nothing_that_was_finished(
-    done: Run, tiny: Path, tmp_path: Path, python: Callable[..., object]
+    done: Run, tiny: Path, tmp_path: Path, python: Callable[..., Any]
 ) -> None:
     path = tmp_path / "run"
     ended = python("-W", "ignore", "-c", KILLER, tiny, path)
-    assert getattr(ended, "code") == 0, ended  # noqa: B009  # the fixture's record is of the conftest
-    states = [eval(line) for line in str(getattr(ended, "out")).splitlines()]  # noqa: B009, S307  # our own output
+    assert ended.code == 0, ended
+    states = [
+        {file: tuple(seen) for file, seen in json.loads(line).items()} for line in ended.out.splitlines()
+    ]
     assert len(states) == 5
     api.run(tiny, out=path)
     states.append({str(file): seen for file, seen in finished(path).items()})
-    for before, after in zip(states, states[1:], strict=False):
+    for before, after in pairwise(states):
         assert before.items() <= after.items()
-    assert 0 < len(states[-2])
+    assert states[-2]
     assert tables(path) == tables(done.path)
 
 
@@ -257,7 +293,9 @@ def interrupted(suite: Path, out: Path, cells: int) -> subprocess.Popen[str]:
     return process
 
 
-def test_an_interrupt_is_one_sentence_and_the_run_goes_on_later(done: Run, tiny: Path, tmp_path: Path) -> None:
+def test_an_interrupt_is_one_sentence_and_the_run_goes_on_later(
+    done: Run, tiny: Path, tmp_path: Path
+) -> None:
     path = tmp_path / "run"
     process = interrupted(tiny, path, 3)
     out, err = process.communicate(timeout=100)
@@ -282,9 +320,14 @@ FEW = {
 }
 
 
-def test_a_failing_test_is_written_down_and_tried_again(suite_file: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_failing_test_is_written_down_and_tried_again(
+    suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
     flag, path = tmp_path / "flag", tmp_path / "run"
-    moody = {'"noise"\nepsilons = [16]': f'"moody"\nflag = "{flag}"', "accuracy = 0.05": "accuracy = 0.05\nmood = 0.05"}
+    moody = {
+        '"noise"\nepsilons = [16]': f'"moody"\nflag = "{flag}"',
+        "accuracy = 0.05": "accuracy = 0.05\nmood = 0.05",
+    }
     suite = suite_file(FEW | moody)
     flag.touch()
     first = api.run(suite, out=path)
@@ -307,7 +350,10 @@ def test_a_test_that_fails_on_a_candidate_only_leaves_its_threshold_incomplete(
     suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     flag, path = tmp_path / "flag", tmp_path / "run"
-    moody = {'"noise"\nepsilons = [16]': f'"moody"\nflag = "{flag}"', "accuracy = 0.05": "accuracy = 0.05\nmood = 1.0"}
+    moody = {
+        '"noise"\nepsilons = [16]': f'"moody"\nflag = "{flag}"',
+        "accuracy = 0.05": "accuracy = 0.05\nmood = 1.0",
+    }
 
     def spoil(step: runner.Step) -> None:
         if step.key.target_ratio == 0.5:
@@ -317,7 +363,7 @@ def test_a_test_that_fails_on_a_candidate_only_leaves_its_threshold_incomplete(
     rows = found.measurements[found.measurements["metric"] == "mood"]
     assert list(rows["status"]) == ["ok", "error", "error"]
     assert list(rows["condition"]) == ["clean"] * 3
-    threshold = found.thresholds().set_index(["metric", "seed"]).loc[("mood", "all")]
+    (threshold,) = found.thresholds().query("metric == 'mood' and seed == 'all'").to_dict("records")
     assert threshold["incomplete"]
     assert threshold["potential"] == 0
 
@@ -342,9 +388,12 @@ def test_a_failing_producer_gives_its_reason_to_the_rest_of_its_chain(
     second = api.run(suite, out=path)
     assert second.failures.empty
     assert counted["trainings"] == 2  # the two that failed, from the one that did not
-    whole = api.run(suite_file(FEW | ratios | {'"magnitude"': '"fragile"\nlabel = "other"'}), out=tmp_path / "whole")
+    whole = api.run(
+        suite_file(FEW | ratios | {'"magnitude"': '"fragile"\nlabel = "other"'}), out=tmp_path / "whole"
+    )
     weights = [
-        Store(run.path).candidate(Key(label, 0, 0.9)) for run, label in ((second, "fragile"), (whole, "other"))
+        Store(run.path).candidate(Key(label, 0, 0.9))
+        for run, label in ((second, "fragile"), (whole, "other"))
     ]
     assert weights[0] is not None
     assert weights[1] is not None
@@ -362,7 +411,9 @@ def test_a_candidate_that_was_made_before_but_cannot_be_made_now_is_not_reported
     assert set(found.failures["target_ratio"]) == {0.8}
 
 
-def test_a_model_that_is_no_number_is_invalid_and_stays_so(suite_file: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_model_that_is_no_number_is_invalid_and_stays_so(
+    suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
     suite = suite_file(FEW | {'"magnitude"': '"overflow"', "[0.5, 0.8]": "[0.5]"})
     found = api.run(suite, out=tmp_path / "run")
     assert set(found.failures["status"]) == {"invalid"}
@@ -405,7 +456,9 @@ def test_every_seed_has_its_own_parent_and_the_headline_is_over_all(
     rows = found.thresholds()
     assert set(rows["seed"]) == {0, 1, "all"}
     clean = rows[(rows["metric"] == "accuracy") & (rows["condition"] == "clean")].set_index("seed")
-    drops = both[(both["metric"] == "accuracy") & (both["condition"] == "clean") & (both["target_ratio"] == 0.5)]
+    drops = both[
+        (both["metric"] == "accuracy") & (both["condition"] == "clean") & (both["target_ratio"] == 0.5)
+    ]
     assert clean.loc["all", "potential_any_mean"] == clean.loc[[0, 1], "potential_any"].mean()
     assert drops["drop"].nunique() == 2
     alone = both[(both["seed"] == 0) & (both["metric"] == "accuracy") & (both["condition"] == "clean")]
@@ -415,7 +468,9 @@ def test_every_seed_has_its_own_parent_and_the_headline_is_over_all(
 
 
 def test_one_seed_can_be_asked_for(suite_file: Callable[..., Path], tmp_path: Path) -> None:
-    found = runner.run(suite_file(FEW | {"epochs = 2": "epochs = 1"}), out=tmp_path / "run", options=Options(seed=5))
+    found = runner.run(
+        suite_file(FEW | {"epochs = 2": "epochs = 1"}), out=tmp_path / "run", options=Options(seed=5)
+    )
     assert set(found.measurements["seed"]) == {5}
     assert found.record["suite"]["seeds"] == [5]
     assert "--seed 5" in found.record["command"]
@@ -424,7 +479,10 @@ def test_one_seed_can_be_asked_for(suite_file: Callable[..., Path], tmp_path: Pa
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("cuda:99", r"device 'cuda:99' is not there: this machine has cpu and \d+ CUDA devices; use --device cpu"),
+        (
+            "cuda:99",
+            r"device 'cuda:99' is not there: this machine has cpu and \d+ CUDA devices; use --device cpu",
+        ),
         ("gpu", r"unknown device 'gpu': expected cpu, cuda or cuda:<number>"),
         ("", r"unknown device ''"),
         ("meta", r"device 'meta' is not there"),
@@ -450,7 +508,11 @@ def test_a_device_that_is_not_there_is_said(name: str, sentence: str, tiny: Path
     ],
 )
 def test_what_is_missing_is_missed_before_anything_is_computed(
-    changes: dict[str, str], error: type[Exception], sentence: str, suite_file: Callable[..., Path], tmp_path: Path
+    changes: dict[str, str],
+    error: type[Exception],
+    sentence: str,
+    suite_file: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     with pytest.raises(error, match=sentence):
         runner.run(suite_file(changes), out=tmp_path / "run")
@@ -467,9 +529,7 @@ def test_a_run_tells_what_it_was_run_with(done: Run, tiny: Path) -> None:
     assert {"versions", "git_revision", "hardware", "python"} <= set(record)
 
 
-def test_the_number_of_threads_is_put_back(done: Run, tiny: Path, tmp_path: Path) -> None:
-    import torch
-
+def test_the_number_of_threads_is_put_back() -> None:
     before = torch.get_num_threads()
     with runner.threads(before + 1):
         assert torch.get_num_threads() == before + 1

@@ -26,7 +26,9 @@ CLASSES = 3
 @pytest.fixture
 def images() -> ImageSet:
     rng = np.random.default_rng(0)
-    return ImageSet("tiny", rng.integers(0, 256, (10, 3, SIDE, SIDE), dtype=np.uint8), np.arange(10) % CLASSES, CLASSES)
+    return ImageSet(
+        "tiny", rng.integers(0, 256, (10, 3, SIDE, SIDE), dtype=np.uint8), np.arange(10) % CLASSES, CLASSES
+    )
 
 
 def linear(*layers: nn.Module, seed: int = 0) -> nn.Module:
@@ -42,7 +44,9 @@ def trained(model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int = 0
 
 @pytest.mark.parametrize("nesterov", [False, True], ids=["momentum", "Nesterov"])
 def test_full_batches_are_textbook_gradient_descent(images: ImageSet, nesterov: bool) -> None:
-    recipe = Recipe(epochs=5, batch_size=10, learning_rate=0.2, nesterov=nesterov, weight_decay=0.01, warmup_epochs=2)
+    recipe = Recipe(
+        epochs=5, batch_size=10, learning_rate=0.2, nesterov=nesterov, weight_decay=0.01, warmup_epochs=2
+    )
     start = linear()
     found = dict(trained(start, images, recipe).named_parameters())
     w, b = (parameter.detach().clone().double() for parameter in start.parameters())
@@ -74,7 +78,9 @@ def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(images: ImageS
     assert not torch.equal(epochs[0], expected)
 
 
-def test_a_step_has_the_learning_rate_of_its_middle(images: ImageSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_has_the_learning_rate_of_its_middle(
+    images: ImageSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[float] = []
 
     def rate(_: Recipe, epoch: float) -> float:
@@ -94,7 +100,9 @@ def test_even_a_single_step_moves_the_weights(images: ImageSet, schedule: Any) -
     moved = trained(start, images, recipe).get_parameter("1.weight") - start.get_parameter("1.weight")
     whole = trained(start, images, replace(recipe, schedule="constant", milestones=()))
     factor = 0.5 if schedule == "cosine" else 1.0  # a milestone after the last step is none
-    torch.testing.assert_close(moved, factor * (whole.get_parameter("1.weight") - start.get_parameter("1.weight")))
+    torch.testing.assert_close(
+        moved, factor * (whole.get_parameter("1.weight") - start.get_parameter("1.weight"))
+    )
 
 
 class TestSeed:
@@ -111,7 +119,9 @@ class TestSeed:
         assert weights_digest(trained(start, images, self.RECIPE, seed=6)) != first
 
     @pytest.mark.parametrize("layers", [(), (nn.Dropout(0.5),)], ids=["plain", "dropout"])
-    def test_is_not_taken_from_torch_nor_left_there(self, images: ImageSet, layers: tuple[nn.Module, ...]) -> None:
+    def test_is_not_taken_from_torch_nor_left_there(
+        self, images: ImageSet, layers: tuple[nn.Module, ...]
+    ) -> None:
         start = linear(*layers)
         torch.manual_seed(42)
         before = torch.get_rng_state()
@@ -119,7 +129,12 @@ class TestSeed:
         assert torch.equal(torch.get_rng_state(), before)
 
     def test_of_a_training_is_addressed(self) -> None:
-        seeds = [training_seed(0, "a"), training_seed(1, "a"), training_seed(0, "b"), training_seed(0, "a", 0.5)]
+        seeds = [
+            training_seed(0, "a"),
+            training_seed(1, "a"),
+            training_seed(0, "b"),
+            training_seed(0, "a", 0.5),
+        ]
         assert len(set(seeds)) == 4
         assert training_seed(0, "a") == seeds[0]
 
@@ -179,12 +194,16 @@ def test_labels_may_be_small_and_read_only(images: ImageSet) -> None:
 
 def test_divergence_stops_the_cell(few: ImageSet, network: Callable[..., nn.Module]) -> None:
     recipe = Recipe(epochs=4, batch_size=8, learning_rate=1e20, schedule="constant")
-    with pytest.raises(CellError, match=r"^training diverged: the loss is (nan|inf) in epoch 1; .* \(now 1e\+20\)$"):
+    with pytest.raises(
+        CellError, match=r"^training diverged: the loss is (nan|inf) in epoch 1; .* \(now 1e\+20\)$"
+    ):
         trained(network("small-cnn"), few, recipe)
 
 
 def test_images_without_labels_cannot_be_trained_on(images: ImageSet) -> None:
-    with pytest.raises(DataError, match=r"^image set 'tiny' has no labels: expected a labelled set to train on$"):
+    with pytest.raises(
+        DataError, match=r"^image set 'tiny' has no labels: expected a labelled set to train on$"
+    ):
         trained(linear(), replace(images, labels=None), Recipe(epochs=1))
 
 

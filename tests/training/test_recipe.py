@@ -18,11 +18,25 @@ from evalsuite.training.recipe import Recipe, learning_rate
         ({"schedule": "cosine", "warmup_epochs": 2}, {0: 0.0, 0.5: 0.25, 1.5: 0.75, 2: 1.0, 6: 0.5, 10: 0.0}),
         ({"schedule": "constant"}, {0: 1.0, 9.99: 1.0}),
         ({"schedule": "constant", "warmup_epochs": 0.5}, {0.125: 0.25, 0.5: 1.0, 9: 1.0}),
-        ({"schedule": "step", "milestones": (5, 8)}, {0: 1.0, 4.99: 1.0, 5: 0.1, 7.99: 0.1, 8: 0.01, 10: 0.01}),
-        ({"schedule": "step", "milestones": (3,), "gamma": 0.5, "warmup_epochs": 1}, {0.5: 0.5, 2: 1.0, 3: 0.5}),
+        (
+            {"schedule": "step", "milestones": (5, 8)},
+            {0: 1.0, 4.99: 1.0, 5: 0.1, 7.99: 0.1, 8: 0.01, 10: 0.01},
+        ),
+        (
+            {"schedule": "step", "milestones": (3,), "gamma": 0.5, "warmup_epochs": 1},
+            {0.5: 0.5, 2: 1.0, 3: 0.5},
+        ),
         ({"schedule": "step"}, {0: 1.0, 10: 1.0}),
     ],
-    ids=["cosine", "cosine, warm-up", "constant", "constant, warm-up", "step", "step, warm-up", "no milestone"],
+    ids=[
+        "cosine",
+        "cosine, warm-up",
+        "constant",
+        "constant, warm-up",
+        "step",
+        "step, warm-up",
+        "no milestone",
+    ],
 )
 def test_worked_schedules(settings: dict[str, Any], expected: dict[float, float]) -> None:
     recipe = Recipe(epochs=10, learning_rate=1.0, **settings)

@@ -1,0 +1,62 @@
+"""What a model must be before it becomes a candidate."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from evalsuite.errors import CheckpointError, ContractError, EvalsuiteError
+from evalsuite.models.cost import nonzero, weights_digest
+from evalsuite.records import Candidate, Given
+
+CLAIM = 0.01
+"""How far a claimed ratio may be from a measured one, over all parameters or over prunable weights."""
+
+
+def check_claim(one: Given, found: Candidate) -> None:
+    """Checks the ratio that a finished model is said to have.
+
+    Raises:
+        CheckpointError: If neither measured ratio is within `CLAIM` of it.
+    """
+    if one.ratio is None or min(abs(one.ratio - r) for r in (found.ratio, found.prunable_ratio)) <= CLAIM:
+        return
+    raise CheckpointError(
+        f"{one.file} is said to have ratio {one.ratio:g}, but {found.ratio:.4f} of all parameters and "
+        f"{found.prunable_ratio:.4f} of the prunable weights are gone; correct the claim or leave it out"
+    )
+
+
+def module_of(model: object, target: float) -> nn.Module:
+    """Returns what a producer yielded.
+
+    Raises:
+        ContractError: If that is no module.
+    """
+    if not isinstance(model, nn.Module):
+        raise ContractError(
+            f"the producer yielded {type(model).__name__} for ratio {target:g}, expected a module"
+        )
+    return model
+
+
+def accepted(model: nn.Module, parent: Candidate, module: nn.Module, *, above: float, target: float) -> float:
+    """Returns the measured ratio of what a producer yielded.
+
+    Raises:
+        ContractError: If the producer broke its contract.
+    """
+    if weights_digest(module) != parent.weights:
+        raise ContractError("the producer changed the parent; it must work on a copy")
+    if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
+        raise ContractError(f"the producer yielded weights that are not finite at ratio {target:g}")
+    ratio = 1 - nonzero(model) / parent.cost.nonzero
+    if ratio < above:
+        raise ContractError(
+            f"measured ratios must rise: {ratio:.4f} at target {target:g} follows {above:.4f}"
+        )
+    return ratio
+
+
+def sentence(error: Exception) -> str:
+    """Returns why a production failed."""
+    return str(error) if isinstance(error, EvalsuiteError) else f"{type(error).__name__}: {error}"

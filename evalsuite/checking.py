@@ -1,0 +1,275 @@
+"""The engineer's question: here is my dense model and what other tools made of it; which of them may ship?"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import tomllib
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from evalsuite.choices import built
+from evalsuite.errors import CheckpointError, SuiteError
+from evalsuite.models import MODELS
+from evalsuite.potential.curves import ULPS
+from evalsuite.records import Given
+from evalsuite.registry import unknown
+from evalsuite.results import Run
+from evalsuite.store import write_atomically
+from evalsuite.suite import DENSE, Suite, assembled, find
+
+BATTERY: Mapping[str, Any] = {
+    "evaluators": [
+        {"name": "accuracy"},
+        {"name": "corruptions", "severities": [3]},
+        {"name": "ood", "far": ["photographs", "uniform-noise"]},
+        {"name": "noise", "epsilons": [8, 16]},
+        {"name": "attack", "epsilons": [0.5, 1], "steps": 10, "images": 200},
+        {"name": "calibration", "held_out": "cross-fit"},
+    ],
+    "tolerances": {
+        "accuracy": 0.005,
+        "robust_accuracy": 0.02,
+        "msp_auroc": 0.01,
+        "energy_auroc": 0.01,
+        "ece_equal_width": 0.01,
+    },
+}
+"""What is asked where no suite is named: tests that need no data beside the data set."""
+
+COLUMNS = (
+    *("candidate", "seed", "ratio", "parameters", "macs", "metric", "condition"),
+    *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "passed", "reason"),
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Is what is to be checked.
+
+    Attributes:
+        parent: Weights of the dense network.
+        candidates: The models that somebody made of it.
+        model: Reference of the architecture, see `evalsuite.models.references`.
+        settings: Settings of the architecture: ``mean``, ``std``, ``classes``, ``shortcut`` ...
+        data: Name and settings of the data set.
+        suite: Path or name of the suite that says which tests and tolerances; empty for `BATTERY`.
+        tolerances: Metric to tolerance, where it differs.
+        metrics: Only these decide; empty for all that have a tolerance.
+    """
+
+    parent: str
+    candidates: tuple[Given, ...]
+    model: str
+    data: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    suite: str = ""
+    tolerances: Mapping[str, float] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+
+
+def suite_of(question: Question, *, folder: Path) -> Suite:
+    """Returns the suite that answers `question`.
+
+    Args:
+        question: What is to be checked.
+        folder: Where relative paths start.
+
+    Raises:
+        SuiteError: If something in the question is not as it must be.
+    """
+    from evalsuite.models.references import architecture  # imports torch
+
+    battery = tomllib.loads(find(question.suite).read_text("utf-8")) if question.suite else BATTERY
+    plugin = architecture(question.model, **question.settings)
+    tolerances = {**battery.get("tolerances", {}), **question.tolerances}
+    for name in question.metrics:
+        if name not in tolerances:
+            raise SuiteError(f"--metric {name}: {unknown('metric with a tolerance', name, tolerances)}")
+    raw = {
+        "name": "check",
+        "description": f"finished models beside {Path(question.parent).name}",
+        "checkpoint": question.parent,
+        "seeds": sorted({one.seed for one in question.candidates}),
+        "data": dict(question.data),
+        "model": {"name": _registered(type(plugin)), **dataclasses.asdict(plugin)},
+        "candidates": [_table(one) for one in question.candidates],
+        "evaluators": battery.get("evaluators", []),
+        "threads": battery.get("threads", 1),
+        "tolerances": {k: v for k, v in tolerances.items() if not question.metrics or k in question.metrics},
+    }
+    return assembled(raw, source=folder / "check")
+
+
+def manifest(path: Path) -> tuple[Given, ...]:
+    """Returns the models that a manifest lists: CSV with a header, or TOML with ``[[candidates]]``.
+
+    Columns or keys are those of `evalsuite.records.Given`; relative paths start at the manifest.
+
+    Raises:
+        SuiteError: If the file cannot be read or a line does not say what it must.
+    """
+    try:
+        text = path.read_text("utf-8")
+        rows = tomllib.loads(text).get("candidates", []) if path.suffix == ".toml" else _lines(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SuiteError(f"manifest {path} cannot be read: {error}") from error
+    if not rows:
+        raise SuiteError(
+            f"manifest {path} lists no candidates; expected a header with 'file' and a line for each"
+        )
+    found = (built(Given, row, where=f"{path}, candidate {index}") for index, row in enumerate(rows, start=1))
+    return tuple(_beside(path.parent, one) for one in found)
+
+
+def named(paths: Iterable[str]) -> tuple[Given, ...]:
+    """Returns one model per path, each a method of its own, named after the file as shortly as tells them apart."""
+    files = list(paths)
+    stems = [Path(path).name.partition(".")[0] for path in files]
+    names = [stem if stems.count(stem) == 1 else path for stem, path in zip(stems, files, strict=True)]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CheckpointError(f"--candidate {twice} is there twice; name each file once")
+    return tuple(Given(path, name) for path, name in zip(files, names, strict=True))
+
+
+def verdicts(run: Run) -> pd.DataFrame:
+    """Returns one row per candidate, metric and condition: value, parent's value, drop, interval, verdict."""
+    table = run.measurements
+    tolerances: Mapping[str, float] = run.record["suite"]["tolerances"]
+    judged = table[table["metric"].isin(list(tolerances))]
+    keys = ["seed", "metric", "condition"]
+    parents = judged[judged["method"] == DENSE].set_index(keys)["value"].rename("parent")
+    rows = judged[judged["method"] != DENSE].join(parents, on=keys)
+    rows["tolerance"] = rows["metric"].map(tolerances)
+    slack = (
+        ULPS * np.finfo(np.float64).eps * rows["tolerance"].clip(lower=1.0)
+    )  # equality passes, as in thresholds
+    rows["passed"] = rows["drop"] <= rows["tolerance"] + slack
+    return rows.rename(columns={"method": "candidate"})[list(COLUMNS)].reset_index(drop=True)
+
+
+def junit(found: pd.DataFrame) -> bytes:
+    """Returns verdicts as JUnit XML: a test suite per candidate, a test case per metric and condition."""
+    root = ET.Element("testsuites", name="evalsuite check")
+    for candidate, rows in found.groupby("candidate", sort=False):
+        failures = str(int((~rows["passed"]).sum()))
+        suite = ET.SubElement(root, "testsuite", name=str(candidate), tests=str(len(rows)), failures=failures)
+        for row in _records(rows):
+            case = ET.SubElement(
+                suite, "testcase", classname=str(candidate), name=f"{row['metric']} on {row['condition']}"
+            )
+            if not row["passed"]:
+                ET.SubElement(case, "failure", message=sentence(row))
+    ET.indent(root)
+    data: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return data
+
+
+def write_junit(found: pd.DataFrame, path: Path) -> None:
+    """Writes verdicts as JUnit XML.
+
+    Raises:
+        StoreError: If the file cannot be written.
+    """
+    write_atomically(path, junit(found))
+
+
+def settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Returns ``key=value`` pairs as settings: numbers, lists of numbers between commas, or words.
+
+    >>> settings(["shortcut=B", "mean=0.5,0.5,0.5", "depth=20"])
+    {'shortcut': 'B', 'mean': [0.5, 0.5, 0.5], 'depth': 20}
+    """
+    return {key: _value(text) for key, text in map(_pair, pairs)}
+
+
+def numbers(pairs: Iterable[str]) -> dict[str, float]:
+    """Returns ``metric=number`` pairs.
+
+    Raises:
+        SuiteError: If one is no such pair.
+    """
+    found = settings(pairs)
+    for key, value in found.items():
+        if not isinstance(value, int | float):
+            raise SuiteError(f"{key}={value}: expected a number behind the equals sign, such as {key}=0.01")
+    return found
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key.strip() and equals and value.strip()):
+        raise SuiteError(f"found {text!r}, expected key=value")
+    return key.strip(), value.strip()
+
+
+def _value(text: str) -> Any:
+    if "," in text:
+        return [_value(part.strip()) for part in text.split(",")]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """Returns one verdict in words."""
+    if row["reason"]:
+        return f"{row['metric']} on {row['condition']} could not be measured: {row['reason']}"
+    return (
+        f"{row['metric']} on {row['condition']} is {row['value']:.4f}, the parent's {row['parent']:.4f}: "
+        f"a drop of {row['drop']:.4f}, tolerated are {row['tolerance']:g}"
+    )
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    """Rows of a CSV manifest with numbers where numbers belong, empty cells left out."""
+    rows = []
+    for row in csv.DictReader(text.splitlines(), skipinitialspace=True):
+        filled: dict[str, Any] = {
+            key: value.strip() for key, value in row.items() if key and value and value.strip()
+        }
+        for key, kind in (("seed", int), ("ratio", float)):
+            if key in filled:
+                filled[key] = _number(filled[key], kind)
+        if "bypass" in filled:
+            filled["bypass"] = filled["bypass"].split()
+        rows.append({"method": Path(filled.get("file", "")).name.partition(".")[0], **filled})
+    return rows
+
+
+def _number(text: str, kind: type[int] | type[float]) -> float | str:
+    try:
+        return kind(text)
+    except ValueError:
+        return text  # refused below, with its key
+
+
+def _beside(folder: Path, one: Given) -> Given:
+    """A manifest's own paths are its neighbours' where they exist there; else they are left as they are."""
+
+    def placed(name: str) -> str:
+        return str((folder / name).resolve()) if name and (folder / name).exists() else name
+
+    return dataclasses.replace(one, file=placed(one.file), masks=placed(one.masks))
+
+
+def _table(one: Given) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(one).items() if value is not None}
+
+
+def _registered(kind: type) -> str:
+    return next(name for name in MODELS if MODELS.get(name) is kind)

@@ -1,0 +1,184 @@
+"""What the commands show: progress, tables, verdicts. Only the command line imports this."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from evalsuite.registry import Entry
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evalsuite.models.inspection import Inspection
+    from evalsuite.results import Run
+    from evalsuite.runner import Progress, Step
+
+WIDE = 160  # columns of tables in pipes and files, where nobody has said how wide they are
+
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+err = Console(stderr=True, highlight=False)
+
+
+def escaped(text: str) -> str:
+    """Returns `text` as it is, whatever brackets it has."""
+    return escape(text)
+
+
+def print_listing(entries: Sequence[Entry]) -> None:
+    """Prints the lines of a listing."""
+    for line in listing(entries, width=out.width if out.is_terminal else None):
+        out.print(line, soft_wrap=True, markup=False)
+
+
+def print_json(text: str) -> None:
+    """Prints JSON, for other programs to read."""
+    out.print_json(text)
+
+
+def listing(entries: Sequence[Entry], *, width: int | None) -> Iterator[str]:
+    """Yields the lines of a listing: three columns, or, where they do not fit, the place below the text."""
+    rows = [Entry("name", "what it is", "defined in"), *entries]
+    names, texts, places = (
+        max(len(getattr(row, field)) for row in rows) for field in ("name", "text", "defined")
+    )
+    if width is None or names + texts + places + 4 <= width:
+        yield from (f"{row.name:<{names}}  {row.text:<{texts}}  {row.defined}" for row in rows)
+        return
+    for row in rows:
+        lines = [*textwrap.wrap(row.text, max(width - names - 2, 20)), row.defined]
+        yield from (f"{name:<{names}}  {line}" for name, line in zip_longest([row.name], lines, fillvalue=""))
+
+
+@contextmanager
+def progress() -> Iterator[Progress]:
+    """Shows a bar on a terminal, nothing elsewhere; failed cells are told in both."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Bar(
+        *columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True
+    ) as bar:
+        task = bar.add_task("reading the suite", total=None)
+
+        def tell(step: Step) -> None:
+            name = f"{step.key.method} {step.key.target_ratio:g} {step.what}"
+            bar.update(task, description=escaped(name), completed=step.done, total=step.total)
+            if step.status != "ok":
+                err.print(escaped(f"{name} (seed {step.key.seed}): {step.status}"), soft_wrap=True)
+
+        yield tell
+
+
+def print_summary(found: Run) -> None:
+    """Prints, per method, the largest ratio up to which each headline metric is commensurate."""
+    import pandas as pd
+
+    thresholds = found.thresholds()
+    headline = thresholds[(thresholds["seed"] == "all") & thresholds["aggregate"].isin(["single", "minimum"])]
+    worst = headline["aggregate"] == "minimum"
+    grouped = pd.MultiIndex.from_frame(headline.loc[worst, ["metric", "group"]])
+    alone = ~pd.MultiIndex.from_frame(headline[["metric", "group"]]).isin(grouped)
+    chosen = headline[worst | alone]  # of a group the worst condition; the report has them all
+    if chosen.empty:
+        return
+    table = Table(
+        box=None, pad_edge=False, title="Prune potential: commensurate up to this ratio", title_justify="left"
+    )
+    table.add_column("metric")
+    table.add_column("condition")
+    methods = list(dict.fromkeys(chosen["method"]))
+    for method in methods:
+        table.add_column(escaped(method), justify="right")
+    for (metric, condition, aggregate), rows in chosen.groupby(
+        ["metric", "condition", "aggregate"], sort=False
+    ):
+        potentials = dict(zip(rows["method"], rows["potential"], strict=True))
+        name = f"{condition} (worst)" if aggregate == "minimum" else condition
+        table.add_row(
+            escaped(str(metric)), escaped(str(name)), *(f"{potentials[method]:.1%}" for method in methods)
+        )
+    out.print(table)
+    failed = len(found.failures.drop_duplicates(["method", "seed", "target_ratio", "evaluator"]))
+    if failed:
+        out.print(f"{failed} cells have no numbers; the report says why.")
+
+
+def print_verdicts(found: pd.DataFrame) -> None:
+    """Prints one line per candidate and metric: the condition with the largest drop, and how many failed."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("candidate", "ratio", "metric", "worst on", "value", "parent", "drop", "95 % interval"):
+        table.add_column(title, justify="left" if title in ("candidate", "metric", "worst on") else "right")
+    table.add_column("tolerated", justify="right")
+    table.add_column("verdict")
+    for (candidate, metric), rows in found.groupby(["candidate", "metric"], sort=False):
+        worst = rows.sort_values("drop", ascending=False, na_position="first", kind="stable").iloc[0]
+        failed = int((~rows["passed"]).sum())
+        verdict = "[green]pass[/]" if not failed else f"[bold red]FAIL[/] {failed} of {len(rows)}"
+        numbers = (f"{worst[name]:.4f}" for name in ("value", "parent", "drop"))
+        interval = f"{worst['drop_low']:+.4f} {worst['drop_high']:+.4f}"
+        place = (
+            escaped(str(candidate)),
+            f"{worst['ratio']:.1%}",
+            escaped(str(metric)),
+            escaped(worst["condition"]),
+        )
+        table.add_row(*place, *numbers, interval, f"{worst['tolerance']:g}", verdict)
+    out.print(table)
+
+
+def print_inspection(found: Inspection) -> None:
+    """Prints what is in a file of weights: first the whole, then a line per layer."""
+    facts = {
+        "format": found.format + (f", under {found.wrapper}" if found.wrapper else ""),
+        "parameters": f"{found.parameters:,}, of which {found.nonzero:,} are not zero",
+        "ratio": "" if found.ratio is None else f"{found.ratio:.2%} of the parent's parameters are gone",
+        "prunable": ""
+        if found.prunable_ratio is None
+        else f"{found.prunable_ratio:.2%} of its prunable weights",
+        "structure": "whole channels"
+        if found.structured
+        else "single weights"
+        if _has_zeros(found)
+        else "dense",
+        "pattern": found.pattern,
+        "folded": ", ".join(found.folded),
+        "also there": ", ".join(found.extras),
+        "missing": ", ".join(found.missing),
+    }
+    for name, text in facts.items():
+        if text:
+            out.print(f"{name:<12}{text}", soft_wrap=True, markup=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("layer", "shape", "weights", "zeros", "zero filters", "pattern"):
+        table.add_column(title, justify="left" if title == "layer" else "right", no_wrap=True)
+    for layer in found.layers:
+        shape = "x".join(map(str, layer.shape))
+        counts = (f"{layer.weights:,}", f"{layer.sparsity:.1%}", str(layer.zero_filters), layer.pattern)
+        table.add_row(escaped(layer.name), shape, *counts)
+    out.print(table)
+
+
+def _has_zeros(found: Inspection) -> bool:
+    return found.prunable_nonzero < found.prunable
+
+
+def print_report(page: Path) -> None:
+    """Prints where the report is."""
+    out.print(f"Report: {page.resolve()}", soft_wrap=True, markup=False)

@@ -1,0 +1,17 @@
+"""From evidence to intervals: how much of a drop may be chance, given which images are in the sample.
+
+Parent and candidate see the same images, so everything here is paired: one set of resampling weights serves
+the parent, all candidates and all metrics, and the interval is that of the difference.
+"""
+
+from evalsuite.records import Bounds
+from evalsuite.statistics.bounds import bounds, mean_bounds
+from evalsuite.statistics.paired import BIASED, paired_drop_interval
+from evalsuite.statistics.planning import plan, plan_seeds
+from evalsuite.statistics.rates import paired_rate_interval, score_limit, wilson
+from evalsuite.statistics.resampling import bootstrap_weights, drop, interval
+
+__all__ = [
+    "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "mean_bounds",
+    "paired_drop_interval", "paired_rate_interval", "plan", "plan_seeds", "score_limit", "wilson",
+]  # fmt: skip

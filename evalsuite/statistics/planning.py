@@ -1,0 +1,96 @@
+"""How many images, and how many seeds, a tolerance needs before anything can be certified."""
+
+from __future__ import annotations
+
+from math import ceil, sqrt
+
+import numpy as np
+from scipy.special import nctdtr, ndtri, stdtrit
+
+from evalsuite.errors import UserError
+from evalsuite.statistics.bounds import ONE_SIDED, Z_ONE_SIDED
+from evalsuite.statistics.rates import null_moments
+
+FEWEST_SEEDS = 3
+"""Below, nobody can tell how much training runs differ."""
+
+
+def plan(tolerance: float, discordance: float, *, drop: float = 0.0, power: float = 0.8) -> int:
+    """Returns how many images certify one ratio for a rate (accuracy and its kin).
+
+    It solves the condition for the corrected score limit to lie below the tolerance with probability
+    `power`, with the expected losses and gains in place of the counts.
+
+    Args:
+        tolerance: Largest drop that is commensurate, a fraction of the images above 0.
+        discordance: Share of images on which parent and candidate differ in being right: a pilot run tells.
+        drop: True drop of the candidate; below the tolerance.
+        power: Probability that the ratio is certified; at the ratios below it, alike.
+
+    Returns:
+        The number of images; simulated powers lie within 0.04 of the one asked for.
+
+    Raises:
+        UserError: If the numbers contradict each other.
+
+    References:
+        Liu et al. 2002, "Tests for equivalence or non-inferiority for paired binary data", section 5.
+
+    >>> plan(0.005, 0.06), plan(0.02, 0.06)
+    (15019, 975)
+    """
+    _check_power(power)
+    if not -1 < drop < tolerance < 1 or tolerance <= 0:
+        raise UserError(
+            f"the tolerance is {tolerance} and the drop {drop}; the tolerance must be above 0 and the drop, "
+            "and both are fractions"
+        )
+    if not abs(drop) <= discordance <= 1:
+        raise UserError(
+            f"the discordance is {discordance}; it must be at least the drop {abs(drop)}, at most 1"
+        )
+    rates = np.asarray((discordance + drop) / 2), np.asarray((discordance - drop) / 2)
+    variance, third = (float(x) for x in null_moments(np.asarray(tolerance), *rates, np.asarray(1.0)))
+    margin = tolerance - drop
+    deviations = Z_ONE_SIDED * sqrt(variance) + float(ndtri(power)) * sqrt(discordance - drop * drop)
+    correction = 0.5 - (Z_ONE_SIDED**2 - 1) / 6 * third / variance  # images, as in `score_limit`
+    root = (deviations + sqrt(max(deviations**2 + 4 * margin * correction, 0.0))) / (2 * margin)
+    return ceil(root * root)
+
+
+def plan_seeds(tolerance: float, spread: float, *, drop: float = 0.0, power: float = 0.8) -> int:
+    """Returns how many seeds certify one ratio for a method (scope *method*), as if images were plenty.
+
+    Args:
+        tolerance: Largest mean drop that is commensurate, in the metric's unit.
+        spread: Standard deviation of the drop over seeds, in the same unit.
+        drop: True mean drop of the method; below the tolerance.
+        power: Probability that the ratio is certified.
+
+    Raises:
+        UserError: If the numbers contradict each other.
+
+    >>> plan_seeds(0.01, 0.003), plan_seeds(0.01, 0.01)
+    (3, 8)
+    """
+    _check_power(power)
+    if not drop < tolerance < np.inf or not 0 <= spread < np.inf:
+        raise UserError(
+            f"the tolerance is {tolerance}, the drop {drop}, the spread {spread}; the tolerance must be above "
+            "the drop and the spread at least 0"
+        )
+    seeds = FEWEST_SEEDS
+    while spread and _t_power((tolerance - drop) / spread, seeds) < power:
+        seeds += 1
+    return seeds
+
+
+def _t_power(distance: float, seeds: int) -> float:
+    """Power of the one-sided t test at `distance` standard deviations."""
+    freedom = seeds - 1
+    return 1 - float(nctdtr(freedom, distance * sqrt(seeds), stdtrit(freedom, ONE_SIDED)))
+
+
+def _check_power(power: float) -> None:
+    if not 0 < power < 1:
+        raise UserError(f"the power is {power}; it must lie between 0 and 1, for example 0.8")

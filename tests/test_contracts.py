@@ -1,0 +1,299 @@
+"""One table: every registered plug-in against the checks that outsiders run on theirs; and the checks themselves."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evalsuite.bench import Bench
+from evalsuite.data.views import UniformNoise, View
+from evalsuite.errors import CellError, ContractError, InvalidModelError
+from evalsuite.evaluators import EVALUATORS
+from evalsuite.evaluators.accuracy import ACCURACY
+from evalsuite.evaluators.calibration import Calibration
+from evalsuite.evaluators.contract import Evaluator
+from evalsuite.models import MODELS
+from evalsuite.models.architecture import assemble
+from evalsuite.models.cost import prunable
+from evalsuite.producers import PRODUCERS
+from evalsuite.producers.contract import Context, Producer
+from evalsuite.producers.weights import Magnitude
+from evalsuite.records import Metric, Score
+from evalsuite.testing import check_evaluator, check_model, check_producer
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "ood": {"near": ("letters",), "far": ("uniform-noise",)},
+    "corruptions": {"severities": (1, 5)},
+    "attack": {"epsilons": (2.0,), "steps": 3},
+    "robustbench": {"model": "Standard"},
+    "timm": {"model": "resnet10t"},
+    "torchvision": {"model": "resnet18"},
+}
+"""For plug-ins that need some, or would take long; all others are checked as they are by default."""
+
+
+@pytest.mark.parametrize("architecture", ["small-cnn", "resnet20"])
+@pytest.mark.parametrize("name", list(PRODUCERS))
+def test_every_producer_keeps_its_contract(name: str, architecture: str) -> None:
+    check_producer(PRODUCERS.get(name)(**SETTINGS.get(name, {})), architecture=architecture)
+
+
+@pytest.mark.parametrize("name", list(EVALUATORS))
+def test_every_evaluator_keeps_its_contract(name: str) -> None:
+    check_evaluator(EVALUATORS.get(name)(**SETTINGS.get(name, {})))
+
+
+def test_calibration_keeps_its_contract_without_validation_images() -> None:
+    check_evaluator(Calibration(held_out="cross-fit"))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "python"])  # which is the user's own
+def test_every_model_keeps_its_contract(name: str) -> None:
+    torch.manual_seed(0)
+    check_model(assemble(MODELS.get(name)(**SETTINGS.get(name, {}))))
+
+
+@dataclass(frozen=True)
+class Bad(Producer):
+    """Prunes well, and then breaks its contract in one way."""
+
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        for ratio, model in zip(ratios, Magnitude().produce(parent, ratios, context), strict=True):
+            self.spoil(parent, model, ratio)
+            yield model
+
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:
+        """Does nothing wrong yet."""
+
+
+def layer(model: nn.Module, index: int) -> Tensor:
+    return list(prunable(model).values())[index].get_parameter("weight")
+
+
+class MutatesItsParent(Bad):
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
+        layer(parent, 0).data[0, 0] = 0
+
+
+class MutatesABuffer(Bad):
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
+        next(one for name, one in parent.named_buffers() if name.endswith("running_mean")).add_(1)
+
+
+class MissesItsRatio(Bad):
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
+        layer(model, 2).data[: len(layer(model, 2)) // 2] = 0
+
+
+class EmptiesALayer(Bad):
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
+        layer(model, -1).data.zero_()
+
+
+class DrawsWithoutASeed(Bad):
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
+        weight = layer(model, 1).data
+        weight.add_(torch.rand_like(weight) * (weight != 0))
+
+
+class RemembersItsCalls(Bad):
+    calls = 0
+
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
+        type(self).calls += 1
+        layer(model, 1).data.mul_(self.calls)
+
+
+class YieldsTooFew(Bad):
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        yield from Magnitude().produce(parent, ratios[:-1], context)
+
+
+class StartsAnew(Bad):
+    """Prunes the parent at each ratio; when it goes on it starts from what it was given."""
+
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        start = context.previous or parent
+        for ratio in ratios:
+            yield from Magnitude().produce(parent, (ratio,), replace(context, previous=start))
+
+
+class StandsStill(Bad):
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        (model,) = Magnitude().produce(parent, ratios[:1], context)
+        for _ in ratios:
+            yield model
+
+
+BAD_PRODUCERS: list[tuple[type[Bad], dict[str, Any], str]] = [
+    (MutatesItsParent, {}, "the parent was changed; work on a copy"),
+    (MutatesABuffer, {}, "the parent was changed; work on a copy"),
+    (MissesItsRatio, {}, r"ratio 0\.\d+ at target 0\.4, it may be 0\.05 off"),
+    (EmptiesALayer, {}, r"layer network\.linear is empty at ratio 0\.4"),
+    (DrawsWithoutASeed, {}, "the same seed gave other weights"),
+    (RemembersItsCalls, {}, "the same seed gave other weights"),
+    (YieldsTooFew, {}, "2 models for 3 ratios"),
+    (StartsAnew, {}, "going on from a saved candidate gave other weights"),
+    (StandsStill, {"within": 1.0}, "measured ratios do not rise: "),
+]
+
+
+def test_the_plain_base_of_the_bad_producers_is_good() -> None:
+    check_producer(Bad())
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "sentence"), BAD_PRODUCERS, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_bad_producers_are_found_out(kind: type[Bad], settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ContractError, match=f"^{sentence}"):
+        check_producer(kind(), **settings)
+
+
+@pytest.fixture(autouse=True)
+def unspoilt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test checks against a parent of its own: the bad ones spoil theirs."""
+    from evalsuite import testing
+
+    fresh = testing._parent
+
+    def copied(*key: Any) -> Any:
+        plugin, parent = fresh(*key)
+        return plugin, copy.deepcopy(parent)
+
+    monkeypatch.setattr(testing, "_parent", copied)
+
+
+OTHER = Metric("other", higher_is_better=True, unit="fraction", text="Is declared by nobody.")
+NOISE = View(change=UniformNoise(8.0))
+
+
+@dataclass
+class Judge(Evaluator):
+    """Measures accuracy, and perhaps breaks its contract."""
+
+    metrics: tuple[Metric, ...] = (ACCURACY,)
+    needs: tuple[View, ...] = (View(), NOISE)
+    memory: list[int] = field(default_factory=list)
+
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        yield self.clean(bench)
+
+    def clean(self, bench: Bench, **changes: Any) -> Score:
+        kept: dict[str, Any] = {"metric": "accuracy", "condition": "clean", "evidence": {}}
+        outputs = bench.outputs(View())
+        return Score(**(kept | {"evidence": {"test": outputs.correct}} | changes))
+
+
+class NamesAnotherMetric(Judge):
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        yield self.clean(bench, metric="other")
+
+
+class LooksAtWhatWasComputed(Judge):
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        yield Score("accuracy", "clean", value=float(len(bench.passes)), n=1)
+
+
+class LooksAtAnotherView(Judge):
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        yield self.clean(bench)
+        yield self.clean(
+            bench, condition="letters", evidence={"test": bench.outputs(View(data="letters")).confidence}
+        )
+
+
+class DrawsAtWill(Judge):
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        yield self.clean(bench, evidence={"test": np.random.random(96)})  # noqa: NPY002  # is what is planted
+
+
+class Counts(Judge):
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        self.memory.append(1)
+        yield self.clean(bench, evidence={}, value=float(len(self.memory)), n=1)
+
+
+class SaysNothing(Judge):
+    def evaluate(self, bench: Bench) -> Iterator[Score]:  # noqa: ARG002  # the contract's
+        yield from ()
+
+
+class SaysItTwice(Judge):
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        yield self.clean(bench)
+        yield self.clean(bench)
+
+
+class SaysNaN(Judge):
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        yield self.clean(bench, evidence={"test": bench.outputs(View()).nll * np.nan})
+
+
+BAD_EVALUATORS: list[tuple[Judge, str]] = [
+    (NamesAnotherMetric(), "a score names the metric 'other', declared are accuracy"),
+    (LooksAtWhatWasComputed(), "the scores depend on what was computed before"),
+    (LooksAtAnotherView(), r"an evaluator asked for View\(data='letters'.*, which its needs do not name"),
+    (DrawsAtWill(), "the scores depend on what was computed before"),
+    (Counts(), "the scores depend on what was computed before"),
+    (SaysNothing(), "the evaluator yielded no score, expected at least one"),
+    (SaysItTwice(), "the score accuracy on clean is there twice"),
+    (SaysNaN(), "the evidence of population 'test'"),
+    (Judge(metrics=()), r"metrics \[\]: none, or one twice"),
+    (Judge(metrics=(ACCURACY, ACCURACY)), r"metrics \['accuracy', 'accuracy'\]: none, or one twice"),
+    (Judge(needs=(View(), View())), "an image set is in its needs twice"),
+]
+
+
+def test_the_plain_base_of_the_bad_evaluators_is_good() -> None:
+    check_evaluator(Judge())
+
+
+@pytest.mark.parametrize(("evaluator", "sentence"), BAD_EVALUATORS, ids=lambda value: type(value).__name__)
+def test_bad_evaluators_are_found_out(evaluator: Judge, sentence: str) -> None:
+    with pytest.raises(ContractError, match=f"^{sentence}"):
+        check_evaluator(evaluator)
+
+
+class Net(nn.Module):
+    """Ten logits of a linear layer, and then something else."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 32 * 32, 10)
+        self.change = change
+
+    def forward(self, images: Tensor) -> Any:
+        return self.change(self.layer(images.flatten(1)))
+
+
+BAD_MODELS: dict[str, tuple[Any, str]] = {
+    "classes": (lambda x: x[:, :7], r"logits of shape \(8, 7\), expected \(8, 10\)"),
+    "random": (lambda x: x + torch.rand_like(x), "two forward passes over the same images differ"),
+    "no gradient": (
+        lambda x: x.detach().requires_grad_(),
+        "no gradient reaches the images: attacks cannot work",
+    ),
+    "constant": (lambda x: 0 * x, "no gradient reaches the images: attacks cannot work"),
+    "softmax": (lambda x: x.softmax(1), "the model returns probabilities"),
+    "NaN": (lambda x: x * torch.nan, "the model returns NaN or infinite logits for 8 of 8 images"),
+    "shape": (lambda x: x.sum(), r"the model returns shape \(\) for 8 images"),
+}
+
+
+@pytest.mark.parametrize(("change", "sentence"), BAD_MODELS.values(), ids=BAD_MODELS)
+def test_bad_models_are_found_out(change: Any, sentence: str) -> None:
+    with pytest.raises(CellError, match=f"^{sentence}") as caught:
+        check_model(Net(change))
+    assert isinstance(caught.value, ContractError | InvalidModelError)
+
+
+def test_a_good_model_of_another_size_passes() -> None:
+    check_model(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)), classes=4, side=16)
