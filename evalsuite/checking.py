@@ -86,6 +86,8 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
     """
     from evalsuite.models.references import architecture  # imports torch
 
+    if not question.candidates:
+        raise SuiteError("found no candidates, expected at least one: give --candidate FILE or --manifest FILE")
     battery = tomllib.loads(find(question.suite).read_text("utf-8")) if question.suite else BATTERY
     plugin = architecture(question.model, **question.settings)
     tolerances = {**battery.get("tolerances", {}), **question.tolerances}

@@ -131,7 +131,7 @@ def check_command(
     with progress() as tell:
         found, run = check(question, out=out_dir, options=options, progress=tell)
     if as_json:
-        print_json(found.to_json(orient="records"))
+        print_json(found.to_json(orient="records", double_precision=15))
     else:
         print_verdicts(found)
         print_report(run.path / "index.html")

@@ -1,0 +1,240 @@
+"""Finished models of other people: what they are called, what is asked of them, and what comes out."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from evalsuite import checking, cli
+from evalsuite.checking import Question, junit, manifest, named, numbers, settings, suite_of, verdicts
+from evalsuite.errors import CheckpointError, SuiteError
+from evalsuite.models.architecture import assemble, core
+from evalsuite.models.cnn import SmallCNN
+from evalsuite.producers.weights import masks_keeping
+from evalsuite.records import Given
+
+WIDTHS = (8, 12, 16, 16)
+BATTERY = """
+name = "battery"
+ratios = [0.5]
+[data]
+name = "digits"
+[model]
+name = "small-cnn"
+[[producers]]
+name = "random"
+[[evaluators]]
+name = "accuracy"
+[[evaluators]]
+name = "noise"
+epsilons = [32]
+[tolerances]
+accuracy = 0.02
+"""
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dense network that has learned, an honest candidate, a broken one, and a battery."""
+    from evalsuite.data.dataset import Place
+    from evalsuite.data.digits import Digits
+    from evalsuite.training.loop import train
+    from evalsuite.training.recipe import Recipe
+
+    folder = tmp_path_factory.mktemp("shelf of models")
+    torch.manual_seed(0)
+    model = assemble(SmallCNN(widths=WIDTHS))
+    train(model, Digits().load("train", Place()), Recipe(epochs=4, batch_size=32), seed=0)
+    torch.save({"state_dict": core(model).state_dict(), "epoch": 4}, folder / "dense.pt")
+    total = sum(int(p.count_nonzero()) for p in model.parameters())
+    for share, name in ((0.2, "light.safetensors"), (0.97, "heavy.safetensors")):
+        weights = {key: layer.abs() for key, layer in _weights(model).items()}
+        masks = masks_keeping(model, weights, total - round(share * total))
+        state = {key: value.clone() for key, value in core(model).state_dict().items()}
+        for key, mask in masks.items():
+            state[key.removeprefix("network.")] *= mask
+        save_file(state, folder / name)
+    (folder / "battery.toml").write_text(BATTERY, "utf-8")
+    return folder
+
+
+def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {
+        name: layer.weight.detach()
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    }
+
+
+def asked(shelf: Path, *more: str) -> list[str]:
+    return [
+        "check", "--parent", str(shelf / "dense.pt"), "--model", "small-cnn", "--setting", "widths=8,12,16,16",
+        "--data", "digits", "--suite", str(shelf / "battery.toml"), *more,
+    ]  # fmt: skip
+
+
+def answered(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr("sys.argv", ["evalsuite", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return int(end.value.code or 0)
+
+
+def test_a_good_model_passes_and_a_bad_one_fails(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = asked(shelf, "--candidate", str(shelf / "light.safetensors"), "--out", str(tmp_path / "good"))
+    assert answered(good, monkeypatch) == 0
+    assert "pass" in capsys.readouterr().out
+    both = [*good[:-1], str(tmp_path / "both"), "--candidate", str(shelf / "heavy.safetensors"), "--json"]
+    assert answered([*both, "--junit", str(tmp_path / "junit.xml")], monkeypatch) == 1
+    rows = pd.DataFrame(json.loads(capsys.readouterr().out))
+    passed = rows.groupby("candidate")["passed"].all()
+    assert passed.to_dict() == {"light": True, "heavy": False}
+    ratios = rows.groupby("candidate")["ratio"].first()
+    assert ratios["light"] == pytest.approx(0.2, abs=1e-3)  # measured: nobody said it
+    assert ratios["heavy"] == pytest.approx(0.97, abs=1e-3)
+    assert (rows["drop"] - (rows["parent"] - rows["value"])).abs().max() < 1e-12
+    page = (tmp_path / "both" / "index.html").read_text("utf-8")
+    assert "heavy" in page
+    cases = ET.parse(tmp_path / "junit.xml").getroot()  # noqa: S314  # our own file
+    failures = {suite.get("name"): int(suite.get("failures", 0)) for suite in cases}
+    assert failures["light"] == 0
+    assert failures["heavy"] > 0
+
+
+def test_the_command_in_the_record_runs_it_again(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = asked(shelf, "--candidate", str(shelf / "light.safetensors"), "--out", str(tmp_path / "run"))
+    assert answered(words, monkeypatch) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert record["command"].startswith("python -m evalsuite check --parent")
+    assert str(shelf / "light.safetensors") in record["command"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--candidate", "nowhere.pt"], r"candidate nowhere.pt: no such file"),
+        ([], "no candidates|neither|none"),
+        (["--candidate", "{shelf}/light.safetensors", "--metric", "acuracy"], "did you mean 'accuracy'"),
+        (["--candidate", "{shelf}/light.safetensors", "--tolerance", "accuracy"], "expected key=value"),
+        (["--candidate", "{shelf}/light.safetensors", "--tolerance", "accuracy=much"], "expected a number"),
+        (["--candidate", "{shelf}/battery.toml"], "battery.toml"),
+        (["--candidate", "{shelf}/light.safetensors", "--mean", "0.5"], "mean"),
+    ],
+    ids=["no file", "no candidates", "metric", "pair", "number", "no weights", "one mean"],
+)
+def test_mistakes_are_one_sentence_and_write_nothing(
+    words: list[str],
+    sentence: str,
+    shelf: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    filled = [word.replace("{shelf}", str(shelf)) for word in words]
+    assert answered(asked(shelf, *filled, "--out", str(tmp_path / "run")), monkeypatch) == 2
+    said = capsys.readouterr().err
+    assert pd.Series([said]).str.contains(sentence).all(), said
+    assert not (tmp_path / "run" / "measurements.csv").exists()
+
+
+def test_a_claimed_ratio_is_checked(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = tmp_path / "models.csv"
+    listed.write_text(f"file,method,ratio\n{shelf / 'light.safetensors'},ours,0.2\n", "utf-8")
+    words = asked(shelf, "--manifest", str(listed), "--out", str(tmp_path / "run"))
+    assert answered(words, monkeypatch) == 0
+    listed.write_text(f"file,method,ratio\n{shelf / 'light.safetensors'},ours,0.5\n", "utf-8")
+    assert answered(words, monkeypatch) == 2
+
+
+def test_a_manifest_makes_curves(shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(
+        f"[[candidates]]\nfile = '{shelf / 'heavy.safetensors'}'\nmethod = 'tool'\n"
+        f"[[candidates]]\nfile = '{shelf / 'light.safetensors'}'\nmethod = 'tool'\nratio = 0.2\n",
+        "utf-8",
+    )
+    import evalsuite
+
+    question = Question(
+        parent=str(shelf / "dense.pt"),
+        candidates=manifest(tmp_path / "models.toml"),
+        model="small-cnn",
+        settings={"widths": list(WIDTHS)},
+        data={"name": "digits"},
+        suite=str(shelf / "battery.toml"),
+    )
+    run = evalsuite.run(suite_of(question, folder=tmp_path), out=tmp_path / "run")
+    found = run.thresholds().query("condition == 'clean' and seed == 'all'").iloc[0]
+    assert found["tested"].count(" ") == 1
+    assert found["potential"] == pytest.approx(0.2, abs=1e-3)
+    again = evalsuite.run(suite_of(question, folder=tmp_path), out=tmp_path / "run")
+    assert again.record["computed"] == 0
+    assert set(verdicts(again)["candidate"]) == {"tool"}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("file\na/x.pt\n", [Given("a/x.pt", "x")]),
+        (
+            "file,method,seed,masks,ratio,bypass\na.pt, m , 2 ,b.pt,0.5,layer1.0.conv1 layer2\n",
+            [Given("a.pt", "m", 2, "b.pt", ("layer1.0.conv1", "layer2"), 0.5)],
+        ),
+    ],
+    ids=["file alone", "everything"],
+)
+def test_csv_manifest(text: str, expected: list[Given], tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(text, "utf-8")
+    assert list(manifest(tmp_path / "m.csv")) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "lists no candidates"),
+        ("file,method\n", "lists no candidates"),
+        ("path,method\na.pt,m\n", "unknown key 'path'"),
+        ("method\nm\n", "'file' is missing"),
+        ("file,seed\na.pt,one\n", "key 'seed'"),
+        ("file,ratio\na.pt,half\n", "key 'ratio'"),
+    ],
+    ids=["empty", "header alone", "unknown column", "no file", "seed in words", "ratio in words"],
+)
+def test_mistakes_in_a_manifest(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(text, "utf-8")
+    with pytest.raises(SuiteError, match=sentence):
+        manifest(tmp_path / "m.csv")
+    with pytest.raises(SuiteError, match="cannot be read"):
+        manifest(tmp_path / "other.csv")
+
+
+def test_candidates_are_named_as_shortly_as_tells_them_apart() -> None:
+    assert [one.method for one in named(["a/x.pt", "b/y.pth.tar"])] == ["x", "y"]
+    assert [one.method for one in named(["a/x.pt", "b/x.pt"])] == ["a/x.pt", "b/x.pt"]
+    with pytest.raises(CheckpointError, match="twice"):
+        named(["a/x.pt", "a/x.pt"])
+
+
+def test_settings_and_numbers() -> None:
+    assert settings(["a=1", "b=0.5", "c=x,2", "d=A"]) == {"a": 1, "b": 0.5, "c": ["x", 2], "d": "A"}
+    assert numbers(["accuracy=0.01"]) == {"accuracy": 0.01}
+    with pytest.raises(SuiteError, match="expected key=value"):
+        settings(["=1"])
+
+
+def test_junit_says_what_could_not_be_measured() -> None:
+    row: dict[str, Any] = dict.fromkeys(checking.COLUMNS, float("nan"))
+    row |= {"candidate": "m", "metric": "accuracy", "condition": "clean", "passed": False, "reason": "no gradients <>"}
+    text = junit(pd.DataFrame([row])).decode()
+    assert "could not be measured: no gradients &lt;&gt;" in text
