@@ -31,6 +31,7 @@ BATTERY: Mapping[str, Any] = {
         {"name": "ood", "far": ["photographs", "uniform-noise"]},
         {"name": "noise", "epsilons": [8, 16]},
         {"name": "attack", "epsilons": [0.5, 1], "steps": 10, "images": 200},
+        {"name": "attack", "label": "black-box", "attacks": ["linf-noise"], "epsilons": [4], "images": 200},
         {"name": "calibration", "held_out": "cross-fit"},
     ],
     "tolerances": {
@@ -87,7 +88,9 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
     from evalsuite.models.references import architecture  # imports torch
 
     if not question.candidates:
-        raise SuiteError("found no candidates, expected at least one: give --candidate FILE or --manifest FILE")
+        raise SuiteError(
+            "found no candidates, expected at least one: give --candidate FILE or --manifest FILE"
+        )
     battery = tomllib.loads(find(question.suite).read_text("utf-8")) if question.suite else BATTERY
     plugin = architecture(question.model, **question.settings)
     tolerances = {**battery.get("tolerances", {}), **question.tolerances}

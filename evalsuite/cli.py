@@ -104,6 +104,9 @@ def check_command(
     ] = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("reports/check"),
     device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<n>.")] = "cpu",
+    trust_program: Annotated[
+        bool, typer.Option("--trust-program", help="Load .pt2 and TorchScript files, which may run code.")
+    ] = False,
     junit: Annotated[Path | None, typer.Option(help="Write the verdicts there as JUnit XML.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
 ) -> None:
@@ -126,7 +129,10 @@ def check_command(
         metrics=tuple(metric or ()),
     )
     options = Options(
-        device=device, data=data_root, command=shlex.join(["python", "-m", "evalsuite", *sys.argv[1:]])
+        device=device,
+        data=data_root,
+        trust_program=trust_program,
+        command=shlex.join(["python", "-m", "evalsuite", *sys.argv[1:]]),
     )
     with progress() as tell:
         found, run = check(question, out=out_dir, options=options, progress=tell)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from evalsuite.choices import Choice
 from evalsuite.data.views import Gallery, View
 from evalsuite.digests import candidate_digest, digest_of, file_digest
 from evalsuite.errors import CheckpointError
+from evalsuite.given import PROGRAM, Intake, program_candidate
 from evalsuite.models.architecture import assemble
-from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.cost import cost, nonzero, weights_digest
 from evalsuite.models.loading import load_candidate
 from evalsuite.models.saving import load, save
@@ -61,10 +62,13 @@ class Production:
         store: Where finished candidates are.
         gallery: Training images.
         device: Where to train.
+        trust: Whether whole programs may be loaded that may run code.
     """
 
-    def __init__(self, suite: Suite, store: Store, gallery: Gallery, *, device: torch.device) -> None:
-        self.suite, self.store, self.gallery, self.device = suite, store, gallery, device
+    def __init__(
+        self, suite: Suite, store: Store, gallery: Gallery, *, device: torch.device, trust: bool = False
+    ) -> None:
+        self.suite, self.store, self.gallery, self.device, self.trust = suite, store, gallery, device, trust
 
     def parent(self, seed: int) -> tuple[Candidate, bool]:
         """Returns the unpruned network of one seed, read from the suite's checkpoint or trained, and if it is new.
@@ -102,6 +106,8 @@ class Production:
 
     def module(self, key: Key, candidate: Candidate) -> nn.Module:
         """Returns the network of a finished candidate as it is on disk, in evaluation mode."""
+        if candidate.model["name"] == PROGRAM:
+            return self._intake.program(candidate.model).to(self.device)
         return load(candidate.model, self.store.weights_path(key)).to(self.device)
 
     def given(self, seed: int, parent: Candidate) -> list[Made]:
@@ -121,18 +127,26 @@ class Production:
 
     def _opened(self, one: Given, parent: Candidate) -> Made:
         path = self._located(one.file, "candidate")
-        masks = self._located(one.masks, "masks") if one.masks else None
-        architecture = replace(self.suite.model.plugin, bypass=one.bypass)
-        model = load_candidate(read_weights(path, masks=masks), architecture, image_shape=self._shape)
-        ratio = 1 - nonzero(model) / parent.cost.nonzero
-        files = [file_digest(file) for file in (path, masks) if file is not None]
-        settings = self.suite.model.table | {"bypass": list(one.bypass)}
-        origin = digest_of({"files": files, "model": settings, "code": code_digest(PRODUCING)})
+        opened = self._intake.opened(one, path, self._located(one.masks, "masks") if one.masks else None)
+        if opened.is_program:
+            made = program_candidate(one, opened, parent)
+            ratio = made.ratio
+        else:
+            ratio = 1 - nonzero(opened.model) / parent.cost.nonzero
+        origin = digest_of({"files": opened.files, "model": opened.settings, "code": code_digest(PRODUCING)})
         key, digest = Key(one.method, one.seed, ratio), candidate_digest(parent, origin, (ratio,))
-        found = self._stored(key, digest)
-        made = found or self._saved(key, model, parent, digest=digest, settings=settings)
-        check_claim(one, made)
-        return Made(key, made, computed=found is None, digest=digest)
+        found = self.store.candidate(key, digest) if opened.is_program else self._stored(key, digest)
+        if found is None and opened.is_program:
+            self.store.write_candidate(key, made, digest=digest)
+        elif found is None:
+            made = self._saved(key, opened.model, parent, digest=digest, settings=opened.settings)
+        kept = found or made
+        check_claim(one, kept)
+        return Made(key, kept, computed=found is None, digest=digest)
+
+    @cached_property
+    def _intake(self) -> Intake:
+        return Intake(self.suite.model, self._shape, trust=self.trust)
 
     def candidates(self, choice: Choice[Producer], parent: Candidate, module: nn.Module) -> Iterator[Made]:
         """Yields one producer's candidates at rising ratios: those in the store, then those still to be made.

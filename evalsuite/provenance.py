@@ -53,6 +53,7 @@ PRODUCING = (
     "training",
     "producers/contract.py",
     "acceptance.py",
+    "given.py",
     "production.py",
 )
 
@@ -66,6 +67,7 @@ class Options:
         device: ``cpu``, ``cuda`` or ``cuda:<n>``.
         data: Data root instead of `EVALSUITE_DATA` and the suite's.
         download: Whether missing data may be fetched.
+        trust_program: Whether whole programs may be loaded that may run code.
         command: How the user asked, where that is not ``run SUITE``.
     """
 
@@ -73,6 +75,7 @@ class Options:
     device: str = "cpu"
     data: Path | None = None
     download: bool = False
+    trust_program: bool = False
     command: str = ""
 
     def applied(self, suite: Suite) -> Suite:

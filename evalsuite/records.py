@@ -96,7 +96,8 @@ class Cost:
         nonzero: Number of parameters that are not exactly zero.
         prunable: Number of weights of convolutions and linear layers.
         prunable_nonzero: Those of them that are not zero.
-        macs: Multiply-accumulates of convolutions and linear layers for one image, zeros included.
+        macs: Multiply-accumulates of convolutions and linear layers for one image, zeros included; ``None``
+            for whole programs, where nobody can count them.
         macs_nonzero: The same without the multiplications by a zero weight (theoretical: no kernel skips
             them).
         bytes: Size of the weights on disk.
@@ -106,8 +107,8 @@ class Cost:
     nonzero: int
     prunable: int
     prunable_nonzero: int
-    macs: int
-    macs_nonzero: int
+    macs: int | None
+    macs_nonzero: int | None
     bytes: int
 
 

@@ -84,7 +84,10 @@ def run(
     earlier = store.seconds()
     started = time.time()
     with threads(chosen.threads):
-        work = _Work(chosen, store, gallery, device=device(options.device), progress=progress)
+        production = Production(
+            chosen, store, gallery, device=device(options.device), trust=options.trust_program
+        )
+        work = _Work(production, progress)
         store.sweep()
         kept = record(chosen, options) | {"started": started, "inputs": work.inputs}
         for seed in chosen.seeds:
@@ -99,11 +102,15 @@ def run(
 class _Work:
     """One run: the walk over producers, candidates and evaluators."""
 
-    def __init__(
-        self, suite: Suite, store: Store, gallery: Gallery, *, device: torch.device, progress: Progress | None
-    ) -> None:
-        self.suite, self.store, self.gallery, self.device = suite, store, gallery, device
-        self.production = Production(suite, store, gallery, device=device)
+    def __init__(self, production: Production, progress: Progress | None) -> None:
+        suite, gallery = production.suite, production.gallery
+        self.suite, self.store, self.gallery, self.device = (
+            suite,
+            production.store,
+            gallery,
+            production.device,
+        )
+        self.production = production
         self.progress = progress or (lambda _: None)
         candidates = len(suite.seeds) * (1 + len(suite.producers) * len(suite.ratios)) + len(suite.candidates)
         self.total = candidates * (1 + len(suite.evaluators))

@@ -40,6 +40,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 PARTS = {
     "acceptance": "runner",
+    "given": "runner",
     "provenance": "runner",
     "production": "runner",
     "measuring": "runner",

@@ -144,6 +144,23 @@ def from_settings(settings: Mapping[str, Any]) -> Architecture:
         raise SuiteError(f"model {name}: key {where!r}: {found}, expected: {first['msg']}") from error
 
 
+def to_settings(architecture: Architecture) -> dict[str, Any]:
+    """Returns the table from which `from_settings` builds `architecture` again, ready for JSON.
+
+    Raises:
+        SuiteError: If its class is not registered.
+
+    >>> from evalsuite.models.cnn import SmallCNN
+    >>> from_settings(to_settings(SmallCNN(classes=5))) == SmallCNN(classes=5)
+    True
+    """
+    kind = type(architecture)
+    name = next((name for name in MODELS if MODELS.get(name) is kind), None)
+    if name is None:
+        raise SuiteError(f"model {kind.__name__}: it is not registered; decorate it with @models.register")
+    return {"name": name, **TypeAdapter(kind).dump_python(architecture, mode="json")}
+
+
 def he_normal(network: nn.Module) -> None:
     """Draws the weights of the convolutions of `network` anew: normal, scaled to the number of outputs.
 

@@ -17,7 +17,7 @@ from torch import nn
 from evalsuite.models.architecture import core
 from evalsuite.models.forward import logits
 from evalsuite.models.graph import flow, plain
-from evalsuite.models.loading import load_candidate
+from evalsuite.models.loading import load_candidate, rebuilt
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -84,6 +84,20 @@ def bypassed(architecture: Architecture, layers: tuple[str, ...]) -> Architectur
     return dataclasses.replace(architecture, bypass=tuple(dict.fromkeys((*architecture.bypass, *layers))))
 
 
+def without_dead(weights: Mapping[str, Tensor], architecture: Architecture) -> Architecture:
+    """Returns `architecture` with the dead layers of `weights` skipped: for tools that are known to skip them.
+
+    Args:
+        weights: As `read_weights` returns them.
+        architecture: What they were trained as.
+
+    Raises:
+        CheckpointError: If the weights do not fit.
+        InvalidModelError: If a layer is dead and the data flow cannot be traced.
+    """
+    return bypassed(architecture, dead_layers(rebuilt(architecture, weights)))
+
+
 def probe(
     weights: Mapping[str, Tensor], architecture: Architecture, images: Array, labels: NDArray[np.int64]
 ) -> Probe | None:
@@ -113,7 +127,8 @@ def _is_dead(module: nn.Module) -> bool:
     """Whether a convolution's weights are all zero and the identity has the shape of its output."""
     if not isinstance(module, nn.Conv2d) or not plain(module) or module.in_channels != module.out_channels:
         return False
-    spans = [dilation * (size - 1) for dilation, size in zip(module.dilation, module.kernel_size, strict=True)]
+    sides = zip(module.dilation, module.kernel_size, strict=True)
+    spans = [dilation * (size - 1) for dilation, size in sides]
     padded = module.padding == "same" or [2 * int(side) for side in module.padding] == spans
     return padded and set(module.stride) == {1} and not module.weight.any()
 

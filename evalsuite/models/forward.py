@@ -53,8 +53,8 @@ class Prepared(nn.Module):
 def prepared(model: nn.Module, *, device: str | torch.device = "cpu") -> Prepared:
     """Returns a copy for inference, with batch norms folded into their convolutions and channels last.
 
-    Folding is exact up to rounding. It is left out where the data flow cannot be traced. A whole program keeps
-    the layout that it was recorded for. A model that cannot be copied runs as it is.
+    Folding is exact up to rounding. It is left out where the data flow cannot be traced. A model that cannot
+    be copied runs as it is.
 
     Args:
         model: Takes float images in [0, 1]; it is untouched.
@@ -67,8 +67,7 @@ def prepared(model: nn.Module, *, device: str | torch.device = "cpu") -> Prepare
         return Prepared(model)
     fast.requires_grad_(False).eval()
     _fold(fast)
-    fast.to(device)
-    return Prepared(fast if _programs(fast) else fast.to(memory_format=torch.channels_last)).eval()
+    return Prepared(fast.to(device).to(memory_format=torch.channels_last)).eval()
 
 
 def differentiable(model: nn.Module) -> bool:

@@ -42,7 +42,7 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
 }
 """Settings to try for architectures that ship with evalsuite; the others are tried as they stand."""
 
-_CLASSES = 1009  # stands for the number of classes in the shapes of a candidate; a prime that is nobody's width
+_CLASSES = 1009  # stands for the number of classes in the shapes of a candidate; nobody's width
 _COUNTER = "num_batches_tracked"  # absent from old checkpoints
 _ELSEWHERE = {"torchvision", "timm", "robustbench", "python"}
 _SIZE = (64, 64)  # of an image that all networks whose widths can be confused take

@@ -48,9 +48,8 @@ class PreActivationBlock(nn.Module):
         """Returns maps (N, 4 inner, H', W') of maps (N, before, H, W)."""
         inner = self.conv1(functional.relu(self.select(self.bn1(maps))))
         inner = self.conv2(functional.relu(self.bn2(inner)))
-        inner = self.conv3(functional.relu(self.bn3(inner)))
-        passed: Tensor = self.downsample(maps)
-        return inner + passed
+        total: Tensor = self.conv3(functional.relu(self.bn3(inner))) + self.downsample(maps)
+        return total
 
 
 class PreActivationNetwork(nn.Module):

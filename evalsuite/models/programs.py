@@ -159,7 +159,9 @@ def _answering(loaded: Loaded, kind: str, images: Tensor) -> tuple[Program, Tens
     program = Program(loaded, kind)
     try:
         return program, _answer(program, images)
-    except Exception:
+    except CheckpointError:
+        raise
+    except Exception:  # perhaps a batch size inside that it does not declare
         if loaded.intake.largest is not None or loaded.intake.smallest > 1:
             raise
         alone = Program(replace(loaded, intake=loaded.intake.one_by_one), kind)

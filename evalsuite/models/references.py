@@ -111,7 +111,7 @@ def _absolute(target: str) -> str:
 def _function(target: str) -> Callable[..., object]:
     place, _, name = target.rpartition(":")
     module = _module(target, place)
-    function = vars(module).get(name)
+    function: object = vars(module).get(name)
     if not callable(function):
         known = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise SuiteError(f"model {target}: {unknown('function', name, known)}")

@@ -25,7 +25,7 @@ _UNBOUNDED = 2**62
 
 
 class Script(nn.Module):
-    """Runs TorchScript without its profiler, which would fuse operations, and change digits, after a few calls."""
+    """Runs TorchScript without its profiler, which may fuse operations, and change digits, after a few calls."""
 
     def __init__(self, script: torch.jit.ScriptModule) -> None:
         super().__init__()
@@ -38,13 +38,12 @@ class Script(nn.Module):
 
 
 def load_scripted(path: Path) -> Loaded:
-    """Returns a TorchScript program in evaluation mode, wherever it was saved.
+    """Returns a TorchScript program, wherever it was saved.
 
     Raises:
         CheckpointError: If it does not take images alone.
     """
     script = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]  # torch has no types here
-    script.eval()
     needed = [given.name for given in script.forward.schema.arguments[1:] if not given.has_default_value()]
     if len(needed) != 1:
         raise CheckpointError(

@@ -40,9 +40,9 @@ class WideBlock(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Returns maps (N, after, H', W') of maps (N, before, H, W)."""
         active = functional.relu(self.bn1(maps))
-        inner = self.conv2(functional.relu(self.bn2(self.conv1(active))))
-        passed: Tensor = self.shortcut(active) if len(self.shortcut) else maps
-        return passed + inner
+        inner = functional.relu(self.bn2(self.conv1(active)))
+        total: Tensor = self.conv2(inner) + (self.shortcut(active) if len(self.shortcut) else maps)
+        return total
 
 
 class WideNetwork(nn.Module):

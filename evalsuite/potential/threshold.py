@@ -71,13 +71,13 @@ def threshold(
     x, y = np.asarray(ratios, dtype=np.float64), np.asarray(drops, dtype=np.float64)
     none = np.full(x.shape, np.nan)
     high, upper, floor = (none, none, none) if bounds is None else (bounds.high, bounds.upper, bounds.floor)
+    if not x.shape == high.shape == upper.shape == floor.shape:
+        raise UserError(f"{x.size} ratios and bounds on {high.size} drops; give one for each ratio")
     if widths is not None:
         w = np.asarray(widths, dtype=np.float64)
     else:
         w = none if bounds is None else bounds.high - bounds.low
     _check_curve(x, y, w)
-    if not x.shape == high.shape == upper.shape == floor.shape:
-        raise UserError(f"{x.size} ratios and bounds on {high.size} drops; give one for each ratio")
     unknown, whole = np.asarray(np.nan), np.asarray(False)
     curve = Curves(x, y, w, high, upper, floor, none, np.ones_like(x), unknown, unknown, whole)
     found = verdicts(curve, tolerance)

@@ -42,7 +42,9 @@ METRICS = {
     "accuracy": Metric("accuracy", higher_is_better=True, unit="fraction", text=""),
     "nll": Metric("nll", higher_is_better=False, unit="nats", text=""),
     "auroc": Metric("auroc", higher_is_better=True, unit="fraction", text="", functional="auroc"),
-    "fpr95": Metric("fpr95", higher_is_better=False, unit="fraction", text="", functional="fpr95_ood_positive"),
+    "fpr95": Metric(
+        "fpr95", higher_is_better=False, unit="fraction", text="", functional="fpr95_ood_positive"
+    ),
 }
 REPLICATES = 1000
 RIGHT = 0.92
@@ -194,7 +196,11 @@ def line(setting: Setting, simulations: int) -> str:
     width = np.mean([steps(f.low, f.high) for f in found])
     cells = [f"{setting.metric}", f"{setting.n:,}", f"{setting.seeds}", f"{setting.tolerance:g}"]
     cells += [setting.shape, f"{truth:.2f}", f"{over:.1%}", f"{exact:.0%}"]
-    cells += [f"{np.mean([f.potential > truth + close for f in found]):.0%}", f"{covered:.1%}", f"{width:.1f}"]
+    cells += [
+        f"{np.mean([f.potential > truth + close for f in found]):.0%}",
+        f"{covered:.1%}",
+        f"{width:.1f}",
+    ]
     if naive:
         share = np.mean([f.naive_low <= truth + close and f.naive_high >= truth - close for f in found])
         cells += [f"{share:.1%}", f"{np.mean([steps(f.naive_low, f.naive_high) for f in found]):.1f}"]
@@ -223,12 +229,13 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[1000, 10_000])
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 3])
     parser.add_argument("--tolerances", type=float, nargs="+", default=[0.005])
+    parser.add_argument("--shapes", choices=sorted(SHAPES), nargs="+", default=list(SHAPES))
     options = parser.parse_args()
     sys.stdout.write(f"{HEAD}\n|{'---|' * (HEAD.count('|') - 1)}\n")
     for n in options.images:
         for seeds in options.seeds:
             for tolerance in options.tolerances:
-                for shape in SHAPES:
+                for shape in options.shapes:
                     start = time.perf_counter()
                     setting = Setting(shape, n, seeds, tolerance, options.metric)
                     sys.stdout.write(line(setting, options.simulations) + "\n")

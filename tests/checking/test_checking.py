@@ -4,98 +4,30 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-import torch
-from safetensors.torch import save_file
-from torch import nn
 
-from evalsuite import checking, cli
+from evalsuite import checking
 from evalsuite.checking import Question, junit, manifest, named, numbers, settings, suite_of, verdicts
 from evalsuite.errors import CheckpointError, SuiteError
-from evalsuite.models.architecture import assemble, core
-from evalsuite.models.cnn import SmallCNN
-from evalsuite.producers.weights import masks_keeping
 from evalsuite.records import Given
 
 WIDTHS = (8, 12, 16, 16)
-BATTERY = """
-name = "battery"
-ratios = [0.5]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-[[producers]]
-name = "random"
-[[evaluators]]
-name = "accuracy"
-[[evaluators]]
-name = "noise"
-epsilons = [32]
-[tolerances]
-accuracy = 0.02
-"""
-
-
-@pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dense network that has learned, an honest candidate, a broken one, and a battery."""
-    from evalsuite.data.dataset import Place
-    from evalsuite.data.digits import Digits
-    from evalsuite.training.loop import train
-    from evalsuite.training.recipe import Recipe
-
-    folder = tmp_path_factory.mktemp("shelf of models")
-    torch.manual_seed(0)
-    model = assemble(SmallCNN(widths=WIDTHS))
-    train(model, Digits().load("train", Place()), Recipe(epochs=4, batch_size=32), seed=0)
-    torch.save({"state_dict": core(model).state_dict(), "epoch": 4}, folder / "dense.pt")
-    total = sum(int(p.count_nonzero()) for p in model.parameters())
-    for share, name in ((0.2, "light.safetensors"), (0.97, "heavy.safetensors")):
-        weights = {key: layer.abs() for key, layer in _weights(model).items()}
-        masks = masks_keeping(model, weights, total - round(share * total))
-        state = {key: value.clone() for key, value in core(model).state_dict().items()}
-        for key, mask in masks.items():
-            state[key.removeprefix("network.")] *= mask
-        save_file(state, folder / name)
-    (folder / "battery.toml").write_text(BATTERY, "utf-8")
-    return folder
-
-
-def _weights(model: nn.Module) -> dict[str, torch.Tensor]:
-    return {
-        name: layer.weight.detach()
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    }
-
-
-def asked(shelf: Path, *more: str) -> list[str]:
-    return [
-        "check", "--parent", str(shelf / "dense.pt"), "--model", "small-cnn", "--setting", "widths=8,12,16,16",
-        "--data", "digits", "--suite", str(shelf / "battery.toml"), *more,
-    ]  # fmt: skip
-
-
-def answered(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr("sys.argv", ["evalsuite", *words])
-    with pytest.raises(SystemExit) as end:
-        cli.main()
-    return int(end.value.code or 0)
+Answer = Callable[..., int]
 
 
 def test_a_good_model_passes_and_a_bad_one_fails(
-    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    good = asked(shelf, "--candidate", str(shelf / "light.safetensors"), "--out", str(tmp_path / "good"))
-    assert answered(good, monkeypatch) == 0
+    good = ["--candidate", str(shelf / "light.safetensors"), "--out"]
+    assert answer(*good, str(tmp_path / "good")) == 0
     assert "pass" in capsys.readouterr().out
-    both = [*good[:-1], str(tmp_path / "both"), "--candidate", str(shelf / "heavy.safetensors"), "--json"]
-    assert answered([*both, "--junit", str(tmp_path / "junit.xml")], monkeypatch) == 1
+    both = [*good, str(tmp_path / "both"), "--candidate", str(shelf / "heavy.safetensors"), "--json"]
+    assert answer(*both, "--junit", str(tmp_path / "junit.xml")) == 1
     rows = pd.DataFrame(json.loads(capsys.readouterr().out))
     passed = rows.groupby("candidate")["passed"].all()
     assert passed.to_dict() == {"light": True, "heavy": False}
@@ -111,11 +43,8 @@ def test_a_good_model_passes_and_a_bad_one_fails(
     assert failures["heavy"] > 0
 
 
-def test_the_command_in_the_record_runs_it_again(
-    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = asked(shelf, "--candidate", str(shelf / "light.safetensors"), "--out", str(tmp_path / "run"))
-    assert answered(words, monkeypatch) == 0
+def test_the_command_in_the_record_runs_it_again(answer: Answer, shelf: Path, tmp_path: Path) -> None:
+    assert answer("--candidate", str(shelf / "light.safetensors"), "--out", str(tmp_path / "run")) == 0
     record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     assert record["command"].startswith("python -m evalsuite check --parent")
     assert str(shelf / "light.safetensors") in record["command"]
@@ -137,25 +66,25 @@ def test_the_command_in_the_record_runs_it_again(
 def test_mistakes_are_one_sentence_and_write_nothing(
     words: list[str],
     sentence: str,
+    answer: Answer,
     shelf: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     filled = [word.replace("{shelf}", str(shelf)) for word in words]
-    assert answered(asked(shelf, *filled, "--out", str(tmp_path / "run")), monkeypatch) == 2
+    assert answer(*filled, "--out", str(tmp_path / "run")) == 2
     said = capsys.readouterr().err
     assert pd.Series([said]).str.contains(sentence).all(), said
     assert not (tmp_path / "run" / "measurements.csv").exists()
 
 
-def test_a_claimed_ratio_is_checked(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_claimed_ratio_is_checked(answer: Answer, shelf: Path, tmp_path: Path) -> None:
     listed = tmp_path / "models.csv"
     listed.write_text(f"file,method,ratio\n{shelf / 'light.safetensors'},ours,0.2\n", "utf-8")
-    words = asked(shelf, "--manifest", str(listed), "--out", str(tmp_path / "run"))
-    assert answered(words, monkeypatch) == 0
+    words = ("--manifest", str(listed), "--out", str(tmp_path / "run"))
+    assert answer(*words) == 0
     listed.write_text(f"file,method,ratio\n{shelf / 'light.safetensors'},ours,0.5\n", "utf-8")
-    assert answered(words, monkeypatch) == 2
+    assert answer(*words) == 2
 
 
 def test_a_manifest_makes_curves(shelf: Path, tmp_path: Path) -> None:
@@ -235,6 +164,12 @@ def test_settings_and_numbers() -> None:
 
 def test_junit_says_what_could_not_be_measured() -> None:
     row: dict[str, Any] = dict.fromkeys(checking.COLUMNS, float("nan"))
-    row |= {"candidate": "m", "metric": "accuracy", "condition": "clean", "passed": False, "reason": "no gradients <>"}
+    row |= {
+        "candidate": "m",
+        "metric": "accuracy",
+        "condition": "clean",
+        "passed": False,
+        "reason": "no gradients <>",
+    }
     text = junit(pd.DataFrame([row])).decode()
     assert "could not be measured: no gradients &lt;&gt;" in text

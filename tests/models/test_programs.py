@@ -191,6 +191,13 @@ def test_programs_saved_on_a_graphics_card_load_without_one(saved: dict[str, Pat
         assert {weight.device.type for weight in program.parameters()} <= {"cpu"}
 
 
+def test_a_script_saved_in_training_mode_is_switched(tmp_path: Path) -> None:
+    program = load_program(script(net().train(), tmp_path / "training.pt"), trust=True, image_shape=SHAPE)
+    torch.testing.assert_close(program(pictures(5)), net()(pictures(5)), rtol=0, atol=1e-6)
+    again = prepared(program.train())
+    torch.testing.assert_close(again(pictures(5)), net()(pictures(5)), rtol=0, atol=1e-6)
+
+
 def test_half_precision_is_taken_as_it_is(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(net().half(), (pictures(2).half(),)), tmp_path / "half.pt2")
     for path in (tmp_path / "half.pt2", script(net().half(), tmp_path / "half.pt")):
@@ -207,7 +214,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         "answers differently.*call model.eval",
     ),
     "batch norm in training mode": (
-        lambda path: export(nn.Sequential(nn.BatchNorm2d(3), net()).train(), path, torch.export.Dim("n")),
+        lambda path: export(nn.Sequential(nn.BatchNorm2d(3).train(), net()), path, torch.export.Dim("n")),
         "answers differently",
     ),
     "two inputs": (
@@ -414,6 +421,17 @@ def test_damage_inside_an_archive_is_one_sentence(saved: dict[str, Path], tmp_pa
             assert "\n" not in sentence
             refused += bool(sentence)
     assert refused > 10  # much of a small archive is padding
+
+
+@pytest.mark.parametrize("kind", ["free", "script"])
+def test_a_weight_that_flipped_is_found_by_its_checksum(
+    saved: dict[str, Path], tmp_path: Path, kind: str
+) -> None:
+    whole, path = saved[kind].read_bytes(), tmp_path / "flipped.zip"
+    weight = net().get_parameter("linear.weight").detach().numpy().tobytes()
+    at = whole.index(weight) + 100
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    assert "does not have its checksum; copy or download it again" in complaint(path)
 
 
 def test_only_one_kind_of_error_leaves(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -111,7 +111,12 @@ def trained(few: ImageSet) -> Callable[[str], nn.Module]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = assemble(from_settings({"name": name}))
-        train(model, few, Recipe(epochs=12, batch_size=16, learning_rate=0.05), seed=0)
+        train(
+            model,
+            few,
+            Recipe(epochs=12 if name == "small-cnn" else 6, batch_size=16, learning_rate=0.05),
+            seed=0,
+        )
         return model.eval()
 
     return after_training
@@ -119,8 +124,8 @@ def trained(few: ImageSet) -> Callable[[str], nn.Module]:
 
 @pytest.mark.parametrize(
     ("name", "opset", "today"),
-    [("small-cnn", opset, False) for opset in (13, 15, 17, 18, 20)]
-    + [("resnet20", opset, False) for opset in (13, 16, 18)]
+    [("small-cnn", opset, False) for opset in (13, 17, 20)]
+    + [("resnet20", opset, False) for opset in (13, 18)]
     + [("small-cnn", 20, True), ("resnet20", 18, True)],
 )
 def test_exports_of_our_networks_say_and_feel_the_same(
@@ -235,11 +240,15 @@ def test_what_is_no_classifier_of_these_images_is_refused(
 
 def test_batch_norm_in_training_mode_is_refused(tmp_path: Path) -> None:
     norm = helper.make_node(
-        "BatchNormalization", ["images", "one", "zero", "zero", "one"], ["kept", "m", "v"], training_mode=1
+        "BatchNormalization",
+        ["images", "one", "zero", "mean", "variance"],
+        ["kept", "m", "v"],
+        training_mode=1,
     )
     model = graph(
         (norm, helper.make_node("Flatten", ["kept"], ["flat"]), LINEAR),
         one=np.ones(3, np.float32), zero=np.zeros(3, np.float32),
+        mean=np.zeros(3, np.float32), variance=np.ones(3, np.float32),
     )  # fmt: skip
     with pytest.raises(CheckpointError, match=r"the other images of a batch change.*call model\.eval"):
         load_program(saved(model, tmp_path), trust=False)

@@ -1,4 +1,4 @@
-"""Published checkpoints on the real test images: the clean accuracy to the digit that their source states."""
+"""Published checkpoints on the real images: the accuracy to the digit that their source states."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ import numpy as np
 import pytest
 
 from evalsuite.errors import CheckpointError
-from evalsuite.models.architecture import assemble, from_settings
-from evalsuite.models.checkpoints import load_weights, read_weights
+from evalsuite.models.architecture import to_settings
+from evalsuite.models.bypass import bypassed, probe
+from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.forward import logits
-from evalsuite.models.resizing import resize_to
+from evalsuite.models.guessing import guess
+from evalsuite.models.loading import load_candidate
+from evalsuite.models.norms import reestimated
+from evalsuite.models.references import architecture
 from evalsuite.models.saving import load, save
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from evalsuite.records import Array
 
 ROOT = os.environ.get("EVALSUITE_DATA", "")
@@ -28,6 +34,19 @@ pytestmark = [
 IMAGENET: dict[str, Any] = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 HALF: dict[str, Any] = {"shortcut": "B", "mean": [0.5] * 3, "std": [0.5] * 3}
 CIFAR: dict[str, Any] = {"std": [0.2471, 0.2435, 0.2616]}
+SLIMMED: dict[str, Any] = {"depth": 101, "std": [0.2023, 0.1994, 0.2010]}
+
+REMOVED = "distiller/checkpoint_trained_4D_regularized_5Lremoved.pth.tar"
+BYPASSED = "distiller/checkpoint_trained_4D_regularized_5Lremoved_finetuned.pth.tar"
+DEAD = tuple(
+    f"{block}.{layer}"
+    for block, layers in (
+        ("layer1.0", ("conv1", "bn1", "conv2", "bn2")),
+        ("layer1.1", ("conv1", "bn1", "conv2", "bn2")),
+        ("layer2.2", ("conv2", "bn2")),
+    )
+    for layer in layers
+)
 
 PUBLISHED: list[tuple[str, str, dict[str, Any], float]] = [
     ("akamaster/resnet20-12fca82f.th", "resnet20", IMAGENET, 91.73),
@@ -42,21 +61,26 @@ PUBLISHED: list[tuple[str, str, dict[str, Any], float]] = [
     ("distiller/checkpoint_trained_ch_regularized_dense.pth.tar", "resnet20", HALF, 90.82),
     ("distiller/channel_regularized_resnet20_state_dict.pt", "resnet20", HALF, 91.15),
     ("distiller/channel_regularized_resnet20_finetuned_state_dict.pt", "resnet20", HALF, 91.54),
+    (REMOVED, "resnet20", HALF, 90.73),
+    (BYPASSED, "resnet20", {**HALF, "bypass": DEAD}, 91.10),
     ("crown/resnet2b.pth", "resnet2b", CIFAR, 69.25),
     ("crown/resnet4b.pth", "resnet4b", CIFAR, 77.20),
 ]
 
 
+def array(name: str) -> Array:
+    stored: Array = np.load(Path(ROOT) / "cifar10" / f"{name}.npy", mmap_mode="r")
+    return stored.transpose(0, 3, 1, 2) if stored.ndim == 4 else stored
+
+
 @pytest.fixture(scope="module")
 def images() -> Array:
-    mapped: Array = np.load(Path(ROOT) / "cifar10" / "test_images.npy", mmap_mode="r")
-    return mapped.transpose(0, 3, 1, 2)
+    return array("test_images")
 
 
 @pytest.fixture(scope="module")
 def labels() -> Array:
-    stored: Array = np.load(Path(ROOT) / "cifar10" / "test_labels.npy")
-    return stored
+    return array("test_labels")
 
 
 def checkpoint(name: str) -> Path:
@@ -66,30 +90,76 @@ def checkpoint(name: str) -> Path:
     return path
 
 
+def candidate(file: str, name: str, settings: dict[str, Any]) -> nn.Module:
+    return load_candidate(checkpoint(file), architecture(name, **settings), image_shape=(3, 32, 32))
+
+
 @pytest.mark.parametrize(
     ("file", "name", "settings", "accuracy"), PUBLISHED, ids=[row[0] for row in PUBLISHED]
 )
 def test_clean_accuracy_is_the_published_one(
     images: Array, labels: Array, file: str, name: str, settings: dict[str, Any], accuracy: float
 ) -> None:
-    weights = read_weights(checkpoint(file))
-    model = assemble(from_settings({"name": name, **settings}))
-    resize_to(model, weights)
-    load_weights(model, weights)
-    right = (logits(model, images).argmax(1) == labels).sum()
+    right = (logits(candidate(file, name, settings), images).argmax(1) == labels).sum()
     assert right == round(accuracy * len(labels) / 100)
 
 
-def test_a_shrunk_checkpoint_of_another_tool_is_saved_and_loaded(images: Array, tmp_path: Path) -> None:
-    settings = {"name": "resnet20", **HALF}
-    weights = read_weights(checkpoint("distiller/channel_regularized_resnet20_state_dict.pt"))
-    model = assemble(from_settings(settings))
-    resize_to(model, weights)
-    load_weights(model, weights)
-    save(model, settings, tmp_path / "weights.safetensors")
-    again = load(settings, tmp_path / "weights.safetensors")
-    assert again.get_parameter("network.layer1.0.conv1.weight").shape[0] == 11
-    assert np.array_equal(logits(again, images[:256]), logits(model, images[:256]))
+def test_a_slimmed_network_is_useless_until_its_norms_are_estimated_again(
+    images: Array, labels: Array
+) -> None:
+    model = candidate("early_bird/pruned_50.pth.tar", "preresnet", SLIMMED)
+    shown = slice(2000)  # both numbers are those of the first 2,000 test images
+    right = (logits(model, images[shown]).argmax(1) == labels[shown]).sum()
+    assert right == pytest.approx(0.256 * 2000, abs=2)  # 25.6 %
+    again = reestimated(model, array("train_images")[:2000])
+    right = (logits(again, images[shown]).argmax(1) == labels[shown]).sum()
+    assert right == pytest.approx(0.804 * 2000, abs=2)  # 80.4 %
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "settings"),
+    [*(row[:3] for row in PUBLISHED), ("early_bird/pruned_50.pth.tar", "preresnet", SLIMMED)],
+    ids=[*(row[0] for row in PUBLISHED), "early_bird"],
+)
+def test_the_architecture_is_guessed(file: str, name: str, settings: dict[str, Any]) -> None:
+    fit = guess(read_weights(checkpoint(file)))
+    assert fit.reference == name
+    assert fit.architecture.classes == 10
+    for key in {"shortcut", "depth"} & settings.keys():
+        assert getattr(fit.architecture, key) == settings[key]
+    assert fit.shrunk == ("state_dict" in file or "pruned_50" in file)
+
+
+@pytest.mark.parametrize(("file", "better"), [(REMOVED, "kept"), (BYPASSED, "skipped")])
+def test_the_probe_says_whether_dead_layers_are_meant_to_be_skipped(file: str, better: str) -> None:
+    found = probe(
+        read_weights(checkpoint(file)),
+        architecture("resnet20", **HALF),
+        array("train_images")[:300],
+        array("train_labels")[:300],
+    )
+    assert found is not None
+    assert found.layers == DEAD
+    assert found.sentence.endswith(f"they are probably meant to be {better}")
+    assert abs(found.skipped - found.kept) > 0.5
+
+
+def test_a_shrunk_and_a_bypassed_checkpoint_of_another_tool_are_saved_and_loaded(
+    images: Array, tmp_path: Path
+) -> None:
+    shrunk = "distiller/channel_regularized_resnet20_state_dict.pt"
+    bare = architecture("resnet20", **HALF)
+    for file, chosen in ((shrunk, bare), (BYPASSED, bypassed(bare, DEAD))):
+        model = load_candidate(checkpoint(file), chosen, image_shape=(3, 32, 32))
+        table = to_settings(chosen)
+        save(model, table, tmp_path / "weights.safetensors")
+        again = load(table, tmp_path / "weights.safetensors")
+        assert np.array_equal(logits(again, images[:256]), logits(model, images[:256]))
+        names = dict(again.named_parameters())
+        if file == shrunk:
+            assert names["network.layer1.0.conv1.weight"].shape[0] == 11
+        else:
+            assert "network.layer1.0.conv1.weight" not in names
 
 
 @pytest.mark.parametrize("suffix", ["", "_finetuned"])

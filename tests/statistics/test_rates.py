@@ -118,3 +118,67 @@ def test_tango_covers_the_truth(rates: tuple[float, float]) -> None:
         low, high = statistics.paired_rate_interval(losses, gains, n=300)
         covered += times * (low <= truth <= high)
     assert 0.935 <= covered / 2000 <= 0.985
+
+
+Z = 1.6448536269514722
+
+
+@pytest.mark.parametrize(("losses", "gains", "n"), [(5, 2, 40), (0, 4, 30), (1, 0, 60), (9, 9, 60)])
+def test_corrected_limits_are_where_the_corrected_score_test_turns(losses: int, gains: int, n: int) -> None:
+    """Rates by brute force, moments from the distribution itself, and Cornish and Fisher's quantile."""
+    difference = float(statistics.score_limit(losses, gains, n=n, z=Z, corrected=True))
+    grid = np.linspace(max(0, -difference), (1 - difference) / 2, 200_001)[1:-1]
+    gain = grid[np.nanargmax(log_likelihood(grid, losses, gains, n, difference))]
+    rates = np.array([gain + difference, gain, 1 - 2 * gain - difference])
+    deviations = np.array([1.0, -1.0, 0.0]) - difference
+    variance, third = (float(rates @ deviations**power) for power in (2, 3))
+    score = ((losses - gains + 0.5) / n - difference) / np.sqrt(variance / n)
+    skewness = third / variance**1.5 / np.sqrt(n)
+    assert score == pytest.approx(-Z + (Z * Z - 1) / 6 * skewness, abs=3e-3)
+
+
+def error_rate(n: int, tolerance: float, gain: float, *, z: float, lower: bool, corrected: bool) -> float:
+    """How often the limit of a candidate that loses just the tolerance is on its wrong side, by exact sums."""
+    loss = gain + tolerance
+    lost, gained = (
+        np.arange(max(0, int(n * p - 8 * np.sqrt(n * p) - 2)), int(n * p + 8 * np.sqrt(n * p) + 12))
+        for p in (loss, gain)
+    )
+    if not gain:
+        gained = np.zeros(1, dtype=int)
+    x, y = np.meshgrid(lost, gained, indexing="ij")
+    counts = np.stack([x, y, n - x - y], axis=-1)
+    shares = np.exp(multinomial.logpmf(counts, n, [loss, gain, 1 - loss - gain]))
+    assert shares.sum() == pytest.approx(1, abs=1e-9)
+    if lower:
+        wrong = -statistics.score_limit(y, x, n=n, z=z, corrected=corrected) > tolerance
+    else:
+        wrong = statistics.score_limit(x, y, n=n, z=z, corrected=corrected) < tolerance
+    return float(shares[wrong].sum())
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.0005, 0.005, 0.03])
+@pytest.mark.parametrize(
+    ("n", "tolerance"), [(100, 0.05), (300, 0.01), (900, 0.005), (1000, 0.02), (3000, 0.02)]
+)
+def test_corrected_limits_never_err_more_often_than_they_say(n: int, tolerance: float, gain: float) -> None:
+    assert error_rate(n, tolerance, gain, z=Z, lower=False, corrected=True) <= 0.05
+    assert error_rate(n, tolerance, gain, z=1.959964, lower=True, corrected=True) <= 0.025
+
+
+def test_plain_limits_do_where_few_losses_are_expected() -> None:
+    assert error_rate(900, 0.005, 0.0, z=Z, lower=False, corrected=False) > 0.06
+    assert error_rate(300, 0.01, 0.005, z=1.959964, lower=True, corrected=False) > 0.04
+
+
+def test_corrected_limits_of_no_discordance_follow_the_rule_of_three() -> None:
+    limit = statistics.score_limit([0], [0], n=10_000, z=Z, corrected=True)
+    assert float(limit[0]) == pytest.approx(-np.log(0.05) / 10_000, rel=0.05)
+
+
+def test_limits_broadcast_and_take_effective_numbers() -> None:
+    many = statistics.score_limit([3.5, 7], [1, 2], n=[100, 200], z=[[1.0], [2.0]])
+    assert many.shape == (2, 2)
+    assert float(many[1, 1]) == pytest.approx(
+        statistics.paired_rate_interval(7, 2, n=200, level=0.9545)[1], abs=1e-4
+    )
