@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,21 +11,20 @@ from typing import Any
 
 import pandas as pd
 
+from evalsuite.comparison import Comparison
 from evalsuite.digests import candidate_digest, cell_digest
 from evalsuite.errors import StoreError
 from evalsuite.metrics import reliability as reliability_table
 from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Array, Candidate, Metric, Score
-from evalsuite.statistics import bootstrap_weights, drop, paired_drop_interval
 from evalsuite.store import Cell, Key, Store
 from evalsuite.suite import DENSE, PRODUCTION
 
-REPLICATES = 1000
 COLUMNS = (
     *("method", "seed", "target_ratio", "ratio", "prunable_ratio"),
     *("parameters", "nonzero", "macs", "macs_nonzero", "bytes"),
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
-    *("value", "n", "drop", "drop_low", "drop_high", "status", "reason"),
+    *("value", "n", "drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "status", "reason"),
 )
 COUNTS = ("parameters", "nonzero", "macs", "macs_nonzero", "bytes", "n")
 """Whole numbers, also where one is missing."""
@@ -98,7 +97,7 @@ class Run:
             wanted = {name: delta for name, delta in wanted.items() if name in set(table["metric"])}
         if table.empty or (isinstance(wanted, Mapping) and not wanted):
             return thresholds(table.head(0), tolerance={})
-        return thresholds(table, tolerance=wanted)
+        return thresholds(table, tolerance=wanted, over_seeds=self._comparison.over_seeds())
 
     def _paired(self) -> pd.DataFrame:
         """Measurements that have a parent's number to compare with."""
@@ -169,33 +168,27 @@ class Run:
         return "" if parent is None else candidate_digest(parent, inputs["producers"][key.method], way)
 
     @cached_property
-    def _weights(self) -> Mapping[str, Array]:
-        sizes = {
-            population: len(values)
-            for cell in self._cells.values()
-            for score in cell.scores
-            for population, values in score.evidence.items()
-        }
-        return bootstrap_weights(sizes, replicates=REPLICATES, seed=self._suite["seeds"][0])
+    def _comparison(self) -> Comparison:
+        tolerated = self._suite["tolerances"]
+        return Comparison(self._cells, self.metrics, tolerated, seed=self._suite["seeds"][0])
 
     def _seed_rows(self, seed: int) -> Iterator[dict[str, Any]]:
-        parent = _Parent(self, Key(DENSE, seed, 0.0))
         for key in self._keys:
             if key.seed == seed:
                 for choice in self._suite["evaluators"]:
-                    yield from self._rows(key, choice["label"], parent)
+                    yield from self._rows(key, choice["label"])
 
-    def _rows(self, key: Key, evaluator: str, parent: _Parent) -> Iterator[dict[str, Any]]:
+    def _rows(self, key: Key, evaluator: str) -> Iterator[dict[str, Any]]:
         """Rows of one evaluator on one candidate; without scores, one row for each number that is missing."""
         cell = self._cells.get((key, evaluator))
         shared = {**self._identity(key), "evaluator": evaluator}
         if cell is not None and cell.status == "ok":
             for score in cell.scores:
                 status = "skipped" if score.reason else "ok"
-                yield {**shared, **self._measured(score, parent), "status": status, "reason": score.reason}
+                yield {**shared, **self._measured(key, score), "status": status, "reason": score.reason}
             return
         status, reason = self._missing(key, cell)
-        for score in parent.expected(evaluator):
+        for score in self._comparison.expected(key.seed, evaluator):
             found = {"metric": score.metric, "condition": score.condition, "group": score.group}
             yield {**shared, **found, **self._direction(score.metric), "status": status, "reason": reason}
 
@@ -220,9 +213,9 @@ class Run:
         known = self.metrics.get(metric)
         return {} if known is None else {"unit": known.unit, "higher_is_better": known.higher_is_better}
 
-    def _measured(self, score: Score, parent: _Parent) -> dict[str, Any]:
+    def _measured(self, key: Key, score: Score) -> dict[str, Any]:
         found = {"metric": score.metric, "condition": score.condition, "group": score.group}
-        change = parent.compared(score, self.metrics[score.metric])
+        change = self._comparison.change(key, score)
         return {**found, **self._direction(score.metric), "value": score.value, "n": score.n, **change}
 
     def _reliability_rows(self, key: Key, cell: Cell) -> Iterator[dict[str, Any]]:
@@ -258,38 +251,3 @@ def _named(score: Score, label: str, by: Mapping[Named, set[str]]) -> Score:
 
 def _parent_of(key: Key) -> Key:
     return Key(DENSE, key.seed, 0.0)
-
-
-class _Parent:
-    """The parent's side of every comparison of one seed."""
-
-    def __init__(self, run: Run, key: Key) -> None:
-        self.run = run
-        self.cells = {label: cell for (owner, label), cell in run._cells.items() if owner == key}
-        self.scores: dict[Named, Score] = {
-            (score.metric, score.condition): score for cell in self.cells.values() for score in cell.scores
-        }
-
-    def expected(self, evaluator: str) -> Iterable[Score]:
-        """What the evaluator reported about the parent, or one nameless score if that failed as well."""
-        cell = self.cells.get(evaluator)
-        return cell.scores if cell is not None and cell.scores else [Score("", "")]
-
-    def compared(self, score: Score, metric: Metric) -> dict[str, float]:
-        """Drop from the parent and, for metrics that have a tolerance, its 95 % interval."""
-        mine = self.scores.get((score.metric, score.condition))
-        if mine is None or mine.value is None or score.value is None or metric.higher_is_better is None:
-            return {}
-        found = {"drop": drop(mine.value, score.value, higher_is_better=metric.higher_is_better)}
-        tolerated = metric.name in self.run.record["suite"]["tolerances"]
-        if tolerated and mine is not score and _same_images(mine, score):
-            low, high = paired_drop_interval(
-                metric, parent=mine.evidence, candidate=score.evidence, weights=self.run._weights
-            )
-            found |= {"drop_low": low, "drop_high": high}
-        return found
-
-
-def _same_images(mine: Score, other: Score) -> bool:
-    sizes = [{name: len(rows) for name, rows in score.evidence.items()} for score in (mine, other)]
-    return bool(sizes[0]) and sizes[0] == sizes[1]

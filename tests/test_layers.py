@@ -27,6 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("producers", "evaluators"),
     ("suite", "digests"),
     ("store",),
+    ("comparison",),
     ("results",),
     ("runner", "report"),
     ("checking",),

@@ -140,6 +140,8 @@ def from_settings(settings: Mapping[str, Any]) -> Architecture:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
+        if first["type"] == "missing":
+            raise SuiteError(f"model {name}: the key {where!r} is missing") from error
         found = f"found {first['input']!r}"
         raise SuiteError(f"model {name}: key {where!r}: {found}, expected: {first['msg']}") from error
 

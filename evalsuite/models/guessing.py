@@ -130,7 +130,7 @@ def nearest(weights: Mapping[str, Tensor], limit: int = 3) -> list[tuple[str, fl
     shares: dict[str, float] = {}
     for reference, settings in _candidates(weights):
         expected = signature(reference, json.dumps(settings)).keys()
-        found = matched(weights, expected).keys()
+        found = {name for name in matched(weights, expected) if not name.endswith(_COUNTER)}
         shares[_text(reference, settings)] = len(found & expected) / len(found | expected)
     return sorted(((n, s) for n, s in shares.items() if s), key=lambda pair: (-pair[1], pair[0]))[:limit]
 
@@ -168,16 +168,18 @@ class _Hollow(TorchFunctionMode):
 
 
 def _candidates(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The architectures that may fit."""
-    for name in MODELS:
-        for settings in VARIANTS.get(name, ({},)):
-            if name not in _ELSEWHERE and _buildable(name):
-                yield name, settings
+    """The architectures of the families whose first member has names like those of `weights`."""
     patterns = _patterns(weights)
-    for family in _families():
-        first = _patterns(signature(family[0]))
+    own = (
+        [(name, settings) for settings in VARIANTS.get(name, ({},))]
+        for name in MODELS
+        if name not in _ELSEWHERE and _buildable(name)
+    )
+    for family in (*own, *_families()):
+        reference, settings = family[0]
+        first = _patterns(signature(reference, json.dumps(settings)))
         if len(first & patterns) >= _ALIKE * len(first | patterns):
-            yield from ((reference, {}) for reference in family)
+            yield from family
 
 
 def _buildable(name: str) -> bool:
@@ -189,14 +191,15 @@ def _buildable(name: str) -> bool:
 
 
 @functools.cache
-def _families() -> tuple[tuple[str, ...], ...]:
+def _families() -> tuple[list[tuple[str, dict[str, Any]]], ...]:
     """The classifiers of torchvision by the module that defines them."""
     from torchvision import models
 
-    families: dict[str, list[str]] = {}
+    families: dict[str, list[tuple[str, dict[str, Any]]]] = {}
     for name in torchvision_names():
-        families.setdefault(models.get_model_builder(name).__module__, []).append(f"torchvision:{name}")
-    return tuple(map(tuple, families.values()))
+        module = models.get_model_builder(name).__module__
+        families.setdefault(module, []).append((f"torchvision:{name}", {}))
+    return tuple(families.values())
 
 
 def _patterns(names: Mapping[str, object]) -> set[str]:

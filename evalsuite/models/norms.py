@@ -38,19 +38,21 @@ def reestimated(model: nn.Module, images: Array, *, batch_size: int = 200) -> nn
     size = min(batch_size, len(images))
     if size < 2:
         raise DataError(f"found batches of {size} images, expected at least 2: one has no variance")
-    again = copy.deepcopy(model).eval()
-    norms = [norm for norm in again.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # the mean over batches instead of a moving average
-        norm.train()
-    device = next((tensor.device for tensor in again.parameters()), torch.device("cpu"))
     with torch.inference_mode(mode=False), torch.no_grad():
+        again = copy.deepcopy(model).eval()
+        norms = [
+            norm for norm in again.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats
+        ]
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # the mean over batches instead of a moving average
+            norm.train()
+        device = next((tensor.device for tensor in again.parameters()), torch.device("cpu"))
         for start in range(0, len(images) - size + 1, size):
             part = np.array(images[start : start + size])  # a copy: torch must not see read-only memory
             batch = torch.from_numpy(part).to(device, torch.float32)
             again(batch / 255 if part.dtype == np.uint8 else batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
     return again.eval()

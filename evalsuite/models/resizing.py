@@ -73,9 +73,9 @@ def check_widths(model: nn.Module, image_shape: Sequence[int], *, classes: int) 
         raise
     except Exception as error:  # the network's own code may fail in any way
         raise CheckpointError(
-            f"the widths in the file do not fit together: the network fails on images of {shape} in "
-            f"{watch.place()} ({str(error).strip().partition(chr(10))[0]}); expected a network of this "
-            "architecture whose neighbouring layers were cut alike, and images of a size that it takes"
+            f"the network fails on images of {shape} in {watch.place()} "
+            f"({str(error).strip().partition(chr(10))[0]}); expected weights of this architecture whose "
+            "neighbouring layers were cut alike, and images of a size that it takes"
         ) from error
     finally:
         for handle in handles:

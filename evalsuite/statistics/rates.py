@@ -78,7 +78,7 @@ def score_limit(
     The lower limit is the negative of this with losses and gains exchanged. Corrected limits allow for the
     skewness of rare events and for counts being whole: of all combinations of 100 to 10,000 images, tolerances
     from 0.002 to 0.05 and gains from 0 to 4 % they err at most as often as they say (exact sums over all
-    outcomes; `tests/statistics/test_rates.py`). The plain limits err up to 1.4 times as often on the upper
+    outcomes; `tests/statistics/test_rates.py`). The plain limits err up to 1.2 times as often on the upper
     side (at 95 %, one-sided) and 1.8 times on the lower side (at 97.5 %), where the expected loss is a few
     images.
 

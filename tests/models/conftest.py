@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,19 +10,20 @@ import pytest
 import torch
 from torch import nn
 
-from evalsuite.models.architecture import assemble, from_settings
+from evalsuite.models.architecture import assemble
+from evalsuite.models.references import architecture
 
 Build = Callable[..., nn.Module]
 
 
 @pytest.fixture(scope="session")
 def build() -> Build:
-    """Returns a function: settings of a model to that model with random norms, in evaluation mode."""
+    """Returns a function: reference and settings to a model with random norms, in evaluation mode."""
 
     def built(name: str, *, seed: int = 0, **settings: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = assemble(from_settings({"name": name, **settings}))
+            model = assemble(architecture(name, **settings))
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -31,3 +33,29 @@ def build() -> Build:
         return model.eval()
 
     return built
+
+
+@pytest.fixture(scope="session")
+def torch_pruned() -> Callable[..., None]:
+    """Torch-Pruning, which cuts channels of a network in place, residual streams too."""
+
+    def cut(network: nn.Module, classes: int, *, shared: bool, ratio: float) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import torch_pruning
+
+            heads = [
+                layer
+                for layer in network.modules()
+                if getattr(layer, "out_features", getattr(layer, "out_channels", None)) == classes
+            ]
+            torch_pruning.pruner.BasePruner(
+                network,
+                torch.rand(1, 3, 32, 32),
+                importance=torch_pruning.importance.MagnitudeImportance(p=1),
+                pruning_ratio=ratio,
+                global_pruning=shared,
+                ignored_layers=heads,
+            ).step()
+
+    return cut

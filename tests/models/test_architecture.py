@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -11,8 +13,16 @@ from torchvision.transforms.functional import normalize
 
 from evalsuite.errors import SuiteError, UnknownNameError
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import Architecture, Normalized, assemble, from_settings
+from evalsuite.models.architecture import (
+    Architecture,
+    Normalized,
+    assemble,
+    core,
+    from_settings,
+    to_settings,
+)
 from evalsuite.models.cnn import SmallCNN
+from evalsuite.models.cost import cost
 from evalsuite.models.resnet import ResNet20, ZeroPadding
 
 if TYPE_CHECKING:
@@ -27,6 +37,28 @@ PARAMETERS = {  # He et al. 2016, table 6, in millions; option A adds no weights
 }
 
 
+REFERENCES: dict[str, dict[str, Any]] = {
+    "python": {"target": "torchvision.models:resnet18", "options": {"num_classes": 7}},
+    "robustbench": {"model": "Wong2020Fast"},
+    "timm": {"model": "resnet10t"},
+    "torchvision": {"model": "resnet18"},
+}
+OWN = [name for name in MODELS if name not in REFERENCES]
+
+COUNTED = [  # parameters and multiply-accumulates at 32 x 32
+    ("resnet20", {"shortcut": "B"}, 272_474, 41.2e6),  # lucaslie/torchprune
+    ("resnet56", {}, 853_018, 125e6),  # Li et al. 2017, table 1
+    ("resnet110", {}, 1_727_962, 253e6),  # Li et al. 2017, table 1
+    ("vgg16-bn", {}, 14_728_266, 313e6),  # lucaslie/torchprune; Li et al. 2017, table 1
+    ("vgg19-bn", {"bias": False}, 20.04e6, 7.97e8 / 2),  # Liu et al. 2017, table 1, which counts two per MAC
+    ("wide-resnet", {}, 10_961_370, None),  # WRN-16-8, lucaslie/torchprune
+    ("wide-resnet", {"depth": 28, "width": 10}, 36.5e6, None),  # Zagoruyko and Komodakis 2016, table 4
+    ("wide-resnet", {"depth": 40, "width": 4}, 8.9e6, None),  # the same
+    ("densenet22", {}, 71_686, None),  # lucaslie/torchprune
+    ("preresnet", {}, 1.70e6, 4.99e8 / 2),  # Liu et al. 2017, table 1
+]
+
+
 def test_names_are_listed_without_torch() -> None:
     code = (
         "import sys; from evalsuite.models import MODELS; lines = MODELS.entries(); "
@@ -38,14 +70,15 @@ def test_names_are_listed_without_torch() -> None:
 
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_architecture_gives_one_row_of_logits_per_image(name: str) -> None:
-    model = assemble(from_settings({"name": name, "classes": 7})).eval()
-    logits = model(torch.rand(3, 3, 32, 32))
+    classes = 10 if name == "robustbench" else 7
+    model = assemble(from_settings({"name": name, "classes": classes, **REFERENCES.get(name, {})})).eval()
+    logits = model(torch.rand(3, 3, 32, 32))[:, :7]
     assert logits.shape == (3, 7)
     assert torch.isfinite(logits).all()
     assert logits.std(0).min() > 0
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize("name", OWN)
 def test_number_of_channels_follows_the_mean(name: str) -> None:
     model = assemble(from_settings({"name": name, "mean": [0.5], "std": [0.5]})).eval()
     assert model(torch.rand(2, 1, 32, 32)).shape == (2, 10)
@@ -56,6 +89,17 @@ def test_parameters_are_the_published_ones(name: str, millions: float) -> None:
     network = MODELS.get(name)().network()
     count = sum(parameter.numel() for parameter in network.parameters())
     assert count / 1e6 == pytest.approx(millions, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "settings", "parameters", "macs"), COUNTED)
+def test_costs_are_the_published_ones(
+    name: str, settings: dict[str, Any], parameters: float, macs: float | None
+) -> None:
+    found = cost(assemble(from_settings({"name": name, **settings})), (3, 32, 32))
+    if isinstance(parameters, int):
+        assert found.parameters == parameters
+    assert found.parameters == pytest.approx(parameters, rel=0.007)
+    assert macs is None or found.macs == pytest.approx(macs, rel=0.01)
 
 
 def test_resnet20_has_the_parameters_of_the_reference_implementation() -> None:
@@ -103,6 +147,61 @@ def test_bad_settings_are_refused(settings: dict[str, Any], sentence: str) -> No
         ResNet20(**settings)
     with pytest.raises(SuiteError, match=sentence):
         from_settings({"name": "resnet20", **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"name": "wide-resnet", "depth": 18}, r"depth = 18, width = 8, expected a depth of 6 n \+ 4"),
+        ({"name": "wide-resnet", "width": 0}, "a width of at least 1"),
+        ({"name": "preresnet", "depth": 100}, r"found depth = 100, expected 9 n \+ 2"),
+        ({"name": "preresnet", "depth": 2}, "found depth = 2"),
+        ({"name": "timm"}, "model timm: the key 'model' is missing"),
+    ],
+)
+def test_impossible_depths_are_refused(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SuiteError, match=sentence):
+        from_settings(settings)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_settings_of_every_architecture_build_it_again(name: str) -> None:
+    built = from_settings({"name": name, **REFERENCES.get(name, {})})
+    table = to_settings(built)
+    assert table["name"] == name
+    assert from_settings(json.loads(json.dumps(table))) == built
+
+
+def test_settings_of_a_stranger_are_refused() -> None:
+    class Stranger(SmallCNN):
+        pass
+
+    with pytest.raises(SuiteError, match="Stranger: it is not registered"):
+        to_settings(Stranger())
+
+
+def test_skipped_layers_pass_their_input_on() -> None:
+    whole = from_settings({"name": "resnet20"})
+    layers = ("layer1.0.conv1", "layer1.0.bn1", "layer1.0.conv2", "layer1.0.bn2")
+    block = core(assemble(dataclasses.replace(whole, bypass=layers))).get_submodule("layer1.0")
+    maps = torch.rand(2, 16, 8, 8)
+    assert torch.equal(block(maps), 2 * maps)
+
+
+@pytest.mark.parametrize(
+    ("layer", "sentence"),
+    [
+        (
+            "layer1.0.conv3",
+            r"no layer 'layer1.0.conv3': did you mean 'layer1.0.conv\d' or .* It has conv1, bn1",
+        ),
+        ("layer1.0", "no layer 'layer1.0'"),
+        ("", "no layer ''"),
+    ],
+)
+def test_skipping_what_is_no_layer_is_refused(layer: str, sentence: str) -> None:
+    with pytest.raises(SuiteError, match=sentence):
+        assemble(ResNet20(bypass=(layer,)))
 
 
 @pytest.mark.parametrize("widths", [(1, 2, 3), (8, 8, 0, 8)])

@@ -24,6 +24,14 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
     *((f"resnet{depth}", {"shortcut": kind}) for depth in (20, 32, 44, 56, 110) for kind in "AB"),
     ("resnet2b", {}),
     ("resnet4b", {}),
+    ("vgg16-bn", {}),
+    ("vgg19-bn", {"bias": False}),
+    ("wide-resnet", {"depth": 16, "width": 2}),
+    ("densenet22", {}),
+    ("preresnet", {"depth": 20}),
+    ("preresnet", {"depth": 29, "selection": False}),
+    ("torchvision:resnet18", {}),
+    ("timm:resnet10t", {}),
 ]
 
 
@@ -77,14 +85,13 @@ def halved(group: ChannelGroup) -> Tensor:
 
 
 def kill(model: nn.Module, group: ChannelGroup, keep: Tensor) -> None:
-    """Makes every channel but `keep` exactly zero behind the group's norms, or behind its convolution."""
+    """Makes every channel but `keep` exactly zero, behind the group's convolution and behind its norms."""
     dead = torch.ones(group.channels, dtype=torch.bool)
     dead[keep] = False
     with torch.no_grad():
-        for name in group.norms or (group.conv,):
-            module = model.get_submodule(name)
-            module.get_parameter("weight")[dead] = 0
-            module.get_parameter("bias")[dead] = 0
+        for name in (group.conv, *group.norms):
+            for parameter in model.get_submodule(name).parameters():
+                parameter[dead] = 0
 
 
 @pytest.mark.parametrize(("name", "table"), NETWORKS, ids=lambda value: str(value))

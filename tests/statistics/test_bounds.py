@@ -86,13 +86,11 @@ def test_drops_and_the_order_of_their_bounds(kind: str) -> None:
     metric, evidence = KINDS[kind]
     parent, candidates = evidence()
     found = statistics.bounds(metric, parent, candidates, weights=WEIGHTS)
-    reference = metrics.evaluate(metric.functional, parent)
-    values = np.array([float(metrics.evaluate(metric.functional, c)) for c in candidates])
-    expected = reference - values if metric.higher_is_better else values - reference
-    assert found.drop == pytest.approx(expected)
+    reference, *values = (float(metrics.evaluate(metric.functional, e)) for e in (parent, *candidates))
+    expected = reference - np.array(values)
+    assert found.drop == pytest.approx(expected if metric.higher_is_better else -expected)
     if kind == "ece":
-        assert np.isnan(found.upper).all()
-        assert np.isnan(found.floor).all()
+        assert np.isnan([found.upper, found.floor]).all()
     else:
         assert (found.floor <= found.low + 0.3 * (found.high - found.low)).all()
         assert (found.floor <= found.drop).all()
@@ -178,9 +176,8 @@ def test_seeds_that_err_on_other_images_know_more(kind: str) -> None:
     one = statistics.bounds(metric, *pairs[0], weights=WEIGHTS)
     four = statistics.mean_bounds(metric, [p for p, _ in pairs], [c for _, c in pairs], weights=WEIGHTS)
     assert four.high - four.low == pytest.approx((one.high - one.low) / 2, rel=0.35)
-    assert four.drop == pytest.approx(
-        np.mean([statistics.bounds(metric, *pair, weights=WEIGHTS).drop for pair in pairs], axis=0)
-    )
+    each = [statistics.bounds(metric, *pair, weights=WEIGHTS).drop for pair in pairs]
+    assert four.drop == pytest.approx(np.mean(each, axis=0))
 
 
 def test_rates_without_a_discordant_image_follow_the_rule_of_three() -> None:
@@ -231,12 +228,22 @@ def test_means_that_differ_on_few_images_have_no_bounds(differing: int, known: b
         assert (found.upper[0], found.floor[0]) == (np.inf, -np.inf)
 
 
+@pytest.mark.parametrize("kind", ["accuracy", "nll", "auroc"])
+def test_few_and_odd_replicates_never_put_a_bound_on_the_wrong_side(kind: str) -> None:
+    metric, evidence = KINDS[kind]
+    parent, candidates = evidence(count=2)
+    for at in range(40):
+        odd = {name: w[at : at + 1] for name, w in WEIGHTS.items()}
+        found = statistics.bounds(metric, parent, candidates, weights=odd)
+        assert (found.floor <= found.drop).all()
+        assert (found.drop <= found.upper).all()
+
+
 def test_identical_scores_have_no_width() -> None:
     parent, candidates = scores()
     found = statistics.bounds(AUROC, parent, [parent, *candidates], weights=WEIGHTS)
     assert [getattr(found, name)[0] for name in FIELDS] == [0.0] * 5
-    only = statistics.bounds(AUROC, parent, [parent], weights=WEIGHTS)
-    assert only.floor.tolist() == [0.0]
+    assert statistics.bounds(AUROC, parent, [parent], weights=WEIGHTS).floor.tolist() == [0.0]
 
 
 @settings(max_examples=40, deadline=None)

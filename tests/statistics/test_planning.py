@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import norm, ttest_1samp
@@ -31,6 +33,22 @@ def test_planned_images_have_the_power(
     losses, gains, _ = np.random.default_rng(1).multinomial(n, rates, 10_000).T
     certified = statistics.score_limit(losses, gains, n=n, z=Z, corrected=True) <= tolerance
     assert certified.mean() == pytest.approx(power, abs=0.04)
+
+
+def test_the_table_of_the_documentation_is_right() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
+    table = text.split("## Plan")[1]
+    rows = [
+        row.replace(",", "").strip("|").split("|") for row in table.splitlines() if row.startswith("| 0.")
+    ]
+    assert len(rows) == 5
+    for first, *cells in rows:
+        tolerance = float(first)
+        expected = [statistics.plan(tolerance, share) for share in (0.01, 0.03, 0.06, 0.1, 0.2)]
+        assert [int(cell) for cell in cells] == [
+            *expected,
+            statistics.plan(tolerance, 0.06, drop=tolerance / 2),
+        ]
 
 
 def test_networks_that_never_differ_need_the_rule_of_three() -> None:
