@@ -28,6 +28,7 @@ class Entry:
         row: The threshold over all seeds.
         text: Its potential in percent.
         marks: Marks of its flags.
+        proven: How far it is shown to hold at 95 %, in percent; empty where nothing can be shown.
         failure: The first failure in percent, a dash if there is none.
         seeds: The potential of each seed, empty with one.
         published: Mean and standard deviation over seeds of the largest ratio that passes; empty with one.
@@ -37,6 +38,7 @@ class Entry:
     row: Row
     text: str
     marks: str
+    proven: str
     failure: str
     seeds: str
     published: str
@@ -107,7 +109,9 @@ def _entry(row: Row | None, seeds: Mapping[Key, list[Row]], digits: int) -> Entr
     failure = NOTHING if row["first_failure"] is None else percentage(row["first_failure"], digits)
     mine = seeds.get((row["method"], *_key(row)), [])
     each = " · ".join(figure(seed, digits) for seed in mine) if len(mine) > 1 else ""
-    return Entry(row, figure(row, digits), marks(row), failure, each, _published(row), tip(row))
+    certified = row.get("certified")
+    proven = "" if certified is None else f"shown {percentage(certified, digits)}"
+    return Entry(row, figure(row, digits), marks(row), proven, failure, each, _published(row), tip(row))
 
 
 def _published(row: Row) -> str:

@@ -185,12 +185,24 @@ def tip(row: Row) -> str:
         lines[-1] += f"; first failure{' of a condition' if mean else ''} at {percent(row['first_failure'])}"
     if row["potential_any"] is not None and row["potential_any"] > row["potential"]:
         lines.append(f"Largest ratio that passed, whatever lies between: {percent(row['potential_any'])}")
+    lines.extend(_proven(row))
     lines.append(_limit(row))
     if row["n"] is not None:
         lines.append(f"{number(row['n'])} images")
     if tested := ratios(row["tested"]):
         lines.append(f"Tested at {', '.join(percentage(r, decimals(tested)) for r in tested)} %")
     return "\n".join([*lines, *(meaning for flag, (_, meaning) in FLAGS.items() if row.get(flag))])
+
+
+def _proven(row: Row) -> list[str]:
+    """What the images allow to say about the true potential of these networks."""
+    proven = []
+    if row.get("certified") is not None:
+        proven.append(f"Shown at 95 % to hold to {percent(row['certified'])}")
+    if row.get("potential_low") is not None and row.get("potential_high") is not None:
+        low, high = percent(row["potential_low"]), percent(row["potential_high"])
+        proven.append(f"95 % interval of the true value: {low} to {high}")
+    return proven
 
 
 def _limit(row: Row) -> str:
