@@ -20,12 +20,18 @@ if TYPE_CHECKING:
 Build = Callable[..., nn.Module]
 
 
-@pytest.mark.parametrize("name", sorted(set(MODELS) - {"resnet110"}))
+ELSEWHERE = {"python", "robustbench", "timm", "torchvision"}  # they need a name of their own
+REFERENCES = [*sorted(set(MODELS) - ELSEWHERE - {"resnet110"}), "torchvision:mobilenet_v2", "timm:resnet10t"]
+
+
+@pytest.mark.parametrize("name", REFERENCES)
 def test_macs_agree_with_torch(build: Build, name: str) -> None:
     model = build(name)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 3, 32, 32))
-    assert 2 * cost(model, (3, 32, 32)).macs == counter.get_total_flops()
+    macs = cost(model, (3, 32, 32)).macs
+    assert macs is not None
+    assert 2 * macs == counter.get_total_flops()
 
 
 def test_published_macs(build: Build) -> None:
@@ -35,7 +41,7 @@ def test_published_macs(build: Build) -> None:
     assert cost(build("resnet20"), (3, 32, 32)).macs == plain == 40_551_040
     assert cost(build("resnet20", shortcut="B"), (3, 32, 32)).macs == pytest.approx(40.8e6, rel=0.001)
     assert cost(build("resnet56", shortcut="B"), (3, 32, 32)).macs == pytest.approx(125.7e6, rel=0.001)
-    assert 1.5e6 < cost(build("small-cnn"), (3, 32, 32)).macs < 2e6
+    assert cost(build("small-cnn"), (3, 32, 32)).macs == pytest.approx(1.75e6, rel=0.15)
 
 
 def test_worked_example() -> None:

@@ -98,6 +98,7 @@ def test_groups_tell_shrunk_members_of_a_family_apart(
     "change",
     [
         lambda w: w.update({"conv1.weight": torch.zeros(16, 3, 5, 5)}),
+        lambda w: w.update({"conv1.weight": torch.zeros(16, 3, 1, 1)}),
         lambda w: w.update({"conv1.weight": torch.zeros(17, 3, 3, 3)}),
         lambda w: w.update({"conv1.weight": torch.zeros(0, 3, 3, 3)}),
         lambda w: w.update({"conv1.weight": torch.zeros(16, 3, 3)}),
@@ -153,3 +154,17 @@ def test_guessing_draws_no_random_numbers(build: Build) -> None:
     signature.cache_clear()
     assert guess(weights).reference == "small-cnn"
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_signatures_take_no_memory_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[nn.Module] = []
+    original = SmallCNN.network
+
+    def network(self: SmallCNN) -> nn.Module:
+        built.append(original(self))
+        return built[0]
+
+    monkeypatch.setattr(SmallCNN, "network", network)
+    signature.cache_clear()
+    assert signature("small-cnn")["layer1.conv.weight"] == (48, 24, 3, 3)
+    assert built[0].get_parameter("layer1.conv.weight").is_meta

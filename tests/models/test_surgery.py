@@ -143,6 +143,21 @@ def test_groups_of_a_residual_network_are_inside_its_blocks(build: Build) -> Non
     assert groups[3].consumers == (Consumer("network.layer2.0.conv2", 1),)
 
 
+def test_a_selection_of_channels_is_one_layer(build: Build) -> None:
+    model = build("preresnet", depth=11)
+    before = set(vars(model))
+    inside = [f"network.layer{stage}.0.conv{index}" for stage in (1, 2, 3) for index in (1, 2)]
+    assert [group.conv for group in channel_groups(model)] == inside
+    assert set(vars(model)) == before
+
+
+def test_layers_with_hooks_keep_their_widths(build: Build) -> None:
+    model = build("small-cnn")
+    model.get_submodule("network.linear").register_forward_hook(lambda *_: None)
+    weights = {"linear.weight": torch.zeros(10, 32), "layer3.norm.weight": torch.zeros(32)}
+    assert resize_to(model, weights) == ("layer3.norm",)
+
+
 def test_several_consumers_are_cut_together(build: Build) -> None:
     stem = channel_groups(build("resnet2b"))[0]
     assert {consumer.name for consumer in stem.consumers} == {
