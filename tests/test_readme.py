@@ -60,6 +60,8 @@ def test_the_boxes_conform(plugged: suite.Suite) -> None:
 
 
 def test_every_shipped_plugin_is_named(plugged: suite.Suite) -> None:
-    mine = {plugged.model.name, *(choice.name for choice in (*plugged.producers, *plugged.evaluators))}
+    producers = {choice.name for choice in plugged.producers}
+    evaluators = {choice.name for choice in plugged.evaluators}
+    mine = {plugged.model.name, *producers, *evaluators}
     for name in {*PRODUCERS, *EVALUATORS} - mine:
         assert f"`{name}`" in README

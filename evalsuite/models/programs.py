@@ -128,7 +128,9 @@ def _check_sums(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         damaged = archive.testzip()
     if damaged is not None:
-        raise CheckpointError(f"is damaged: {damaged!r} does not have its checksum; copy or download it again")
+        raise CheckpointError(
+            f"is damaged: {damaged!r} does not have its checksum; copy or download it again"
+        )
 
 
 _LOADERS: Mapping[str, Callable[[Path], Loaded]] = {

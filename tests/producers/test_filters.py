@@ -120,6 +120,8 @@ def test_models_shrink_step_by_step_and_are_retrained(
     models = produced(parent, context, ratios)
     costs = [cost(model, SHAPE) for model in (parent, *models)]
     for low, high in pairwise(costs):
+        assert high.macs is not None
+        assert low.macs is not None
         assert high.macs < low.macs
         assert high.parameters < low.parameters
         assert high.bytes < low.bytes
