@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import tomllib
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from evalsuite.choices import built
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.models import MODELS
 from evalsuite.potential.curves import ULPS
@@ -23,6 +21,9 @@ from evalsuite.registry import unknown
 from evalsuite.results import Run
 from evalsuite.store import write_atomically
 from evalsuite.suite import DENSE, Suite, assembled, find
+
+if TYPE_CHECKING:
+    from evalsuite.models.architecture import Architecture
 
 BATTERY: Mapping[str, Any] = {
     "evaluators": [
@@ -57,7 +58,8 @@ class Question:
     Attributes:
         parent: Weights of the dense network.
         candidates: The models that somebody made of it.
-        model: Reference of the architecture, see `evalsuite.models.references`.
+        model: Reference of the architecture, see `evalsuite.models.references`; empty: it is guessed from the
+            parent's tensors.
         settings: Settings of the architecture: ``mean``, ``std``, ``classes``, ``shortcut`` ...
         data: Name and settings of the data set.
         suite: Path or name of the suite that says which tests and tolerances; empty for `BATTERY`.
@@ -67,8 +69,8 @@ class Question:
 
     parent: str
     candidates: tuple[Given, ...]
-    model: str
     data: Mapping[str, Any]
+    model: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     suite: str = ""
     tolerances: Mapping[str, float] = field(default_factory=dict)
@@ -85,14 +87,12 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
     Raises:
         SuiteError: If something in the question is not as it must be.
     """
-    from evalsuite.models.references import architecture  # imports torch
-
     if not question.candidates:
         raise SuiteError(
             "found no candidates, expected at least one: give --candidate FILE or --manifest FILE"
         )
     battery = tomllib.loads(find(question.suite).read_text("utf-8")) if question.suite else BATTERY
-    plugin = architecture(question.model, **question.settings)
+    plugin = _architecture(question)
     tolerances = {**battery.get("tolerances", {}), **question.tolerances}
     for name in question.metrics:
         if name not in tolerances:
@@ -110,38 +110,6 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
         "tolerances": {k: v for k, v in tolerances.items() if not question.metrics or k in question.metrics},
     }
     return assembled(raw, source=folder / "check")
-
-
-def manifest(path: Path) -> tuple[Given, ...]:
-    """Returns the models that a manifest lists: CSV with a header, or TOML with ``[[candidates]]``.
-
-    Columns or keys are those of `evalsuite.records.Given`; relative paths start at the manifest.
-
-    Raises:
-        SuiteError: If the file cannot be read or a line does not say what it must.
-    """
-    try:
-        text = path.read_text("utf-8")
-        rows = tomllib.loads(text).get("candidates", []) if path.suffix == ".toml" else _lines(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SuiteError(f"manifest {path} cannot be read: {error}") from error
-    if not rows:
-        raise SuiteError(
-            f"manifest {path} lists no candidates; expected a header with 'file' and a line for each"
-        )
-    found = (built(Given, row, where=f"{path}, candidate {index}") for index, row in enumerate(rows, start=1))
-    return tuple(_beside(path.parent, one) for one in found)
-
-
-def named(paths: Iterable[str]) -> tuple[Given, ...]:
-    """Returns one model per path, each a method of its own, named after the file as shortly as tells them apart."""
-    files = list(paths)
-    stems = [Path(path).name.partition(".")[0] for path in files]
-    names = [stem if stems.count(stem) == 1 else path for stem, path in zip(stems, files, strict=True)]
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CheckpointError(f"--candidate {twice} is there twice; name each file once")
-    return tuple(Given(path, name) for path, name in zip(files, names, strict=True))
 
 
 def verdicts(run: Run) -> pd.DataFrame:
@@ -236,40 +204,36 @@ def sentence(row: Mapping[str, Any]) -> str:
     )
 
 
+def fitting(path: Path) -> str:
+    """Returns which known architecture the tensors in a file fit, or why none, in one sentence."""
+    from evalsuite.models.guessing import guess  # imports torch
+
+    try:
+        fit = guess(_weights(path))
+    except CheckpointError as error:
+        return str(error)
+    settings = ", ".join(f"{key}={value}" for key, value in fit.settings.items())
+    return f"{fit.reference}{' with fewer channels' if fit.shrunk else ''} ({settings})"
+
+
+def _architecture(question: Question) -> Architecture:
+    from evalsuite.models.guessing import guess  # both import torch
+    from evalsuite.models.references import architecture
+
+    if question.model:
+        return architecture(question.model, **question.settings)
+    fit = guess(_weights(Path(question.parent)))
+    return architecture(fit.reference, **{**fit.settings, **question.settings})
+
+
+def _weights(path: Path) -> Mapping[str, Any]:
+    from evalsuite.models.checkpoints import read_weights  # imports torch
+
+    return read_weights(path)
+
+
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
-
-
-def _lines(text: str) -> list[dict[str, Any]]:
-    """Rows of a CSV manifest with numbers where numbers belong, empty cells left out."""
-    rows = []
-    for row in csv.DictReader(text.splitlines(), skipinitialspace=True):
-        filled: dict[str, Any] = {
-            key: value.strip() for key, value in row.items() if key and value and value.strip()
-        }
-        for key, kind in (("seed", int), ("ratio", float)):
-            if key in filled:
-                filled[key] = _number(filled[key], kind)
-        if "bypass" in filled:
-            filled["bypass"] = filled["bypass"].split()
-        rows.append({"method": Path(filled.get("file", "")).name.partition(".")[0], **filled})
-    return rows
-
-
-def _number(text: str, kind: type[int] | type[float]) -> float | str:
-    try:
-        return kind(text)
-    except ValueError:
-        return text  # refused below, with its key
-
-
-def _beside(folder: Path, one: Given) -> Given:
-    """A manifest's own paths are its neighbours' where they exist there; else they are left as they are."""
-
-    def placed(name: str) -> str:
-        return str((folder / name).resolve()) if name and (folder / name).exists() else name
-
-    return dataclasses.replace(one, file=placed(one.file), masks=placed(one.masks))
 
 
 def _table(one: Given) -> dict[str, Any]:

@@ -77,15 +77,18 @@ def report_command(
 @app.command("check")
 def check_command(
     parent: Annotated[str, typer.Option(help="Weights of the dense network.")],
-    model: Annotated[
-        str, typer.Option(help="Its architecture: resnet20, torchvision:resnet18, file.py:function ...")
-    ],
     candidate: Annotated[
         list[str] | None, typer.Option(help="Weights of a pruned one; may be repeated.")
     ] = None,
     manifest: Annotated[
         Path | None, typer.Option(help="CSV or TOML that lists candidates: file, method, seed ...")
     ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Architecture: resnet20, torchvision:resnet18, file.py:function ... [default: guessed]"
+        ),
+    ] = "",
     data: Annotated[str, typer.Option(help="Name of the data set.")] = "cifar10",
     data_root: Annotated[Path | None, typer.Option(help="Data folder. [default: $EVALSUITE_DATA]")] = None,
     suite: Annotated[str, typer.Option(help="Take tests and tolerances from this suite.")] = "",
@@ -113,9 +116,11 @@ def check_command(
     """Check finished models against their parent: exit code 0 if all are commensurate, 1 if one is not."""
     from evalsuite import checking
     from evalsuite.api import check
+    from evalsuite.manifest import manifest as listed
+    from evalsuite.manifest import named
     from evalsuite.provenance import Options
 
-    given = checking.named(candidate or []) + (checking.manifest(manifest) if manifest else ())
+    given = named(candidate or []) + (listed(manifest) if manifest else ())
     question = checking.Question(
         parent=parent,
         candidates=given,
@@ -156,13 +161,14 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Say what is in a checkpoint, without running anything that is in it."""
+    from evalsuite.checking import fitting
     from evalsuite.models.inspection import inspect
 
-    found = inspect(file, parent=parent, masks=masks)
+    found, fits = inspect(file, parent=parent, masks=masks), fitting(file)
     if as_json:
-        print_json(json.dumps(dataclasses.asdict(found)))
+        print_json(json.dumps({**dataclasses.asdict(found), "fits": fits}))
     else:
-        print_inspection(found)
+        print_inspection(found, fits)
 
 
 @app.command("list")

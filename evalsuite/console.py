@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from evalsuite.runner import Progress, Step
 
 WIDE = 160  # columns of tables in pipes and files, where nobody has said how wide they are
+
+UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
@@ -123,7 +125,18 @@ def print_summary(found: Run) -> None:
 def print_verdicts(found: pd.DataFrame) -> None:
     """Prints one line per candidate and metric: the condition with the largest drop, and how many failed."""
     table = Table(box=None, pad_edge=False)
-    for title in ("candidate", "ratio", "metric", "worst on", "value", "parent", "drop", "95 % interval"):
+    for title in (
+        "candidate",
+        "ratio",
+        "parameters",
+        "MACs",
+        "metric",
+        "worst on",
+        "value",
+        "parent",
+        "drop",
+        "95 % interval",
+    ):
         table.add_column(title, justify="left" if title in ("candidate", "metric", "worst on") else "right")
     table.add_column("tolerated", justify="right")
     table.add_column("verdict")
@@ -136,6 +149,8 @@ def print_verdicts(found: pd.DataFrame) -> None:
         place = (
             escaped(str(candidate)),
             f"{worst['ratio']:.1%}",
+            _count(float(worst["parameters"])),
+            _count(float(rows["macs"].astype("float64").iloc[0])),
             escaped(str(metric)),
             escaped(worst["condition"]),
         )
@@ -143,7 +158,15 @@ def print_verdicts(found: pd.DataFrame) -> None:
     out.print(table)
 
 
-def print_inspection(found: Inspection) -> None:
+def _count(number: Any) -> str:
+    """A large count in three figures; a dash where nobody could count."""
+    if not number >= 1:  # a missing number compares with nothing
+        return "-"
+    unit, divisor = next((unit, size) for unit, size in UNITS if number >= size)
+    return f"{number / divisor:.3g}{unit}"
+
+
+def print_inspection(found: Inspection, fits: str) -> None:
     """Prints what is in a file of weights: first the whole, then a line per layer."""
     facts = {
         "format": found.format + (f", under {found.wrapper}" if found.wrapper else ""),
@@ -158,6 +181,7 @@ def print_inspection(found: Inspection) -> None:
         if _has_zeros(found)
         else "dense",
         "pattern": found.pattern,
+        "fits": fits,
         "folded": ", ".join(found.folded),
         "also there": ", ".join(found.extras),
         "missing": ", ".join(found.missing),

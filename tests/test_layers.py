@@ -30,6 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("comparison",),
     ("results",),
     ("runner", "report"),
+    ("manifest",),
     ("checking",),
     ("api",),
     ("testing",),

@@ -10,10 +10,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 
-from evalsuite import checking
-from evalsuite.checking import Question, junit, manifest, named, numbers, settings, suite_of, verdicts
+from evalsuite import checking, cli
+from evalsuite.checking import Question, junit, numbers, settings, suite_of, verdicts
 from evalsuite.errors import CheckpointError, SuiteError
+from evalsuite.manifest import manifest, named
+from evalsuite.models.architecture import assemble, core
 from evalsuite.records import Given
 
 WIDTHS = (8, 12, 16, 16)
@@ -173,3 +176,34 @@ def test_junit_says_what_could_not_be_measured() -> None:
     }
     text = junit(pd.DataFrame([row])).decode()
     assert "could not be measured: no gradients &lt;&gt;" in text
+
+
+def test_the_architecture_is_guessed_where_nobody_names_it(tmp_path: Path) -> None:
+    from evalsuite.models.resnet import ResNet20
+
+    torch.manual_seed(0)
+    torch.save(core(assemble(ResNet20(shortcut="B"))).state_dict(), tmp_path / "dense.pt")
+    question = Question(
+        parent=str(tmp_path / "dense.pt"), candidates=(Given("x.pt", "x"),), data={"name": "digits"}
+    )
+    guessed = suite_of(question, folder=tmp_path).model
+    assert guessed.name == "resnet20"
+    assert guessed.settings["shortcut"] == "B"
+    assert checking.fitting(tmp_path / "dense.pt").startswith("resnet20")
+
+
+def test_inspect_says_what_is_there(
+    shelf: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evalsuite", "inspect", str(shelf / "heavy.safetensors"), "--parent", str(shelf / "dense.pt")]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    said = capsys.readouterr().out
+    assert "safetensors" in said
+    assert "97.00% of the parent's parameters are gone" in said
+    monkeypatch.setattr("sys.argv", [*words, "--json"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert json.loads(capsys.readouterr().out)["ratio"] == pytest.approx(0.97, abs=1e-3)
