@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from evalsuite.bench import Bench
 from evalsuite.choices import Choice
 from evalsuite.compat.allocator import keep_large_blocks
 from evalsuite.data.dataset import Place
-from evalsuite.data.views import Gallery
+from evalsuite.data.views import Gallery, View
 from evalsuite.digests import cell_digest, digest_of
 from evalsuite.errors import UserError
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.measuring import measured
+from evalsuite.preprocessing import doubt
 from evalsuite.production import Made, Production
 from evalsuite.provenance import MEASURING, Options, code_digest, data_root, record
 from evalsuite.randomness import address
@@ -29,6 +32,8 @@ from evalsuite.records import Candidate, Status
 from evalsuite.results import Run
 from evalsuite.store import Cell, Key, Store
 from evalsuite.suite import DENSE, PRODUCTION, Suite, load
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,11 +142,18 @@ class _Work:
         """Computes every cell of one seed that is not in the store."""
         key = Key(DENSE, seed, 0.0)
         module = self.production.module(key, parent)
+        if self.suite.checkpoint:  # weights of somebody else, trained on images that we have not seen
+            self._warn(module)
         bench = Bench(module, self.gallery, seed=address(seed, "bench"))
         self._measure(key, parent, lambda: bench, parent=parent)
         made = (self.production.candidates(choice, parent, module) for choice in self.suite.producers)
         for candidate in chain.from_iterable([*made, given]):
             self._follow(candidate, parent, bench)
+
+    def _warn(self, module: nn.Module) -> None:
+        images = self.gallery.images(View())
+        if images.labels is not None and (sentence := doubt(module, images.images, images.labels)):
+            log.warning("%s", sentence)
 
     def _follow(self, made: Made, parent: Candidate, dense: Bench) -> None:
         """Measures one candidate, or records why there is none."""

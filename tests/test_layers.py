@@ -43,6 +43,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 PARTS = {
     "acceptance": "runner",
     "given": "runner",
+    "preprocessing": "runner",
     "provenance": "runner",
     "production": "runner",
     "measuring": "runner",
