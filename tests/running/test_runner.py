@@ -285,6 +285,8 @@ def interrupted(suite: Path, out: Path, cells: int) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell that runs this in the background has it ignore interrupts, and children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     limit = time.monotonic() + 100
     while len(list(out.rglob("*.cell"))) < cells and process.poll() is None and time.monotonic() < limit:
