@@ -76,3 +76,20 @@ def test_a_phone_never_scrolls_sideways(synthesis: Callable[..., Findings], tmp_
     )
     document, _ = opened(frame, tmp_path / "profile")
     assert "<title>0 too wide</title>" in document
+
+
+def test_marks_scroll_with_their_table(synthesis: Callable[..., Findings], tmp_path: Path) -> None:
+    """They are placed absolutely: once they stayed behind and lay over everything below the open table."""
+    path = write(synthesis(), tmp_path)
+    report = (
+        "<script>setTimeout(() => { document.querySelectorAll('details').forEach((one) => { one.open = true; });"
+        "const box = document.querySelector('.tall'); const mark = document.createElement('sup');"
+        "box.querySelector('td.potential').append(mark);"
+        "const before = mark.getBoundingClientRect().top; box.scrollTop = 50;"
+        "document.title = `moved ${Math.round(before - mark.getBoundingClientRect().top)}`; }, 3000)</script>"
+    )
+    free = re.sub("<meta http-equiv[^>]*>", "", path.read_text("utf-8"), count=1)
+    path.write_text(free + report, "utf-8")
+    document, _ = opened(path, tmp_path / "profile")
+    titles = re.findall("<title>(.*?)</title>", document)
+    assert titles == ["moved 50"]
