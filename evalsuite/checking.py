@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from evalsuite.errors import CheckpointError, SuiteError
-from evalsuite.models import MODELS
 from evalsuite.potential.curves import ULPS
 from evalsuite.records import Given
 from evalsuite.registry import unknown
@@ -91,6 +90,8 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
         raise SuiteError(
             "found no candidates, expected at least one: give --candidate FILE or --manifest FILE"
         )
+    from evalsuite.models.architecture import to_settings  # imports torch
+
     battery = tomllib.loads(find(question.suite).read_text("utf-8")) if question.suite else BATTERY
     plugin = _architecture(question)
     tolerances = {**battery.get("tolerances", {}), **question.tolerances}
@@ -103,7 +104,7 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
         "checkpoint": question.parent,
         "seeds": sorted({one.seed for one in question.candidates}),
         "data": dict(question.data),
-        "model": {"name": _registered(type(plugin)), **dataclasses.asdict(plugin)},
+        "model": to_settings(plugin),
         "candidates": [_table(one) for one in question.candidates],
         "evaluators": battery.get("evaluators", []),
         "threads": battery.get("threads", 1),
@@ -238,7 +239,3 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _table(one: Given) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(one).items() if value is not None}
-
-
-def _registered(kind: type) -> str:
-    return next(name for name in MODELS if MODELS.get(name) is kind)

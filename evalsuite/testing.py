@@ -7,7 +7,6 @@ data.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +25,7 @@ from evalsuite.errors import ContractError
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.measuring import scored
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import Architecture, assemble
+from evalsuite.models.architecture import Architecture, assemble, to_settings
 from evalsuite.models.cost import nonzero, prunable, weights_digest
 from evalsuite.models.forward import logits
 from evalsuite.models.saving import load, save
@@ -148,7 +147,7 @@ def _digests(models: list[nn.Module]) -> list[str]:
 
 def _reloaded(plugin: Architecture, model: nn.Module) -> nn.Module:
     """The model after a trip to disk, which must not change what it says."""
-    settings = {"name": _name(plugin), **dataclasses.asdict(plugin)}
+    settings = to_settings(plugin)
     images = _gallery().images(View()).images
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "candidate.safetensors")
@@ -158,10 +157,6 @@ def _reloaded(plugin: Architecture, model: nn.Module) -> nn.Module:
         np.array_equal(logits(model, images), logits(again, images)), "saving and loading changed the outputs"
     )
     return again
-
-
-def _name(plugin: Architecture) -> str:
-    return next(name for name in MODELS if MODELS.get(name) is type(plugin))
 
 
 @cache
