@@ -76,6 +76,7 @@ class Score:
             order for every candidate, so that comparisons are paired. Several columns are several arguments.
         group: Conditions to summarise together, for example ``corruptions``; empty for none.
         reason: Why this number does not exist for this model, where the others do; then nothing else is given.
+        flags: Why this number should be doubted, one sentence each: validity checks that it did not pass.
     """
 
     metric: str
@@ -85,6 +86,7 @@ class Score:
     evidence: Mapping[str, Array] = field(default_factory=lambda: NO_EVIDENCE)
     group: str = ""
     reason: str = ""
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ COLUMNS = (
     *("method", "seed", "target_ratio", "ratio", "prunable_ratio"),
     *("parameters", "nonzero", "macs", "macs_nonzero", "bytes"),
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
-    *("value", "n", "drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "status", "reason"),
+    *("value", "n", "drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "status", "reason", "flags"),
 )
 COUNTS = ("parameters", "nonzero", "macs", "macs_nonzero", "bytes", "n")
 """Whole numbers, also where one is missing."""
@@ -185,12 +185,13 @@ class Run:
         if cell is not None and cell.status == "ok":
             for score in cell.scores:
                 status = "skipped" if score.reason else "ok"
-                yield {**shared, **self._measured(key, score), "status": status, "reason": score.reason}
+                notes = {"status": status, "reason": score.reason, "flags": " ".join(score.flags)}
+                yield {**shared, **self._measured(key, score), **notes}
             return
         status, reason = self._missing(key, cell)
         for score in self._comparison.expected(key.seed, evaluator):
             found = {"metric": score.metric, "condition": score.condition, "group": score.group}
-            yield {**shared, **found, **self._direction(score.metric), "status": status, "reason": reason}
+            yield {**shared, **found, **self._direction(score.metric), "status": status, "reason": reason, "flags": ""}
 
     def _missing(self, key: Key, cell: Cell | None) -> tuple[str, str]:
         if cell is not None:

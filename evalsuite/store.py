@@ -239,14 +239,14 @@ def _unwritable(path: Path, error: OSError) -> StoreError:
 
 
 def _cell(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> Cell:
-    scores = (
-        Score(
-            **{**one, "evidence": {population: arrays[name] for population, name in one["evidence"].items()}}
-        )
-        for one in content["scores"]
-    )
     metrics = tuple(Metric(**one) for one in content["metrics"])
-    return Cell(content["digest"], content["status"], content["reason"], metrics, tuple(scores))
+    scores = tuple(_score(one, arrays) for one in content["scores"])
+    return Cell(content["digest"], content["status"], content["reason"], metrics, scores)
+
+
+def _score(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Score:
+    evidence = {population: arrays[name] for population, name in fields["evidence"].items()}
+    return Score(**{**fields, "evidence": evidence, "flags": tuple(fields.get("flags", ()))})
 
 
 def _kept(arrays: dict[str, Array], values: Array) -> str:

@@ -97,6 +97,7 @@ def _evidence(findings: Findings) -> dict[str, Any]:
         "diagrams": diagrams,
         "diagram_charts": [charts.reliability(diagram.bins, diagram.colour) for diagram in diagrams],
         "failures": trust.failures(findings.measurements),
+        "doubts": trust.doubts(findings.measurements),
         "grid": trust.grid(findings.measurements),
         "sizes": trust.sizes(findings.measurements),
         "facts": trust.facts(findings),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _WHAT = ["method", "evaluator", "status", "reason"]
+_DOUBT = ["method", "evaluator", "flags"]
 _SHOWN_ELSEWHERE = ("command", "inputs")  # digests say nothing to a reader
 _EMPTY: tuple[object, ...] = (None, "", {}, [], ())
 
@@ -27,6 +28,17 @@ class Failure:
     evaluator: str
     status: str
     reason: str
+    where: str
+    cells: int
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """Is a validity check that some numbers of a test did not pass."""
+
+    method: str
+    evaluator: str
+    text: str
     where: str
     cells: int
 
@@ -53,6 +65,21 @@ def failures(measurements: pd.DataFrame) -> list[Failure]:
             cells=len(rows),
         )
         for _, rows in bad.groupby(_WHAT, sort=False)
+    ]
+
+
+def doubts(measurements: pd.DataFrame) -> list[Doubt]:
+    """Returns the numbers that were measured but failed a validity check, the same text once."""
+    flagged = measurements[measurements["flags"].fillna("") != ""]
+    return [
+        Doubt(
+            method=str(rows["method"].iloc[0]),
+            evaluator=str(rows["evaluator"].iloc[0]),
+            text=str(rows["flags"].iloc[0]),
+            where=_where(rows),
+            cells=len(rows),
+        )
+        for _, rows in flagged.groupby(_DOUBT, sort=False)
     ]
 
 

@@ -172,6 +172,7 @@ def _measured(candidate: dict[str, Any], question: Question, rng: np.random.Gene
         "drop_high": drop + 0.005 if known else np.nan,
         "status": "ok",
         "reason": "",
+        "flags": "",
     }
 
 

@@ -74,6 +74,16 @@ def test_failures_of_one_reason_are_one_line(synthesis: Callable[..., Findings])
     assert trust.failures(synthesis().measurements) == []
 
 
+def test_doubted_numbers_are_shown_once_per_check(findings: Findings) -> None:
+    table = findings.measurements
+    assert trust.doubts(table) == []
+    doubted = (table["method"] == "random") & (table["condition"] == "clean")
+    flagged = table.assign(flags=table["flags"].where(~doubted, "The gradients of 12 % of the images are zero."))
+    found = trust.doubts(flagged)
+    assert {doubt.text for doubt in found} == {"The gradients of 12 % of the images are zero."}
+    assert sum(doubt.cells for doubt in found) == doubted.sum()
+
+
 def test_failures_without_evaluator_or_ratio_are_told(findings: Findings) -> None:
     lost = pd.DataFrame(
         [{"method": "random", "seed": 1, "status": "skipped", "reason": None, "evaluator": None}]

@@ -136,7 +136,7 @@ def test_rows_are_complete_and_in_order(done: Run) -> None:
     assert table.loc[table["method"] == "filter-l1", "macs"].lt(table["macs"].max()).all()
     read = pd.read_csv(done.path / "measurements.csv")
     pd.testing.assert_frame_equal(
-        read, table.replace({"group": "", "reason": ""}, None), check_dtype=False, check_exact=True
+        read, table.replace({"group": "", "reason": "", "flags": ""}, None), check_dtype=False, check_exact=True
     )
 
 
