@@ -71,8 +71,8 @@ def publish(found: Run | Path | str) -> Path:
         found: A run, or its folder.
 
     Returns:
-        The path of ``index.html``; ``measurements.csv``, ``thresholds.csv`` and ``reliability.csv`` lie
-        beside it.
+        The path of ``index.html``; ``measurements.csv``, ``thresholds.csv``, ``reliability.csv`` and
+        ``excess.csv`` lie beside it.
 
     Raises:
         StoreError: If the folder is no run, holds no finished cell, or cannot be written.
@@ -84,6 +84,7 @@ def publish(found: Run | Path | str) -> Path:
         "measurements": results.measurements,
         "thresholds": results.thresholds(),
         "reliability": results.reliability,
+        "excess": results.excess,
     }
     for name, table in tables.items():
         write_atomically(

@@ -39,7 +39,7 @@ class Comparison:
     ) -> None:
         self.metrics, self.tolerated, self.seed = metrics, tolerated, seed
         self._cells = cells
-        self._scores = {
+        self.scores = {
             (key, score.metric, score.condition): score
             for (key, _), cell in cells.items()
             for score in cell.scores
@@ -53,7 +53,7 @@ class Comparison:
 
     def change(self, key: Key, score: Score) -> dict[str, float]:
         """Returns the columns ``drop``, ``drop_low`` ... of one score; none where there is nothing to compare."""
-        parent = self._scores.get((_dense(key.seed), score.metric, score.condition))
+        parent = self.scores.get((_dense(key.seed), score.metric, score.condition))
         better = self.metrics[score.metric].higher_is_better
         if parent is None or parent.value is None or score.value is None or better is None:
             return {}
@@ -94,8 +94,8 @@ class Comparison:
     def _curves(self) -> dict[Curve, list[Key]]:
         """Candidates whose drops get bounds, by what makes a curve of them."""
         curves: dict[Curve, list[Key]] = defaultdict(list)
-        for (key, metric, condition), score in self._scores.items():
-            parent = self._scores.get((_dense(key.seed), metric, condition))
+        for (key, metric, condition), score in self.scores.items():
+            parent = self.scores.get((_dense(key.seed), metric, condition))
             wanted = key.method != DENSE and metric in self.tolerated
             if wanted and parent is not None and _same_images(parent, score):
                 curves[key.method, metric, condition].append(key)
@@ -103,8 +103,8 @@ class Comparison:
 
     def _bounds(self, metric: str, condition: str, keys: list[list[Key]]) -> list[dict[str, float]]:
         """Limits of the mean drop over seeds at each place of their ladders."""
-        parents = [self._scores[_dense(ladder[0].seed), metric, condition].evidence for ladder in keys]
-        candidates = [[self._scores[key, metric, condition].evidence for key in ladder] for ladder in keys]
+        parents = [self.scores[_dense(ladder[0].seed), metric, condition].evidence for ladder in keys]
+        candidates = [[self.scores[key, metric, condition].evidence for key in ladder] for ladder in keys]
         found = mean_bounds(self.metrics[metric], parents, candidates, weights=self._weights)
         return [_limits_at(found, place) for place in range(len(keys[0]))]
 
@@ -112,7 +112,7 @@ class Comparison:
     def _weights(self) -> Mapping[str, Array]:
         sizes = {
             population: len(values)
-            for score in self._scores.values()
+            for score in self.scores.values()
             for population, values in score.evidence.items()
         }
         return bootstrap_weights(sizes, replicates=REPLICATES, seed=self.seed)

@@ -14,6 +14,7 @@ import pandas as pd
 from evalsuite.comparison import Comparison
 from evalsuite.digests import candidate_digest, cell_digest
 from evalsuite.errors import StoreError
+from evalsuite.excess import excess_slopes
 from evalsuite.metrics import reliability as reliability_table
 from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Array, Candidate, Metric, Score
@@ -76,6 +77,12 @@ class Run:
             rows, columns=["method", "seed", "ratio", "lower", "upper", "count", "confidence", "accuracy"]
         )
 
+    @cached_property
+    def excess(self) -> pd.DataFrame:
+        """Slope of the excess error on corrupted images over the prune ratio; see `evalsuite.excess`."""
+        ratios = {key: candidate.ratio for key, candidate in self._candidates.items()}
+        return excess_slopes(self._comparison.scores, ratios, seed=self._suite["seeds"][0])
+
     @property
     def failures(self) -> pd.DataFrame:
         """Rows of `measurements` that have a reason instead of a number."""
@@ -97,11 +104,18 @@ class Run:
             wanted = {name: delta for name, delta in wanted.items() if name in set(table["metric"])}
         if table.empty or (isinstance(wanted, Mapping) and not wanted):
             return thresholds(table.head(0), tolerance={})
-        return thresholds(table, tolerance=wanted, over_seeds=self._comparison.over_seeds())
+        seeds = self._comparison.over_seeds()
+        return thresholds(
+            table, tolerance=wanted, over_seeds=None if seeds is None else seeds[seeds["target_ratio"] > 0]
+        )
 
     def _paired(self) -> pd.DataFrame:
-        """Measurements that have a parent's number to compare with."""
+        """Measurements on a curve that have a parent's number to compare with.
+
+        A finished model that is as dense as its parent, or denser, is measured but lies on no curve of pruning.
+        """
         table = self.measurements
+        table = table[(table["method"] == DENSE) | (table["target_ratio"] > 0)]
         dense = table[(table["method"] == DENSE) & (table["status"] == "ok")]
         known = pd.MultiIndex.from_frame(dense[["seed", "metric", "condition"]])
         return table[pd.MultiIndex.from_frame(table[["seed", "metric", "condition"]]).isin(known)]

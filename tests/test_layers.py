@@ -27,7 +27,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("producers", "evaluators"),
     ("suite", "digests"),
     ("store",),
-    ("comparison",),
+    ("comparison", "excess"),
     ("results",),
     ("runner", "report"),
     ("manifest",),

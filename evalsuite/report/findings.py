@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -29,6 +29,7 @@ class Findings:
         reliability: One row per bin: method, seed, ratio, lower, upper, count, confidence, accuracy.
         metrics: The definition of each metric by its name.
         record: What was run: suite, versions, git, hardware, command, seconds.
+        excess: Slope of the excess error by method, seed and condition; see `evalsuite.excess`.
     """
 
     measurements: pd.DataFrame
@@ -36,6 +37,7 @@ class Findings:
     reliability: pd.DataFrame
     metrics: Mapping[str, Metric]
     record: Mapping[str, Any]
+    excess: pd.DataFrame = field(default_factory=pd.DataFrame)
 
 
 def methods(findings: Findings) -> list[str]:

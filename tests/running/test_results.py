@@ -18,7 +18,7 @@ from evalsuite.statistics import paired_rate_interval
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FILES = ("measurements.csv", "thresholds.csv", "reliability.csv", "index.html")
+FILES = ("measurements.csv", "thresholds.csv", "reliability.csv", "excess.csv", "index.html")
 
 
 def evidence(run: Run, method: str, ratio: float, place: tuple[str, str, str]) -> list[list[Any]]:
@@ -107,6 +107,29 @@ def test_the_thresholds_of_the_tiny_suite_are_not_all_alike(done: Run) -> None:
     assert single["infeasible"].any()
 
 
+def test_the_excess_error_can_be_found_again_with_plain_loops(done: Run) -> None:
+    """The tiny suite has one seed: the slope of the method is that of the seed, without an interval over seeds."""
+    measured = done.measurements.query("metric == 'accuracy'")
+    printed = pd.read_csv(done.path / "excess.csv").query(
+        "method == 'magnitude' and condition == 'corruptions'"
+    )
+    of = {
+        (row.method, row.target_ratio, row.condition): (row.ratio, row.value) for row in measured.itertuples()
+    }
+    targets = sorted({target for method, target, _ in of if method == "magnitude"})
+    top = bottom = 0.0
+    for target in targets:
+        ratio, shifted = of["magnitude", target, "corruptions"]
+        clean, dense = of["magnitude", target, "clean"][1], ("dense", 0.0)
+        added = 100 * ((clean - shifted) - (of[*dense, "clean"][1] - of[*dense, "corruptions"][1]))
+        top, bottom = top + ratio * added, bottom + ratio**2
+    assert list(printed["seed"]) == ["0", "all"]
+    assert printed["slope"].to_numpy() == pytest.approx(top / bottom, abs=1e-9)
+    assert (printed["images_low"] < printed["slope"]).all()
+    assert (printed["slope"] < printed["images_high"]).all()
+    assert printed["seeds_low"].isna().all()
+
+
 def test_intervals_of_rates_are_paired_image_by_image(done: Run) -> None:
     rows = done.measurements.query("metric == 'accuracy' and condition == 'clean' and method != 'dense'")
     place = ("accuracy", "accuracy", "clean")
@@ -136,7 +159,10 @@ def test_rows_are_complete_and_in_order(done: Run) -> None:
     assert table.loc[table["method"] == "filter-l1", "macs"].lt(table["macs"].max()).all()
     read = pd.read_csv(done.path / "measurements.csv")
     pd.testing.assert_frame_equal(
-        read, table.replace({"group": "", "reason": "", "flags": ""}, None), check_dtype=False, check_exact=True
+        read,
+        table.replace({"group": "", "reason": "", "flags": ""}, None),
+        check_dtype=False,
+        check_exact=True,
     )
 
 
