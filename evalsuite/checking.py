@@ -20,6 +20,7 @@ from evalsuite.registry import unknown
 from evalsuite.results import Run
 from evalsuite.store import write_atomically
 from evalsuite.suite import DENSE, Suite, assembled, find
+from evalsuite.tolerances import Limit, Tolerance, applying, limits
 
 if TYPE_CHECKING:
     from evalsuite.models.architecture import Architecture
@@ -62,7 +63,7 @@ class Question:
         settings: Settings of the architecture: ``mean``, ``std``, ``classes``, ``shortcut`` ...
         data: Name and settings of the data set.
         suite: Path or name of the suite that says which tests and tolerances; empty for `BATTERY`.
-        tolerances: Metric to tolerance, where it differs.
+        tolerances: Metric to tolerance, where it differs; see `evalsuite.tolerances`.
         metrics: Only these decide; empty for all that have a tolerance.
     """
 
@@ -72,7 +73,7 @@ class Question:
     model: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     suite: str = ""
-    tolerances: Mapping[str, float] = field(default_factory=dict)
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
 
 
@@ -116,17 +117,24 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
 def verdicts(run: Run) -> pd.DataFrame:
     """Returns one row per candidate, metric and condition: value, parent's value, drop, interval, verdict."""
     table = run.measurements
-    tolerances: Mapping[str, float] = run.record["suite"]["tolerances"]
-    judged = table[table["metric"].isin(list(tolerances))]
+    rules = {name: limits(one) for name, one in run.tolerances.items()}
+    judged = table[table["metric"].isin(list(rules))]
     keys = ["seed", "metric", "condition"]
     parents = judged[judged["method"] == DENSE].set_index(keys)["value"].rename("parent")
     rows = judged[judged["method"] != DENSE].join(parents, on=keys)
-    rows["tolerance"] = rows["metric"].map(tolerances)
+    rows["tolerance"] = [_tolerated(rules[row["metric"]], row) for _, row in rows.iterrows()]
+    rows = rows[rows["tolerance"].notna()]
     slack = (
         ULPS * np.finfo(np.float64).eps * rows["tolerance"].clip(lower=1.0)
     )  # equality passes, as in thresholds
     rows["passed"] = rows["drop"] <= rows["tolerance"] + slack
     return rows.rename(columns={"method": "candidate"})[list(COLUMNS)].reset_index(drop=True)
+
+
+def _tolerated(rules: Mapping[str, Limit], row: pd.Series[Any]) -> float:
+    """Largest drop that is commensurate in one row; NaN where nobody set one."""
+    found = applying(rules, row["condition"], row["group"])
+    return np.nan if found is None else found.at(float(row["parent"]))
 
 
 def junit(found: pd.DataFrame) -> bytes:
@@ -162,19 +170,6 @@ def settings(pairs: Iterable[str]) -> dict[str, Any]:
     {'shortcut': 'B', 'mean': [0.5, 0.5, 0.5], 'depth': 20}
     """
     return {key: _value(text) for key, text in map(_pair, pairs)}
-
-
-def numbers(pairs: Iterable[str]) -> dict[str, float]:
-    """Returns ``metric=number`` pairs.
-
-    Raises:
-        SuiteError: If one is no such pair.
-    """
-    found = settings(pairs)
-    for key, value in found.items():
-        if not isinstance(value, int | float):
-            raise SuiteError(f"{key}={value}: expected a number behind the equals sign, such as {key}=0.01")
-    return found
 
 
 def _pair(text: str) -> tuple[str, str]:

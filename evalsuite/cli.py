@@ -100,7 +100,7 @@ def check_command(
     ] = "",
     std: Annotated[str, typer.Option(help="Standard deviation per channel: 0.5,0.5,0.5")] = "",
     tolerance: Annotated[
-        list[str] | None, typer.Option(help="Tolerance of a metric, e.g. accuracy=0.01.")
+        list[str] | None, typer.Option(help="Tolerance: accuracy=0.01, nll=5%, accuracy@fog/3=0.02.")
     ] = None,
     metric: Annotated[
         list[str] | None, typer.Option(help="Only this metric decides; may be repeated.")
@@ -119,6 +119,7 @@ def check_command(
     from evalsuite.manifest import manifest as listed
     from evalsuite.manifest import named
     from evalsuite.provenance import Options
+    from evalsuite.tolerances import parsed
 
     given = named(candidate or []) + (listed(manifest) if manifest else ())
     question = checking.Question(
@@ -130,7 +131,7 @@ def check_command(
         ),
         data={"name": data},
         suite=suite,
-        tolerances=checking.numbers(tolerance or []),
+        tolerances=parsed(tolerance or []),
         metrics=tuple(metric or ()),
     )
     options = Options(

@@ -20,6 +20,7 @@ from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Array, Candidate, Metric, Score
 from evalsuite.store import Cell, Key, Store
 from evalsuite.suite import DENSE, PRODUCTION
+from evalsuite.tolerances import REST, Rule, Tolerance
 
 COLUMNS = (
     *("method", "seed", "target_ratio", "ratio", "prunable_ratio"),
@@ -38,13 +39,16 @@ class Run:
 
     Args:
         path: The run folder.
+        tolerances: Metric to tolerance instead of the suite's; see `evalsuite.tolerances`. Conclusions are drawn
+            anew from the evidence, bounds included.
 
     Raises:
         StoreError: If it is none.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, tolerances: Mapping[str, Tolerance] | None = None) -> None:
         self.path = Path(path)
+        self._other = tolerances
         self._store = Store(self.path)
         self.record: Mapping[str, Any] = self._store.record()
         if missing := [key for key in ("suite", "inputs") if not isinstance(self.record.get(key), Mapping)]:
@@ -89,25 +93,45 @@ class Run:
         found = self.measurements
         return found[found["status"] != "ok"]
 
-    def thresholds(self, tolerance: Mapping[str, float] | float | None = None) -> pd.DataFrame:
-        """Returns the thresholds at the suite's tolerances, or at others.
+    def thresholds(self, tolerance: Rule | Mapping[str, Tolerance] | None = None) -> pd.DataFrame:
+        """Returns the thresholds at the run's tolerances, or at others.
 
         Args:
-            tolerance: Metric to tolerance in its unit, or one for all metrics.
+            tolerance: One for all metrics, or by metric. What ``certified`` rests on is there for the metrics that
+                the run has tolerances for: give others as `tolerances` to `Run`.
 
         Raises:
-            UserError: If a tolerance is for a metric that nobody measured.
+            UserError: If a tolerance is for what nobody measured.
         """
-        wanted = self._suite["tolerances"] if tolerance is None else tolerance
         table = self._paired()
-        if isinstance(wanted, Mapping) and tolerance is None:
-            wanted = {name: delta for name, delta in wanted.items() if name in set(table["metric"])}
+        wanted = self._measured_rules(table) if tolerance is None else tolerance
         if table.empty or (isinstance(wanted, Mapping) and not wanted):
             return thresholds(table.head(0), tolerance={})
         seeds = self._comparison.over_seeds()
         return thresholds(
             table, tolerance=wanted, over_seeds=None if seeds is None else seeds[seeds["target_ratio"] > 0]
         )
+
+    @property
+    def tolerances(self) -> Mapping[str, Tolerance]:
+        """Metric to tolerance, as the suite says or as they were given."""
+        own: Mapping[str, Tolerance] = self._suite["tolerances"]
+        return own if self._other is None else self._other
+
+    def _measured_rules(self, table: pd.DataFrame) -> dict[str, Tolerance]:
+        """The tolerances of what is there: an unfinished run lacks metrics and conditions that are still to come."""
+        known: dict[str, set[str]] = defaultdict(set)
+        for metric, condition, group in table[["metric", "condition", "group"]].drop_duplicates().to_numpy():
+            known[metric] |= {condition, group, REST}
+        rules = {name: rule for name, rule in self.tolerances.items() if name in known or self._other}
+        if self.record.get("seconds") is not None:
+            return rules
+        return {
+            name: {where: one for where, one in rule.items() if where in known[name]}
+            if isinstance(rule, Mapping)
+            else rule
+            for name, rule in rules.items()
+        }
 
     def _paired(self) -> pd.DataFrame:
         """Measurements on a curve that have a parent's number to compare with.
@@ -183,8 +207,7 @@ class Run:
 
     @cached_property
     def _comparison(self) -> Comparison:
-        tolerated = self._suite["tolerances"]
-        return Comparison(self._cells, self.metrics, tolerated, seed=self._suite["seeds"][0])
+        return Comparison(self._cells, self.metrics, self.tolerances, seed=self._suite["seeds"][0])
 
     def _seed_rows(self, seed: int) -> Iterator[dict[str, Any]]:
         for key in self._keys:
@@ -205,7 +228,14 @@ class Run:
         status, reason = self._missing(key, cell)
         for score in self._comparison.expected(key.seed, evaluator):
             found = {"metric": score.metric, "condition": score.condition, "group": score.group}
-            yield {**shared, **found, **self._direction(score.metric), "status": status, "reason": reason, "flags": ""}
+            yield {
+                **shared,
+                **found,
+                **self._direction(score.metric),
+                "status": status,
+                "reason": reason,
+                "flags": "",
+            }
 
     def _missing(self, key: Key, cell: Cell | None) -> tuple[str, str]:
         if cell is not None:
@@ -242,7 +272,8 @@ class Run:
 
 def _sure(cell: Cell) -> list[Array]:
     """Confidence and correctness of each clean image, (N, 2); empty where the cell has none."""
-    scores = (score for score in cell.scores if score.metric == "ece_equal_width")
+    named = ("ece_equal_width", "clean")
+    scores = (score for score in cell.scores if (score.metric, score.condition) == named)
     return [values for score in scores for values in score.evidence.values()]
 
 

@@ -13,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from evalsuite.choices import Choice, built, choose, labelled
 from evalsuite.data import DATASETS
-from evalsuite.errors import SuiteError
+from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.models import MODELS
 from evalsuite.producers import PRODUCERS
 from evalsuite.records import Given, Metric
 from evalsuite.registry import import_file, unknown
+from evalsuite.resources import Resources
+from evalsuite.tolerances import Tolerance, limits
 from evalsuite.training.recipe import Recipe
+from evalsuite.training.recipes import merged
 
 if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
     from evalsuite.data.dataset import DataSet
@@ -46,15 +49,18 @@ class Suite:
         data: The labelled data set.
         model: The parent's architecture, with its preprocessing.
         checkpoint: The parent's weights, ``{seed}`` stands for the seed; empty: it is trained with `recipe`.
-        recipe: How the parent is trained and candidates are retrained.
+        recipe: How the parent is trained.
+        retraining: How candidates are retrained; `recipe`, but for the keys of ``[retraining]``.
         producers: Pruning methods.
         candidates: Finished models made elsewhere.
         evaluators: Tests.
-        tolerances: Metric name to tolerance, in the metric's unit; metrics without one get no thresholds.
+        tolerances: Metric name to tolerance: a number in the metric's unit, ``5%`` of the parent's value, or such
+            rules by condition or group (``*`` for the rest); what has none gets no thresholds.
         threads: Threads of each computation; results may depend on it in the last digits.
         data_root: Folder with data; empty for none.
         plugins: Python files with further plug-ins.
         source: Where the suite was read from.
+        resources: What one cell may take; no number depends on it.
     """
 
     name: str
@@ -65,14 +71,16 @@ class Suite:
     model: Choice[Architecture]
     checkpoint: str
     recipe: Recipe
+    retraining: Recipe
     producers: tuple[Choice[Producer], ...]
     candidates: tuple[Given, ...]
     evaluators: tuple[Choice[Evaluator], ...]
-    tolerances: Mapping[str, float]
+    tolerances: Mapping[str, Tolerance]
     threads: int
     data_root: str
     plugins: tuple[str, ...]
     source: Path
+    resources: Resources = Resources()
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -95,10 +103,12 @@ class _Page:
     seeds: tuple[int, ...] = (0,)
     checkpoint: str = ""
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
-    tolerances: dict[str, float] = dataclasses.field(default_factory=dict)
+    retraining: dict[str, Any] = dataclasses.field(default_factory=dict)
+    tolerances: dict[str, float | str | dict[str, float | str]] = dataclasses.field(default_factory=dict)
     threads: int = 1
     data_root: str = ""
     plugins: tuple[str, ...] = ()
+    resources: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def shipped() -> dict[str, Path]:
@@ -173,7 +183,8 @@ def assembled(raw: Mapping[str, Any], *, source: Path) -> Suite:
         data=choose(DATASETS, page.data, where=f"{source}, [data]"),
         model=choose(MODELS, page.model, where=f"{source}, [model]"),
         checkpoint=page.checkpoint,
-        recipe=built(Recipe, page.recipe, where=f"{source}, [recipe]"),
+        recipe=_recipe(page.recipe, {}, f"{source}, [recipe]"),
+        retraining=_recipe(page.retraining, merged(page.recipe), f"{source}, [retraining]"),
         producers=labelled(PRODUCERS, page.producers, where=f"{source}, [[producers]]", reserved=RESERVED),
         candidates=tuple(built(Given, one, where=f"{source}, [[candidates]]") for one in page.candidates),
         evaluators=labelled(
@@ -184,6 +195,7 @@ def assembled(raw: Mapping[str, Any], *, source: Path) -> Suite:
         data_root=page.data_root,
         plugins=page.plugins,
         source=source,
+        resources=built(Resources, page.resources, where=f"{source}, [resources]"),
     )
     _check_some(suite)
     _check_candidates(suite, f"{source}, [[candidates]]")
@@ -198,6 +210,15 @@ def _named(name: str, where: str) -> str:
             f"{where}: found name = {name!r}, expected letters, digits, '-', '_' or '.': it names a folder"
         )
     return name
+
+
+def _recipe(table: Mapping[str, Any], under: Mapping[str, Any], where: str) -> Recipe:
+    """The recipe of a table, which may name one and may leave out what holds otherwise."""
+    try:
+        keys = merged(table, under)
+    except SuiteError as error:
+        raise SuiteError(f"{where}: {error}") from error
+    return built(Recipe, keys, where=where)
 
 
 def _rising(ratios: tuple[float, ...], where: str, *, needed: bool) -> tuple[float, ...]:
@@ -257,10 +278,10 @@ def _check_tolerances(suite: Suite, where: str) -> None:
     for name, tolerance in suite.tolerances.items():
         if name not in known:
             raise SuiteError(f"{where}: nobody measures {name!r}: {unknown('metric', name, known)}")
-        if not (math.isfinite(tolerance) and tolerance >= 0):
-            raise SuiteError(
-                f"{where}: found {name} = {tolerance}, expected a number from 0 on, in {known[name].unit}"
-            )
+        try:
+            limits(tolerance)
+        except UserError as error:
+            raise SuiteError(f"{where}: {name}: {error}") from None
         if known[name].higher_is_better is None:
             raise SuiteError(f"{where}: {name} has no direction, so no tolerance; leave it out")
 

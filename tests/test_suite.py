@@ -188,19 +188,23 @@ MISTAKES = [
         id="tolerance for nothing",
     ),
     pytest.param(
-        {"accuracy = 0.01": "accuracy = -0.01"}, [r"\[tolerances\]", r"found accuracy = -0\.01", "fraction"],
+        {"accuracy = 0.01": "accuracy = -0.01"}, [r"\[tolerances\]: accuracy: the tolerance is -0\.01", "at least 0"],
         id="negative tolerance",
     ),
     pytest.param(
-        {"accuracy = 0.01": "accuracy = inf"}, [r"\[tolerances\]", r"found accuracy = inf"], id="infinite tolerance"
+        {"accuracy = 0.01": "accuracy = inf"}, [r"\[tolerances\]: accuracy: the tolerance is inf"], id="infinite tolerance"
     ),
     pytest.param(
         {"accuracy = 0.01": "temperature = 0.1"}, [r"\[tolerances\]", r"temperature has no direction"],
         id="tolerance without a direction",
     ),
     pytest.param(
-        {"accuracy = 0.01": 'accuracy = "1 %"'}, [r"key 'tolerances'\[accuracy\]: found '1 %'", "number"],
+        {"accuracy = 0.01": 'accuracy = "little"'}, [r"\[tolerances\]: accuracy: the tolerance is 'little'", "'5%'"],
         id="text for a tolerance",
+    ),
+    pytest.param(
+        {"accuracy = 0.01": 'accuracy = {clean = -1}'}, [r"\[tolerances\]: accuracy: the tolerance on 'clean' is -1"],
+        id="negative tolerance of a condition",
     ),
 ]  # fmt: skip
 

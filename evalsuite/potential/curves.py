@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +46,7 @@ class Curves:
         method_uppers: Shape (..., T), as `uppers`, the seeds a sample too; NaN where unknown.
         scales: Shape (..., T), the largest magnitude among the numbers behind a drop, and at least 1.
         reference: Shape (...), the parent's value.
+        limits: Shape (...), the largest drop that is commensurate, in the metric's unit.
         n: Shape (...), the smallest number of images behind a drop; NaN where unknown.
         partial: Shape (...), whether a curve that belongs to this mean is missing altogether.
     """
@@ -59,6 +60,7 @@ class Curves:
     method_uppers: Floats
     scales: Floats
     reference: Floats
+    limits: Floats
     n: Floats
     partial: Flags
 
@@ -78,18 +80,17 @@ def marked_any(flags: Flags, axis: int, *, keepdims: bool = False) -> Flags:
     return np.asarray(flags.any(axis=axis, keepdims=keepdims))
 
 
-def verdicts(curves: Curves, tolerance: ArrayLike) -> dict[str, Array]:
+def verdicts(curves: Curves) -> dict[str, Array]:
     """Returns what each curve says, as arrays of shape (...) named like the fields of `Threshold`.
 
     Args:
         curves: Curves of shape (..., T) with T of at least 1, their slots in any order.
-        tolerance: Largest drop that is commensurate, in the metric's unit; broadcasts to shape (...).
 
     Returns:
         ``first_failure`` is NaN where nothing failed; ``underpowered`` is 1, 0, or NaN where it cannot be
         known.
     """
-    limits = np.broadcast_to(np.asarray(tolerance, dtype=np.float64)[..., None], curves.drops.shape)
+    limits = np.broadcast_to(curves.limits[..., None], curves.drops.shape)
     limits = limits + ULPS * np.finfo(np.float64).eps * np.maximum(curves.scales, limits)
     order = np.argsort(curves.ratios, axis=-1, kind="stable")  # NaN, not tested, comes last
 
@@ -177,16 +178,24 @@ def mean_curves(curves: Curves, axis: int, *, expected: int | NDArray[np.int_]) 
         }
         ratios = _total(curves.ratios, tested, axis) / tested.sum(axis=axis, keepdims=True)
         reference = _total(curves.reference, member, axis) / count
-    low, high = (reduced.reduce(curves.ratios, axis=axis, keepdims=True) for reduced in (np.fmin, np.fmax))
+        limits = _total(curves.limits, member, axis) / count
     return Curves(
-        ratios=np.where(low == high, low, ratios),  # the rounded mean of equal numbers may differ from them
+        ratios=_unrounded(ratios, curves.ratios, axis),
         drops=drops,
         **alone,
         scales=np.where(inside, curves.scales, 1.0).max(axis=axis, keepdims=True),
         reference=reference,
+        limits=_unrounded(limits, np.where(member, curves.limits, np.nan), axis),
         n=np.fmin.reduce(np.where(member, curves.n, np.nan), axis=axis, keepdims=True),
         partial=(count < expected) | marked_any(member & curves.partial, axis, keepdims=True),
     )
+
+
+def _unrounded(means: Floats, values: Floats, axis: int) -> Floats:
+    """The means, but the number itself where all are equal: their rounded mean may differ from it."""
+    low, high = (reduced.reduce(values, axis=axis, keepdims=True) for reduced in (np.fmin, np.fmax))
+    result: Floats = np.where(low == high, low, means)
+    return result
 
 
 def _total(values: Floats, inside: Flags, axis: int) -> Floats:

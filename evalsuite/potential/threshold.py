@@ -15,11 +15,14 @@ import pandas as pd
 from evalsuite.errors import UserError
 from evalsuite.potential.curves import Curves, Flags, joined, marked_any, mean_curves, taken, verdicts
 from evalsuite.potential.seeds import ALL, published, with_seed_means
-from evalsuite.potential.tidy import Axes, check_tolerance, tabulated
+from evalsuite.potential.tidy import Axes, tabulated
 from evalsuite.records import Array, Bounds, Floats, Threshold
+from evalsuite.tolerances import limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from evalsuite.tolerances import Rule, Tolerance
 
 COLUMNS = (
     *("method", "seed", "metric", "condition", "group", "aggregate", "unit", "higher_is_better", "tolerance"),
@@ -27,7 +30,7 @@ COLUMNS = (
     *("certified", "potential_low", "potential_high", "certified_method", "first_failure"),
     *("censored", "infeasible", "non_monotone", "incomplete", "underpowered", "n", "tested"),
 )
-LABELS = ("metric", "condition", "group", "aggregate", "unit", "higher_is_better", "tolerance")
+LABELS = ("metric", "condition", "group", "aggregate", "unit", "higher_is_better")
 PROVEN = ("certified", "potential_low", "potential_high", "certified_method")
 FLAGS = ("censored", "infeasible", "non_monotone", "incomplete")
 AGGREGATES = ("mean", "minimum", "of-mean")
@@ -67,7 +70,7 @@ def threshold(
     >>> found.potential, found.potential_any, found.first_failure, found.non_monotone
     (0.7, 0.95, 0.9, True)
     """
-    check_tolerance(tolerance)
+    largest = limit(tolerance).amount
     x, y = np.asarray(ratios, dtype=np.float64), np.asarray(drops, dtype=np.float64)
     none = np.full(x.shape, np.nan)
     high, upper, floor = (none, none, none) if bounds is None else (bounds.high, bounds.upper, bounds.floor)
@@ -79,8 +82,9 @@ def threshold(
         w = none if bounds is None else bounds.high - bounds.low
     _check_curve(x, y, w)
     unknown, whole = np.asarray(np.nan), np.asarray(False)
-    curve = Curves(x, y, w, high, upper, floor, none, np.ones_like(x), unknown, unknown, whole)
-    found = verdicts(curve, tolerance)
+    allowed = np.asarray(largest)
+    curve = Curves(x, y, w, high, upper, floor, none, np.ones_like(x), unknown, allowed, unknown, whole)
+    found = verdicts(curve)
     ends = float(found["potential_low"]), float(found["potential_high"])
     return Threshold(
         potential=float(found["potential"]),
@@ -97,7 +101,7 @@ def threshold(
 def thresholds(
     frame: pd.DataFrame,
     *,
-    tolerance: float | Mapping[str, float],
+    tolerance: Rule | Mapping[str, Tolerance],
     higher_is_better: Mapping[str, bool] | None = None,
     over_seeds: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
@@ -125,8 +129,10 @@ def thresholds(
             (default: the ratio), ``group``, ``n`` (images), ``unit``, ``status`` (other than ``ok``: not
             measured), ``drop`` (default: from the values), ``drop_low`` and ``drop_high`` (95 % interval),
             ``drop_upper`` and ``drop_floor`` (`records.Bounds`), ``higher_is_better``.
-        tolerance: Largest drop that is commensurate, in the metric's unit: one for each metric that is to be
-            judged, or a single one for all metrics that have a direction.
+        tolerance: Largest drop that is commensurate: one for each metric that is to be judged, or a single one
+            for all metrics that have a direction. A number is in the metric's unit, ``"5%"`` a share of the
+            parent's value; a mapping gives rules by condition or group, ``*`` for the others, and judges the
+            conditions that have one.
         higher_is_better: Direction by metric, where the table has no such column.
         over_seeds: Bounds on the mean drop over the seeds of a method, one row for each ``method``,
             ``metric``, ``condition`` and ``target_ratio``, with ``drop_low``, ``drop_high``, ``drop_upper``
@@ -140,7 +146,8 @@ def thresholds(
         also true where a seed, or a condition of the group, is missing altogether.
 
     Raises:
-        UserError: If the table does not say what it must; the sentence says what is missing, and where.
+        UserError: If the table does not say what it must, or a tolerance is for what nobody measured; the
+            sentence says what is missing, and where.
     """
     axes, curves = tabulated(frame, tolerance, higher_is_better or {})
     if not axes.methods:
@@ -150,7 +157,7 @@ def thresholds(
     means = [mean_curves(taken(curves, members), 2, expected=len(members)) for _, members in groups]
     curves = joined([curves, *means], axis=2)
     entities = _entities(axes.pairs, groups)
-    found = verdicts(curves, entities["tolerance"].to_numpy()[: curves.n.shape[2]])
+    found = verdicts(curves)
     found = _with_summaries(found, [members for _, members in groups], curves.exist)
     origin = entities["origin"].to_numpy()
     partial = curves.partial[:, :, origin]
@@ -279,7 +286,7 @@ def _rows(axes: Axes, entities: pd.DataFrame, curves: Curves, found: dict[str, A
         columns[name] = entities[name].to_numpy()[entity]
     columns["method"] = [axes.methods[index] for index in method]
     columns["seed"] = [[*axes.seeds, ALL][index] for index in seed]
-    columns["reference"] = curves.reference[place]
+    columns["reference"], columns["tolerance"] = curves.reference[place], curves.limits[place]
     columns["n"] = pd.array(curves.n[place], dtype="Int64")
     columns["tested"] = [_listed(row) for row in np.sort(curves.ratios[place], axis=-1).tolist()]
     return pd.DataFrame(columns)[list(COLUMNS)].astype({"underpowered": object, "seed": object})

@@ -17,11 +17,13 @@ import pandas as pd
 from evalsuite.errors import UnknownNameError, UserError
 from evalsuite.potential.curves import Curves
 from evalsuite.registry import unknown
+from evalsuite.tolerances import REST, Limit, applying, limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evalsuite.records import Floats
+    from evalsuite.tolerances import Rule, Tolerance
 
 REQUIRED = ("method", "ratio", "metric", "condition", "value")
 LIMITS = ("drop_low", "drop_high", "drop_upper", "drop_floor")
@@ -50,7 +52,7 @@ class Axes:
         methods: Labels in order of first appearance.
         seeds: Training seeds in order of first appearance.
         pairs: A row for each metric and condition, with columns metric, condition, group, unit,
-            higher_is_better, and tolerance.
+            higher_is_better, and limit (`evalsuite.tolerances.Limit`).
         ladders: Target ratios of each method, rising: one for each slot that it uses.
     """
 
@@ -61,13 +63,13 @@ class Axes:
 
 
 def tabulated(
-    frame: pd.DataFrame, tolerance: float | Mapping[str, float], directions: Mapping[str, bool]
+    frame: pd.DataFrame, tolerance: Rule | Mapping[str, Tolerance], directions: Mapping[str, bool]
 ) -> tuple[Axes, Curves]:
     """Returns the curves of a table, and their labels.
 
     Args:
         frame: See `evalsuite.potential.threshold.thresholds`.
-        tolerance: One for all metrics that have a direction, or one for each metric of interest, in its unit.
+        tolerance: One for all metrics that have a direction, or one for each metric of interest.
         directions: Whether higher is better, by metric; overrides the column ``higher_is_better``.
 
     Raises:
@@ -75,20 +77,39 @@ def tabulated(
     """
     table = _checked(frame)
     known = _constant(table, ["metric"], "higher_is_better") | dict(directions)
-    tolerances = _tolerances(tolerance, list(dict.fromkeys(table["metric"])), known)
+    rules = _rules(tolerance, list(dict.fromkeys(table["metric"])), known)
     conditions = pd.Index(table["condition"].unique())
-    table = table[table["metric"].isin(list(tolerances))].reset_index(drop=True)
+    table = table[table["metric"].isin(list(rules))].reset_index(drop=True)
+    groups = _constant(table, ["metric", "condition"], "group")
+    _check_named(rules, groups, table)
     pairs = table[["metric", "condition"]].drop_duplicates()
+    keys = zip(pairs["metric"], pairs["condition"], strict=True)
+    allowed: list[Any] = [applying(rules[key[0]], key[1], groups.get(key, "")) for key in keys]
+    pairs["limit"] = allowed
+    pairs = pairs[pairs["limit"].notna()]
     order = np.lexsort((conditions.get_indexer(pairs["condition"]), pd.factorize(pairs["metric"])[0]))
     pairs = pairs.iloc[order].reset_index(drop=True)
-    groups = _constant(table, ["metric", "condition"], "group")
     units = _constant(table, ["metric"], "unit")
-    keys = list(zip(pairs["metric"], pairs["condition"], strict=True))
+    keys = zip(pairs["metric"], pairs["condition"], strict=True)
     pairs["group"] = [groups.get(key, "") for key in keys]
-    pairs["unit"] = [units.get(metric, "") for metric, _ in keys]
-    pairs["higher_is_better"] = [known[metric] for metric, _ in keys]
-    pairs["tolerance"] = [tolerances[metric] for metric, _ in keys]
-    return _pivoted(table, pairs)
+    pairs["unit"] = [units.get(metric, "") for metric in pairs["metric"]]
+    pairs["higher_is_better"] = [known[metric] for metric in pairs["metric"]]
+    judged = pd.MultiIndex.from_frame(pairs[["metric", "condition"]])
+    inside = pd.MultiIndex.from_frame(table[["metric", "condition"]]).isin(judged)
+    return _pivoted(table[inside].reset_index(drop=True), pairs)
+
+
+def _check_named(
+    rules: Mapping[str, Mapping[str, Limit]], groups: Mapping[Any, str], table: pd.DataFrame
+) -> None:
+    """A rule for a condition that nobody measured is a mistake."""
+    for metric, by_condition in rules.items():
+        own = table.loc[table["metric"] == metric, "condition"]
+        known = {REST, *own, *(group for (name, _), group in groups.items() if name == metric)}
+        if strange := [where for where in by_condition if where not in known]:
+            raise UnknownNameError(
+                f"tolerance of {metric} on an {unknown('condition', strange[0], known - {REST})}"
+            )
 
 
 def _checked(frame: pd.DataFrame) -> pd.DataFrame:
@@ -170,34 +191,25 @@ def _constant(table: pd.DataFrame, keys: list[str], column: str) -> dict[Any, An
     return dict(zip(labels, pairs[column], strict=True))
 
 
-def _tolerances(
-    tolerance: float | Mapping[str, float], metrics: list[str], directions: Mapping[str, bool]
-) -> dict[str, float]:
-    """The tolerance of each metric that gets thresholds."""
+def _rules(
+    tolerance: Rule | Mapping[str, Tolerance], metrics: list[str], directions: Mapping[str, bool]
+) -> dict[str, dict[str, Limit]]:
+    """The limits of each metric that gets thresholds."""
     named = isinstance(tolerance, Mapping)
     if isinstance(tolerance, Mapping):
-        tolerances = {name: float(value) for name, value in tolerance.items()}
+        rules = {name: limits(value, of=f" of metric {name!r}") for name, value in tolerance.items()}
     else:
-        tolerances = dict.fromkeys((name for name in metrics if name in directions), float(tolerance))
-        if metrics and not tolerances:
+        rules = {
+            name: limits(tolerance, of=f" of metric {name!r}") for name in metrics if name in directions
+        }
+        if metrics and not rules:
             raise UserError(f"no direction is known for {', '.join(metrics)}; {DIRECTION_HINT}")
-    for name, value in tolerances.items():
+    for name in rules:
         if named and name not in metrics:
             raise UnknownNameError(f"tolerance for an {unknown('metric', name, metrics)}")
         if directions.get(name) not in (True, False):
             raise UserError(f"the direction of metric {name!r} is not known; {DIRECTION_HINT}")
-        check_tolerance(value, f" of metric {name!r}")
-    return tolerances
-
-
-def check_tolerance(tolerance: float, of: str = "") -> None:
-    """Checks that a tolerance is a finite number of at least 0.
-
-    Raises:
-        UserError: If it is not.
-    """
-    if not 0 <= tolerance < np.inf:
-        raise UserError(f"the tolerance{of} is {tolerance}; it must be a finite number of at least 0")
+    return rules
 
 
 def _pivoted(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[Axes, Curves]:
@@ -232,11 +244,20 @@ def _pivoted(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[Axes, Curves]:
         method_uppers=np.full(shape, np.nan),
         scales=spread(_scales(rows), 1.0),
         reference=np.broadcast_to(references, shape[:3]),
+        limits=np.broadcast_to(_limits(pairs, references), shape[:3]),
         n=np.fmin.reduce(spread(rows["n"]), axis=-1, initial=np.nan),
         partial=np.zeros(shape[:3], dtype=bool),
     )
     ladders = [sorted(set(rows["target_ratio"].to_numpy()[method == m])) for m in range(len(methods))]
     return Axes(methods.tolist(), seeds.tolist(), pairs, ladders), curves
+
+
+def _limits(pairs: pd.DataFrame, references: Floats) -> Floats:
+    """The largest commensurate drop beside each parent's value, shape (seeds, pairs)."""
+    amount = np.array([one.amount for one in pairs["limit"]], dtype=np.float64)
+    relative = np.array([one.relative for one in pairs["limit"]], dtype=np.bool_)
+    found: Floats = np.where(relative, amount * np.abs(references), amount)
+    return found
 
 
 def _parents(table: pd.DataFrame, place: NDArray[np.intp]) -> NDArray[np.bool_]:

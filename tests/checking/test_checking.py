@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from evalsuite import checking, cli
-from evalsuite.checking import Question, junit, numbers, settings, suite_of, verdicts
+from evalsuite.checking import Question, junit, settings, suite_of, verdicts
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.manifest import manifest, named
 from evalsuite.models.architecture import assemble, core
@@ -154,13 +154,13 @@ def test_mistakes_in_a_manifest(text: str, sentence: str, tmp_path: Path) -> Non
 def test_candidates_are_named_as_shortly_as_tells_them_apart() -> None:
     assert [one.method for one in named(["a/x.pt", "b/y.pth.tar"])] == ["x", "y"]
     assert [one.method for one in named(["a/x.pt", "b/x.pt"])] == ["a/x.pt", "b/x.pt"]
+    assert [one.method for one in named(["a/dense.pt"])] == ["a/dense.pt"]  # the parent's name is taken
     with pytest.raises(CheckpointError, match="twice"):
         named(["a/x.pt", "a/x.pt"])
 
 
-def test_settings_and_numbers() -> None:
+def test_settings() -> None:
     assert settings(["a=1", "b=0.5", "c=x,2", "d=A"]) == {"a": 1, "b": 0.5, "c": ["x", 2], "d": "A"}
-    assert numbers(["accuracy=0.01"]) == {"accuracy": 0.01}
     with pytest.raises(SuiteError, match="expected key=value"):
         settings(["=1"])
 
@@ -207,3 +207,27 @@ def test_inspect_says_what_is_there(
     with pytest.raises(SystemExit):
         cli.main()
     assert json.loads(capsys.readouterr().out)["ratio"] == pytest.approx(0.97, abs=1e-3)
+
+
+def test_a_candidate_as_dense_as_its_parent_is_judged_and_lies_on_no_curve(
+    answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = torch.load(shelf / "dense.pt", weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "again.pt")
+    words = ["--candidate", str(tmp_path / "again.pt"), "--json", "--out", str(tmp_path / "run")]
+    assert answer(*words) == 0
+    rows = pd.DataFrame(json.loads(capsys.readouterr().out))
+    assert set(rows["ratio"]) == {0.0}
+    assert (rows["drop"] == 0).all()
+    assert answer(*words, "--candidate", str(shelf / "heavy.safetensors")) == 1
+    assert {"again", "heavy"} == {row["candidate"] for row in json.loads(capsys.readouterr().out)}
+    found = pd.read_csv(tmp_path / "run" / "thresholds.csv")
+    assert set(found["method"]) == {"heavy"}
+
+
+def test_a_candidate_denser_than_its_parent_is_judged(
+    answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--parent", str(shelf / "light.safetensors"), "--candidate", str(shelf / "dense.pt")]
+    assert answer(*words, "--json", "--out", str(tmp_path / "run")) == 0
+    assert {row["ratio"] < 0 for row in json.loads(capsys.readouterr().out)} == {True}

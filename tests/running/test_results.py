@@ -240,6 +240,20 @@ sys.meta_path.insert(0, Blocker())
 """
 
 
+def test_other_tolerances_bring_their_own_bounds(done: Run) -> None:
+    """The suite has no tolerance for the NLL, so its drops had no bounds; asked for, they get them."""
+    assert "nll" not in done.tolerances
+    again = Run(done.path, tolerances={"nll": "50%", "accuracy": {"clean": 0.02}})
+    found = again.thresholds()
+    assert set(found["metric"]) == {"nll", "accuracy"}
+    assert set(found.query("metric == 'accuracy'")["condition"]) == {"clean"}
+    clean = found.query("metric == 'nll' and condition == 'clean' and seed == 'all'")
+    assert clean["certified"].notna().all()
+    assert clean["tolerance"].to_numpy() == pytest.approx(clean["reference"] / 2)
+    with pytest.raises(UserError, match="unknown metric 'nil'"):
+        Run(done.path, tolerances={"nil": 1.0}).thresholds()
+
+
 def test_the_report_is_rebuilt_without_torch_byte_for_byte(
     done: Run, tmp_path: Path, python: Callable[..., Any]
 ) -> None:
