@@ -12,14 +12,14 @@ import pandas as pd
 from evalsuite.checking import Question, suite_of, verdicts
 from evalsuite.choices import choose
 from evalsuite.data import DATASETS
-from evalsuite.errors import DataError, StoreError
+from evalsuite.errors import DataError
+from evalsuite.exporting import export, tables
 from evalsuite.provenance import Options, data_root
 from evalsuite.randomness import address
 from evalsuite.records import ImageSet, Score
 from evalsuite.report import write
 from evalsuite.report.findings import Findings
 from evalsuite.results import Run
-from evalsuite.store import write_atomically
 from evalsuite.suite import Suite
 
 if TYPE_CHECKING:
@@ -78,19 +78,8 @@ def publish(found: Run | Path | str) -> Path:
         StoreError: If the folder is no run, holds no finished cell, or cannot be written.
     """
     results = found if isinstance(found, Run) else Run(found)
-    if results.measurements.empty or not results.metrics:
-        raise StoreError(f"{results.path} holds no finished cell yet; run the suite first")
-    tables = {
-        "measurements": results.measurements,
-        "thresholds": results.thresholds(),
-        "reliability": results.reliability,
-        "excess": results.excess,
-    }
-    for name, table in tables.items():
-        write_atomically(
-            results.path / f"{name}.csv", table.to_csv(index=False, lineterminator="\n").encode()
-        )
-    return write(Findings(**tables, metrics=results.metrics, record=results.record), results.path)
+    export(results, "csv", results.path)
+    return write(Findings(**tables(results), metrics=results.metrics, record=results.record), results.path)
 
 
 def check(
@@ -160,7 +149,9 @@ def evaluate(
     with _unchanged(model), _unchanged(parent):
         dense = None if parent is None else Bench(parent, gallery)
         bench = Bench(model, gallery, parent=dense, seed=address(seed, "bench"))
-        for label, evaluator in map(_evaluator, several):
+        chosen = list(map(_evaluator, several))
+        bench.want([view for _, evaluator in chosen for view in evaluator.features])
+        for label, evaluator in chosen:
             rows += [_row(label, evaluator, score) for score in scored(evaluator, bench)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

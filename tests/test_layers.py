@@ -17,19 +17,21 @@ HOUSE = Path(__file__).parents[1] / "evalsuite"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "randomness"),
-    ("records", "registry"),
+    ("records", "registry", "tolerances"),
     ("choices",),
     ("compat",),
     ("metrics",),
     ("statistics", "potential", "data", "models"),
-    ("bench",),
+    ("bench", "detectors"),
     ("training",),
     ("producers", "evaluators"),
     ("suite", "digests"),
+    ("sealing",),
     ("store",),
+    ("lock", "ledger"),
     ("comparison", "excess"),
     ("results",),
-    ("runner", "report"),
+    ("runner", "report", "exporting"),
     ("manifest",),
     ("checking",),
     ("api",),
@@ -42,11 +44,18 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 
 PARTS = {
     "acceptance": "runner",
+    "gates": "bench",
     "given": "runner",
     "preprocessing": "runner",
     "provenance": "runner",
     "production": "runner",
+    "trainings": "runner",
     "measuring": "runner",
+    "devices": "runner",
+    "executors": "runner",
+    "schedule": "runner",
+    "tasks": "runner",
+    "workshop": "runner",
 }
 """Modules that share a room with the one that gives it its name."""
 
