@@ -99,7 +99,7 @@ def _log(found: dict[str, pd.DataFrame], suite: str, folder: Path) -> None:
         labels = values["metric"] + "/" + values["condition"]
         params = {"method": method, "seed": seed, "target_ratio": target, "ratio": rows["ratio"].iloc[0]}
         numbers = dict(zip(labels, values["value"], strict=True))
-        _log_run(client, experiment, f"{method} {target:g} seed {seed}", params, numbers)
+        _log_run(client, experiment, f"{method!s} {target:g} seed {seed!s}", params, numbers)
     headline = found["thresholds"].query("seed == 'all' and aggregate == 'single'")
     for method, rows in headline.groupby("method", sort=False):
         labels = "potential/" + rows["metric"] + "/" + rows["condition"]
