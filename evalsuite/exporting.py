@@ -104,7 +104,7 @@ def _log(found: dict[str, pd.DataFrame], suite: str, folder: Path) -> None:
     for method, rows in headline.groupby("method", sort=False):
         labels = "potential/" + rows["metric"] + "/" + rows["condition"]
         numbers = dict(zip(labels, rows["potential"], strict=True))
-        _log_run(client, experiment, f"thresholds of {method}", {"method": method}, numbers)
+        _log_run(client, experiment, f"thresholds of {method!s}", {"method": method}, numbers)
 
 
 def _log_run(
