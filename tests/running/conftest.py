@@ -179,6 +179,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **more}
 
 
+@pytest.fixture(name="golden_run", scope="session")
+def _golden_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The whole battery on a network that is given, small and the same everywhere."""
+    suite = Path(__file__).parents[1] / "golden" / "digits.toml"
+    return api.run(suite, out=tmp_path_factory.mktemp("golden") / "run")
+
+
 @pytest.fixture(name="suite_file", scope="session")
 def _suite_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Writes the tiny suite with some of its text replaced, beside the plug-ins, and returns its path."""
@@ -254,7 +261,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return call
 
-    monkeypatch.setattr("evalsuite.production.train", counting("trainings", loop.train))
+    monkeypatch.setattr("evalsuite.trainings.train", counting("trainings", loop.train))
     monkeypatch.setattr("evalsuite.producers.contract.train", counting("trainings", loop.train))
     monkeypatch.setattr("evalsuite.bench.logits", counting("passes", forward.logits))
     return count

@@ -71,23 +71,18 @@ def potentials(run: evalsuite.Run) -> dict[str, float]:
     return found
 
 
-@pytest.fixture(name="run", scope="module")
-def _run(tmp_path_factory: pytest.TempPathFactory) -> evalsuite.Run:
-    return evalsuite.run(GOLDEN.with_suffix(".toml"), out=tmp_path_factory.mktemp("golden") / "run")
-
-
 @pytest.fixture(name="golden", scope="module")
-def _golden(run: evalsuite.Run) -> dict[str, Any]:
+def _golden(golden_run: evalsuite.Run) -> dict[str, Any]:
     if os.environ.get("EVALSUITE_GOLDEN") == "write":
-        numbers = {name: float(f"{value:.5g}") for name, value in headline(run)}
+        numbers = {name: float(f"{value:.5g}") for name, value in headline(golden_run)}
         GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(json.dumps({"numbers": numbers, "potentials": potentials(run)}, indent=1) + "\n")
+        GOLDEN.write_text(json.dumps({"numbers": numbers, "potentials": potentials(golden_run)}, indent=1) + "\n")
     found: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     return found
 
 
-def test_numbers_are_those_that_were_looked_at(run: evalsuite.Run, golden: dict[str, Any]) -> None:
-    found = dict(headline(run))
+def test_numbers_are_those_that_were_looked_at(golden_run: evalsuite.Run, golden: dict[str, Any]) -> None:
+    found = dict(headline(golden_run))
     assert list(found) == list(golden["numbers"])
     far = {
         name: (value, golden["numbers"][name])
@@ -97,8 +92,8 @@ def test_numbers_are_those_that_were_looked_at(run: evalsuite.Run, golden: dict[
     assert not far
 
 
-def test_potentials_that_are_not_close_calls_are_the_same(run: evalsuite.Run, golden: dict[str, Any]) -> None:
-    found = potentials(run)
+def test_potentials_that_are_not_close_calls_are_the_same(golden_run: evalsuite.Run, golden: dict[str, Any]) -> None:
+    found = potentials(golden_run)
     shared = {name: value for name, value in found.items() if name in golden["potentials"]}
     assert len(shared) > 0.8 * len(golden["potentials"]) > 10
     assert shared == {name: golden["potentials"][name] for name in shared}
