@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from torch import nn
 
 from evalsuite.errors import CheckpointError, ContractError, EvalsuiteError
 from evalsuite.models.cost import nonzero, weights_digest
+from evalsuite.producers.contract import Context, Producer
 from evalsuite.records import Candidate, Given
 
 CLAIM = 0.01
@@ -55,6 +58,23 @@ def accepted(model: nn.Module, parent: Candidate, module: nn.Module, *, above: f
             f"measured ratios must rise: {ratio:.4f} at target {target:g} follows {above:.4f}"
         )
     return ratio
+
+
+def checked(
+    producer: Producer, parent: Candidate, module: nn.Module, ratios: Sequence[float], context: Context
+) -> Iterator[nn.Module]:
+    """Yields what a producer makes of `module` for each of `ratios`, each of it accepted.
+
+    Raises:
+        ContractError: If the producer broke its contract.
+    """
+    before = context.previous
+    floor = 0.0 if before is None else 1 - nonzero(before) / parent.cost.nonzero
+    models = producer.produce(module, ratios, context)
+    for ratio in ratios:
+        model = module_of(next(models, None), ratio)
+        floor = accepted(model, parent, module, above=floor, target=ratio)
+        yield model
 
 
 def sentence(error: Exception) -> str:

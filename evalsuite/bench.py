@@ -12,12 +12,12 @@ import torch
 from torch import nn
 
 from evalsuite.data.views import Gallery, View
-from evalsuite.errors import ContractError, DataError, InvalidModelError
+from evalsuite.errors import ContractError, DataError, InvalidModelError, SkippedError
+from evalsuite.gates import PROBE, check_model
 from evalsuite.metrics import confidence, correct, nll
-from evalsuite.models.forward import Prepared, logits, prepared
+from evalsuite.models.features import Head, classifier, features_and_logits, head
+from evalsuite.models.forward import BATCH_SIZE, Prepared, logits, prepared
 from evalsuite.records import Array, Floats, ImageSet
-
-PROBE = 32  # images that go through the model twice before any number is believed
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,12 @@ class Outputs:
     Attributes:
         logits: float32 (N, K).
         labels: int64 (N,), or ``None`` for images out of distribution.
+        features: Penultimate features, float32 (N, D); ``None`` where nobody wants them, or the model has none.
     """
 
     logits: Array
     labels: Array | None
+    features: Array | None = None
 
     @cached_property
     def predictions(self) -> Array:
@@ -82,11 +84,14 @@ class Bench:
         self.model = model.eval()
         self.gallery = gallery
         self.seed = seed
+        self.batch_size = BATCH_SIZE
         self.passes: Counter[View] = Counter()
         self._parent = parent
         self._outputs: dict[View, Outputs] = {}
         self._allowed: Collection[View] | None = None
+        self._wanted: set[View] = set()
         self._ready: Prepared | None = None
+        self._classifier: nn.Linear | SkippedError | None = None
 
     @property
     def parent(self) -> Bench:
@@ -99,7 +104,7 @@ class Bench:
         return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
     @property
-    def ready(self) -> nn.Module:
+    def ready(self) -> Prepared:
         """The model prepared for many passes: a copy with batch norms folded, its weights frozen."""
         if self._ready is None:
             self._ready = prepared(self.model, device=self.device)
@@ -109,6 +114,19 @@ class Bench:
     def classes(self) -> int:
         """Number of classes of the suite's data set."""
         return self.images(View()).classes
+
+    @property
+    def head(self) -> Head:
+        """The classifier, which turns penultimate features into logits.
+
+        Raises:
+            SkippedError: If the model has no penultimate features; the sentence says why.
+        """
+        return head(self._last())
+
+    def want(self, views: Collection[View]) -> None:
+        """Asks for the penultimate features of `views` too; tell it before their passes, or they run again."""
+        self._wanted.update(views)
 
     def allow(self, views: Collection[View] | None) -> None:
         """Restricts what may be asked for to the `views` that an evaluator declared; ``None`` allows all."""
@@ -131,19 +149,31 @@ class Bench:
         """
         if self._allowed is not None and view not in self._allowed:
             raise ContractError(f"an evaluator asked for {view}, which its needs do not name; add it there")
-        if view not in self._outputs:
+        known = self._outputs.get(view)
+        if known is None or (view in self._wanted and known.features is None and self._has_features()):
             self._outputs[view] = self._passed(view)
         return self._outputs[view]
 
     def _passed(self, view: View) -> Outputs:
         images = self.images(view)
         if not self._outputs:
-            self._probe()
+            check_model(self.ready.model, self._logits, self.images(View()).images)
+        if view in self._wanted and self._has_features():
+            try:
+                self.passes[view] += 1
+                found, values = features_and_logits(
+                    self.ready, images.images, self._last(), device=self.device
+                )
+                return Outputs(self._checked(values), images.labels, found)
+            except SkippedError as error:  # they fail on these images: nobody gets them any more
+                self._classifier = error
         self.passes[view] += 1
         return Outputs(self._logits(images.images), images.labels)
 
     def _logits(self, images: Array) -> Array:
-        found = logits(self.ready, images, device=self.device)
+        return self._checked(logits(self.ready, images, device=self.device, batch_size=self.batch_size))
+
+    def _checked(self, found: Array) -> Array:
         if found.shape[1] != self.classes:
             raise InvalidModelError(
                 f"the model returns {found.shape[1]} logits per image, but the data set has {self.classes} classes; "
@@ -151,13 +181,21 @@ class Bench:
             )
         return found
 
-    def _probe(self) -> None:
-        """A model whose answer to the same images changes has no number to report."""
-        few = self.images(View()).images[:PROBE]
-        first, second = self._logits(few), self._logits(few)
-        if not np.array_equal(first, second):
-            worst = float(np.abs(first - second).max())
-            raise InvalidModelError(
-                f"two forward passes over the same images differ by up to {worst:g}; "
-                "remove what is random from the model (dropout in evaluation, sampling)"
-            )
+    def _last(self) -> nn.Linear:
+        """The classifier, looked for once."""
+        if self._classifier is None:
+            try:
+                few = self.images(View()).images[:PROBE]
+                self._classifier = classifier(self.ready, few, device=self.device)
+            except SkippedError as error:
+                self._classifier = error
+        if isinstance(self._classifier, SkippedError):
+            raise self._classifier
+        return self._classifier
+
+    def _has_features(self) -> bool:
+        try:
+            self._last()
+        except SkippedError:
+            return False
+        return True

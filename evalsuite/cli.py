@@ -19,7 +19,10 @@ from evalsuite.console import (
     print_inspection,
     print_json,
     print_listing,
+    print_plan,
     print_report,
+    print_spent,
+    print_status,
     print_summary,
     print_verdicts,
     progress,
@@ -48,20 +51,61 @@ def run_command(
         Path | None, typer.Option("--out", help="Run folder. [default: reports/<suite>]")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="One seed instead of the suite's.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<n>.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:<n>, or several: cuda:0,1.")] = "cpu",
     data: Annotated[Path | None, typer.Option(help="Data folder. [default: $EVALSUITE_DATA]")] = None,
     download: Annotated[bool, typer.Option("--download", help="Allow fetching missing data sets.")] = False,
+    workers: Annotated[
+        str,
+        typer.Option(help="Tasks at once: a number, or auto for all processors. [default: one per device]"),
+    ] = "",
+    executor: Annotated[
+        str, typer.Option(help="serial, local, ray or ray://host:port. [default: local if there are workers]")
+    ] = "",
+    only: Annotated[list[str] | None, typer.Option(help="Only this test or method; may be repeated.")] = None,
+    retry_failed: Annotated[
+        bool,
+        typer.Option("--retry-failed", help="Compute skipped and invalid cells again, as failed ones are."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done and what it costs.")
+    ] = False,
 ) -> None:
     """Run a suite and write its report; what an earlier run finished is not computed again."""
-    from evalsuite.api import run
     from evalsuite.provenance import Options
 
-    options = Options(seed=seed, device=device, data=data, download=download)
+    options = Options(
+        seed=seed,
+        device=device,
+        data=data,
+        download=download,
+        workers=_count(workers),
+        executor=executor,
+        only=tuple(only or ()),
+        retry_failed=retry_failed,
+    )
+    if dry_run:
+        from evalsuite.planned import plan
+
+        print_plan(plan(suite, out=out_dir, options=options))
+        return
+    from evalsuite.api import run
+
     with progress() as tell:
         found = run(suite, out=out_dir, options=options, progress=tell)
     print_summary(found)
+    print_spent(found.record)
     print_report(found.path / "index.html")
     raise typer.Exit(FAILED if found.failures["status"].isin(["invalid", "error"]).any() else 0)
+
+
+@app.command("status")
+def status_command(
+    run: Annotated[Path, typer.Argument(help="A run folder, for example reports/digits.")],
+) -> None:
+    """Say how far a run has come, also while it goes on; nothing is written."""
+    from evalsuite.status import status
+
+    print_status(status(run))
 
 
 @app.command("report")
@@ -202,6 +246,15 @@ def main() -> None:
 def _stopped() -> NoReturn:
     err.print("Stopped. What is finished is kept: the same command goes on from here.")
     sys.exit(INTERRUPTED)
+
+
+def _count(workers: str) -> int | None:
+    """How many workers: as `evalsuite.provenance.Options` wants it."""
+    if not workers:
+        return None
+    if workers != "auto" and not (workers.isdecimal() and int(workers)):
+        raise UserError(f"found --workers {workers}, expected a number from 1 on, or auto")
+    return 0 if workers == "auto" else int(workers)
 
 
 def _entries(kind: str) -> list[Entry]:

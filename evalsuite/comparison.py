@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 
 import pandas as pd
@@ -12,6 +12,7 @@ from evalsuite.records import Array, Bounds, Metric, Score
 from evalsuite.statistics import bootstrap_weights, drop, mean_bounds
 from evalsuite.store import Cell, Key
 from evalsuite.suite import DENSE
+from evalsuite.tolerances import Tolerance, applying, limits
 
 REPLICATES = 1000
 LIMITS = ("low", "high", "upper", "floor")
@@ -25,7 +26,7 @@ class Comparison:
     Args:
         cells: What was measured, by candidate and test.
         metrics: Definitions by name.
-        tolerated: Names of the metrics whose drops get bounds.
+        tolerances: Metric to tolerance: drops that are judged get bounds.
         seed: Address of the resampling.
     """
 
@@ -33,11 +34,12 @@ class Comparison:
         self,
         cells: Mapping[tuple[Key, str], Cell],
         metrics: Mapping[str, Metric],
-        tolerated: Collection[str],
+        tolerances: Mapping[str, Tolerance],
         *,
         seed: int,
     ) -> None:
-        self.metrics, self.tolerated, self.seed = metrics, tolerated, seed
+        self.metrics, self.seed = metrics, seed
+        self._rules = {name: limits(one) for name, one in tolerances.items()}
         self._cells = cells
         self.scores = {
             (key, score.metric, score.condition): score
@@ -75,8 +77,8 @@ class Comparison:
             found = self._bounds(metric, condition, [[by_seed[s][ratio] for ratio in shared] for s in seeds])
             named = {"method": method, "metric": metric, "condition": condition}
             rows += [
-                {**named, "target_ratio": ratio, **limits}
-                for ratio, limits in zip(shared, found, strict=True)
+                {**named, "target_ratio": ratio, **ends}
+                for ratio, ends in zip(shared, found, strict=True)
             ]
         return pd.DataFrame(rows) if rows else None
 
@@ -86,8 +88,8 @@ class Comparison:
         for (_, metric, condition), keys in self._curves.items():
             for seed in sorted({key.seed for key in keys}):
                 mine = sorted((key for key in keys if key.seed == seed), key=lambda key: key.target_ratio)
-                limits = self._bounds(metric, condition, [mine])
-                found |= {(key, metric, condition): one for key, one in zip(mine, limits, strict=True)}
+                ends = self._bounds(metric, condition, [mine])
+                found |= {(key, metric, condition): one for key, one in zip(mine, ends, strict=True)}
         return found
 
     @cached_property
@@ -96,7 +98,8 @@ class Comparison:
         curves: dict[Curve, list[Key]] = defaultdict(list)
         for (key, metric, condition), score in self.scores.items():
             parent = self.scores.get((_dense(key.seed), metric, condition))
-            wanted = key.method != DENSE and metric in self.tolerated
+            rules = self._rules.get(metric, {})
+            wanted = key.method != DENSE and applying(rules, condition, score.group) is not None
             if wanted and parent is not None and _same_images(parent, score):
                 curves[key.method, metric, condition].append(key)
         return curves

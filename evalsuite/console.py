@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from evalsuite.models.inspection import Inspection
+    from evalsuite.planned import Line
     from evalsuite.results import Run
     from evalsuite.runner import Progress, Step
+    from evalsuite.status import Status
 
 WIDE = 160  # columns of tables in pipes and files, where nobody has said how wide they are
 
@@ -206,3 +208,66 @@ def _has_zeros(found: Inspection) -> bool:
 def print_report(page: Path) -> None:
     """Prints where the report is."""
     out.print(f"Report: {page.resolve()}", soft_wrap=True, markup=False)
+
+
+def print_spent(record: Mapping[str, Any]) -> None:
+    """Prints what the components of a run took, over all runs in its folder."""
+    spent = record.get("spent") or {}
+    if not record.get("computed") or not spent:
+        return
+    text = ", ".join(f"{what} {_duration(one['seconds'])}" for what, one in spent.items())
+    out.print(f"Spent: {text}", soft_wrap=True, markup=False)
+
+
+def print_plan(lines: Sequence[Line]) -> None:
+    """Prints what a run would do."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("component", "done", "to do", "images", "one worker", "estimated from"):
+        table.add_column(title, justify="left" if title in ("component", "estimated from") else "right")
+    for line in lines:
+        origin = ("finished cells" if line.measured else "a probe of the network") if line.left else ""
+        cells = (str(line.done), str(line.left), f"{line.images:,}", _duration(line.seconds))
+        table.add_row(escaped(line.what), *cells, origin)
+    out.print(table)
+    out.print(
+        f"Together {sum(line.left for line in lines)} cells, about {_duration(sum(line.seconds for line in lines))} "
+        "for one worker; what attacks compute beside one pass is counted only after they have run.",
+        soft_wrap=True,
+    )
+
+
+def print_status(found: Status) -> None:
+    """Prints how far a run has come."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("component", "done", "failed", "stale", "missing"):
+        table.add_column(title, justify="left" if title == "component" else "right")
+    for label, count in found.counts.items():
+        table.add_row(escaped(label), *map(str, (count.done, count.failed, count.stale, count.missing)))
+    out.print(table)
+    for key, what, reason in found.failures:
+        place = f"{key.method} {key.target_ratio:g} {what} (seed {key.seed})"
+        out.print(f"failed: {place}: {reason}", soft_wrap=True, markup=False)
+    for one in found.running:
+        place = f"{one['method']} {one['target_ratio']:g} {one['what']} (seed {one['seed']})"
+        out.print(f"running: {place} for {_duration(one['seconds'])}", soft_wrap=True, markup=False)
+    left = sum(count.left for count in found.counts.values())
+    time_left = "unknown" if found.seconds_left is None else f"about {_duration(found.seconds_left)}"
+    who = f"{found.holder} works on it" if found.alive else "nobody works on it"
+    if found.holder and not found.alive:
+        who = f"{found.holder} died while it worked on it"
+    out.print(
+        "Everything is done." if not left else f"{left} cells are left, {who}; time left: {time_left}.",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> _duration(4.2), _duration(240), _duration(9000)
+    ('4.2 s', '4.0 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -11,11 +11,14 @@ from torch import nn
 
 from evalsuite.choices import Choice
 from evalsuite.digests import file_digest
-from evalsuite.errors import CheckpointError
-from evalsuite.models.architecture import Architecture, Normalized
+from evalsuite.errors import CheckpointError, InvalidModelError, SuiteError
+from evalsuite.models.architecture import Architecture, Normalized, core
+from evalsuite.models.bypass import DEAD, bypassed, dead_layers, without_dead
 from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.cost import nonzero
+from evalsuite.models.intake import Program
 from evalsuite.models.loading import load_candidate
+from evalsuite.models.naming import some
 from evalsuite.models.programs import load_program, program_format
 from evalsuite.records import Candidate, Cost, Given
 
@@ -31,11 +34,13 @@ class Opened:
         model: In evaluation mode, with its preprocessing.
         settings: What rebuilds it.
         files: Digests of what it was read from.
+        notes: Sentences that whoever reads its numbers should know.
     """
 
     model: nn.Module
     settings: Mapping[str, Any]
     files: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def is_program(self) -> bool:
@@ -62,20 +67,59 @@ class Intake:
 
         Raises:
             CheckpointError: If it cannot be read, does not fit, or is a program that nobody trusts.
+            SuiteError: If its preprocessing is none.
         """
+        plugin = self._preprocessed(one)
         if path.is_file() and program_format(path) is not None:
-            plugin = self.architecture.plugin
-            settings = {"name": PROGRAM, "file": str(path.resolve()), "mean": plugin.mean, "std": plugin.std}
-            return Opened(self.program(settings), settings, (file_digest(path),))
-        fitted = replace(self.architecture.plugin, bypass=one.bypass)
-        model = load_candidate(read_weights(path, masks=masks), fitted, image_shape=self.image_shape)
+            return self._program(one, path, plugin)
+        weights = read_weights(path, masks=masks)
+        fitted = bypassed(plugin, tuple(name for name in one.bypass if name != DEAD))
+        if DEAD in one.bypass:
+            fitted = without_dead(weights, fitted)
+        model = load_candidate(weights, fitted, image_shape=self.image_shape)
         files = tuple(file_digest(file) for file in (path, masks) if file is not None)
-        return Opened(model, self.architecture.table | {"bypass": list(one.bypass)}, files)
+        own = {"bypass": list(fitted.bypass), "mean": list(fitted.mean), "std": list(fitted.std)}
+        return Opened(model, self.architecture.table | own, files, _layer_notes(model, fitted.bypass))
+
+    def _program(self, one: Given, path: Path, plugin: Architecture) -> Opened:
+        if one.masks or one.bypass:
+            raise SuiteError(
+                f"{one.file} is a whole program, which takes neither masks nor bypass; leave them out"
+            )
+        preprocessing = {"mean": list(plugin.mean), "std": list(plugin.std)}
+        settings = {"name": PROGRAM, "file": str(path.resolve()), **preprocessing}
+        model = self.program(settings)
+        inside = core(model)
+        notes = inside.notes if isinstance(inside, Program) else ()
+        return Opened(model, settings, (file_digest(path),), notes)
+
+    def _preprocessed(self, one: Given) -> Architecture:
+        """The architecture with a candidate's own preprocessing, if it has one."""
+        plugin = self.architecture.plugin
+        try:
+            return replace(plugin, mean=one.mean or plugin.mean, std=one.std or plugin.std)
+        except SuiteError as error:
+            raise SuiteError(f"candidate {one.file}: {error}") from error
 
     def program(self, settings: Mapping[str, Any]) -> nn.Module:
         """Returns a program with its preprocessing."""
         network = load_program(Path(settings["file"]), trust=self.trust, image_shape=self.image_shape)
         return Normalized(network, mean=settings["mean"], std=settings["std"]).eval()
+
+
+def _layer_notes(model: nn.Module, bypass: Sequence[str]) -> tuple[str, ...]:
+    """What to know about layers that are skipped, or that perhaps should be."""
+    notes = [f"{len(bypass)} layers are skipped: {some(bypass, 4)}."] if bypass else []
+    try:
+        dead = dead_layers(model)
+    except InvalidModelError:  # nobody can say what feeds what
+        return tuple(notes)
+    if dead:
+        notes.append(
+            f"{len(dead)} layers hold only zeros and what follows them, and are kept ({some(dead, 4)}); "
+            "if the tool that removed them skips them, say bypass = dead in a manifest."
+        )
+    return tuple(notes)
 
 
 def program_candidate(one: Given, found: Opened, parent: Candidate) -> Candidate:

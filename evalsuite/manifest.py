@@ -12,6 +12,7 @@ from typing import Any
 from evalsuite.choices import built
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.records import Given
+from evalsuite.suite import RESERVED
 
 
 def manifest(path: Path) -> tuple[Given, ...]:
@@ -39,7 +40,10 @@ def named(paths: Iterable[str]) -> tuple[Given, ...]:
     """Returns one model per path, each a method of its own, named after the file as shortly as tells them apart."""
     files = list(paths)
     stems = [Path(path).name.partition(".")[0] for path in files]
-    names = [stem if stems.count(stem) == 1 else path for stem, path in zip(stems, files, strict=True)]
+    names = [
+        stem if stems.count(stem) == 1 and stem not in RESERVED else path
+        for stem, path in zip(stems, files, strict=True)
+    ]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise CheckpointError(f"--candidate {twice} is there twice; name each file once")
@@ -58,6 +62,8 @@ def _lines(text: str) -> list[dict[str, Any]]:
                 filled[key] = _number(filled[key], kind)
         if "bypass" in filled:
             filled["bypass"] = filled["bypass"].split()
+        for key in {"mean", "std"} & filled.keys():
+            filled[key] = [_number(part, float) for part in filled[key].split()]
         rows.append({"method": Path(filled.get("file", "")).name.partition(".")[0], **filled})
     return rows
 

@@ -5,16 +5,32 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from evalsuite.bench import Bench
 from evalsuite.errors import ContractError, InvalidModelError, SkippedError
 from evalsuite.evaluators.contract import Evaluator
+from evalsuite.limits import limited, out_of_memory
 from evalsuite.metrics import evaluate
 from evalsuite.records import Metric, Score
 from evalsuite.store import Cell
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Is one try at a cell.
+
+    Attributes:
+        cell: What came of it.
+        again: Whether another try may end otherwise.
+        starved: Whether memory ran out: the next try must take less.
+    """
+
+    cell: Cell
+    again: bool = False
+    starved: bool = False
 
 
 def measured(evaluator: Evaluator, bench: Bench, *, digest: str = "") -> Cell:
@@ -23,16 +39,31 @@ def measured(evaluator: Evaluator, bench: Bench, *, digest: str = "") -> Cell:
     What does not apply to a model makes the cell ``skipped``, a model that breaks its contract ``invalid``, any
     other exception ``error``; the reason is kept and there are no numbers.
     """
+    return attempted(evaluator, bench, digest=digest).cell
+
+
+def attempted(evaluator: Evaluator, bench: Bench, *, digest: str = "", limit: float | None = None) -> Attempt:
+    """Returns what came of one try at a cell, as in `measured`.
+
+    Args:
+        evaluator: The test.
+        bench: The candidate's.
+        digest: Of what the cell depends on.
+        limit: Seconds that it may take; ``None`` for any number.
+    """
     try:
-        scores = scored(evaluator, bench)
+        with limited(limit):
+            scores = scored(evaluator, bench)
     except SkippedError as error:
-        return Cell(digest, "skipped", str(error))
+        return Attempt(Cell(digest, "skipped", str(error)))
     except InvalidModelError as error:
-        return Cell(digest, "invalid", str(error))
+        return Attempt(Cell(digest, "invalid", str(error)))
     except Exception as error:
         log.info("evaluator %s failed", type(evaluator).__name__, exc_info=True)
-        return Cell(digest, "error", f"{type(error).__name__}: {error}")
-    return Cell(digest, "ok", metrics=evaluator.metrics, scores=scores)
+        reason = f"{type(error).__name__}: {error}"
+        again = not isinstance(error, ContractError)  # a plug-in that is wrong stays wrong
+        return Attempt(Cell(digest, "error", reason), again=again, starved=out_of_memory(error))
+    return Attempt(Cell(digest, "ok", metrics=evaluator.metrics, scores=scores))
 
 
 def scored(evaluator: Evaluator, bench: Bench) -> tuple[Score, ...]:
@@ -43,7 +74,8 @@ def scored(evaluator: Evaluator, bench: Bench) -> tuple[Score, ...]:
             is there twice.
         InvalidModelError: If the model breaks its contract.
     """
-    bench.allow(evaluator.needs)
+    bench.want(evaluator.features)
+    bench.allow({*evaluator.needs, *evaluator.features})
     try:
         scores = tuple(_completed(score, evaluator.metrics) for score in evaluator.evaluate(bench))
     finally:

@@ -14,23 +14,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from evalsuite.acceptance import accepted, check_claim, module_of, sentence
+from evalsuite.acceptance import check_claim, checked, sentence
 from evalsuite.choices import Choice
 from evalsuite.data.views import Gallery, View
 from evalsuite.digests import candidate_digest, digest_of, file_digest
-from evalsuite.errors import CheckpointError
+from evalsuite.errors import CheckpointError, EvalsuiteError, StoreError
 from evalsuite.given import PROGRAM, Intake, program_candidate
-from evalsuite.models.architecture import assemble
+from evalsuite.limits import TimeLimitError
 from evalsuite.models.cost import cost, nonzero, weights_digest
 from evalsuite.models.loading import load_candidate
 from evalsuite.models.saving import load, save
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.provenance import PRODUCING, code_digest
-from evalsuite.randomness import address
-from evalsuite.records import Candidate, Given
+from evalsuite.records import Candidate, Given, Phase
 from evalsuite.store import Key, Store
 from evalsuite.suite import DENSE, Suite
-from evalsuite.training.loop import train, training_seed
+from evalsuite.training.history import history, remember
+from evalsuite.trainings import Trainings
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ class Made:
         reason: Why it failed.
         computed: False if it was in the store already.
         digest: Of what it depends on.
+        notes: Sentences that whoever reads its numbers should know.
+        again: Whether another try may succeed: its failure is not of a kind that somebody foresaw.
     """
 
     key: Key
@@ -52,6 +54,8 @@ class Made:
     reason: str = ""
     computed: bool = True
     digest: str = ""
+    notes: tuple[str, ...] = ()
+    again: bool = False
 
 
 class Production:
@@ -83,11 +87,11 @@ class Production:
             return found, False
         path = self.checkpoint(seed)
         model = (
-            self._trained(seed)
+            self._trainings.parent(seed, digest)
             if path is None
             else load_candidate(path, self.suite.model.plugin, image_shape=self._shape)
         )
-        return self._saved(key, model, None, digest=digest), True
+        return self._saved(key, model, None, digest=digest, lineage=history(model) or ()), True
 
     def parent_digest(self, seed: int) -> str:
         """Returns the digest of what the parent of one seed depends on.
@@ -96,13 +100,17 @@ class Production:
             CheckpointError: If the checkpoint is not there.
         """
         path = self.checkpoint(seed)
-        origin = {"seed": seed, **self._training} if path is None else {"checkpoint": file_digest(path)}
+        trained = {"seed": seed, **self._trainings.inputs(self.suite.recipe)}
+        origin = trained if path is None else {"checkpoint": file_digest(path)}
         return digest_of({"model": self.suite.model.table, **origin, "code": code_digest(PRODUCING)})
 
     def producer_digest(self, choice: Choice[Producer]) -> str:
         """Returns the digest of a method and of how it retrains."""
         code = code_digest(PRODUCING, type(choice.plugin))
-        return digest_of({"producer": choice.table, **self._training, "code": code})
+        # what rewinds follows the parent's own training
+        way = None if self.suite.checkpoint else dataclasses.asdict(self.suite.recipe)
+        training = self._trainings.inputs(self.suite.retraining)
+        return digest_of({"producer": choice.table, **training, "parent": way, "code": code})
 
     def module(self, key: Key, candidate: Candidate) -> nn.Module:
         """Returns the network of a finished candidate as it is on disk, in evaluation mode."""
@@ -142,7 +150,11 @@ class Production:
             made = self._saved(key, opened.model, parent, digest=digest, settings=opened.settings)
         kept = found or made
         check_claim(one, kept)
-        return Made(key, kept, computed=found is None, digest=digest)
+        return Made(key, kept, computed=found is None, digest=digest, notes=opened.notes)
+
+    @cached_property
+    def _trainings(self) -> Trainings:
+        return Trainings(self.suite, self.store, self.gallery, device=self.device)
 
     @cached_property
     def _intake(self) -> Intake:
@@ -161,38 +173,40 @@ class Production:
         for key, found in zip(keys, ready, strict=False):
             yield Made(key, found, computed=False)
         if len(ready) < len(keys):
-            chain = self._chain(choice, parent, module, ready)
-            yield from self._rest(chain, list(zip(keys, digests, strict=True))[len(ready) :], parent)
-
-    def _chain(
-        self, choice: Choice[Producer], parent: Candidate, module: nn.Module, ready: Sequence[Candidate]
-    ) -> Iterator[nn.Module]:
-        """The producer's own models from the first missing ratio on, each checked."""
-        last = ready[-1] if ready else None
-        previous = None if last is None else self.module(Key(last.method, last.seed, last.target_ratio), last)
-        seed = address(parent.seed, "producer", choice.name)
-        context = Context(self.gallery.images(View(split="train")), self.suite.recipe, seed, previous)
-        floor = 0.0 if last is None else last.ratio
-        ratios = self.suite.ratios[len(ready) :]
-        models = choice.plugin.produce(module, ratios, context)
-        for ratio in ratios:
-            model = module_of(next(models, None), ratio)
-            floor = accepted(model, parent, module, above=floor, target=ratio)
-            yield model
+            missing = list(zip(keys, digests, strict=True))[len(ready) :]
+            last = ready[-1] if ready else None
+            context = self._trainings.context(choice, parent, last, digest=method)
+            if last is not None:
+                previous = self.module(Key(last.method, last.seed, last.target_ratio), last)
+                remember(previous, last.history)
+                context = dataclasses.replace(context, previous=previous)
+            remember(module, parent.history)
+            ratios = [key.target_ratio for key, _ in missing]
+            chain = checked(choice.plugin, parent, module, ratios, context)
+            yield from self._rest(chain, missing, parent, context)
 
     def _rest(
-        self, chain: Iterator[nn.Module], wanted: Sequence[tuple[Key, str]], parent: Candidate
+        self,
+        chain: Iterator[nn.Module],
+        wanted: Sequence[tuple[Key, str]],
+        parent: Candidate,
+        context: Context,
     ) -> Iterator[Made]:
-        reason = ""
+        reason, again = "", False
         for key, digest in wanted:
             found = None
             if not reason:
                 try:
-                    found = self._saved(key, next(chain), parent, digest=digest)
+                    model = next(chain)
+                    lineage = context.history(model)
+                    found = self._saved(key, model, parent, digest=digest, lineage=lineage)
+                except StoreError:
+                    raise  # a full disk is no failure of the method
                 except Exception as error:
+                    again = isinstance(error, TimeLimitError) or not isinstance(error, EvalsuiteError)
                     log.info("production of %s at %s failed", key.method, key.target_ratio, exc_info=True)
                     reason = f"production failed at ratio {key.target_ratio:g}: {sentence(error)}"
-            yield Made(key, found, reason, digest=digest)
+            yield Made(key, found, reason, digest=digest, again=again)
 
     def _saved(
         self,
@@ -202,6 +216,7 @@ class Production:
         *,
         digest: str,
         settings: Mapping[str, Any] | None = None,
+        lineage: tuple[Phase, ...] = (),
     ) -> Candidate:
         """Record of a network after saving it; the ratio is counted on what was saved."""
         settings = settings or self.suite.model.table
@@ -220,21 +235,12 @@ class Production:
             cost=spent,
             weights=weights_digest(model),
             model=settings,
+            history=lineage,
         )
         self.store.write_candidate(key, candidate, digest=digest)
+        for left in path.parent.glob(f"{key.target_ratio!r}.*.training"):
+            left.unlink(missing_ok=True)  # it is finished
         return candidate
-
-    def _trained(self, seed: int) -> nn.Module:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(training_seed(seed, "initialise"))
-            model = assemble(self.suite.model.plugin).to(self.device)
-        train(
-            model,
-            self.gallery.images(View(split="train")),
-            self.suite.recipe,
-            seed=training_seed(seed, "parent"),
-        )
-        return model
 
     @property
     def _shape(self) -> Sequence[int]:
@@ -266,13 +272,3 @@ class Production:
             f"{what} {named}: no such file in {' or '.join(str(path.parent) for path in tried)}; "
             "put it there, name the data folder with --data, or correct the path"
         )
-
-    @property
-    def _training(self) -> dict[str, Any]:
-        """What any training in this suite depends on, beside its seed."""
-        return {
-            "recipe": dataclasses.asdict(self.suite.recipe),
-            "train": self.gallery.digest(View(split="train")),
-            "threads": self.suite.threads,
-            "device": self.device.type,
-        }

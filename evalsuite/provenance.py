@@ -32,17 +32,25 @@ PACKAGES = (
     "pandas",
     "foolbox",
     "robustbench",
+    "pyautoattack",
 )
 MEASURING = (
     "randomness.py",
     "measuring.py",
     "bench.py",
+    "gates.py",
+    "detectors",
     "data",
     "models",
     "compat",
     "evaluators/contract.py",
     "evaluators/accuracy.py",
+    "evaluators/attack.py",
+    "evaluators/attack_flags.py",
+    "evaluators/weapons.py",
     "metrics",
+    "statistics/classes.py",
+    "statistics/rates.py",
 )
 PRODUCING = (
     "randomness.py",
@@ -55,6 +63,7 @@ PRODUCING = (
     "acceptance.py",
     "given.py",
     "production.py",
+    "trainings.py",
 )
 
 
@@ -64,11 +73,17 @@ class Options:
 
     Attributes:
         seed: One seed instead of the suite's.
-        device: ``cpu``, ``cuda`` or ``cuda:<n>``.
+        device: ``cpu``, ``cuda``, ``cuda:<n>``, or several: ``cuda:0,1``.
         data: Data root instead of `EVALSUITE_DATA` and the suite's.
         download: Whether missing data may be fetched.
         trust_program: Whether whole programs may be loaded that may run code.
         command: How the user asked, where that is not ``run SUITE``.
+        workers: How many tasks are done at once; 0 for as many as there are processors, ``None`` for one for
+            each device.
+        executor: ``serial``, ``local``, ``ray`` or ``ray://host:port``; by default local where there are workers.
+        only: Tests and methods that are run; all if none is named.
+        retry_failed: Whether cells that ended as ``skipped`` or ``invalid`` are computed again, as those that
+            ended in an error always are.
     """
 
     seed: int | None = None
@@ -77,6 +92,10 @@ class Options:
     download: bool = False
     trust_program: bool = False
     command: str = ""
+    workers: int | None = None
+    executor: str = ""
+    only: tuple[str, ...] = ()
+    retry_failed: bool = False
 
     def applied(self, suite: Suite) -> Suite:
         """Returns `suite` with the seed that was asked for."""
@@ -191,6 +210,7 @@ def described(suite: Suite) -> dict[str, Any]:
         "model": suite.model.table,
         "checkpoint": suite.checkpoint,
         "recipe": dataclasses.asdict(suite.recipe),
+        "retraining": dataclasses.asdict(suite.retraining),
         "producers": [{"label": choice.label, **choice.table} for choice in suite.producers],
         "candidates": [dataclasses.asdict(one) for one in suite.candidates],
         "evaluators": [{"label": choice.label, **choice.table} for choice in suite.evaluators],
@@ -198,6 +218,7 @@ def described(suite: Suite) -> dict[str, Any]:
         "threads": suite.threads,
         "data_root": suite.data_root,
         "plugins": list(suite.plugins),
+        "resources": dataclasses.asdict(suite.resources),
         "source": str(suite.source),
     }
 
@@ -211,6 +232,7 @@ def command(suite: Suite, options: Options) -> str:
     words += ["--device", options.device] if options.device != "cpu" else []
     words += ["--data", str(options.data)] if options.data is not None else []
     words += ["--download"] if options.download else []
+    words += [word for name in options.only for word in ("--only", name)]
     return shlex.join(words)
 
 

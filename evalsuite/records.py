@@ -18,6 +18,7 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Split = Literal["train", "validation", "test"]
 Status = Literal["ok", "skipped", "invalid", "error"]
+PhaseName = Literal["pretraining", "pruning", "retraining"]
 
 NO_EVIDENCE: Mapping[str, Array] = MappingProxyType({})
 
@@ -123,8 +124,11 @@ class Given:
         method: What made it; models of one method and seed are one curve.
         seed: Seed of the parent that it is compared with.
         masks: Path of separate masks; empty for none.
-        bypass: Names of layers that its tool removed and its network skipped.
+        bypass: Names of layers that its tool removed and its network skipped; ``dead`` for all convolutions
+            whose weights are all zero.
         ratio: Prune ratio that it is said to have; the ratio that counts is measured, and must agree.
+        mean: Per channel, where its preprocessing is not the parent's: a program may bring its own.
+        std: As `mean`; zeros and ones are no preprocessing.
     """
 
     file: str
@@ -133,6 +137,33 @@ class Given:
     masks: str = ""
     bypass: tuple[str, ...] = ()
     ratio: float | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Is one training in the life of a model.
+
+    Attributes:
+        what: ``pretraining`` made the parent, ``pruning`` went on while weights were pushed or taken away,
+            ``retraining`` is every other training of a candidate.
+        epochs: Passes over the training images; a fraction where weights were rewound into an epoch.
+        images: Training images per epoch.
+        macs: Multiply-accumulates of the whole phase, calculated as 3 (forward once, backward twice) times
+            those of one forward pass, zeros included, times images, times epochs.
+        rates: The learning-rate schedule in words.
+        schedule: Digest of the learning rates along the phase: equal for equal schedules.
+        curve: Validation accuracy after each epoch, where the recipe tracks it.
+    """
+
+    what: PhaseName
+    epochs: float
+    images: int
+    macs: int
+    rates: str
+    schedule: str
+    curve: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +179,7 @@ class Candidate:
         cost: What it costs.
         weights: Digest of the weights, hexadecimal.
         model: Registered architecture and its settings, from which the module is rebuilt.
+        history: Every training that it went through, the parent's first; empty where nobody knows.
     """
 
     method: str
@@ -158,6 +190,7 @@ class Candidate:
     cost: Cost
     weights: str
     model: Mapping[str, Any]
+    history: tuple[Phase, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

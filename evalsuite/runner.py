@@ -1,39 +1,57 @@
-"""A suite to cells of work to results: what is in the store already is not computed again."""
+"""A suite to tasks to results: what is in the store already is not computed again, and nothing is lost."""
 
 from __future__ import annotations
 
 import dataclasses
+import heapq
+import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from evalsuite.bench import Bench
-from evalsuite.choices import Choice
-from evalsuite.compat.allocator import keep_large_blocks
 from evalsuite.data.dataset import Place
-from evalsuite.data.views import Gallery, View
-from evalsuite.digests import cell_digest, digest_of
-from evalsuite.errors import UserError
-from evalsuite.evaluators.contract import Evaluator
-from evalsuite.measuring import measured
-from evalsuite.preprocessing import doubt
-from evalsuite.production import Made, Production
-from evalsuite.provenance import MEASURING, Options, code_digest, data_root, record
-from evalsuite.randomness import address
-from evalsuite.records import Candidate, Status
+from evalsuite.data.views import Gallery
+from evalsuite.devices import cores, devices
+from evalsuite.devices import device as device
+from evalsuite.devices import threads as threads
+from evalsuite.errors import CellError, UserError
+from evalsuite.executors import executor
+from evalsuite.executors.contract import Executor
+from evalsuite.ledger import Doing, Ledger
+from evalsuite.lock import Lock, locked
+from evalsuite.provenance import Options, data_root, record
+from evalsuite.records import Status
 from evalsuite.results import Run
+from evalsuite.schedule import Rank, Schedule, scope
 from evalsuite.store import Cell, Key, Store
 from evalsuite.suite import DENSE, PRODUCTION, Suite, load
+from evalsuite.tasks import (
+    Begun,
+    Died,
+    Ended,
+    Event,
+    Finished,
+    Lost,
+    Measure,
+    Open,
+    Opened,
+    Order,
+    Produce,
+    Produced,
+    Stop,
+    Task,
+)
+from evalsuite.workshop import Workshop
 
 log = logging.getLogger(__name__)
+
+LOOK = 2.0
+"""Seconds after which the lock is looked at again while nothing happens."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +90,7 @@ def run(
     Args:
         suite: A suite, the path of one, or the name of one that ships with the package.
         out: Run folder; ``reports/<suite>`` under the current folder by default.
-        options: Seed, device and data, where they differ from the suite's.
+        options: Seed, device, data and workers, where they differ from the suite's.
         progress: Called after each cell.
 
     Raises:
@@ -81,155 +99,213 @@ def run(
     """
     options = options or Options()
     chosen = options.applied(suite if isinstance(suite, Suite) else load(suite))
-    store = Store(Path(out) if out is not None else Path("reports") / chosen.name)
-    gallery = Gallery(
-        chosen.data.plugin, Place(data_root(chosen, options), options.download, chosen.seeds[0])
+    root = Path(out) if out is not None else Path("reports") / chosen.name
+    places = devices(options.device)
+    order = Order(
+        chosen,
+        root.absolute(),
+        data_root(chosen, options),
+        places[0],
+        options.download,
+        options.trust_program,
     )
-    keep_large_blocks()
-    earlier = store.seconds()
-    started = time.time()
     with threads(chosen.threads):
-        production = Production(
-            chosen, store, gallery, device=device(options.device), trust=options.trust_program
-        )
-        work = _Work(production, progress)
-        store.sweep()
-        kept = record(chosen, options) | {"started": started, "inputs": work.inputs}
-        for seed in chosen.seeds:
-            parent, given = work.opened(seed)
-            store.write_record({**kept, "seconds": None})
-            work.run(seed, parent, given)
-    spent = time.time() - started if work.computed else earlier  # looking at finished cells is not the run
-    store.write_record({**kept, "seconds": spent, "computed": work.computed})
-    return Run(store.root)
+        gallery = Gallery(chosen.data.plugin, Place(order.data, order.download, chosen.seeds[0]))
+        here = Workshop(order, gallery)
+        schedule = Schedule(here.production, gallery, scope(chosen, options))
+        workers = _workers(options, chosen, len(places))
+        name = options.executor or ("serial" if workers == 1 else "local")
+        Store(root).refuse_newer()
+        with (
+            locked(root) as lock,
+            closing(executor(name, order, here, devices=places, workers=workers)) as hands,
+        ):
+            store = Store(root)
+            store.sweep()
+            _Work(schedule, hands, lock).run(record(chosen, options), store, progress or (lambda _: None))
+    return Run(root)
+
+
+def _workers(options: Options, suite: Suite, places: int) -> int:
+    """How many tasks are done at once: as asked for, else one for each device."""
+    if options.workers is None:
+        return places
+    if options.workers < 0:
+        raise UserError(f"found --workers {options.workers}, expected a number from 1 on, or auto")
+    return options.workers or max(1, cores() // suite.threads)
 
 
 class _Work:
-    """One run: the walk over producers, candidates and evaluators."""
+    """One run: tasks to an executor, events back, and everything that they say written down."""
 
-    def __init__(self, production: Production, progress: Progress | None) -> None:
-        suite, gallery = production.suite, production.gallery
-        self.suite, self.store, self.gallery, self.device = (
-            suite,
-            production.store,
-            gallery,
-            production.device,
-        )
-        self.production = production
-        self.progress = progress or (lambda _: None)
-        candidates = len(suite.seeds) * (1 + len(suite.producers) * len(suite.ratios)) + len(suite.candidates)
-        self.total = candidates * (1 + len(suite.evaluators))
+    def __init__(self, schedule: Schedule, hands: Executor, lock: Lock) -> None:
+        self.schedule, self.hands, self.lock = schedule, hands, lock
+        self.store = schedule.store
+        self.ledger = Ledger(self.store, workers=hands.slots)
         self.done = self.computed = 0
-        # what is missing is missed here and not after hours of work
-        self.inputs: dict[str, Any] = {
-            "parents": {str(seed): self.production.parent_digest(seed) for seed in suite.seeds},
-            "producers": {
-                choice.label: self.production.producer_digest(choice) for choice in suite.producers
-            },
-            "evaluators": {choice.label: self._evaluator_digest(choice) for choice in suite.evaluators},
-            "given": [],
-        }
+        self.notes: list[dict[str, Any]] = []  # what readers of the report should know about the models
+        self._ready: list[tuple[Rank, int, Task]] = []
+        self._count = itertools.count()
+        self._running: dict[str, Task] = {}
+        self._waiting: dict[str, list[Task]] = {}  # for something to be made again
+        self._tries: Counter[tuple[Key, str]] = Counter()
 
-    def opened(self, seed: int) -> tuple[Candidate, list[Made]]:
-        """Returns the parent and the finished models of one seed, and writes down which they are."""
-        parent, fresh = self.production.parent(seed)
-        given = self.production.given(seed, parent)
-        self.inputs["given"] += [{**dataclasses.asdict(made.key), "digest": made.digest} for made in given]
-        self._tell(Key(DENSE, seed, 0.0), PRODUCTION, "ok", computed=fresh)
-        return parent, given
+    def run(self, kept: dict[str, Any], store: Store, progress: Progress) -> None:
+        """Does everything that is not in the store."""
+        self.progress = progress
+        earlier = store.seconds()
+        self.kept = kept | {"started": time.time(), "inputs": self.schedule.inputs, "notes": self.notes}
+        for task in self.schedule.first():
+            self._push(task)
+        while self._ready or self._running:
+            while self._ready and len(self._running) < self.hands.slots:
+                self._begin(heapq.heappop(self._ready)[2])
+            if self._running:
+                self._wait()
+        spent = self.ledger.elapsed if self.computed else earlier  # looking at finished cells is not the run
+        self._record(seconds=spent, computed=self.computed)
+        self.ledger.close()
 
-    def run(self, seed: int, parent: Candidate, given: Sequence[Made]) -> None:
-        """Computes every cell of one seed that is not in the store."""
-        key = Key(DENSE, seed, 0.0)
-        module = self.production.module(key, parent)
-        if self.suite.checkpoint:  # weights of somebody else, trained on images that we have not seen
-            self._warn(module)
-        bench = Bench(module, self.gallery, seed=address(seed, "bench"))
-        self._measure(key, parent, lambda: bench, parent=parent)
-        made = (self.production.candidates(choice, parent, module) for choice in self.suite.producers)
-        for candidate in chain.from_iterable([*made, given]):
-            self._follow(candidate, parent, bench)
+    def _begin(self, task: Task) -> None:
+        """Takes what the store knows of a task, and has the rest done."""
+        known, rest = self.schedule.settled(task)
+        for event in known:
+            self._heard(task, event, computed=False)
+        if rest is not None:
+            self._running[rest.name] = rest
+            self.ledger.doing[rest.name] = Doing(rest.key, "" if isinstance(rest, Measure) else PRODUCTION)
+            self.hands.submit(rest)
 
-    def _warn(self, module: nn.Module) -> None:
-        images = self.gallery.images(View())
-        if images.labels is not None and (sentence := doubt(module, images.images, images.labels)):
-            log.warning("%s", sentence)
-
-    def _follow(self, made: Made, parent: Candidate, dense: Bench) -> None:
-        """Measures one candidate, or records why there is none."""
-        if made.candidate is None:
-            self.store.write_cell(made.key, PRODUCTION, Cell(made.digest, "error", made.reason))
-            for what in (PRODUCTION, *(choice.label for choice in self.suite.evaluators)):
-                self._tell(made.key, what, "error", computed=True)
+    def _wait(self) -> None:
+        found = self.hands.event(LOOK)
+        self.ledger.write(done=self.done, total=self.schedule.total)
+        if found is None:
+            self.lock.check()
             return
-        self._tell(made.key, PRODUCTION, "ok", computed=made.computed)
-        candidate = made.candidate
+        task, event = found
+        task = self._running[task.name]  # less what it has done already
+        if isinstance(event, Finished | Died | Lost | Stop):
+            del self._running[task.name], self.ledger.doing[task.name]
+        if isinstance(event, Stop):
+            raise event.error
+        if isinstance(event, Begun):
+            self.ledger.doing[task.name] = Doing(task.key, event.what)
+        elif isinstance(event, Died):
+            self._again(task, event.reason)
+        elif isinstance(event, Lost):
+            self._make_again(task, event)
+        else:
+            self._heard(task, event, computed=True)
 
-        def bench() -> Bench:
-            model = self.production.module(made.key, candidate)
-            return Bench(model, self.gallery, parent=dense, seed=dense.seed)
+    def _heard(self, task: Task, event: Event, *, computed: bool) -> None:
+        """Writes down what an event says, and has done what waited for it."""
+        if isinstance(event, Ended):
+            self._book(event.what, event.seconds, computed=computed)
+            self._tell(task.key, event.what, event.status, computed=computed)
+            if computed and isinstance(task, Measure):
+                left = {label: digest for label, digest in task.cells.items() if label != event.what}
+                self._running[task.name] = dataclasses.replace(task, cells=left)
+            return
+        waiting = self._waiting.pop(task.name, None)
+        if waiting is not None:  # made again: everybody else has heard of it
+            for one in waiting:
+                self._push(one)
+            return
+        if isinstance(event, Opened):
+            self._opened(task.key, event)
+        elif isinstance(event, Produced):
+            self._produced(event, computed=computed)
+        else:
+            return
+        for one in self.schedule.after(task, event):
+            self._push(one)
 
-        self._measure(made.key, candidate, bench, parent=parent)
+    def _opened(self, key: Key, event: Opened) -> None:
+        """Writes down who is compared before anything of it is measured."""
+        listed = self.schedule.inputs["given"]
+        listed += [{**dataclasses.asdict(made.key), "digest": made.digest} for made in event.given]
+        listed.sort(key=lambda one: self.schedule.suite.seeds.index(one["seed"]))  # not by who came first
+        for of, note in event.notes:
+            log.warning("%s: %s", of.method, note)
+            self.notes.append({"method": of.method, "seed": of.seed, "note": note})
+        self._book(PRODUCTION, event.seconds, computed=event.fresh)
+        self._tell(key, PRODUCTION, "ok", computed=event.fresh)
+        for made in event.given:
+            if made.key.method in self.schedule.scope.methods:
+                self._tell(made.key, PRODUCTION, "ok", computed=made.computed)
+        self._record(seconds=None)
 
-    def _measure(
-        self, key: Key, candidate: Candidate, bench: Callable[[], Bench], *, parent: Candidate
-    ) -> None:
-        """Runs the evaluators whose cells are missing; the model is loaded only if one is."""
-        ready: Bench | None = None
-        for choice in self.suite.evaluators:
-            digest = cell_digest(candidate, parent, self.inputs["evaluators"][choice.label])
-            cell = self.store.cell(key, choice.label, digest)
-            if cell is not None and cell.status != "error":  # an error may be gone: the cell is tried again
-                self._tell(key, choice.label, cell.status, computed=False)
+    def _produced(self, event: Produced, *, computed: bool) -> None:
+        self._book(PRODUCTION, event.seconds, computed=computed)
+        for made in event.made:
+            if made.candidate is not None:
+                self._tell(made.key, PRODUCTION, "ok", computed=made.computed)
                 continue
-            ready = ready or bench()
-            cell = measured(choice.plugin, ready, digest=digest)
-            self.store.write_cell(key, choice.label, cell)
-            self._tell(key, choice.label, cell.status, computed=True)
+            self.store.write_cell(made.key, PRODUCTION, Cell(made.digest, "error", made.reason))
+            for what in (PRODUCTION, *(choice.label for choice in self.schedule.scope.evaluators)):
+                self._tell(made.key, what, "error", computed=True)
 
-    def _evaluator_digest(self, choice: Choice[Evaluator]) -> str:
-        """What a measurement depends on beside the models."""
-        return digest_of(
-            {
-                "evaluator": choice.table,
-                "version": choice.plugin.version,
-                "images": [self.gallery.digest(view) for view in choice.plugin.needs],
-                "threads": self.suite.threads,
-                "device": self.device.type,
-                "code": code_digest(MEASURING, type(choice.plugin)),
-            }
-        )
+    def _again(self, task: Task, reason: str) -> None:
+        """Has a task whose worker died done once more; the second time, its cell has a reason and no number."""
+        what = self.ledger.doing[task.name].what if task.name in self.ledger.doing else ""
+        what = what or (next(iter(task.cells), "") if isinstance(task, Measure) else PRODUCTION)
+        self._tries[task.key, what] += 1
+        if self._tries[task.key, what] == 1:
+            log.warning("%s of %s at %g: %s; it is tried again", what, *_named(task.key), reason)
+            self._push(task)
+        elif isinstance(task, Open):
+            raise CellError(f"the parent of seed {task.seed} could not be made: {reason}")
+        elif isinstance(task, Produce):
+            self._finish(task, self.schedule.failed(task, reason))
+        else:
+            self._give_up(task, [what], reason)
+
+    def _make_again(self, task: Task, event: Lost) -> None:
+        """Has weights made again that are not those of their record; once, then it is an error."""
+        self._tries[event.key, "weights"] += 1
+        parent = task.parent if isinstance(task, Measure | Produce) else None
+        maker = None if parent is None else self.schedule.remade(event.key, parent)
+        if maker is None or self._tries[event.key, "weights"] > len(self._running) + 1:
+            if isinstance(task, Measure):
+                self._give_up(task, list(task.cells), event.reason)
+            elif isinstance(task, Produce):
+                self._finish(task, self.schedule.failed(task, event.reason))
+            else:
+                raise CellError(event.reason)
+            return
+        if maker.name not in self._waiting:
+            self.store.lose_weights(event.key)
+            self._push(maker)
+        self._waiting.setdefault(maker.name, []).append(task)
+
+    def _finish(self, task: Task, event: Event) -> None:
+        """Ends a task that was given up as its worker would have."""
+        self._heard(task, event, computed=True)
+
+    def _give_up(self, task: Measure, labels: list[str], reason: str) -> None:
+        for label in labels:
+            self.store.write_cell(task.key, label, Cell(task.cells[label], "error", reason))
+            self._tell(task.key, label, "error", computed=True)
+        left = {label: digest for label, digest in task.cells.items() if label not in labels}
+        if left:
+            self._push(dataclasses.replace(task, cells=left))
+
+    def _push(self, task: Task) -> None:
+        rank = self.schedule.rank(task, alone=self.hands.slots == 1)
+        heapq.heappush(self._ready, (rank, next(self._count), task))
+
+    def _book(self, what: str, seconds: float, *, computed: bool) -> None:
+        if computed:
+            self.ledger.add(what, seconds)
 
     def _tell(self, key: Key, what: str, status: Status, *, computed: bool) -> None:
         self.done += 1
         self.computed += computed
-        self.progress(Step(key, what, status, self.done, self.total, computed))
+        self.progress(Step(key, what, status, self.done, self.schedule.total, computed))
+
+    def _record(self, *, seconds: float | None, **more: Any) -> None:
+        self.store.write_record({**self.kept, "seconds": seconds, "spent": self.ledger.spent, **more})
 
 
-def device(name: str) -> torch.device:
-    """Returns the device called `name`.
-
-    Raises:
-        UserError: If it is no device, or not there: there is no silent fall-back.
-    """
-    try:
-        wanted = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"unknown device {name!r}: expected cpu, cuda or cuda:<number>") from None
-    there = torch.cuda.device_count() if wanted.type == "cuda" else 0
-    if wanted.type not in ("cpu", "cuda") or (wanted.type == "cuda" and (wanted.index or 0) >= there):
-        raise UserError(
-            f"device {name!r} is not there: this machine has cpu and {there} CUDA devices; use --device cpu"
-        )
-    return wanted
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Computes with `count` threads inside the block: sums depend on it in the last digits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _named(key: Key) -> tuple[str, float]:
+    return (key.method, key.target_ratio) if key.method != DENSE else ("the parent", 0.0)

@@ -4,22 +4,20 @@ A run folder holds::
 
     run.json                                         what was run, with what, on what
     candidates/<method>/seed-<s>/<ratio>.safetensors the weights of a candidate
+    candidates/<method>/seed-<s>/<ratio>.<n>.training a long training that is under way
     candidates/<method>/seed-<s>/<ratio>.json        how to rebuild it, its ratio and cost; written last
     cells/<method>/seed-<s>/<ratio>/<evaluator>.cell what one evaluator found, a safetensors file
 
 A file is written under a temporary name, synchronised and renamed, so it is there whole or not at all. A
 cell carries the digest of everything that it depends on; if the digest has changed, the cell is computed
-again.
+again. It also carries checksums of itself: what does not agree with them is set aside, and never read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -30,15 +28,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from evalsuite.errors import StoreError
-from evalsuite.records import Array, Candidate, Cost, Metric, Score, Status
+from evalsuite.files import awaited, set_aside, sweep, unwritable
+from evalsuite.files import write_atomically as write_atomically
+from evalsuite.records import Array, Candidate, Cost, Metric, Phase, Score, Status
+from evalsuite.sealing import (
+    FORMAT,
+    READABLE,
+    DamagedError,
+    UnreadableError,
+    array_name,
+    json_of,
+    sealed,
+    table_of,
+    unsealed,
+    whole,
+)
 
-FORMAT = 1
-"""Version of the files; raise it when older ones can no longer be read."""
 LONGEST = 80
 """Characters of a label that its file name shows; file systems take 255 bytes."""
-HOUR = 3600.0
-LEFTOVER = re.compile(r"\..+\.(\w{8}|\d+(\.tmp)?)")
-"""Temporary names: those of `write_atomically`, of saved weights and of the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +93,7 @@ class Store:
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Writes ``run.json``."""
-        write_atomically(self.root / "run.json", _json({"format": FORMAT, **record}))
+        write_atomically(self.root / "run.json", json_of({"format": FORMAT, **record}))
 
     def seconds(self) -> float | None:
         """Returns how long the last run that computed something took; ``None`` if there is none."""
@@ -104,16 +111,17 @@ class Store:
         """
         path = self.root / "run.json"
         try:
-            record = _table(path.read_text("utf-8"))
+            record = table_of(path.read_text("utf-8"))
         except FileNotFoundError:
             raise StoreError(
                 f"{self.root} is not a run folder: it has no run.json; start one with 'evalsuite run SUITE'"
             ) from None
         except (OSError, ValueError) as error:
             raise StoreError(f"{path} cannot be read: {error}") from error
-        if record.get("format") != FORMAT:
+        if record.get("format") not in READABLE:
             raise StoreError(
-                f"{path} has format {record.get('format')!r}, this evalsuite reads {FORMAT}; run the suite again"
+                f"{path} has format {record.get('format')!r}, this evalsuite reads 1 to {FORMAT}; "
+                "use the evalsuite that wrote it, or run the suite again in another folder (--out)"
             )
         return record
 
@@ -132,12 +140,12 @@ class Store:
     def candidate(self, key: Key, digest: str | None = None) -> Candidate | None:
         """Returns a finished candidate; ``None`` if there is none, or not of this digest."""
         try:
-            content = _table(self._candidate_path(key).read_text("utf-8"))
-            _check_format(content)
+            content = unsealed(table_of(self.candidate_path(key).read_text("utf-8")))
             if digest is not None and content["digest"] != digest:
                 return None
             fields = content["candidate"]
-            return Candidate(**{**fields, "cost": Cost(**fields["cost"])})
+            history = tuple(_phase(one) for one in fields.get("history", ()))
+            return Candidate(**{**fields, "cost": Cost(**fields["cost"]), "history": history})
         except (OSError, KeyError, ValueError, TypeError):
             return None  # not there, or damaged: made again
 
@@ -147,32 +155,46 @@ class Store:
         Raises:
             StoreError: If the folder cannot be written to.
         """
-        path = self._candidate_path(key)
+        path = self.candidate_path(key)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
 
     def write_candidate(self, key: Key, candidate: Candidate, *, digest: str) -> None:
         """Writes the JSON beside the weights, which must be there already: with it the candidate is finished."""
         content = {"format": FORMAT, "digest": digest, "candidate": asdict(candidate)}
-        write_atomically(self._candidate_path(key), _json(content))
+        write_atomically(self.candidate_path(key), json_of(sealed(content)))
 
     def cell(self, key: Key, evaluator: str, digest: str | None = None) -> Cell | None:
         """Returns a cell; ``None`` if there is none, not of this digest, or one that cannot be read."""
-        path = self._cell_path(key, evaluator)
-        if not path.is_file():
-            return None
         try:
-            with safe_open(path, framework="numpy") as file:
-                content = _table(file.metadata()["cell"])
-                _check_format(content)
-                if digest is not None and content["digest"] != digest:
-                    return None
-                return _cell(content, {name: _whole(name, file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118  # no mapping
+            return _read(self.cell_path(key, evaluator), digest)
+        except DamagedError:
+            return None
+
+    def wanted_cell(self, key: Key, evaluator: str, digest: str) -> Cell | None:
+        """Returns a cell as `cell` does, and sets a damaged one aside.
+
+        Raises:
+            StoreError: If a damaged one cannot be set aside.
+        """
+        path = self.cell_path(key, evaluator)
+        try:
+            return _read(path, digest)
+        except DamagedError:
+            set_aside(path)
+            return None
+
+    def status(self, key: Key, evaluator: str, digest: str) -> tuple[Status, str] | None:
+        """Returns how a cell of this digest ended and why, without reading its arrays; ``None`` if there is none."""
+        try:
+            with safe_open(self.cell_path(key, evaluator), framework="numpy") as file:
+                content = unsealed(table_of(file.metadata()["cell"]))
+            return (content["status"], content["reason"]) if content["digest"] == digest else None
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
-            return None  # damaged: computed again
+            return None
 
     def write_cell(self, key: Key, evaluator: str, cell: Cell) -> None:
         """Writes a cell in one file; arrays that several scores share are stored once."""
@@ -195,47 +217,66 @@ class Store:
             "scores": scores,
         }
         # one metadata entry only: safetensors does not keep the order of several, and bytes must be the same
-        data = save(arrays, metadata={"cell": _json(content).decode()})
-        write_atomically(self._cell_path(key, evaluator), data)
+        data = save(arrays, metadata={"cell": json_of(sealed(content)).decode()})
+        write_atomically(self.cell_path(key, evaluator), data)
 
     def sweep(self) -> None:
-        """Removes what killed writes left behind; younger than an hour, it may be of somebody who writes now."""
-        for path in self.root.rglob(".*"):
-            if LEFTOVER.fullmatch(path.name) and path.is_file() and path.stat().st_mtime < time.time() - HOUR:
-                path.unlink(missing_ok=True)
+        """Removes what killed writes left behind."""
+        sweep(self.root)
 
-    def _candidate_path(self, key: Key) -> Path:
+    def await_weights(self, key: Key, patience: float = 0.0) -> bool:
+        """Returns whether the weights of a candidate are there, at most `patience` seconds from now."""
+        return awaited(self.weights_path(key), patience)
+
+    def lose_weights(self, key: Key) -> None:
+        """Sets the weights of a candidate aside: they are not those of its record."""
+        set_aside(self.weights_path(key))
+
+    def refuse_newer(self) -> None:
+        """Checks that no newer evalsuite wrote this folder.
+
+        Raises:
+            StoreError: If one did: what it wrote would be overwritten.
+        """
+        try:
+            found = json.loads((self.root / "run.json").read_bytes())["format"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # none there, or damaged: it is written again
+        if isinstance(found, int) and found > FORMAT:
+            raise StoreError(
+                f"{self.root} was written by a newer evalsuite (format {found}, this one writes {FORMAT}); "
+                "use that one, or name another folder with --out"
+            )
+
+    def candidate_path(self, key: Key) -> Path:
+        """Returns where the record of a candidate is or belongs."""
         return self.root / "candidates" / key.folder.with_name(f"{key.folder.name}.json")
 
-    def _cell_path(self, key: Key, evaluator: str) -> Path:
+    def cell_path(self, key: Key, evaluator: str) -> Path:
+        """Returns where a cell is or belongs."""
         return self.root / "cells" / key.folder / f"{_slug(evaluator)}.cell"
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, even if the process or machine dies.
+def _phase(fields: Mapping[str, Any]) -> Phase:
+    return Phase(**{**fields, "curve": tuple(fields["curve"])})
+
+
+def _read(path: Path, digest: str | None) -> Cell | None:
+    """A cell on disk.
 
     Raises:
-        StoreError: If the folder cannot be written to, or the disk is full.
+        DamagedError: If what is there is not what was written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> StoreError:
-    return StoreError(f"{path} cannot be written: {error}; free space or name another folder with --out")
+        with safe_open(path, framework="numpy") as file:
+            content = unsealed(table_of(file.metadata()["cell"]))
+            if digest is not None and content["digest"] != digest:
+                return None
+            return _cell(content, {name: whole(name, file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118  # no mapping
+    except (OSError, UnreadableError):  # not there, or of another version
+        return None
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise DamagedError(f"{path} is damaged: {error}") from error
 
 
 def _cell(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> Cell:
@@ -252,36 +293,9 @@ def _score(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Score:
 def _kept(arrays: dict[str, Array], values: Array) -> str:
     """Name under which `values` are stored: their own digest, so that equal arrays are stored once."""
     whole = np.ascontiguousarray(values)
-    name = _array_name(whole)
+    name = array_name(whole)
     arrays[name] = whole
     return name
-
-
-def _whole(name: str, values: Array) -> Array:
-    """`values`, if they are still what they were called after."""
-    if _array_name(values) != name:
-        raise ValueError(f"array {name} is damaged")
-    return values
-
-
-def _array_name(values: Array) -> str:
-    return hashlib.sha256(f"{values.dtype}{values.shape}".encode() + values.tobytes()).hexdigest()[:16]
-
-
-def _json(content: Mapping[str, Any]) -> bytes:
-    return json.dumps(content, indent=1, ensure_ascii=False, default=str).encode()
-
-
-def _table(text: str) -> dict[str, Any]:
-    content = json.loads(text)
-    if not isinstance(content, dict):
-        raise ValueError(f"found {type(content).__name__}, expected a table")
-    return content
-
-
-def _check_format(content: Mapping[str, Any]) -> None:
-    if content["format"] != FORMAT:
-        raise ValueError(f"format {content['format']!r}, expected {FORMAT}")
 
 
 def _slug(label: str) -> str:

@@ -25,13 +25,14 @@ from evalsuite.errors import ContractError
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.measuring import scored
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import Architecture, assemble, to_settings
+from evalsuite.models.architecture import Architecture, to_settings
 from evalsuite.models.cost import nonzero, prunable, weights_digest
 from evalsuite.models.forward import logits
 from evalsuite.models.saving import load, save
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.records import ImageSet, Score, Split
-from evalsuite.training.loop import train
+from evalsuite.training.history import history
+from evalsuite.training.origin import Origin
 from evalsuite.training.recipe import Recipe
 
 RATIOS = (0.4, 0.7, 0.9)
@@ -93,7 +94,8 @@ def check_producer(producer: Producer, *, architecture: str = "small-cnn", withi
     """
     plugin, parent = _parent(architecture, FewDigits())
     before = weights_digest(parent)
-    trail = _trail(producer, parent, RATIOS)
+    origin = Origin(plugin, 0, RECIPE)
+    trail = _trail(producer, parent, RATIOS, origin=origin)
     _expect(weights_digest(parent) == before, "the parent was changed; work on a copy")
     _expect(len(trail) == len(RATIOS), f"{len(trail)} models for {len(RATIOS)} ratios")
     measured = [1 - nonzero(model) / nonzero(parent) for model in trail]
@@ -104,8 +106,9 @@ def check_producer(producer: Producer, *, architecture: str = "small-cnn", withi
         for name, layer in prunable(model).items():
             _expect(bool(layer.get_parameter("weight").any()), f"layer {name} is empty at ratio {target}")
     _expect(all(low < high for low, high in pairwise(measured)), f"measured ratios do not rise: {measured}")
-    _expect(_digests(_trail(producer, parent, RATIOS)) == _digests(trail), "the same seed gave other weights")
-    resumed = _trail(producer, parent, RATIOS[1:], previous=_reloaded(plugin, trail[0]))
+    again = _digests(_trail(producer, parent, RATIOS, origin=origin))
+    _expect(again == _digests(trail), "the same seed gave other weights")
+    resumed = _trail(producer, parent, RATIOS[1:], origin=origin, previous=_reloaded(plugin, trail[0]))
     _expect(_digests(resumed) == _digests(trail[1:]), "going on from a saved candidate gave other weights")
 
 
@@ -126,6 +129,7 @@ def check_evaluator(evaluator: Evaluator, *, architecture: str = "small-cnn") ->
     _expect(len(set(evaluator.needs)) == len(evaluator.needs), "an image set is in its needs twice")
     alone = scored(evaluator, Bench(parent, gallery))
     shared = Bench(parent, gallery)
+    shared.want(evaluator.features)
     for view in reversed(evaluator.needs):
         shared.outputs(view)
     after = scored(evaluator, shared)
@@ -134,10 +138,22 @@ def check_evaluator(evaluator: Evaluator, *, architecture: str = "small-cnn") ->
 
 
 def _trail(
-    producer: Producer, parent: nn.Module, ratios: tuple[float, ...], *, previous: nn.Module | None = None
+    producer: Producer,
+    parent: nn.Module,
+    ratios: tuple[float, ...],
+    *,
+    origin: Origin,
+    previous: nn.Module | None = None,
 ) -> list[nn.Module]:
     """Copies of what is yielded: a producer may go on with the same object."""
-    context = Context(_gallery().images(View(split="train")), RECIPE, seed=0, previous=previous)
+    context = Context(
+        _gallery().images(View(split="train")),
+        RECIPE,
+        seed=0,
+        previous=previous,
+        origin=origin,
+        lineage=history(parent if previous is None else previous) or (),
+    )
     return [copy.deepcopy(model) for model in producer.produce(parent, ratios, context)]
 
 
@@ -168,11 +184,8 @@ def _gallery() -> Gallery:
 def _parent(architecture: str, data: DataSet) -> tuple[Architecture, nn.Module]:
     """A network that has learned a little, in evaluation mode."""
     plugin = MODELS.get(architecture)()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = assemble(plugin)
-    train(model, loaded(data, "train", Place()), RECIPE, seed=0)
-    return plugin, model
+    origin = Origin(plugin, 0, RECIPE)
+    return plugin, origin.rewound(RECIPE.epochs, loaded(data, "train", Place()))
 
 
 def _plain(scores: tuple[Score, ...]) -> list[tuple[str, str, float | None, int | None]]:

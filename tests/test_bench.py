@@ -8,18 +8,22 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.bench import PROBE, Bench
-from evalsuite.data.views import UniformNoise, View
-from evalsuite.errors import ContractError, DataError, InvalidModelError
+from evalsuite.bench import Bench
+from evalsuite.data.noises import RandomNoise
+from evalsuite.data.views import View
+from evalsuite.errors import ContractError, DataError, InvalidModelError, SkippedError
 from evalsuite.evaluators.accuracy import Accuracy
 from evalsuite.evaluators.calibration import Calibration
 from evalsuite.evaluators.noise import Noise
 from evalsuite.evaluators.ood import Ood
+from evalsuite.gates import PROBE
 from evalsuite.measuring import scored
 from evalsuite.models.forward import BATCH_SIZE
 
 N, K = 100, 4
-NOISE = View(change=UniformNoise(0.1))  # less than half a level: a look-up model still knows its images
+NOISE = View(
+    change=RandomNoise("uniform", 0.1)
+)  # less than half a level: a look-up model still knows its images
 rng = np.random.default_rng(0)
 LABELS = np.arange(N) % K
 TABLE = (rng.normal(size=(256, K)) + np.eye(K)[np.arange(256) % K]).astype(np.float32)
@@ -68,8 +72,8 @@ def test_each_forward_pass_happens_once_however_many_ask(planting: Any) -> None:
     assert bench.passes == {View(): 1, NOISE: 1, View(split="validation"): 1}
     assert bench.parent.passes == {View(): 1, NOISE: 1}  # the parent answers for agreement alone
     probe, hundred, ninety = (-(-count // BATCH_SIZE) for count in (PROBE, N, 90))
-    assert len(model.seen) == 2 * probe + 2 * hundred + ninety
-    assert len(parent.seen) == 2 * probe + 2 * hundred
+    assert len(model.seen) == 3 * probe + 2 * hundred + ninety
+    assert len(parent.seen) == 3 * probe + 2 * hundred
     assert {batch.shape[0] for batch in model.seen} == {BATCH_SIZE}
 
 
@@ -114,7 +118,7 @@ def test_views_that_were_not_declared_are_refused(bench: Bench) -> None:
     bench.allow((View(),))
     bench.outputs(View())
     with pytest.raises(
-        ContractError, match=r"^an evaluator asked for View\(.*UniformNoise.*, which its needs do not"
+        ContractError, match=r"^an evaluator asked for View\(.*RandomNoise.*, which its needs do not"
     ):
         bench.outputs(NOISE)
     bench.allow(None)
@@ -179,3 +183,83 @@ def test_images_of_no_class_have_no_labels(planting: Any) -> None:
     for ask in (lambda: outputs.known, lambda: outputs.correct, lambda: outputs.nll):
         with pytest.raises(DataError, match=r"^these images are out of distribution and have no labels"):
             ask()
+
+
+FAR = View(data="letters", first=40)
+
+
+class Tied(nn.Module):
+    """Features are the first pixels, and a linear layer makes logits of them."""
+
+    def __init__(self, trick: Callable[[Tensor, Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self.last = nn.Linear(6, K)
+        nn.init.normal_(self.last.weight, generator=torch.Generator().manual_seed(0))
+        nn.init.ones_(self.last.bias)
+        self.trick = trick or (lambda z, h: z)  # noqa: ARG005  # tricks see both
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = images.flatten(1)[:, :6]
+        return self.trick(self.last(h), h)
+
+
+def tied(planting: Any, model: nn.Module | None = None) -> Bench:
+    return Bench(model or Tied(), planting.data(test=planting.numbered(LABELS, classes=K)))
+
+
+def test_features_come_with_the_logits_of_one_pass(planting: Any) -> None:
+    bench = tied(planting)
+    bench.want((View(), FAR))
+    for view in (View(), FAR):
+        outputs = bench.outputs(view)
+        assert outputs.features is not None
+        expected = bench.images(view).images.reshape(len(outputs.logits), -1)[:, :6] / np.float32(255)
+        np.testing.assert_allclose(outputs.features, expected, atol=1e-7)
+        made = outputs.features @ bench.head.weight.T + bench.head.bias
+        np.testing.assert_allclose(made, outputs.logits, atol=1e-5)
+    assert bench.passes == {View(): 1, FAR: 1}
+    plain = tied(planting)
+    np.testing.assert_array_equal(plain.outputs(View()).logits, bench.outputs(View()).logits)
+
+
+def test_features_that_nobody_wants_are_not_kept(planting: Any) -> None:
+    bench = tied(planting)
+    bench.want((FAR,))
+    assert bench.outputs(View()).features is None
+    assert bench.outputs(FAR).features is not None
+
+
+def test_features_that_are_wanted_late_cost_a_second_pass(planting: Any) -> None:
+    bench = tied(planting)
+    assert bench.outputs(View()).features is None
+    bench.want((View(),))
+    assert bench.outputs(View()).features is not None
+    bench.outputs(View())
+    assert bench.passes == {View(): 2}
+
+
+def test_a_model_without_features_passes_once_all_the_same(planting: Any) -> None:
+    bench = planting.bench(LABELS, TABLE)
+    bench.want((View(),))
+    for _ in range(2):
+        assert bench.outputs(View()).features is None
+    assert bench.passes == {View(): 1}
+    for _ in range(2):
+        with pytest.raises(SkippedError, match="the model has no penultimate features: it applies no linear"):
+            _ = bench.head
+
+
+def test_features_that_fail_on_some_images_are_given_to_nobody(planting: Any) -> None:
+    def late(z: Tensor, h: Tensor) -> Tensor:  # images from number 60 on take another way
+        return torch.where(h[:, :1] > 60 / 255, z + 1, z)
+
+    bench = tied(planting, Tied(late))
+    bench.want((View(),))
+    assert bench.outputs(View()).features is None
+    np.testing.assert_array_equal(
+        bench.outputs(View()).logits, tied(planting, Tied(late)).outputs(View()).logits
+    )
+    with pytest.raises(
+        SkippedError, match="its logits differ from what its last linear layer returns by up to 1"
+    ):
+        _ = bench.head

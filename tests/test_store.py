@@ -135,7 +135,7 @@ def test_equal_content_is_equal_bytes(tmp_path: Path) -> None:
         pytest.param(lambda _: b"", id="empty"),
         pytest.param(lambda data: b"\xff" * len(data), id="overwritten"),
         pytest.param(lambda data: data.replace(b"status", b"sattus"), id="without a key"),
-        pytest.param(lambda data: data.replace(b'\\"format\\": 1', b'\\"format\\": 9'), id="other format"),
+        pytest.param(lambda data: data.replace(b'\\"format\\": 2', b'\\"format\\": 9'), id="other format"),
     ],
 )
 def test_a_damaged_cell_is_not_believed(damage: object, tmp_path: Path) -> None:
@@ -207,8 +207,8 @@ def test_a_damaged_candidate_is_none(text: str, tmp_path: Path) -> None:
             None, r"is not a run folder: it has no run\.json; start one with 'evalsuite run SUITE'", id="none"
         ),
         pytest.param(
-            '{"format": 2}',
-            r"run\.json has format 2, this evalsuite reads 1; run the suite again",
+            '{"format": 3}',
+            r"run\.json has format 3, this evalsuite reads 1 to 2; use the evalsuite that wrote it, or run",
             id="newer",
         ),
         pytest.param("{}", r"run\.json has format None", id="no format"),
@@ -364,4 +364,4 @@ def test_run_json_is_plain_json_that_people_can_read(tmp_path: Path) -> None:
     Store(tmp_path).write_record({"suite": {"name": "é"}, "path": Path("x")})
     text = (tmp_path / "run.json").read_text("utf-8")
     assert '"é"' in text
-    assert json.loads(text) == {"format": 1, "suite": {"name": "é"}, "path": "x"}
+    assert json.loads(text) == {"format": 2, "suite": {"name": "é"}, "path": "x"}

@@ -192,7 +192,8 @@ MISTAKES = [
         id="negative tolerance",
     ),
     pytest.param(
-        {"accuracy = 0.01": "accuracy = inf"}, [r"\[tolerances\]: accuracy: the tolerance is inf"], id="infinite tolerance"
+        {"accuracy = 0.01": "accuracy = inf"}, [r"\[tolerances\]: accuracy: the tolerance is inf"],
+        id="infinite tolerance",
     ),
     pytest.param(
         {"accuracy = 0.01": "temperature = 0.1"}, [r"\[tolerances\]", r"temperature has no direction"],

@@ -17,7 +17,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
 
 from evalsuite.compat.calling import (
     borrowed,
@@ -32,10 +35,9 @@ from evalsuite.compat.calling import (
 from evalsuite.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    import torch
-    from torch import Tensor, nn
+    from torch import nn
 
     from evalsuite.records import Array
 
@@ -53,10 +55,11 @@ class AutoAttack:
     """Is AutoAttack at one radius, with everything that its result depends on.
 
     Attributes:
-        epsilon: Linf radius for images in [0, 1].
+        epsilon: Radius for images in [0, 1].
         components: Which of `COMPONENTS`; each runs with the settings it has in the standard version.
         seed: Of every component.
         batch_size: Images per forward pass; random draws depend on it.
+        norm: Of the radius.
 
     Raises:
         UserError: If a component is unknown or there is none.
@@ -66,6 +69,7 @@ class AutoAttack:
     components: tuple[str, ...] = COMPONENTS
     seed: int = 0
     batch_size: int = 100
+    norm: Literal["Linf", "L2"] = "Linf"
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.components if name not in COMPONENTS]
@@ -73,6 +77,20 @@ class AutoAttack:
             raise UserError(
                 f"AutoAttack: components = {self.components}, expected some of {', '.join(COMPONENTS)}"
             )
+
+
+class Benchmarked(NamedTuple):
+    """Is what the library's benchmark found.
+
+    Attributes:
+        clean: Clean accuracy.
+        robust: Robust accuracy.
+        withstood: Which images are right before and after the attack, bool (N,).
+    """
+
+    clean: float
+    robust: float
+    withstood: Tensor
 
 
 @functools.cache
@@ -120,10 +138,10 @@ def clean_accuracy(
     return float(accuracy)
 
 
-def linf_benchmark(
+def benchmark(
     model: nn.Module, images: Tensor | Array, labels: Tensor | Array, *, attack: AutoAttack
-) -> tuple[float, float]:
-    """Runs the library's Linf benchmark on given images instead of those it would download.
+) -> Benchmarked:
+    """Runs the library's Linf or L2 benchmark on given images instead of those it would download.
 
     Args:
         model: In evaluation mode; takes images in [0, 1] and returns logits (N, K), with K of at least 10 for
@@ -133,7 +151,7 @@ def linf_benchmark(
         attack: What to run; ``AutoAttack(epsilon)`` is the published benchmark.
 
     Returns:
-        Clean and robust accuracy.
+        Clean and robust accuracy, and the images behind the second.
 
     Raises:
         DataError: If images or labels are not as above.
@@ -147,19 +165,22 @@ def linf_benchmark(
     evaluation = robustbench().eval
     with on_own_data(model, images, labels) as stage:
         _require_targets(model, stage, attack)
-        adversary = functools.partial(_OldAutoAttack, components=attack.components, seed=attack.seed)
+        withstood: list[Tensor] = []
+        adversary = functools.partial(
+            _OldAutoAttack, components=attack.components, seed=attack.seed, report=withstood.append
+        )
         # the library's check for gradients in the forward pass switches debuggers and coverage off
         checks = importlib.import_module("pyautoattack.checks")
         with replaced(evaluation, AutoAttack=adversary), replaced(checks, check_dynamic=_nothing):
             clean, robust = evaluation.benchmark(
                 model,
                 n_examples=len(images),
-                threat_model="Linf",
+                threat_model=attack.norm,
                 eps=attack.epsilon,
                 batch_size=attack.batch_size,
                 device=stage.device,
             )
-    return float(clean), float(robust)
+    return Benchmarked(float(clean), float(robust), withstood[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +200,8 @@ def on_own_data(model: nn.Module, images: Tensor | Array, labels: Tensor | Array
     with ExitStack() as stack:
         device = stack.enter_context(borrowed(model))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evalsuite-")))
-        unit = unit_images(images).clone()
+        # the library calls view() on what is shaped like its images
+        unit = unit_images(images).clone(memory_format=torch.contiguous_format)
         whole = class_labels(labels, count=len(unit)).clone()
         own = {
             "load_clean_dataset": lambda *_: (unit, whole),
@@ -200,18 +222,22 @@ class _OldAutoAttack:
         model: nn.Module,
         *,
         components: Sequence[str] = COMPONENTS,
+        report: Callable[[Tensor], object] = id,
         log_path: None = None,
         **settings: Any,
     ) -> None:
         del log_path  # the old class wrote its own file; this one has a logger
         pyautoattack = importlib.import_module("pyautoattack")
         self._attack = pyautoattack.AutoAttack(model, **settings)
+        self._report = report
         self._attack.attacks_to_run = list(components)
 
     def run_standard_evaluation(self, images: Tensor, labels: Tensor, **settings: Any) -> Tensor:
         """Returns the adversarials; the old names are ``bs`` and ``state_path``."""
         settings["batch_size"] = settings.pop("bs")
-        adversarial: Tensor = self._attack.run_standard_evaluation(images, labels, **settings)[0]
+        adversarial: Tensor
+        adversarial, predicted = self._attack.run_standard_evaluation(images, labels, **settings)
+        self._report(predicted == labels)
         return adversarial
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import socket
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 """Classes of the networks for each data set of the zoo."""
+
+
+_MISNAMED = re.compile(r"^debenedetti2020light_xcit_([sml])_")
+"""How robustbench 1.1 asks timm for networks that it registers as ``debenedetti2022light_xcit_s12_...``."""
 
 
 class _Download(Exception):  # noqa: N818  # says what was tried; never leaves this module
@@ -54,7 +59,7 @@ def zoo_network(name: str, *, dataset: str) -> nn.Module:
     """
     build = zoo(dataset)[name]
     try:
-        with quiet_imports(), offline():
+        with quiet_imports(), offline(), _renamed():
             return build()
     except _Download as error:
         raise UserError(
@@ -63,6 +68,23 @@ def zoo_network(name: str, *, dataset: str) -> nn.Module:
         ) from error
     except Exception as error:  # other people's constructors may fail in any way
         raise UserError(f"robustbench cannot build {name}: {type(error).__name__}: {error}") from error
+
+
+@contextmanager
+def _renamed() -> Iterator[None]:
+    """Lets timm find the networks that the zoo asks for by another name, and leave their weights alone."""
+    import timm
+
+    create = timm.create_model
+
+    def created(name: str, **settings: Any) -> nn.Module:
+        found = _MISNAMED.sub(r"debenedetti2022light_xcit_\g<1>12_", name)
+        own = found != name
+        network: nn.Module = create(found, **(settings | ({"pretrained": False} if own else {})))
+        return network
+
+    with replaced(timm, create_model=created):
+        yield
 
 
 @contextmanager

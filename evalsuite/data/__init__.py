@@ -14,6 +14,9 @@ DATASETS: Registry[type[DataSet]] = Registry(
     builtin={
         "arrays": "evalsuite.data.arrays:Arrays",
         "cifar10": "evalsuite.data.arrays:Cifar10",
+        "cifar10.1": "evalsuite.data.reproductions:Cifar101",
+        "cifar10.1-v4": "evalsuite.data.reproductions:Cifar101V4",
+        "cifar10.2": "evalsuite.data.reproductions:Cifar102",
         "cifar100": "evalsuite.data.arrays:Cifar100",
         "digits": "evalsuite.data.digits:Digits",
         "fashion-mnist": "evalsuite.data.arrays:FashionMnist",

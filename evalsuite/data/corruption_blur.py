@@ -1,4 +1,4 @@
-"""Blurs: defocus, glass, motion, zoom."""
+"""Blurs: defocus, Gaussian, motion, zoom."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import ndimage, sparse
+from scipy import ndimage, signal, sparse
 
 from evalsuite.data.corruption_batch import truncated
-from evalsuite.randomness import BLOCK
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -20,25 +19,32 @@ if TYPE_CHECKING:
     Operator = sparse.csr_array[Any, tuple[int, int]]
     Places = NDArray[np.intp]
 
-_DISK_REACH = 8
+_SMALLEST_GRID = 8  # reach of the grid that a disk is drawn on, px
+_SPARSE = (
+    1 << 20
+)  # weights up to which a sparse operator is faster than Fourier transforms and fits the cache
 _WHOLE = 1e-6  # keeps even areas at their level, as the published sums mostly do, when levels are cut off
 _NEGLIGIBLE = 1e-7  # share of a kernel that cannot move a level
 
 
 def defocus_blur(batch: Batch, constants: Constants) -> Pixels:
-    """Returns the correlation with a smoothed disk, with (radius px, sigma px) = `constants`."""
-    return truncated(_applied(_defocus(batch.side, *constants), batch.images.astype(np.float64)))
+    """Returns the correlation with a smoothed disk, with (radius px, sigma px) = `constants`.
+
+    The border is mirrored without repeating its pixels.
+    """
+    kernel = disk(*constants)
+    images = batch.images.astype(np.float64)
+    if np.count_nonzero(kernel) * batch.side**2 <= _SPARSE:
+        return truncated(_applied(_defocus(batch.side, *constants), images))
+    reach = len(kernel) // 2
+    padded = np.pad(images, [(0, 0), (0, 0), (reach, reach), (reach, reach)], mode="reflect")
+    return truncated(signal.fftconvolve(padded, kernel[None, None].astype(np.float64), "valid", axes=(2, 3)))
 
 
-def glass_blur(batch: Batch, constants: Constants) -> Pixels:
-    """Returns the image smoothed, its pixels copied from near neighbours, smoothed: (sigma px, passes)."""
-    sigma, passes = constants
-    images = _smoothed(batch.images, sigma)
-    side = batch.side - 2
-    for _ in range(int(passes)):
-        bits = batch.draw(lambda rng: rng.integers(0, 4, (BLOCK, 1, side, side), dtype=np.uint8))
-        images = scattered(images, left=bits & np.uint8(1), up=bits >> np.uint8(1))
-    return _smoothed(images, sigma)
+def gaussian_blur(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the image smoothed by a Gaussian with (sigma px,) = `constants`."""
+    (sigma,) = constants
+    return smoothed(batch.images, sigma)
 
 
 def motion_blur(batch: Batch, constants: Constants) -> Pixels:
@@ -48,30 +54,8 @@ def motion_blur(batch: Batch, constants: Constants) -> Pixels:
 
 
 def zoom_blur(batch: Batch, constants: Constants) -> Pixels:
-    """Returns the mean of the image and of its zooms 1, 1.01, … below the nominal (end,) = `constants`."""
+    """Returns the mean of the image and of its zooms 1, 1 + step, … below the nominal end: (end, step)."""
     return truncated(_applied(_zooms(batch.side, *constants), batch.images.astype(np.float64)))
-
-
-def scattered(images: Pixels, *, left: NDArray[np.uint8], up: NDArray[np.uint8]) -> Pixels:
-    """Returns the images with each pixel from the third row and column on copied from a neighbour.
-
-    The published loop runs from the lower right to the upper left and means to exchange two pixels, but
-    exchanges two views of one array, so that both end as the neighbour; and its offsets are -1 or 0, since
-    the draw excludes +1. What is read was therefore never written: the loop is one selection among four.
-
-    Args:
-        images: uint8, shape (N, 3, S, S).
-        left: 1 where a pixel comes from the column to the left, else 0; uint8, shape (N, 1, S - 2, S - 2).
-        up: 1 where it comes from the row above, else 0; likewise.
-    """
-    from_left, from_up = -left, -up  # 0 or 255: selection by bits is many times faster than by np.where
-    here, beside = images[..., 2:, 2:], images[..., 2:, 1:-1]
-    above, across = images[..., 1:-1, 2:], images[..., 1:-1, 1:-1]
-    level = here ^ ((here ^ beside) & from_left)
-    higher = above ^ ((above ^ across) & from_left)
-    result = images.copy()
-    result[..., 2:, 2:] = level ^ ((level ^ higher) & from_up)
-    return result
 
 
 def streaked(layers: NDArray[np.float32], angles: NDArray[np.float32], radius: float, sigma: float) -> Floats:
@@ -133,10 +117,10 @@ def _applied(operator: Operator, images: Floats) -> Floats:
 
 @lru_cache(maxsize=8)
 def _defocus(side: int, radius: float, sigma: float) -> Operator:
-    """Correlation with the disk; the border is mirrored without repeating its pixels."""
+    """Correlation with the disk as an operator on the pixels."""
     kernel = disk(radius, sigma)
     taps = np.argwhere(kernel)
-    mirrored = np.pad(np.arange(side * side).reshape(side, side), _DISK_REACH, mode="reflect")
+    mirrored = np.pad(np.arange(side * side).reshape(side, side), len(kernel) // 2, mode="reflect")
     sources = np.stack([mirrored[y : y + side, x : x + side].ravel() for y, x in taps])
     targets = np.broadcast_to(np.arange(side * side), sources.shape)
     weights = np.broadcast_to(kernel[tuple(taps.T)][:, None], sources.shape).astype(np.float64)
@@ -144,24 +128,33 @@ def _defocus(side: int, radius: float, sigma: float) -> Operator:
 
 
 def disk(radius: float, sigma: float) -> NDArray[np.float32]:
-    """Returns a disk on a 17 x 17 grid, smoothed by a 3 x 3 Gaussian, float32.
+    """Returns a disk, smoothed by a Gaussian of 3 x 3 px, or of 5 x 5 px for a radius above 8 px, float32.
 
-    In float32, because whether its sum falls short of one decides whether a white sky becomes 254 or 255.
+    The grid reaches 8 px or the radius; its own border is mirrored while the disk is smoothed. In float32,
+    because whether its sum falls short of one decides whether a white sky becomes 254 or 255.
     """
-    squares = np.arange(-_DISK_REACH, _DISK_REACH + 1) ** 2
+    reach, width = (_SMALLEST_GRID, 1) if radius <= _SMALLEST_GRID else (int(radius), 2)
+    squares = np.arange(-reach, reach + 1) ** 2
     flat = (squares[:, None] + squares <= radius**2).astype(np.float32)
     flat /= flat.sum()
-    tail = np.exp(-1 / (2 * sigma**2))
-    weights = (np.array([tail, 1, tail]) / (1 + 2 * tail)).astype(np.float32)
+    tails = np.exp(-(np.arange(width + 1) ** 2) / (2 * sigma**2))
+    weights = (tails / (2 * tails.sum() - 1)).astype(np.float32)
     for axis in (1, 0):
-        flat = flat * weights[1] + (np.roll(flat, 1, axis) + np.roll(flat, -1, axis)) * weights[0]
+        margin = [(width, width) if axis == own else (0, 0) for own in (0, 1)]
+        shifted = np.lib.stride_tricks.sliding_window_view(
+            np.pad(flat, margin, mode="reflect"), 2 * width + 1, axis=axis
+        )
+        total = shifted[..., width] * weights[0]
+        for tap in range(1, width + 1):
+            total = total + (shifted[..., width + tap] + shifted[..., width - tap]) * weights[tap]
+        flat = total
     return flat
 
 
 @lru_cache(maxsize=8)
-def _zooms(side: int, end: float) -> Operator:
+def _zooms(side: int, end: float, step: float) -> Operator:
     """Mean of the image and all its zooms: ten entries per row; M X Mᵀ zoom by zoom costs ten times more."""
-    factors = np.arange(1, end, 0.01)  # rounding of the end adds an element at 1.06 and 1.11: published so
+    factors = np.arange(1, end, step)  # rounding of the end adds an element at 1.06 and 1.11: published so
     matrices = [np.eye(side), *(zoom_matrix(side, float(factor)) for factor in factors)]
     targets, sources, weights = zip(*map(_two_sided, matrices), strict=True)
     shares = np.concatenate(weights) * ((1 + _WHOLE) / len(matrices))
@@ -181,21 +174,28 @@ def _operator(targets: Places, sources: Places, weights: Floats) -> Operator:
     return sparse.csr_array(sparse.coo_array((weights, (targets, sources)), shape=(size, size)))
 
 
-def _smoothed(images: Pixels, sigma: float) -> Pixels:
-    """Smooths by a Gaussian cut at four sigma, repeats the border's pixels, truncates.
+def smoothed(images: Pixels, sigma: float) -> Pixels:
+    """Returns images smoothed by a Gaussian as `blurred`, truncated."""
+    if _reach(sigma) == 0:
+        return images
+    return truncated(blurred(images / 255, sigma) * 255)
+
+
+def blurred(values: Floats, sigma: float) -> Floats:
+    """Returns values smoothed on the last two axes by a Gaussian cut at four sigma, the border's pixels repeated.
 
     Sums run in the order of scipy's: in even areas the last bit decides between a level and the one below.
     """
-    reach = int(4 * sigma + 0.5)
-    if reach == 0:
-        return images
+    reach = _reach(sigma)
     weights = np.exp(-0.5 / sigma**2 * np.arange(-reach, reach + 1) ** 2)
     weights /= weights.sum()
-    values: Floats = images / 255
     for axis in (-2, -1):
         values = _correlated(values, weights, axis)
-    values *= 255
-    return truncated(values)
+    return values
+
+
+def _reach(sigma: float) -> int:
+    return int(4 * sigma + 0.5)
 
 
 def _correlated(values: Floats, weights: Floats, axis: int) -> Floats:
@@ -204,7 +204,10 @@ def _correlated(values: Floats, weights: Floats, axis: int) -> Floats:
     margin[axis] = (reach, reach)
     padded = np.pad(values, margin, mode="edge").swapaxes(axis, -2)
     total: Floats = values.swapaxes(axis, -2) * weights[reach]
+    pair = np.empty_like(total)
     for tap in range(reach):
-        pair = padded[..., tap : tap + size, :] + padded[..., 2 * reach - tap : 2 * reach - tap + size, :]
-        total += pair * weights[tap]
+        mirror = 2 * reach - tap
+        np.add(padded[..., tap : tap + size, :], padded[..., mirror : mirror + size, :], out=pair)
+        pair *= weights[tap]
+        total += pair
     return total.swapaxes(axis, -2)

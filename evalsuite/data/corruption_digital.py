@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from evalsuite.data.corruption_batch import Batch, Constants, Floats, Pixels
 
+_BITS = 22  # of the fixed point in which Pillow resizes
+_ONE = 1 << _BITS
 _TRUNCATE = 3.0  # where the Gaussian of the elastic field is cut, in sigma
 
 
@@ -47,9 +49,12 @@ def elastic_transform(batch: Batch, constants: Constants) -> Pixels:
 def pixelate(batch: Batch, constants: Constants) -> Pixels:
     """Returns the image box-filtered to (factor,) = `constants` of its side and back."""
     (factor,) = constants
-    first, last = _boxes(batch.side, int(batch.side * factor))
-    rows = _averages(batch.images[..., first], batch.images[..., last])  # columns first: each pass rounds
-    return _averages(rows[:, :, first], rows[:, :, last])
+    side, small = batch.side, int(batch.side * factor)
+    boxes = _boxes(side, small)
+    rows = _averages(batch.images, boxes)  # columns first: each pass rounds
+    little = _averages(rows.swapaxes(2, 3), boxes).swapaxes(2, 3)
+    nearest = np.floor((np.arange(side) + 0.5) * (small / side)).astype(np.intp)
+    return np.ascontiguousarray(little[:, :, nearest][..., nearest])
 
 
 def jpeg_compression(batch: Batch, constants: Constants) -> Pixels:
@@ -124,20 +129,29 @@ def _gaussian_matrix(side: int, sigma: float) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=8)
-def _boxes(side: int, small: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Finds, for each pixel of the final row, the first and the last of the one or two that it averages.
+def _boxes(side: int, small: int) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
+    """Finds, for each pixel of the small row, the pixels that it averages.
 
-    A box of ``side / small`` < 2 px holds at most two centres of pixels, both with the same weight; the way
-    back up repeats the nearest of the small pixels.
+    Returns:
+        The first of them, shape (small,), and the weight of each, in units of 2**-22, shape (most, small); a
+        weight of zero stands where a box has fewer pixels than the largest. Boxes near the end are listed
+        from further left, so that all stay inside.
     """
     scale = side / small
     centre = (np.arange(small) + 0.5) * scale
     first = np.floor(centre - scale / 2 + 0.5).astype(np.intp)  # a centre on the left edge of a box is inside
     last = np.ceil(centre + scale / 2 - 0.5).astype(np.intp) - 1
-    nearest = np.floor((np.arange(side) + 0.5) * (small / side)).astype(np.intp)
-    return first[nearest], last[nearest]
+    most = int((last - first).max()) + 1
+    start = np.minimum(first, side - most)
+    place = start + np.arange(most)[:, None]
+    share = np.floor(_ONE / (last - first + 1) + 0.5)
+    return start, np.where((first <= place) & (place <= last), share, 0).astype(np.uint32)
 
 
-def _averages(first: Pixels, second: Pixels) -> Pixels:
-    """Returns (a + b) / 2, halves up, without leaving eight bits."""
-    return (first | second) - ((first ^ second) >> 1)
+def _averages(images: Pixels, boxes: tuple[NDArray[np.intp], NDArray[np.uint32]]) -> Pixels:
+    """Returns the averages over boxes of columns, in Pillow's fixed point."""
+    start, shares = boxes
+    total = np.full((*images.shape[:-1], len(start)), _ONE // 2, np.uint32)
+    for tap, share in enumerate(shares):
+        total += images.take(start + tap, axis=-1) * share
+    return (total >> _BITS).astype(np.uint8)

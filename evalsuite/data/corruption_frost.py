@@ -1,4 +1,4 @@
-"""A painted frost for those who have no photographs of it."""
+"""Layers of frost: photographs made ready, and a painted frost for those who have none."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ import numpy as np
 from scipy import ndimage
 
 from evalsuite.data.corruption_batch import truncated
+from evalsuite.errors import DataError
 from evalsuite.randomness import generator
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from evalsuite.data.corruption_batch import Floats, Pixels
 
+_USED = 5  # the published operation ships six photographs and draws from five
 _LAYERS = 5
 _CRYSTALS = 14  # per layer
 _MEAN, _SPREAD = (
@@ -22,6 +26,46 @@ _MEAN, _SPREAD = (
 )  # levels; the mean is what the published photographs add, divided by their weight
 _TINT = np.array([0.94, 1.0, 1.06])  # towards blue
 _BARB = np.deg2rad(60)  # ice grows in sixths of a turn
+
+
+def photographs(textures: Sequence[Pixels], side: int, *, factor: float) -> tuple[Pixels, ...]:
+    """Returns the first five photographs resized by `factor`, bilinear, uint8, each of shape (3, H, W).
+
+    Raises:
+        DataError: If a texture is no photograph, or too small to crop squares of `side` px from.
+    """
+    for texture in textures:
+        if texture.dtype != np.uint8 or texture.ndim != 3 or texture.shape[2] != 3:
+            raise DataError(
+                f"frost texture: found {texture.dtype} of shape {texture.shape}, expected uint8 of shape "
+                "(H, W, 3)"
+            )
+    layers = tuple(_resized(texture, factor).transpose(2, 0, 1) for texture in textures[:_USED])
+    for layer in layers:
+        if min(layer.shape[1:]) <= side:
+            height, width = layer.shape[1:]
+            raise DataError(
+                f"frost texture: found {height} x {width} px after resizing by {factor:g}, expected more "
+                f"than {side} on both sides; give a larger photograph, or none to have the frost painted"
+            )
+    return layers
+
+
+def _resized(texture: Pixels, factor: float) -> Pixels:
+    """Samples at the centres of the new pixels without smoothing; by 0.2 that is the third of every five."""
+    if factor == 1:
+        return texture
+    values: Floats = texture.astype(np.float32)
+    for axis in (0, 1):
+        size = texture.shape[axis]
+        place = np.clip((np.arange(round(size * factor)) + 0.5) / factor - 0.5, 0, size - 1)
+        place = place.round(6)  # whole places are whole
+        low = np.floor(place).astype(np.intp)
+        share = np.expand_dims((place - low).astype(np.float32), (1, 2) if axis == 0 else (0, 2))
+        values = (
+            values.take(low, axis) * (1 - share) + values.take(np.minimum(low + 1, size - 1), axis) * share
+        )
+    return (values + np.float32(0.5)).astype(np.uint8)
 
 
 @lru_cache(maxsize=4)

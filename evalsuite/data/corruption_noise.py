@@ -1,4 +1,4 @@
-"""Noise on single values: Gaussian, shot, impulse.
+"""Noise on single values: Gaussian, shot, impulse, speckle.
 
 Such a noise is known once the distribution of the new level is known for each of the 256 old levels. So it is
 drawn by inverting that table of distributions, in levels after truncation: one 32-bit uniform number per
@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtr, pdtr
-
-from evalsuite.randomness import BLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +45,11 @@ def impulse_noise(batch: Batch, constants: Constants) -> Pixels:
     return _table(_impulse, constants).sample(batch)
 
 
+def speckle_noise(batch: Batch, constants: Constants) -> Pixels:
+    """Returns x + x N(0, sigma), with (sigma,) = `constants`."""
+    return _table(_speckle, constants).sample(batch)
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Is the distribution of the new level given the old one, made ready for sampling.
@@ -62,7 +65,7 @@ class Table:
 
     def sample(self, batch: Batch) -> Pixels:
         """Returns a draw of the new level of every value of every image."""
-        size = (BLOCK, *batch.images.shape[1:])
+        size = (batch.block, *batch.images.shape[1:])
         return self.at(batch.images, batch.draw(lambda rng: rng.integers(0, 1 << 32, size, dtype=np.uint32)))
 
     def at(self, old: Pixels, uniform: NDArray[np.uint32]) -> Pixels:
@@ -108,3 +111,8 @@ def _shot(rate: float) -> Floats:
 
 def _impulse(share: float) -> Floats:
     return share / 2 + (1 - share) * (_OLD <= _NEW)
+
+
+def _speckle(sigma: float) -> Floats:
+    spread = np.maximum(_OLD, 1e-9) * sigma  # black stays black
+    return ndtr((_NEW + 1 - _OLD) / spread)

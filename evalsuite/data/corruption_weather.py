@@ -10,13 +10,11 @@ import numpy as np
 from evalsuite.data.corruption_batch import truncated
 from evalsuite.data.corruption_blur import streaked, zoom_matrix
 from evalsuite.data.corruption_frost import frost_layers
-from evalsuite.errors import DataError
 
 if TYPE_CHECKING:
     from evalsuite.data.corruption_batch import Batch, Constants, Floats, Pixels
 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_USED_TEXTURES = 5  # the published operation ships six photographs and draws from five
 
 
 def snow(batch: Batch, constants: Constants) -> Pixels:
@@ -36,14 +34,15 @@ def snow(batch: Batch, constants: Constants) -> Pixels:
 
 
 def frost(batch: Batch, constants: Constants) -> Pixels:
-    """Returns a x + b crop, with (a, b) = `constants`, with random crops of photographs or painted layers."""
-    layers = _photographs(batch.textures, batch.side) or frost_layers(batch.seed, batch.side)
+    """Returns a x + b crop, with random crops of photographs or painted layers: (a, b, resizing)."""
+    share, weight, _ = constants  # photographs come resized
+    layers = batch.textures or frost_layers(batch.seed, batch.side)
     crops = np.empty_like(batch.images)
     for crop, (pick, down, right) in zip(crops, batch.uniform(3).tolist(), strict=True):
         layer = layers[int(pick * len(layers))]
         y, x = int(down * (layer.shape[1] - batch.side)), int(right * (layer.shape[2] - batch.side))
         crop[:] = layer[:, y : y + batch.side, x : x + batch.side]
-    return _looked_up(_frosted(*constants), crops, batch.images)
+    return _looked_up(_frosted(share, weight), crops, batch.images)
 
 
 def fog(batch: Batch, constants: Constants) -> Pixels:
@@ -102,19 +101,6 @@ def _flakes(batch: Batch, *constants: float) -> Floats:
     layer[layer < threshold] = 0
     points = truncated(layer * 255).astype(np.float32)
     return np.rint(streaked(points, batch.angles(-135, -45), radius, sigma))
-
-
-def _photographs(textures: tuple[Pixels, ...], side: int) -> tuple[Pixels, ...]:
-    """Resizes photographs by 0.2: bilinear sampling at a fifth hits the third pixel of every five exactly."""
-    layers = tuple(texture[2::5, 2::5].transpose(2, 0, 1) for texture in textures[:_USED_TEXTURES])
-    for layer in layers:
-        if min(layer.shape[1:]) <= side:
-            height, width = layer.shape[1:]
-            raise DataError(
-                f"frost texture: found {height} x {width} px after resizing by 0.2, expected more "
-                f"than {side} on both sides; give a larger photograph"
-            )
-    return layers
 
 
 def _looked_up(table: Pixels, row: Pixels, column: Pixels) -> Pixels:

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from evalsuite.data import DATASETS
+from evalsuite.data.arrays import Arrays
 from evalsuite.data.dataset import DataSet, Place, checked, digest, loaded
 from evalsuite.errors import DataError
 from evalsuite.randomness import BLOCK, blocks
 from evalsuite.records import Array, ImageSet, Split
 
 BUDGET = 2 << 30  # bytes of changed images that are kept in memory
+FOLDER = "/"  # ends the name of a data set that is a folder under the data root
 TEXTURES = 5  # of its six frost pictures, the published generator draws from the first five
 
 
@@ -32,9 +34,34 @@ class Change(ABC):
         """Returns uint8 or float32 images of the same shape; row i depends on ``images[i]``, i and the seed."""
 
 
+class Stored(ABC):
+    """Is a set of images that somebody made of the test images and stored; derive a frozen dataclass."""
+
+    @abstractmethod
+    def name(self, place: Place) -> str:
+        """Returns the name of the condition, which no `Change` may have: ``fog official/3``."""
+
+    @abstractmethod
+    def load(self, plain: ImageSet, place: Place) -> ImageSet:
+        """Returns the stored images, read in place and checked against `plain`, which they were made of.
+
+        Raises:
+            DataError: If they are missing or malformed; the sentence names the file, what was found and what
+                was expected.
+        """
+
+    @abstractmethod
+    def digest(self, plain: ImageSet, place: Place) -> str:
+        """Returns a digest of everything that the pixels depend on."""
+
+    @abstractmethod
+    def origin(self, plain: ImageSet, place: Place) -> str:
+        """Returns where the images come from, in words: ``official, MD5 verified``."""
+
+
 @dataclass(frozen=True)
 class Corruption(Change):
-    """Is one of the 15 common corruptions at a severity of 1 to 5 (`evalsuite.data.corruptions`)."""
+    """Is a common corruption at a severity of 1 to 5, generated (`evalsuite.data.corruptions`)."""
 
     kind: str
     severity: int
@@ -82,16 +109,20 @@ class View:
     """Is the address of a set of images.
 
     Attributes:
-        data: Registered data set; empty for the suite's own.
+        data: Registered data set; empty for the suite's own; with a slash at its end a folder of arrays under
+            the data root, with the suite's classes (`evalsuite.data.arrays.Arrays`).
         split: Which part of it.
-        change: What is done to its images.
+        change: What is done to its images, or what was stored in their place.
         first: Only the first so many of them; 0 for all.
+        labelled: Whether another data set keeps its labels, which must be the suite's classes; without, it is
+            out of distribution.
     """
 
     data: str = ""
     split: Split = "test"
-    change: Change | None = None
+    change: Change | Stored | None = None
     first: int = 0
+    labelled: bool = False
 
 
 class Gallery:
@@ -117,8 +148,8 @@ class Gallery:
             UnknownNameError: If no data set has the view's name.
         """
         if view not in self._kept:
-            made = self._plain(view) if view.change is None else self._changed(view, view.change)
-            size = 0 if view.change is None else made.images.nbytes
+            made = self._made(view)
+            size = made.images.nbytes if isinstance(view.change, Change) else 0  # others stay on disk
             if size > self._room:
                 return made  # made anew each time: no eviction, since runs walk the views in a circle
             self._room -= size
@@ -126,10 +157,16 @@ class Gallery:
         return self._kept[view]
 
     def condition(self, view: View) -> str:
-        """Returns the name that scores on `view` carry: ``clean``, ``fog/3``, ``letters``."""
+        """Returns the name that scores on `view` carry: ``clean``, ``fog/3``, ``fog official/3``, ``letters``."""
         if view.change is not None:
             return view.change.name(self.place)
-        return view.data or "clean"
+        return view.data.removesuffix(FOLDER) or "clean"
+
+    def origin(self, view: View) -> str:
+        """Returns where the images of `view` come from, in words; empty where nothing was changed."""
+        if isinstance(view.change, Stored):
+            return view.change.origin(self.images(replace(view, change=None)), self.place)
+        return "" if view.change is None else f"generated, seed {self.place.seed}"
 
     def digest(self, view: View) -> str:
         """Returns a digest of everything that the pixels of `view` depend on."""
@@ -140,12 +177,22 @@ class Gallery:
             return self._digests[plain]
         key = f"{self._digests[plain]} {view.change!r} {self.condition(view)} {self.place.seed}"
         total = hashlib.sha256(key.encode())
+        if isinstance(view.change, Stored):
+            total.update(view.change.digest(self.images(plain), self.place).encode())
         for texture in view.change.textures(self.place) if isinstance(view.change, Corruption) else ():
             total.update(texture.tobytes())
         return total.hexdigest()
 
+    def _made(self, view: View) -> ImageSet:
+        if view.change is None:
+            return self._plain(view)
+        plain = self.images(replace(view, change=None))
+        if isinstance(view.change, Stored):
+            return view.change.load(plain, self.place)
+        return self._changed(plain, view.change)
+
     def _plain(self, view: View) -> ImageSet:
-        source = _named(view.data) if view.data else self.data
+        source = self._source(view.data) if view.data else self.data
         if isinstance(source, ImageSet):
             if view.split != "test":
                 raise DataError(
@@ -154,16 +201,36 @@ class Gallery:
                 )
             return _cut(checked(source), view.first)
         found = _cut(loaded(source, view.split, self.place), view.first)
-        return replace(found, labels=None, classes=0) if view.data else found
+        if not view.data:
+            return found
+        if view.labelled:
+            return _of_the_same_kind(found, self.images(View()))
+        return replace(found, labels=None, classes=0)
 
-    def _changed(self, view: View, change: Change) -> ImageSet:
-        plain = self.images(replace(view, change=None))
+    def _source(self, name: str) -> DataSet:
+        if name.endswith(FOLDER):
+            return Arrays(name.removesuffix(FOLDER), self.images(View()).classes)
+        return _named(name)
+
+    def _changed(self, plain: ImageSet, change: Change) -> ImageSet:
         changed = change.apply(plain.images, self.place)
         if changed.shape != plain.images.shape:
             raise DataError(
                 f"{change!r} turned images {plain.images.shape} into {changed.shape}; shapes must stay"
             )
-        return replace(plain, name=self.condition(view), images=changed)
+        return replace(plain, name=change.name(self.place), images=changed)
+
+
+def _of_the_same_kind(found: ImageSet, own: ImageSet) -> ImageSet:
+    """`found`, if a network for the suite's own images can be right about it."""
+    size = found.images.shape[1:]
+    if found.labels is None or found.classes != own.classes or size != own.images.shape[1:]:
+        labels = "no labels" if found.labels is None else f"{found.classes} classes"
+        raise DataError(
+            f"data set {found.name!r}: found {labels} and images of shape {size}, expected the "
+            f"{own.classes} classes and the shape {own.images.shape[1:]} of {own.name!r}"
+        )
+    return found
 
 
 def _cut(images: ImageSet, first: int) -> ImageSet:

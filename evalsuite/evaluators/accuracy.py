@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
+
 from evalsuite.bench import Bench
 from evalsuite.data.views import View
 from evalsuite.evaluators.contract import Evaluator
@@ -21,6 +23,16 @@ NLL = Metric(
 AGREEMENT = Metric(
     "agreement", higher_is_better=True, unit="fraction",
     text="Share of images on which the candidate predicts the class that its parent predicts; 1 minus the churn.",
+)  # fmt: skip
+ECE = Metric(
+    "ece_equal_width", higher_is_better=False, unit="fraction", functional="ece_equal_width", tolerance=0.01,
+    text="Expected calibration error, 15 bins over the confidence of the predicted class, equal width, "
+    "((m-1)/15, m/15] (Guo et al. 2017, arXiv 1706.04599).",
+)  # fmt: skip
+SOFTMAX_DISTANCE = Metric(
+    "softmax_distance", higher_is_better=False, unit="l2 distance",
+    text="Mean l2 norm of the difference between the softmax outputs of the candidate and its parent on the "
+    "same images, from 0 to the square root of 2 (Liebenwein et al. 2021, arXiv 2104.03438).",
 )  # fmt: skip
 POPULATION = "test"
 """Name of the test images in evidence: clean or changed, they are the same images, so all of it is paired."""
@@ -45,9 +57,18 @@ class Accuracy(Evaluator):
         yield from labelled_scores(bench, View())
 
 
-def labelled_scores(bench: Bench, view: View, *, group: str = "") -> Iterator[Score]:
+def labelled_scores(
+    bench: Bench, view: View, *, group: str = "", population: str = POPULATION
+) -> Iterator[Score]:
     """Yields accuracy, NLL and agreement with the parent on one labelled view."""
     outputs, condition = bench.outputs(view), bench.condition(view)
     agrees = outputs.predictions == bench.parent.outputs(view).predictions
     for metric, values in ((ACCURACY, outputs.correct), (NLL, outputs.nll), (AGREEMENT, agrees)):
-        yield Score(metric.name, condition, evidence={POPULATION: values}, group=group)
+        yield Score(metric.name, condition, evidence={population: values}, group=group)
+
+
+def calibration_score(bench: Bench, view: View, *, group: str = "", population: str = POPULATION) -> Score:
+    """Returns the calibration error on one labelled view."""
+    outputs = bench.outputs(view)
+    sure = np.column_stack([outputs.confidence, outputs.correct.astype(np.float64)])
+    return Score(ECE.name, bench.condition(view), evidence={population: sure}, group=group)

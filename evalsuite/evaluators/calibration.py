@@ -2,107 +2,257 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from evalsuite.bench import Bench, Outputs
-from evalsuite.data.views import View
-from evalsuite.errors import CellError
-from evalsuite.evaluators.accuracy import NLL, POPULATION
-from evalsuite.evaluators.contract import Evaluator
-from evalsuite.metrics import brier, temperature
-from evalsuite.records import Array, Metric, Score
+from evalsuite.data.archives import Official
+from evalsuite.data.corruptions import CORRUPTIONS
+from evalsuite.data.views import Corruption, View
+from evalsuite.errors import CellError, ContractError, SuiteError
+from evalsuite.evaluators.accuracy import ECE, NLL, POPULATION
+from evalsuite.evaluators.contract import Evaluator, check_once
+from evalsuite.metrics import brier, ece_by_chance, evaluate, softmax, temperature
+from evalsuite.records import Array, Floats, Metric, Score
 
 SCALED = "_scaled"
+GROUP = "calibration-shift"
+MOST_CLASSES = 100
+"""From more on, all probabilities of all images are too much to keep: 200 MB a candidate on ImageNet."""
 _BINS = "15 bins over the confidence of the predicted class"
-_PLAIN = (
-    Metric(
-        "ece_equal_width", higher_is_better=False, unit="fraction", functional="ece_equal_width", tolerance=0.01,
-        text=f"Expected calibration error, {_BINS}, equal width, ((m-1)/15, m/15] (Guo et al. 2017, arXiv 1706.04599).",
-    ),
-    Metric(
-        "ece_equal_mass", higher_is_better=False, unit="fraction", functional="ece_equal_mass",
-        text=f"Expected calibration error, {_BINS}, equal mass (Nguyen and O'Connor 2015).",
-    ),
-    Metric(
-        "brier", higher_is_better=False, unit="squared error",
-        text="Mean over images of the sum over classes of (p - 1[label])^2, from 0 to 2.",
-    ),
-    NLL,
+_WIDE = f"{_BINS}, equal width, ((m-1)/15, m/15]"
+
+
+def _error(name: str, text: str, *, unit: str = "fraction") -> Metric:
+    return Metric(name, higher_is_better=False, unit=unit, functional=name, text=text)
+
+
+BRIER = Metric(
+    "brier", higher_is_better=False, unit="squared error",
+    text="Mean over images of the sum over classes of (p - 1[label])^2, from 0 to 2.",
 )  # fmt: skip
+_BINNED = (
+    ECE,
+    _error("ece_equal_mass", f"Expected calibration error, {_BINS}, equal mass (Nguyen and O'Connor 2015)."),
+    _error(
+        "ece_l2_squared_debiased", unit="squared fraction",
+        text=f"Mean squared gap between accuracy and confidence, {_WIDE}, less what chance adds; may be negative, "
+        "and is the calibration error whose drops are certified (Kumar et al. 2019, arXiv 1909.10155).",
+    ),
+    _error("ece_l2_debiased", "Root of ece_l2_squared_debiased, 0 where that is negative: in the unit of the ECE."),
+    _error("ece_smooth", "Smooth calibration error, no bins (Blasiok and Nakkiran 2023, arXiv 2309.12236)."),
+    _error("mce", f"Maximum calibration error: largest gap of the bins that have images, {_WIDE}; very noisy."),
+    Metric(
+        "signed_gap", higher_is_better=None, unit="fraction", functional="signed_gap",
+        text="Mean confidence minus accuracy: above 0 means over-confident.",
+    ),
+)  # fmt: skip
+_CLASSWISE = _error(
+    "ece_classwise",
+    "Mean over classes of the binned error of the probability of the class, 15 bins of equal width "
+    "(Kull et al. 2019, arXiv 1910.12656).",
+)
+_CHANCE = (
+    Metric(
+        "ece_noise_floor", higher_is_better=None, unit="fraction",
+        text="Mean ece_equal_width that a perfectly calibrated network with these confidences shows on so many images.",
+    ),
+    Metric(
+        "ece_noise_limit", higher_is_better=None, unit="fraction",
+        text="The ece_equal_width that such a network exceeds in 5 % of test sets: one below it may be chance.",
+    ),
+)  # fmt: skip
+_ALL = (*_BINNED, _CLASSWISE, *_CHANCE, BRIER, NLL)
+_SHIFTED = (ECE.name, NLL.name, BRIER.name)
+"""What is reported on corruptions after scaling."""
 TEMPERATURE = Metric(
     "temperature", higher_is_better=None, unit="1",
     text="Temperature that minimises the NLL on held-out images; above 1 means over-confident.",
 )  # fmt: skip
+Scaling = Callable[[Outputs], Outputs]
 
 
 @dataclass(frozen=True)
 class Calibration(Evaluator):
-    """Calibration error (equal width, equal mass) and Brier score, before and after temperature scaling.
+    """Calibration errors and the Brier score, before and after temperature scaling, clean and under corruption.
 
     Attributes:
         held_out: Where the temperature comes from. ``validation``: the validation split. ``cross-fit``: each
             half of the test images is scaled by the temperature of the other half, for checkpoints of other
             people who may have trained on every training image.
+        corruptions: Whether to look at the 15 common corruptions too. The temperature stays that of clean
+            images, as it does in use. No forward pass more where the corruption test is on: it uses the same
+            images, and reports the error before scaling.
+        severities: Which of 1 to 5.
+        source: ``generated`` corruptions, or those of the ``official`` archive under the data root.
+
+    References:
+        Ovadia et al. 2019, "Can you trust your model's uncertainty? Evaluating predictive uncertainty under
+        dataset shift" (clean temperature under corruption).
     """
 
     held_out: Literal["validation", "cross-fit"] = "validation"
+    corruptions: bool = False
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    source: Literal["generated", "official"] = "generated"
+
+    def __post_init__(self) -> None:
+        if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
+            raise SuiteError(
+                f"calibration: found severities {list(self.severities)}, expected some of 1 to 5; "
+                "corruptions = false leaves corrupted images out"
+            )
+        check_once("calibration", "severities", self.severities)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Four measures, the same after scaling, and the temperature; NLL before scaling is the accuracy test's."""
+        """All measures, the same after scaling, and the temperature; NLL before scaling is the accuracy test's."""
         after = (
             replace(one, name=one.name + SCALED, text=f"After temperature scaling: {one.text}")
-            for one in _PLAIN
+            for one in _ALL
         )
-        return *_PLAIN[:-1], *after, TEMPERATURE
+        return *_ALL[:-1], *after, TEMPERATURE
 
     @property
     def needs(self) -> tuple[View, ...]:
-        """The clean test images, and the validation images if they are used."""
-        return (View(), View(split="validation")) if self.held_out == "validation" else (View(),)
+        """The clean test images, the validation images if they are used, and the corrupted ones."""
+        held = (View(split="validation"),) if self.held_out == "validation" else ()
+        return (View(), *held, *self._shifts)
+
+    @property
+    def _shifts(self) -> tuple[View, ...]:
+        kinds = CORRUPTIONS if self.corruptions else ()
+        change = Corruption if self.source == "generated" else Official
+        return tuple(View(change=change(kind, level)) for kind in kinds for level in self.severities)
+
+    @property
+    def _group(self) -> str:
+        return GROUP if self.source == "generated" else f"{GROUP} official"
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
-        """Yields all measures on ``clean``."""
+        """Yields all measures on ``clean``, and a few on each corruption and for the mean over them."""
         outputs = bench.outputs(View())
-        yield from (score for score in _measures(outputs) if score.metric != NLL.name)
+        yield from (score for score in _measures(outputs, bench.seed) if score.metric != NLL.name)
         try:
-            scaled, fitted = self._scaled(bench, outputs)
+            scaling, fitted = self._scaling(bench, outputs)
+            scaled, reason = scaling(outputs), ""
         except CellError as error:  # there is no best temperature: what needs none is reported all the same
-            names = (TEMPERATURE.name, *(metric.name + SCALED for metric in _PLAIN))
-            yield from (Score(name, "clean", reason=str(error)) for name in names)
-            return
-        yield from (replace(score, metric=score.metric + SCALED) for score in _measures(scaled))
-        yield Score(TEMPERATURE.name, "clean", value=fitted, n=len(outputs.logits))
+            scaling, reason = None, str(error)
+            names = (TEMPERATURE.name, *(metric.name + SCALED for metric in _ALL))
+            yield from (Score(name, "clean", reason=reason) for name in names)
+        else:
+            yield from _renamed(_measures(scaled, bench.seed))
+            yield Score(TEMPERATURE.name, "clean", value=fitted, n=len(outputs.logits))
+        yield from self._shifted(bench, scaling, reason)
 
-    def _scaled(self, bench: Bench, outputs: Outputs) -> tuple[Outputs, float]:
-        """Outputs after scaling, and the temperature (the geometric mean of the two of a cross-fit)."""
+    def _scaling(self, bench: Bench, outputs: Outputs) -> tuple[Scaling, float]:
+        """What scales outputs of the test images, and the temperature (of a cross-fit the geometric mean)."""
         if self.held_out == "validation":
             held = bench.outputs(View(split="validation"))
             fitted = temperature(held.logits, held.known)
-            return Outputs(_divided(outputs.logits, fitted), outputs.labels), fitted
-        halves = [np.arange(len(outputs.logits)) % 2 == side for side in (0, 1)]
-        fits = [temperature(outputs.logits[half], outputs.known[half]) for half in halves]
-        logits = np.empty(outputs.logits.shape, np.float64)
-        for half, other in zip(halves, reversed(fits), strict=True):
-            logits[half] = _divided(outputs.logits[half], other)
-        return Outputs(logits, outputs.labels), float(np.sqrt(fits[0] * fits[1]))
+            return _divided_by(np.full(len(outputs.logits), fitted)), fitted
+        even = np.arange(len(outputs.logits)) % 2 == 0
+        fits = [temperature(outputs.logits[half], outputs.known[half]) for half in (even, ~even)]
+        return _divided_by(np.where(even, fits[1], fits[0])), float(np.sqrt(fits[0] * fits[1]))
+
+    def _shifted(self, bench: Bench, scaling: Scaling | None, reason: str) -> Iterator[Score]:
+        """Yields Brier score, and ECE, NLL and Brier score after scaling, on each corruption and on average.
+
+        A painted frost (``frost*``) stays out of the group and its mean, as it does in the corruption test.
+        """
+        found: dict[str, list[Score]] = {}
+        for view in self._shifts:
+            condition, outputs = bench.condition(view), bench.outputs(view)
+            group = "" if "*" in condition else self._group
+            for score in _on_shift(outputs, scaling, reason):
+                yield replace(score, condition=condition, group=group)
+                if group:
+                    found.setdefault(score.metric, []).append(score)
+        for name, scores in found.items():
+            mean = Score(name, "", reason=reason) if scores[0].reason else _mean(name, scores)
+            yield replace(mean, condition=self._group)
 
 
-def _divided(logits: Array, temperature: float) -> Array:
-    return logits.astype(np.float64) / temperature
+def _divided_by(temperatures: Floats) -> Scaling:
+    """Returns what divides the logits of image i by temperature i.
+
+    Raises:
+        ContractError: If that changes a prediction: the accuracy after scaling is that before.
+    """
+
+    def scaled(outputs: Outputs) -> Outputs:
+        after = Outputs(outputs.logits.astype(np.float64) / temperatures[:, None], outputs.labels)
+        if not np.array_equal(after.predictions, outputs.predictions):
+            raise ContractError(
+                "dividing the logits by a temperature changed a prediction: report this as a bug"
+            )
+        return after
+
+    return scaled
 
 
-def _measures(outputs: Outputs) -> Iterator[Score]:
+def _measures(outputs: Outputs, seed: int) -> Iterator[Score]:
+    """Yields all of `_ALL` on ``clean``."""
     sure = np.column_stack([outputs.confidence, outputs.correct.astype(np.float64)])
-    evidence = {
-        "ece_equal_width": sure,
-        "ece_equal_mass": sure,
-        "brier": brier(outputs.logits, outputs.known),
-        "nll": outputs.nll,
-    }
-    for name, values in evidence.items():
-        yield Score(name, "clean", evidence={POPULATION: values})
+    floor, limit = ece_by_chance(outputs.confidence, seed=seed)
+    for metric in _BINNED:
+        score = _score(metric.name, sure)
+        yield replace(score, flags=_doubts(sure, floor, limit)) if metric is ECE else score
+    table = np.column_stack([softmax(outputs.logits), outputs.known]).astype(np.float32)
+    if outputs.logits.shape[1] <= MOST_CLASSES:
+        yield _score(_CLASSWISE.name, table)
+    else:
+        yield Score(
+            _CLASSWISE.name, "clean", value=float(evaluate(_CLASSWISE.functional, {"": table})), n=len(table)
+        )
+    for metric, value in zip(_CHANCE, (floor, limit), strict=True):
+        yield Score(metric.name, "clean", value=value, n=len(sure))
+    yield _score(BRIER.name, brier(outputs.logits, outputs.known))
+    yield _score(NLL.name, outputs.nll)
+
+
+def _doubts(sure: Floats, floor: float, limit: float) -> tuple[str, ...]:
+    """A sentence if the error may be chance, so that nobody reads it as a lack of calibration."""
+    error = float(evaluate(ECE.functional, {POPULATION: sure}))
+    if error > limit:
+        return ()
+    return (
+        f"an ECE of {error:.3f} on {len(sure)} images may be chance: a perfectly calibrated network shows {floor:.3f} "
+        f"on average, and more than {limit:.3f} in 5 % of test sets.",
+    )
+
+
+def _on_shift(outputs: Outputs, scaling: Scaling | None, reason: str) -> Iterator[Score]:
+    """Yields a few measures; in single precision, for there are 75 corruptions and severities."""
+    yield _score(BRIER.name, brier(outputs.logits, outputs.known).astype(np.float32))
+    if scaling is None:
+        yield from (Score(name + SCALED, "", reason=reason) for name in _SHIFTED)
+        return
+    after = scaling(outputs)
+    measured = (
+        np.column_stack([after.confidence, after.correct]),
+        after.nll,
+        brier(after.logits, after.known),
+    )
+    for name, values in zip(_SHIFTED, measured, strict=True):
+        yield _score(name + SCALED, values.astype(np.float32))
+
+
+def _mean(name: str, scores: Sequence[Score]) -> Score:
+    """The mean over conditions: of each image where the number is a mean over images, else of the numbers."""
+    evidence = [score.evidence[POPULATION] for score in scores]
+    if name == ECE.name + SCALED:
+        value = np.mean([evaluate(ECE.functional, score.evidence) for score in scores])
+        return Score(name, "", value=float(value), n=sum(map(len, evidence)))
+    return _score(name, np.asarray(np.mean(evidence, axis=0, dtype=np.float64)))
+
+
+def _renamed(scores: Iterator[Score]) -> Iterator[Score]:
+    return (replace(score, metric=score.metric + SCALED) for score in scores)
+
+
+def _score(name: str, values: Array) -> Score:
+    return Score(name, "clean", evidence={POPULATION: values})

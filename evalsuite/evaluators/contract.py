@@ -42,6 +42,15 @@ class Evaluator(ABC):
     def needs(self) -> tuple[View, ...]:
         """The image sets whose outputs `evaluate` asks for; the bench runs the union of all evaluators once."""
 
+    @property
+    def features(self) -> tuple[View, ...]:
+        """The image sets whose penultimate features `evaluate` asks for as well; none by default.
+
+        One that is not in `needs` may be missing from the data: asking for its outputs then raises
+        `evalsuite.errors.DataError`.
+        """
+        return ()
+
     @abstractmethod
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields the scores of the bench's model.

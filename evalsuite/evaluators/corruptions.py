@@ -1,77 +1,227 @@
-"""The common corruptions of CIFAR-10-C, generated."""
+"""The common corruptions of CIFAR-10-C and ImageNet-C, generated or read from the official archives."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from evalsuite.bench import Bench
-from evalsuite.data.corruptions import CORRUPTIONS
+from evalsuite.data.archives import Official
+from evalsuite.data.corruptions import CORRUPTIONS, EXTRA, FAMILIES
 from evalsuite.data.views import Corruption, View
 from evalsuite.errors import SuiteError
-from evalsuite.evaluators.accuracy import ACCURACY, AGREEMENT, NLL, POPULATION, labelled_scores
+from evalsuite.evaluators.accuracy import (
+    ACCURACY,
+    AGREEMENT,
+    ECE,
+    NLL,
+    POPULATION,
+    calibration_score,
+    labelled_scores,
+)
 from evalsuite.evaluators.contract import Evaluator, check_once
 from evalsuite.records import Array, Metric, Score
 from evalsuite.registry import unknown
 
 GROUP = "corruptions"
+EXTRA_GROUP = "corruptions-extra"
 SEVERITIES = (1, 2, 3, 4, 5)
+FEW = 20
+"""Images that the parent must have wrong under a kind: below, a resample may have none, and no ratio exists."""
+CLEAR = 5.0
+"""Standard errors that the parent's own gap to clean must be above 0, for a ratio to that gap to mean anything."""
+
+WORST = Metric(
+    "accuracy_worst_corruption", higher_is_better=True, unit="fraction", functional="smallest_mean",
+    text="The lowest of the accuracies under each corruption and severity.",
+)  # fmt: skip
+ALL = Metric(
+    "accuracy_all_corruptions", higher_is_better=True, unit="fraction",
+    text="Share of images that are classified correctly under every one of the corruptions at a severity.",
+)  # fmt: skip
+MCE = Metric(
+    "mce_parent", higher_is_better=False, unit="1", functional="mean_ratio",
+    text="Mean corruption error relative to the parent: the mean over corruptions of the error summed over severities, "
+    "divided by the parent's (Hendrycks and Dietterich 2019, arXiv 1903.12261, with the parent for AlexNet); "
+    f"needs {FEW} images that the parent has wrong under each.",
+)  # fmt: skip
+RELATIVE_MCE = Metric(
+    "relative_mce_parent", higher_is_better=False, unit="1", functional="mean_ratio",
+    text="The same with the clean error taken off each error: how much faster the candidate degrades than its parent; "
+    f"needs a parent whose error under each corruption is {CLEAR:g} standard errors above its clean one.",
+)  # fmt: skip
+
+_Cell = tuple[str, int]
+_Cells = Mapping[_Cell, Array]
 
 
 @dataclass(frozen=True)
 class Corruptions(Evaluator):
-    """Accuracy under the 15 common corruptions, each at the severities asked for, and the mean over all.
+    """Accuracy, likelihood and calibration under common corruptions, their means, the worst case, and the mCE.
+
+    Generated corruptions are conditions like ``fog/3`` in the group ``corruptions``, official ones ``fog
+    official/3`` in ``corruptions official``; the extra ones are in ``corruptions-extra``. What is said over all
+    of a group has its name as the condition; the families are ``noise corruptions`` and so on.
 
     Attributes:
         severities: 1 to 5.
         kinds: Which of the 15; all by default.
+        extra: Whether to add the 4 corruptions meant for validation, as a group of their own outside every mean.
+        source: ``generated`` here, seeded, or read from the ``official`` archive under the data root. The two
+            never share a condition.
+        folder: Folder of the official archive; empty for the one of the data set, for example ``CIFAR-10-C``.
+        verify: Refuse official files whose MD5 sum is not the published one.
 
     References:
-        Hendrycks and Dietterich 2019, arXiv 1903.12261, with the CIFAR constants.
+        Hendrycks and Dietterich 2019, arXiv 1903.12261.
     """
 
     severities: tuple[int, ...] = SEVERITIES
     kinds: tuple[str, ...] = CORRUPTIONS
+    extra: bool = False
+    source: Literal["generated", "official"] = "generated"
+    folder: str = ""
+    verify: bool = True
 
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in CORRUPTIONS:
-                raise SuiteError(unknown("corruption", kind, CORRUPTIONS))
+                hint = "; extra = true adds it, outside the mean" if kind in EXTRA else ""
+                raise SuiteError(unknown("corruption", kind, CORRUPTIONS) + hint)
         if not self.severities or not set(self.severities) <= set(SEVERITIES):
             raise SuiteError(
                 f"corruptions: found severities {list(self.severities)}, expected some of 1 to 5"
             )
         if not self.kinds:
             raise SuiteError("corruptions: found no kinds, expected at least one")
+        if self.folder and self.source == "generated":
+            raise SuiteError(f"corruptions: found folder = {self.folder!r}, which needs source = 'official'")
         check_once("corruptions", "kinds", self.kinds)
         check_once("corruptions", "severities", self.severities)
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Accuracy, NLL, agreement."""
-        return ACCURACY, NLL, AGREEMENT
+        """Accuracy, NLL, agreement, ECE; worst cases; corruption errors relative to the parent."""
+        return ACCURACY, NLL, AGREEMENT, ECE, WORST, ALL, MCE, RELATIVE_MCE
 
     @property
     def needs(self) -> tuple[View, ...]:
-        """The test images under each corruption and severity."""
-        return tuple(View(change=Corruption(kind, level)) for kind in self.kinds for level in self.severities)
+        """The clean test images, and those under each corruption and severity."""
+        return View(), *self._views().values()
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
-        """Yields three scores per corruption and severity, and three for the mean over all of them.
+        """Yields four scores per corruption and severity, and those for all of them.
 
-        The mean is over images and conditions at once, so that it has evidence of its own: one number per
-        image. A painted frost (``frost*``) is reported but stays out of the group and its mean.
+        Means are over images and conditions at once, so that they have evidence of their own: one number per
+        image. A painted frost (``frost*``) is reported but stays out of the group and everything about it, as
+        do the extra kinds.
         """
-        means: dict[str, list[Array]] = defaultdict(list)
-        for view in self.needs:
-            published = "*" not in bench.condition(view)
-            for score in labelled_scores(bench, view, group=GROUP if published else ""):
+        counted: dict[_Cell, View] = {}
+        kept: dict[str, dict[_Cell, Array]] = defaultdict(dict)
+        for cell, view in self._views().items():
+            group = self._group(cell, bench.condition(view))
+            for score in labelled_scores(bench, view, group=group):
                 yield score
-                if published:
-                    means[score.metric].append(score.evidence[POPULATION])
-        for metric, values in means.items():
-            mean = np.asarray(np.mean(np.stack(values), axis=0, dtype=np.float64))
-            yield Score(metric, GROUP, evidence={POPULATION: mean})
+                if group == self._named(GROUP):
+                    counted[cell] = view
+                    kept[score.metric][cell] = score.evidence[POPULATION]
+            yield calibration_score(bench, view, group=group)
+        if counted:
+            doubts = self._doubts(bench, counted)
+            for metric, cells in kept.items():
+                yield from self._means(metric, cells, doubts)
+            yield from self._worst(kept[ACCURACY.name])
+            yield from self._relative(bench, counted)
+
+    def _views(self) -> dict[_Cell, View]:
+        kinds = (*self.kinds, *(EXTRA if self.extra else ()))
+        return {(kind, level): self._view(kind, level) for kind in kinds for level in self.severities}
+
+    def _view(self, kind: str, level: int) -> View:
+        if self.source == "generated":
+            return View(change=Corruption(kind, level))
+        return View(change=Official(kind, level, self.folder, self.verify))
+
+    def _group(self, cell: _Cell, condition: str) -> str:
+        if cell[0] in EXTRA:
+            return self._named(EXTRA_GROUP)
+        return "" if "*" in condition else self._named(GROUP)
+
+    def _named(self, name: str) -> str:
+        """What generated and official corruptions may not share."""
+        return name if self.source == "generated" else f"{name} official"
+
+    def _doubts(self, bench: Bench, counted: Mapping[_Cell, View]) -> tuple[str, ...]:
+        """Why official files may not be what they are called."""
+        origins = {kind: bench.gallery.origin(view) for (kind, _), view in counted.items()}
+        unsure = [kind for kind, origin in origins.items() if "not verified" in origin]
+        return (f"official files whose MD5 is not verified: {_some(unsure)}",) if unsure else ()
+
+    def _means(self, metric: str, cells: _Cells, doubts: tuple[str, ...]) -> Iterator[Score]:
+        """The mean over all kinds, and over those of each family."""
+        families = {f"{family} corruptions": kinds for family, kinds in FAMILIES.items()}
+        for name, kinds in {GROUP: CORRUPTIONS, **families}.items():
+            chosen = [values for (kind, _), values in cells.items() if kind in kinds]
+            if chosen:
+                mean = np.asarray(np.mean(np.stack(chosen), axis=0, dtype=np.float64))
+                flags = doubts if name == GROUP else ()
+                yield Score(metric, self._named(name), evidence={POPULATION: mean}, flags=flags)
+
+    def _worst(self, correct: _Cells) -> Iterator[Score]:
+        """The worst condition of all, and at each severity the worst that each image meets."""
+        everything = np.stack(list(correct.values()), axis=1)
+        yield Score(WORST.name, self._named(GROUP), evidence={POPULATION: everything})
+        for level in self.severities:
+            here = [values for (_, severity), values in correct.items() if severity == level]
+            condition = f"{self._named(GROUP)}/{level}"
+            yield Score(ALL.name, condition, evidence={POPULATION: np.all(here, axis=0)})
+
+    def _relative(self, bench: Bench, views: Mapping[_Cell, View]) -> Iterator[Score]:
+        """Corruption errors relative to the parent; a reason where the parent is no measure of them."""
+        condition, kinds = self._named(GROUP), list(dict.fromkeys(kind for kind, _ in views))
+        mine, parents = (_wrong(one, views) for one in (bench, bench.parent))
+        few = [kind for kind, column in zip(kinds, parents.T, strict=True) if (column > 0).sum() < FEW]
+        yield _ratio(
+            MCE, condition, mine, parents, few and f"fewer than {FEW} images wrong under {_some(few)}"
+        )
+        gaps = mine - _clean(bench, views), parents - _clean(bench.parent, views)
+        unclear = [kind for kind, column in zip(kinds, gaps[1].T, strict=True) if not _clear(column)]
+        why = unclear and f"an error that is not clearly above its clean one under {_some(unclear)}"
+        yield _ratio(RELATIVE_MCE, condition, *gaps, why)
+
+
+def _ratio(metric: Metric, condition: str, mine: Array, parents: Array, why: str | list[str]) -> Score:
+    if why:
+        return Score(metric.name, condition, reason=f"the parent has {why}: a ratio to it means nothing")
+    return Score(metric.name, condition, evidence={POPULATION: np.column_stack([mine, parents])})
+
+
+def _wrong(bench: Bench, views: Mapping[_Cell, View]) -> Array:
+    """At how many severities each image is misclassified under each kind, int8 (N, kinds)."""
+    totals: dict[str, Array] = {}
+    for (kind, _), view in views.items():
+        wrong = (~bench.outputs(view).correct).astype(np.int8)
+        totals[kind] = totals[kind] + wrong if kind in totals else wrong
+    return np.stack(list(totals.values()), axis=1)
+
+
+def _clean(bench: Bench, views: Mapping[_Cell, View]) -> Array:
+    """How often an image would be misclassified at as many severities if they did nothing, int8 (N, 1)."""
+    severities = len({severity for _, severity in views})
+    return (severities * ~bench.outputs(View()).correct).astype(np.int8)[:, None]
+
+
+def _clear(gaps: Array) -> bool:
+    """Whether the mean of one number per image is clearly above 0."""
+    error = gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.inf
+    return bool(gaps.mean() > CLEAR * error)
+
+
+def _some(kinds: Sequence[str]) -> str:
+    """At most three of them, and how many more there are."""
+    more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
+    return ", ".join(kinds[:3]) + more

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import MappingProxyType
+from functools import cached_property
+
+import numpy as np
 
 from evalsuite.bench import Bench
 from evalsuite.data import DATASETS
 from evalsuite.data.views import View
-from evalsuite.errors import SuiteError
+from evalsuite.detectors.table import DETECTORS
+from evalsuite.errors import DataError, SkippedError, SuiteError
 from evalsuite.evaluators.accuracy import POPULATION
 from evalsuite.evaluators.contract import Evaluator, check_once
-from evalsuite.metrics import energy, msp
+from evalsuite.models.features import Head
 from evalsuite.records import Array, Floats, Metric, Score
 from evalsuite.registry import unknown
 
-DETECTORS: Mapping[str, Callable[[Array], Floats]] = MappingProxyType({"msp": msp, "energy": energy})
-"""Scores from logits (N, K), float64 (N,); larger means more out of distribution."""
+NEAR = "ood-near"
+FAR = "ood-far"
+"""Groups of image sets, and the conditions of the means over them."""
 
 _MEASURES = (
     ("auroc", True, 0.01, "Area under the ROC curve, out-of-distribution positive, ties count one half"),
@@ -26,29 +30,35 @@ _MEASURES = (
     ("fpr95_ood_positive", False, None, "Share of in-distribution images flagged where 95 % of outliers are"),
     ("fpr95_id_positive", False, None, "Share of outliers kept where 95 % of in-distribution images are"),
 )
-_SOURCES = MappingProxyType(
-    {
-        "msp": "maximum softmax probability (Hendrycks and Gimpel 2017, arXiv 1610.02136)",
-        "energy": "energy score at T = 1 (Liu et al. 2020, arXiv 2010.03759)",
-    }
-)
 
 
 @dataclass(frozen=True)
 class Ood(Evaluator):
-    """Out-of-distribution detection by MSP and energy: AUROC, AUPR both ways, FPR95 in both conventions.
+    """Out-of-distribution detection: AUROC, AUPR both ways, FPR95 in both conventions, for each detector and set.
+
+    The unweighted means over the near and over the far sets follow the OpenOOD v1.5 protocol. All detectors but
+    ODIN share one forward pass per image set; a detector that a model cannot have (no last linear layer, no
+    gradients) or that has no training images is left out with its reason, and the others go on.
 
     Attributes:
         near: Registered data sets that resemble the suite's own.
         far: Registered data sets that do not.
-        detectors: Scores from logits.
+        detectors: Names in `evalsuite.detectors.table`.
         images: Use only the first so many images of each outlier set; 0 for all.
+        fit_images: Fit detectors on the first so many training images; 0 for all.
+        neighbors: Which nearest training image counts for ``knn``: 50 is published for CIFAR-10, 200 for
+            CIFAR-100, 1000 for ImageNet.
+
+    References:
+        Zhang et al. 2023, "OpenOOD v1.5: Enhanced benchmark for out-of-distribution detection", arXiv 2306.09301.
     """
 
     near: tuple[str, ...] = ()
     far: tuple[str, ...] = ()
     detectors: tuple[str, ...] = ("msp", "energy")
     images: int = 0
+    fit_images: int = 10_000
+    neighbors: int = 50
 
     def __post_init__(self) -> None:
         if not self.near + self.far:
@@ -60,10 +70,16 @@ class Ood(Evaluator):
                 raise SuiteError(unknown("data set", name, DATASETS))
         check_once("ood", "near and far", self.near + self.far)
         check_once("ood", "detectors", self.detectors)
-        if not self.detectors or not set(self.detectors) <= set(DETECTORS):
-            raise SuiteError(
-                f"ood: found detectors {list(self.detectors)}, expected some of {', '.join(DETECTORS)}"
-            )
+        if not self.detectors:
+            raise SuiteError(f"ood: found detectors [], expected some of {', '.join(DETECTORS)}")
+        for name in self.detectors:
+            if name not in DETECTORS:
+                raise SuiteError(f"ood: {unknown('detector', name, DETECTORS)}")
+        for key, count in (("images", self.images), ("fit_images", self.fit_images)):
+            if count < 0:
+                raise SuiteError(f"ood: found {key} = {count}, expected a count, or 0 for all")
+        if self.neighbors < 1:
+            raise SuiteError(f"ood: found neighbors = {self.neighbors}, expected at least 1")
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -73,8 +89,8 @@ class Ood(Evaluator):
                 f"{detector}_{name}",
                 better,
                 "fraction",
-                f"{text}; score: {_SOURCES[detector]}.",
-                name,
+                f"{text}; score: {DETECTORS[detector].source}.",
+                f"mean_{name}",
                 tolerance,
             )
             for detector in self.detectors
@@ -86,17 +102,52 @@ class Ood(Evaluator):
         """The clean test images and every outlier set."""
         return View(), *map(self._view, self.near + self.far)
 
+    @property
+    def features(self) -> tuple[View, ...]:
+        """The same and training images, if a detector looks at features."""
+        kinds = {DETECTORS[detector].needs for detector in self.detectors}
+        training = (self._training,) if "training" in kinds else ()
+        return (*self.needs, *training) if kinds & {"features", "training"} else ()
+
     def evaluate(self, bench: Bench) -> Iterator[Score]:
-        """Yields five scores per detector and outlier set."""
+        """Yields five scores per detector and outlier set, and for the mean of each group of several sets."""
+        for view in self.needs:
+            bench.outputs(view)  # a model that fails on one of them has no numbers at all
+        basis = _BenchBasis(bench, self._training, self.neighbors)
         for detector in self.detectors:
-            score = DETECTORS[detector]
-            inside = score(bench.outputs(View()).logits)
-            for name in self.near + self.far:
-                outside = score(bench.outputs(self._view(name)).logits)
-                group = "ood-near" if name in self.near else "ood-far"
-                for measure, *_ in _MEASURES:
-                    evidence = {POPULATION: inside, self._population(name): outside}
-                    yield Score(f"{detector}_{measure}", name, evidence=evidence, group=group)
+            try:
+                scorer = DETECTORS[detector].built(basis)
+                scores = {view: scorer.scores(_BenchSample(bench, view)) for view in self.needs}
+            except SkippedError as error:
+                yield from self._left_out(detector, str(error))
+            else:
+                flags = scorer.flags + (basis.flags if DETECTORS[detector].needs == "training" else ())
+                yield from self._compared(detector, scores, flags)
+
+    def _compared(self, detector: str, scores: dict[View, Floats], flags: tuple[str, ...]) -> Iterator[Score]:
+        for condition, group, names in self._conditions():
+            evidence = {POPULATION: scores[View()]}
+            evidence |= {self._population(name): scores[self._view(name)] for name in names}
+            for measure, *_ in _MEASURES:
+                yield Score(f"{detector}_{measure}", condition, evidence=evidence, group=group, flags=flags)
+
+    def _left_out(self, detector: str, reason: str) -> Iterator[Score]:
+        for condition, *_ in self._conditions():
+            for measure, *_ in _MEASURES:
+                yield Score(f"{detector}_{measure}", condition, reason=reason)
+
+    def _conditions(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+        """Condition, group and image sets: each set alone, then each group of several together."""
+        for group, names in ((NEAR, self.near), (FAR, self.far)):
+            for name in names:
+                yield name, group, (name,)
+        for group, names in ((NEAR, self.near), (FAR, self.far)):
+            if len(names) > 1:  # named like its group, which it is the mean of and no member of
+                yield group, "", names
+
+    @property
+    def _training(self) -> View:
+        return View(split="train", first=self.fit_images)
 
     def _view(self, name: str) -> View:
         return View(data=name, first=self.images)
@@ -104,3 +155,64 @@ class Ood(Evaluator):
     def _population(self, name: str) -> str:
         """Name of the images in evidence: sets of other sizes are other populations."""
         return f"{name}[:{self.images}]" if self.images else name
+
+
+@dataclass(frozen=True)
+class _BenchSample:
+    """Is what the bench's model says about a view."""
+
+    bench: Bench
+    view: View
+
+    @property
+    def logits(self) -> Array:
+        return self.bench.outputs(self.view).logits
+
+    @property
+    def features(self) -> Array:
+        outputs = self.bench.outputs(self.view)
+        if outputs.features is None:
+            _ = self.bench.head  # says why there are none
+            raise SkippedError("the model has no penultimate features; use detectors that need logits alone")
+        return outputs.features
+
+    def asked(self, question: Callable[..., Floats]) -> Floats:
+        images = self.bench.images(self.view).images
+        return question(self.bench.ready, images, device=self.bench.device)
+
+
+@dataclass(frozen=True)
+class _BenchBasis:
+    """Is what detectors may be fitted on: training images as the same model sees them."""
+
+    bench: Bench
+    view: View
+    neighbors: int
+
+    @property
+    def head(self) -> Head:
+        return self.bench.head
+
+    @cached_property
+    def training(self) -> _BenchSample:
+        _ = self.bench.head  # without it no pass is needed
+        try:
+            self.bench.outputs(self.view)
+        except DataError as error:
+            raise SkippedError(f"there are no training images to fit the detector on ({error})") from error
+        return _BenchSample(self.bench, self.view)
+
+    @property
+    def labels(self) -> Array:
+        return self.bench.outputs(self.training.view).known
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Says where the first training images, in the order of their files, do not show every class."""
+        there, classes = len(np.unique(self.labels)), self.bench.classes
+        if there == classes:
+            return ()
+        return (
+            f"The {len(self.labels)} training images that the detector is fitted on show {there} of {classes} "
+            "classes: raise fit_images.",
+        )

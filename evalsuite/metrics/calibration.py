@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evalsuite.errors import ContractError
-from evalsuite.metrics.weighted import columns, cumulated, resampled, row_sums, vector
+from evalsuite.metrics.weighted import columns, cumulated, grouped, resampled, row_sums, vector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,15 +35,11 @@ def ece_equal_width(confidence: Array, correct: Array, *, weights: Weights = Non
         Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning"; Guo et al. 2017,
         "On calibration of modern neural networks", equation 3.
     """
-    c, a = _predictions(confidence, correct)
-    place = _bin(c, bins)
-    order = np.argsort(place, kind="stable")
-    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
-    residual = (a - c)[order]
+    c, a = predictions(confidence, correct)
+    by_bin = grouped(bin_of(c, bins))
 
     def error(w: Floats) -> Floats:
-        gaps = np.add.reduceat(columns(w, order) * residual, starts, axis=1)
-        return row_sums(np.abs(gaps)) / row_sums(w)
+        return row_sums(np.abs(by_bin(w * (a - c)))) / row_sums(w)
 
     return resampled(error, (c.size,), weights=weights)
 
@@ -65,7 +61,7 @@ def ece_equal_mass(confidence: Array, correct: Array, *, weights: Weights = None
         Nguyen and O'Connor 2015, "Posterior calibration and exploratory analysis for natural language
         processing models"; Roelofs et al. 2022, "Mitigating bias in calibration error estimation".
     """
-    c, a = _predictions(confidence, correct)
+    c, a = predictions(confidence, correct)
     _check_bins(bins)
     order = np.argsort(c, kind="stable")
     residual = (a - c)[order]
@@ -79,6 +75,35 @@ def ece_equal_mass(confidence: Array, correct: Array, *, weights: Weights = None
         return row_sums(np.abs(np.diff(at_borders, axis=1))) / places[:, -1]
 
     return resampled(error, (c.size,), weights=weights)
+
+
+def mce(confidence: Array, correct: Array, *, weights: Weights = None, bins: int = 15) -> Floats:
+    """Returns the maximum calibration error: the largest gap among the bins of `ece_equal_width` that have images.
+
+    One image alone in its bin may decide it, so it is very noisy. The arguments are those of `ece_equal_width`.
+
+    References:
+        Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning".
+    """
+    c, a = predictions(confidence, correct)
+    by_bin = grouped(bin_of(c, bins))
+
+    def largest(w: Floats) -> Floats:
+        gaps, counts = np.abs(by_bin(w * (a - c))), by_bin(w)
+        found: Floats = np.divide(gaps, counts, out=np.zeros_like(gaps), where=counts > 0).max(axis=1)
+        return found
+
+    return resampled(largest, (c.size,), weights=weights)
+
+
+def signed_gap(confidence: Array, correct: Array, *, weights: Weights = None) -> Floats:
+    """Returns mean confidence minus accuracy: above 0 means over-confident.
+
+    >>> float(signed_gap(np.array([0.75, 0.75]), np.array([0, 1])))
+    0.25
+    """
+    c, a = predictions(confidence, correct)
+    return resampled(lambda w: row_sums(w * (c - a)) / row_sums(w), (c.size,), weights=weights)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +127,8 @@ class ReliabilityBin:
 
 def reliability(confidence: Array, correct: Array, *, bins: int = 15) -> tuple[ReliabilityBin, ...]:
     """Returns the bins of `ece_equal_width`, rising, empty ones included."""
-    c, a = _predictions(confidence, correct)
-    place = _bin(c, bins)
+    c, a = predictions(confidence, correct)
+    place = bin_of(c, bins)
     edges = np.linspace(0.0, 1.0, bins + 1)
     counts = np.bincount(place, minlength=bins)
     means = (np.bincount(place, x, bins) / np.maximum(counts, 1) for x in (c, a))
@@ -114,7 +139,13 @@ def reliability(confidence: Array, correct: Array, *, bins: int = 15) -> tuple[R
     )
 
 
-def _predictions(confidence: Array, correct: Array) -> tuple[Floats, Floats]:
+def predictions(confidence: Array, correct: Array) -> tuple[Floats, Floats]:
+    """Returns both in float64.
+
+    Raises:
+        DataError: If there is no image.
+        ContractError: If they are not a probability, and 0 or 1, for each image.
+    """
     c, a = vector("confidence", confidence), vector("correct", correct)
     if c.size != a.size:
         raise ContractError(
@@ -129,7 +160,8 @@ def _predictions(confidence: Array, correct: Array) -> tuple[Floats, Floats]:
     return c, a
 
 
-def _bin(confidence: Floats, bins: int) -> NDArray[np.intp]:
+def bin_of(confidence: Floats, bins: int) -> NDArray[np.intp]:
+    """Returns the bin of each probability, 0 to `bins` - 1: ((m-1)/M, m/M], and 0 in the first."""
     _check_bins(bins)
     inner = np.linspace(0.0, 1.0, bins + 1)[1:-1]
     return np.searchsorted(inner, confidence, side="left")

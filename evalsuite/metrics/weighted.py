@@ -58,6 +58,22 @@ def columns(numbers: Floats, places: NDArray[np.intp]) -> Floats:
     return np.take(numbers, places, axis=1)
 
 
+def grouped(place: NDArray[np.intp]) -> Callable[[Floats], Floats]:
+    """Returns the function that sums the columns of (b, N) numbers by group: (b, number of groups that occur).
+
+    Args:
+        place: Group of each column, shape (N,).
+    """
+    order = np.argsort(place, kind="stable")
+    starts = np.flatnonzero(np.diff(place[order], prepend=-1))
+
+    def sums(numbers: Floats) -> Floats:
+        found: Floats = np.add.reduceat(columns(numbers, order), starts, axis=1)
+        return found
+
+    return sums
+
+
 def row_sums(numbers: Floats) -> Floats:
     """Returns the sum of each row, shape (b,)."""
     sums: Floats = numbers.sum(axis=1)

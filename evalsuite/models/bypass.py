@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from evalsuite.models.graph import Flow
     from evalsuite.records import Array
 
+DEAD = "dead"
+"""Among the layers to bypass: all that `dead_layers` finds."""
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:

@@ -6,7 +6,7 @@ import errno
 import pickle
 import re
 import warnings
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -134,7 +134,9 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             found.setdefault(name, tensor)
     check_classes(module, weights)
     _check_fit(found, expected)
-    network.load_state_dict(found)
+    ready = OrderedDict(found)
+    ready._metadata = getattr(expected, "_metadata", {})  # type: ignore[attr-defined]  # as torch does: layouts have versions
+    network.load_state_dict(ready)
 
 
 def check_classes(module: nn.Module, weights: Mapping[str, Tensor]) -> None:

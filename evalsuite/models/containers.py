@@ -130,6 +130,11 @@ def _check_foreign(path: Path, head: bytes) -> None:
             f"weights {path} is a bare pickle, which is a program and not data: "
             "load it where you trust it and save the tensors with torch.save"
         )
+    if path.suffix == ".onnx":
+        raise CheckpointError(
+            f"weights {path} is a whole program (ONNX), not a state dict; check takes such candidates as they are, "
+            "and for anything else save module.state_dict() with torch.save"
+        )
     if path.suffix != ".safetensors" and head[8:9] != b"{":
         raise damaged(path, f"it starts with {head[:8]!r}")
 
@@ -154,8 +159,9 @@ def _check_records(path: Path, names: Sequence[str]) -> None:
     exported = any(name.startswith("models/") or name == "serialized_exported_program.json" for name in names)
     if exported or "constants.pkl" in names:
         raise CheckpointError(
-            f"weights {path} is a whole program (TorchScript or torch.export), not a state dict; "
-            "load it where you trust it and save module.state_dict() with torch.save"
+            f"weights {path} is a whole program (TorchScript or torch.export), not a state dict; check takes such "
+            "candidates with --trust-program, and for anything else load it where you trust it and save "
+            "module.state_dict() with torch.save"
         )
     if "data.pkl" not in names:
         some = ", ".join(names[:3])

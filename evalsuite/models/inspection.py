@@ -21,7 +21,7 @@ GROUPS = (4, 8, 16, 32)
 FULL = 0.9
 """Share of the groups of an N:M pattern that must have exactly N weights; random zeros do not."""
 
-_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "indexes")  # the last: network slimming's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,8 @@ from typing import IO, TYPE_CHECKING
 from evalsuite.models.containers import damaged
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from evalsuite.models.containers import Container
 
 MOST_OPERATIONS = 5_000_000
@@ -120,11 +122,21 @@ def _surveyed_legacy(file: Container) -> Survey:
 def _followed(stream: IO[bytes]) -> Survey:
     """The survey of the pickle that starts at the position of `stream`, which is left behind it."""
     machine = _Machine()
-    for count, (operation, argument, _) in enumerate(pickletools.genops(stream)):
+    for count, (operation, argument) in enumerate(_operations(stream)):
         if count > MOST_OPERATIONS:
             raise ValueError(f"more than {MOST_OPERATIONS:,} operations")
         machine.step(operation, argument)
     return machine.found
+
+
+def _operations(stream: IO[bytes]) -> Iterator[tuple[pickletools.OpcodeInfo, object]]:
+    try:
+        for operation, argument, _ in pickletools.genops(stream):
+            yield operation, argument
+    except ValueError as error:
+        if stream.read(1):
+            raise
+        raise ValueError("its pickle ends in the middle") from error
 
 
 class _Machine:

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
-from torch import nn
+import numpy as np
+import torch
+from torch import Tensor, nn
 
-from evalsuite.records import ImageSet
-from evalsuite.training.loop import Masks, train, training_seed
+from evalsuite.errors import SkippedError, UserError
+from evalsuite.randomness import generator
+from evalsuite.records import Array, ImageSet, Phase
+from evalsuite.training.batches import pixels
+from evalsuite.training.history import Span, history, phase_of, remember
+from evalsuite.training.hooks import Hooks
+from evalsuite.training.loop import Masks, Plan, train, training_seed
+from evalsuite.training.origin import Origin
+from evalsuite.training.progress import Progress
 from evalsuite.training.recipe import Recipe
+
+NO_HOOKS = Hooks(phase="retraining")
 
 
 @dataclass(frozen=True)
@@ -23,17 +37,155 @@ class Context:
         seed: Address of the producer's own draws: ``evalsuite.randomness.generator(context.seed, ...)``.
         previous: The last candidate of an interrupted run, at a smaller ratio than the first that is asked
             for; ``None`` at the start.
+        origin: How the parent was made; ``None`` if nobody knows, and then nothing can start afresh.
+        validation: Labelled images that recipes may select or track by; never the test images.
+        lineage: What the model went through from which the producer goes on: the parent, or `previous`.
+        progress: Folder of the progress of long trainings, and the digest of all that they depend on;
+            ``None`` keeps none.
     """
 
     train: ImageSet
     recipe: Recipe
     seed: int
     previous: nn.Module | None = None
+    origin: Origin | None = None
+    validation: ImageSet | None = None
+    lineage: tuple[Phase, ...] = ()
+    progress: Progress | None = None
+    _phases: list[Phase] = field(default_factory=list, init=False, repr=False, compare=False)
+    _fits: Counter[float] = field(default_factory=Counter, init=False, repr=False, compare=False)
+    _rewound: dict[float, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def retrain(self, model: nn.Module, ratio: float, *, masks: Masks | None = None) -> None:
         """Retrains `model` in place with the recipe's full schedule; masked weights stay zero."""
+        self.fit(model, ratio, masks=masks)
+
+    def fit(
+        self,
+        model: nn.Module,
+        ratio: float,
+        *,
+        masks: Masks | None = None,
+        recipe: Recipe | None = None,
+        start: float = 0.0,
+        hooks: Hooks = NO_HOOKS,
+    ) -> None:
+        """Trains `model` in place and leaves it in evaluation mode: the one way to train.
+
+        The training goes into the model's history, and a killed one goes on from its last saved epoch.
+
+        Args:
+            model: What to train, on the device where it is.
+            ratio: The target that this training is for: with the seed the address of its order of images.
+            masks: Names of parameters to bool tensors: True is kept, False is zero after every step.
+            recipe: Another one than the context's.
+            start: Epoch of the schedule at which to begin, perhaps a fraction: weight rewinding resumes there.
+            hooks: Penalty, gradients, weights and masks that change on the way.
+        """
+        chosen = recipe or self.recipe
+        index = self._fits[ratio]
+        self._fits[ratio] += 1
+        before = self.history(model)
+        plan = Plan(
+            masks=masks or {},
+            hooks=hooks,
+            start=start,
+            validation=self.validation,
+            progress=None if self.progress is None else self.progress.of(ratio, index),
+        )
         seed = training_seed(self.seed, "retrain", ratio)
-        train(model, self.train, self.recipe, seed=seed, masks=masks)
+        curve = train(model, self.train, chosen, seed=seed, plan=plan)
+        span = Span(hooks.phase, start, chosen.epochs)
+        phase = phase_of(model, self.train, chosen, span, curve=curve)
+        self._phases.append(phase)
+        remember(model, (*before, phase))
+
+    def fresh(self) -> nn.Module:
+        """Returns the parent's architecture with the parent's first weights, in training mode.
+
+        The weights are those that a parent trained here had before its first step. For a parent that was
+        read from a checkpoint they are drawn at the same address, which is not what it started from.
+
+        Raises:
+            SkippedError: If nobody knows the parent's architecture.
+        """
+        return self._origin.initial()
+
+    def rewound(self, epoch: float) -> nn.Module:
+        """Returns the parent as it was after `epoch` epochs of its own training, bit for bit.
+
+        Raises:
+            SkippedError: If the parent was not trained here, or not for so long.
+        """
+        if epoch not in self._rewound:
+            self._rewound[epoch] = self._origin.rewound(epoch, self.train, validation=self.validation)
+        return copy.deepcopy(self._rewound[epoch])
+
+    def batch(self, count: int, *key: str | int | float) -> tuple[Tensor, Tensor]:
+        """Returns training images, never augmented, with their labels, on the parent's device.
+
+        Args:
+            count: How many; all of them if there are no more.
+            key: Tells several draws apart; the same key gives the same images.
+
+        Returns:
+            float32 in [0, 1], (count, C, H, W), and int64, (count,).
+        """
+        rows = generator(self.seed, "batch", *key).permutation(len(self.train.images))[:count]
+        return self._taken(rows)
+
+    def per_class(self, count: int, *key: str | int | float) -> tuple[Tensor, Tensor]:
+        """Returns `count` training images of each class, sorted by class; otherwise like `batch`.
+
+        Raises:
+            UserError: If a class has fewer.
+        """
+        labels = self._labels
+        order = generator(self.seed, "per class", *key).permutation(len(labels))
+        rows = [order[labels[order] == one][:count] for one in range(self.train.classes)]
+        if (least := min(map(len, rows))) < count:
+            raise UserError(
+                f"image set {self.train.name!r} has a class with {least} training images, "
+                f"but {count} of each are asked for; ask for fewer"
+            )
+        return self._taken(np.concatenate(rows))
+
+    def credit(self, model: nn.Module, source: nn.Module) -> None:
+        """Writes down that `model` owes its mask or shape to the trained `source`: its history is that of both.
+
+        Copies of a model carry its history by themselves; this is for weights that were rewound or drawn anew.
+        """
+        own = (phase for phase in self.history(model) if phase.what != "pretraining")
+        remember(model, (*self.history(source), *own))
+
+    def history(self, model: nn.Module) -> tuple[Phase, ...]:
+        """Returns what `model` went through; one that carries nothing is taken to come of all that was trained."""
+        found = history(model)
+        return (*self.lineage, *self._phases) if found is None else found
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parent is."""
+        return torch.device("cpu") if self.origin is None else self.origin.device
+
+    @property
+    def _origin(self) -> Origin:
+        if self.origin is None:
+            raise SkippedError(
+                "this producer starts from new or earlier weights, but nobody knows how the parent was built; "
+                "give the context an origin"
+            )
+        return self.origin
+
+    @cached_property
+    def _labels(self) -> Array:
+        if self.train.labels is None:
+            raise UserError(f"image set {self.train.name!r} has no labels, expected a labelled training set")
+        return np.asarray(self.train.labels, dtype=np.int64)
+
+    def _taken(self, rows: Array) -> tuple[Tensor, Tensor]:
+        images = pixels(self.train.images, rows)
+        return images.to(self.device), torch.from_numpy(self._labels[rows]).to(self.device)
 
 
 class Producer(ABC):

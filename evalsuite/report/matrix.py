@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evalsuite.report.findings import unique
-from evalsuite.report.verdicts import Row, singles, weakest
-from evalsuite.report.wording import condition_label, decimals, number, percent, percentage, ratios, subject
+from evalsuite.report.questions import COLUMNS, Answer, Column, answer, answered
+from evalsuite.report.wording import (
+    condition_label,
+    decimals,
+    metric_label,
+    number,
+    percent,
+    percentage,
+    ratios,
+    subject,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from evalsuite.report.verdicts import Row
 
 FLAGS: Mapping[str, tuple[str, str]] = {
     "censored": ("≥", "no tested ratio failed: the true threshold may be higher"),
@@ -27,44 +38,6 @@ FLAGS: Mapping[str, tuple[str, str]] = {
 }
 """Mark and meaning of each flag of a threshold."""
 
-_OOD = ("msp_auroc", "energy_auroc")
-_CALIBRATION = ("ece_equal_width", "ece_equal_mass", "brier", "nll")
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """Is one question of the matrix.
-
-    Attributes:
-        title: What was tested.
-        note: How several conditions become one number; empty for a single one.
-        metrics: The metrics that answer, best first.
-        condition: The condition, if it is a single one.
-        group: The group of conditions otherwise.
-        aggregate: How the group is summarised: ``mean`` or ``minimum``.
-    """
-
-    title: str
-    note: str
-    metrics: tuple[str, ...]
-    condition: str = ""
-    group: str = ""
-    aggregate: str = "minimum"
-
-
-COLUMNS = (
-    Column("Test accuracy", "", ("accuracy",), condition="clean"),
-    Column("Corruptions", "mean", ("accuracy",), group="corruptions", aggregate="mean"),
-    Column("Corruptions", "worst", ("accuracy",), group="corruptions"),
-    Column("Noise", "worst", ("accuracy",), group="noise"),
-    Column("Attack", "worst", ("robust_accuracy",), group="attack"),
-    Column("OOD, near", "worst", _OOD, group="ood-near"),
-    Column("OOD, far", "worst", _OOD, group="ood-far"),
-    Column("Calibration", "", _CALIBRATION, condition="clean"),
-)
-EVERYTHING = Column("Everything", "weakest", ())
-
-
 @dataclass(frozen=True, slots=True)
 class Cell:
     """Is one number of the matrix and all that is said about it.
@@ -74,6 +47,7 @@ class Cell:
         shown: The row of the condition whose curve explains it.
         text: The potential in percent, with ``≥`` if censored.
         marks: Marks of the other flags.
+        proven: Its 95 % interval, or what is shown at 95 %, in percent; empty where neither is known.
         tip: Everything about it in words.
         shortfall: How far it stays below test accuracy, in steps of 5 points, 10 at most.
         tested: The tested ratios.
@@ -83,6 +57,7 @@ class Cell:
     shown: Row
     text: str
     marks: str
+    proven: str
     tip: str
     shortfall: int
     tested: tuple[float, ...]
@@ -105,6 +80,7 @@ class Matrix:
     columns: tuple[Column, ...]
     cells: Mapping[str, tuple[Cell | None, ...]]
     legend: tuple[tuple[str, str], ...]
+    summarised: tuple[tuple[str, str], ...]
 
     def spans(self) -> list[tuple[str, int]]:
         """Returns each title with the number of neighbouring columns that share it."""
@@ -124,13 +100,27 @@ def matrix(rows: Sequence[Row], methods: Sequence[str]) -> Matrix:
         rows: Thresholds, see `findings.headline`.
         methods: The rows of the matrix.
     """
-    columns = _answered(rows, methods)
-    chosen = {m: tuple(_answer(c, singles(rows, m), _summaries(rows, m)) for c in columns) for m in methods}
-    digits = decimals(row["potential"] for found in chosen.values() for row in found if row is not None)
-    everywhere = _everywhere([row for found in chosen.values() for row in found if row is not None])
-    cells = {m: _line(columns, chosen[m], rows, digits) for m in methods}
+    columns = answered(rows, methods)
+    chosen = {m: tuple(answer(column, rows, m) for column in columns) for m in methods}
+    found = [one.row for line in chosen.values() for one in line if one is not None]
+    digits = decimals(row["potential"] for row in found)
+    everywhere = _everywhere(found)
+    cells = {m: _line(columns, chosen[m], digits) for m in methods}
     cells = {m: tuple(_unmarked(cell, everywhere) for cell in line) for m, line in cells.items()}
-    return Matrix(columns, cells, _legend(cells, everywhere))
+    return Matrix(columns, cells, _legend(cells, everywhere), _summarised(columns, chosen))
+
+
+def _summarised(
+    columns: Sequence[Column], chosen: Mapping[str, Sequence[Answer | None]]
+) -> tuple[tuple[str, str], ...]:
+    """What each column is about: its metric, its tolerance, and how many conditions it stands for."""
+    told = []
+    for place, column in enumerate(columns[:-1]):
+        first = next(one for line in chosen.values() if (one := line[place]) is not None)
+        row, name = first.row, column.title + (f", {column.note}" if column.note else "")
+        about = f"{metric_label(row['metric'])}, tolerance {number(row['tolerance'])}"
+        told.append((name, about if first.count > 1 else f"{about}, on {condition_label(row['condition'])}"))
+    return tuple(told)
 
 
 def _everywhere(rows: Sequence[Row]) -> str:
@@ -155,10 +145,10 @@ def _legend(cells: Mapping[str, Sequence[Cell | None]], everywhere: str) -> tupl
 
 
 def _line(
-    columns: Sequence[Column], found: Sequence[Row | None], rows: Sequence[Row], digits: int
+    columns: Sequence[Column], found: Sequence[Answer | None], digits: int
 ) -> tuple[Cell | None, ...]:
-    accuracy = found[0] if columns[:1] == COLUMNS[:1] else None
-    return tuple(_cell(row, rows, accuracy, digits) for row in found)
+    accuracy = found[0].row if columns[:1] == COLUMNS[:1] and found[0] is not None else None
+    return tuple(_cell(one, accuracy, digits) for one in found)
 
 
 def marks(row: Row) -> str:
@@ -212,68 +202,31 @@ def _limit(row: Row) -> str:
     return f"{limit}, parent {number(row['reference'])}" if single else limit
 
 
-def _answered(rows: Sequence[Row], methods: Sequence[str]) -> tuple[Column, ...]:
-    """The columns that some method can answer, a plug-in's own groups included, and the last one."""
-    known = {column.group for column in COLUMNS}
-    groups = unique(r["group"] for r in rows if r["group"] and r["group"] not in known)
-    extra = tuple(Column(g.capitalize(), "worst", _metrics(rows, g), group=g) for g in groups)
-    found = [(singles(rows, method), _summaries(rows, method)) for method in methods]
-    asked = tuple(c for c in (*COLUMNS, *extra) if any(_answer(c, *pair) for pair in found))
-    return (*asked, EVERYTHING) if asked or any(single for single, _ in found) else ()
+def interval(row: Row, digits: int) -> str:
+    """Returns the 95 % interval of a potential in percent, or what is shown at 95 % where there is none.
+
+    >>> interval({"potential_low": 0.5, "potential_high": 0.9}, 0), interval({"certified": 0.5}, 0), interval({}, 0)
+    ('50\u201390', 'shown 50', '')
+    """
+    low, high, certified = (row.get(key) for key in ("potential_low", "potential_high", "certified"))
+    if low is not None and high is not None:
+        ends = unique(percentage(end, digits) for end in (low, high))
+        return "\u2013".join(ends)
+    return "" if certified is None else f"shown {percentage(certified, digits)}"
 
 
-def _metrics(rows: Sequence[Row], group: str) -> tuple[str, ...]:
-    return tuple(unique(row["metric"] for row in rows if row["group"] == group))
-
-
-def _summaries(rows: Sequence[Row], method: str) -> list[Row]:
-    return [row for row in rows if row["method"] == method and row["aggregate"] != "single"]
-
-
-def _answer(column: Column, single: Sequence[Row], summaries: Sequence[Row]) -> Row | None:
-    """The threshold that answers a column's question, by the first of its metrics that has one."""
-    if column is EVERYTHING:
-        return weakest(single)
-    for metric in column.metrics:
-        mine = [row for row in single if row["metric"] == metric]
-        if column.condition:
-            found = next((row for row in mine if row["condition"] == column.condition), None)
-        else:
-            found = _grouped(column, metric, mine, summaries)
-        if found is not None:
-            return found
-    return None
-
-
-def _grouped(column: Column, metric: str, single: Sequence[Row], summaries: Sequence[Row]) -> Row | None:
-    mine = [row for row in summaries if row["metric"] == metric and row["group"] == column.group]
-    for row in mine:
-        if row["aggregate"] == column.aggregate:
-            return row
-    if column.aggregate != "minimum":
-        return next((row for row in mine if row["aggregate"] == "of-mean"), None)
-    return weakest([row for row in single if row["group"] == column.group])
-
-
-def _cell(row: Row | None, rows: Sequence[Row], accuracy: Row | None, digits: int) -> Cell | None:
-    if row is None:
+def _cell(found: Answer | None, accuracy: Row | None, digits: int) -> Cell | None:
+    if found is None:
         return None
-    tested = ratios(row["tested"])
+    row, tested = found.row, ratios(found.row["tested"])
     base = accuracy["potential"] if accuracy is not None else max(tested, default=1.0)
     shortfall = min(10, round(20 * max(0.0, base - row["potential"])))
-    shown = _shown(row, rows)
-    first = (
-        f"\nGives way first: {condition_label(shown['condition'])}" if row["aggregate"] == "minimum" else ""
+    told = tip(row)
+    if found.count > 1:
+        told += f"\nWorst of {found.count} tests"
+        told += f", {row['unproven']} of them without a proof" if row["unproven"] else ""
+    if row["aggregate"] == "minimum":
+        told += f"\nGives way first: {condition_label(found.shown['condition'])}"
+    return Cell(
+        row, found.shown, figure(row, digits), marks(row), interval(row, digits), told, shortfall, tested
     )
-    return Cell(row, shown, figure(row, digits), marks(row), tip(row) + first, shortfall, tested)
-
-
-def _shown(row: Row, rows: Sequence[Row]) -> Row:
-    """The condition behind a summary: the worst of its group, or the group's mean where that was measured."""
-    if row["aggregate"] == "single":
-        return row
-    same: list[Any] = [r for r in rows if all(r[k] == row[k] for k in ("method", "metric", "group"))]
-    if row["aggregate"] != "minimum":
-        same = [r for r in same if r["aggregate"] == "of-mean" or r["condition"] == r["group"]] or same
-        return next((r for r in same if r["aggregate"] == "of-mean"), row)
-    return weakest([r for r in same if r["aggregate"] == "single"]) or row

@@ -98,6 +98,8 @@ def _evidence(findings: Findings) -> dict[str, Any]:
         "diagram_charts": [charts.reliability(diagram.bins, diagram.colour) for diagram in diagrams],
         "failures": trust.failures(findings.measurements),
         "doubts": trust.doubts(findings.measurements),
+        "notes": trust.notes(findings),
+        "preprocessing": trust.preprocessing(findings),
         "grid": trust.grid(findings.measurements),
         "sizes": trust.sizes(findings.measurements),
         "facts": trust.facts(findings),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _WHAT = ["method", "evaluator", "status", "reason"]
 _DOUBT = ["method", "evaluator", "flags"]
-_SHOWN_ELSEWHERE = ("command", "inputs")  # digests say nothing to a reader
+_SHOWN_ELSEWHERE = ("command", "inputs", "notes")  # digests say nothing to a reader
 _EMPTY: tuple[object, ...] = (None, "", {}, [], ())
 
 
@@ -41,6 +41,15 @@ class Doubt:
     text: str
     where: str
     cells: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Is what a reader should know about a model: how it was read, and what looks wrong about it."""
+
+    method: str
+    seeds: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +90,36 @@ def doubts(measurements: pd.DataFrame) -> list[Doubt]:
         )
         for _, rows in flagged.groupby(_DOUBT, sort=False)
     ]
+
+
+def notes(findings: Findings) -> list[Note]:
+    """Returns what was noted about the models, the same text about a method once."""
+    seeds: dict[tuple[str, str], list[str]] = {}
+    for one in findings.record.get("notes") or ():
+        seeds.setdefault((str(one["method"]), str(one["note"])), []).append(str(one["seed"]))
+    return [Note(method, ", ".join(unique(found)), text) for (method, text), found in seeds.items()]
+
+
+def preprocessing(findings: Findings) -> list[Fact]:
+    """Returns what is done to images in [0, 1] before a network sees them, by model."""
+    suite = findings.record.get("suite")
+    suite = suite if isinstance(suite, Mapping) else {}
+    shared = suite.get("model") or {}
+    others = [one for one in suite.get("candidates") or () if one.get("mean") or one.get("std")]
+    told = [Fact("every other model" if others else "every model", _normalised(shared))]
+    told += [Fact(str(one["method"]), _normalised({**shared, **_given(one)})) for one in others]
+    return told if shared.get("mean") else []
+
+
+def _given(one: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: one[key] for key in ("mean", "std") if one.get(key)}
+
+
+def _normalised(table: Mapping[str, Any]) -> str:
+    mean, std = ([float(value) for value in table.get(key, ())] for key in ("mean", "std"))
+    if not any(mean) and set(std) == {1.0}:
+        return "none here: the network takes images in [0, 1]"
+    return f"minus {_inline(mean)}, divided by {_inline(std)} (channel by channel)"
 
 
 def _where(rows: pd.DataFrame) -> str:

@@ -8,6 +8,9 @@ from typing import Literal
 
 from evalsuite.errors import SuiteError
 
+_DROPS = ("step", "piecewise")
+_FALLS = ("cosine", "linear")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -16,46 +19,101 @@ class Recipe:
     Attributes:
         epochs: Passes over the training images.
         batch_size: Images per step; the last, smaller batch of an epoch is used too.
+        optimiser: ``sgd``, ``adam`` (weight decay as an L2 penalty) or ``adamw`` (decoupled).
         learning_rate: At the end of the warm-up.
-        momentum: Of SGD.
+        momentum: Of SGD; the first beta of Adam.
+        second_moment: The second beta of Adam; SGD has none.
         nesterov: Whether the momentum is Nesterov's.
-        weight_decay: L2 penalty on all parameters.
-        schedule: ``cosine`` to zero, ``step`` (times `gamma` at each milestone) or ``constant``; a
-            step has the rate of its middle.
-        milestones: Epochs at which ``step`` drops the learning rate.
-        gamma: Factor of each drop.
+        weight_decay: On all parameters, or all but biases and norms, see `decay_norms`.
+        decay_norms: Whether parameters with one dimension (biases and norms) decay as well.
+        schedule: ``cosine`` or ``linear`` to `floor`, ``step`` (times `gamma` at each milestone),
+            ``piecewise`` (one of `rates` from each milestone on) or ``constant``; a step has the rate of its
+            middle.
+        milestones: Epochs at which ``step`` and ``piecewise`` change the learning rate.
+        gamma: Factor of each ``step``.
+        rates: Learning rates of ``piecewise``, one from each milestone on.
+        floor: Learning rate at the end of ``cosine`` and ``linear``.
         warmup_epochs: Linear rise from zero; may be a fraction.
-        augment: ``none``, ``crop`` (pad by an eighth of the side, crop at random) or ``crop-flip``.
+        augment: ``none``, ``crop`` (pad with zeros, crop at random) or ``crop-flip``.
+        padding: Pixels on each side before a crop; 0 is an eighth of the height: 4 for 32 pixels.
+        label_smoothing: Share of the target that is spread over all classes.
+        mixup: Alpha of mixup (arXiv 1710.09412); 0 is none.
+        cutmix: Alpha of CutMix (arXiv 1905.04899); 0 is none; with both, each batch draws one of them.
+        ema: Decay per step of an average of the weights, which is what is kept; 0 keeps the weights themselves.
+        precision: ``float32``, or ``bfloat16``: autocast of the forward pass; weights stay float32.
+        select: ``last`` epoch, or the epoch that is best on the ``validation`` split; never the test images.
+        track: Whether the accuracy on the validation split is recorded after each epoch.
     """
 
     epochs: int = 10
     batch_size: int = 64
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = 0.1
     momentum: float = 0.9
+    second_moment: float = 0.999
     nesterov: bool = False
     weight_decay: float = 1e-4
-    schedule: Literal["cosine", "step", "constant"] = "cosine"
+    decay_norms: bool = True
+    schedule: Literal["cosine", "linear", "step", "piecewise", "constant"] = "cosine"
     milestones: tuple[int, ...] = ()
     gamma: float = 0.1
+    rates: tuple[float, ...] = ()
+    floor: float = 0.0
     warmup_epochs: float = 0.0
     augment: Literal["none", "crop", "crop-flip"] = "none"
+    padding: int = 0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    ema: float = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    select: Literal["last", "validation"] = "last"
+    track: bool = False
 
     def __post_init__(self) -> None:
-        positive = {"epochs": self.epochs, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        for name, value in positive.items():
-            if not value > 0:
+        self._check_numbers()
+        self._check_schedule()
+        if self.nesterov and not (self.momentum and self.optimiser == "sgd"):
+            raise SuiteError("recipe: nesterov needs optimiser = 'sgd' and a momentum above 0")
+        if self.padding and self.augment == "none":
+            raise SuiteError(
+                "recipe: padding means nothing to augment = 'none'; use 'crop' or leave padding out"
+            )
+
+    def _check_numbers(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate"):
+            value = getattr(self, name)
+            if not 0 < value < math.inf:
                 raise SuiteError(f"recipe: found {name} = {value}, expected a number above 0")
-        for name, share in {"momentum": self.momentum, "gamma": self.gamma}.items():
+        for name in ("momentum", "second_moment", "gamma", "label_smoothing", "ema"):
+            share = getattr(self, name)
             if not 0 <= share < 1:
                 raise SuiteError(f"recipe: found {name} = {share}, expected at least 0 and below 1")
-        if self.weight_decay < 0 or self.warmup_epochs < 0:
-            raise SuiteError("recipe: weight_decay and warmup_epochs must not be negative")
-        if self.milestones and self.schedule != "step":
+        for name in ("weight_decay", "warmup_epochs", "floor", "padding", "mixup", "cutmix"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise SuiteError(f"recipe: found {name} = {value}, expected a number from 0 on")
+
+    def _check_schedule(self) -> None:
+        if self.milestones and self.schedule not in _DROPS:
             raise SuiteError(
-                f"recipe: milestones mean nothing to schedule {self.schedule!r}; use schedule = 'step'"
+                f"recipe: milestones mean nothing to schedule {self.schedule!r}; use schedule = 'step' or 'piecewise'"
             )
-        if self.nesterov and not self.momentum:
-            raise SuiteError("recipe: nesterov needs a momentum above 0")
+        if list(self.milestones) != sorted(set(self.milestones)) or min(self.milestones, default=0) < 0:
+            raise SuiteError(
+                f"recipe: found milestones = {list(self.milestones)}, expected rising epochs from 0 on"
+            )
+        if len(self.rates) != (len(self.milestones) if self.schedule == "piecewise" else 0):
+            raise SuiteError(
+                f"recipe: found {len(self.rates)} rates and {len(self.milestones)} milestones; "
+                "schedule = 'piecewise' takes one rate per milestone, and no other schedule takes rates"
+            )
+        if any(not 0 <= rate < math.inf for rate in self.rates):
+            raise SuiteError(f"recipe: found rates = {list(self.rates)}, expected numbers from 0 on")
+        if self.floor and self.schedule not in _FALLS:
+            raise SuiteError(
+                f"recipe: floor means nothing to schedule {self.schedule!r}; use 'cosine' or 'linear'"
+            )
 
 
 def learning_rate(recipe: Recipe, epoch: float) -> float:
@@ -64,13 +122,46 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     >>> [round(learning_rate(Recipe(epochs=10, learning_rate=1.0), e), 3) for e in (0, 5, 10)]
     [1.0, 0.5, 0.0]
     """
+    top = recipe.learning_rate
     if epoch < recipe.warmup_epochs:
-        return recipe.learning_rate * epoch / recipe.warmup_epochs
-    if recipe.schedule == "step":
-        return recipe.learning_rate * recipe.gamma ** sum(
-            epoch >= milestone for milestone in recipe.milestones
-        )
-    if recipe.schedule == "cosine":
-        length = max(recipe.epochs - recipe.warmup_epochs, 1e-12)
-        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (epoch - recipe.warmup_epochs) / length))
-    return recipe.learning_rate
+        return top * epoch / recipe.warmup_epochs
+    if recipe.schedule in _DROPS:
+        passed = sum(epoch >= milestone for milestone in recipe.milestones)
+        if recipe.schedule == "step":
+            return top * recipe.gamma**passed
+        return (top, *recipe.rates)[passed]
+    if recipe.schedule == "constant":
+        return top
+    length = max(recipe.epochs - recipe.warmup_epochs, 1e-12)
+    done = (epoch - recipe.warmup_epochs) / length
+    left = 0.5 * (1 + math.cos(math.pi * done)) if recipe.schedule == "cosine" else 1 - done
+    return recipe.floor + (top - recipe.floor) * left
+
+
+def first_stage(recipe: Recipe) -> int:
+    """Returns the epochs of the first learning-rate stage: up to the first drop, or all of them.
+
+    References:
+        Wang et al. 2023, arXiv 2301.05219: trainability accuracy is the mean accuracy over these epochs.
+    """
+    after = [milestone for milestone in recipe.milestones if recipe.warmup_epochs < milestone < recipe.epochs]
+    return min(after, default=recipe.epochs)
+
+
+def in_words(recipe: Recipe) -> str:
+    """Returns the learning-rate schedule of `recipe` in words.
+
+    >>> in_words(Recipe(epochs=182, schedule="step", milestones=(91, 136), warmup_epochs=5))
+    '0.1, x0.1 at 91, 136, warm-up 5'
+    """
+    top = f"{recipe.learning_rate:g}"
+    if recipe.schedule in _FALLS:
+        course = f"{top} {recipe.schedule} to {recipe.floor:g}"
+    elif recipe.schedule == "piecewise":
+        changes = zip(recipe.rates, recipe.milestones, strict=True)
+        course = ", ".join([top, *(f"{rate:g} at {epoch}" for rate, epoch in changes)])
+    elif recipe.milestones:
+        course = f"{top}, x{recipe.gamma:g} at {', '.join(map(str, recipe.milestones))}"
+    else:
+        course = f"{top} constant"
+    return course + (f", warm-up {recipe.warmup_epochs:g}" if recipe.warmup_epochs else "")

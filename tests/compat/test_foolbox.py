@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.compat import foolbox as compat
-from evalsuite.compat.foolbox import NAMES, Attack, Attacked, attack_success, foolbox
+from evalsuite.compat import attacked as compat
+from evalsuite.compat.attacked import Attacked
+from evalsuite.compat.foolbox import NAMES, Attack, attack_success, foolbox
 from evalsuite.randomness import BLOCK, address
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 LinearProblem = Callable[[int], tuple[nn.Module, Tensor, Tensor, Tensor]]
 LINF = [name for name in NAMES if name in {"fgsm", "linf-pgd", "linf-noise"}]
 GUIDED = [name for name in NAMES if name != "linf-noise"]
-STEPS = {"l2-deepfool": 50, "ddn": 100}
 SHAPE = (1, 4, 4)
 
 
@@ -68,7 +68,7 @@ def test_linear_model_breaks_where_its_minimal_norm_is_below_epsilon(
     clear = (minimal / epsilon - 1).abs() > 0.03
     assert clear.sum() > 150
 
-    attack = Attack(name, epsilon, steps=STEPS.get(name, 20))
+    attack = Attack(name, epsilon)
     broken, found = attack_success(model, images, labels, attack=attack, seed=0)
 
     assert torch.equal(broken[clear], (minimal < epsilon)[clear])
@@ -89,6 +89,46 @@ def test_zero_epsilon_is_clean_accuracy(name: str, trained: tuple[nn.Module, Ten
     assert torch.equal(broken, predicted(model, images) != labels)
     assert 0.2 < broken.float().mean() < 0.5
     assert torch.allclose(found, images, atol=1e-6)
+
+
+class Curved(nn.Module):
+    """Errs on a thin shell: PGD crosses it and comes out right on the other side."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        far = (images - 0.5).flatten(1).sum(1)
+        return torch.stack([far * 0, 0.01 - (far - 0.8).abs() + 1e-9 * far], 1)
+
+
+def test_a_point_on_the_way_counts() -> None:
+    images = torch.full((3, *SHAPE), 0.5)
+    labels = torch.zeros(3, dtype=torch.int64)
+    attack = Attack("linf-pgd", 0.1, steps=25, random_start=False)
+    model = Curved().eval()
+    broken, found = attack_success(model, images, labels, attack=attack, seed=0)
+    assert broken.all()
+    assert bool((predicted(model, found) == 1).all())
+
+
+def test_a_batch_that_is_broken_is_finished(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, images, labels = trained
+    calls: list[int] = []
+    handle = model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        attack_success(model, images[:20], labels[:20], attack=Attack("linf-pgd", 0.3, steps=50), seed=0)
+    finally:
+        handle.remove()
+    assert len(calls) < 30
+
+
+def test_only_the_chosen_images_are_attacked(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, images, labels = trained
+    attack, chosen = Attack("linf-pgd", 0.04), torch.arange(300) % 2 == 0
+    everything = attack_success(model, images, labels, attack=attack, seed=0)
+    some = attack_success(model, images, labels, attack=attack, seed=0, among=chosen)
+    wrong = predicted(model, images) != labels
+    assert torch.equal(some.broken[chosen], everything.broken[chosen])
+    assert torch.equal(some.broken[~chosen], wrong[~chosen])
+    assert torch.equal(some.images[~chosen], images[~chosen])
 
 
 def test_images_wrong_from_the_start_are_left_alone(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
@@ -142,7 +182,6 @@ def test_equals_a_direct_call_of_the_library(trained: tuple[nn.Module, Tensor, T
         "fgsm": library.attacks.LinfFastGradientAttack(),
         "linf-pgd": library.attacks.LinfProjectedGradientDescentAttack(rel_stepsize=0.125, steps=20),
         "l2-pgd": library.attacks.L2ProjectedGradientDescentAttack(rel_stepsize=0.125, steps=20),
-        "ddn": library.attacks.DDNAttack(steps=20),
     }
     for name, attack in direct.items():
         epsilon = 0.04 if name in LINF else 0.3
@@ -151,8 +190,9 @@ def test_equals_a_direct_call_of_the_library(trained: tuple[nn.Module, Tensor, T
             _, adversarial, success = attack(wrapped, images, labels, epsilons=epsilon)
         ours = attack_success(model, images, labels, attack=Attack(name, epsilon), seed=5)
         assert 0 < success.float().mean() < 1, name
-        assert torch.equal(ours.broken, success), name
-        assert torch.equal(ours.images, adversarial), name
+        assert bool((ours.broken | ~success).all()), name  # and what a point on the way broke
+        assert int((ours.broken & ~success).sum()) <= 4, name
+        assert torch.equal(ours.images[~ours.broken], adversarial[~ours.broken]), name
 
 
 def test_same_seed_same_adversarials_whatever_the_batch(

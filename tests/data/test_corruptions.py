@@ -1,24 +1,29 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
-from evalsuite.data.corruptions import CORRUPTIONS, EXTRA, FAMILIES, SEVERITIES, corrupt, label
+from evalsuite.data.corruption_constants import CONSTANTS, SIZES, Size, nearest_size
+from evalsuite.data.corruptions import CORRUPTIONS, EXTRA, FAMILIES, SEVERITIES, corrupt, family, label
 from evalsuite.errors import DataError, UnknownNameError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-RANDOM = set(CORRUPTIONS) - {
+KINDS = CORRUPTIONS + EXTRA
+RANDOM = set(KINDS) - {
     "defocus_blur",
     "zoom_blur",
     "brightness",
     "contrast",
     "pixelate",
     "jpeg_compression",
+    "gaussian_blur",
+    "saturate",
 }
 
 
@@ -35,7 +40,7 @@ def test_names_stand_in_the_order_of_the_published_tables() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", CORRUPTIONS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_image_depends_on_its_index_and_not_on_the_others(kind: str) -> None:
     many = images(330)  # more than the 256 that are worked on at once, and no multiple of a block
     whole = corrupt(many, kind, 3, seed=5)
@@ -46,7 +51,7 @@ def test_an_image_depends_on_its_index_and_not_on_the_others(kind: str) -> None:
     np.testing.assert_array_equal(corrupt(others, kind, 3, seed=5)[300], whole[300])
 
 
-@pytest.mark.parametrize("kind", CORRUPTIONS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_draws_have_an_address(kind: str) -> None:
     same = np.repeat(images(1), 80, axis=0)
     first = corrupt(same, kind, 2, seed=1)
@@ -62,18 +67,72 @@ def test_the_draws_have_an_address(kind: str) -> None:
 
 
 @pytest.mark.parametrize("side", [16, 21, 64])
-@pytest.mark.parametrize("kind", CORRUPTIONS)
-def test_squares_of_any_side_keep_their_shape(kind: str, side: int) -> None:
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_squares_of_any_side_keep_their_shape(kind: str, size: Size, side: int) -> None:
     given = images(2, side)
     for severity in SEVERITIES:
-        result = corrupt(given, kind, severity, seed=0)
+        result = corrupt(given, kind, severity, seed=0, constants=size)
         assert result.shape == given.shape
         assert result.dtype == np.uint8
         assert result.flags.c_contiguous
         assert (result != given).any()
 
 
-@pytest.mark.parametrize("kind", CORRUPTIONS)
+PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (800, 800, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("side", "count"), [(96, 2), (224, 6)])  # a block of 224 px is of 5 images
+@pytest.mark.parametrize("kind", KINDS)
+def test_larger_images_depend_on_their_index_alone(kind: str, side: int, count: int) -> None:
+    many = images(count, side)
+    whole = corrupt(many, kind, 3, seed=0, textures=[PHOTOGRAPH])
+    assert whole.shape == many.shape
+    assert (whole != many).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(corrupt(many[:1], kind, 3, seed=0, textures=[PHOTOGRAPH]), whole[:1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_table_follows_from_the_side_or_is_chosen(kind: str) -> None:
+    for side, nearest in ((32, "cifar"), (45, "cifar"), (46, "tiny-imagenet"), (64, "tiny-imagenet")):
+        given = images(2, side)
+        found = {
+            size: corrupt(given, kind, 5, seed=0, constants=size, textures=[PHOTOGRAPH]) for size in SIZES
+        }
+        plain = corrupt(given, kind, 5, seed=0, textures=[PHOTOGRAPH])
+        np.testing.assert_array_equal(plain, found[nearest_size(side)])
+        assert nearest_size(side) == nearest
+        for one, other in combinations(SIZES, 2):
+            same = CONSTANTS[one][kind][4] == CONSTANTS[other][kind][4]
+            assert (found[one] == found[other]).all() == same
+
+
+def test_every_table_has_all_kinds_and_as_many_numbers_for_each() -> None:
+    for table in CONSTANTS.values():
+        assert set(table) == set(KINDS)
+        for kind, rows in table.items():
+            assert {len(row) for row in rows} == {len(CONSTANTS["cifar"][kind][0])}
+    assert nearest_size(119) == "tiny-imagenet"
+    assert nearest_size(120) == nearest_size(1000) == "imagenet"
+
+
+def test_unknown_tables_are_refused_with_a_near_miss() -> None:
+    with pytest.raises(
+        UnknownNameError, match="unknown table of corruption constants 'imagnet': did you mean 'imagenet'"
+    ):
+        corrupt(images(1), "fog", 1, seed=0, constants="imagnet")  # type: ignore[arg-type]  # the point
+
+
+def test_the_extra_kinds_are_a_family_of_their_own() -> None:
+    assert EXTRA == ("speckle_noise", "gaussian_blur", "spatter", "saturate")
+    assert not set(EXTRA) & set(CORRUPTIONS)
+    assert {family(kind) for kind in EXTRA} == {"extra"}
+    assert all(kind in FAMILIES[family(kind)] for kind in CORRUPTIONS)
+    with pytest.raises(UnknownNameError, match="did you mean 'spatter'"):
+        family("splatter")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_views_and_memory_maps_give_the_same_and_stay_as_they_are(kind: str, tmp_path: Path) -> None:
     given = images(3)
     expected = corrupt(given, kind, 4, seed=0)
@@ -85,7 +144,7 @@ def test_views_and_memory_maps_give_the_same_and_stay_as_they_are(kind: str, tmp
     np.testing.assert_array_equal(mapped, given)
 
 
-@pytest.mark.parametrize("kind", CORRUPTIONS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_images_give_no_images(kind: str) -> None:
     assert corrupt(images(0), kind, 1, seed=0).shape == (0, 3, 32, 32)
 
@@ -152,8 +211,9 @@ def test_wrong_textures_are_refused(texture: np.ndarray[Any, Any], sentence: str
         corrupt(images(1), "frost", 1, seed=0, textures=[texture])
 
 
-@pytest.mark.parametrize("kind", EXTRA)
-def test_reserved_names_are_refused_until_they_can_be_generated(kind: str) -> None:
-    assert kind not in CORRUPTIONS
-    with pytest.raises(UnknownNameError, match=f"unknown corruption '{kind}'"):
-        corrupt(images(1), kind, 1, seed=0)
+def test_photographs_smaller_than_large_images_are_refused() -> None:
+    texture = np.zeros((315, 224, 3), np.uint8)
+    with pytest.raises(
+        DataError, match="found 315 x 224 px after resizing by 1, expected more than 224 on both"
+    ):
+        corrupt(images(1, 224), "frost", 1, seed=0, textures=[texture])

@@ -65,6 +65,48 @@ def test_a_view_is_a_split_of_the_suites_data_or_a_registered_set_without_labels
     assert (digits.labels, digits.classes) == (None, 0)
 
 
+class TestLabelled:
+    def test_sets_keep_their_labels_and_others_lose_them(self) -> None:
+        shown = Gallery(Digits(), Place())
+        own, other = shown.images(View()), shown.images(View(data="digits", labelled=True))
+        np.testing.assert_array_equal(other.labels, own.labels)
+        assert other.classes == 10
+        assert shown.images(View(data="digits")).labels is None
+        assert shown.digest(View(data="digits", labelled=True)) != shown.digest(View(data="digits"))
+        few = shown.images(View(data="digits", labelled=True, first=9))
+        assert few.labels is not None
+        assert (len(few.images), len(few.labels)) == (9, 9)
+
+    @pytest.mark.parametrize(
+        ("data", "changes", "sentence"),
+        [
+            ("letters", {"images": np.zeros((70, 3, 32, 32), np.uint8)}, "data set 'letters': found no labels and"),
+            ("digits", {}, r"data set 'digits': found 10 classes and images of shape \(3, 32, 32\), expected the 10 "
+             r"classes and the shape \(3, 16, 16\) of 'mine'"),
+            ("digits", {"images": np.zeros((70, 3, 32, 32), np.uint8), "classes": 11}, "found 10 classes .* the 11 "),
+        ],
+        ids=["no labels", "other size", "other classes"],
+    )  # fmt: skip
+    def test_sets_have_the_classes_and_the_shape_of_the_suites_images(
+        self, data: str, changes: dict[str, Any], sentence: str
+    ) -> None:
+        with pytest.raises(DataError, match=sentence):
+            gallery(**changes).images(View(data=data, labelled=True))
+
+    def test_folders_of_arrays_end_with_a_slash(self, tmp_path: Path) -> None:
+        (tmp_path / "ours").mkdir()
+        np.save(tmp_path / "ours" / "test_images.npy", IMAGES.images.transpose(0, 2, 3, 1)[::-1])
+        np.save(tmp_path / "ours" / "test_labels.npy", np.arange(70)[::-1] % 10)
+        view = View(data="ours/", labelled=True)
+        shown = gallery(root=tmp_path)
+        np.testing.assert_array_equal(shown.images(view).images, IMAGES.images[::-1])
+        np.testing.assert_array_equal(shown.images(view).labels, np.arange(70)[::-1] % 10)
+        assert shown.condition(view) == "ours"
+        assert shown.images(View(data="ours/")).labels is None
+        with pytest.raises(DataError, match=r"found none of theirs/test_images\.npy"):
+            shown.images(View(data="theirs/", labelled=True))
+
+
 @pytest.mark.parametrize(
     ("view", "condition"),
     [

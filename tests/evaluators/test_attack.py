@@ -12,7 +12,8 @@ from evalsuite.data.dataset import Place
 from evalsuite.data.views import Gallery
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluators.attack import Attack
-from evalsuite.measuring import scored
+from evalsuite.evaluators.weapons import Attacker
+from evalsuite.measuring import measured, scored
 from evalsuite.records import Array, ImageSet, Score
 
 rng = np.random.default_rng(0)
@@ -62,7 +63,7 @@ EPSILONS = tuple(
 
 
 def test_a_plane_falls_exactly_where_it_must(bench: Bench) -> None:
-    scores = by_condition(scored(Attack(EPSILONS, steps=10), bench))
+    scores = by_condition(scored(Attack(EPSILONS, ("fgsm", "linf-pgd"), steps=10), bench))
     assert set(scores) == {
         f"{name}/{eps:g}:255" for name in ("fgsm", "linf-pgd", "worst") for eps in EPSILONS
     }
@@ -78,8 +79,8 @@ def test_a_plane_falls_exactly_where_it_must(bench: Bench) -> None:
 
 def test_the_worst_case_is_taken_image_by_image(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = {"fgsm": np.arange(48) % 2 == 0, "linf-pgd": np.arange(48) % 3 == 0}
-    monkeypatch.setattr(Attack, "_robust", lambda _, __, ___, attack: outcomes[attack.name])
-    scores = by_condition(scored(Attack((2.0,)), bench))
+    monkeypatch.setattr(Attacker, "broken", lambda _, one, *__, **___: ~outcomes[one.name])
+    scores = by_condition(scored(Attack((2.0,), ("fgsm", "linf-pgd"), probe=0), bench))
     assert [scores[f"{name}/2:255"].value for name in ("fgsm", "linf-pgd", "worst")] == [
         24 / 48,
         16 / 48,
@@ -117,6 +118,81 @@ def test_the_random_start_is_the_benchs_and_torch_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+LENGTH = float(np.linalg.norm(WEIGHTS))
+
+
+def test_both_norms_and_minimal_norms_fall_where_they_must(bench: Bench) -> None:
+    """Minimal norms are searched once; radii in L2 are for images in [0, 1]."""
+    radius = float(np.sort(np.abs(SIDE))[20] / LENGTH * 1.002)
+    attacks = ("linf-deepfool", "fgm", "l2-deepfool", "l2-fab-t", "apgd-ce", "l2-square")
+    attack = Attack(EPSILONS[:1], attacks, (radius,), iterations=30, queries=5, probe=0)
+    scores = by_condition(scored(attack, bench))
+    expected = {
+        "linf": withstands(EPSILONS[0]),
+        "l2": ((SIDE > 0) == LABELS) & (np.abs(SIDE) > radius * LENGTH),
+    }
+    assert 0 < expected["l2"].sum() < (SIDE * (2 * LABELS - 1) > 0).sum()
+    linf, l2 = f"/{EPSILONS[0]:g}:255", f"/{radius:g}"
+    for name in ("linf-deepfool", "apgd-ce", "worst"):
+        np.testing.assert_array_equal(scores[name + linf].evidence["test"], expected["linf"], err_msg=name)
+    for name in ("fgm", "l2-deepfool", "worst l2"):
+        np.testing.assert_array_equal(scores[name + l2].evidence["test"], expected["l2"], err_msg=name)
+    fab = scores[f"l2-fab-t{l2}"].evidence["test"]  # which stops a little beyond the boundary
+    assert not (expected["l2"] & ~fab).any()
+    assert (fab != expected["l2"]).sum() <= 3
+    square = scores[f"l2-square{l2}"]
+    assert square.group == "black-box attack"
+    np.testing.assert_array_equal(scores[f"worst black-box l2{l2}"].evidence["test"], square.evidence["test"])
+    assert len(scores) == 9
+
+
+def test_the_worst_case_cannot_rise_with_the_radius(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes = {1 / 255: np.arange(48) % 2 == 0, 2 / 255: np.arange(48) % 3 == 0}
+    monkeypatch.setattr(Attacker, "broken", lambda _, __, epsilon, **___: ~outcomes[epsilon])
+    scores = by_condition(scored(Attack((2.0, 1.0), ("linf-pgd",), probe=0), bench))
+    assert [scores[f"{name}:255"].value for name in ("linf-pgd/1", "linf-pgd/2", "worst/1", "worst/2")] == [
+        24 / 48,
+        16 / 48,
+        24 / 48,
+        8 / 48,
+    ]
+
+
+def test_a_cascade_gives_each_attack_what_still_stands(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    attacks = ("fgsm", "linf-pgd", "linf-noise")
+    whole = by_condition(scored(Attack(EPSILONS, attacks, probe=0), bench))
+    met: list[int] = []
+    broken = Attacker.broken
+
+    def counted(*arguments: Any, **settings: Any) -> Array:
+        met.append(int(settings["among"].sum()))
+        return broken(*arguments, **settings)
+
+    monkeypatch.setattr(Attacker, "broken", counted)
+    scores = by_condition(scored(Attack(EPSILONS, attacks, cascade=True, probe=0), bench))
+    assert list(scores) == [f"worst/{epsilon:g}:255" for epsilon in EPSILONS]
+    for condition, one in scores.items():
+        np.testing.assert_array_equal(one.evidence["test"], whole[condition].evidence["test"])
+    first, second = (int(withstands(epsilon).sum()) for epsilon in EPSILONS)
+    right = int(((SIDE > 0) == LABELS).sum())
+    assert met == [right, first, first, first, second, second]
+
+
+def test_too_few_classes_for_a_margin_loss(bench: Bench) -> None:
+    attack = Attack(EPSILONS[:1], ("apgd-t", "apgd-ce"), iterations=20, probe=0)
+    scores = by_condition(scored(attack, bench))
+    missing = scores[f"apgd-t/{EPSILONS[0]:g}:255"]
+    assert (missing.reason, missing.value) == ("apgd-t needs more than 2 classes", None)
+    np.testing.assert_array_equal(
+        scores[f"worst/{EPSILONS[0]:g}:255"].evidence["test"], withstands(EPSILONS[0])
+    )
+    cell = measured(Attack(attacks=("apgd-t", "l2-apgd-dlr")), bench)
+    assert (cell.status, cell.reason) == (
+        "skipped",
+        "apgd-t, l2-apgd-dlr cannot run with 2 classes; add apgd-ce or fab",
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "error", "sentence"),
     [
@@ -131,8 +207,28 @@ def test_the_random_start_is_the_benchs_and_torch_is_left_alone() -> None:
         ({"attacks": ("pgd",)}, UserError, "unknown attack 'pgd'"),
         ({"steps": 0}, UserError, "fgsm: steps = 0 .*, expected at least 1"),
         ({"images": -1}, SuiteError, "attack: found images = -1, expected a count, or 0 for all"),
+        ({"probe": -1}, SuiteError, "attack: found probe = -1, expected a count, or 0 for none"),
+        (
+            {"l2_epsilons": (0.0,)},
+            SuiteError,
+            r"attack: found l2_epsilons = \[0.0\], expected numbers above 0",
+        ),
+        ({"l2_epsilons": (0.5, 0.5)}, SuiteError, "attack: 0.5 is in l2_epsilons twice; name each once"),
+        ({"attacks": ("square",), "queries": 0}, UserError, "square: .* queries = 0, expected at least 1"),
     ],
-    ids=["no radius", "radius twice", "no attack", "attack twice", "unknown", "steps", "images"],
+    ids=[
+        "no radius",
+        "radius twice",
+        "no attack",
+        "attack twice",
+        "unknown",
+        "steps",
+        "images",
+        "probe",
+        "L2 radius",
+        "L2 radius twice",
+        "queries",
+    ],
 )
 def test_settings_that_mean_nothing(settings: dict[str, Any], error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=f"^{sentence}"):

@@ -6,8 +6,13 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
-from evalsuite.bench import Bench
-from evalsuite.evaluators.calibration import Calibration
+from evalsuite import metrics
+from evalsuite.bench import Bench, Outputs
+from evalsuite.data.archives import Official
+from evalsuite.data.corruptions import CORRUPTIONS
+from evalsuite.data.views import Corruption, View
+from evalsuite.errors import ContractError, SuiteError
+from evalsuite.evaluators.calibration import Calibration, _divided_by, _doubts
 from evalsuite.measuring import scored
 from evalsuite.records import Score
 
@@ -52,9 +57,20 @@ def expected(logits: Any, labels: Any) -> dict[str, float]:
     ) / len(p)  # fmt: skip
     order = np.argsort(sure, kind="stable")
     mass = sum(abs((sure - right)[part].sum()) for part in np.array_split(order, 15)) / len(p)
+    classes = np.eye(K)[labels]
+    table = np.column_stack([p, labels]).astype(np.float32)
+    floor, limit = metrics.ece_by_chance(sure, seed=0)
     return {
         "ece_equal_width": wide,
         "ece_equal_mass": mass,
+        "ece_l2_squared_debiased": float(metrics.ece_l2_squared_debiased(sure, right)),
+        "ece_l2_debiased": float(metrics.ece_l2_debiased(sure, right)),
+        "ece_smooth": float(metrics.ece_smooth(sure, right)),
+        "ece_classwise": float(metrics.ece_classwise(table)),
+        "mce": float(metrics.mce(sure, right)),
+        "signed_gap": float(p.max(1).mean() - classes[place, p.argmax(1)].mean()),
+        "ece_noise_floor": floor,
+        "ece_noise_limit": limit,
         "brier": float(np.square(p - np.eye(K)[labels]).sum(1).mean()),
         "nll": float(-np.log(p[place, labels]).mean()),
     }
@@ -69,7 +85,7 @@ def test_measures_before_and_after_scaling_by_the_validation_images(planting: An
     del before["nll"]  # is the accuracy test's
     after = expected(TABLE[:N] / fitted, LABELS[:N])
     assert found == pytest.approx(
-        before | {f"{name}_scaled": value for name, value in after.items()}, rel=1e-5
+        before | {f"{name}_scaled": value for name, value in after.items()}, rel=1e-5, abs=1e-7
     )
 
 
@@ -83,7 +99,7 @@ def test_each_half_is_scaled_by_the_other_halfs_temperature(planting: Any) -> No
         leaked[half] /= fits[id(half)]
     assert found["temperature"] == pytest.approx(np.sqrt(fits[id(even)] * fits[id(odd)]), rel=1e-6)
     for name, value in expected(honest, LABELS[:N]).items():
-        assert found[f"{name}_scaled"] == pytest.approx(value, rel=1e-5)
+        assert found[f"{name}_scaled"] == pytest.approx(value, rel=1e-5, abs=1e-7)
     own = expected(leaked, LABELS[:N])  # what fitting on the images themselves would have claimed
     assert own["nll"] < found["nll_scaled"] - 0.01
     assert own["brier"] < found["brier_scaled"] - 0.001
@@ -118,7 +134,7 @@ def test_only_what_is_used_is_asked_for(held_out: Any) -> None:
     splits = [view.split for view in Calibration(held_out).needs]
     assert splits == (["test", "validation"] if held_out == "validation" else ["test"])
     names = [metric.name for metric in Calibration(held_out).metrics]
-    assert len(set(names)) == len(names) == 8
+    assert len(set(names)) == len(names) == 11 + 12 + 1
 
 
 def test_without_a_best_temperature_the_rest_is_reported(planting: Any) -> None:
@@ -126,6 +142,127 @@ def test_without_a_best_temperature_the_rest_is_reported(planting: Any) -> None:
     table[100:200] = 3 * np.eye(K, dtype=np.float32)[LABELS[100:200]]  # all right: the loss falls as T falls
     found = {score.metric: score for score in scored(Calibration(), bench(planting, table))}
     assert found["brier"].value is not None
-    for name in ("temperature", "brier_scaled", "ece_equal_width_scaled", "nll_scaled"):
+    assert len(found) == len(Calibration().metrics)
+    for name in (
+        "temperature",
+        "brier_scaled",
+        "ece_equal_width_scaled",
+        "nll_scaled",
+        "ece_noise_floor_scaled",
+    ):
         assert found[name].value is None
         assert "falls for ever" in found[name].reason
+
+
+def test_an_error_that_may_be_chance_says_so(planting: Any) -> None:
+    sure = np.zeros((256, K), np.float32)
+    guess = np.where(np.arange(256) % 10 < 9, LABELS, (LABELS + 1) % K)
+    sure[np.arange(256), guess] = np.log(2 * 9)  # calibrated: 90 % sure, 90 % right
+    sure[100:200] = TABLE[100:200]
+    scores = {one.metric: one for one in scored(Calibration(), bench(planting, sure))}
+    (flag,) = scores["ece_equal_width"].flags
+    floor, limit = scores["ece_noise_floor"].value, scores["ece_noise_limit"].value
+    assert floor is not None
+    assert limit is not None
+    assert (
+        f"an ECE of 0.000 on 90 images may be chance: a perfectly calibrated network shows {floor:.3f}"
+        in flag
+    )
+    assert f"more than {limit:.3f}" in flag
+    assert 0.01 < floor < limit < 0.1
+    over = {one.metric: one for one in scored(Calibration(), bench(planting, 5 * sure))}
+    assert over["ece_equal_width"].flags == ()
+
+
+def test_chance_ends_at_the_limit_and_not_at_the_floor() -> None:
+    sure = np.array([[0.75, 1.0], [0.75, 0.0]])  # an error of 0.25
+    assert len(_doubts(sure, 0.1, 0.25)) == 1
+    assert _doubts(sure, 0.1, 0.24) == ()
+
+
+def test_many_classes_keep_no_probabilities(planting: Any) -> None:
+    classes = 101
+    labels = np.arange(90) % classes
+    table = np.random.default_rng(3).normal(size=(256, classes)).astype(np.float32)
+    test = planting.numbered(labels, classes=classes)
+    planted = Bench(planting.lookup(table), planting.data(test=test))
+    found = {one.metric: one for one in scored(Calibration("cross-fit"), planted)}
+    p = probabilities(table[:90].astype(np.float64))
+    expected = metrics.ece_classwise(np.column_stack([p, labels]).astype(np.float32))
+    assert found["ece_classwise"].value == pytest.approx(float(expected), abs=1e-7)
+    assert (found["ece_classwise"].n, dict(found["ece_classwise"].evidence)) == (90, {})
+
+
+def test_scaling_that_changes_a_prediction_is_a_bug() -> None:
+    outputs = Outputs(TABLE[:4], LABELS[:4])
+    assert (_divided_by(np.full(4, 2.0))(outputs).predictions == outputs.predictions).all()
+    with pytest.raises(ContractError, match="changed a prediction"):
+        _divided_by(np.full(4, -2.0))(outputs)
+
+
+@pytest.mark.parametrize("held_out", ["validation", "cross-fit"])
+def test_corruptions_meet_the_temperature_of_clean_images(planting: Any, held_out: Any) -> None:
+    """The look-up model sees in the first pixel which image it is; brightness changes that, so the outputs."""
+    test = Calibration(held_out, corruptions=True, severities=(2,))
+    planted = bench(planting)
+    scores = {(one.metric, one.condition): one for one in scored(test, planted)}
+    clean = {metric: one for (metric, condition), one in scores.items() if condition == "clean"}
+    assert {one.condition for one in scores.values() if one.group} == {
+        f"{kind}/2" for kind in CORRUPTIONS if kind != "frost"
+    }
+    outputs = planted.outputs(View(change=Corruption("brightness", 2)))
+    even, odd = np.arange(N) % 2 == 0, np.arange(N) % 2 == 1
+    fitted = np.full(N, clean["temperature"].value)
+    if held_out == "cross-fit":
+        for half, other in ((even, odd), (odd, even)):
+            fitted[half] = best_temperature(TABLE[:N][other], LABELS[:N][other])
+    wanted = expected(outputs.logits / fitted[:, None], LABELS[:N])
+    for name in ("ece_equal_width", "nll", "brier"):
+        score = scores[f"{name}_scaled", "brightness/2"]
+        assert score.value == pytest.approx(wanted[name], rel=1e-4)
+        assert (score.group, score.evidence["test"].dtype.name) == ("calibration-shift", "float32")
+    assert scores["brier", "brightness/2"].value == pytest.approx(
+        expected(outputs.logits, LABELS[:N])["brier"], rel=1e-5
+    )
+    assert ("ece_equal_width", "brightness/2") not in scores  # the corruption test's
+
+
+def test_the_mean_over_corruptions_leaves_a_painted_frost_out(planting: Any) -> None:
+    scores = scored(Calibration(corruptions=True, severities=(1, 3)), bench(planting))
+    for name in ("brier", "brier_scaled", "nll_scaled", "ece_equal_width_scaled"):
+        inside = [one.value for one in scores if one.metric == name and one.group == "calibration-shift"]
+        (mean,) = (one for one in scores if (one.metric, one.condition) == (name, "calibration-shift"))
+        assert len(inside) == 2 * 14
+        assert mean.value == pytest.approx(
+            np.mean([value for value in inside if value is not None]), rel=1e-6
+        )
+        assert bool(mean.evidence) == (name != "ece_equal_width_scaled")
+    (frost,) = (one for one in scores if (one.metric, one.condition) == ("brier", "frost*/3"))
+    assert frost.group == ""
+
+
+def test_corruptions_without_a_best_temperature_have_a_reason(planting: Any) -> None:
+    table = TABLE.copy()
+    table[100:200] = 3 * np.eye(K, dtype=np.float32)[LABELS[100:200]]
+    test = Calibration(corruptions=True, severities=(1,))
+    scores = {(one.metric, one.condition): one for one in scored(test, bench(planting, table))}
+    assert scores["brier", "fog/1"].value is not None
+    assert scores["brier", "calibration-shift"].value is not None
+    for condition in ("fog/1", "calibration-shift"):
+        assert "falls for ever" in scores["nll_scaled", condition].reason
+
+
+def test_corruptions_are_asked_for_once_per_kind_and_severity() -> None:
+    views = Calibration("cross-fit", corruptions=True, severities=(1, 5)).needs
+    assert len(set(views)) == len(views) == 1 + 2 * 15
+    assert View(change=Corruption("fog", 5)) in views
+    official = Calibration("cross-fit", corruptions=True, severities=(5,), source="official").needs
+    assert View(change=Official("fog", 5)) in official
+    assert len(official) == 1 + 15
+    assert Calibration("cross-fit", source="official").needs == (View(),)
+
+
+@pytest.mark.parametrize("severities", [(), (0,), (6,), (1, 1)])
+def test_severities_are_one_to_five(severities: Any) -> None:
+    with pytest.raises(SuiteError, match="severities"):
+        Calibration(severities=severities)

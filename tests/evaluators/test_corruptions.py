@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evalsuite.bench import Bench
 from evalsuite.data.corruptions import CORRUPTIONS, corrupt
 from evalsuite.data.dataset import Place
-from evalsuite.data.views import Gallery, frost_textures
+from evalsuite.data.views import Corruption, Gallery, View, frost_textures
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators.corruptions import Corruptions
 from evalsuite.measuring import scored
@@ -81,9 +81,10 @@ def test_the_mean_leaves_out_a_frost_that_is_painted(textures: Path, photographe
     root, name = (textures, "frost") if photographed else (None, "frost*")
     for metric in ("accuracy", "nll", "agreement"):
         scores = found(scored(Corruptions((3, 4), ("frost", "fog")), bench(root)), metric)
-        assert set(scores) == {f"{name}/3", f"{name}/4", "fog/3", "fog/4", "corruptions"}
+        means = {"corruptions", "weather corruptions"}
+        assert set(scores) == {f"{name}/3", f"{name}/4", "fog/3", "fog/4"} | means
         assert scores[f"{name}/3"].group == ("corruptions" if photographed else "")
-        assert scores["corruptions"].group == ""
+        assert {scores[one].group for one in means} == {""}
         counted = [
             one for condition, one in scores.items() if condition[:4] in ("fog/", name[:4] * photographed)
         ]
@@ -95,13 +96,17 @@ def test_the_mean_leaves_out_a_frost_that_is_painted(textures: Path, photographe
 
 
 def test_a_painted_frost_alone_has_no_mean() -> None:
-    assert set(found(scored(Corruptions((3,), ("frost",)), bench()))) == {"frost*/3"}
+    scores = scored(Corruptions((3,), ("frost",)), bench())
+    assert {score.condition for score in scores} == {"frost*/3"}
+    assert {score.metric for score in scores} == {"accuracy", "nll", "agreement", "ece_equal_width"}
 
 
 def test_all_fifteen_at_all_severities_are_the_default() -> None:
     needs = Corruptions().needs
-    assert len(set(needs)) == 75
-    assert {view.change.kind for view in needs if view.change is not None} == set(CORRUPTIONS)  # type: ignore[attr-defined]  # of Corruption
+    assert (len(needs), len(set(needs))) == (76, 76)
+    assert needs[0] == View()
+    wanted = [Corruption(kind, level) for kind in CORRUPTIONS for level in range(1, 6)]
+    assert [view.change for view in needs[1:]] == wanted
 
 
 @pytest.mark.parametrize(
@@ -112,9 +117,20 @@ def test_all_fifteen_at_all_severities_are_the_default() -> None:
         ({"severities": (3, 3)}, "corruptions: 3 is in severities twice; name each once"),
         ({"kinds": ("fogg",)}, "unknown corruption 'fogg': did you mean 'fog'"),
         ({"kinds": ()}, "corruptions: found no kinds, expected at least one"),
+        ({"kinds": ("spatter",)}, "unknown corruption 'spatter'.* extra = true adds it, outside the mean"),
+        ({"folder": "mine"}, "corruptions: found folder = 'mine', which needs source = 'official'"),
         ({"kinds": ("fog", "snow", "fog")}, "corruptions: fog is in kinds twice; name each once"),
     ],
-    ids=["no severity", "severity 0", "severity twice", "unknown kind", "no kind", "kind twice"],
+    ids=[
+        "no severity",
+        "severity 0",
+        "severity twice",
+        "unknown kind",
+        "no kind",
+        "extra",
+        "folder",
+        "kind twice",
+    ],
 )
 def test_settings_that_mean_nothing(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SuiteError, match=f"^{sentence}"):

@@ -152,15 +152,24 @@ def test_scores_have_groups_populations_and_metrics(planting: Any) -> None:
         ),
         ({"far": ("letters", "letters")}, "ood: letters is in near and far twice; name each once"),
         ({"far": ("leters",)}, "unknown data set 'leters': did you mean 'letters'"),
-        ({"far": ("letters",), "detectors": ()}, r"ood: found detectors \[\], expected some of msp, energy"),
+        (
+            {"far": ("letters",), "detectors": ()},
+            r"ood: found detectors \[\], expected some of msp, max_logit, ",
+        ),
         (
             {"far": ("letters",), "detectors": ("mps",)},
-            r"ood: found detectors \['mps'\], expected some of msp, en",
+            r"ood: unknown detector 'mps': did you mean 'msp'",
         ),
         (
             {"far": ("letters",), "detectors": ("msp", "msp")},
             "ood: msp is in detectors twice; name each once",
         ),
+        ({"far": ("letters",), "images": -1}, "ood: found images = -1, expected a count, or 0 for all"),
+        (
+            {"far": ("letters",), "fit_images": -1},
+            "ood: found fit_images = -1, expected a count, or 0 for all",
+        ),
+        ({"far": ("letters",), "neighbors": 0}, "ood: found neighbors = 0, expected at least 1"),
     ],
     ids=[
         "no sets",
@@ -170,6 +179,9 @@ def test_scores_have_groups_populations_and_metrics(planting: Any) -> None:
         "no detector",
         "unknown detector",
         "detector twice",
+        "images",
+        "fit images",
+        "neighbors",
     ],
 )
 def test_settings_that_mean_nothing(settings: dict[str, Any], sentence: str) -> None:

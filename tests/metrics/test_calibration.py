@@ -141,7 +141,47 @@ def test_the_order_of_the_images_does_not_matter(seed: int, n: int) -> None:
         assert 0 <= function(c, a) <= 1
 
 
-@pytest.mark.parametrize("function", [metrics.ece_equal_width, metrics.ece_equal_mass, metrics.reliability])
+@pytest.mark.parametrize("bins", [1, 10, 15])
+def test_the_maximum_agrees_with_netcal(sample: tuple[Array, Array], bins: int) -> None:
+    c, a = metrics.confidence(sample[0]), metrics.correct(*sample)
+    expected = imported("netcal.metrics").MCE(bins).measure(c, a.astype(int))
+    assert float(metrics.mce(c, a, bins=bins)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("c", "a", "largest", "signed"),
+    [
+        ([1.0], [1], 0.0, 0.0),
+        ([1.0], [0], 1.0, 1.0),
+        ([0.0], [1], 1.0, -1.0),
+        ([1.0, 0.99, 0.98], [0, 1, 1], 0.97 / 3, 0.97 / 3),  # one bin: confidence 1.0 is in the last
+        ([0.5, 0.5, 0.9], [0, 1, 1], 0.1, -0.1 / 3),  # ties cancel; empty bins count for nothing
+        ([0.25, 0.75], [1, 0], 0.75, 0.0),
+    ],
+)
+def test_worked_maxima_and_signed_gaps(c: list[float], a: list[int], largest: float, signed: float) -> None:
+    assert float(metrics.mce(np.array(c), np.array(a))) == pytest.approx(largest, abs=1e-15)
+    assert float(metrics.signed_gap(np.array(c), np.array(a))) == pytest.approx(signed, abs=1e-15)
+
+
+def test_a_bin_that_a_resample_leaves_empty_has_no_gap() -> None:
+    c, a = np.array([0.25, 0.9]), np.array([1, 1])
+    assert metrics.mce(c, a, weights=[np.array([[1, 1], [0, 2]])]) == pytest.approx([0.75, 0.1])
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        metrics.ece_equal_width,
+        metrics.ece_equal_mass,
+        metrics.ece_l2_squared_debiased,
+        metrics.ece_l2_debiased,
+        metrics.ece_smooth,
+        metrics.mce,
+        metrics.signed_gap,
+        metrics.reliability,
+    ],
+)
 @pytest.mark.parametrize(
     ("c", "a", "error", "sentence"),
     [
@@ -160,7 +200,16 @@ def test_malformed_evidence_is_refused(
         function(np.array(c), np.array(a))
 
 
-@pytest.mark.parametrize("function", [metrics.ece_equal_width, metrics.ece_equal_mass, metrics.reliability])
+@pytest.mark.parametrize(
+    "function",
+    [
+        metrics.ece_equal_width,
+        metrics.ece_equal_mass,
+        metrics.ece_l2_debiased,
+        metrics.mce,
+        metrics.reliability,
+    ],
+)
 def test_there_is_at_least_one_bin(function: Callable[..., Any]) -> None:
     with pytest.raises(ContractError, match="0 bins"):
         function(np.array([0.5]), np.array([1]), bins=0)

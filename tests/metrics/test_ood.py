@@ -216,3 +216,42 @@ def test_one_class_or_nan_is_refused(function: Functional) -> None:
         function(fine, np.array([np.inf, -np.inf]))
     with pytest.raises(ContractError, match="one number per image"):
         function(np.eye(2), fine)
+
+
+MEANS = {
+    metrics.mean_auroc: metrics.auroc,
+    metrics.mean_aupr_out: metrics.aupr_out,
+    metrics.mean_aupr_in: metrics.aupr_in,
+    metrics.mean_fpr95_ood_positive: metrics.fpr95_ood_positive,
+    metrics.mean_fpr95_id_positive: metrics.fpr95_id_positive,
+}
+
+
+@pytest.mark.parametrize("function", MEANS, ids=lambda f: f.__name__)
+def test_means_count_every_set_alike_whatever_its_size(function: Functional) -> None:
+    one = MEANS[function]
+    negative, positive = scores("distinct")
+    small = positive[:5] + 2
+    expected = (one(negative, positive) + one(negative, small)) / 2
+    assert float(function(negative, positive, small)) == pytest.approx(float(expected), abs=1e-15)
+    assert float(function(negative, positive)) == float(one(negative, positive))
+    evidence = {"test": negative, "svhn": positive, "letters": small}
+    assert float(metrics.evaluate(function.__name__, evidence)) == float(function(negative, positive, small))
+    random = np.random.default_rng(0)
+    weights = {name: random.integers(1, 4, (3, len(x))) for name, x in evidence.items()}
+    replicates = metrics.evaluate(function.__name__, evidence, weights=weights)
+    parts = [
+        one(negative, evidence[name], weights=[weights["test"], weights[name]])
+        for name in ("svhn", "letters")
+    ]
+    np.testing.assert_allclose(replicates, np.mean(parts, axis=0), atol=1e-15)
+    assert len(set(replicates.tolist())) == 3
+
+
+def test_a_mean_needs_a_set() -> None:
+    with pytest.raises(DataError, match="there is no out-of-distribution set"):
+        metrics.mean_auroc(np.array([0.0]))
+    with pytest.raises(ContractError, match="mean_auroc takes 2 populations of images, found 1"):
+        metrics.evaluate("mean_auroc", {"test": np.array([0.0])})
+    with pytest.raises(ContractError, match="auroc takes 2 populations of images, found 3"):
+        metrics.evaluate("auroc", {name: np.array([0.0]) for name in "abc"})

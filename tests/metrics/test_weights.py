@@ -18,31 +18,55 @@ if TYPE_CHECKING:
 
 Evidence = dict[str, "Array"]
 
-ONE = ("mean", "ece_equal_width", "ece_equal_mass")
-ROUNDED = ("aupr_out", "aupr_in")  # sums of fractions: equal up to the order of the terms
+SQUARES = ("ece_l2_squared_debiased", "ece_l2_debiased")  # take away what chance adds to so many images
+SURE = ("ece_equal_width", "ece_equal_mass", *SQUARES, "ece_smooth", "mce", "signed_gap")
+TABLES = ("mean_ratio", "smallest_mean")  # of whole numbers
+ONE = ("mean", "median", *SURE, "ece_classwise", *TABLES)
+MEANS = ("mean_auroc", "mean_aupr_out", "mean_aupr_in", "mean_fpr95_ood_positive", "mean_fpr95_id_positive")
+ROUNDED = (
+    "aupr_out",
+    "aupr_in",
+    "ece_l2_squared_debiased",
+    "mce",
+    "signed_gap",
+    *MEANS,
+)  # sums of fractions: equal up to the order of the terms
+TOLERANCE = dict.fromkeys(ROUNDED, 1e-13) | {
+    "ece_l2_debiased": 1e-7,
+    "ece_smooth": 1e-7,
+}  # a root; a bisection
 
 
 def evidence(functional: str, n: int, seed: int) -> Evidence:
     """Numbers that are multiples of 1/64, so that their sums are exact, with many ties."""
     random = np.random.default_rng(seed)
     numbers = random.integers(0, 65, (2, n)) / 64
-    if functional == "mean":
+    if functional in ("mean", "median"):
         return {"clean": numbers[0]}
-    if functional.startswith("ece"):
+    if functional == "ece_classwise":
+        return {"clean": np.stack([*numbers, random.integers(0, 2, n)], axis=1)}
+    if functional in TABLES:
+        return {"clean": random.integers(1, 6, (n, 6))}
+    if functional in SURE:
         return {"clean": np.stack([numbers[0], random.integers(0, 2, n)], axis=1)}
-    return {"clean": numbers[0], "letters": random.integers(0, 65, n + 3) / 64}
+    sets = {"letters": random.integers(0, 65, n + 3) / 64, "photographs": random.integers(32, 97, n + 1) / 64}
+    return {"clean": numbers[0], **(sets if functional in MEANS else {"letters": sets["letters"]})}
 
 
 def test_the_table_is_complete() -> None:
     assert list(metrics.FUNCTIONALS) == [
         "mean",
+        "median",
         "ece_equal_width",
         "ece_equal_mass",
+        *("ece_l2_debiased", "ece_l2_squared_debiased", "ece_smooth", "ece_classwise", "mce", "signed_gap"),
+        *(*TABLES, "mean_difference"),
         "auroc",
         "aupr_out",
         "aupr_in",
         "fpr95_ood_positive",
         "fpr95_id_positive",
+        *MEANS,
     ]
 
 
@@ -59,8 +83,7 @@ def test_a_weight_is_a_number_of_copies(functional: str, n: int, seed: int) -> N
     for row in range(6):
         repeated = {name: np.repeat(x, weights[name][row], axis=0) for name, x in sample.items()}
         expected = float(metrics.evaluate(functional, repeated))
-        tolerance = 1e-13 if functional in ROUNDED else 0.0
-        assert abs(found[row] - expected) <= tolerance
+        assert abs(found[row] - expected) <= TOLERANCE.get(functional, 0.0)
 
 
 @pytest.mark.parametrize("functional", metrics.FUNCTIONALS)
@@ -70,8 +93,11 @@ def test_the_number_itself_is_the_replicate_of_ones(functional: str) -> None:
     sample: Evidence = {"clean": random.random(n), "letters": random.random(n)}
     if functional in ONE:
         sample = {"clean": sample["clean"]}
-    if functional.startswith("ece"):
-        sample = {"clean": np.stack([sample["clean"], random.integers(0, 2, n)], axis=1)}
+    if functional in (*SURE, "ece_classwise"):
+        wrong = [1 - sample["clean"]] if functional == "ece_classwise" else []
+        sample = {"clean": np.stack([sample["clean"], *wrong, random.integers(0, 2, n)], axis=1)}
+    if functional in TABLES:
+        sample = {"clean": random.integers(1, 6, (n, 30))}
     value = metrics.evaluate(functional, sample)
     ones = metrics.evaluate(functional, sample, weights={name: np.ones((4, n)) for name in sample})
     assert (value.shape, ones.shape) == ((), (4,))
@@ -106,7 +132,7 @@ def test_float32_counts_give_the_numbers_of_float64_counts(functional: str) -> N
 @given(seed=st.integers(0, 999))
 def test_doubling_all_weights_changes_nothing_where_only_shares_count(seed: int) -> None:
     for functional in metrics.FUNCTIONALS:
-        if functional != "ece_equal_mass":  # its groups differ by one whole image
+        if functional not in ("ece_equal_mass", *SQUARES):  # its groups differ by one whole image
             sample = evidence(functional, 20, seed)
             w = {name: np.full((1, len(x)), 2.0) for name, x in sample.items()}
             expected = metrics.evaluate(functional, sample)

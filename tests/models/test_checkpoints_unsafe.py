@@ -151,7 +151,11 @@ def test_whole_programs_are_refused(tmp_path: Path) -> None:
     torch.jit.save(torch.jit.trace(module, image), tmp_path / "w.pt")  # type: ignore[no-untyped-call]  # torch's
     assert "is a whole program" in sentence(tmp_path / "w.pt")
     torch.export.save(torch.export.export(module, (image,)), tmp_path / "w.pt2")
-    assert "is a whole program" in sentence(tmp_path / "w.pt2")
+    text = sentence(tmp_path / "w.pt2")
+    assert "is a whole program" in text
+    assert "check takes such candidates with --trust-program" in text
+    (tmp_path / "w.onnx").write_bytes(b"\x08\x08\x12\x07pytorch" + bytes(40))
+    assert "is a whole program (ONNX)" in sentence(tmp_path / "w.onnx")
 
 
 def test_a_zip_bomb_is_refused_before_it_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,6 +278,8 @@ def test_a_file_is_refused_wherever_it_was_cut(tmp_path: Path, kind: str) -> Non
             assert "a bare pickle" in text
         else:
             assert "truncated, damaged or of another format" in text
+        if kind == "legacy" and length >= 14:  # in words, wherever: inside a number, a name, the tensors
+            assert "its pickle ends in the middle" in text or "bytes and has" in text
 
 
 def test_noise_behind_the_head_of_a_format_is_refused(tmp_path: Path) -> None:

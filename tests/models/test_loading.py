@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from evalsuite.errors import CheckpointError
-from evalsuite.models.architecture import Architecture, core
+from evalsuite.models.architecture import Architecture, assemble, core
 from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.loading import load_candidate
 from evalsuite.models.preresnet import PreResNet
@@ -278,6 +278,17 @@ def test_loading_leaves_random_numbers_weights_and_hooks_alone(build: Build) -> 
     assert not any(module.training for module in model.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert model.get_buffer("network.bn1.num_batches_tracked") == 0  # the proof has not trained anything
+
+
+def test_networks_that_ask_for_the_version_of_their_layout_load(tmp_path: Path) -> None:
+    chosen = architecture("torchvision:mnasnet0_5")
+    torch.manual_seed(0)
+    network = core(assemble(chosen)).eval()
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    model = load_candidate(tmp_path / "w.pt", chosen, image_shape=(3, 32, 32))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(core(model)(images), network(images))
 
 
 def test_a_file_and_its_tensors_are_the_same(build: Build, tmp_path: Path) -> None:

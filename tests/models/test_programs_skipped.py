@@ -51,18 +51,38 @@ def test_wrappers_are_looked_through() -> None:
     assert differentiable(Bright())
 
 
-@pytest.mark.parametrize("attacks", [("fgsm", "linf-pgd"), ("linf-noise", "fgsm")])
+@pytest.mark.parametrize("attacks", [("fgsm", "linf-pgd"), ("l2-pgd", "apgd-ce", "ddn")])
 def test_white_box_attacks_are_skipped_with_the_reason(planting: Any, attacks: tuple[str, ...]) -> None:
     cell = measured(Attack((1.0,), attacks), bench(planting, "onnx2torch cannot convert it"), digest="d")
-    needy = ", ".join(name for name in attacks if name != "linf-noise")
+    needy = ", ".join(attacks)
     assert (cell.digest, cell.status, cell.scores) == ("d", "skipped", ())
     assert cell.reason == (
         f"the model has no gradients (ONNX: onnx2torch cannot convert it): white-box attacks ({needy}) cannot run; "
-        'linf-noise in an attack evaluator of its own can (attacks = ["linf-noise"])'
+        'linf-noise and square can (attacks = ["linf-noise"], without cascade)'
     )
     with pytest.raises(CellError):
         scored(Attack((1.0,), attacks), bench(planting, "x"))
-    assert measured(Attack((1.0,), attacks, steps=3), bench(planting, "")).status == "ok"
+    assert measured(Attack((1.0,), attacks, steps=3, probe=0), bench(planting, "")).status == "ok"
+
+
+def test_the_black_box_part_of_a_mixture_is_compared_with_the_parents(planting: Any) -> None:
+    """White-box scores say why they are missing, black-box ones are there for both, and nothing is mixed."""
+    attack = Attack((4.0,), ("fgsm", "linf-noise", "square"), steps=30, queries=20)
+    mine, theirs = (
+        {one.condition: one for one in scored(attack, bench(planting, obstacle))}
+        for obstacle in ("no twin", "")
+    )
+    assert list(mine) == list(theirs)
+    assert {name for name, one in mine.items() if one.reason} == {"fgsm/4:255", "worst/4:255"}
+    assert mine["worst/4:255"].reason == (
+        "the model has no gradients (ONNX: no twin): white-box attacks (fgsm) cannot run"
+    )
+    for name in ("linf-noise/4:255", "square/4:255", "worst black-box/4:255"):
+        np.testing.assert_array_equal(mine[name].evidence["test"], theirs[name].evidence["test"])
+    black = mine["linf-noise/4:255"].evidence["test"] & mine["square/4:255"].evidence["test"]
+    np.testing.assert_array_equal(mine["worst black-box/4:255"].evidence["test"], black)
+    assert not black.all()
+    assert "cascade" in measured(Attack((4.0,), attack.attacks, cascade=True), bench(planting, "x")).reason
 
 
 def test_the_black_box_part_and_everything_else_still_run(planting: Any) -> None:
@@ -99,6 +119,6 @@ def test_loaded_from_a_file_the_same_happens(planting: Any, tmp_path: Path) -> N
         jit.script(Cut()).save(str(tmp_path / "cut.pt"))
     model = load_program(tmp_path / "cut.pt", trust=True, image_shape=(3, 16, 16))
     shown = Bench(model, planting.data(test=planting.numbered(LABELS, classes=2)))
-    cell = measured(Attack(), shown)
+    cell = measured(Attack(attacks=("fgsm",)), shown)
     assert cell.status == "skipped"
     assert "(TorchScript: its operations pass none on)" in cell.reason

@@ -82,6 +82,14 @@ def test_robustbench_normalises_by_itself() -> None:
     )
 
 
+def test_robustbench_finds_the_networks_that_it_asks_timm_for_by_another_name() -> None:
+    network = architecture("robustbench:Debenedetti2022Light_XCiT-S12").network().eval()
+    first = next(tensor for name, tensor in network.named_buffers() if name.endswith("mean"))
+    assert first.flatten().tolist() == pytest.approx([0.4914, 0.4822, 0.4465])
+    with torch.inference_mode():
+        assert network(torch.rand(2, 3, 32, 32)).shape == (2, 10)
+
+
 def test_preprocessing_is_the_users_if_given() -> None:
     found = architecture("torchvision:resnet18", mean=[0.1, 0.2, 0.3], std=[1, 1, 1])
     assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))

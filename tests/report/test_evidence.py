@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
@@ -13,6 +13,7 @@ from evalsuite.report.calibration import diagrams
 from evalsuite.report.curves import curves
 from evalsuite.report.details import blocks
 from evalsuite.report.findings import headline, methods
+from evalsuite.report.page import page as html
 from evalsuite.report.wording import THIN
 
 if TYPE_CHECKING:
@@ -82,6 +83,29 @@ def test_doubted_numbers_are_shown_once_per_check(findings: Findings) -> None:
     found = trust.doubts(flagged)
     assert {doubt.text for doubt in found} == {"The gradients of 12 % of the images are zero."}
     assert sum(doubt.cells for doubt in found) == doubted.sum()
+
+
+def test_notes_on_models_are_told_once_and_preprocessing_always(findings: Findings) -> None:
+    assert trust.notes(findings) == []
+    suite = {"model": {"name": "resnet20", "mean": [0.5, 0.25], "std": [0.5, 1.0]}, "candidates": []}
+    noted = [{"method": "slim", "seed": seed, "note": "It takes one image at a time."} for seed in (0, 1)]
+    record = {**findings.record, "suite": {**findings.record["suite"], **suite}, "notes": noted}
+    known = dataclasses.replace(findings, record=record)
+    assert trust.notes(known) == [trust.Note("slim", "0, 1", "It takes one image at a time.")]
+    (told,) = trust.preprocessing(known)
+    assert told == trust.Fact("every model", "minus 0.5, 0.25, divided by 0.5, 1 (channel by channel)")
+    assert "notes" not in {fact.name for fact in trust.facts(known)}
+    own: list[dict[str, Any]] = [
+        {"method": "onnx", "mean": [0.0, 0.0], "std": [1.0, 1.0]},
+        {"method": "slim", "mean": [], "std": []},
+    ]
+    mixed = dataclasses.replace(findings, record={"suite": {**suite, "candidates": own}})
+    assert [fact.name for fact in trust.preprocessing(mixed)] == ["every other model", "onnx"]
+    assert "the network takes images in [0, 1]" in trust.preprocessing(mixed)[1].text
+    page = html(known)
+    assert "It takes one image at a time." in page
+    assert "Preprocessing of images in [0, 1]" in page
+    assert trust.preprocessing(dataclasses.replace(findings, record={"suite": "old"})) == []
 
 
 def test_failures_without_evaluator_or_ratio_are_told(findings: Findings) -> None:

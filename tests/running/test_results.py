@@ -109,7 +109,7 @@ def test_the_thresholds_of_the_tiny_suite_are_not_all_alike(done: Run) -> None:
 
 def test_the_excess_error_can_be_found_again_with_plain_loops(done: Run) -> None:
     """The tiny suite has one seed: the slope of the method is that of the seed, without an interval over seeds."""
-    measured = done.measurements.query("metric == 'accuracy'")
+    measured: Any = done.measurements.query("metric == 'accuracy'")
     printed = pd.read_csv(done.path / "excess.csv").query(
         "method == 'magnitude' and condition == 'corruptions'"
     )
@@ -250,6 +250,8 @@ def test_other_tolerances_bring_their_own_bounds(done: Run) -> None:
     clean = found.query("metric == 'nll' and condition == 'clean' and seed == 'all'")
     assert clean["certified"].notna().all()
     assert clean["tolerance"].to_numpy() == pytest.approx(clean["reference"] / 2)
+    bounded = again.measurements.dropna(subset="drop_low")
+    assert set(bounded.query("metric == 'accuracy'")["condition"]) == {"clean"}  # what is not judged costs nothing
     with pytest.raises(UserError, match="unknown metric 'nil'"):
         Run(done.path, tolerances={"nil": 1.0}).thresholds()
 

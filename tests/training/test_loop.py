@@ -16,7 +16,8 @@ from evalsuite.errors import CellError, DataError
 from evalsuite.models.cost import weights_digest
 from evalsuite.records import Array, ImageSet
 from evalsuite.training import loop
-from evalsuite.training.loop import augmented, train, training_seed
+from evalsuite.training.batches import augmented
+from evalsuite.training.loop import Plan, train, training_seed
 from evalsuite.training.recipe import Recipe, learning_rate
 
 SIDE = 4
@@ -36,9 +37,9 @@ def linear(*layers: nn.Module, seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Flatten(), *layers, nn.Linear(3 * SIDE**2, CLASSES)).eval()
 
 
-def trained(model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int = 0, **masks: Any) -> nn.Module:
+def trained(model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int = 0, **plan: Any) -> nn.Module:
     model = copy.deepcopy(model)
-    train(model, images, recipe, seed=seed, **masks)
+    train(model, images, recipe, seed=seed, plan=Plan(**plan))
     return model
 
 
@@ -155,7 +156,7 @@ class TestMasks:
         model.register_forward_pre_hook(look)
         before = model.get_parameter(name).detach().clone()
         recipe = Recipe(epochs=2, batch_size=32, learning_rate=0.05, momentum=0.9, weight_decay=0.1)
-        train(model, few, recipe, seed=0, masks={name: mask})
+        train(model, few, recipe, seed=0, plan=Plan(masks={name: mask}))
         look(model, None)
         assert seen == [(True, True)] * 7  # before the first of 6 steps, and after each
         assert not torch.equal(model.get_parameter(name)[mask], before[mask])

@@ -27,6 +27,12 @@ from evalsuite.training.recipe import Recipe, learning_rate
             {0.5: 0.5, 2: 1.0, 3: 0.5},
         ),
         ({"schedule": "step"}, {0: 1.0, 10: 1.0}),
+        ({"schedule": "cosine", "floor": 0.2}, {0: 1.0, 5: 0.6, 10: 0.2}),
+        ({"schedule": "linear", "floor": 0.2, "warmup_epochs": 2}, {1: 0.5, 2: 1.0, 6: 0.6, 10: 0.2}),
+        (
+            {"schedule": "piecewise", "milestones": (1, 6), "rates": (5.0, 0.25)},
+            {0.9: 1.0, 1: 5.0, 5.9: 5.0, 6: 0.25, 10: 0.25},
+        ),
     ],
     ids=[
         "cosine",
@@ -36,6 +42,9 @@ from evalsuite.training.recipe import Recipe, learning_rate
         "step",
         "step, warm-up",
         "no milestone",
+        "cosine to a floor",
+        "linear",
+        "piecewise",
     ],
 )
 def test_worked_schedules(settings: dict[str, Any], expected: dict[float, float]) -> None:
@@ -75,10 +84,38 @@ def test_no_rate_is_negative_or_above_the_peak(epoch: float, warmup: float) -> N
         ({"learning_rate": float("nan")}, "recipe: found learning_rate = nan, expected a number above 0"),
         ({"momentum": 1.0}, "recipe: found momentum = 1.0, expected at least 0 and below 1"),
         ({"gamma": -0.1}, "recipe: found gamma = -0.1, expected at least 0 and below 1"),
-        ({"weight_decay": -1e-4}, "recipe: weight_decay and warmup_epochs must not be negative"),
-        ({"warmup_epochs": -1.0}, "recipe: weight_decay and warmup_epochs must not be negative"),
-        ({"milestones": (3,)}, "recipe: milestones mean nothing to schedule 'cosine'; use schedule = 'step'"),
-        ({"nesterov": True, "momentum": 0.0}, "recipe: nesterov needs a momentum above 0"),
+        ({"weight_decay": -1e-4}, "recipe: found weight_decay = -0.0001, expected a number from 0 on"),
+        ({"warmup_epochs": -1.0}, "recipe: found warmup_epochs = -1.0, expected a number from 0 on"),
+        (
+            {"milestones": (3,)},
+            "recipe: milestones mean nothing to schedule 'cosine'; use schedule = 'step' or 'piecewise'",
+        ),
+        (
+            {"schedule": "step", "milestones": (3, 2)},
+            "recipe: found milestones = [3, 2], expected rising epochs from 0 on",
+        ),
+        (
+            {"schedule": "piecewise", "milestones": (3, 4), "rates": (1.0,)},
+            "recipe: found 1 rates and 2 milestones; schedule = 'piecewise' takes one rate per milestone, "
+            "and no other schedule takes rates",
+        ),
+        (
+            {"schedule": "piecewise", "milestones": (3,), "rates": (-1.0,)},
+            "recipe: found rates = [-1.0], expected numbers from 0 on",
+        ),
+        (
+            {"schedule": "constant", "floor": 0.1},
+            "recipe: floor means nothing to schedule 'constant'; use 'cosine' or 'linear'",
+        ),
+        (
+            {"padding": 4},
+            "recipe: padding means nothing to augment = 'none'; use 'crop' or leave padding out",
+        ),
+        ({"ema": 1.0}, "recipe: found ema = 1.0, expected at least 0 and below 1"),
+        (
+            {"nesterov": True, "momentum": 0.0},
+            "recipe: nesterov needs optimiser = 'sgd' and a momentum above 0",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

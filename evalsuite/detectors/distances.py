@@ -1,0 +1,195 @@
+"""Detectors that measure how far features are from those of training images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from evalsuite.errors import SkippedError
+
+if TYPE_CHECKING:
+    from evalsuite.records import Array, Floats
+
+NEIGHBORS = 50
+"""Rank of the neighbour whose distance counts, as published for CIFAR-10 (CIFAR-100: 200, ImageNet: 1000)."""
+
+BLOCK = 1 << 20
+"""Cosines that are in memory at once: 4 MB of float32."""
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """Are Gaussians that share a covariance: one for each class, and one for all images together.
+
+    Distances are Euclidean after whitening. Directions without variance in the training images, those of dead
+    units and of more units than images, are left out: the pseudo-inverse of the covariance.
+
+    Attributes:
+        center: Mean of all features, (D,).
+        within: Whitening by the pooled covariance within classes, (D, r).
+        total: Whitening by the covariance of all images, (D, s).
+        means: Class means after centring and whitening, (C, r).
+    """
+
+    center: Floats
+    within: Floats
+    total: Floats
+    means: Floats
+
+    @property
+    def rank(self) -> int:
+        """Rank r of the covariance within classes."""
+        rank: int = self.within.shape[1]
+        return rank
+
+    def mahalanobis(self, features: Array) -> Floats:
+        """Returns the squared distance to the nearest class mean, float64 (N,).
+
+        References:
+            Lee et al. 2018, "A simple unified framework for detecting out-of-distribution samples and adversarial
+            attacks", equation 2; features of the penultimate layer alone.
+        """
+        white = self._centered(features) @ self.within
+        cross = np.square(white).sum(axis=1)[:, None] - 2 * white @ self.means.T
+        squares: Floats = (cross + np.square(self.means).sum(axis=1)).min(axis=1)
+        return np.maximum(squares, 0.0)
+
+    def relative(self, features: Array) -> Floats:
+        """Returns the same minus the squared distance under the Gaussian of all images, float64 (N,).
+
+        References:
+            Ren et al. 2021, "A simple fix to Mahalanobis distance for improving near-OOD detection", equation 3.
+        """
+        background = self._centered(features) @ self.total
+        squares: Floats = self.mahalanobis(features) - np.square(background).sum(axis=1)
+        return squares
+
+    def _centered(self, features: Array) -> Floats:
+        centered: Floats = np.asarray(features, np.float64) - self.center
+        return centered
+
+
+def gaussians(features: Array, labels: Array) -> Gaussians:
+    """Returns the Gaussians of training images.
+
+    Args:
+        features: (N, D).
+        labels: Their classes, (N,); classes without images have no Gaussian.
+
+    Raises:
+        SkippedError: If no direction has any variance.
+    """
+    h = np.asarray(features, np.float64)
+    # features are float32: variances below what their rounding makes tell nothing
+    noise = float(np.finfo(np.float32).eps) ** 2 * float(np.square(h).sum(axis=1).mean())
+    center = h.mean(axis=0)
+    h = h - center
+    _, place = np.unique(labels, return_inverse=True)
+    sums = np.zeros((place.max() + 1, h.shape[1]))
+    np.add.at(sums, place, h)
+    means = sums / np.bincount(place)[:, None]
+    within, total = (_whitening(x, noise=noise) for x in (h - means[place], h))
+    return Gaussians(center, within, total, means @ within)
+
+
+def _whitening(deviations: Floats, *, noise: float) -> Floats:
+    """Directions over standard deviations, (D, rank): distances after it are those of the pseudo-inverse."""
+    values, directions = np.linalg.eigh(deviations.T @ deviations / len(deviations))
+    real = values > noise
+    if not real.any():
+        raise SkippedError(
+            "the penultimate features of the training images do not vary within classes: there is no covariance "
+            "to measure distances by; fit on more images (fit_images)"
+        )
+    whitening: Floats = directions[:, real] / np.sqrt(values[real])
+    return whitening
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """Are the directions of training features.
+
+    Attributes:
+        bank: Features of length 1, float64 (M, D).
+        rank: Which neighbour counts, k.
+    """
+
+    bank: Floats
+    rank: int
+
+    def distances(self, features: Array) -> Floats:
+        """Returns the Euclidean distance of each normalised feature to its k-th nearest, float64 (N,).
+
+        Which training image is the k-th nearest is found in float32, where cosines are wrong by 1e-7 or so; the
+        distance to it is then computed in float64. Both choices are neighbours whose distances agree to that rounding.
+
+        References:
+            Sun et al. 2022, "Out-of-distribution detection with deep nearest neighbors", section 3.
+        """
+        queries = directions(features)
+        single, bank = queries.astype(np.float32), np.ascontiguousarray(self.bank.astype(np.float32).T)
+        step = max(1, BLOCK // len(self.bank))
+        cosines = np.empty(
+            (step, len(self.bank)), np.float32
+        )  # used again: fresh memory costs as much as the sums
+        chosen = []
+        for at in range(0, len(queries), step):
+            part = single[at : at + step]
+            chosen.append(kth_largest(np.matmul(part, bank, out=cosines[: len(part)]), self.rank))
+        found: Floats = np.linalg.norm(queries - self.bank[np.concatenate(chosen)], axis=1)
+        return found
+
+
+def neighbors(features: Array, *, rank: int = NEIGHBORS) -> Neighbors:
+    """Returns the directions of training features (M, D), of which the `rank`-th nearest will count.
+
+    Raises:
+        SkippedError: If there are fewer features.
+    """
+    if rank > len(features):
+        raise SkippedError(
+            f"there are {len(features)} training images and the {rank}th nearest of them is asked for; "
+            "fit on more images (fit_images), or lower neighbors"
+        )
+    return Neighbors(directions(features), rank)
+
+
+def directions(features: Array) -> Floats:
+    """Returns features (N, D) divided by their lengths, float64; zero features stay zero.
+
+    >>> directions(np.array([[3.0, 4.0], [0.0, 0.0]]))
+    array([[0.6, 0.8],
+           [0. , 0. ]])
+    """
+    h = np.asarray(features, np.float64)
+    length = np.linalg.norm(h, axis=1, keepdims=True)
+    unit: Floats = np.divide(h, length, out=np.zeros_like(h), where=length > 0)
+    return unit
+
+
+def kth_largest(numbers: Array, rank: int) -> Array:
+    """Returns where the `rank`-th largest number of each row stands, int (N,).
+
+    The columns are dealt into groups. The `rank`-th largest of the groups' maxima is at most the `rank`-th largest
+    number, since `rank` numbers reach it, so only numbers from there on are looked at closely: about
+    sqrt(M rank) maxima and a little more than `rank` numbers instead of M.
+
+    >>> kth_largest(np.array([[5.0, 9.0, 7.0, 1.0]]), 2).tolist()
+    [2]
+    """
+    rows, count = numbers.shape
+    size = int(np.sqrt(count / rank))
+    groups = count // size  # at least rank of them; columns that are left over belong to none
+    maxima = numbers[:, : groups * size].reshape(rows, size, groups).max(axis=1)
+    floor = np.partition(maxima, groups - rank, axis=1)[:, groups - rank]
+    place = np.flatnonzero(numbers >= floor[:, None])
+    row = place // count
+    start = np.searchsorted(row, np.arange(rows))
+    width = int(np.bincount(row).max())
+    near = np.full((rows, width), -np.inf, numbers.dtype)
+    near[row, np.arange(len(place)) - start[row]] = numbers.ravel()[place]
+    chosen = np.argpartition(near, width - rank, axis=1)[:, width - rank]
+    found: Array = place[start + chosen] - np.arange(rows) * count
+    return found

@@ -1,0 +1,87 @@
+"""Natural shift: the same classes, photographed or collected by somebody else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from evalsuite.bench import Bench
+from evalsuite.data import DATASETS
+from evalsuite.data.views import FOLDER, View
+from evalsuite.errors import SuiteError
+from evalsuite.evaluators.accuracy import (
+    ACCURACY,
+    AGREEMENT,
+    ECE,
+    NLL,
+    POPULATION,
+    calibration_score,
+    labelled_scores,
+)
+from evalsuite.evaluators.contract import Evaluator, check_once
+from evalsuite.records import Metric, Score
+from evalsuite.registry import unknown
+
+GAP = Metric(
+    "gap_to_clean", higher_is_better=False, unit="fraction", functional="mean_difference",
+    text="Accuracy on the clean test images minus accuracy on the shifted ones; its drop from parent to candidate is "
+    "the excess error (Liebenwein et al. 2021, arXiv 2103.03014).",
+)  # fmt: skip
+GROUP = "shift"
+
+
+@dataclass(frozen=True)
+class Shift(Evaluator):
+    """Accuracy, likelihood, agreement and calibration on other images of the same classes, and the gap to clean.
+
+    Attributes:
+        sets: Registered data sets with the suite's classes, for example ``cifar10.1``; a name that ends with a
+            slash is a folder under the data root with ``test_images.npy`` and ``test_labels.npy``.
+        images: Use only the first so many images of each set; 0 for all.
+
+    References:
+        Recht et al. 2018, arXiv 1806.00451.
+    """
+
+    sets: tuple[str, ...] = ()
+    images: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.sets:
+            raise SuiteError(
+                "shift: found no image sets, expected names, for example sets = ['cifar10.1'], or a folder of your "
+                "own, sets = ['ours/']"
+            )
+        for name in self.sets:
+            if name not in DATASETS and not (name.endswith(FOLDER) and len(name) > 1):
+                raise SuiteError(
+                    f"{unknown('data set', name, DATASETS)}; a folder of your own ends with a slash"
+                )
+        check_once("shift", "sets", [name.removesuffix(FOLDER) for name in self.sets])
+        if self.images < 0:
+            raise SuiteError(f"shift: found images = {self.images}, expected a count, or 0 for all")
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Accuracy, NLL, agreement, ECE, gap to clean."""
+        return ACCURACY, NLL, AGREEMENT, ECE, GAP
+
+    @property
+    def needs(self) -> tuple[View, ...]:
+        """The clean test images and every shifted set."""
+        return View(), *map(self._view, self.sets)
+
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        """Yields five scores per set."""
+        clean = bench.outputs(View()).correct
+        for name in self.sets:
+            view = self._view(name)
+            condition = bench.condition(view)
+            population = f"{condition}[:{self.images}]" if self.images else condition  # not the test images
+            yield from labelled_scores(bench, view, group=GROUP, population=population)
+            yield calibration_score(bench, view, group=GROUP, population=population)
+            evidence = {POPULATION: clean, population: bench.outputs(view).correct}
+            yield Score(GAP.name, condition, evidence=evidence, group=GROUP)
+
+    def _view(self, name: str) -> View:
+        return View(data=name, first=self.images, labelled=True)

@@ -1,0 +1,44 @@
+"""Ways to have the tasks of a run done: one after the other here, by processes on this machine, or by Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from evalsuite.errors import UserError
+from evalsuite.executors.contract import Executor
+from evalsuite.registry import unknown
+from evalsuite.tasks import Order
+from evalsuite.workshop import Workshop
+
+NAMES = ("serial", "local", "ray")
+
+
+def executor(name: str, order: Order, here: Workshop, *, devices: Sequence[str], workers: int) -> Executor:
+    """Returns the executor called `name`; ``ray://host:port`` names a cluster.
+
+    Args:
+        name: One of `NAMES`, or Ray's address.
+        order: What is run; its device is that of the first worker.
+        here: Does tasks in this process.
+        devices: One for each worker in turn.
+        workers: How many tasks are done at once; Ray has as many as it has room for.
+
+    Raises:
+        UserError: If there is none of that name, or Ray is not installed or not there.
+    """
+    kind, _, address = name.partition("://")
+    if kind == "serial":
+        from evalsuite.executors.serial import Serial
+
+        return Serial(here)
+    orders = [replace(order, device=devices[i % len(devices)]) for i in range(workers)]
+    if kind == "local":
+        from evalsuite.executors.local import Local
+
+        return Local(orders)
+    if kind == "ray":
+        from evalsuite.executors.cluster import Cluster
+
+        return Cluster(replace(order, patience=30.0), address)
+    raise UserError(unknown("executor", name, NAMES))

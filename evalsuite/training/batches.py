@@ -1,0 +1,119 @@
+"""Batches of training images: their order, augmentation and mixing are addressed by epoch and step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from evalsuite.randomness import address, generator
+from evalsuite.records import Array
+from evalsuite.training.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Is what one step sees.
+
+    Attributes:
+        at: Where the middle of the step is, in epochs. At its end the last step would have a learning rate
+            of zero, and milestones would come early.
+        step: Steps from the first epoch on, this one included.
+        seed: Of what the model itself draws in this step.
+        images: float32, (B, C, H, W).
+        labels: int64, (B,).
+        others: Labels of the images that were mixed in, (B,).
+        share: Weight of `labels`; 1 where nothing was mixed in.
+    """
+
+    at: float
+    step: int
+    seed: int
+    images: Tensor
+    labels: Tensor
+    others: Tensor
+    share: float = 1.0
+
+
+def batches(images: Array, labels: Tensor, recipe: Recipe, *, seed: int, epoch: int) -> Iterator[Batch]:
+    """Yields the batches of one epoch, each image once; nothing is needed to go on but the epoch's number."""
+    order = torch.randperm(len(labels), generator=_torch_generator(seed, "order", epoch))
+    parts = torch.split(order, recipe.batch_size)
+    for step, rows in enumerate(parts):
+        draws = _torch_generator(seed, "augment", epoch, step)
+        shown = augmented(pixels(images, rows.numpy()), recipe.augment, draws, padding=recipe.padding or None)
+        plain = Batch(
+            at=epoch + (step + 0.5) / len(parts),
+            step=epoch * len(parts) + step + 1,
+            seed=address(seed, "model", epoch, step),
+            images=shown,
+            labels=labels[rows],
+            others=labels[rows],
+        )
+        yield mixed(plain, recipe, generator(seed, "mix", epoch, step))
+
+
+def pixels(images: Array, rows: Array) -> Tensor:
+    """Returns some rows of `images` as float32 in [0, 1]."""
+    chosen = images[rows]
+    batch = torch.from_numpy(np.ascontiguousarray(chosen)).float()
+    return batch / 255 if chosen.dtype == np.uint8 else batch
+
+
+def augmented(batch: Tensor, augment: str, draws: torch.Generator, *, padding: int | None = None) -> Tensor:
+    """Returns a batch (B, C, H, W) shifted by a random crop and perhaps flipped, each image by itself."""
+    if augment == "none":
+        return batch
+    count, _, height, width = batch.shape
+    reach = height // 8 if padding is None else padding
+    padded = functional.pad(batch, (reach,) * 4)
+    corner = torch.randint(0, 2 * reach + 1, (2, count, 1), generator=draws)
+    rows, columns = corner[0] + torch.arange(height), corner[1] + torch.arange(width)
+    if augment == "crop-flip":
+        flip = torch.rand((count, 1), generator=draws) < 0.5
+        columns = torch.where(flip, columns.flip(1), columns)
+    index = torch.arange(count)[:, None, None]
+    cropped = padded[index, :, rows[:, :, None], columns[:, None, :]]
+    return cropped.permute(0, 3, 1, 2)
+
+
+def mixed(batch: Batch, recipe: Recipe, draws: np.random.Generator) -> Batch:
+    """Returns `batch` with other images of it mixed in, if the recipe says so.
+
+    References:
+        Zhang et al. 2018, arXiv 1710.09412; Yun et al. 2019, arXiv 1905.04899, with the share of the labels
+        taken from the box as it was clipped.
+    """
+    kinds = [kind for kind, alpha in (("mixup", recipe.mixup), ("cutmix", recipe.cutmix)) if alpha]
+    if not kinds:
+        return batch
+    kind = kinds[int(draws.integers(len(kinds)))]
+    alpha = recipe.mixup if kind == "mixup" else recipe.cutmix
+    share = float(draws.beta(alpha, alpha))
+    partner = torch.from_numpy(draws.permutation(len(batch.labels)))
+    if kind == "mixup":
+        images = share * batch.images + (1 - share) * batch.images[partner]
+    else:
+        rows, columns = _box(batch.images.shape[2:], 1 - share, draws)
+        images = batch.images.clone()
+        images[:, :, rows, columns] = batch.images[partner][:, :, rows, columns]
+        height, width = batch.images.shape[2:]
+        share = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+    return replace(batch, images=images, others=batch.labels[partner], share=share)
+
+
+def _box(side: torch.Size, area: float, draws: np.random.Generator) -> tuple[slice, slice]:
+    """A box of a share `area` of the image around a random centre, clipped at the border."""
+    spans = []
+    for length in side:
+        centre, half = int(draws.integers(length)), int(length * area**0.5) // 2
+        spans.append(slice(max(centre - half, 0), min(centre + half, length)))
+    return spans[0], spans[1]
+
+
+def _torch_generator(*key: str | int) -> torch.Generator:
+    return torch.Generator().manual_seed(address(*key))

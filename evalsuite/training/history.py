@@ -1,0 +1,63 @@
+"""What a model went through: each training is a `Phase`, and a model carries its own wherever it is copied."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from evalsuite.models.cost import cost
+from evalsuite.records import ImageSet, Phase, PhaseName
+from evalsuite.training.recipe import Recipe, in_words, learning_rate
+
+PASSES = 3
+"""Forward passes that one training step costs: one forward, and twice as much backward."""
+SAMPLES = 8
+"""Points per epoch at which two schedules are compared."""
+_HISTORY = "_evalsuite_history"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Is a stretch of a recipe, and what it was for; `start` and `stop` in epochs."""
+
+    what: PhaseName
+    start: float
+    stop: float
+
+
+def phase_of(
+    model: nn.Module, images: ImageSet, recipe: Recipe, span: Span, *, curve: Sequence[float] = ()
+) -> Phase:
+    """Returns the record of one training of `model`, whose cost is that of its present shape."""
+    count, epochs = len(images.images), span.stop - span.start
+    macs = cost(model, images.images.shape[1:]).macs or 0
+    return Phase(
+        what=span.what,
+        epochs=epochs,
+        images=count,
+        macs=round(PASSES * macs * count * epochs),
+        rates=in_words(recipe) + (f", from epoch {span.start:g}" if span.start else ""),
+        schedule=schedule_digest(recipe, span),
+        curve=tuple(curve),
+    )
+
+
+def schedule_digest(recipe: Recipe, span: Span) -> str:
+    """Returns a digest of the learning rates along a stretch of a recipe: equal where the rates are."""
+    count = max(round((span.stop - span.start) * SAMPLES), 1)
+    points = [learning_rate(recipe, span.start + (i + 0.5) / SAMPLES) for i in range(count)]
+    return hashlib.sha256(repr([f"{rate:.9g}" for rate in points]).encode()).hexdigest()[:16]
+
+
+def remember(model: nn.Module, history: Sequence[Phase]) -> None:
+    """Writes on `model` what it went through; copies of it carry the same."""
+    setattr(model, _HISTORY, tuple(history))
+
+
+def history(model: nn.Module) -> tuple[Phase, ...] | None:
+    """Returns what `model` went through; ``None`` if nobody wrote it down."""
+    found: tuple[Phase, ...] | None = getattr(model, _HISTORY, None)
+    return found

@@ -1,0 +1,198 @@
+"""Recipes by name: those of published studies, as far as they are known, and one of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from evalsuite.errors import SuiteError
+from evalsuite.registry import unknown
+
+SHAPE = ("milestones", "gamma", "rates", "floor")
+"""Keys that belong to one schedule: whoever overrides the schedule gets none of the old one's."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """Is a recipe with a name.
+
+    Attributes:
+        text: Source, and what differs from it or is not known of it.
+        keys: Of `Recipe`, where they differ from its defaults.
+    """
+
+    text: str
+    keys: Mapping[str, Any] = field(default_factory=dict)
+
+
+def merged(table: Mapping[str, Any], under: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the keys of a recipe: those of `table` over those of the recipe that it names, or over `under`.
+
+    Args:
+        table: ``name`` is one of `RECIPES`; the other keys are those of `Recipe`.
+        under: What holds where `table` names no recipe.
+
+    Raises:
+        SuiteError: If no recipe has the name.
+
+    >>> merged({"name": "rethinking-cifar-finetune", "epochs": 5})["learning_rate"]
+    0.001
+    """
+    own = dict(table)
+    name = own.pop("name", None)
+    below = dict(under or {})
+    if name is not None:
+        if name not in RECIPES:
+            raise SuiteError(unknown("recipe", str(name), RECIPES))
+        below = dict(RECIPES[name].keys)
+    if "schedule" in own:
+        below = {key: value for key, value in below.items() if key not in SHAPE}
+    return {**below, **own}
+
+
+def _step(epochs: int, rate: float, milestones: tuple[int, ...], **more: Any) -> dict[str, Any]:
+    shape = {"epochs": epochs, "learning_rate": rate, "schedule": "step", "milestones": milestones}
+    return {**shape, "augment": "crop-flip", **more}
+
+
+LOST = 'Liebenwein et al. 2021, "Lost in Pruning": parents and retraining; half precision there, float32 here'
+LIU = "Liu et al. 2019, arXiv 1810.05270; the best test epoch is kept there, the last one here"
+WANG = "Wang et al. 2023, arXiv 2301.05219"
+IMAGENET = "random resized crops there, padded crops here"
+
+RECIPES: Mapping[str, Named] = MappingProxyType(
+    {
+        "lost-cifar-resnet": Named(
+            f"{LOST}; ResNet-20, 56 and 110.",
+            _step(182, 0.1, (91, 136), batch_size=128, warmup_epochs=5.0),
+        ),
+        "lost-vgg16": Named(
+            f"{LOST}; VGG16 with batch normalisation; retrain with lost-vgg16-retraining.",
+            _step(
+                300,
+                0.05,
+                tuple(range(30, 300, 30)),
+                gamma=0.5,
+                batch_size=256,
+                warmup_epochs=10.0,
+                weight_decay=5e-4,
+            ),
+        ),
+        "lost-vgg16-retraining": Named(
+            f"{LOST}; 150 epochs of lost-vgg16.",
+            _step(
+                150,
+                0.05,
+                tuple(range(30, 150, 30)),
+                gamma=0.5,
+                batch_size=256,
+                warmup_epochs=10.0,
+                weight_decay=5e-4,
+            ),
+        ),
+        "lost-wrn16-8": Named(
+            f"{LOST}; WRN16-8.",
+            _step(
+                200,
+                0.1,
+                (60, 120, 160),
+                gamma=0.2,
+                batch_size=128,
+                warmup_epochs=5.0,
+                weight_decay=5e-4,
+                nesterov=True,
+            ),
+        ),
+        "lost-densenet22": Named(
+            f"{LOST}; DenseNet-22.", _step(300, 0.1, (150, 225), warmup_epochs=10.0, nesterov=True)
+        ),
+        "lost-imagenet-resnet": Named(
+            f"{LOST}; ResNet-18 and 101 on ImageNet; {IMAGENET}.",
+            _step(90, 0.1, (30, 60, 80), batch_size=256, warmup_epochs=5.0),
+        ),
+        "rethinking-cifar": Named(f"{LIU}; parents and Scratch-E.", _step(160, 0.1, (80, 120))),
+        "rethinking-cifar-finetune": Named(
+            f"{LIU}.",
+            {"epochs": 40, "learning_rate": 1e-3, "schedule": "constant", "augment": "crop-flip"},
+        ),
+        "rethinking-imagenet": Named(
+            f"{LIU}; VGG starts at 0.01; {IMAGENET}.", _step(90, 0.1, (30, 60), batch_size=256)
+        ),
+        "rethinking-imagenet-finetune": Named(
+            f"{LIU}; 20 epochs for filters by L1, 10 for weights, 5 for network slimming; {IMAGENET}.",
+            {
+                "epochs": 20,
+                "learning_rate": 1e-3,
+                "schedule": "constant",
+                "batch_size": 256,
+                "augment": "crop-flip",
+            },
+        ),
+        "rethinking-soft-filter": Named(
+            f"{LIU}; soft filter pruning on CIFAR.",
+            {
+                **_step(200, 0.01, (1, 60, 120, 160), batch_size=128, weight_decay=5e-4),
+                "schedule": "piecewise",
+                "rates": (0.1, 0.02, 0.004, 0.0008),
+            },
+        ),
+        "greg-cifar": Named(
+            "Parents of GReg, arXiv 2012.09243, and TPP, arXiv 2207.12534; batches of 256 for VGG-19.",
+            _step(200, 0.1, (100, 150), batch_size=128, weight_decay=5e-4),
+        ),
+        "why-confusing-cifar-step": Named(
+            f"{WANG}: retraining; batch size and weight decay are the parent's.",
+            _step(120, 1e-2, (60, 90), batch_size=128, weight_decay=5e-4),
+        ),
+        "why-confusing-cifar-cosine": Named(
+            f"{WANG}: retraining, cosine to 1e-4; batch size and weight decay are the parent's.",
+            {
+                "epochs": 120,
+                "learning_rate": 1e-2,
+                "floor": 1e-4,
+                "batch_size": 128,
+                "weight_decay": 5e-4,
+                "augment": "crop-flip",
+            },
+        ),
+        "why-confusing-imagenet": Named(
+            f"{WANG}: retraining; batches of 256 and weight decay 1e-4 are our choice; {IMAGENET}.",
+            _step(90, 1e-2, (30, 60, 75), batch_size=256),
+        ),
+        "why-confusing-imagenet100-scratch": Named(
+            f"{WANG}: ImageNet-100; batches of 256 and weight decay 1e-4 are our choice; {IMAGENET}.",
+            _step(120, 0.1, (30, 60, 90, 105), batch_size=256),
+        ),
+        "why-confusing-imagenet100-p30f90": Named(
+            f"{WANG}: pruned at epoch 30, retrained for 90, first rate 0.1; else like the one from scratch.",
+            _step(90, 0.1, (30, 60, 75, 83), batch_size=256),
+        ),
+        "why-confusing-imagenet100-p60f60": Named(
+            f"{WANG}: pruned at epoch 60, retrained for 60, first rate 0.01; else like the one from scratch.",
+            _step(60, 1e-2, (30, 45, 53), batch_size=256),
+        ),
+        "openlth-cifar": Named(
+            "Frankle et al., the code open_lth: lottery tickets; the weights are rewound to an early step.",
+            _step(160, 0.1, (80, 120), batch_size=128),
+        ),
+        "modern": Named(
+            "Ours, of usual parts: cosine, label smoothing, mixup or CutMix, an average of the weights.",
+            {
+                "epochs": 200,
+                "batch_size": 128,
+                "nesterov": True,
+                "weight_decay": 5e-4,
+                "decay_norms": False,
+                "warmup_epochs": 5.0,
+                "augment": "crop-flip",
+                "label_smoothing": 0.1,
+                "mixup": 0.2,
+                "cutmix": 1.0,
+                "ema": 0.999,
+                "precision": "bfloat16",
+            },
+        ),
+    }
+)

@@ -1,0 +1,90 @@
+"""Measures what each attack costs per 100 images on a ResNet-20, as the evaluators run it by default.
+
+Run it: ``python tests/benchmarks/attacks.py [WEIGHTS [COUNT]]``. With the weights of the published
+CIFAR-10 ResNet-20 (``checkpoints/akamaster/resnet20-12fca82f.th`` of the data folder, named by EVALSUITE_DATA)
+the robust accuracies mean something; without, the network is untrained and nothing breaks early.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from evalsuite.bench import Bench
+from evalsuite.data.arrays import Cifar10
+from evalsuite.data.dataset import Place
+from evalsuite.data.views import Gallery, View
+from evalsuite.evaluators.attack import Attack
+from evalsuite.evaluators.minimal import MinimalNorm
+from evalsuite.evaluators.weapons import WEAPONS, Attacker, Force, target
+from evalsuite.measuring import scored
+from evalsuite.models.architecture import assemble, from_settings
+from evalsuite.models.checkpoints import read_weights
+from evalsuite.models.loading import rebuilt
+from evalsuite.records import ImageSet
+
+COUNT = 100
+"""Images; the table says seconds of processor time per 100, whatever this is (second argument)."""
+LINF, L2 = 1 / 255, 0.1
+
+
+def network(weights: str) -> nn.Module:
+    """The published architecture, with its weights where they are named."""
+    settings = {
+        "name": "resnet20", "shortcut": "A", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]
+    }  # fmt: skip
+    torch.manual_seed(0)
+    if weights:
+        return rebuilt(from_settings(settings), read_weights(Path(weights))).eval()
+    return assemble(from_settings(settings)).eval()
+
+
+def gallery() -> Gallery:
+    """CIFAR-10 where the data folder has it, else random images."""
+    if folder := os.environ.get("EVALSUITE_DATA"):
+        return Gallery(Cifar10(), Place(root=Path(folder)))
+    draws = np.random.default_rng(0)
+    pixels = draws.integers(0, 256, (COUNT, 3, 32, 32), dtype=np.uint8)
+    return Gallery(ImageSet("random", pixels, np.arange(COUNT) % 10, 10), Place())
+
+
+def spent(start: float) -> float:
+    """Seconds of processor time since `start`."""
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Prints a table: seconds of processor time per 100 images, and the robust accuracy that was found."""
+    torch.set_num_threads(1)
+    model, shown = network(sys.argv[1] if len(sys.argv) > 1 else ""), gallery()
+    count = int(sys.argv[2]) if len(sys.argv) > 2 else COUNT
+    bench = Bench(model, shown)
+    bench.outputs(View())
+    bench.ready(torch.rand(32, 3, 32, 32))
+    aim = target(bench, count)
+    print(f"torch {torch.__version__}, 1 thread, {count} images, {aim.right.mean():.2f} right, "  # noqa: T201
+          f"Linf 1/255, L2 {L2}")  # fmt: skip
+    Attacker(aim.first(2)).broken(WEAPONS["fgsm"], LINF, force=Force())  # imports the library
+    for name, weapon in WEAPONS.items():
+        start = time.process_time()
+        hit = Attacker(aim).broken(weapon, LINF if math.isinf(weapon.order) else L2, force=Force())
+        print(f"{name:15} {spent(start) / count * 100:7.2f} s   robust {1 - hit.mean():.2f}")  # noqa: T201
+    for label, evaluator in (
+        ("attack, no probe", Attack((0.5, 1.0, 2.0), images=count, probe=0)),
+        ("attack", Attack((0.5, 1.0, 2.0), images=count, probe=count)),
+        ("minimal-norm", MinimalNorm(images=count)),
+    ):
+        start = time.process_time()
+        flags = {flag for score in scored(evaluator, bench) for flag in score.flags}
+        print(f"{label:16} {spent(start) / count * 100:7.2f} s   flags: {sorted(flags) or 'none'}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,204 @@
+"""A sound network is not doubted; each planted way of hiding from attacks is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evalsuite.bench import Bench
+from evalsuite.data.dataset import Place, loaded
+from evalsuite.data.digits import Digits
+from evalsuite.data.views import Gallery, View
+from evalsuite.evaluators.attack import Attack
+from evalsuite.evaluators.attack_flags import Doubts, doubts
+from evalsuite.evaluators.weapons import Force, Target, weapon
+from evalsuite.measuring import scored
+from evalsuite.models.architecture import assemble, from_settings
+from evalsuite.records import Score
+from evalsuite.training.loop import train
+from evalsuite.training.recipe import Recipe
+
+RECIPE = Recipe(epochs=5, batch_size=64, learning_rate=0.1, weight_decay=5e-4)
+ATTACK = Attack((2.0, 4.0, 8.0), ("fgsm", "linf-pgd", "linf-noise"), steps=10, images=64, probe=64)
+
+
+@pytest.fixture(scope="module")
+def sound() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = assemble(from_settings({"name": "small-cnn", "widths": [8, 8, 16, 16]}))
+    train(model, loaded(Digits(), "train", Place()), RECIPE, seed=0)
+    return model.eval()
+
+
+class Changed(nn.Module):
+    """Is a model with something before or behind it."""
+
+    def __init__(self, model: nn.Module, *, before: Any = None, behind: Any = None) -> None:
+        super().__init__()
+        self.model = model
+        self.before = before or (lambda images: images)
+        self.behind = behind or (lambda logits: logits)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found: Tensor = self.behind(self.model(self.before(images)))
+        return found
+
+
+def attacked(model: nn.Module, attack: Attack = ATTACK) -> dict[str, Score]:
+    bench = Bench(model.eval(), Gallery(Digits(), Place()))
+    return {one.condition: one for one in scored(attack, bench)}
+
+
+def flags(model: nn.Module, attack: Attack = ATTACK) -> str:
+    """All sentences; they are the same on every white-box score of a radius, and on no black-box one."""
+    scores = attacked(model, attack)
+    assert not any(one.flags for name, one in scores.items() if "noise" in name or "black-box" in name)
+    return " | ".join(sorted({flag for one in scores.values() for flag in one.flags}))
+
+
+def test_a_sound_network_has_none(sound: nn.Module) -> None:
+    scores = attacked(sound)
+    assert [one.condition for one in scores.values() if one.flags] == []
+    worst = [scores[f"worst/{radius}:255"].value or 0 for radius in (2, 4, 8)]
+    assert worst == sorted(worst, reverse=True)
+    assert 0 <= worst[-1] < 0.1 < worst[0]
+
+
+def test_a_sound_network_has_none_in_l2(sound: nn.Module) -> None:
+    attack = Attack((1.0,), ("fgm", "l2-pgd"), (0.1, 0.25), steps=10, images=64, probe=64)
+    assert flags(sound, attack) == ""
+
+
+def test_a_sound_network_has_none_under_strong_attacks(sound: nn.Module) -> None:
+    strong = ("apgd-ce", "apgd-t", "square")
+    attack = Attack((2.0, 4.0), strong, iterations=20, queries=60, images=48, probe=48, cascade=True)
+    assert flags(sound, attack) == ""
+
+
+def test_large_logits_are_flagged(sound: nn.Module) -> None:
+    found = flags(Changed(sound, behind=lambda logits: 1e4 * logits))
+    for words in ("The gradient is zero or not finite on", "The softmax is saturated", "can be turned grey"):
+        assert words in found
+
+
+def test_quantised_input_is_flagged(sound: nn.Module) -> None:
+    found = flags(Changed(sound, before=lambda images: (8 * images).round() / 8))
+    assert "The gradient is zero or not finite on 64 of 64 images." in found
+    assert "fell to 100 questions without gradients." in found
+    assert "can be turned grey" in found
+    assert "linf-noise broke" in found
+
+
+def test_steps_that_cannot_cross_the_ball_are_flagged(
+    sound: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PGD with a step of a hundredth of what it needs is weaker than one step, and than more of itself."""
+    from evalsuite.compat import foolbox
+
+    monkeypatch.setattr(foolbox, "TRAVEL", 0.2)
+    attack = Attack((2.0, 4.0), ("fgsm", "linf-pgd"), steps=5, images=64, probe=64)
+    scores = attacked(sound, attack)
+    assert any("fgsm broke" in flag and "in one step" in flag for flag in scores["linf-pgd/4:255"].flags)
+    assert not any("fgsm broke" in flag for flag in scores["fgsm/4:255"].flags)
+
+
+class Fickle(nn.Module):
+    """Is random only where gradients are asked for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits + 1e-6 * torch.randn_like(logits) if torch.is_grad_enabled() else logits
+
+
+def test_a_model_that_is_random_under_attack_is_flagged(sound: nn.Module) -> None:
+    attack = Attack((2.0,), ("linf-pgd",), steps=5, images=32, probe=32)
+    assert "Two passes over the same 32 images differ" in flags(Fickle(sound), attack)
+
+
+def test_without_a_probe_attacks_are_only_compared(sound: nn.Module) -> None:
+    silent = Attack((2.0,), ("linf-pgd",), steps=5, images=32, probe=0)
+    assert flags(Changed(sound, before=lambda images: (8 * images).round() / 8), silent) == ""
+
+
+FGSM, PGD, NOISE = weapon("fgsm"), weapon("linf-pgd"), weapon("linf-noise")
+
+
+def hit(*broken: int, count: int = 100) -> Any:
+    found = np.zeros(count, bool)
+    found[list(broken)] = True
+    return found
+
+
+def compared(record: dict[Any, Any]) -> Doubts:
+    aim = Target(nn.Identity(), torch.zeros(1), torch.zeros(1), hit(), 10, 0)
+    return doubts(aim, record, force=Force(), probe=0)
+
+
+def test_reversals_count_image_by_image() -> None:
+    """The rate rises all the same."""
+    record = {(PGD, 1.0): hit(1, 2, 3), (PGD, 2.0): hit(3, 4, 5, 6)}
+    assert compared(record).on(PGD, 2.0) == (
+        "linf-pgd broke 2 images at radius 1 that it did not break at 2.",
+    )
+    assert compared(record).on(PGD, 1.0) == ()
+    assert compared({(PGD, 1.0): hit(1, 3), (PGD, 2.0): hit(3, 4, 5, 6)}).on(PGD, 2.0) == ()  # one is none
+    once = {(FGSM, 1.0): hit(1, 2, 3), (FGSM, 2.0): hit()}  # one step may well overshoot
+    assert compared(once).on(FGSM, 2.0) == ()
+
+
+def test_attacks_without_gradients_that_win() -> None:
+    record = {(PGD, 1.0): hit(1), (FGSM, 1.0): hit(2), (NOISE, 1.0): hit(1, 2, 3, 4)}
+    sentence = "linf-noise broke 2 images without gradients that no attack with gradients broke."
+    found = compared(record)
+    assert found.on(PGD, 1.0) == found.on(FGSM, 1.0) == found.worst(1.0) == (sentence,)
+    assert compared(record | {(NOISE, 1.0): hit(1, 2, 3)}).worst(1.0) == ()
+
+
+def test_one_step_that_beats_many() -> None:
+    found = compared({(FGSM, 1.0): hit(1, 2, 3), (PGD, 1.0): hit(4)})
+    assert found.on(PGD, 1.0) == ("fgsm broke 3 images in one step, linf-pgd only 1 in many.",)
+    assert found.on(FGSM, 1.0) == found.worst(1.0) == ()
+    assert compared({(FGSM, 1.0): hit(1, 2), (PGD, 1.0): hit(4)}).on(PGD, 1.0) == ()
+
+
+def test_another_answer_than_the_clean_test_is_flagged(sound: nn.Module) -> None:
+    bench = Bench(sound, Gallery(Digits(), Place()))
+    images, labels = bench.images(View()).images[:32], bench.outputs(View()).known[:32]
+    right = bench.outputs(View()).correct[:32].copy()
+    right[[3, 4]] ^= True
+    aim = Target(
+        sound, torch.from_numpy(np.array(images)) / 255, torch.from_numpy(np.array(labels)), right, 10, 0
+    )
+    record = {(FGSM, 1.0): hit(count=32)}
+    found = doubts(aim, record, force=Force(), probe=32).general
+    assert found == ("With radius 0 the attack sees another class than the clean test on 2 of 32 images.",)
+    assert math.isinf(FGSM.order)
+
+
+def test_the_probe_is_bounded(sound: nn.Module) -> None:
+    """Counted in images: what the docstring promises."""
+    seen: list[int] = []
+    model: Callable[..., nn.Module] = Changed
+
+    def noted(images: Tensor) -> Tensor:
+        seen.append(len(images))
+        return images
+
+    watched = model(sound, before=noted)
+    attack = Attack((2.0,), ("linf-pgd",), steps=10, images=64, probe=0)
+    attacked(watched, attack)
+    plain = sum(seen)
+    seen.clear()
+    attacked(watched, Attack((2.0,), ("linf-pgd",), steps=10, images=64, probe=32))
+    assert sum(seen) - plain < 32 * (5 + 20 + 10 + 10 + 101 + 10 + 10)
