@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +10,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from evalsuite import values
 from evalsuite.choices import Choice, built, choose, labelled
 from evalsuite.data import DATASETS
+from evalsuite.depths import battery
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.models import MODELS
@@ -53,7 +54,7 @@ class Suite:
         retraining: How candidates are retrained; `recipe`, but for the keys of ``[retraining]``.
         producers: Pruning methods.
         candidates: Finished models made elsewhere.
-        evaluators: Tests.
+        evaluators: Tests: those of the depth, as the suite's own tables change them, and its own.
         tolerances: Metric name to tolerance: a number in the metric's unit, ``5%`` of the parent's value, or such
             rules by condition or group (``*`` for the rest); what has none gets no thresholds.
         threads: Threads of each computation; results may depend on it in the last digits.
@@ -80,7 +81,7 @@ class Suite:
     data_root: str
     plugins: tuple[str, ...]
     source: Path
-    resources: Resources = Resources()
+    resources: Resources = dataclasses.field(default_factory=Resources)
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -95,7 +96,8 @@ class _Page:
     name: str
     data: dict[str, Any]
     model: dict[str, Any]
-    evaluators: tuple[dict[str, Any], ...]
+    evaluators: tuple[dict[str, Any], ...] = ()
+    depth: str = ""
     ratios: tuple[float, ...] = ()
     producers: tuple[dict[str, Any], ...] = ()
     candidates: tuple[dict[str, Any], ...] = ()
@@ -176,10 +178,10 @@ def assembled(raw: Mapping[str, Any], *, source: Path) -> Suite:
     for plugin in page.plugins:
         import_file(source.parent / plugin)
     suite = Suite(
-        name=_named(page.name, f"{source}"),
+        name=values.named(page.name, f"{source}"),
         description=page.description,
-        seeds=_seeds(page.seeds, f"{source}"),
-        ratios=_rising(page.ratios, f"{source}", needed=bool(page.producers) or not page.candidates),
+        seeds=values.seeds(page.seeds, f"{source}"),
+        ratios=values.rising(page.ratios, f"{source}", needed=bool(page.producers) or not page.candidates),
         data=choose(DATASETS, page.data, where=f"{source}, [data]"),
         model=choose(MODELS, page.model, where=f"{source}, [model]"),
         checkpoint=page.checkpoint,
@@ -188,10 +190,10 @@ def assembled(raw: Mapping[str, Any], *, source: Path) -> Suite:
         producers=labelled(PRODUCERS, page.producers, where=f"{source}, [[producers]]", reserved=RESERVED),
         candidates=tuple(built(Given, one, where=f"{source}, [[candidates]]") for one in page.candidates),
         evaluators=labelled(
-            EVALUATORS, page.evaluators, where=f"{source}, [[evaluators]]", reserved=RESERVED
+            EVALUATORS, _battery(page, f"{source}"), where=f"{source}, [[evaluators]]", reserved=RESERVED
         ),
         tolerances=page.tolerances,
-        threads=_threads(page.threads, f"{source}"),
+        threads=values.threads(page.threads, f"{source}"),
         data_root=page.data_root,
         plugins=page.plugins,
         source=source,
@@ -204,12 +206,12 @@ def assembled(raw: Mapping[str, Any], *, source: Path) -> Suite:
     return suite
 
 
-def _named(name: str, where: str) -> str:
-    if not name or not all(part.isalnum() or part in "-_." for part in name) or name.startswith("."):
-        raise SuiteError(
-            f"{where}: found name = {name!r}, expected letters, digits, '-', '_' or '.': it names a folder"
-        )
-    return name
+def _battery(page: _Page, where: str) -> list[Mapping[str, Any]]:
+    try:
+        data = str(page.data.get("name", ""))
+        return battery(page.depth, page.evaluators, data=data, trained=not page.checkpoint)
+    except SuiteError as error:
+        raise SuiteError(f"{where}: {error}") from None
 
 
 def _recipe(table: Mapping[str, Any], under: Mapping[str, Any], where: str) -> Recipe:
@@ -219,31 +221,6 @@ def _recipe(table: Mapping[str, Any], under: Mapping[str, Any], where: str) -> R
     except SuiteError as error:
         raise SuiteError(f"{where}: {error}") from error
     return built(Recipe, keys, where=where)
-
-
-def _rising(ratios: tuple[float, ...], where: str, *, needed: bool) -> tuple[float, ...]:
-    if not ratios and not needed:
-        return ratios
-    if not ratios:
-        raise SuiteError(f"{where}: found ratios = [], expected at least one number in (0, 1)")
-    for ratio in ratios:
-        if not (math.isfinite(ratio) and 0 < ratio < 1):
-            raise SuiteError(f"{where}: found the ratio {ratio}, expected the share to remove, in (0, 1)")
-    if list(ratios) != sorted(set(ratios)):
-        raise SuiteError(f"{where}: found ratios = {list(ratios)}, expected rising numbers without repeats")
-    return ratios
-
-
-def _seeds(seeds: tuple[int, ...], where: str) -> tuple[int, ...]:
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise SuiteError(f"{where}: found seeds = {list(seeds)}, expected different integers from 0 on")
-    return seeds
-
-
-def _threads(threads: int, where: str) -> int:
-    if threads < 1:
-        raise SuiteError(f"{where}: found threads = {threads}, expected at least 1")
-    return threads
 
 
 def _check_some(suite: Suite) -> None:

@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("bench", "detectors"),
     ("training",),
     ("producers", "evaluators"),
+    ("values", "depths"),
     ("suite", "digests"),
     ("sealing",),
     ("store",),

@@ -1,0 +1,60 @@
+"""What the plain values of a suite must be: its name, ratios, seeds, threads."""
+
+from __future__ import annotations
+
+import math
+
+from evalsuite.errors import SuiteError
+
+
+def named(name: str, where: str) -> str:
+    """Returns the name of a suite, which also names a folder.
+
+    Raises:
+        SuiteError: If no folder can be called so.
+    """
+    if not name or not all(part.isalnum() or part in "-_." for part in name) or name.startswith("."):
+        raise SuiteError(
+            f"{where}: found name = {name!r}, expected letters, digits, '-', '_' or '.': it names a folder"
+        )
+    return name
+
+
+def rising(ratios: tuple[float, ...], where: str, *, needed: bool) -> tuple[float, ...]:
+    """Returns the target ratios of a suite; they may be missing where nothing is pruned here.
+
+    Raises:
+        SuiteError: If they do not rise inside (0, 1).
+    """
+    if not ratios and not needed:
+        return ratios
+    if not ratios:
+        raise SuiteError(f"{where}: found ratios = [], expected at least one number in (0, 1)")
+    for ratio in ratios:
+        if not (math.isfinite(ratio) and 0 < ratio < 1):
+            raise SuiteError(f"{where}: found the ratio {ratio}, expected the share to remove, in (0, 1)")
+    if list(ratios) != sorted(set(ratios)):
+        raise SuiteError(f"{where}: found ratios = {list(ratios)}, expected rising numbers without repeats")
+    return ratios
+
+
+def seeds(seeds: tuple[int, ...], where: str) -> tuple[int, ...]:
+    """Returns the seeds of a suite.
+
+    Raises:
+        SuiteError: If they are not different integers from 0 on.
+    """
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise SuiteError(f"{where}: found seeds = {list(seeds)}, expected different integers from 0 on")
+    return seeds
+
+
+def threads(threads: int, where: str) -> int:
+    """Returns the number of threads of each computation.
+
+    Raises:
+        SuiteError: If it is below 1.
+    """
+    if threads < 1:
+        raise SuiteError(f"{where}: found threads = {threads}, expected at least 1")
+    return threads
