@@ -11,6 +11,8 @@ from evalsuite.models.cost import nonzero, weights_digest
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.records import Candidate, Given
 
+DENSE = 0.001
+"""Share of the parent's non-zero parameters that a method that prunes nothing may lose or gain."""
 CLAIM = 0.01
 """How far a claimed ratio may be from a measured one, over all parameters or over prunable weights."""
 
@@ -65,6 +67,8 @@ def checked(
 ) -> Iterator[nn.Module]:
     """Yields what a producer makes of `module` for each of `ratios`, each of it accepted.
 
+    The ratio of a method that prunes nothing (`Producer.dense`) must stay at 0 instead of rising.
+
     Raises:
         ContractError: If the producer broke its contract.
     """
@@ -73,7 +77,10 @@ def checked(
     models = producer.produce(module, ratios, context)
     for ratio in ratios:
         model = module_of(next(models, None), ratio)
-        floor = accepted(model, parent, module, above=floor, target=ratio)
+        above = -DENSE if producer.dense else floor
+        floor = accepted(model, parent, module, above=above, target=ratio)
+        if producer.dense and floor > DENSE:
+            raise ContractError(f"a method that prunes nothing has ratio {floor:.4f}, expected 0")
         yield model
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from evalsuite.cli_results import register
 from evalsuite.console import (
     err,
     escaped,
@@ -23,10 +24,9 @@ from evalsuite.console import (
     print_report,
     print_spent,
     print_status,
-    print_summary,
-    print_verdicts,
     progress,
 )
+from evalsuite.console_tables import print_rows, print_summary, print_verdicts
 from evalsuite.errors import EvalsuiteError, UserError
 from evalsuite.registry import Entry, Registry, unknown
 
@@ -187,7 +187,7 @@ def check_command(
     with progress() as tell:
         found, run = check(question, out=out_dir, options=options, progress=tell)
     if as_json:
-        print_json(found.to_json(orient="records", double_precision=15))
+        print_rows(found)
     else:
         print_verdicts(found)
         print_report(run.path / "index.html")
@@ -222,6 +222,9 @@ def list_command(kind: Annotated[str, typer.Argument(help=", ".join(KINDS) + "."
     if kind not in KINDS:
         raise UserError(unknown("listing", kind, KINDS))
     print_listing(_entries(kind))
+
+
+register(app)
 
 
 def main() -> None:

@@ -17,17 +17,12 @@ from rich.table import Table
 from evalsuite.registry import Entry
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from evalsuite.models.inspection import Inspection
     from evalsuite.planned import Line
-    from evalsuite.results import Run
     from evalsuite.runner import Progress, Step
     from evalsuite.status import Status
 
 WIDE = 160  # columns of tables in pipes and files, where nobody has said how wide they are
-
-UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
 err = Console(stderr=True, highlight=False)
@@ -88,84 +83,6 @@ def progress() -> Iterator[Progress]:
                 err.print(escaped(f"{name} (seed {step.key.seed}): {step.status}"), soft_wrap=True)
 
         yield tell
-
-
-def print_summary(found: Run) -> None:
-    """Prints, per method, the largest ratio up to which each headline metric is commensurate."""
-    import pandas as pd
-
-    thresholds = found.thresholds()
-    headline = thresholds[(thresholds["seed"] == "all") & thresholds["aggregate"].isin(["single", "minimum"])]
-    worst = headline["aggregate"] == "minimum"
-    grouped = pd.MultiIndex.from_frame(headline.loc[worst, ["metric", "group"]])
-    alone = ~pd.MultiIndex.from_frame(headline[["metric", "group"]]).isin(grouped)
-    chosen = headline[worst | alone]  # of a group the worst condition; the report has them all
-    if chosen.empty:
-        return
-    table = Table(
-        box=None, pad_edge=False, title="Prune potential: commensurate up to this ratio", title_justify="left"
-    )
-    table.add_column("metric")
-    table.add_column("condition")
-    methods = list(dict.fromkeys(chosen["method"]))
-    for method in methods:
-        table.add_column(escaped(method), justify="right")
-    for (metric, condition, aggregate), rows in chosen.groupby(
-        ["metric", "condition", "aggregate"], sort=False
-    ):
-        potentials = dict(zip(rows["method"], rows["potential"], strict=True))
-        name = f"{condition} (worst)" if aggregate == "minimum" else condition
-        table.add_row(
-            escaped(str(metric)), escaped(str(name)), *(f"{potentials[method]:.1%}" for method in methods)
-        )
-    out.print(table)
-    failed = len(found.failures.drop_duplicates(["method", "seed", "target_ratio", "evaluator"]))
-    if failed:
-        out.print(f"{failed} cells have no numbers; the report says why.")
-
-
-def print_verdicts(found: pd.DataFrame) -> None:
-    """Prints one line per candidate and metric: the condition with the largest drop, and how many failed."""
-    table = Table(box=None, pad_edge=False)
-    for title in (
-        "candidate",
-        "ratio",
-        "parameters",
-        "MACs",
-        "metric",
-        "worst on",
-        "value",
-        "parent",
-        "drop",
-        "95 % interval",
-    ):
-        table.add_column(title, justify="left" if title in ("candidate", "metric", "worst on") else "right")
-    table.add_column("tolerated", justify="right")
-    table.add_column("verdict")
-    for (candidate, metric), rows in found.groupby(["candidate", "metric"], sort=False):
-        worst = rows.sort_values("drop", ascending=False, na_position="first", kind="stable").iloc[0]
-        failed = int((~rows["passed"]).sum())
-        verdict = "[green]pass[/]" if not failed else f"[bold red]FAIL[/] {failed} of {len(rows)}"
-        numbers = (f"{worst[name]:.4f}" for name in ("value", "parent", "drop"))
-        interval = f"{worst['drop_low']:+.4f} {worst['drop_high']:+.4f}"
-        place = (
-            escaped(str(candidate)),
-            f"{worst['ratio']:.1%}",
-            _count(float(worst["parameters"])),
-            _count(float(rows["macs"].astype("float64").iloc[0])),
-            escaped(str(metric)),
-            escaped(worst["condition"]),
-        )
-        table.add_row(*place, *numbers, interval, f"{worst['tolerance']:g}", verdict)
-    out.print(table)
-
-
-def _count(number: Any) -> str:
-    """A large count in three figures; a dash where nobody could count."""
-    if not number >= 1:  # a missing number compares with nothing
-        return "-"
-    unit, divisor = next((unit, size) for unit, size in UNITS if number >= size)
-    return f"{number / divisor:.3g}{unit}"
 
 
 def print_inspection(found: Inspection, fits: str) -> None:

@@ -58,6 +58,14 @@ class Made:
     again: bool = False
 
 
+class LostError(Exception):
+    """Says that weights on disk are not those of the candidate's record."""
+
+    def __init__(self, key: Key, reason: str) -> None:
+        super().__init__(reason)
+        self.key = key
+
+
 class Production:
     """Makes the candidates of a suite.
 
@@ -106,7 +114,8 @@ class Production:
 
     def producer_digest(self, choice: Choice[Producer]) -> str:
         """Returns the digest of a method and of how it retrains."""
-        code = code_digest(PRODUCING, type(choice.plugin))
+        plugin = choice.plugin
+        code = [code_digest(PRODUCING, type(one)) for one in (plugin, *plugin.parts)]
         # what rewinds follows the parent's own training
         way = None if self.suite.checkpoint else dataclasses.asdict(self.suite.recipe)
         training = self._trainings.inputs(self.suite.retraining)
@@ -117,6 +126,22 @@ class Production:
         if candidate.model["name"] == PROGRAM:
             return self._intake.program(candidate.model).to(self.device)
         return load(candidate.model, self.store.weights_path(key)).to(self.device)
+
+    def sound_module(self, key: Key, candidate: Candidate) -> nn.Module:
+        """Returns the network of a finished candidate, if it is still the one that was recorded.
+
+        Raises:
+            LostError: If it is not: nothing may be made of it or measured.
+        """
+        if candidate.model["name"] == PROGRAM:
+            return self.module(key, candidate)
+        try:
+            model = self.module(key, candidate)
+        except CheckpointError as error:
+            raise LostError(key, str(error)) from error
+        if weights_digest(model) != candidate.weights:
+            raise LostError(key, f"the weights of {key.method} at {key.target_ratio:g} are not those of its record")
+        return model
 
     def given(self, seed: int, parent: Candidate) -> list[Made]:
         """Returns the finished models of one seed, all of them read before any is measured.
@@ -177,7 +202,7 @@ class Production:
             last = ready[-1] if ready else None
             context = self._trainings.context(choice, parent, last, digest=method)
             if last is not None:
-                previous = self.module(Key(last.method, last.seed, last.target_ratio), last)
+                previous = self.sound_module(Key(last.method, last.seed, last.target_ratio), last)
                 remember(previous, last.history)
                 context = dataclasses.replace(context, previous=previous)
             remember(module, parent.history)

@@ -36,6 +36,7 @@ PACKAGES = (
 )
 MEASURING = (
     "randomness.py",
+    "limits.py",
     "measuring.py",
     "bench.py",
     "gates.py",
@@ -54,12 +55,20 @@ MEASURING = (
 )
 PRODUCING = (
     "randomness.py",
+    "limits.py",
     "digests.py",
     "data",
     "models",
     "compat",
     "training",
     "producers/contract.py",
+    "producers/weights.py",
+    "producers/allocation.py",
+    "producers/budget.py",
+    "producers/controls.py",
+    "producers/initial.py",
+    "producers/magnitude.py",
+    "producers/sensitivity.py",
     "acceptance.py",
     "given.py",
     "production.py",
@@ -211,7 +220,10 @@ def described(suite: Suite) -> dict[str, Any]:
         "checkpoint": suite.checkpoint,
         "recipe": dataclasses.asdict(suite.recipe),
         "retraining": dataclasses.asdict(suite.retraining),
-        "producers": [{"label": choice.label, **choice.table} for choice in suite.producers],
+        "producers": [
+            {"label": choice.label, **choice.table, **({"dense": True} if choice.plugin.dense else {})}
+            for choice in suite.producers
+        ],
         "candidates": [dataclasses.asdict(one) for one in suite.candidates],
         "evaluators": [{"label": choice.label, **choice.table} for choice in suite.evaluators],
         "tolerances": dict(suite.tolerances),

@@ -71,11 +71,10 @@ class Run:
     @cached_property
     def reliability(self) -> pd.DataFrame:
         """Reliability table of every candidate on clean images: one row per bin of the confidence."""
-        clean = {
-            key: cell for (key, _), cell in reversed(self._cells.items()) if _sure(cell)
-        }  # the first test's
+        latest = reversed(self._cells.items())  # so that the first test's stays
+        clean = {key: cell for (key, _), cell in latest if _sure(cell)}
         rows = [
-            row for key in self._candidates if key in clean for row in self._reliability_rows(key, clean[key])
+            row for key in self.candidates if key in clean for row in self._reliability_rows(key, clean[key])
         ]
         return pd.DataFrame(
             rows, columns=["method", "seed", "ratio", "lower", "upper", "count", "confidence", "accuracy"]
@@ -84,8 +83,9 @@ class Run:
     @cached_property
     def excess(self) -> pd.DataFrame:
         """Slope of the excess error on corrupted images over the prune ratio; see `evalsuite.excess`."""
-        ratios = {key: candidate.ratio for key, candidate in self._candidates.items()}
-        return excess_slopes(self._comparison.scores, ratios, seed=self._suite["seeds"][0])
+        ratios = {key: candidate.ratio for key, candidate in self.candidates.items()}
+        scores = {at: score for at, score in self.comparison.scores.items() if at[0].method not in self._unpruned}
+        return excess_slopes(scores, ratios, seed=self._suite["seeds"][0])
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -107,9 +107,9 @@ class Run:
         wanted = self._measured_rules(table) if tolerance is None else tolerance
         if table.empty or (isinstance(wanted, Mapping) and not wanted):
             return thresholds(table.head(0), tolerance={})
-        seeds = self._comparison.over_seeds()
+        seeds = self.comparison.over_seeds()
         return thresholds(
-            table, tolerance=wanted, over_seeds=None if seeds is None else seeds[seeds["target_ratio"] > 0]
+            table, tolerance=wanted, over_seeds=None if seeds is None else seeds[self._curved(seeds)]
         )
 
     @property
@@ -136,13 +136,22 @@ class Run:
     def _paired(self) -> pd.DataFrame:
         """Measurements on a curve that have a parent's number to compare with.
 
-        A finished model that is as dense as its parent, or denser, is measured but lies on no curve of pruning.
+        A finished model that is as dense as its parent, or denser, is measured but lies on no curve of pruning;
+        nor do those of a method that prunes nothing, such as ``dense-retrained``.
         """
         table = self.measurements
-        table = table[(table["method"] == DENSE) | (table["target_ratio"] > 0)]
+        table = table[(table["method"] == DENSE) | self._curved(table)]
         dense = table[(table["method"] == DENSE) & (table["status"] == "ok")]
         known = pd.MultiIndex.from_frame(dense[["seed", "metric", "condition"]])
         return table[pd.MultiIndex.from_frame(table[["seed", "metric", "condition"]]).isin(known)]
+
+    def _curved(self, table: pd.DataFrame) -> pd.Series[bool]:
+        """Which rows lie on a curve of pruning."""
+        return (table["target_ratio"] > 0) & ~table["method"].isin(self._unpruned)
+
+    @property
+    def _unpruned(self) -> set[str]:
+        return {choice["label"] for choice in self._suite["producers"] if choice.get("dense")}
 
     @property
     def _suite(self) -> Mapping[str, Any]:
@@ -172,9 +181,10 @@ class Run:
         }
 
     @cached_property
-    def _candidates(self) -> dict[Key, Candidate]:
+    def candidates(self) -> dict[Key, Candidate]:
+        """Every candidate that was made or given, each parent before its children."""
         found: dict[Key, Candidate] = {}
-        for key in self._keys:  # each parent stands before its children
+        for key in self._keys:
             candidate = self._store.candidate(key, self._digest(key, found))
             if candidate is not None:
                 found[key] = candidate
@@ -183,17 +193,17 @@ class Run:
     @cached_property
     def _cells(self) -> dict[tuple[Key, str], Cell]:
         labels = [choice["label"] for choice in self._suite["evaluators"]]
-        found = {(key, label): self._cell(key, label) for key in self._candidates for label in labels}
+        found = {(key, label): self._cell(key, label) for key in self.candidates for label in labels}
         known = {address: cell for address, cell in found.items() if cell is not None}
         return dict(zip(known, _told_apart(known), strict=True))
 
     def _cell(self, key: Key, label: str) -> Cell | None:
         """A cell of this run, and not what an earlier one with other settings left."""
-        parent = self._candidates.get(_parent_of(key))
+        parent = self.candidates.get(_parent_of(key))
         if parent is None:
             return None
         test = self.record["inputs"]["evaluators"][label]
-        return self._store.cell(key, label, cell_digest(self._candidates[key], parent, test))
+        return self._store.cell(key, label, cell_digest(self.candidates[key], parent, test))
 
     def _digest(self, key: Key, found: Mapping[Key, Candidate]) -> str:
         """What a candidate of this run must depend on; nothing has the empty digest."""
@@ -206,7 +216,8 @@ class Run:
         return "" if parent is None else candidate_digest(parent, inputs["producers"][key.method], way)
 
     @cached_property
-    def _comparison(self) -> Comparison:
+    def comparison(self) -> Comparison:
+        """Every score with its evidence, and what it says against the parent's."""
         return Comparison(self._cells, self.metrics, self.tolerances, seed=self._suite["seeds"][0])
 
     def _seed_rows(self, seed: int) -> Iterator[dict[str, Any]]:
@@ -226,7 +237,7 @@ class Run:
                 yield {**shared, **self._measured(key, score), **notes}
             return
         status, reason = self._missing(key, cell)
-        for score in self._comparison.expected(key.seed, evaluator):
+        for score in self.comparison.expected(key.seed, evaluator):
             found = {"metric": score.metric, "condition": score.condition, "group": score.group}
             yield {
                 **shared,
@@ -240,13 +251,13 @@ class Run:
     def _missing(self, key: Key, cell: Cell | None) -> tuple[str, str]:
         if cell is not None:
             return cell.status, cell.reason
-        production = self._store.cell(key, PRODUCTION, self._digest(key, self._candidates))
-        if key not in self._candidates and production is not None:
+        production = self._store.cell(key, PRODUCTION, self._digest(key, self.candidates))
+        if key not in self.candidates and production is not None:
             return production.status, production.reason
         return "skipped", "not computed yet: start the same run again"
 
     def _identity(self, key: Key) -> dict[str, Any]:
-        candidate = self._candidates.get(key)
+        candidate = self.candidates.get(key)
         shared = {"method": key.method, "seed": key.seed, "target_ratio": key.target_ratio}
         if candidate is None:
             return {**shared, "ratio": key.target_ratio}
@@ -260,12 +271,12 @@ class Run:
 
     def _measured(self, key: Key, score: Score) -> dict[str, Any]:
         found = {"metric": score.metric, "condition": score.condition, "group": score.group}
-        change = self._comparison.change(key, score)
+        change = self.comparison.change(key, score)
         return {**found, **self._direction(score.metric), "value": score.value, "n": score.n, **change}
 
     def _reliability_rows(self, key: Key, cell: Cell) -> Iterator[dict[str, Any]]:
         sure, right = _sure(cell)[0].T
-        shared = {"method": key.method, "seed": key.seed, "ratio": self._candidates[key].ratio}
+        shared = {"method": key.method, "seed": key.seed, "ratio": self.candidates[key].ratio}
         for one in reliability_table(sure, right):
             yield {**shared, **asdict(one)}
 

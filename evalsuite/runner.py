@@ -8,20 +8,19 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from evalsuite.data.dataset import Place
-from evalsuite.data.views import Gallery
+from evalsuite.data.shelf import Shelf
 from evalsuite.devices import cores, devices
 from evalsuite.devices import device as device
 from evalsuite.devices import threads as threads
 from evalsuite.errors import CellError, UserError
 from evalsuite.executors import executor
 from evalsuite.executors.contract import Executor
+from evalsuite.files import set_aside
 from evalsuite.ledger import Doing, Ledger
 from evalsuite.lock import Lock, locked
 from evalsuite.provenance import Options, data_root, record
@@ -29,7 +28,7 @@ from evalsuite.records import Status
 from evalsuite.results import Run
 from evalsuite.schedule import Rank, Schedule, scope
 from evalsuite.store import Cell, Key, Store
-from evalsuite.suite import DENSE, PRODUCTION, Suite, load
+from evalsuite.suite import PRODUCTION, Suite, load
 from evalsuite.tasks import (
     Begun,
     Died,
@@ -46,33 +45,15 @@ from evalsuite.tasks import (
     Stop,
     Task,
 )
+from evalsuite.tasks import Step as Step
 from evalsuite.workshop import Workshop
 
 log = logging.getLogger(__name__)
 
+SCRATCH = "scratch"
+"""Folder for what workers share while a run goes on."""
 LOOK = 2.0
-"""Seconds after which the lock is looked at again while nothing happens."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """Is one finished cell, as told to a progress bar.
-
-    Attributes:
-        key: Which candidate.
-        what: ``production`` or an evaluator's label.
-        status: How it ended.
-        done: Cells finished so far.
-        total: Cells of the run.
-        computed: False if it was in the store already.
-    """
-
-    key: Key
-    what: str
-    status: Status
-    done: int
-    total: int
-    computed: bool
+"""Seconds after which the lock is looked at again."""
 
 
 Progress = Callable[[Step], None]
@@ -102,28 +83,39 @@ def run(
     root = Path(out) if out is not None else Path("reports") / chosen.name
     places = devices(options.device)
     order = Order(
-        chosen,
-        root.absolute(),
-        data_root(chosen, options),
-        places[0],
-        options.download,
-        options.trust_program,
+        suite=chosen,
+        root=root.absolute(),
+        data=data_root(chosen, options),
+        device=places[0],
+        download=options.download,
+        trust=options.trust_program,
+        scratch=root.absolute() / SCRATCH,
     )
     with threads(chosen.threads):
-        gallery = Gallery(chosen.data.plugin, Place(order.data, order.download, chosen.seeds[0]))
-        here = Workshop(order, gallery)
-        schedule = Schedule(here.production, gallery, scope(chosen, options))
+        here = Workshop(order)
+        schedule = Schedule(here.production, here.gallery, scope(chosen, options))
         workers = _workers(options, chosen, len(places))
         name = options.executor or ("serial" if workers == 1 else "local")
-        Store(root).refuse_newer()
+        store = Store(root)
+        store.refuse_newer()
         with (
             locked(root) as lock,
+            _cleared(Shelf(root / SCRATCH)),
             closing(executor(name, order, here, devices=places, workers=workers)) as hands,
         ):
-            store = Store(root)
             store.sweep()
-            _Work(schedule, hands, lock).run(record(chosen, options), store, progress or (lambda _: None))
+            _Work(schedule, hands, lock).run(record(chosen, options), progress or (lambda _: None))
     return Run(root)
+
+
+@contextmanager
+def _cleared(shelf: Shelf) -> Iterator[None]:
+    """Leaves nothing on the shelf, and believes nothing that a killed run left there."""
+    shelf.clear()
+    try:
+        yield
+    finally:
+        shelf.clear()
 
 
 def _workers(options: Options, suite: Suite, places: int) -> int:
@@ -149,11 +141,12 @@ class _Work:
         self._running: dict[str, Task] = {}
         self._waiting: dict[str, list[Task]] = {}  # for something to be made again
         self._tries: Counter[tuple[Key, str]] = Counter()
+        self._look = 0.0
 
-    def run(self, kept: dict[str, Any], store: Store, progress: Progress) -> None:
+    def run(self, kept: dict[str, Any], progress: Progress) -> None:
         """Does everything that is not in the store."""
         self.progress = progress
-        earlier = store.seconds()
+        earlier = self.store.seconds()
         self.kept = kept | {"started": time.time(), "inputs": self.schedule.inputs, "notes": self.notes}
         for task in self.schedule.first():
             self._push(task)
@@ -179,8 +172,10 @@ class _Work:
     def _wait(self) -> None:
         found = self.hands.event(LOOK)
         self.ledger.write(done=self.done, total=self.schedule.total)
-        if found is None:
+        if time.monotonic() > self._look:
             self.lock.check()
+            self._look = time.monotonic() + LOOK
+        if found is None:
             return
         task, event = found
         task = self._running[task.name]  # less what it has done already
@@ -251,36 +246,35 @@ class _Work:
         what = what or (next(iter(task.cells), "") if isinstance(task, Measure) else PRODUCTION)
         self._tries[task.key, what] += 1
         if self._tries[task.key, what] == 1:
-            log.warning("%s of %s at %g: %s; it is tried again", what, *_named(task.key), reason)
+            log.warning(
+                "%s of %s at %g: %s; it is tried again", what, task.key.method, task.key.target_ratio, reason
+            )
             self._push(task)
         elif isinstance(task, Open):
             raise CellError(f"the parent of seed {task.seed} could not be made: {reason}")
         elif isinstance(task, Produce):
-            self._finish(task, self.schedule.failed(task, reason))
+            self._heard(task, self.schedule.failed(task, reason), computed=True)
         else:
             self._give_up(task, [what], reason)
 
     def _make_again(self, task: Task, event: Lost) -> None:
         """Has weights made again that are not those of their record; once, then it is an error."""
-        self._tries[event.key, "weights"] += 1
-        parent = task.parent if isinstance(task, Measure | Produce) else None
+        parent = None if isinstance(task, Open) else task.parent
         maker = None if parent is None else self.schedule.remade(event.key, parent)
-        if maker is None or self._tries[event.key, "weights"] > len(self._running) + 1:
-            if isinstance(task, Measure):
-                self._give_up(task, list(task.cells), event.reason)
-            elif isinstance(task, Produce):
-                self._finish(task, self.schedule.failed(task, event.reason))
-            else:
-                raise CellError(event.reason)
+        if maker is not None and maker.name in self._waiting:  # for another task that met them first
+            self._waiting[maker.name].append(task)
             return
-        if maker.name not in self._waiting:
-            self.store.lose_weights(event.key)
+        self._tries[event.key, "weights"] += 1
+        if maker is not None and self._tries[event.key, "weights"] == 1:
+            set_aside(self.store.weights_path(event.key))
+            self._waiting[maker.name] = [task]
             self._push(maker)
-        self._waiting.setdefault(maker.name, []).append(task)
-
-    def _finish(self, task: Task, event: Event) -> None:
-        """Ends a task that was given up as its worker would have."""
-        self._heard(task, event, computed=True)
+        elif isinstance(task, Measure):
+            self._give_up(task, list(task.cells), event.reason)
+        elif isinstance(task, Produce):
+            self._heard(task, self.schedule.failed(task, event.reason), computed=True)
+        else:
+            raise CellError(event.reason)
 
     def _give_up(self, task: Measure, labels: list[str], reason: str) -> None:
         for label in labels:
@@ -305,7 +299,3 @@ class _Work:
 
     def _record(self, *, seconds: float | None, **more: Any) -> None:
         self.store.write_record({**self.kept, "seconds": seconds, "spent": self.ledger.spent, **more})
-
-
-def _named(key: Key) -> tuple[str, float]:
-    return (key.method, key.target_ratio) if key.method != DENSE else ("the parent", 0.0)

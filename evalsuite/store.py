@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from evalsuite.errors import StoreError
-from evalsuite.files import awaited, set_aside, sweep, unwritable
+from evalsuite.files import set_aside, sweep, unwritable
 from evalsuite.files import write_atomically as write_atomically
 from evalsuite.records import Array, Candidate, Cost, Metric, Phase, Score, Status
 from evalsuite.sealing import (
@@ -94,6 +94,22 @@ class Store:
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Writes ``run.json``."""
         write_atomically(self.root / "run.json", json_of({"format": FORMAT, **record}))
+
+    def refuse_newer(self) -> None:
+        """Checks that no newer evalsuite wrote this folder.
+
+        Raises:
+            StoreError: If one did: what it wrote would be overwritten.
+        """
+        try:
+            found = int(json.loads((self.root / "run.json").read_bytes())["format"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return  # none there, or damaged: it is written again
+        if found > FORMAT:
+            raise StoreError(
+                f"{self.root} was written by a newer evalsuite (format {found}, this one writes {FORMAT}); "
+                "use that one, or name another folder with --out"
+            )
 
     def seconds(self) -> float | None:
         """Returns how long the last run that computed something took; ``None`` if there is none."""
@@ -223,30 +239,6 @@ class Store:
     def sweep(self) -> None:
         """Removes what killed writes left behind."""
         sweep(self.root)
-
-    def await_weights(self, key: Key, patience: float = 0.0) -> bool:
-        """Returns whether the weights of a candidate are there, at most `patience` seconds from now."""
-        return awaited(self.weights_path(key), patience)
-
-    def lose_weights(self, key: Key) -> None:
-        """Sets the weights of a candidate aside: they are not those of its record."""
-        set_aside(self.weights_path(key))
-
-    def refuse_newer(self) -> None:
-        """Checks that no newer evalsuite wrote this folder.
-
-        Raises:
-            StoreError: If one did: what it wrote would be overwritten.
-        """
-        try:
-            found = json.loads((self.root / "run.json").read_bytes())["format"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return  # none there, or damaged: it is written again
-        if isinstance(found, int) and found > FORMAT:
-            raise StoreError(
-                f"{self.root} was written by a newer evalsuite (format {found}, this one writes {FORMAT}); "
-                "use that one, or name another folder with --out"
-            )
 
     def candidate_path(self, key: Key) -> Path:
         """Returns where the record of a candidate is or belongs."""

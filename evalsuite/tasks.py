@@ -203,3 +203,24 @@ class Finished:
 
 
 Event = Begun | Ended | Opened | Produced | Lost | Stop | Died | Finished
+
+
+@dataclass(frozen=True)
+class Step:
+    """Is one finished cell, as told to a progress bar.
+
+    Attributes:
+        key: Which candidate.
+        what: ``production`` or an evaluator's label.
+        status: How it ended.
+        done: Cells finished so far.
+        total: Cells of the run.
+        computed: False if it was in the store already.
+    """
+
+    key: Key
+    what: str
+    status: Status
+    done: int
+    total: int
+    computed: bool

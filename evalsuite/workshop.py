@@ -14,16 +14,16 @@ from evalsuite.bench import Bench
 from evalsuite.choices import Choice
 from evalsuite.compat.allocator import keep_large_blocks
 from evalsuite.data.dataset import Place
+from evalsuite.data.shelf import Shelf
 from evalsuite.data.views import Gallery, View
-from evalsuite.errors import CheckpointError
 from evalsuite.evaluators.contract import Evaluator
+from evalsuite.files import awaited
 from evalsuite.given import PROGRAM
 from evalsuite.limits import limited
 from evalsuite.measuring import Attempt, attempted
-from evalsuite.models.cost import weights_digest
 from evalsuite.models.forward import BATCH_SIZE
 from evalsuite.preprocessing import doubt
-from evalsuite.production import Made, Production
+from evalsuite.production import LostError, Made, Production
 from evalsuite.randomness import address
 from evalsuite.records import Candidate
 from evalsuite.store import Key, Store
@@ -44,14 +44,6 @@ from evalsuite.tasks import (
 )
 
 log = logging.getLogger(__name__)
-
-
-class LostError(Exception):
-    """Says that weights on disk are not those of the candidate's record."""
-
-    def __init__(self, key: Key, reason: str) -> None:
-        super().__init__(reason)
-        self.key = key
 
 
 @dataclass
@@ -76,7 +68,8 @@ class Workshop:
         place = Place(order.data, order.download, suite.seeds[0])
         self.suite: Suite = suite
         self.store = Store(order.root)
-        self.gallery = gallery or Gallery(suite.data.plugin, place)
+        shelf = None if order.scratch is None else Shelf(order.scratch)
+        self.gallery = gallery or Gallery(suite.data.plugin, place, shelf=shelf)
         self.device = torch.device(order.device)
         self.production = Production(suite, self.store, self.gallery, device=self.device, trust=order.trust)
         self._evaluators: dict[str, Choice[Evaluator]] = {choice.label: choice for choice in suite.evaluators}
@@ -192,19 +185,9 @@ class Workshop:
         return self._dense[name]
 
     def _module(self, key: Key, candidate: Candidate) -> nn.Module:
-        """The network of a candidate, if it is still the one that was recorded."""
-        if candidate.model["name"] == PROGRAM:
-            return self.production.module(key, candidate)
-        self.store.await_weights(key, self._patience)
-        try:
-            model = self.production.module(key, candidate)
-        except CheckpointError as error:
-            raise LostError(key, str(error)) from error
-        if weights_digest(model) != candidate.weights:
-            raise LostError(
-                key, f"the weights of {key.method} at {key.target_ratio:g} are not those of its record"
-            )
-        return model
+        if candidate.model["name"] != PROGRAM:
+            awaited(self.store.weights_path(key), self._patience)
+        return self.production.sound_module(key, candidate)
 
     def _wanting(self, bench: Bench, share: float) -> Bench:
         """The bench with what the evaluators of the suite, taken together, want from each pass."""

@@ -17,7 +17,7 @@ HOUSE = Path(__file__).parents[1] / "evalsuite"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "randomness"),
-    ("records", "registry", "tolerances"),
+    ("records", "registry", "tolerances", "files", "limits", "resources"),
     ("choices",),
     ("compat",),
     ("metrics",),
@@ -30,14 +30,17 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sealing",),
     ("store",),
     ("lock", "ledger"),
-    ("comparison", "excess"),
+    ("comparison", "excess", "fairness"),
     ("results",),
-    ("runner", "report", "exporting"),
+    ("runner", "report", "exporting", "status"),
+    ("planned",),
     ("manifest",),
     ("checking",),
     ("api",),
     ("testing",),
     ("console",),
+    ("console_tables",),
+    ("cli_results",),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -13,6 +13,7 @@ import numpy as np
 from evalsuite.data import DATASETS
 from evalsuite.data.arrays import Arrays
 from evalsuite.data.dataset import DataSet, Place, checked, digest, loaded
+from evalsuite.data.shelf import Shelf
 from evalsuite.errors import DataError
 from evalsuite.randomness import BLOCK, blocks
 from evalsuite.records import Array, ImageSet, Split
@@ -131,11 +132,13 @@ class Gallery:
     Args:
         data: The suite's own data set, or a user's own test images.
         place: Where data is, and the seed of the changes.
+        shelf: Where large changed images are shared with other processes; in memory without one.
     """
 
-    def __init__(self, data: DataSet | ImageSet, place: Place) -> None:
+    def __init__(self, data: DataSet | ImageSet, place: Place, *, shelf: Shelf | None = None) -> None:
         self.data = data
         self.place = place
+        self._shelf = shelf
         self._kept: dict[View, ImageSet] = {}
         self._digests: dict[View, str] = {}
         self._room = BUDGET
@@ -149,7 +152,8 @@ class Gallery:
         """
         if view not in self._kept:
             made = self._made(view)
-            size = made.images.nbytes if isinstance(view.change, Change) else 0  # others stay on disk
+            on_disk = not isinstance(view.change, Change) or isinstance(made.images, np.memmap)
+            size = 0 if on_disk else made.images.nbytes
             if size > self._room:
                 return made  # made anew each time: no eviction, since runs walk the views in a circle
             self._room -= size
@@ -189,7 +193,11 @@ class Gallery:
         plain = self.images(replace(view, change=None))
         if isinstance(view.change, Stored):
             return view.change.load(plain, self.place)
-        return self._changed(plain, view.change)
+        change = view.change
+        if self._shelf is None:
+            return self._changed(plain, change)
+        images = self._shelf.array(self.digest(view), lambda: self._changed(plain, change).images)
+        return replace(plain, name=self.condition(view), images=images)
 
     def _plain(self, view: View) -> ImageSet:
         source = self._source(view.data) if view.data else self.data

@@ -40,5 +40,5 @@ def executor(name: str, order: Order, here: Workshop, *, devices: Sequence[str],
     if kind == "ray":
         from evalsuite.executors.cluster import Cluster
 
-        return Cluster(replace(order, patience=30.0), address)
+        return Cluster(replace(order, patience=30.0, scratch=None), address)
     raise UserError(unknown("executor", name, NAMES))

@@ -34,7 +34,7 @@ class Worker:
         content = packed(order)
         ours, theirs = socket.socketpair()
         with theirs:
-            self.process = subprocess.Popen(
+            self.process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
                 [sys.executable, "-m", "evalsuite.executors.worker", str(theirs.fileno()), str(os.getpid())],
                 env=_environment(order.suite.threads),
                 pass_fds=(theirs.fileno(),),

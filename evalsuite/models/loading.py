@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from evalsuite.errors import CheckpointError
 from evalsuite.models.architecture import Architecture, assemble
 from evalsuite.models.checkpoints import check_classes, load_weights, matched, read_weights
+from evalsuite.models.factors import factorise_to
 from evalsuite.models.naming import some
 from evalsuite.models.resizing import check_widths, resize_to
 
@@ -49,7 +50,7 @@ def load_candidate(
 
 
 def rebuilt(architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
-    """Returns the model of `architecture` with `weights` and their widths, in evaluation mode.
+    """Returns the model of `architecture` with `weights`, their widths and factors, in evaluation mode.
 
     As `load_candidate`, without the forward pass: for weights that are known to work.
 
@@ -60,6 +61,7 @@ def rebuilt(architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Mod
     with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away and must cost no draw
         model = assemble(architecture)
     kept = _kept(model, weights, architecture.bypass)
+    factorise_to(model, kept)
     check_classes(model, kept)
     resize_to(model, kept)
     load_weights(model, kept)

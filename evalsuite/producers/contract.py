@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -189,7 +190,18 @@ class Context:
 
 
 class Producer(ABC):
-    """Makes pruned models of a parent; derive a frozen dataclass whose fields are the keys of the suite's table."""
+    """Makes pruned models of a parent; derive a frozen dataclass whose fields are the keys of the suite's table.
+
+    Attributes:
+        dense: It prunes nothing: a control whose ratio is 0 everywhere, measured but on no curve of pruning.
+    """
+
+    dense: ClassVar[bool] = False
+
+    @property
+    def parts(self) -> tuple[Producer, ...]:
+        """Other producers that this one uses: what it makes depends on their code."""
+        return ()
 
     @abstractmethod
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:

@@ -107,6 +107,93 @@ def reliability(bins: Sequence[Mapping[str, Any]], colour: int, palette: Palette
     return _finished(chart, palette)
 
 
+def robustness(methods: Sequence[str], palette: Palette = PAGE) -> dict[str, Any]:
+    """Returns the chart of robust accuracy over the radius: the parent thin, the candidates bold.
+
+    It draws the named data set ``robust`` (method, epsilon, value and the text at).
+    """
+    import altair as alt
+
+    names = ["parent", *methods]
+    colour = alt.Color("method:N", legend=None).scale(
+        domain=names, range=[palette.muted, *palette.cycle(len(methods))]
+    )
+    shapes = ["circle", *(SHAPES[i % len(SHAPES)] for i in range(len(methods)))]
+    shape = alt.Shape("method:N", legend=None).scale(domain=names, range=shapes)
+    x = alt.X("epsilon:Q", title=None).axis(grid=False, tickCount=6, domain=True)
+    y = alt.Y("value:Q", title=None, scale=alt.Scale(domain=[0, 1])).axis(format=".0~%", tickCount=5)
+    drawn = alt.Chart(alt.NamedData("robust"))
+    layers = [
+        drawn.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, order="epsilon:Q"),
+        drawn.mark_point(filled=True, size=70, opacity=1, stroke=palette.paper, strokeWidth=1).encode(
+            x=x, y=y, color=colour, shape=shape, tooltip=_tooltip("method", "at", "radius", "accuracy")
+        ),
+    ]
+    chart = alt.layer(*layers).properties(width="container", height=240, background="transparent")
+    return _finished(chart, palette)
+
+
+def scores(colour: int, palette: Palette = PAGE) -> dict[str, Any]:
+    """Returns the histogram of a detector's scores, of the parent in grey, of a candidate in its colour.
+
+    It draws the named data set ``scores`` (model, sample, score, share); outliers are dashed.
+    """
+    import altair as alt
+
+    shade = alt.Color("model:N", legend=None).scale(
+        domain=["parent", "candidate"], range=[palette.muted, palette.cycle(colour + 1)[colour]]
+    )
+    dash = alt.StrokeDash("sample:N", legend=None).scale(domain=["known", "outliers"], range=[[1, 0], [4, 3]])
+    x = alt.X("score:Q", title=None).axis(grid=False, tickCount=3, domain=True, format=".3~g")
+    y = alt.Y("share:Q", title=None).axis(format=".0~%", tickCount=3)
+    chart = (
+        alt.Chart(alt.NamedData("scores"))
+        .mark_line(interpolate="step-after", strokeWidth=1.7)
+        .encode(x=x, y=y, color=shade, strokeDash=dash, detail="sample:N", order="score:Q")
+    )
+    return _finished(chart.properties(width="container", height=125, background="transparent"), palette)
+
+
+def slopes(
+    rows: Sequence[Mapping[str, Any]], methods: Sequence[str], palette: Palette = PAGE
+) -> dict[str, Any]:
+    """Returns the slopes of the excess error with their intervals, a line of dots per condition.
+
+    Args:
+        rows: With ``method``, ``condition``, ``slope``, ``low``, ``high``, ``wide_low``, ``wide_high`` and the
+            texts ``value``, ``images`` and ``seeds``.
+        methods: In order.
+        palette: Colours.
+    """
+    import altair as alt
+
+    x = alt.X("slope:Q", title=None).axis(tickCount=6, domain=True, grid=True)
+    y = alt.Y("condition:N", title=None, sort=None).axis(labelLimit=220, domain=False, ticks=False)
+    place = alt.YOffset("method:N", sort=list(methods))
+    colour = _colour(methods, palette)
+    shape = alt.Shape("method:N", legend=None).scale(
+        domain=list(methods), range=[SHAPES[i % len(SHAPES)] for i in range(len(methods))]
+    )
+    drawn = alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
+    zero = alt.Chart(alt.InlineData(values=[{"slope": 0}])).mark_rule(color=palette.ink, strokeWidth=1)
+    layers = [
+        zero.encode(x=x),
+        drawn.mark_rule(strokeWidth=1).encode(
+            x=alt.X("wide_low:Q"), x2="wide_high:Q", y=y, yOffset=place, color=colour
+        ),
+        drawn.mark_rule(strokeWidth=3.5).encode(
+            x=alt.X("low:Q"), x2="high:Q", y=y, yOffset=place, color=colour
+        ),
+        drawn.mark_point(filled=True, size=80, opacity=1, stroke=palette.paper, strokeWidth=1).encode(
+            x=x, y=y, yOffset=place, color=colour, shape=shape,
+            tooltip=_tooltip("method", "condition", "value", "images", "seeds"),
+        ),
+    ]  # fmt: skip
+    height = alt.Step(13)
+    chart = alt.layer(*layers).properties(width="container", height=height, background="transparent")
+    return _finished(chart, palette)
+
+
 def _colour(methods: Sequence[str], palette: Palette) -> Any:
     import altair as alt
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
@@ -12,8 +12,28 @@ if TYPE_CHECKING:
 
     from evalsuite.records import Metric
 
+PictureKind = Literal["broken", "corruption", "attack"]
 PARENT = "dense"
 """The method of the parent in a table of measurements."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Is an image for the page.
+
+    Attributes:
+        kind: What it is an example of.
+        row: Which row of a sheet it belongs to: the corruption, the attack; empty where there are no rows.
+        column: Which column: the severity, ``clean``; a title where there are no rows.
+        note: What a reader should see in it.
+        png: The image as a PNG file.
+    """
+
+    kind: PictureKind
+    row: str
+    column: str
+    note: str
+    png: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,6 +50,14 @@ class Findings:
         metrics: The definition of each metric by its name.
         record: What was run: suite, versions, git, hardware, command, seconds.
         excess: Slope of the excess error by method, seed and condition; see `evalsuite.excess`.
+        robust: Robust accuracy over the radius, radius 0 included; columns method, seed, target_ratio, ratio,
+            norm, attack, epsilon, value, n.
+        histograms: Detector scores in bins; columns method, target_ratio, ratio, detector, sample (``test`` or
+            an outlier set), group, low, high, count.
+        fairness: What holds between each two methods; columns first, second, pairs, setup, fair, why, and one
+            for each of `evalsuite.fairness.SETUPS` and ``TOTALS``.
+        pictures: Images that pruning breaks, samples of corruptions, attacked images.
+        no_pictures: Why there are none, by kind of picture.
     """
 
     measurements: pd.DataFrame
@@ -38,6 +66,11 @@ class Findings:
     metrics: Mapping[str, Metric]
     record: Mapping[str, Any]
     excess: pd.DataFrame = field(default_factory=pd.DataFrame)
+    robust: pd.DataFrame = field(default_factory=pd.DataFrame)
+    histograms: pd.DataFrame = field(default_factory=pd.DataFrame)
+    fairness: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pictures: tuple[Picture, ...] = ()
+    no_pictures: Mapping[PictureKind, str] = field(default_factory=dict)
 
 
 def methods(findings: Findings) -> list[str]:

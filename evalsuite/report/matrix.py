@@ -38,6 +38,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
 }
 """Mark and meaning of each flag of a threshold."""
 
+
 @dataclass(frozen=True, slots=True)
 class Cell:
     """Is one number of the matrix and all that is said about it.
@@ -144,9 +145,7 @@ def _legend(cells: Mapping[str, Sequence[Cell | None]], everywhere: str) -> tupl
     return explained + tuple(("everywhere", text) for mark, text in FLAGS.values() if mark in everywhere)
 
 
-def _line(
-    columns: Sequence[Column], found: Sequence[Answer | None], digits: int
-) -> tuple[Cell | None, ...]:
+def _line(columns: Sequence[Column], found: Sequence[Answer | None], digits: int) -> tuple[Cell | None, ...]:
     accuracy = found[0].row if columns[:1] == COLUMNS[:1] and found[0] is not None else None
     return tuple(_cell(one, accuracy, digits) for one in found)
 

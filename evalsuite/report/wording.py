@@ -32,9 +32,35 @@ _ACRONYMS = {
         "PGD",
         "JPEG",
         "CKA",
+        "APGD",
+        "KNN",
+        "ODIN",
+        "VIM",
+        "CE",
+        "DLR",
     )
-} | {"mce": "mCE", "rmce": "relative mCE"}
-_UNDER = ("corruptions", "noise", "attack")
+} | {"l2": "L2", "linf": "Linf"}
+_METRICS = {
+    "mce_parent": "mCE relative to the parent",
+    "relative_mce_parent": "relative mCE to the parent",
+    "accuracy_worst_corruption": "accuracy under the worst corruption",
+    "accuracy_all_corruptions": "accuracy under every corruption at once",
+    "gap_to_clean": "accuracy lost against clean images",
+}
+_GROUPS = {
+    "corruptions": "generated corruptions",
+    "corruptions official": "official corruptions",
+    "corruptions-extra": "extra generated corruptions",
+    "corruptions-extra official": "extra official corruptions",
+    "calibration-shift": "calibration under generated corruptions",
+    "calibration-shift official": "calibration under official corruptions",
+    "shift": "natural shift",
+    "attack": "white-box attacks",
+    "black-box attack": "black-box attacks",
+    "ood-near": "near OOD sets",
+    "ood-far": "far OOD sets",
+}
+_UNDER = ("noise", "attack", "black-box attack")
 _AGGREGATES = {
     "mean": "mean over the conditions",
     "minimum": "worst of the conditions",
@@ -48,23 +74,53 @@ def metric_label(name: str) -> str:
     >>> metric_label("ece_equal_width"), metric_label("msp_fpr95_ood_positive")
     ('ECE equal width', 'MSP FPR95 OOD positive')
     """
-    return " ".join(_ACRONYMS.get(word, word) for word in name.replace("_", " ").split())
+    known = _METRICS.get(name)
+    return known or " ".join(_ACRONYMS.get(word, word) for word in name.replace("_", " ").split())
+
+
+def group_label(name: str) -> str:
+    """Returns how the name of a group of conditions reads.
+
+    >>> group_label("corruptions official"), group_label("rotations")
+    ('official corruptions', 'rotations')
+    """
+    return _GROUPS.get(name) or name.replace("_", " ").replace("-", " ")
 
 
 def condition_label(name: str) -> str:
     """Returns how a condition's name reads.
 
-    >>> condition_label("gaussian_noise/5"), condition_label("linf-pgd/2:255")
-    ('gaussian noise, severity 5', 'Linf PGD, ε = 2/255')
+    >>> condition_label("gaussian_noise/5"), condition_label("fog official/3"), condition_label("linf-pgd/2:255")
+    ('gaussian noise, severity 5', 'official fog, severity 3', 'Linf PGD, ε = 2/255')
+    >>> condition_label("corruptions"), condition_label("worst black-box/2:255"), condition_label("l2-pgd/1")
+    ('all generated corruptions', 'worst black box attack, ε = 2/255', 'L2 PGD, ε = 1')
     """
-    base, _, setting = name.partition("/")
-    base = base.replace("linf", "Linf").replace("_", " ").replace("-", " ")
-    base = " ".join(_ACRONYMS.get(word, word) for word in base.split())
-    if not setting:
-        return base
-    if re.fullmatch(r"[\d.]+:\d+", setting):
-        return f"{base}, ε = {setting.replace(':', '/')}"
-    return f"{base}, severity {setting}" if setting.isdigit() else f"{base}, {setting}"
+    plain, bracket, test = name.partition(" (")  # the test's label, where several tests share a condition
+    base, _, setting = plain.partition("/")
+    joint = " " if base == "class" else ", "
+    return joint.join(filter(None, (_base(base), _setting(base, setting)))) + bracket + test
+
+
+def _base(name: str) -> str:
+    kind = name.removesuffix(" official")
+    origin = "official " if kind != name else ""
+    if kind in ("corruptions", "ood-near", "ood-far", "videos", "calibration-shift"):
+        return f"all {group_label(name)}"
+    if kind.endswith(" corruptions"):
+        return f"all {origin or 'generated '}{kind}"
+    words = kind.replace("_", " ").replace("-", " ").split()
+    if words[:1] == ["worst"] and "of" not in words:
+        words.append("attack")
+    painted = " (painted)" if kind.endswith("*") else ""
+    return origin + " ".join(_ACRONYMS.get(word, word) for word in words).removesuffix("*") + painted
+
+
+def _setting(base: str, text: str) -> str:
+    if re.fullmatch(r"[\d.]+:\d+", text):
+        return f"ε = {text.replace(':', '/')}"
+    if "l2" in base or "normalised" in base:
+        return f"ε = {text}" if text else ""
+    return f"severity {text}" if text.isdigit() and base != "class" else text
 
 
 def aggregate_label(row: Mapping[str, Any]) -> str:
@@ -72,7 +128,7 @@ def aggregate_label(row: Mapping[str, Any]) -> str:
     summary = _AGGREGATES.get(row["aggregate"])
     if summary is None:
         return condition_label(row["condition"])
-    return f"{row['group'] or row['condition']}: {summary}"
+    return f"{group_label(row['group'] or row['condition'])}: {summary}"
 
 
 def subject(row: Mapping[str, Any]) -> str:
@@ -86,7 +142,14 @@ def subject(row: Mapping[str, Any]) -> str:
         return "test accuracy" if metric == "accuracy" else f"{metric} on clean images"
     condition, comma, setting = aggregate_label(row).partition(", ")
     where = f"{condition} ({setting})" if comma else condition
-    return f"{metric} {'under' if row['group'] in _UNDER else 'on'} {where}"
+    return f"{metric} {'under' if _changed(row) else 'on'} {where}"
+
+
+def _changed(row: Mapping[str, Any]) -> bool:
+    names = f"{row['group']} {row['condition']}"
+    return row["group"] in _UNDER or any(
+        word in names for word in ("corruptions", "worst", "calibration-shift")
+    )
 
 
 def decimals(ratios: Iterable[float | None]) -> int:

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from evalsuite.report.findings import headline, methods
-from evalsuite.report.matrix import COLUMNS, EVERYTHING, matrix
+from evalsuite.report.matrix import matrix
+from evalsuite.report.questions import EVERYTHING
 from evalsuite.report.verdicts import sentences, verdict
 from evalsuite.report.wording import THIN, condition_label
 
@@ -90,12 +91,23 @@ def test_of_equal_thresholds_the_better_known_metric_is_named() -> None:
 
 def test_the_matrix_says_what_the_frame_says(findings: Findings) -> None:
     found = matrix(headline(findings.thresholds), methods(findings))
-    assert found.columns == (*COLUMNS, EVERYTHING)
+    assert [(column.title, column.note) for column in found.columns] == [
+        ("Test accuracy", ""),
+        ("Corruptions, generated", "mean"),
+        ("Corruptions, generated", "worst of 15"),
+        ("Noise", "worst of 4"),
+        ("Attack", "worst of 6"),
+        ("OOD, near", "worst"),
+        ("OOD, far", "worst of 2"),
+        ("Calibration", ""),
+        ("Similarity", ""),
+        (EVERYTHING.title, EVERYTHING.note),
+    ]
     table = findings.thresholds[findings.thresholds["seed"] == "all"]
     for method in methods(findings):
         mine = table[table["method"] == method]
         single = mine[mine["aggregate"] == "single"]
-        accuracy, mean, worst, noise, attack, near, far, ece, everything = (
+        accuracy, mean, worst, noise, attack, near, far, ece, alike, everything = (
             cell.row["potential"] for cell in found.cells[method] if cell is not None
         )
         assert (
@@ -103,7 +115,8 @@ def test_the_matrix_says_what_the_frame_says(findings: Findings) -> None:
             == single[(single["metric"] == "accuracy") & (single["condition"] == "clean")]["potential"].item()
         )
         corrupted = single[(single["group"] == "corruptions") & (single["metric"] == "accuracy")]["potential"]
-        assert mean == pytest.approx(corrupted.mean())
+        of_mean = mine[(mine["aggregate"] == "of-mean") & (mine["metric"] == "accuracy")]
+        assert mean == of_mean["potential"].item()
         assert worst == corrupted.min()
         assert noise == single[single["group"] == "noise"]["potential"].min()
         assert attack == single[single["group"] == "attack"]["potential"].min()
@@ -111,6 +124,8 @@ def test_the_matrix_says_what_the_frame_says(findings: Findings) -> None:
         assert near == auroc[auroc["group"] == "ood-near"]["potential"].min()
         assert far == auroc[auroc["group"] == "ood-far"]["potential"].min()
         assert ece == single[single["metric"] == "ece_equal_width"]["potential"].item()
+        agreement = single[(single["metric"] == "agreement") & (single["condition"] == "clean")]
+        assert alike == agreement["potential"].item()
         assert everything == single["potential"].min()
 
 
@@ -221,7 +236,7 @@ def test_what_is_true_of_every_cell_is_said_once() -> None:
         row("ece_equal_width", "clean", 0.8, **wide, non_monotone=True),
     ]
     found = matrix(rows, ["magnitude"])
-    assert [cell.marks for cell in found.cells["magnitude"] if cell is not None] == ["", "†", ""]
+    assert [cell.marks for cell in found.cells["magnitude"] if cell is not None] == ["", "†", "†"]
     assert [mark for mark, _ in found.legend] == ["†", "everywhere"]
     assert all(
         "wider than the tolerance" in cell.tip for cell in found.cells["magnitude"] if cell is not None

@@ -79,7 +79,9 @@ def test_doubted_numbers_are_shown_once_per_check(findings: Findings) -> None:
     table = findings.measurements
     assert trust.doubts(table) == []
     doubted = (table["method"] == "random") & (table["condition"] == "clean")
-    flagged = table.assign(flags=table["flags"].where(~doubted, "The gradients of 12 % of the images are zero."))
+    flagged = table.assign(
+        flags=table["flags"].where(~doubted, "The gradients of 12 % of the images are zero.")
+    )
     found = trust.doubts(flagged)
     assert {doubt.text for doubt in found} == {"The gradients of 12 % of the images are zero."}
     assert sum(doubt.cells for doubt in found) == doubted.sum()

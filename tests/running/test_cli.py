@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -12,12 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
-from evalsuite import cli, console
+from evalsuite import Run, cli, console
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from evalsuite import Run
 
 Command = Any
 
@@ -64,6 +63,46 @@ def test_report_prints_the_full_path(command: Command, done: Run, tmp_path: Path
     assert command("report", path) == (0, f"Report: {path / 'index.html'}\n", "")
 
 
+def test_threshold_draws_conclusions_at_another_tolerance_without_torch(command: Command, done: Run) -> None:
+    code, out, err = command(
+        "threshold", done.path, "--metric", "accuracy@clean", "--tolerance", "0.2", "--json"
+    )
+    assert (code, err) == (0, "")
+    rows = {row["method"]: row for row in json.loads(out)}
+    expected = Run(done.path, tolerances={"accuracy": {"clean": 0.2}}).thresholds().query("seed == 'all'")
+    assert {m: row["potential"] for m, row in rows.items()} == dict(
+        zip(expected["method"], expected["potential"], strict=True)
+    )
+    assert all(row["certified"] is not None and row["tolerance"] == 0.2 for row in rows.values())
+
+
+def test_threshold_prints_a_line_for_every_threshold_of_the_suite(command: Command, done: Run) -> None:
+    code, out, err = command("threshold", done.path)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 1 + len(done.thresholds().query("seed == 'all'"))
+    assert "certified" in out.splitlines()[0]
+
+
+def test_threshold_names_the_nearest_metric(command: Command, done: Run) -> None:
+    code, out, err = command("threshold", done.path, "--metric", "acuracy")
+    assert (code, out) == (2, "")
+    assert "unknown metric with a tolerance in this run 'acuracy': did you mean 'accuracy'" in err
+
+
+def test_export_writes_the_tables(command: Command, done: Run, tmp_path: Path) -> None:
+    assert command("export", done.path, "--out", tmp_path / "x") == (0, f"Tables: {tmp_path / 'x'}\n", "")
+    assert (tmp_path / "x" / "thresholds.csv").read_bytes() == (done.path / "thresholds.csv").read_bytes()
+    code, _, err = command("export", done.path, "--format", "excel")
+    assert (code, "unknown export format 'excel'" in err) == (2, True)
+
+
+def test_plan_says_how_many_images_a_tolerance_needs(command: Command) -> None:
+    code, out, _ = command("plan", "--tolerance", "0.02", "--spread", "0.01")
+    assert code == 0
+    assert out.startswith("1,024 images certify a drop of at most 0.02 in 80% of the tests\n")
+    assert "seeds do so for the method" in out
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -72,6 +111,14 @@ def test_report_prints_the_full_path(command: Command, done: Run, tmp_path: Path
         ),
         pytest.param(["run", "gone.toml"], "suite gone.toml: no such file", id="suite file"),
         pytest.param(["run", "--device", "cuda:99"], "device 'cuda:99' is not there", id="device"),
+        pytest.param(
+            ["run", "--workers", "0"], "found --workers 0, expected a number from 1 on, or auto", id="workers"
+        ),
+        pytest.param(
+            ["run", "--executor", "rai"], "unknown executor 'rai': did you mean 'ray'", id="executor"
+        ),
+        pytest.param(["run", "--only", "accurracy"], "--only accurracy: unknown test or method", id="only"),
+        pytest.param(["status", "gone"], "gone is not a run folder: it has no run.json", id="status"),
         pytest.param(["run", "--seed", "-1"], "found seed -1, expected an integer from 0 on", id="seed"),
         pytest.param(
             ["run", "--data", "gone"], "--data names the data folder gone, which does not exist", id="data"
@@ -139,6 +186,38 @@ def test_a_failed_cell_is_exit_code_1_and_told(
     assert "no numbers" not in out
 
 
+def test_a_plan_and_a_status_are_tables_and_write_nothing(
+    command: Command, done: Run, tiny: Path, tmp_path: Path
+) -> None:
+    path = copied(done, tmp_path)
+    (path / "cells/magnitude/seed-0/0.5/ood.cell").unlink()
+    before = sorted((file, file.stat().st_mtime_ns) for file in path.rglob("*"))
+    code, out, err = command("run", tiny, "--out", path, "--dry-run")
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:3] for line in out.splitlines()}
+    assert rows["ood"] == ["4", "1"]
+    assert rows["noise"] == ["5", "0"]
+    assert "Together 1 cells" in out
+    code, out, err = command("status", path)
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:5] for line in out.splitlines()}
+    assert rows["ood"] == ["4", "0", "0", "1"]
+    assert "1 cells are left, nobody works on it; time left: about" in out
+    assert sorted((file, file.stat().st_mtime_ns) for file in path.rglob("*")) == before
+    assert "Everything is done." in command("status", done.path)[1]
+
+
+def test_workers_are_as_good_as_one(command: Command, done: Run, tiny: Path, tmp_path: Path) -> None:
+    path = copied(done, tmp_path)
+    victim = path / "cells/magnitude/seed-0/0.5/ood.cell"
+    data = victim.read_bytes()
+    victim.unlink()
+    code, out, err = command("run", tiny, "--out", path, "--workers", "auto", "--executor", "local")
+    assert (code, err) == (0, "")
+    assert "Spent: production" in out
+    assert victim.read_bytes() == data
+
+
 def test_an_interrupt_is_one_sentence(
     command: Command, suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -203,7 +282,7 @@ def test_a_listing_on_a_terminal_breaks_no_word(
     assert name in out
     assert defined in out  # in one piece
     assert text.split()[0] in out
-    assert len(out.splitlines()) <= (1 if width == 200 else 4) * (1 + len(places))
+    assert len(out.splitlines()) <= (1 if width == 200 else 5) * (1 + len(places))
 
 
 def test_a_run_on_a_terminal_shows_a_bar(

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from shutil import which
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 KILLS = 200
+MOUNT, UMOUNT = which("mount") or "mount", which("umount") or "umount"
 
 SMALL = """
 name = "small"
@@ -184,12 +186,12 @@ def _narrow(tmp_path: Path) -> object:
     path = tmp_path / "narrow"
     path.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)], capture_output=True, check=False
+        [MOUNT, "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(path)], capture_output=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.decode().strip()}")
     yield path
-    subprocess.run(["umount", str(path)], check=True)
+    subprocess.run([UMOUNT, str(path)], check=True)
 
 
 def test_a_run_on_a_disk_that_is_really_full_goes_on_when_there_is_room(
@@ -198,7 +200,7 @@ def test_a_run_on_a_disk_that_is_really_full_goes_on_when_there_is_room(
     whole = runner.run(small, out=tmp_path / "whole")
     filler = narrow / "filler"
     filler.write_bytes(b"x" * 180_000)
-    with pytest.raises(StoreError, match="cannot be written.*No space left on device"):
+    with pytest.raises(StoreError, match=r"cannot be written.*No space left on device"):
         runner.run(small, out=narrow / "run")
     filler.unlink()
     again = runner.run(small, out=narrow / "run")

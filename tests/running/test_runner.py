@@ -488,6 +488,8 @@ def test_one_seed_can_be_asked_for(suite_file: Callable[..., Path], tmp_path: Pa
         ("gpu", r"unknown device 'gpu': expected cpu, cuda or cuda:<number>"),
         ("", r"unknown device ''"),
         ("meta", r"device 'meta' is not there"),
+        ("cuda:98,99", r"device 'cuda:98' is not there"),
+        ("cpu,cpu", r"--device cpu,cpu: cpu is there twice; name each once"),
     ],
 )
 def test_a_device_that_is_not_there_is_said(name: str, sentence: str, tiny: Path, tmp_path: Path) -> None:

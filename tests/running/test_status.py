@@ -192,6 +192,19 @@ def test_weights_that_changed_on_disk_are_made_again_and_never_measured(
     assert cell.read_bytes() == before
 
 
+def test_nothing_is_made_of_weights_that_changed_on_disk(done: Run, tiny: Path, tmp_path: Path) -> None:
+    path = copied(done, tmp_path)
+    store = Store(path)
+    first, second = (store.weights_path(Key("magnitude", 0, ratio)) for ratio in (0.5, 0.8))
+    whole = first.read_bytes(), second.read_bytes()
+    data = bytearray(whole[0])
+    data[-7] ^= 1
+    first.write_bytes(bytes(data))
+    second.unlink()  # so that it is made of the first
+    assert runner.run(tiny, out=path).failures.empty
+    assert (first.read_bytes(), second.read_bytes()) == whole
+
+
 def test_costs_are_summed_over_runs_and_stand_in_no_cell(done: Run, tiny: Path, tmp_path: Path) -> None:
     spent = done.record["spent"]
     assert {name: one["cells"] for name, one in spent.items()} == dict.fromkeys(["production", *TESTS], 5)

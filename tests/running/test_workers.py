@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,12 @@ import pytest
 
 from evalsuite import runner
 from evalsuite.errors import UserError
+from evalsuite.executors import executor
+from evalsuite.executors.local import Local
 from evalsuite.provenance import Options
+from evalsuite.suite import load
+from evalsuite.tasks import Order
+from evalsuite.workshop import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,6 +130,14 @@ def test_two_workers_write_the_same_bytes_as_one_after_the_other(
     assert not (tmp_path / "two" / "running.json").exists()
 
 
+def test_devices_are_dealt_to_workers_in_turn(tiny: Path, tmp_path: Path) -> None:
+    order = Order(load(tiny), tmp_path)
+    hands = executor("local", order, Workshop(order), devices=("cuda:0", "cuda:1"), workers=3)
+    assert isinstance(hands, Local)
+    assert [one.device for one in hands._orders] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert hands.slots == 3
+
+
 def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again(tmp_path: Path) -> None:
     suite = hurting(tmp_path, times=1, how="die")
     hurt = runner.run(suite, out=tmp_path / "hurt", options=TWO)
@@ -177,10 +191,6 @@ def test_out_of_memory_is_tried_again_with_half_the_batch(executor: str, tmp_pat
 
 
 def test_a_suite_that_cannot_be_sent_is_told_how(suite_file: Callable[..., Path], tmp_path: Path) -> None:
-    from dataclasses import dataclass, replace
-
-    from evalsuite.suite import load
-
     suite = load(suite_file())
 
     @dataclass(frozen=True)

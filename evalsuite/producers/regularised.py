@@ -1,0 +1,217 @@
+"""Filters that a growing penalty pushes out before they are removed: GReg-1, GReg-2 and TPP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from evalsuite.errors import SuiteError
+from evalsuite.models.surgery import remove_channels
+from evalsuite.producers.contract import Context, Producer
+from evalsuite.producers.filters import per_filter
+from evalsuite.producers.shrinking import Goal, Kept, groups, nearest, ranks, removed, shrinking, uniform
+from evalsuite.training.hooks import Hooks
+from evalsuite.training.recipe import Recipe
+
+Strength = Callable[[float], float]
+"""From an epoch to the factor of the L2 penalty."""
+
+
+@dataclass(frozen=True)
+class Pushing:
+    """Is how hard and how long filters are pushed.
+
+    Attributes:
+        epochs: Of the whole phase; 0 is as many as the retraining's.
+        ceiling: The largest factor of the penalty.
+        hold: Share of the phase for which the factor stays there.
+        learning_rate: Constant; 0 takes the retraining's schedule.
+    """
+
+    epochs: int = 0
+    ceiling: float = 1.0
+    hold: float = 1 / 11
+    learning_rate: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.epochs < 0 or self.ceiling <= 0 or not 0 <= self.hold < 1 or self.learning_rate < 0:
+            raise SuiteError(
+                f"found epochs = {self.epochs}, ceiling = {self.ceiling:g}, hold = {self.hold:g} and learning_rate "
+                f"= {self.learning_rate:g}, expected epochs and a rate from 0 on, a ceiling above 0 and a share below 1"
+            )
+
+    def recipe(self, retraining: Recipe) -> Recipe:
+        """Returns the recipe of the phase."""
+        epochs = self.epochs or retraining.epochs
+        if not self.learning_rate:
+            return replace(retraining, epochs=epochs)
+        return replace(
+            retraining,
+            epochs=epochs,
+            learning_rate=self.learning_rate,
+            schedule="constant",
+            milestones=(),
+            rates=(),
+            floor=0.0,
+            warmup_epochs=0.0,
+        )
+
+    def strength(self, epochs: float) -> Strength:
+        """Returns the factor that grows evenly to the ceiling and stays there."""
+        return lambda at: self.ceiling * min(1.0, at / ((1 - self.hold) * epochs))
+
+
+@dataclass(frozen=True)
+class GReg1(Pushing, Producer):
+    """GReg-1: the filters of least mean |w| are picked, an L2 penalty on them alone grows, then they are removed.
+
+    The paper adds 1e-4 to the factor every 10 steps (CIFAR) until it is 1, and holds for 10 000: with the
+    default `ceiling` and `hold` the factor is the same function of the step if the phase has 110 000 steps.
+
+    References:
+        Wang et al. 2021, arXiv 2012.09243, section 3.1. Differs from the paper in that the factor grows at
+        every step by a part of the phase, and that no layer stops early when its picked weights have vanished.
+    """
+
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        """Yields models whose number of parameters is as near to the target as whole filters allow."""
+
+        def step(model: nn.Module, goal: Goal) -> nn.Module:
+            kept = picked(model, goal)
+            recipe = self.recipe(context.recipe)
+            push = pushing(removed(kept, model), self.strength(recipe.epochs))
+            context.fit(model, goal.ratio, recipe=recipe, hooks=Hooks(before_step=push))
+            return remove_channels(model, kept)
+
+        return shrinking(parent, ratios, context, step)
+
+
+@dataclass(frozen=True)
+class GReg2(Pushing, Producer):
+    """GReg-2: an L2 penalty on all filters grows a little and parts them, then the picked ones are pushed out.
+
+    Attributes:
+        parting: Factor at which the filters are picked.
+        share: Of the epochs until then, at least one.
+
+    References:
+        Wang et al. 2021, arXiv 2012.09243, section 3.2: up to 1e-2 on all; then it grows on the picked and
+        falls on the kept, here at the same pace and never below zero. Otherwise as `GReg1`.
+    """
+
+    parting: float = 1e-2
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.parting < self.ceiling or not 0 < self.share < 1:
+            raise SuiteError(
+                f"greg-2: found parting = {self.parting:g} and share = {self.share:g}, expected a factor above 0 and "
+                "below the ceiling, and a share between 0 and 1"
+            )
+
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        """Yields models whose number of parameters is as near to the target as whole filters allow."""
+
+        def step(model: nn.Module, goal: Goal) -> nn.Module:
+            recipe = self.recipe(context.recipe)
+            first = replace(recipe, epochs=max(1, round(self.share * recipe.epochs)))
+            rest = replace(recipe, epochs=max(1, recipe.epochs - first.epochs))
+            everything = {
+                name: torch.ones(group.channels, dtype=torch.bool) for name, group in groups(model).items()
+            }
+            growing = pushing(everything, lambda at: self.parting * at / first.epochs)
+            context.fit(model, goal.ratio, recipe=first, hooks=Hooks(before_step=growing))
+            kept = picked(model, goal)
+            away = removed(kept, model)
+            grow = pushing(away, lambda at: max(self.parting, self.strength(rest.epochs)(at)))
+            spare = pushing(
+                {name: ~mask for name, mask in away.items()},
+                lambda at: max(0.0, self.parting - self.strength(rest.epochs)(at)),
+            )
+
+            def both(trained: nn.Module, at: float) -> None:
+                grow(trained, at)
+                spare(trained, at)
+
+            context.fit(model, goal.ratio, recipe=rest, hooks=Hooks(before_step=both))
+            return remove_channels(model, kept)
+
+        return shrinking(parent, ratios, context, step)
+
+
+@dataclass(frozen=True)
+class TrainabilityPreserving(Pushing, Producer):
+    """Trainability-preserving pruning (TPP): filters to be removed are decorrelated from all others and pushed out.
+
+    Attributes:
+        decorrelation: Weight of the Gram matrices in the loss.
+
+    References:
+        Wang and Fu 2023, arXiv 2207.12534, equations 3 to 5: the entries of W W^T in the rows and columns of
+        the picked filters are pulled to zero, and the growing L2 penalty holds for the picked filters and
+        for the scale and shift of their batch norm. The mean of the squared entries is taken, summed over
+        layers (the paper does not say sum or mean). The growth is that of `GReg1`.
+    """
+
+    decorrelation: float = 1000.0
+
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        """Yields models whose number of parameters is as near to the target as whole filters allow."""
+
+        def step(model: nn.Module, goal: Goal) -> nn.Module:
+            kept = picked(model, goal)
+            away = removed(kept, model)
+            norms = {norm: away[name] for name, group in groups(model).items() for norm in group.norms}
+            recipe = self.recipe(context.recipe)
+            hooks = Hooks(
+                penalty=lambda trained: self.decorrelation * correlation(trained, away),
+                before_step=pushing({**away, **norms}, self.strength(recipe.epochs)),
+            )
+            context.fit(model, goal.ratio, recipe=recipe, hooks=hooks)
+            return remove_channels(model, kept)
+
+        return shrinking(parent, ratios, context, step)
+
+
+def picked(model: nn.Module, goal: Goal) -> Kept:
+    """Returns the filters that stay: the same share of each layer, those of largest mean |w|."""
+    scores = per_filter(model, lambda filters: filters.abs().mean((1, 2, 3)))
+    return nearest(model, ranks(scores), uniform(goal.widths), goal.budget)
+
+
+def pushing(masks: Mapping[str, Tensor], strength: Strength) -> Callable[[nn.Module, float], None]:
+    """Returns a hook that adds ``strength(at) w`` to the gradients of some filters, and of their biases.
+
+    Args:
+        masks: Names of layers to bool (out,): True is pushed.
+        strength: Factor of the penalty by epoch.
+    """
+
+    def push(model: nn.Module, at: float) -> None:
+        factor = strength(at)
+        for name, mask in masks.items():
+            for parameter in model.get_submodule(name).parameters(recurse=False):
+                if parameter.grad is not None:
+                    chosen = mask.to(parameter).view(-1, *[1] * (parameter.dim() - 1))
+                    parameter.grad.add_(parameter.detach() * chosen, alpha=factor)
+
+    return push
+
+
+def correlation(model: nn.Module, masks: Mapping[str, Tensor]) -> Tensor:
+    """Returns the mean squared entry of W W^T in rows and columns of the filters to be removed, summed over layers.
+
+    Args:
+        model: Gradients flow to its weights.
+        masks: Names of layers to bool (out,): True is to be removed.
+    """
+    total = next(model.parameters()).new_zeros(())
+    for name, mask in masks.items():
+        filters = model.get_submodule(name).get_parameter("weight").flatten(1)
+        apart = mask[:, None] | mask[None, :]
+        total = total + (filters @ filters.T)[apart].square().sum() / len(filters) ** 2
+    return total

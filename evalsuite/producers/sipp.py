@@ -1,0 +1,150 @@
+"""SiPP: weights are pruned by how much of a neuron's output they carry on real images."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from evalsuite.producers.budget import CONSTANT, FAILURE, Groups, samples
+from evalsuite.producers.contract import Context
+from evalsuite.producers.sensitivity import Sensitivity, scores_of, sensitivities
+from evalsuite.producers.weights import Scores, WeightProducer, best, weights_of
+from evalsuite.randomness import generator
+from evalsuite.records import Floats
+
+
+@dataclass(frozen=True)
+class Sipp(WeightProducer):
+    """SiPP, deterministic: the weights of largest empirical sensitivity stay, wherever they are.
+
+    Attributes:
+        images: Training images that are looked at.
+
+    References:
+        Baykal et al. 2019, arXiv 1910.05422, "SiPPDet"; "SiPP" of Liebenwein et al. 2021, "Lost in Pruning".
+        Their images come from the validation split, 183 for a ResNet-20, and weights without a gradient are
+        dropped besides; here it is `images` training images, and nothing else is dropped.
+    """
+
+    images: int = 128
+
+    def scores(self, model: nn.Module, context: Context) -> Scores:
+        """Returns sensitivities: mean over patches, largest over images."""
+        images, _ = context.batch(self.images, "sipp")
+        return scores_of(sensitivities(model, images, reduction="mean"))
+
+
+@dataclass(frozen=True)
+class SampledSipp(WeightProducer):
+    """Samples weights by sensitivity, filter by filter and sign by sign, and rescales those that stay."""
+
+    images: int = 128
+
+    @abstractmethod
+    def sampled(self, groups: Groups, counts: Floats) -> NDArray[np.bool_]:
+        """Returns which groups are sampled if they get `counts` samples; the others keep their best."""
+
+    def scores(self, model: nn.Module, context: Context) -> Scores:
+        """Returns sensitivities: largest over patches and images."""
+        images, _ = context.batch(self.images, "sipp")
+        return scores_of(sensitivities(model, images, reduction="max"))
+
+    def masks(self, model: nn.Module, keep: int, context: Context) -> dict[str, Tensor]:
+        """Returns masks of `keep` weights and rescales the sampled ones of `model`, in place.
+
+        A weight with sensitivity share p of a group that gets m samples has the rate ``m p``. With E a
+        standard exponential draw its rank is ``m p / E``, and the largest ranks stay: drawing without
+        replacement in the order in which sampling with replacement would first meet the weights. Where t is
+        the largest rank that goes, a weight is there with probability ``1 - exp(-m p / t)``, by whose
+        inverse it is multiplied, so that every neuron's sum keeps its expectation. A group that is not
+        sampled keeps its m most sensitive weights as they are.
+        """
+        images, _ = context.batch(self.images, "sipp")
+        found = sensitivities(model, images, reduction="max")
+        groups = grouped(model, found)
+        counts = samples(groups, keep, self.sampled)
+        random = self.sampled(groups, counts)[groups.of]
+        rates = counts[groups.of] * groups.shares
+        waiting = generator(context.seed, "sipp", int(groups.alive.sum())).exponential(size=len(rates))
+        ranks = np.where(random, rates / waiting, counts[groups.of] / (1 + groups.order))
+        masks = best(model, _split(model, ranks), keep)
+        _rescale(model, masks, ranks, np.where(random, rates, np.inf))
+        return masks
+
+
+@dataclass(frozen=True)
+class SippRandom(SampledSipp):
+    """SiPP, randomised: weights are sampled in proportion to sensitivity and rescaled to keep expectations.
+
+    References:
+        Baykal et al. 2019, arXiv 1910.05422, "SiPPRand". The number of samples per filter and sign minimises
+        the sum of the published error bounds, as in lucaslie/torchprune; see `evalsuite.producers.budget`,
+        which solves that convex program through its dual. Differs from there in that exactly the wanted
+        number of weights stays: sampling stops at it, and is reweighted by inclusion probabilities (Cohen
+        and Kaplan 2007, bottom-k sketches) instead of by how often a weight was drawn.
+    """
+
+    def sampled(self, groups: Groups, counts: Floats) -> NDArray[np.bool_]:  # noqa: ARG002  # the contract's
+        """Returns True: all of them."""
+        return np.ones(len(groups.sums), dtype=np.bool_)
+
+
+@dataclass(frozen=True)
+class SippHybrid(SampledSipp):
+    """SiPP, hybrid: each filter and sign is sampled or keeps its best, whichever has the smaller error bound.
+
+    References:
+        Baykal et al. 2019, arXiv 1910.05422, "SiPPHybrid", with the allocation and the deviations of
+        `SippRandom`.
+    """
+
+    def sampled(self, groups: Groups, counts: Floats) -> NDArray[np.bool_]:
+        """Returns where the bound of sampling is below `CONSTANT` times the sensitivity that would go."""
+        gone = np.where(groups.order >= np.ceil(counts)[groups.of], groups.values, 0.0)
+        kept_bound = CONSTANT * np.bincount(groups.of, weights=gone, minlength=len(groups.sums))
+        return np.asarray(kept_bound > groups.bounds(np.ceil(counts)), dtype=np.bool_)
+
+
+def grouped(model: nn.Module, found: Mapping[str, Sensitivity]) -> Groups:
+    """Returns the weights of `model` by filter and sign, with what the bounds need to know of each group."""
+    values, of, slack, weight = [], [], [], []
+    first = 0
+    for name, tensor in weights_of(model).items():
+        filters, flat = tensor.shape[0], tensor.flatten(1).cpu().numpy()
+        own = found[name].values.flatten(1).double().cpu().numpy()
+        of.append((first + 2 * np.arange(filters)[:, None] + (flat < 0)).ravel())
+        values.append(np.where(flat != 0, own, 0.0).ravel())
+        kernel = math.prod(tensor.shape[2:])
+        constant = 2 * CONSTANT * math.log(8 * (found[name].patches + 1) * kernel / FAILURE)
+        slack.append(np.full(2 * filters, constant))
+        weight.append(np.full(2 * filters, 1 / filters))
+        first += 2 * filters
+    return Groups(*(np.concatenate(one) for one in (values, of, slack, weight)))
+
+
+def _split(model: nn.Module, flat: Floats) -> dict[str, Tensor]:
+    """A vector over all weights as one tensor per layer."""
+    weights = weights_of(model)
+    parts = torch.split(torch.from_numpy(flat), [weight.numel() for weight in weights.values()])
+    return {name: part.view(weights[name].shape) for name, part in zip(weights, parts, strict=True)}
+
+
+def _rescale(model: nn.Module, masks: Mapping[str, Tensor], ranks: Floats, rates: Floats) -> None:
+    """Divides the weights that stay by the probability that they do; those with an infinite rate always do."""
+    kept = torch.cat([mask.flatten() for mask in masks.values()]).numpy()
+    there = torch.cat([weight.flatten() != 0 for weight in weights_of(model).values()]).cpu().numpy()
+    threshold = ranks[there & ~kept & np.isfinite(rates)].max(initial=0.0)
+    if threshold == 0:  # everything stays
+        return
+    chance = -np.expm1(-rates / threshold)
+    chance[~kept | (ranks < threshold) | (rates == 0)] = 1.0  # a layer's best stays whatever its rank
+    for name, one in _split(model, chance).items():
+        weight = model.get_submodule(name).get_parameter("weight").data
+        weight.div_(one.to(weight))
