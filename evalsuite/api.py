@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from evalsuite.checking import Question, suite_of, verdicts
 from evalsuite.choices import choose
 from evalsuite.data import DATASETS
 from evalsuite.errors import DataError
+from evalsuite.exhibits import exhibits
 from evalsuite.exporting import export, tables
 from evalsuite.provenance import Options, data_root
 from evalsuite.randomness import address
@@ -20,7 +22,8 @@ from evalsuite.records import ImageSet, Score
 from evalsuite.report import write
 from evalsuite.report.findings import Findings
 from evalsuite.results import Run
-from evalsuite.suite import Suite
+from evalsuite.samples import kept
+from evalsuite.suite import Suite, load
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
     from evalsuite.data.dataset import DataSet
     from evalsuite.evaluators.contract import Evaluator
     from evalsuite.runner import Progress
+
+log = logging.getLogger(__name__)
 
 Table = Mapping[str, Any]
 """A plug-in's name and settings, as a table of a suite."""
@@ -60,8 +65,32 @@ def run(
     from evalsuite.runner import run as computed  # torch takes seconds to import
 
     found = computed(suite, out=out, options=options, progress=progress)
+    _keep_pictures(found, suite, options or Options())
     publish(found)
     return found
+
+
+def _keep_pictures(found: Run, suite: Suite | str | Path, options: Options) -> None:
+    """Writes the pictures of a run into its folder, if they are not there: they need data and models."""
+    from evalsuite.attacked import attacked
+    from evalsuite.data.dataset import Place
+    from evalsuite.data.views import Gallery
+    from evalsuite.samples import is_kept, keep
+
+    if is_kept(found):
+        return
+    chosen = options.applied(suite if isinstance(suite, Suite) else load(suite))
+    gallery = Gallery(
+        chosen.data.plugin, Place(data_root(chosen, options), options.download, chosen.seeds[0])
+    )
+    try:
+        attacks = attacked(found, chosen, gallery)
+    except Exception:
+        log.warning(
+            "no attacked images for the report", exc_info=True
+        )  # a picture may not cost a run its report
+        attacks = []
+    keep(found, gallery, attacks=attacks)
 
 
 def publish(found: Run | Path | str) -> Path:
@@ -79,7 +108,24 @@ def publish(found: Run | Path | str) -> Path:
     """
     results = found if isinstance(found, Run) else Run(found)
     export(results, "csv", results.path)
-    return write(Findings(**tables(results), metrics=results.metrics, record=results.record), results.path)
+    return write(findings(results), results.path)
+
+
+def findings(run: Run) -> Findings:
+    """Returns everything that the report of a run is made from.
+
+    Raises:
+        StoreError: If the run holds no finished cell.
+    """
+    pictures, missing = kept(run.path)
+    return Findings(
+        **tables(run),
+        **exhibits(run),
+        metrics=run.metrics,
+        record=run.record,
+        pictures=pictures,
+        no_pictures=missing,
+    )
 
 
 def check(

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from evalsuite.results import Run
 
 FLAGS = ("censored", "infeasible", "non_monotone", "incomplete", "underpowered")
+PARTIAL = r"\*| corruptions\b|corruptions[^/]*/"
+"""Conditions that the report shows and a summary leaves out: painted frost, means of a family, of a severity."""
 UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 
 
@@ -34,7 +36,8 @@ def print_summary(found: Run) -> None:
     worst = headline["aggregate"] == "minimum"
     grouped = pd.MultiIndex.from_frame(headline.loc[worst, ["metric", "group"]])
     alone = ~pd.MultiIndex.from_frame(headline[["metric", "group"]]).isin(grouped)
-    chosen = headline[worst | alone]  # of a group the worst condition; the report has them all
+    partial = headline["condition"].str.contains(PARTIAL, regex=True)
+    chosen = headline[worst | (alone & ~partial)]  # of a group the worst condition; the report has them all
     if chosen.empty:
         return
     table = Table(

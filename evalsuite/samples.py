@@ -1,70 +1,128 @@
-"""The images that a report shows: those that pruning breaks, and one under every corruption and noise.
+"""The images that a report shows: those that pruning breaks, one under every corruption and noise, attacked ones.
 
-The run keeps no pixels. They are had again from the data set when the report is written: changes of images have
-addresses, so that what is shown is what was measured. Where the data is not at hand, the report says so.
+Cells keep no pixels. When a run has ended, the images are had again from its data set: changes of images have
+addresses, so that what is shown is what was measured. They go into one small file beside the cells, ``pictures.json``,
+so that a report can be written again where neither data nor models are at hand.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import base64
+import binascii
+import hashlib
 import io
+import json
 import re
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from evalsuite.choices import choose
-from evalsuite.data import DATASETS
 from evalsuite.data.archives import Official
-from evalsuite.data.dataset import Place
 from evalsuite.data.noises import RandomNoise
 from evalsuite.data.views import Change, Corruption, Gallery, View
 from evalsuite.errors import DataError, UserError
 from evalsuite.report.findings import Picture, PictureKind
-from evalsuite.store import Key
+from evalsuite.store import Key, write_atomically
 from evalsuite.suite import DENSE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     from evalsuite.records import Array, ImageSet
     from evalsuite.results import Run
 
+NAME = "pictures.json"
+KINDS: tuple[PictureKind, ...] = get_args(PictureKind)
+_LACKING: Mapping[PictureKind, str] = {
+    "broken": "the run has kept none; start it again, nothing is computed twice",
+    "corruption": "the run has kept none; start it again, nothing is computed twice",
+    "attack": "no attack with gradients was run, or it broke none of the images that were looked at",
+}
 BROKEN = 12
 """How many broken images are shown."""
 SIDE = 48
 """Pixels of the longer side from which on an image is made smaller."""
 _CORRUPTED = re.compile(r"(?P<kind>\w+)\*?(?P<official> official)?/(?P<severity>[1-5])")
 _NOISE = re.compile(r"(?P<kind>uniform|gaussian)/(?P<epsilon>[\d.]+):255")
-Found = tuple[tuple[Picture, ...], dict[PictureKind, str]]
+Found = tuple[tuple[Picture, ...], Mapping[PictureKind, str]]
 
 
-def pictures(run: Run, root: Path | None) -> Found:
-    """Returns the pictures of a run, and why there are none, by kind.
+def keep(run: Run, gallery: Gallery, *, attacks: Sequence[Picture] = ()) -> Path:
+    """Writes the pictures of a run into its folder, and returns the path of the file.
 
     Args:
-        run: The run.
-        root: Folder with the user's data; ``None`` if none was named.
+        run: A run that has ended.
+        gallery: Its images.
+        attacks: Pictures that need the models; see `evalsuite.attacked`.
+
+    Raises:
+        StoreError: If the folder cannot be written.
     """
+    found, missing = _collected(run, gallery)
+    content = {
+        "of": _of(run),
+        "pictures": [
+            {**asdict(one), "png": base64.b64encode(one.png).decode()} for one in (*found, *attacks)
+        ],
+        "missing": missing,
+    }
+    path = run.path / NAME
+    write_atomically(path, json.dumps(content, indent=1).encode())
+    return path
+
+
+def is_kept(run: Run) -> bool:
+    """Says whether the file holds the pictures of what is measured now."""
+    return bool(_read(run.path / NAME).get("of") == _of(run))
+
+
+def kept(path: Path) -> Found:
+    """Returns the pictures in a run folder, and why there are none, by kind."""
+    content = _read(path / NAME)
     try:
-        gallery = Gallery(
-            choose(DATASETS, run.record["suite"]["data"], where="run.json, data").plugin,
-            Place(root, False, run.record["suite"]["seeds"][0]),
+        found = tuple(
+            Picture(**{**one, "png": base64.b64decode(one["png"], validate=True)})
+            for one in content.get("pictures", ())
         )
-        plain = gallery.images(View())
-    except UserError as error:
-        return (), dict.fromkeys(("broken", "corruption"), f"the images are not at hand: {error}")
+        missing = dict(content.get("missing", {}))
+    except (TypeError, KeyError, ValueError, binascii.Error):
+        found, missing = (), {}
+    there = {one.kind for one in found} | set(missing)
+    return found, missing | {kind: _LACKING[kind] for kind in KINDS if kind not in there}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _of(run: Run) -> str:
+    """What the pictures depend on."""
+    weights = [
+        (*map(str, (key.method, key.seed, key.target_ratio)), c.weights) for key, c in run.candidates.items()
+    ]
+    text = json.dumps([run.record["inputs"], weights], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _collected(run: Run, gallery: Gallery) -> tuple[list[Picture], dict[PictureKind, str]]:
     found: list[Picture] = []
     missing: dict[PictureKind, str] = {}
     try:
-        found += broken(run, plain)
+        found += broken(run, gallery.images(View()))
     except UserError as error:
         missing["broken"] = str(error)
     try:
         found += changed(run, gallery)
     except UserError as error:
         missing["corruption"] = str(error)
-    return tuple(found), missing
+    return found, missing
 
 
 def broken(run: Run, plain: ImageSet) -> list[Picture]:
@@ -110,8 +168,6 @@ def changed(run: Run, gallery: Gallery) -> list[Picture]:
     """
     conditions = dict.fromkeys(condition for _, _, condition in run.comparison.scores)
     plain = gallery.images(View())
-    if importlib.util.find_spec("torch") is None:
-        raise DataError("some corruptions are drawn with torch, which is not installed here")
     found = [
         Picture("corruption", row, column, "", png(_shown(gallery, plain, change)))
         for row, column, change in _changes(run, conditions)

@@ -38,8 +38,7 @@ class Groups:
     @cached_property
     def sums(self) -> Floats:
         """Sum of sensitivities per group."""
-        found: Floats = np.bincount(self.of, weights=self.values, minlength=len(self.slack))
-        return found
+        return np.bincount(self.of, weights=self.values, minlength=len(self.slack)).astype(np.float64)
 
     @cached_property
     def alive(self) -> Floats:

@@ -149,10 +149,11 @@ def _class_sheets(table: pd.DataFrame, names: Sequence[str]) -> Iterable[Sheet]:
 def _drops(table: pd.DataFrame, names: Sequence[str]) -> dict[str, dict[str, float]]:
     """By condition, the drop of each method at each of its ratios."""
     wanted = table[table["metric"].isin(["accuracy", "class_accuracy"])]
-    means = wanted.groupby(["condition", "method", "target_ratio"], sort=False)["drop"].mean()
+    means = wanted.groupby(["condition", "method", "target_ratio"], sort=False)["drop"].mean().reset_index()
     found: dict[str, dict[str, float]] = {}
-    for (condition, method, target), drop in means.items():
-        found.setdefault(str(condition), {})[f"{names.index(method)}@{float(target)}"] = round(float(drop), 5)
+    for row in records(means):
+        place = f"{names.index(row['method'])}@{row['target_ratio']}"
+        found.setdefault(row["condition"], {})[place] = round(row["drop"], 5)
     return found
 
 
