@@ -46,6 +46,7 @@ def run(
     out: Path | str | None = None,
     options: Options | None = None,
     progress: Progress | None = None,
+    search_for: str = "",
 ) -> Run:
     """Runs a suite and writes its report; what an earlier run finished is not computed again.
 
@@ -54,6 +55,8 @@ def run(
         out: Run folder; ``reports/<suite>`` under the current folder by default.
         options: Seed, device and data, where they differ from the suite's.
         progress: Called after each cell.
+        search_for: ``metric@condition`` whose thresholds are searched with fewer ratios; see
+            `evalsuite.searching`.
 
     Returns:
         The results; ``run.measurements`` and ``run.thresholds()`` are tables.
@@ -63,8 +66,12 @@ def run(
             then.
     """
     from evalsuite.runner import run as computed  # torch takes seconds to import
+    from evalsuite.searching import search
 
-    found = computed(suite, out=out, options=options, progress=progress)
+    if search_for:
+        found = search(suite, search_for, out=out, options=options or Options(), progress=progress)
+    else:
+        found = computed(suite, out=out, options=options, progress=progress)
     _keep_pictures(found, suite, options or Options())
     publish(found)
     return found

@@ -33,9 +33,9 @@ IMAGES = 32
 
 
 def attacked(run: Run, suite: Suite, gallery: Gallery) -> list[Picture]:
-    """Returns an attacked image for the parent and for the smallest candidate of each method, of the first seed.
+    """Returns an attacked image for the parent and for the middle candidate of each method, of the first seed.
 
-    The attack is the suite's own, with its settings at its smallest radius, and its random starts are those of the
+    The attack is the suite's own, with its settings at its largest radius, and its random starts are those of the
     measurement. A model that it cannot break among the first images, or that has no gradients, is left out.
     """
     test = next((one.plugin for one in suite.evaluators if isinstance(one.plugin, Attack)), None)
@@ -43,12 +43,13 @@ def attacked(run: Run, suite: Suite, gallery: Gallery) -> list[Picture]:
     seed = suite.seeds[0]
     if test is None or arms is None or Key(DENSE, seed, 0.0) not in run.candidates:
         return []
-    last = {
-        key.method: key for key in run.candidates if key.seed == seed
-    }  # targets rise: the last is the smallest
+    ladders: dict[str, list[Key]] = {}
+    for key in run.candidates:
+        if key.seed == seed:
+            ladders.setdefault(key.method, []).append(key)
     production = Production(suite, Store(run.path), gallery, device=torch.device("cpu"))
     found: list[Picture] = []
-    for key in last.values():
+    for key in (ladder[len(ladder) // 2] for ladder in ladders.values()):
         try:
             bench = Bench(production.module(key, run.candidates[key]), gallery, seed=address(seed, "bench"))
             found += _pictures(key, bench, test, arms)
@@ -66,7 +67,7 @@ def _usable(test: Attack) -> Iterator[Weapon]:
 def _pictures(key: Key, bench: Bench, test: Attack, arms: Weapon) -> Iterator[Picture]:
     from evalsuite.compat import foolbox
 
-    radius = test.radii(arms.order)[0]
+    radius = test.radii(arms.order)[-1]
     aim = _target(bench)
     restarts = test.restarts if arms.iterative else 1
     attack = foolbox.Attack(arms.name, radius / 255, test.steps, restarts=restarts)

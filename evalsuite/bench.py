@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar, cast
 
 import numpy as np
 import torch
@@ -18,6 +19,8 @@ from evalsuite.metrics import confidence, correct, nll
 from evalsuite.models.features import Head, classifier, features_and_logits, head
 from evalsuite.models.forward import BATCH_SIZE, Prepared, logits, prepared
 from evalsuite.records import Array, Floats, ImageSet
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Bench:
         self.batch_size = BATCH_SIZE
         self.passes: Counter[View] = Counter()
         self._parent = parent
+        self._control: Bench | None = None
+        self._memo: dict[Hashable, object] = {}
         self._outputs: dict[View, Outputs] = {}
         self._allowed: Collection[View] | None = None
         self._wanted: set[View] = set()
@@ -97,6 +102,27 @@ class Bench:
     def parent(self) -> Bench:
         """The unpruned network's bench; its own for the parent itself."""
         return self._parent or self
+
+    @property
+    def control(self) -> Bench | None:
+        """The parent's control: an unpruned network that was trained independently; ``None`` if there is none."""
+        return self.parent._control
+
+    def contrast(self, control: Bench | None) -> None:
+        """Gives a parent its control, which its candidates share."""
+        self.parent._control = control
+
+    def remember(self, key: Hashable, compute: Callable[[], Found]) -> Found:
+        """Returns what `compute` returned at the first call with `key`: what a parent is asked for is asked once.
+
+        Args:
+            key: Of everything but the model and its images that the result depends on, beginning with the name
+                of the test.
+            compute: Looks at this bench alone.
+        """
+        if key not in self._memo:
+            self._memo[key] = compute()
+        return cast("Found", self._memo[key])
 
     @property
     def device(self) -> torch.device:

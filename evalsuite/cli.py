@@ -66,6 +66,9 @@ def run_command(
         bool,
         typer.Option("--retry-failed", help="Compute skipped and invalid cells again, as failed ones are."),
     ] = False,
+    search: Annotated[
+        str, typer.Option(help="Find the threshold of metric@condition alone, by testing fewer ratios.")
+    ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done and what it costs.")
     ] = False,
@@ -91,7 +94,7 @@ def run_command(
     from evalsuite.api import run
 
     with progress() as tell:
-        found = run(suite, out=out_dir, options=options, progress=tell)
+        found = run(suite, out=out_dir, options=options, progress=tell, search_for=search)
     print_summary(found)
     print_spent(found.record)
     print_report(found.path / "index.html")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import pandas as pd
@@ -77,8 +78,7 @@ class Comparison:
             found = self._bounds(metric, condition, [[by_seed[s][ratio] for ratio in shared] for s in seeds])
             named = {"method": method, "metric": metric, "condition": condition}
             rows += [
-                {**named, "target_ratio": ratio, **ends}
-                for ratio, ends in zip(shared, found, strict=True)
+                {**named, "target_ratio": ratio, **ends} for ratio, ends in zip(shared, found, strict=True)
             ]
         return pd.DataFrame(rows) if rows else None
 
@@ -119,6 +119,24 @@ class Comparison:
             for population, values in score.evidence.items()
         }
         return bootstrap_weights(sizes, replicates=REPLICATES, seed=self.seed)
+
+
+def told_apart(cells: Mapping[tuple[Key, str], Cell]) -> Iterator[Cell]:
+    """Yields the cells; where several tests report one metric under one condition, that carries the test's label.
+
+    Two attacks of different strength, for example: each candidate must meet the parent under its own test.
+    """
+    by: dict[Named, set[str]] = defaultdict(set)
+    for (_, label), cell in cells.items():
+        for score in cell.scores:
+            by[score.metric, score.condition].add(label)
+    for (_, label), cell in cells.items():
+        yield replace(cell, scores=tuple(_named(score, label, by) for score in cell.scores))
+
+
+def _named(score: Score, label: str, by: Mapping[Named, set[str]]) -> Score:
+    alone = len(by[score.metric, score.condition]) == 1
+    return score if alone else replace(score, condition=f"{score.condition} ({label})")
 
 
 def _dense(seed: int) -> Key:

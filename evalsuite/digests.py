@@ -29,15 +29,34 @@ def candidate_digest(parent: Candidate, producer: str, ratios: Sequence[float]) 
     return digest_of({**way, "producer": producer})
 
 
-def cell_digest(candidate: Candidate, parent: Candidate, evaluator: str) -> str:
-    """Returns the digest of a cell: of both models and the test.
+def control_of(seed: int, seeds: Sequence[int]) -> int | None:
+    """Returns whose parent is the control of a seed's: the next seed's; ``None`` where there is one seed.
+
+    >>> control_of(2, [0, 1, 2]), control_of(0, [0])
+    (0, None)
+    """
+    return seeds[(seeds.index(seed) + 1) % len(seeds)] if len(seeds) > 1 else None
+
+
+def control(parent: Candidate, other: Candidate | None) -> Candidate | None:
+    """Returns the other network if it is another one: one checkpoint may be the parent of several seeds."""
+    return other if other is not None and other.weights != parent.weights else None
+
+
+def cell_digest(
+    candidate: Candidate, parent: Candidate, evaluator: str, *, control: Candidate | None = None
+) -> str:
+    """Returns the digest of a cell: of the models and the test.
 
     Args:
         candidate: Whose cell it is; may be the parent itself.
         parent: Of the same seed.
         evaluator: Digest of the test and its images, from the ``inputs`` of ``run.json``.
+        control: The network that the test compares both with, if it does.
     """
     models = {"weights": candidate.weights, "model": candidate.model, "parent": parent.weights}
+    if control is not None:
+        models["control"] = control.weights
     return digest_of({**models, "seed": candidate.seed, "evaluator": evaluator})
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from evalsuite.data.dataset import Place
 from evalsuite.data.views import Gallery, View
 from evalsuite.devices import device, devices, threads
-from evalsuite.digests import cell_digest
+from evalsuite.digests import cell_digest, control, control_of
 from evalsuite.ledger import Ledger
 from evalsuite.models.architecture import assemble
 from evalsuite.models.forward import logits, prepared
@@ -76,7 +76,7 @@ def _lines(schedule: Schedule, store: Store) -> dict[str, Line]:
     labels = [PRODUCTION, *(choice.label for choice in schedule.scope.evaluators)]
     lines = {label: Line(label) for label in labels}
     size = {choice.label: _images(schedule, choice.plugin.needs) for choice in schedule.scope.evaluators}
-    tests = schedule.inputs["evaluators"]
+    tests, controlled = schedule.inputs["evaluators"], schedule.inputs["controlled"]
     for key, candidate, parent in _candidates(schedule, store):
         if candidate is None:
             lines[PRODUCTION].left += 1
@@ -86,13 +86,23 @@ def _lines(schedule: Schedule, store: Store) -> dict[str, Line]:
         for label in labels[1:]:
             known = None
             if candidate is not None and parent is not None:
-                known = store.status(key, label, cell_digest(candidate, parent, tests[label]))
+                other = _control(schedule, store, key, parent) if label in controlled else None
+                known = store.status(key, label, cell_digest(candidate, parent, tests[label], control=other))
             if known is not None and known[0] not in schedule.scope.again:
                 lines[label].done += 1
             else:
                 lines[label].left += 1
                 lines[label].images += size[label]
     return lines
+
+
+def _control(schedule: Schedule, store: Store, key: Key, parent: Candidate) -> Candidate | None:
+    """The network that tests compare a candidate and its parent with."""
+    seed = control_of(key.seed, schedule.suite.seeds)
+    if seed is None:
+        return None
+    found = store.candidate(Key(DENSE, seed, 0.0), schedule.inputs["parents"][str(seed)])
+    return control(parent, found)
 
 
 def _candidates(schedule: Schedule, store: Store) -> Iterator[tuple[Key, Candidate | None, Candidate | None]]:

@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -93,6 +94,7 @@ class Options:
         only: Tests and methods that are run; all if none is named.
         retry_failed: Whether cells that ended as ``skipped`` or ``invalid`` are computed again, as those that
             ended in an error always are.
+        steps: Places on the ladder of ratios that are measured, by method; all of a method that is not named.
     """
 
     seed: int | None = None
@@ -105,6 +107,7 @@ class Options:
     executor: str = ""
     only: tuple[str, ...] = ()
     retry_failed: bool = False
+    steps: Mapping[str, frozenset[int]] = dataclasses.field(default_factory=dict)
 
     def applied(self, suite: Suite) -> Suite:
         """Returns `suite` with the seed that was asked for."""
@@ -253,6 +256,9 @@ def record(suite: Suite, options: Options) -> dict[str, Any]:
     return {
         "suite": described(suite),
         "command": command(suite, options),
+        "tested": {
+            label: [suite.ratios[step] for step in sorted(steps)] for label, steps in options.steps.items()
+        },
         "versions": versions(),
         "git_revision": git_revision(Path(__file__).parent),
         "hardware": hardware(options.device),

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from evalsuite.comparison import Comparison
-from evalsuite.digests import candidate_digest, cell_digest
+from evalsuite.comparison import Comparison, told_apart
+from evalsuite.digests import candidate_digest, cell_digest, control, control_of
 from evalsuite.errors import StoreError
 from evalsuite.excess import excess_slopes
-from evalsuite.metrics import reliability as reliability_table
 from evalsuite.potential.threshold import thresholds
-from evalsuite.records import Array, Candidate, Metric, Score
+from evalsuite.records import Candidate, Metric, Score
+from evalsuite.reliability import reliability
 from evalsuite.store import Cell, Key, Store
 from evalsuite.suite import DENSE, PRODUCTION
 from evalsuite.tolerances import REST, Rule, Tolerance
@@ -28,10 +28,9 @@ COLUMNS = (
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
     *("value", "n", "drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "status", "reason", "flags"),
 )
-COUNTS = ("parameters", "nonzero", "macs", "macs_nonzero", "bytes", "n")
-"""Whole numbers, also where one is missing."""
+COUNTS = ("parameters", "nonzero", "macs", "macs_nonzero", "bytes", "n")  # whole, also where one is missing
 
-Named = tuple[str, str]  # metric and condition
+UNTESTED = "not tested: the search did not need it"
 
 
 class Run:
@@ -71,20 +70,15 @@ class Run:
     @cached_property
     def reliability(self) -> pd.DataFrame:
         """Reliability table of every candidate on clean images: one row per bin of the confidence."""
-        latest = reversed(self._cells.items())  # so that the first test's stays
-        clean = {key: cell for (key, _), cell in latest if _sure(cell)}
-        rows = [
-            row for key in self.candidates if key in clean for row in self._reliability_rows(key, clean[key])
-        ]
-        return pd.DataFrame(
-            rows, columns=["method", "seed", "ratio", "lower", "upper", "count", "confidence", "accuracy"]
-        )
+        return reliability(self.candidates, self.comparison.scores)
 
     @cached_property
     def excess(self) -> pd.DataFrame:
         """Slope of the excess error on corrupted images over the prune ratio; see `evalsuite.excess`."""
         ratios = {key: candidate.ratio for key, candidate in self.candidates.items()}
-        scores = {at: score for at, score in self.comparison.scores.items() if at[0].method not in self._unpruned}
+        scores = {
+            at: score for at, score in self.comparison.scores.items() if at[0].method not in self._unpruned
+        }
         return excess_slopes(scores, ratios, seed=self._suite["seeds"][0])
 
     @property
@@ -133,6 +127,11 @@ class Run:
             for name, rule in rules.items()
         }
 
+    def tested(self, method: str) -> tuple[float, ...]:
+        """Returns the target ratios of a producer that the run tests: all, unless it is a search."""
+        every = {choice["label"]: self._suite["ratios"] for choice in self._suite["producers"]}
+        return tuple(self.record.get("tested", {}).get(method, every.get(method, ())))
+
     def _paired(self) -> pd.DataFrame:
         """Measurements on a curve that have a parent's number to compare with.
 
@@ -140,7 +139,7 @@ class Run:
         nor do those of a method that prunes nothing, such as ``dense-retrained``.
         """
         table = self.measurements
-        table = table[(table["method"] == DENSE) | self._curved(table)]
+        table = table[((table["method"] == DENSE) | self._curved(table)) & (table["reason"] != UNTESTED)]
         dense = table[(table["method"] == DENSE) & (table["status"] == "ok")]
         known = pd.MultiIndex.from_frame(dense[["seed", "metric", "condition"]])
         return table[pd.MultiIndex.from_frame(table[["seed", "metric", "condition"]]).isin(known)]
@@ -195,7 +194,7 @@ class Run:
         labels = [choice["label"] for choice in self._suite["evaluators"]]
         found = {(key, label): self._cell(key, label) for key in self.candidates for label in labels}
         known = {address: cell for address, cell in found.items() if cell is not None}
-        return dict(zip(known, _told_apart(known), strict=True))
+        return dict(zip(known, told_apart(known), strict=True))
 
     def _cell(self, key: Key, label: str) -> Cell | None:
         """A cell of this run, and not what an earlier one with other settings left."""
@@ -203,7 +202,15 @@ class Run:
         if parent is None:
             return None
         test = self.record["inputs"]["evaluators"][label]
-        return self._store.cell(key, label, cell_digest(self.candidates[key], parent, test))
+        digest = cell_digest(self.candidates[key], parent, test, control=self._control(key, label, parent))
+        return self._store.cell(key, label, digest)
+
+    def _control(self, key: Key, label: str, parent: Candidate) -> Candidate | None:
+        """The network that a test compares a candidate and its parent with."""
+        seed = control_of(key.seed, self._suite["seeds"])
+        if seed is None or label not in self.record["inputs"].get("controlled", ()):
+            return None
+        return control(parent, self.candidates.get(Key(DENSE, seed, 0.0)))
 
     def _digest(self, key: Key, found: Mapping[Key, Candidate]) -> str:
         """What a candidate of this run must depend on; nothing has the empty digest."""
@@ -254,6 +261,8 @@ class Run:
         production = self._store.cell(key, PRODUCTION, self._digest(key, self.candidates))
         if key not in self.candidates and production is not None:
             return production.status, production.reason
+        if key.method in self.record.get("tested", {}) and key.target_ratio not in self.tested(key.method):
+            return "skipped", UNTESTED
         return "skipped", "not computed yet: start the same run again"
 
     def _identity(self, key: Key) -> dict[str, Any]:
@@ -273,37 +282,6 @@ class Run:
         found = {"metric": score.metric, "condition": score.condition, "group": score.group}
         change = self.comparison.change(key, score)
         return {**found, **self._direction(score.metric), "value": score.value, "n": score.n, **change}
-
-    def _reliability_rows(self, key: Key, cell: Cell) -> Iterator[dict[str, Any]]:
-        sure, right = _sure(cell)[0].T
-        shared = {"method": key.method, "seed": key.seed, "ratio": self.candidates[key].ratio}
-        for one in reliability_table(sure, right):
-            yield {**shared, **asdict(one)}
-
-
-def _sure(cell: Cell) -> list[Array]:
-    """Confidence and correctness of each clean image, (N, 2); empty where the cell has none."""
-    named = ("ece_equal_width", "clean")
-    scores = (score for score in cell.scores if (score.metric, score.condition) == named)
-    return [values for score in scores for values in score.evidence.values()]
-
-
-def _told_apart(cells: Mapping[tuple[Key, str], Cell]) -> Iterator[Cell]:
-    """The cells; where several tests report one metric under one condition, that carries the test's label.
-
-    Two attacks of different strength, for example: each candidate must meet the parent under its own test.
-    """
-    by: dict[Named, set[str]] = defaultdict(set)
-    for (_, label), cell in cells.items():
-        for score in cell.scores:
-            by[score.metric, score.condition].add(label)
-    for (_, label), cell in cells.items():
-        yield replace(cell, scores=tuple(_named(score, label, by) for score in cell.scores))
-
-
-def _named(score: Score, label: str, by: Mapping[Named, set[str]]) -> Score:
-    alone = len(by[score.metric, score.condition]) == 1
-    return score if alone else replace(score, condition=f"{score.condition} ({label})")
 
 
 def _parent_of(key: Key) -> Key:

@@ -75,8 +75,7 @@ def run(
         progress: Called after each cell.
 
     Raises:
-        UserError: If the suite, its data or its checkpoint is not as it must be; nothing has been computed
-            then.
+        UserError: If the suite, its data or its checkpoint is not as it must be; nothing is computed then.
     """
     options = options or Options()
     chosen = options.applied(suite if isinstance(suite, Suite) else load(suite))
@@ -242,8 +241,7 @@ class _Work:
 
     def _again(self, task: Task, reason: str) -> None:
         """Has a task whose worker died done once more; the second time, its cell has a reason and no number."""
-        what = self.ledger.doing[task.name].what if task.name in self.ledger.doing else ""
-        what = what or (next(iter(task.cells), "") if isinstance(task, Measure) else PRODUCTION)
+        what = next(iter(task.cells), "") if isinstance(task, Measure) else PRODUCTION
         self._tries[task.key, what] += 1
         if self._tries[task.key, what] == 1:
             log.warning(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from evalsuite.choices import Choice
 from evalsuite.data.views import Gallery, View
-from evalsuite.digests import candidate_digest, cell_digest, digest_of
+from evalsuite.digests import candidate_digest, cell_digest, control, control_of, digest_of
 from evalsuite.errors import DataError, UserError
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.producers.contract import Producer
@@ -33,12 +33,14 @@ class Scope:
         evaluators: Tests that are run.
         methods: Names of the finished models' methods that are measured.
         again: How a cell may have ended to be computed again.
+        steps: Places on the ladder of ratios that are measured, by method; all of a method that is not named.
     """
 
     producers: tuple[Choice[Producer], ...]
     evaluators: tuple[Choice[Evaluator], ...]
     methods: frozenset[str]
     again: frozenset[Status]
+    steps: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
 
 def scope(suite: Suite, options: Options) -> Scope:
@@ -60,6 +62,7 @@ def scope(suite: Suite, options: Options) -> Scope:
         tuple(choice for choice in suite.evaluators if no_test or choice.label in asked),
         frozenset(name for name in given if no_method or name in asked),
         frozenset({"error", "invalid", "skipped"} if options.retry_failed else {"error"}),
+        options.steps,
     )
 
 
@@ -87,13 +90,17 @@ class Schedule:
                 choice.label: production.producer_digest(choice) for choice in self.suite.producers
             },
             "evaluators": {choice.label: self._evaluator_digest(choice) for choice in self.suite.evaluators},
+            "controlled": [choice.label for choice in self.suite.evaluators if choice.plugin.controlled],
             "given": [],
         }
+        self._parents: dict[int, Candidate] = {}
+        self._held: list[tuple[Key, Candidate, Candidate]] = []  # until their control is there
 
     @property
     def total(self) -> int:
         """Cells of the run: each candidate is made, and tested by each test."""
-        chains = len(self.suite.seeds) * (1 + len(self.scope.producers) * len(self.suite.ratios))
+        made = sum(len(self._measured(choice.label)) for choice in self.scope.producers)
+        chains = len(self.suite.seeds) * (1 + made)
         given = sum(one.method in self.scope.methods for one in self.suite.candidates)
         return (chains + given) * (1 + len(self.scope.evaluators))
 
@@ -117,27 +124,46 @@ class Schedule:
     def after(self, task: Task, event: Event) -> Iterator[Task]:
         """Yields the tasks for which the result of another was all that was missing."""
         if isinstance(event, Opened):
-            yield self.measure(task.key, event.parent, event.parent)
+            self._parents[task.key.seed] = event.parent
+            held, self._held = self._held, []
+            for one in (*held, (task.key, event.parent, event.parent)):
+                yield from self._measures(*one)
             for choice in self.scope.producers:
                 yield from self._step(choice.label, event.parent, 0)
             for made in event.given:
                 if made.candidate is not None and made.key.method in self.scope.methods:
-                    yield self.measure(made.key, made.candidate, event.parent)
+                    yield from self._measures(made.key, made.candidate, event.parent)
         if isinstance(event, Produced) and isinstance(task, Produce):
             for made in event.made:
-                if made.candidate is not None:
-                    yield self.measure(made.key, made.candidate, task.parent)
+                if made.candidate is not None and task.step in self._measured(task.label):
+                    yield from self._measures(made.key, made.candidate, task.parent)
             if all(made.candidate is not None for made in event.made):
                 yield from self._step(task.label, task.parent, task.step + 1)
 
     def measure(self, key: Key, candidate: Candidate, parent: Candidate) -> Measure:
         """Returns the task to measure one candidate."""
-        tests = self.inputs["evaluators"]
+        tests, controlled = self.inputs["evaluators"], self.inputs["controlled"]
+        seed = self._control_seed(key.seed)
+        other = None if seed is None else control(parent, self._parents.get(seed))
         cells = {
-            choice.label: cell_digest(candidate, parent, tests[choice.label])
+            choice.label: cell_digest(
+                candidate, parent, tests[choice.label], control=other if choice.label in controlled else None
+            )
             for choice in self.scope.evaluators
         }
-        return Measure(key, candidate, parent, cells)
+        return Measure(key, candidate, parent, cells, control=other)
+
+    def _measures(self, key: Key, candidate: Candidate, parent: Candidate) -> Iterator[Task]:
+        """The task to measure one candidate, or none before the control of its parent is there."""
+        if self._control_seed(key.seed) in {None, *self._parents}:
+            yield self.measure(key, candidate, parent)
+        else:
+            self._held.append((key, candidate, parent))
+
+    def _control_seed(self, seed: int) -> int | None:
+        """Whose parent the tests of this run compare a seed's networks with; ``None`` if none of them does."""
+        controlled = any(choice.plugin.controlled for choice in self.scope.evaluators)
+        return control_of(seed, self.suite.seeds) if controlled else None
 
     def digest(self, key: Key, parent: Candidate) -> str:
         """Returns the digest of what a candidate of a producer depends on."""
@@ -166,7 +192,8 @@ class Schedule:
         """
         seed = self.suite.seeds.index(task.key.seed)
         if isinstance(task, Open):
-            return (seed, -2) if alone else (0, seed)
+            early = self._control_seed(task.seed) is not None  # other seeds wait for it
+            return (-1, seed) if early and alone else (seed, -2) if alone else (0, seed)
         if isinstance(task, Produce):
             place = (seed, self._chains.index(task.label), task.step)
             return (*place, 0) if alone else (1, task.step, *place)
@@ -181,8 +208,12 @@ class Schedule:
         return (seed, len(self._chains) + methods.index(key.method), 0)
 
     def _step(self, label: str, parent: Candidate, step: int) -> Iterator[Task]:
-        if step < len(self.suite.ratios):
+        if step <= max(self._measured(label), default=-1):
             yield Produce(label, parent, step, Key(label, parent.seed, self.suite.ratios[step]))
+
+    def _measured(self, label: str) -> frozenset[int]:
+        """Places on the ladder of ratios that are measured: a chain goes as far as the last of them."""
+        return self.scope.steps.get(label, frozenset(range(len(self.suite.ratios))))
 
     def _settled_parent(self, task: Open) -> tuple[tuple[Event, ...], Task | None]:
         """A parent that was trained here and has no finished models beside it needs no look at files."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalsuite.digests import candidate_digest, cell_digest
+from evalsuite.digests import candidate_digest, cell_digest, control, control_of
 from evalsuite.errors import StoreError
 from evalsuite.ledger import running
 from evalsuite.lock import alive, holder
@@ -98,13 +98,16 @@ def _counted(
 ) -> Iterator[tuple[Key, str, str]]:
     """Counts every cell of a run, and yields those that failed."""
     tests: Mapping[str, str] = record["inputs"]["evaluators"]
+    controlled = record["inputs"].get("controlled", ())
     for key, digest, candidate, parent in _candidates(store, record):
         if candidate is None:
             yield from _unmade(store, key, digest, counts)
             continue
         counts[PRODUCTION].done += 1
         for label, test in tests.items():
-            found = store.status(key, label, cell_digest(candidate, parent or candidate, test))
+            other = _control(store, record, key, parent or candidate) if label in controlled else None
+            digest = cell_digest(candidate, parent or candidate, test, control=other)
+            found = store.status(key, label, digest)
             if found is None:
                 _absent(counts[label], store.cell_path(key, label))
             elif found[0] == "error":
@@ -112,6 +115,14 @@ def _counted(
                 yield key, label, found[1]
             else:
                 counts[label].done += 1
+
+
+def _control(store: Store, record: Mapping[str, Any], key: Key, parent: Candidate) -> Candidate | None:
+    """The network that tests compare a candidate and its parent with."""
+    seed = control_of(key.seed, record["suite"]["seeds"])
+    if seed is None:
+        return None
+    return control(parent, store.candidate(Key(DENSE, seed, 0.0), str(record["inputs"]["parents"][str(seed)])))
 
 
 def _unmade(

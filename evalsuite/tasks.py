@@ -91,6 +91,7 @@ class Measure:
         parent: Of the same seed.
         cells: Label to digest of what is missing.
         share: Part of the usual batch size that is used: less where memory ran out before.
+        control: An independently trained network that tests compare both with; ``None`` if there is none.
     """
 
     key: Key
@@ -98,6 +99,7 @@ class Measure:
     parent: Candidate
     cells: Mapping[str, str]
     share: float = 1.0
+    control: Candidate | None = None
 
     @property
     def name(self) -> str:

@@ -165,11 +165,12 @@ class Workshop:
         return attempted(self._evaluators[label].plugin, bench, digest=digest, limit=limit)
 
     def _bench(self, task: Measure, share: float) -> Bench:
-        if task.key.method == DENSE:
-            if share < 1:
-                self._dense.clear()
-            return self._wanting(self._bench_of_parent(task.parent), share)
+        if task.key.method == DENSE and share < 1:
+            self._dense.clear()
         dense = self._bench_of_parent(task.parent)
+        dense.contrast(None if task.control is None else self._bench_of_parent(task.control))
+        if task.key.method == DENSE:
+            return self._wanting(dense, share)
         model = self._module(task.key, task.candidate)
         return self._wanting(Bench(model, self.gallery, parent=dense, seed=dense.seed), share)
 

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 SMALL = 1 << 20
 """Bytes up to which an array is not worth a file."""
+RESERVE = 5 << 30
+"""Bytes of the disk, or a tenth of a small one, that are left for results."""
 
 
 class Shelf:
@@ -34,7 +36,7 @@ class Shelf:
     def array(self, name: str, make: Callable[[], Array]) -> Array:
         """Returns the array of that name, made by one process and mapped by the others, which wait for it.
 
-        Where the disk is full, each process has it in its own memory.
+        Where the disk is nearly full, each process has it in its own memory.
 
         Args:
             name: Says everything that the array depends on.
@@ -51,12 +53,20 @@ class Shelf:
             made = make()
             if made.nbytes <= SMALL:
                 return made
-            shared = _mapped(path) if _written(path, made) else None
+            shared = _mapped(path) if self._room(made.nbytes) and _written(path, made) else None
             return made if shared is None else shared
 
     def clear(self) -> None:
         """Removes everything."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _room(self, size: int) -> bool:
+        """Whether the disk has room for so many bytes more, and enough left for results."""
+        try:
+            disk = shutil.disk_usage(self.folder)
+        except OSError:  # there is no such folder, and none can be made
+            return False
+        return disk.free - size > min(RESERVE, disk.total // 10)
 
     @contextlib.contextmanager
     def _turn(self, name: str) -> Iterator[None]:

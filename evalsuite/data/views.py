@@ -13,6 +13,7 @@ import numpy as np
 from evalsuite.data import DATASETS
 from evalsuite.data.arrays import Arrays
 from evalsuite.data.dataset import DataSet, Place, checked, digest, loaded
+from evalsuite.data.folders import Folder, holds_pictures
 from evalsuite.data.shelf import Shelf
 from evalsuite.errors import DataError
 from evalsuite.randomness import BLOCK, blocks
@@ -110,8 +111,9 @@ class View:
     """Is the address of a set of images.
 
     Attributes:
-        data: Registered data set; empty for the suite's own; with a slash at its end a folder of arrays under
-            the data root, with the suite's classes (`evalsuite.data.arrays.Arrays`).
+        data: Registered data set; empty for the suite's own; with a slash at its end a folder under the data
+            root: arrays with the suite's classes (`evalsuite.data.arrays.Arrays`), or pictures, which get the
+            suite's size (`evalsuite.data.folders.Folder`).
         split: Which part of it.
         change: What is done to its images, or what was stored in their place.
         first: Only the first so many of them; 0 for all.
@@ -200,7 +202,7 @@ class Gallery:
         return replace(plain, name=self.condition(view), images=images)
 
     def _plain(self, view: View) -> ImageSet:
-        source = self._source(view.data) if view.data else self.data
+        source = self._source(view) if view.data else self.data
         if isinstance(source, ImageSet):
             if view.split != "test":
                 raise DataError(
@@ -215,10 +217,13 @@ class Gallery:
             return _of_the_same_kind(found, self.images(View()))
         return replace(found, labels=None, classes=0)
 
-    def _source(self, name: str) -> DataSet:
-        if name.endswith(FOLDER):
-            return Arrays(name.removesuffix(FOLDER), self.images(View()).classes)
-        return _named(name)
+    def _source(self, view: View) -> DataSet:
+        if not view.data.endswith(FOLDER):
+            return _named(view.data)
+        path, own = view.data.removesuffix(FOLDER), self.images(View())
+        if self.place.root is not None and holds_pictures(self.place.root / path):
+            return Folder(path, own.images.shape[-1], view.labelled)
+        return Arrays(path, own.classes)
 
     def _changed(self, plain: ImageSet, change: Change) -> ImageSet:
         changed = change.apply(plain.images, self.place)

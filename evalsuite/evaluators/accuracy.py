@@ -36,6 +36,8 @@ SOFTMAX_DISTANCE = Metric(
 )  # fmt: skip
 POPULATION = "test"
 """Name of the test images in evidence: clean or changed, they are the same images, so all of it is paired."""
+CONTROL = "control"
+"""Condition of how far an independently trained network is from the parent, among the parent's scores."""
 
 
 @dataclass(frozen=True)

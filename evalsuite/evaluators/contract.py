@@ -28,9 +28,11 @@ class Evaluator(ABC):
 
     Attributes:
         version: Raise it when the meaning of the numbers changes: cells of older versions are measured again.
+        controlled: Whether `evaluate` uses `evalsuite.bench.Bench.control`: cells then depend on its weights too.
     """
 
     version: ClassVar[int] = 1
+    controlled: ClassVar[bool] = False
 
     @property
     @abstractmethod

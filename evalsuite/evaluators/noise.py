@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,7 +14,14 @@ from evalsuite.bench import Bench, Outputs
 from evalsuite.data.noises import NoiseKind, RandomNoise, packed
 from evalsuite.data.views import View
 from evalsuite.errors import SkippedError, SuiteError
-from evalsuite.evaluators.accuracy import ACCURACY, AGREEMENT, NLL, POPULATION, SOFTMAX_DISTANCE
+from evalsuite.evaluators.accuracy import (
+    ACCURACY,
+    AGREEMENT,
+    CONTROL,
+    NLL,
+    POPULATION,
+    SOFTMAX_DISTANCE,
+)
 from evalsuite.evaluators.contract import Evaluator, check_epsilons, check_once
 from evalsuite.metrics import softmax
 from evalsuite.models.architecture import Normalized, core
@@ -29,7 +36,8 @@ class Noise(Evaluator):
     """Accuracy and agreement with the parent under uniform or Gaussian noise, the same draws for every candidate.
 
     Each score is a mean over images and draws; ``worst of 3 uniform/8:255`` counts an image as right if it is
-    right under every draw.
+    right under every draw. Where the suite has several seeds, the parent has agreement and softmax distance of the
+    next seed's parent too, on ``control uniform/8:255``: how far an independently trained network is from it.
 
     Attributes:
         epsilons: Half-widths of U(-eps, eps) and standard deviations of N(0, eps^2): on [0, 1] images in units
@@ -38,12 +46,13 @@ class Noise(Evaluator):
         draws: Number of draws per kind and epsilon; each is a forward pass.
         space: ``normalised`` adds the noise behind the model's own normalisation and does not clip, as the
             published protocol does; at a standard deviation of 0.25, 0.5 there is 32/255 here. Only models
-            whose mean and std the suite knows have it, and the parent runs again for each candidate.
+            whose mean and std the suite knows have it.
 
     References:
         Liebenwein et al. 2021, "Lost in Pruning", arXiv 2104.03438, section 3.
     """
 
+    controlled: ClassVar[bool] = True
     epsilons: tuple[float, ...] = (8.0, 16.0, 32.0)
     kinds: tuple[NoiseKind, ...] = ("uniform",)
     draws: int = 1
@@ -78,8 +87,10 @@ class Noise(Evaluator):
         for kind in self.kinds:
             for epsilon in self.epsilons:
                 noises = [one for one in self._noises if (one.kind, one.epsilon) == (kind, epsilon)]
-                pairs = [(self._outputs(bench, one), self._outputs(bench.parent, one)) for one in noises]
-                yield from _scores(self._condition(bench, noises[0]), pairs)
+                condition = self._condition(bench, noises[0])
+                yield from _scores(condition, self._pairs(bench, bench.parent, noises))
+                if bench.control is not None and bench.parent is bench:
+                    yield from _apart(f"{CONTROL} {condition}", self._pairs(bench.control, bench, noises))
 
     @property
     def _noises(self) -> tuple[RandomNoise, ...]:
@@ -89,6 +100,11 @@ class Noise(Evaluator):
             for epsilon in self.epsilons
             for draw in range(self.draws)
         )
+
+    def _pairs(
+        self, bench: Bench, other: Bench, noises: list[RandomNoise]
+    ) -> list[tuple[Outputs, Outputs]]:
+        return [(self._outputs(bench, one), self._outputs(other, one)) for one in noises]
 
     def _view(self, noise: RandomNoise) -> View:
         return View(change=noise)
@@ -101,6 +117,10 @@ class Noise(Evaluator):
     def _outputs(self, bench: Bench, noise: RandomNoise) -> Outputs:
         if self.space == "pixels":
             return bench.outputs(self._view(noise))
+        return bench.remember(("noise", noise), lambda: self._behind(bench, noise))
+
+    def _behind(self, bench: Bench, noise: RandomNoise) -> Outputs:
+        """What the model says to noise behind its normalisation."""
         clean = bench.images(View())
         key = (bench.gallery.place.seed, "normalised", noise.kind, float(noise.epsilon), noise.draw)
         model = noisy_inside(bench.model, noise)
@@ -110,14 +130,10 @@ class Noise(Evaluator):
 
 def _scores(condition: str, pairs: list[tuple[Outputs, Outputs]]) -> Iterator[Score]:
     """Means over draws, image by image, so that comparisons stay paired; and the worst draw of each image."""
-    right = np.stack([mine.correct for mine, _ in pairs])
-    agrees = np.stack([mine.predictions == other.predictions for mine, other in pairs])
-    distance = [np.linalg.norm(softmax(mine.logits) - softmax(other.logits), axis=1) for mine, other in pairs]
     rows = {
-        ACCURACY: right,
+        ACCURACY: np.stack([mine.correct for mine, _ in pairs]),
         NLL: np.stack([mine.nll for mine, _ in pairs]),
-        AGREEMENT: agrees,
-        SOFTMAX_DISTANCE: np.stack(distance),
+        **_differences(pairs),
     }
     for metric, values in rows.items():
         yield Score(metric.name, condition, evidence={POPULATION: _mean(values)}, group=GROUP)
@@ -125,6 +141,19 @@ def _scores(condition: str, pairs: list[tuple[Outputs, Outputs]]) -> Iterator[Sc
         for metric in (ACCURACY, AGREEMENT):
             every: Array = np.logical_and.reduce(rows[metric])
             yield Score(metric.name, f"worst of {len(pairs)} {condition}", evidence={POPULATION: every})
+
+
+def _apart(condition: str, pairs: list[tuple[Outputs, Outputs]]) -> Iterator[Score]:
+    """How far an independently trained network is from the parent; no curve of pruning, so in no group."""
+    for metric, values in _differences(pairs).items():
+        yield Score(metric.name, condition, evidence={POPULATION: _mean(values)})
+
+
+def _differences(pairs: list[tuple[Outputs, Outputs]]) -> dict[Metric, Array]:
+    """Agreement and distance of each pair and image, (draws, N)."""
+    agrees = [mine.predictions == other.predictions for mine, other in pairs]
+    distance = [np.linalg.norm(softmax(mine.logits) - softmax(other.logits), axis=1) for mine, other in pairs]
+    return {AGREEMENT: np.stack(agrees), SOFTMAX_DISTANCE: np.stack(distance)}
 
 
 def _mean(values: Array) -> Array:

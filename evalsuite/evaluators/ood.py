@@ -10,7 +10,7 @@ import numpy as np
 
 from evalsuite.bench import Bench
 from evalsuite.data import DATASETS
-from evalsuite.data.views import View
+from evalsuite.data.views import FOLDER, View
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.errors import DataError, SkippedError, SuiteError
 from evalsuite.evaluators.accuracy import POPULATION
@@ -41,8 +41,9 @@ class Ood(Evaluator):
     gradients) or that has no training images is left out with its reason, and the others go on.
 
     Attributes:
-        near: Registered data sets that resemble the suite's own.
-        far: Registered data sets that do not.
+        near: Registered data sets that resemble the suite's own; with a slash at the end, a folder of pictures or
+            arrays under the data root.
+        far: Those that do not.
         detectors: Names in `evalsuite.detectors.table`.
         images: Use only the first so many images of each outlier set; 0 for all.
         fit_images: Fit detectors on the first so many training images; 0 for all.
@@ -66,7 +67,7 @@ class Ood(Evaluator):
                 "ood: found no image sets, expected names in near or far, for example far = ['letters']"
             )
         for name in self.near + self.far:
-            if name not in DATASETS:
+            if not name.endswith(FOLDER) and name not in DATASETS:
                 raise SuiteError(unknown("data set", name, DATASETS))
         check_once("ood", "near and far", self.near + self.far)
         check_once("ood", "detectors", self.detectors)

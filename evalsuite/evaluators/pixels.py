@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -38,11 +39,13 @@ class Pixels(Evaluator):
 
     Pixels are masked one after another with the mean colour, 0 in the network's normalised space: always the one
     whose loss leaves the probability of the class that the network predicts for the whole image highest. Those
-    masked last are its informative pixels. Candidate and parent each choose, and each sees the other's choice.
+    masked last are its informative pixels. Candidate and parent each choose, and each sees the other's choice. Where
+    the suite has several seeds, the next seed's parent is a third network, ``control``: what an independently
+    trained one makes of the same pixels. Parent and control choose once for all candidates.
 
     The published procedure masks one pixel a round: 524,800 forward passes for an image of 32 px, and two
     networks choose. With ``step`` pixels a round, the best ones of it at once, the cost is divided by about that:
-    the defaults cost 92,000 passes a candidate with its parent, as many as 9 test sets of 10,000 images. Of
+    the defaults cost 46,000 passes a network, nearly as many as 5 test sets of 10,000 images. Of
     a ResNet-20 one thread of a busy machine did 400 to 650 passes a second.
 
     Attributes:
@@ -55,6 +58,7 @@ class Pixels(Evaluator):
         subsets", arXiv 1810.03805 (backward selection); Liebenwein et al. 2021, arXiv 2104.03438 (settings).
     """
 
+    controlled: ClassVar[bool] = True
     images: int = 10
     share: float = 0.1
     step: int = 128
@@ -83,8 +87,9 @@ class Pixels(Evaluator):
         shown = _unit(bench.images(View(first=self.images)).images)
         fill = mean_colour(bench, shown)
         networks = {"candidate": bench, "parent": bench.parent}
-        chosen = {network: self._kept(network, shown, fill) for network in set(networks.values())}
-        kept = {name: chosen[network] for name, network in networks.items()}
+        if bench.control is not None:
+            networks["control"] = bench.control
+        kept = {name: self._kept(network, shown, fill) for name, network in networks.items()}
         for chooser, pixels in kept.items():
             masked = np.where(pixels[:, None], shown, fill[:, None, None])
             for name, network in networks.items():
@@ -96,8 +101,12 @@ class Pixels(Evaluator):
                     yield Score(TRANSFER.name, f"pixels of {chooser}", evidence=evidence)
 
     def _kept(self, network: Bench, shown: Array, fill: Array) -> Array:
-        """The pixels that `network` needs most, bool (N, H, W); the parent's are chosen anew for each candidate."""
-        order = np.stack([backward_selection(network, image, fill, step=self.step) for image in shown])
+        """The pixels that `network` needs most, bool (N, H, W)."""
+        key = ("pixels", self.images, self.step, fill.tobytes())
+        order = network.remember(
+            key,
+            lambda: np.stack([backward_selection(network, image, fill, step=self.step) for image in shown]),
+        )
         pixels = order[0].size
         kept: Array = order >= pixels - max(1, round(self.share * pixels))
         return kept

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from evalsuite.bench import Bench, Outputs
 from evalsuite.data.views import View
-from evalsuite.evaluators.accuracy import POPULATION, SOFTMAX_DISTANCE
+from evalsuite.evaluators.accuracy import AGREEMENT, CONTROL, POPULATION, SOFTMAX_DISTANCE
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.metrics import softmax
 from evalsuite.records import Array, Metric, Score
@@ -44,6 +45,11 @@ LOGIT_LINF = Metric(
     "logit_distance_linf", higher_is_better=False, unit="logits",
     text="Mean over images of the largest difference between logits of candidate and parent, less their means.",
 )  # fmt: skip
+PREDICTED = Metric(
+    "predicted_classes", higher_is_better=None, unit="classes", functional="distinct",
+    text="Number of classes that the network predicts for at least one image. Its evidence, the class of each image, "
+    "is what pruning-identified exemplars are found by.",
+)  # fmt: skip
 CLASS_ACCURACY = Metric(
     "class_accuracy", higher_is_better=True, unit="fraction",
     text="Share of the images of one class that are classified correctly.",
@@ -63,6 +69,9 @@ CLASS_TEST = Metric(
 class Similarity(Evaluator):
     """What changed against the parent on clean images: broken and fixed images, distances, and classes hit hardest.
 
+    Where the suite has several seeds, the parent has scores on ``control`` too: the agreement and the distances of
+    the next seed's parent from it. A candidate that is as far away as that has nothing left of its parent.
+
     Attributes:
         classes: Whether to report the accuracy of each class too, where there are at most 100.
 
@@ -71,13 +80,14 @@ class Similarity(Evaluator):
         2019, arXiv 1911.05248 (class impact); Yan et al. 2021, arXiv 2011.09161 (flips).
     """
 
+    controlled: ClassVar[bool] = True
     classes: bool = True
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Broken and fixed, four distances, and the classes."""
+        """Broken and fixed, four distances, the agreement of the control, predicted classes, and the classes."""
         distances = (SOFTMAX_DISTANCE, SOFTMAX_LINF, LOGIT_L2, LOGIT_LINF)
-        return BROKEN, FIXED, *distances, CLASS_ACCURACY, WORST_CLASS, CLASS_TEST
+        return BROKEN, FIXED, *distances, AGREEMENT, PREDICTED, CLASS_ACCURACY, WORST_CLASS, CLASS_TEST
 
     @property
     def needs(self) -> tuple[View, ...]:
@@ -85,7 +95,7 @@ class Similarity(Evaluator):
         return (View(),)
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
-        """Yields scores on ``clean``, and one for each class ``class/0`` ..."""
+        """Yields scores on ``clean``, one for each class ``class/0`` ..., and a parent's on ``control``."""
         mine, parents = bench.outputs(View()), bench.parent.outputs(View())
         changes = {
             BROKEN: parents.correct & ~mine.correct,
@@ -94,9 +104,19 @@ class Similarity(Evaluator):
         }
         for metric, values in changes.items():
             yield Score(metric.name, "clean", evidence={POPULATION: values})
+        yield Score(PREDICTED.name, "clean", evidence={POPULATION: mine.predictions.astype(np.int16)})
+        if bench.control is not None and bench.parent is bench:
+            yield from control_scores(bench.control.outputs(View()), mine)
         if self.classes and bench.classes <= MOST_CLASSES:
             yield from _by_class(mine)
         yield from _hit(mine, parents)
+
+
+def control_scores(control: Outputs, parent: Outputs) -> Iterator[Score]:
+    """Yields how far an independently trained network is from the parent."""
+    apart = {AGREEMENT: control.predictions == parent.predictions, **distances(control, parent)}
+    for metric, values in apart.items():
+        yield Score(metric.name, CONTROL, evidence={POPULATION: values})
 
 
 def distances(mine: Outputs, others: Outputs) -> dict[Metric, Array]:

@@ -53,7 +53,7 @@ from evalsuite.metrics.ood import (
     mean_fpr95_id_positive,
     mean_fpr95_ood_positive,
 )
-from evalsuite.metrics.quantiles import median
+from evalsuite.metrics.quantiles import distinct, median
 from evalsuite.metrics.smooth import ece_smooth
 from evalsuite.metrics.weighted import resampled, row_sums, vector
 from evalsuite.registry import unknown
@@ -66,7 +66,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FUNCTIONALS", "ReliabilityBin", "aupr_in", "aupr_out", "auroc", "brier", "confidence", "correct",
-    "ece_by_chance", "ece_classwise", "ece_equal_mass", "ece_equal_width",
+    "distinct", "ece_by_chance", "ece_classwise", "ece_equal_mass", "ece_equal_width",
     "ece_l2_debiased", "ece_l2_squared_debiased", "ece_smooth", "energy", "evaluate", "fpr95_id_positive",
     "fpr95_ood_positive", "log_softmax", "mce", "mean", "mean_aupr_in", "mean_aupr_out", "mean_auroc",
     "mean_difference", "mean_fpr95_id_positive", "mean_fpr95_ood_positive", "mean_ratio", "median", "msp", "nll",
@@ -89,6 +89,7 @@ _COLUMNS: Mapping[Callable[..., Floats], tuple[int, ...]] = MappingProxyType(
     {
         mean: (1,),
         median: (1,),
+        distinct: (1,),
         ece_equal_width: (2,),
         ece_equal_mass: (2,),
         ece_l2_debiased: (2,),

@@ -36,10 +36,11 @@ def ece_equal_width(confidence: Array, correct: Array, *, weights: Weights = Non
         "On calibration of modern neural networks", equation 3.
     """
     c, a = predictions(confidence, correct)
-    by_bin = grouped(bin_of(c, bins))
+    by_bin = group_sums(bin_of(c, bins), a - c)
 
     def error(w: Floats) -> Floats:
-        return row_sums(np.abs(by_bin(w * (a - c)))) / row_sums(w)
+        (surplus,) = by_bin(w)
+        return row_sums(np.abs(surplus)) / row_sums(w)
 
     return resampled(error, (c.size,), weights=weights)
 

@@ -42,10 +42,10 @@ def ece_l2_squared_debiased(
     -0.08333333333333333
     """
     c, a = predictions(confidence, correct)
-    by_bin = grouped(bin_of(c, bins))
+    by_bin = group_sums(bin_of(c, bins), np.ones_like(c), a, a - c)
 
     def error(w: Floats) -> Floats:
-        counts, gaps, accuracy = _bins(w, by_bin, (c, a))
+        counts, gaps, accuracy = _bins(*by_bin(w))
         chance = np.divide(accuracy * (1 - accuracy), counts - 1, out=np.zeros_like(gaps), where=counts >= 2)
         return row_sums(counts * np.where(counts >= 2, gaps**2 - chance, 0.0)) / row_sums(w)
 

@@ -1,4 +1,4 @@
-"""The median of a weighted sample."""
+"""The median of a weighted sample, and how many values there are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evalsuite.metrics.weighted import columns, cumulated, resampled, vector
+from evalsuite.metrics.weighted import columns, cumulated, grouped, resampled, row_sums, vector
 
 if TYPE_CHECKING:
     from evalsuite.metrics.weighted import Weights
@@ -43,3 +43,23 @@ def median(values: Array, *, weights: Weights = None) -> Floats:
         return halves
 
     return resampled(middle, (x.size,), weights=weights)
+
+
+def distinct(values: Array, *, weights: Weights = None) -> Floats:
+    """Returns how many different values occur; with weights, among the images that have any.
+
+    Args:
+        values: One finite number per image, shape (N,): the predicted class, for example.
+        weights: One array of multiplicities, shape (B, N).
+
+    Returns:
+        float64, shape () or (B,).
+
+    >>> float(distinct(np.array([3, 1, 3])))
+    2.0
+    >>> distinct(np.array([3, 1, 3]), weights=[np.array([[1.0, 0.0, 2.0]])])
+    array([1.])
+    """
+    x = vector("values", values)
+    by_value = grouped(np.unique(x, return_inverse=True)[1])
+    return resampled(lambda w: row_sums((by_value(w) > 0).astype(np.float64)), (x.size,), weights=weights)

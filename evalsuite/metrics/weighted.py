@@ -74,6 +74,27 @@ def grouped(place: NDArray[np.intp]) -> Callable[[Floats], Floats]:
     return sums
 
 
+def group_sums(place: NDArray[np.intp], *values: Floats) -> Callable[[Floats], list[Floats]]:
+    """Returns the function that sums numbers of the images by group: one matrix product for all of them.
+
+    For few groups and many rows it is several times faster than `grouped`.
+
+    Args:
+        place: Group of each image, shape (N,).
+        values: What is summed, each (N,).
+
+    Returns:
+        Takes weights (b, N); returns one (b, number of groups that occur) for each of the values.
+    """
+    member = np.equal.outer(place, np.unique(place))
+    table = np.column_stack([member * x[:, None] for x in values])
+
+    def sums(weights: Floats) -> list[Floats]:
+        return np.split(weights @ table, len(values), axis=1)
+
+    return sums
+
+
 def row_sums(numbers: Floats) -> Floats:
     """Returns the sum of each row, shape (b,)."""
     sums: Floats = numbers.sum(axis=1)

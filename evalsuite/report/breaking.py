@@ -65,6 +65,11 @@ class Breaking:
         found: float | None = self.data["drops"].get(condition, {}).get(f"{method}@{target}")
         return found
 
+    @staticmethod
+    def text(drop: float | None) -> str:
+        """Returns a drop in percentage points, with a true minus."""
+        return "\u2013" if drop is None else f"{100 * drop:.1f}".replace("-0.0", "0.0").replace("-", "\u2212")
+
 
 def breaking(findings: Findings) -> Breaking:
     """Returns what breaks where, at every ratio; drops are means over seeds."""
@@ -106,16 +111,14 @@ def _floats(values: Iterable[Any]) -> list[float]:
 
 
 def _chosen(findings: Findings, targets: Sequence[float]) -> float | None:
-    """The smallest ratio at which some method no longer keeps everything, or the largest of all."""
-    failures = [
-        row["first_failure"]
+    """The largest ratio that test accuracy allows some method: there is what it hides; else the largest of all."""
+    kept = [
+        row["potential"]
         for row in headline(findings.thresholds)
-        if (row["metric"], row["condition"]) == ("accuracy", "clean") and row["first_failure"] is not None
+        if (row["metric"], row["condition"]) == ("accuracy", "clean")
     ]
-    wanted = min(failures, default=None)
-    if wanted is None or not targets:
-        return targets[-1] if targets else None
-    return min(targets, key=lambda target: abs(target - wanted))
+    wanted = max(kept, default=0.0) or max(targets, default=0.0)
+    return min(targets, key=lambda target: abs(target - wanted), default=None)
 
 
 def _corruption_sheets(table: pd.DataFrame, names: Sequence[str]) -> Iterable[Sheet]:

@@ -151,7 +151,7 @@ def scores(colour: int, palette: Palette = PAGE) -> dict[str, Any]:
         .mark_line(interpolate="step-after", strokeWidth=1.7)
         .encode(x=x, y=y, color=shade, strokeDash=dash, detail="sample:N", order="score:Q")
     )
-    return _finished(chart.properties(width="container", height=125, background="transparent"), palette)
+    return _finished(chart.properties(width="container", height=160, background="transparent"), palette)
 
 
 def slopes(
@@ -189,7 +189,8 @@ def slopes(
             tooltip=_tooltip("method", "condition", "value", "images", "seeds"),
         ),
     ]  # fmt: skip
-    height = alt.Step(13)
+    lines = {row["condition"] for row in rows}
+    height = 16 * max(1, len(lines)) * max(1, len(methods))
     chart = alt.layer(*layers).properties(width="container", height=height, background="transparent")
     return _finished(chart, palette)
 

@@ -202,7 +202,4 @@
     }
     vegaEmbed("#chart", charts.curve, options).then((result) => { view = result.view; draw(); document.body.dataset.ready = "yes"; });
   }
-  for (const holder of document.querySelectorAll("[data-chart]")) {
-    vegaEmbed(holder, charts.diagrams[Number(holder.dataset.chart)], options);
-  }
 })();

@@ -10,23 +10,26 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import jinja2
 from markupsafe import Markup
 
 from evalsuite.errors import StoreError
-from evalsuite.report import calibration, charts, trust
+from evalsuite.fairness import LEAST, SETUPS, TOTALS
+from evalsuite.report import breaking, calibration, charts, excess, trust
 from evalsuite.report.curves import curves
 from evalsuite.report.details import blocks
-from evalsuite.report.findings import Findings, headline, methods
+from evalsuite.report.findings import Findings, Picture, PictureKind, headline, methods, records
 from evalsuite.report.matrix import FLAGS, matrix
 from evalsuite.report.verdicts import sentences, verdict
 from evalsuite.report.wording import condition_label, metric_label, number, percent
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+KINDS: tuple[PictureKind, ...] = get_args(PictureKind)
 _DANGEROUS = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
@@ -39,8 +42,10 @@ def page(findings: Findings) -> str:
     Args:
         findings: The numbers of a run and what was concluded from them.
     """
-    scripts = {"library": _library(), "behaviour": _own("page.js")}
-    context = {**_answer(findings), **_evidence(findings), **scripts, "style": _own("page.css")}
+    scripts = {"library": _library(), "behaviour": _own("page.js"), "breakage": _own("breaks.js")}
+    parts = (_answer, _evidence, _damage, _trust)
+    told = {name: value for part in parts for name, value in part(findings).items()}
+    context = {**told, **scripts, "style": _own("page.css")}
     return _environment().get_template("page").render(context, policy=_policy(*scripts.values()))
 
 
@@ -88,20 +93,47 @@ def _answer(findings: Findings) -> dict[str, Any]:
 
 
 def _evidence(findings: Findings) -> dict[str, Any]:
-    """What stands below it."""
+    """The curves and the reliability diagrams."""
     drawn, diagrams = curves(findings), calibration.diagrams(findings)
     return {
         "curves": drawn,
         "drawable": {(curve["metric"], curve["condition"]) for curve in drawn["curves"]},
-        "curve_chart": charts.curve(drawn["methods"]),
         "diagrams": diagrams,
-        "diagram_charts": [charts.reliability(diagram.bins, diagram.colour) for diagram in diagrams],
+        "all_charts": {
+            "curve": charts.curve(drawn["methods"]),
+            "diagrams": [charts.reliability(diagram.bins, diagram.colour) for diagram in diagrams],
+            "robust": charts.robustness(drawn["methods"]),
+            "scores": [charts.scores(i) for i in range(len(drawn["methods"]))],
+            "slopes": charts.slopes(excess.slopes(findings), drawn["methods"]),
+        },
+    }
+
+
+def _damage(findings: Findings) -> dict[str, Any]:
+    """What breaks, in numbers and in pictures."""
+    found, steep = breaking.breaking(findings), excess.slopes(findings)
+    return {
+        "breaking": found,
+        "slopes": steep,
+        "broken": bool(found.sheets or found.data["robust"] or found.data["scores"] or steep),
+        "pictures": {kind: [one for one in findings.pictures if one.kind == kind] for kind in KINDS},
+        "no_pictures": {kind: findings.no_pictures.get(kind, "") for kind in KINDS},
+    }
+
+
+def _trust(findings: Findings) -> dict[str, Any]:
+    """What a reader needs to believe it."""
+    return {
         "failures": trust.failures(findings.measurements),
         "doubts": trust.doubts(findings.measurements),
         "notes": trust.notes(findings),
         "preprocessing": trust.preprocessing(findings),
+        "fairness": records(findings.fairness),
+        "setups": {**SETUPS, **TOTALS},
+        "least": LEAST,
         "grid": trust.grid(findings.measurements),
         "sizes": trust.sizes(findings.measurements),
+        "spent": trust.spent(findings),
         "facts": trust.facts(findings),
         "glossary": trust.glossary(findings),
         "measured": trust.measured(findings.measurements),
@@ -124,8 +156,22 @@ def _environment() -> jinja2.Environment:
         "condition": condition_label,
         "number": number,
         "percent": percent,
+        "datauri": _datauri,
+        "strips": _strips,
     }
     return environment
+
+
+def _datauri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _strips(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
+    """Pictures by the row that they belong to, in order."""
+    rows: dict[str, list[Picture]] = {}
+    for one in pictures:
+        rows.setdefault(one.row, []).append(one)
+    return list(rows.items())
 
 
 def _json(value: Any) -> Markup:

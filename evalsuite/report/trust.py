@@ -9,14 +9,23 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from evalsuite.report.findings import Findings, unique
-from evalsuite.report.wording import NOTHING, THIN, decimals, number, percent, percentage
+from evalsuite.report.wording import (
+    NOTHING,
+    THIN,
+    condition_label,
+    decimals,
+    group_label,
+    number,
+    percent,
+    percentage,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _WHAT = ["method", "evaluator", "status", "reason"]
 _DOUBT = ["method", "evaluator", "flags"]
-_SHOWN_ELSEWHERE = ("command", "inputs", "notes")  # digests say nothing to a reader
+_SHOWN_ELSEWHERE = ("command", "inputs", "notes", "spent")  # digests say nothing to a reader
 _EMPTY: tuple[object, ...] = (None, "", {}, [], ())
 
 
@@ -132,7 +141,12 @@ def sizes(measurements: pd.DataFrame) -> list[Fact]:
     """Returns how many images are behind the conditions of each group."""
     good = measurements[(measurements["status"] == "ok") & measurements["n"].notna()]
     groups = good["group"].fillna("").where(good["group"].fillna("") != "", good["condition"])
-    return [Fact(str(name), _span(rows["n"])) for name, rows in good.groupby(groups, sort=False)]
+    return [Fact(_place(str(name)), _span(rows["n"])) for name, rows in good.groupby(groups, sort=False)]
+
+
+def _place(name: str) -> str:
+    known = group_label(name)
+    return condition_label(name) if known == name else known
 
 
 def grid(measurements: pd.DataFrame) -> list[Fact]:
@@ -151,6 +165,14 @@ def facts(findings: Findings) -> list[Fact]:
         for key, value in findings.record.items()
         if key not in _SHOWN_ELSEWHERE and value not in _EMPTY
     ]
+
+
+def spent(findings: Findings) -> list[Fact]:
+    """Returns what each component of the run cost, the dearest first."""
+    found = findings.record.get("spent")
+    parts = list(found.items()) if isinstance(found, Mapping) else []
+    parts.sort(key=lambda part: -part[1]["seconds"])
+    return [Fact(str(name), f"{one['seconds']:,.1f}{THIN}s, {one['cells']:,} times") for name, one in parts]
 
 
 def glossary(findings: Findings) -> list[dict[str, Any]]:

@@ -23,6 +23,10 @@ class Verdict:
         weakest: Row of the condition that gives out first; ``None`` without thresholds.
         ties: How many others give out at the same ratio.
         checks: How many conditions were checked.
+        proven: Ratio up to which everything is shown to hold at 95 %, conditions without a proof left out: the
+            minimum of what each shows needs no correction (intersection-union test, Berger 1982). ``None``
+            without any proof.
+        unproven: How many conditions have none.
     """
 
     method: str
@@ -30,6 +34,8 @@ class Verdict:
     weakest: Row | None
     ties: int
     checks: int
+    proven: float | None = None
+    unproven: int = 0
 
     @property
     def gap(self) -> float:
@@ -67,7 +73,16 @@ def verdict(rows: Sequence[Row], method: str) -> Verdict:
     first = weakest(checked)
     accuracy = next((r for r in checked if (r["metric"], r["condition"]) == ("accuracy", "clean")), None)
     tied = [row for row in checked if first is not None and row["potential"] == first["potential"]]
-    return Verdict(method, accuracy, first, max(0, len(tied) - 1), len(checked))
+    shown = [float(row["certified"]) for row in checked if row.get("certified") is not None]
+    return Verdict(
+        method,
+        accuracy,
+        first,
+        max(0, len(tied) - 1),
+        len(checked),
+        proven=min(shown, default=None),
+        unproven=len(checked) - len(shown),
+    )
 
 
 def sentences(verdict: Verdict) -> list[Sentence]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -100,6 +101,14 @@ def test_a_full_disk_costs_memory_and_nothing_else(tmp_path: Path, monkeypatch: 
     values = np.ones(3)
     assert Shelf(tmp_path).array("a", lambda: values) is values
     assert [path.name for path in tmp_path.iterdir()] == ["a.lock"]
+
+
+def test_the_last_of_the_disk_is_left_for_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "RESERVE", shutil.disk_usage(tmp_path).total)
+    free = shutil.disk_usage(tmp_path)._replace(total=1000, free=149)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
+    assert not isinstance(Shelf(tmp_path).array("a", lambda: np.zeros(49, np.uint8)), np.memmap)
+    assert isinstance(Shelf(tmp_path).array("b", lambda: np.zeros(48, np.uint8)), np.memmap)
 
 
 def test_a_gallery_shows_the_same_with_a_shelf(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def _small(suite_file: Callable[..., Path]) -> Path:
     return suite_file(text=SMALL)
 
 
+@pytest.mark.slow
 def test_every_run_that_was_killed_hundreds_of_times_ends_with_the_same_bytes(
     small: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,45 @@
+"""A context on a few digits, and one in which nothing is trained, to see the pruning alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from evalsuite.models.cnn import SmallCNN
+from evalsuite.producers.contract import Context
+from evalsuite.producers.weights import enforce
+from evalsuite.records import ImageSet
+from evalsuite.training.origin import Origin
+from evalsuite.training.recipe import Recipe
+
+
+@pytest.fixture
+def small_origin(quick: Recipe) -> Origin:
+    """A plain network of 1,190 parameters, trained for three steps."""
+    return Origin(SmallCNN(widths=(4, 4, 8, 8)), 7, quick)
+
+
+@pytest.fixture
+def small_context(few: ImageSet, quick: Recipe, small_origin: Origin) -> Context:
+    return Context(few, quick, seed=3, origin=small_origin)
+
+
+@pytest.fixture
+def small_parent(small_context: Context) -> nn.Module:
+    return small_context.rewound(1)
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Puts masks in place of every training, and lists what the trainings would have been."""
+    asked: list[dict[str, Any]] = []
+
+    def masked(_: Context, model: nn.Module, ratio: float, **how: Any) -> None:
+        asked.append({"ratio": ratio, **how})
+        enforce(model, how.get("masks") or {})
+        model.eval()
+
+    monkeypatch.setattr(Context, "fit", masked)
+    return asked
