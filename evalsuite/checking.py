@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from evalsuite.errors import CheckpointError, SuiteError
+from evalsuite.errors import SuiteError
 from evalsuite.potential.curves import ULPS
 from evalsuite.records import Given
 from evalsuite.registry import unknown
@@ -198,18 +198,6 @@ def sentence(row: Mapping[str, Any]) -> str:
         f"{row['metric']} on {row['condition']} is {row['value']:.4f}, the parent's {row['parent']:.4f}: "
         f"a drop of {row['drop']:.4f}, tolerated are {row['tolerance']:g}"
     )
-
-
-def fitting(path: Path) -> str:
-    """Returns which known architecture the tensors in a file fit, or why none, in one sentence."""
-    from evalsuite.models.guessing import guess  # imports torch
-
-    try:
-        fit = guess(_weights(path))
-    except CheckpointError as error:
-        return str(error)
-    settings = ", ".join(f"{key}={value}" for key, value in fit.settings.items())
-    return f"{fit.reference}{' with fewer channels' if fit.shrunk else ''} ({settings})"
 
 
 def _architecture(question: Question) -> Architecture:

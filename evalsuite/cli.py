@@ -21,6 +21,7 @@ from evalsuite.console import (
     print_json,
     print_listing,
     print_plan,
+    print_program,
     print_report,
     print_spent,
     print_status,
@@ -201,22 +202,33 @@ def check_command(
 
 @app.command("inspect")
 def inspect_command(
-    file: Annotated[Path, typer.Argument(help="A file of weights.")],
+    file: Annotated[Path, typer.Argument(help="A file of weights, or a whole program.")],
     parent: Annotated[
         Path | None, typer.Option(help="The dense network's weights, to measure ratios.")
     ] = None,
     masks: Annotated[Path | None, typer.Option(help="A separate file of masks.")] = None,
+    image: Annotated[
+        str, typer.Option(help="Image that MACs are counted for: 3x32x32. [default: the architecture's]")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Say what is in a checkpoint, without running anything that is in it."""
-    from evalsuite.checking import fitting
+    """Say what is in a checkpoint or a program, without running anything that is in it."""
+    from evalsuite.models.checkpoints import read_weights
+    from evalsuite.models.identity import identity, image_shape
     from evalsuite.models.inspection import inspect
+    from evalsuite.models.program_contents import is_program, program_content
 
-    found, fits = inspect(file, parent=parent, masks=masks), fitting(file)
+    shape = image_shape(image) if image else None
+    if is_program(file):
+        program = program_content(file, parent=parent, masks=masks)
+        print_json(json.dumps(dataclasses.asdict(program))) if as_json else print_program(program)
+        return
+    found = inspect(file, parent=parent, masks=masks)
+    known = identity(read_weights(file, masks=masks), image_shape=shape)
     if as_json:
-        print_json(json.dumps({**dataclasses.asdict(found), "fits": fits}))
+        print_json(json.dumps({**dataclasses.asdict(found), **dataclasses.asdict(known)}))
     else:
-        print_inspection(found, fits)
+        print_inspection(found, known)
 
 
 @app.command("list")

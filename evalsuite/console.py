@@ -17,7 +17,9 @@ from rich.table import Table
 from evalsuite.registry import Entry
 
 if TYPE_CHECKING:
-    from evalsuite.models.inspection import Inspection
+    from evalsuite.models.identity import Identity
+    from evalsuite.models.inspection import Inspection, LayerContent
+    from evalsuite.models.program_contents import ProgramContent
     from evalsuite.planned import Line
     from evalsuite.runner import Progress, Step
     from evalsuite.status import Status
@@ -85,33 +87,71 @@ def progress() -> Iterator[Progress]:
         yield tell
 
 
-def print_inspection(found: Inspection, fits: str) -> None:
+def print_inspection(found: Inspection, known: Identity) -> None:
     """Prints what is in a file of weights: first the whole, then a line per layer."""
-    facts = {
-        "format": found.format + (f", under {found.wrapper}" if found.wrapper else ""),
-        "parameters": f"{found.parameters:,}, of which {found.nonzero:,} are not zero",
-        "ratio": "" if found.ratio is None else f"{found.ratio:.2%} of the parent's parameters are gone",
-        "prunable": ""
-        if found.prunable_ratio is None
-        else f"{found.prunable_ratio:.2%} of its prunable weights",
-        "structure": "whole channels"
-        if found.structured
-        else "single weights"
-        if _has_zeros(found)
-        else "dense",
-        "pattern": found.pattern,
-        "fits": fits,
-        "folded": ", ".join(found.folded),
-        "also there": ", ".join(found.extras),
-        "missing": ", ".join(found.missing),
-    }
+    _print_facts(
+        {
+            "format": found.format + (f", under {found.wrapper}" if found.wrapper else ""),
+            "parameters": f"{found.parameters:,}, of which {found.nonzero:,} are not zero",
+            "MACs": _macs(known),
+            "ratio": "" if found.ratio is None else f"{found.ratio:.2%} of the parent's parameters are gone",
+            "prunable": ""
+            if found.prunable_ratio is None
+            else f"{found.prunable_ratio:.2%} of its prunable weights",
+            "structure": "whole channels"
+            if found.structured
+            else "single weights"
+            if _has_zeros(found)
+            else "dense",
+            "pattern": found.pattern,
+            "fits": known.fits,
+            "folded": ", ".join(found.folded),
+            "also there": ", ".join(found.extras),
+            "missing": ", ".join(found.missing),
+        }
+    )
+    _print_layers(found.layers)
+
+
+def print_program(found: ProgramContent) -> None:
+    """Prints what a whole program shows: first the whole, then a line per layer."""
+    operators = sorted(found.operators.items(), key=lambda pair: (-pair[1], pair[0]))
+    _print_facts(
+        {
+            "format": f"{found.format}, a whole program",
+            "opset": found.opset,
+            "inputs": "; ".join(found.inputs),
+            "outputs": "; ".join(found.outputs),
+            "operators": ", ".join(f"{count} {name}" for name, count in operators),
+            "parameters": "unknown"
+            if found.parameters is None
+            else f"{found.parameters:,}, of which {found.nonzero:,} are not zero",
+            "ratio": "" if found.ratio is None else f"{found.ratio:.2%} of the parent's parameters are gone",
+            "note": " ".join(found.notes),
+        }
+    )
+    if found.layers:
+        _print_layers(found.layers)
+
+
+def _macs(known: Identity) -> str:
+    if known.macs is None or known.image is None:
+        return f"not counted: {known.uncounted}"
+    image = "x".join(map(str, known.image))
+    return f"{known.macs:,} for an image of {image}, of which {known.macs_nonzero:,} are not by a zero weight"
+
+
+def _print_facts(facts: Mapping[str, str]) -> None:
     for name, text in facts.items():
         if text:
             out.print(f"{name:<12}{text}", soft_wrap=True, markup=False)
+
+
+def _print_layers(layers: Sequence[LayerContent]) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("layer", "shape", "weights", "zeros", "zero filters", "pattern"):
         table.add_column(title, justify="left" if title == "layer" else "right", no_wrap=True)
-    for layer in found.layers:
+    for layer in layers:
         shape = "x".join(map(str, layer.shape))
         counts = (f"{layer.weights:,}", f"{layer.sparsity:.1%}", str(layer.zero_filters), layer.pattern)
         table.add_row(escaped(layer.name), shape, *counts)

@@ -6,14 +6,13 @@ All of it comes from the evidence in the cells of a run, without torch and witho
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from evalsuite.fairness import fairness
+from evalsuite.fairness import SETUPS, TOTALS, Fairness, fairness
 from evalsuite.suite import DENSE
 
 if TYPE_CHECKING:
@@ -39,12 +38,14 @@ def exhibits(run: Run) -> dict[str, pd.DataFrame]:
 def fairness_table(run: Run) -> pd.DataFrame:
     """Returns which comparison setup holds between each two methods; see `evalsuite.fairness`."""
     made = [choice["label"] for choice in run.record["suite"]["producers"]]
-    rows = [
-        {**{k: v for k, v in asdict(one).items() if k != "holds"}, "setup": one.setup, "fair": one.fair}
-        | dict(one.holds)
-        for one in fairness(run.candidates.values(), made=made)
-    ]
-    return pd.DataFrame(rows)
+    return fairness_rows(fairness(run.candidates.values(), made=made))
+
+
+def fairness_rows(found: Sequence[Fairness]) -> pd.DataFrame:
+    """Returns one row for each two methods, with a column for each setup."""
+    columns = ["first", "second", "pairs", "setup", "fair", "why"]
+    rows = [{name: getattr(one, name) for name in columns} | dict(one.holds) for one in found]
+    return pd.DataFrame(rows, columns=[*columns, *SETUPS, *TOTALS])
 
 
 def robust(run: Run) -> pd.DataFrame:

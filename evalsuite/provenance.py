@@ -66,7 +66,6 @@ PRODUCING = (
     "producers/weights.py",
     "producers/allocation.py",
     "producers/budget.py",
-    "producers/controls.py",
     "producers/initial.py",
     "producers/magnitude.py",
     "producers/sensitivity.py",

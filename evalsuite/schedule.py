@@ -192,8 +192,9 @@ class Schedule:
         """
         seed = self.suite.seeds.index(task.key.seed)
         if isinstance(task, Open):
-            early = self._control_seed(task.seed) is not None  # other seeds wait for it
-            return (-1, seed) if early and alone else (seed, -2) if alone else (0, seed)
+            if not alone:
+                return (0, seed)
+            return (seed, -2) if self._control_seed(task.seed) is None else (-1, seed)  # others wait for it
         if isinstance(task, Produce):
             place = (seed, self._chains.index(task.label), task.step)
             return (*place, 0) if alone else (1, task.step, *place)

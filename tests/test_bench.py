@@ -263,3 +263,26 @@ def test_features_that_fail_on_some_images_are_given_to_nobody(planting: Any) ->
         SkippedError, match="its logits differ from what its last linear layer returns by up to 1"
     ):
         _ = bench.head
+
+
+def test_a_parent_is_asked_once_for_what_is_remembered(planting: Any) -> None:
+    bench = planting.bench([0, 1, 2], np.eye(3), parent=np.eye(3))
+    asked: list[str] = []
+
+    def compute(name: str) -> str:
+        asked.append(name)
+        return name.upper()
+
+    assert [bench.parent.remember("key", lambda: compute("parent")) for _ in range(2)] == ["PARENT"] * 2
+    assert bench.remember("key", lambda: compute("candidate")) == "CANDIDATE"
+    assert bench.remember("other", lambda: compute("again")) == "AGAIN"
+    assert asked == ["parent", "candidate", "again"]
+
+
+def test_candidates_share_the_control_of_their_parent(planting: Any) -> None:
+    bench = planting.bench([0, 1, 2], np.eye(3), parent=np.eye(3))
+    other = planting.bench([0, 1, 2], -np.eye(3))
+    assert bench.control is None
+    bench.contrast(other)
+    assert bench.parent.control is bench.control is other
+    assert other.control is None

@@ -31,9 +31,19 @@ from evalsuite.testing import check_evaluator, check_model, check_producer
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "ood": {
-        "near": ("letters",), "far": ("uniform-noise",), "detectors": tuple(DETECTORS), "images": 40, "neighbors": 10,
+        "near": ("letters",),
+        "far": ("uniform-noise",),
+        "detectors": tuple(DETECTORS),
+        "images": 40,
+        "neighbors": 10,
     },
     "corruptions": {"severities": (1, 5)},
+    "n-m": {"m": 8},
+    "grasp": {"per_class": 3},
+    "synflow": {"rounds": 3},
+    "sipp": {"images": 8},
+    "sipp-hybrid": {"images": 8},
+    "sipp-random": {"images": 8},
     "pixels": {"images": 1, "step": 512},
     "attack": {"epsilons": (2.0,), "steps": 3, "probe": 16},
     "minimal-norm": {"attacks": ("l2-deepfool", "linf-fmn"), "steps": 5},

@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("sealing",),
     ("store",),
     ("lock", "ledger"),
-    ("comparison", "excess", "reliability", "fairness"),
+    ("comparison", "excess", "reliability", "fairness", "forgetting"),
     ("results",),
     ("runner", "report", "exporting", "status"),
     ("planned",),

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from evalsuite.bench import Bench
 from evalsuite.data.views import View
 from evalsuite.evaluators.contract import Evaluator
-from evalsuite.records import Metric, Score
+from evalsuite.metrics import correct_among
+from evalsuite.records import Array, Metric, Score
 
 ACCURACY = Metric(
     "accuracy", higher_is_better=True, unit="fraction", tolerance=0.005,
     text="Share of images whose most likely class is the label (top-1).",
 )  # fmt: skip
+TOP = 5
+TOP5 = Metric(
+    "accuracy_top5", higher_is_better=True, unit="fraction",
+    text="Share of images whose label is among the five most likely classes; of equal logits the first classes count.",
+)  # fmt: skip
+MANY = 20
+"""Classes from which on the five most likely ones tell something."""
 NLL = Metric(
     "nll", higher_is_better=False, unit="nats", tolerance=0.02,
     text="Mean negative log-likelihood of the label, from a float64 log-softmax.",
@@ -42,12 +50,15 @@ CONTROL = "control"
 
 @dataclass(frozen=True)
 class Accuracy(Evaluator):
-    """Test accuracy, negative log-likelihood, and agreement with the parent on clean images."""
+    """Test accuracy, negative log-likelihood, and agreement with the parent on clean images.
+
+    Where there are at least 20 classes, the accuracy of the five most likely ones too.
+    """
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Accuracy, NLL, agreement."""
-        return ACCURACY, NLL, AGREEMENT
+        """Accuracy, that of the five most likely classes, NLL, agreement."""
+        return ACCURACY, TOP5, NLL, AGREEMENT
 
     @property
     def needs(self) -> tuple[View, ...]:
@@ -55,8 +66,12 @@ class Accuracy(Evaluator):
         return (View(),)
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
-        """Yields three scores on ``clean``."""
+        """Yields three scores on ``clean``, four where there are many classes."""
         yield from labelled_scores(bench, View())
+        if bench.classes >= MANY:
+            outputs = bench.outputs(View())
+            among = correct_among(outputs.logits, outputs.known, TOP)
+            yield Score(TOP5.name, bench.condition(View()), evidence={POPULATION: among})
 
 
 def labelled_scores(
@@ -74,3 +89,19 @@ def calibration_score(bench: Bench, view: View, *, group: str = "", population: 
     outputs = bench.outputs(view)
     sure = np.column_stack([outputs.confidence, outputs.correct.astype(np.float64)])
     return Score(ECE.name, bench.condition(view), evidence={population: sure}, group=group)
+
+
+def single(score: Score) -> Score:
+    """Returns a score whose evidence has single precision: half the room, for there are 75 corrupted sets.
+
+    Numbers are rounded down, so that a confidence on the upper edge of a bin stays in it.
+    """
+    kept = {population: _rounded_down(values) for population, values in score.evidence.items()}
+    return replace(score, evidence=kept)
+
+
+def _rounded_down(values: Array) -> Array:
+    if values.dtype != np.float64:
+        return values
+    found = values.astype(np.float32)
+    return np.where(found > values, np.nextafter(found, np.float32(-np.inf)), found)

@@ -161,14 +161,15 @@ class Calibration(Evaluator):
     def _shifted(self, bench: Bench, scaling: Scaling | None, reason: str) -> Iterator[Score]:
         """Yields Brier score, and ECE, NLL and Brier score after scaling, on each corruption and on average.
 
-        A painted frost (``frost*``) stays out of the group and its mean, as it does in the corruption test.
+        The evidence of a mean is kept, that of each of its 75 conditions is not. A painted frost (``frost*``) stays
+        out of the group and its mean, as it does in the corruption test.
         """
         found: dict[str, list[Score]] = {}
         for view in self._shifts:
             condition, outputs = bench.condition(view), bench.outputs(view)
             group = "" if "*" in condition else self._group
             for score in _on_shift(outputs, scaling, reason):
-                yield replace(score, condition=condition, group=group)
+                yield replace(_valued(score), condition=condition, group=group)
                 if group:
                     found.setdefault(score.metric, []).append(score)
         for name, scores in found.items():
@@ -226,8 +227,8 @@ def _doubts(sure: Floats, floor: float, limit: float) -> tuple[str, ...]:
 
 
 def _on_shift(outputs: Outputs, scaling: Scaling | None, reason: str) -> Iterator[Score]:
-    """Yields a few measures; in single precision, for there are 75 corruptions and severities."""
-    yield _score(BRIER.name, brier(outputs.logits, outputs.known).astype(np.float32))
+    """Yields a few measures."""
+    yield _score(BRIER.name, brier(outputs.logits, outputs.known))
     if scaling is None:
         yield from (Score(name + SCALED, "", reason=reason) for name in _SHIFTED)
         return
@@ -238,7 +239,7 @@ def _on_shift(outputs: Outputs, scaling: Scaling | None, reason: str) -> Iterato
         brier(after.logits, after.known),
     )
     for name, values in zip(_SHIFTED, measured, strict=True):
-        yield _score(name + SCALED, values.astype(np.float32))
+        yield _score(name + SCALED, values)
 
 
 def _mean(name: str, scores: Sequence[Score]) -> Score:
@@ -248,6 +249,17 @@ def _mean(name: str, scores: Sequence[Score]) -> Score:
         value = np.mean([evaluate(ECE.functional, score.evidence) for score in scores])
         return Score(name, "", value=float(value), n=sum(map(len, evidence)))
     return _score(name, np.asarray(np.mean(evidence, axis=0, dtype=np.float64)))
+
+
+def _valued(score: Score) -> Score:
+    """The number without its evidence."""
+    if score.reason:
+        return score
+    functional = next(
+        metric.functional for metric in _ALL if metric.name == score.metric.removesuffix(SCALED)
+    )
+    value = float(evaluate(functional, score.evidence))
+    return replace(score, value=value, n=len(score.evidence[POPULATION]), evidence={})
 
 
 def _renamed(scores: Iterator[Score]) -> Iterator[Score]:

@@ -22,6 +22,7 @@ from evalsuite.evaluators.accuracy import (
     POPULATION,
     calibration_score,
     labelled_scores,
+    single,
 )
 from evalsuite.evaluators.contract import Evaluator, check_once
 from evalsuite.records import Array, Metric, Score
@@ -124,12 +125,12 @@ class Corruptions(Evaluator):
         kept: dict[str, dict[_Cell, Array]] = defaultdict(dict)
         for cell, view in self._views().items():
             group = self._group(cell, bench.condition(view))
-            for score in labelled_scores(bench, view, group=group):
+            for score in map(single, labelled_scores(bench, view, group=group)):
                 yield score
                 if group == self._named(GROUP):
                     counted[cell] = view
                     kept[score.metric][cell] = score.evidence[POPULATION]
-            yield calibration_score(bench, view, group=group)
+            yield single(calibration_score(bench, view, group=group))
         if counted:
             doubts = self._doubts(bench, counted)
             for metric, cells in kept.items():

@@ -34,6 +34,7 @@ from evalsuite.metrics.logits import (
     brier,
     confidence,
     correct,
+    correct_among,
     energy,
     log_softmax,
     msp,
@@ -66,7 +67,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FUNCTIONALS", "ReliabilityBin", "aupr_in", "aupr_out", "auroc", "brier", "confidence", "correct",
-    "distinct", "ece_by_chance", "ece_classwise", "ece_equal_mass", "ece_equal_width",
+    "correct_among", "distinct", "ece_by_chance", "ece_classwise", "ece_equal_mass", "ece_equal_width",
     "ece_l2_debiased", "ece_l2_squared_debiased", "ece_smooth", "energy", "evaluate", "fpr95_id_positive",
     "fpr95_ood_positive", "log_softmax", "mce", "mean", "mean_aupr_in", "mean_aupr_out", "mean_auroc",
     "mean_difference", "mean_fpr95_id_positive", "mean_fpr95_ood_positive", "mean_ratio", "median", "msp", "nll",

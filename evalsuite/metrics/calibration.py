@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evalsuite.errors import ContractError
-from evalsuite.metrics.weighted import columns, cumulated, grouped, resampled, row_sums, vector
+from evalsuite.metrics.weighted import columns, cumulated, group_sums, resampled, row_sums, vector
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -87,10 +87,11 @@ def mce(confidence: Array, correct: Array, *, weights: Weights = None, bins: int
         Naeini et al. 2015, "Obtaining well calibrated probabilities using Bayesian binning".
     """
     c, a = predictions(confidence, correct)
-    by_bin = grouped(bin_of(c, bins))
+    by_bin = group_sums(bin_of(c, bins), a - c, np.ones_like(c))
 
     def largest(w: Floats) -> Floats:
-        gaps, counts = np.abs(by_bin(w * (a - c))), by_bin(w)
+        surplus, counts = by_bin(w)
+        gaps = np.abs(surplus)
         found: Floats = np.divide(gaps, counts, out=np.zeros_like(gaps), where=counts > 0).max(axis=1)
         return found
 

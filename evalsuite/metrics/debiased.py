@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evalsuite.metrics.calibration import bin_of, predictions
-from evalsuite.metrics.weighted import grouped, resampled, row_sums
+from evalsuite.metrics.weighted import group_sums, resampled, row_sums
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from evalsuite.metrics.weighted import Weights
     from evalsuite.records import Array, Floats
 
@@ -65,11 +63,7 @@ def ece_l2_debiased(confidence: Array, correct: Array, *, weights: Weights = Non
     return np.sqrt(np.maximum(squared, 0.0))
 
 
-def _bins(
-    weights: Floats, by_bin: Callable[[Floats], Floats], predicted: tuple[Floats, Floats]
-) -> tuple[Floats, Floats, Floats]:
+def _bins(counts: Floats, right: Floats, surplus: Floats) -> tuple[Floats, Floats, Floats]:
     """Counts, absolute gaps and accuracies of the bins, each (b, bins that occur); 0 in empty ones."""
-    confidence, correct = predicted
-    counts, right, surplus = (by_bin(weights * x) for x in (1.0, correct, correct - confidence))
     some = np.maximum(counts, np.finfo(np.float64).tiny)
     return counts, np.abs(surplus) / some, right / some

@@ -66,6 +66,21 @@ def correct(logits: Array, labels: Array) -> NDArray[np.bool_]:
     return hits
 
 
+def correct_among(logits: Array, labels: Array, k: int) -> NDArray[np.bool_]:
+    """Returns whether the label's logit is among the `k` largest, shape (N,); of equal logits the first count.
+
+    >>> correct_among(np.array([[3.0, 2.0, 2.0]]), np.array([2]), 2).tolist()
+    [False]
+    """
+    z = _matrix(logits)
+    wanted = _labels(labels, z)[:, None]
+    own = np.take_along_axis(z, wanted, axis=1)
+    earlier = np.arange(z.shape[1]) < wanted
+    before = ((z > own) | ((z == own) & earlier)).sum(axis=1)
+    hits: NDArray[np.bool_] = before < k
+    return hits
+
+
 def nll(logits: Array, labels: Array) -> Floats:
     """Returns the negative log-likelihood of each label, float64, nats, shape (N,).
 

@@ -127,7 +127,7 @@ def inspect(path: Path, *, parent: Path | None = None, masks: Path | None = None
         above = read_checkpoint(parent).weights
         _check_parent(parent, above)
         weights = matched(weights, above)
-    layers = tuple(_layer(name, weights[name], above) for name in _prunable(weights))
+    layers = tuple(layer_content(name, weights[name], above) for name in _prunable(weights))
     nonzero, prunable_nonzero = _nonzero(_parameters(weights)), _nonzero(_prunable(weights))
     smaller = tuple(layer.name for layer in layers if _is_smaller(layer))
     missing = tuple(name for name in _prunable(above or {}) if name not in weights)
@@ -183,7 +183,14 @@ def pattern(weight: Tensor) -> str:
     return ""
 
 
-def _layer(name: str, weight: Tensor, above: Mapping[str, Tensor] | None) -> LayerContent:
+def layer_content(name: str, weight: Tensor, above: Mapping[str, Tensor] | None = None) -> LayerContent:
+    """Returns what the weight of one layer is.
+
+    Args:
+        name: Its key.
+        weight: Outputs, inputs, and perhaps a kernel.
+        above: Weights of the parent by name.
+    """
     nonzero = int(weight.count_nonzero())
     old = None if above is None else above.get(name)
     return LayerContent(

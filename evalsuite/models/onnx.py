@@ -38,7 +38,7 @@ def load_onnx(path: Path) -> Loaded:
         CheckpointError: If a package is missing, the file is too large, reads tensors from elsewhere, or takes
             and returns anything else than images and logits.
     """
-    model = _model(path)
+    model = parsed(path)
     session = _Session(model)
     one, _ = _only("inputs", session.inputs), _only("outputs", session.outputs)
     sizes = [size if isinstance(size, int) else None for size in one.shape]
@@ -102,8 +102,12 @@ class _Session:
         return torch.from_numpy(self._session.run(None, given)[0]).to(images.device)
 
 
-def _model(path: Path) -> Any:
-    """The parsed file with its external tensors, which lie beside it."""
+def parsed(path: Path) -> Any:
+    """Returns the message in a file, with its external tensors, which lie beside it.
+
+    Raises:
+        CheckpointError: If the package onnx is missing, the file is too large, or reads tensors from elsewhere.
+    """
     onnx = _package("onnx")
     _check_size(path.stat().st_size)
     model = onnx.load(path, load_external_data=False)

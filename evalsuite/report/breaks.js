@@ -45,7 +45,7 @@
       return index < 0 || ratio === near(data.ratios[index]);
     });
     const drawn = rows.map(([method, ratio, epsilon, value]) => ({
-      method: data.methods.includes(method) ? method : "parent", epsilon, value,
+      method: data.methods.includes(method) ? method : "parent", line: method, epsilon, value,
       at: ratio > 0 ? percent(ratio) : "parent", radius: epsilon, accuracy: percent(value),
     }));
     views.robust.data("robust", drawn).runAsync();
@@ -68,7 +68,7 @@
           const counts = found.counts[`${who}@${name}`];
           if (!counts) continue;
           const all = shares(counts);
-          [...all, all[all.length - 1]].forEach((share, i) => rows.push({ model, sample: sample, score: found.edges[i], share }));
+          [...all, all[all.length - 1]].forEach((share, i) => rows.push({ model, sample, score: found.edges[i], share }));
         }
       }
       document.querySelector(`[data-scores-note="${index}"]`).textContent = at === null ? " not measured near this ratio" : ` ${percent(at)}`;

@@ -32,11 +32,13 @@ def diagrams(findings: Findings) -> list[Diagram]:
     table = findings.reliability
     if table.empty:
         return []
-    table = table[table["seed"] == table["seed"].iloc[0]]
+    first = table.drop_duplicates("method").set_index("method")["seed"]
+    seen = {method: table[table["seed"] == first[method]] for method in methods(findings) if method in first}
     return [
-        _diagram(method, colour, ratio, table)
+        _diagram(method, colour, ratio, seen[method])
         for colour, method in enumerate(methods(findings))
-        for ratio in _shown(findings, method, table)
+        if method in seen
+        for ratio in _shown(findings, method, seen[method])
     ]
 
 

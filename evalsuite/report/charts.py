@@ -110,7 +110,8 @@ def reliability(bins: Sequence[Mapping[str, Any]], colour: int, palette: Palette
 def robustness(methods: Sequence[str], palette: Palette = PAGE) -> dict[str, Any]:
     """Returns the chart of robust accuracy over the radius: the parent thin, the candidates bold.
 
-    It draws the named data set ``robust`` (method, epsilon, value and the text at).
+    It draws the named data set ``robust`` (method, line, epsilon, value and the texts at, radius, accuracy); several
+    parents are several lines.
     """
     import altair as alt
 
@@ -124,7 +125,7 @@ def robustness(methods: Sequence[str], palette: Palette = PAGE) -> dict[str, Any
     y = alt.Y("value:Q", title=None, scale=alt.Scale(domain=[0, 1])).axis(format=".0~%", tickCount=5)
     drawn = alt.Chart(alt.NamedData("robust"))
     layers = [
-        drawn.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, order="epsilon:Q"),
+        drawn.mark_line(strokeWidth=2).encode(x=x, y=y, color=colour, detail="line:N", order="epsilon:Q"),
         drawn.mark_point(filled=True, size=70, opacity=1, stroke=palette.paper, strokeWidth=1).encode(
             x=x, y=y, color=colour, shape=shape, tooltip=_tooltip("method", "at", "radius", "accuracy")
         ),

@@ -73,6 +73,8 @@ def _limits(rows: Sequence[Row]) -> dict[tuple[str, str], dict[str, Any]]:
             (row["metric"], row["condition"]),
             {"reference": row["reference"], "tolerance": row["tolerance"], "potentials": {}},
         )
+        for key in ("reference", "tolerance"):  # several runs in one report may have several parents
+            limit[key] = row[key] if row[key] == limit[key] else None
         limit["potentials"].setdefault(row["method"], row["potential"])
     return found
 

@@ -54,6 +54,11 @@ class Line:
     row: Row
     entries: tuple[Entry | None, ...]
 
+    def common(self, key: str) -> float | None:
+        """Returns what all methods share, for example the parent's number; ``None`` where they differ."""
+        found = unique(entry.row[key] for entry in self.entries if entry is not None)
+        return found[0] if len(found) == 1 else None
+
 
 @dataclass(frozen=True, slots=True)
 class Block:

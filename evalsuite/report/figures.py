@@ -10,7 +10,7 @@ from evalsuite.registry import unknown
 from evalsuite.report import calibration, charts, excess
 from evalsuite.report.breaking import breaking
 from evalsuite.report.curves import curves
-from evalsuite.report.findings import PARENT, Findings, methods
+from evalsuite.report.findings import Findings, methods
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -69,12 +69,31 @@ def drawn(spec: Spec, form: Form) -> bytes:
     """Returns a Vega-Lite chart as a file."""
     import vl_convert
 
-    sized = {**spec, "width": WIDTH, "background": "white"}
+    sized = _with_legend({**spec, "width": WIDTH, "background": "white"})
     if form == "svg":
         return str(vl_convert.vegalite_to_svg(sized)).encode()
     if form == "pdf":
         return bytes(vl_convert.vegalite_to_pdf(sized))
     return bytes(vl_convert.vegalite_to_png(sized, scale=3))
+
+
+def _with_legend(spec: Spec) -> Spec:
+    """The chart with a legend below: on the page the names stand above it."""
+    if "layer" not in spec:
+        return {**spec, "encoding": _legible(spec.get("encoding", {}))}
+    return {
+        **spec,
+        "layer": [{**one, "encoding": _legible(one.get("encoding", {}))} for one in spec["layer"]],
+    }
+
+
+def _legible(encoding: Spec) -> Spec:
+    legend = {"title": None, "orient": "bottom", "columns": 4}
+    named = {key: {**encoding[key], "legend": legend} for key in ("color", "shape") if key in encoding}
+    ratio = (
+        {"x": {**encoding["x"], "title": "prune ratio"}} if encoding.get("x", {}).get("field") == "x" else {}
+    )
+    return {**encoding, **named, **ratio}
 
 
 def specifications(findings: Findings) -> Iterator[tuple[str, Spec]]:
@@ -98,9 +117,14 @@ def specifications(findings: Findings) -> Iterator[tuple[str, Spec]]:
 def _radii(findings: Findings, names: Sequence[str]) -> Iterator[tuple[str, Spec]]:
     found = breaking(findings)
     for attack, rows in found.data["robust"].items():
-        shown = [row for row in rows if row[0] == PARENT or row[1] == found.chosen]
+        shown = [row for row in rows if row[0] not in names or row[1] == found.chosen]
         points = [
-            {"method": name if name in names else "parent", "epsilon": epsilon, "value": value}
+            {
+                "method": name if name in names else "parent",
+                "line": name,
+                "epsilon": epsilon,
+                "value": value,
+            }
             for name, _, epsilon, value in shown
         ]
         title = f"Robust accuracy over the radius, {attack}"

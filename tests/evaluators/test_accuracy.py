@@ -53,3 +53,15 @@ def test_evidence_is_per_image_in_the_order_of_the_images(planting: Any) -> None
     for metric in ("accuracy", "agreement"):
         assert scores[metric].evidence["test"].tolist() == [True, False, True, True, False, True]
     assert scores["nll"].evidence["test"][1] == pytest.approx(math.log(math.e**3 + 3))
+
+
+@pytest.mark.parametrize(("classes", "expected"), [(19, None), (20, 0.5)])
+def test_the_five_most_likely_classes_count_where_there_are_many(
+    planting: Any, classes: int, expected: float | None
+) -> None:
+    logits = np.zeros((256, classes), np.float32)
+    logits[:, :6] = [6, 5, 4, 3, 2, 1]
+    labels = np.array([0, 4, 5, 6])
+    found = {one.metric: one for one in scored(Accuracy(), planting.bench(labels, logits))}
+    assert found["accuracy"].value == 0.25
+    assert (found["accuracy_top5"].value if expected else found.get("accuracy_top5")) == expected

@@ -15,8 +15,10 @@ from evalsuite.data.corruptions import CORRUPTIONS, corrupt
 from evalsuite.data.dataset import Place
 from evalsuite.data.views import Corruption, Gallery, View, frost_textures
 from evalsuite.errors import SuiteError
+from evalsuite.evaluators.accuracy import single
 from evalsuite.evaluators.corruptions import Corruptions
 from evalsuite.measuring import scored
+from evalsuite.metrics import reliability
 from evalsuite.records import Array, ImageSet, Score
 
 rng = np.random.default_rng(0)
@@ -135,3 +137,16 @@ def test_all_fifteen_at_all_severities_are_the_default() -> None:
 def test_settings_that_mean_nothing(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SuiteError, match=f"^{sentence}"):
         Corruptions(**settings)
+
+
+def test_corrupted_sets_keep_single_precision_and_no_confidence_leaves_its_bin(planting: Any) -> None:
+    edges = np.arange(1, 16) / 15
+    sure = np.column_stack([np.append(edges, 0.123), np.ones(16)])
+    kept = single(Score("ece_equal_width", "fog/1", evidence={"test": sure})).evidence["test"]
+    assert kept.dtype.name == "float32"
+    assert (kept <= sure).all()
+    np.testing.assert_allclose(kept, sure, rtol=2e-7)
+    counts = [[one.count for one in reliability(*table.T)] for table in (sure, kept)]
+    assert counts[0] == counts[1]
+    right = np.array([True, False])
+    assert single(Score("accuracy", "fog/1", evidence={"test": right})).evidence["test"] is right

@@ -183,3 +183,30 @@ def test_an_unknown_normalisation_is_skipped(planting: Any) -> None:
 def test_settings_that_mean_nothing(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(SuiteError, match=f"^{sentence}$"):
         Noise(**settings)
+
+
+def test_the_control_meets_the_same_noise(planting: Any) -> None:
+    other = np.roll(TABLE, 1, axis=1) * (np.arange(70) < 35)[:, None] + TABLE * (np.arange(70) >= 35)[:, None]
+    parent = planting.bench(LABELS, TABLE)
+    parent.contrast(Bench(planting.lookup(other), parent.gallery))
+    scores = {(one.metric, one.condition): one for one in scored(Noise(epsilons=(0.25,)), parent)}
+    assert scores["agreement", "control uniform/0.25:255"].value == 0.5
+    assert scores["agreement", "uniform/0.25:255"].value == 1
+    distance = scores["softmax_distance", "control uniform/0.25:255"].evidence["test"]
+    assert (distance[35:] == 0).all()
+    assert (distance[:35] > 1).all()
+    assert ("accuracy", "control uniform/0.25:255") not in scores
+
+
+def test_a_parent_with_noise_behind_its_normalisation_runs_once(planting: Any, monkeypatch: Any) -> None:
+    from evalsuite.evaluators import noise
+
+    model = Normalized(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3)), mean=[0.5] * 3, std=[0.5] * 3)
+    images = planting.numbered(LABELS, classes=3)
+    parent = Bench(model, planting.data(test=images))
+    asked = []
+    kept = noise.noisy_inside
+    monkeypatch.setattr(noise, "noisy_inside", lambda model, one: (asked.append(model), kept(model, one))[1])
+    for _ in range(2):
+        scored(Noise(epsilons=(0.1,), space="normalised"), Bench(model, parent.gallery, parent=parent))
+    assert len(asked) == 3  # the parent, and each of two candidates

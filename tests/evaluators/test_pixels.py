@@ -139,3 +139,31 @@ def test_masked_pixels_have_the_mean_colour(planting: Any) -> None:
 def test_settings_out_of_range_are_refused(settings: Any, sentence: str) -> None:
     with pytest.raises(SuiteError, match=sentence):
         Pixels(**settings)
+
+
+def test_a_control_is_a_third_network_and_parents_choose_once(planting: Any, monkeypatch: Any) -> None:
+    from evalsuite.evaluators import pixels
+
+    models = [Layers(seed, hidden=8, classes=3) for seed in (3, 4, 7)]
+    parent, control = (planted(planting, model, classes=3) for model in (models[0], models[2]))
+    parent.contrast(control)
+    chosen: list[Bench] = []
+    select = pixels.backward_selection
+
+    def counted(network: Bench, *rest: Any, **more: Any) -> Any:
+        chosen.append(network)
+        return select(network, *rest, **more)
+
+    monkeypatch.setattr(pixels, "backward_selection", counted)
+    test = Pixels(images=2, share=0.25, step=4)
+    for _ in range(2):
+        bench = planted(planting, models[1], parent=parent, classes=3)
+        scores = {one.condition: one for one in scored(test, bench)}
+        assert len(scores) == 3 * 3 + 1
+    assert chosen.count(parent) == chosen.count(control) == 2
+    assert len(chosen) == 2 * 4
+    swapped = planted(planting, models[2], parent=planted(planting, models[0], classes=3), classes=3)
+    for one in scored(test, swapped):  # a candidate that is the control sees what the control sees
+        named = one.condition.replace("candidate", "control")
+        if one.metric == "pixel_confidence":
+            assert scores[named].value == pytest.approx(one.value)

@@ -114,3 +114,32 @@ def test_classes_without_images_do_not_count_and_many_have_no_rows(planting: Any
     assert scores["worst_class_drop", "clean"].value == 0.5
     assert "class 2 lost 0.500" in scores["worst_class_drop", "clean"].flags[0]
     assert Similarity().needs == (View(),)
+
+
+def test_predicted_classes_are_counted_and_kept(planting: Any) -> None:
+    guesses = np.where(LABELS == 2, 0, LABELS)
+    score = found(planting, table(guesses), table(LABELS))["predicted_classes", "clean"]
+    assert score.value == 2
+    assert score.evidence["test"].tolist() == guesses.tolist()
+    assert score.evidence["test"].dtype.name == "int16"
+
+
+def test_a_control_is_compared_with_the_parent_and_with_no_candidate(planting: Any) -> None:
+    random = np.random.default_rng(4)
+    parents, other = random.normal(size=(2, 256, K)).astype(np.float32)
+    bench = planting.bench(LABELS, table(LABELS), parent=parents)
+    control = Bench(planting.lookup(other), bench.gallery)
+    bench.contrast(control)
+    assert not [one for one in scored(Similarity(), bench) if one.condition == "control"]
+    scores = {one.metric: one for one in scored(Similarity(), bench.parent) if one.condition == "control"}
+    assert set(scores) == {
+        "agreement", "softmax_distance", "softmax_distance_linf", "logit_distance", "logit_distance_linf",
+    }  # fmt: skip
+    agrees = (parents[:N].argmax(axis=1) == other[:N].argmax(axis=1)).mean()
+    assert scores["agreement"].value == pytest.approx(agrees)
+    apart = scored(Similarity(), planting.bench(LABELS, other, parent=parents))
+    for one in apart:
+        if one.metric in scores and one.condition == "clean":
+            assert scores[one.metric].value == one.value  # as far as a candidate with these outputs
+    alone = scored(Similarity(), Bench(planting.lookup(parents), bench.gallery))
+    assert "control" not in {one.condition for one in alone}

@@ -213,3 +213,22 @@ def test_malformed_evidence_is_refused(
 def test_there_is_at_least_one_bin(function: Callable[..., Any]) -> None:
     with pytest.raises(ContractError, match="0 bins"):
         function(np.array([0.5]), np.array([1]), bins=0)
+
+
+def test_replicates_are_sums_over_the_bins_of_each_resample() -> None:
+    """The matrix product against the definition, image by image, with the weights of a bootstrap."""
+    random = np.random.default_rng(11)
+    c = random.random(300)
+    a = (random.random(300) < c).astype(float)
+    counts = random.multinomial(300, [1 / 300] * 300, 20)
+    found = metrics.ece_equal_width(c, a, weights=[counts])
+    largest = metrics.mce(c, a, weights=[counts])
+    for row, w in enumerate(counts):
+        gaps, shares = [], []
+        for m in range(15):
+            inside = (c > m / 15) & (c <= (m + 1) / 15) & (w > 0)
+            if inside.any():
+                gaps.append(abs(np.average(a[inside] - c[inside], weights=w[inside])))
+                shares.append(w[inside].sum() / 300)
+        assert found[row] == pytest.approx(np.dot(gaps, shares), abs=1e-12)
+        assert largest[row] == pytest.approx(max(gaps), abs=1e-12)

@@ -180,3 +180,21 @@ def test_one_image_is_enough() -> None:
     assert metrics.nll(logits, labels) == pytest.approx([np.log(4 / 3)])
     assert metrics.confidence(logits) == pytest.approx([0.75])
     assert metrics.energy(logits) == pytest.approx([-np.log(4)])
+
+
+@pytest.mark.parametrize("k", [1, 5, 19])
+def test_among_the_largest_agrees_with_scikit_learn(k: int) -> None:
+    from sklearn.metrics import top_k_accuracy_score
+
+    random = np.random.default_rng(k)
+    logits, labels = random.normal(size=(400, 20)), random.permutation(np.arange(400) % 20)
+    found = metrics.correct_among(logits, labels, k)
+    assert found.mean() == top_k_accuracy_score(labels, logits, k=k)
+    if k == 1:
+        assert found.tolist() == metrics.correct(logits, labels).tolist()
+
+
+def test_of_equal_logits_the_first_are_among_the_largest() -> None:
+    logits, labels = np.zeros((4, 4)), np.arange(4)
+    assert metrics.correct_among(logits, labels, 2).tolist() == [True, True, False, False]
+    assert metrics.correct_among(logits, labels, 4).all()

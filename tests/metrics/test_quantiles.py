@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalsuite.errors import ContractError, DataError
-from evalsuite.metrics import evaluate, median
+from evalsuite.metrics import distinct, evaluate, median
 
 VALUES = st.lists(st.integers(-50, 50), min_size=1, max_size=12)
 
@@ -45,3 +45,14 @@ def test_metrics_know_it() -> None:
         median(np.array([]))
     with pytest.raises(ContractError, match="not finite"):
         median(np.array([1.0, np.inf]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(values=st.lists(st.integers(0, 5), min_size=1, max_size=30), seed=st.integers(0, 99))
+def test_distinct_values_are_those_of_the_images_that_are_drawn(values: list[int], seed: int) -> None:
+    x = np.array(values)
+    weights = np.random.default_rng(seed).integers(0, 2, (4, len(x)))
+    weights[:, 0] += weights.sum(axis=1) == 0
+    assert distinct(x).item() == len(set(values))
+    expected = [len(np.unique(x[row > 0])) for row in weights]
+    assert distinct(x, weights=[weights]).tolist() == expected

@@ -13,7 +13,7 @@ from evalsuite.errors import SuiteError
 from evalsuite.models.cost import nonzero
 from evalsuite.producers.contract import Context
 from evalsuite.producers.gradual import GradR, GradualMagnitude, Ramp, Wires, laplace_center
-from evalsuite.producers.weights import alive, allowed, masks_of, room, weights_of
+from evalsuite.producers.weights import alive, allowed, best, magnitudes, masks_of, room, weights_of
 from evalsuite.training.history import history
 from evalsuite.training.recipe import Recipe
 
@@ -118,8 +118,6 @@ def test_the_final_mask_is_of_the_largest_theta(
     context: Context, small_parent: nn.Module, fits: list[dict[str, Any]]
 ) -> None:
     """Without training theta is the absolute weight, so the mask is that of global magnitude."""
-    from evalsuite.producers.weights import best, magnitudes
-
     (model,) = GradR(start="parent").produce(small_parent, (0.6,), context)
     keep = room(small_parent, allowed(small_parent, 0.6))
     expected = best(small_parent, magnitudes(small_parent), keep)
@@ -133,7 +131,7 @@ def test_sleeping_weights_may_stay(context: Context, small_parent: nn.Module) ->
     assert abs(nonzero(model) - allowed(small_parent, 0.5)) <= 1
 
 
-def test_a_ramp_goes_on_from_its_memory(context: Context, small_parent: nn.Module) -> None:
+def test_a_ramp_goes_on_from_its_memory(small_parent: nn.Module) -> None:
     """What a killed training puts back is all there is: the second half of the steps needs nothing else."""
     settings = GradualMagnitude(every=1, end=1.0)
     whole, again = Ramp(settings, 4, 900, 100), Ramp(settings, 4, 900, 100)

@@ -109,7 +109,7 @@ def test_snip_is_the_slope_along_the_mask(perceptron: nn.Module, noisy: Context)
     exact = copy.deepcopy(perceptron).double()
 
     def loss() -> float:
-        return float(functional.cross_entropy(exact(images.double()), labels))
+        return float(functional.cross_entropy(exact(images.double()), labels).detach())
 
     for name, weight in weights_of(exact).items():
         slow = torch.empty_like(weight)
@@ -145,9 +145,11 @@ def test_grasp_is_weight_times_hessian_times_gradient(perceptron: nn.Module, noi
         return loss
 
     halves = [loss_on(order[: len(order) // 2]), loss_on(order[len(order) // 2 :])]
-    slope = sum(torch.autograd.functional.jacobian(loss, start) for loss in halves)
-    curve = sum(torch.autograd.functional.hessian(loss, start) for loss in halves)
-    slow = start * (curve @ slope)  # type: ignore[operator]  # sums of tensors
+    jacobian: Any = torch.autograd.functional.jacobian
+    hessian: Any = torch.autograd.functional.hessian
+    slope = sum(jacobian(loss, start) for loss in halves)
+    curve = sum(hessian(loss, start) for loss in halves)
+    slow = start * (curve @ slope)
     mine = torch.cat([score.flatten() for score in found.values()])
     np.testing.assert_allclose(mine.numpy(), slow.numpy(), rtol=2e-3, atol=1e-6)
     assert float(slow.abs().max()) > 1e-4  # far from the tolerance
@@ -204,8 +206,8 @@ def test_synflow_by_hand(small_context: Context) -> None:
     for weight in weights_of(positive).values():
         weight.abs_()
     scores = Synflow().scores(positive, context)
-    np.testing.assert_allclose(scores["1"].numpy(), [[12, 2], [0.1, 1]], rtol=1e-6)
-    np.testing.assert_allclose(scores["3"].numpy(), [[14, 1.1]], rtol=1e-6)
+    np.testing.assert_allclose(scores["1"].numpy(), [[12.0, 2.0], [0.1, 1.0]], rtol=1e-6)
+    np.testing.assert_allclose(scores["3"].numpy(), [[14.0, 1.1]], rtol=1e-6)
     masks = Synflow(rounds=10).masks(model, 2, context)
     assert [mask.int().tolist() for mask in masks.values()] == [[[1, 0], [0, 0]], [[1, 0]]]
 
@@ -219,7 +221,7 @@ def test_synaptic_flow_is_conserved_from_layer_to_layer(small_context: Context) 
             value.zero_()
     sums = [float(score.sum()) for score in Synflow().scores(model, small_context).values()]
     ones = torch.ones(1, *small_context.train.images.shape[1:], dtype=torch.float64)
-    whole = float(model.network(ones).sum())  # type: ignore[operator]  # a module
+    whole = float(model.network(ones).sum().detach())  # type: ignore[operator]  # a module
     assert sums == pytest.approx([whole] * len(prunable(model)), rel=1e-9)
 
 

@@ -42,7 +42,7 @@ def produced(
     return [copy.deepcopy(model) for model in producer.produce(parent, ratios, context)]
 
 
-def linears(*rows: Sequence[Sequence[float]]) -> nn.Module:
+def linears(*rows: Sequence[Sequence[float]]) -> nn.Sequential:
     model = nn.Sequential(*(nn.Linear(len(one[0]), len(one), bias=False) for one in rows))
     for layer, one in zip(model, rows, strict=True):
         layer.weight.data = torch.tensor(one, dtype=torch.float32)
@@ -104,20 +104,17 @@ def test_allocations_worked_by_hand() -> None:
         layer_counts(convs, "uniform-plus", 124)
 
 
-@given(
-    st.lists(st.tuples(st.integers(1, 500), st.integers(1, 50)), min_size=1, max_size=8), st.floats(0, 1)
-)  # fmt: skip
+@given(st.lists(st.tuples(st.integers(1, 500), st.integers(1, 50)), min_size=1, max_size=8), st.floats(0, 1))
 def test_apportioned_numbers_add_up(layers: list[tuple[int, int]], share: float) -> None:
-    most, shares = zip(*layers, strict=True)
+    most, shares = [limit for limit, _ in layers], [weight for _, weight in layers]
     keep = len(most) + int(share * (sum(most) - len(most)))
     found = apportioned(shares, [1] * len(most), most, keep)
     assert sum(found) == keep
     assert all(1 <= count <= limit for count, limit in zip(found, most, strict=True))
-    free = [c / s for c, s, limit in zip(found, shares, most, strict=True) if 1 < c < limit]
-    for (one, weight), (other, _) in zip(
-        zip(free, shares, strict=False), zip(free, shares, strict=False), strict=True
-    ):
-        assert abs(one - other) * weight < 1 + weight  # those within bounds are in proportion
+    free = [(c, s) for c, s, limit in zip(found, shares, most, strict=True) if 1 < c < limit]
+    for (one, first), (other, second) in pairwise(free):  # those within bounds are in proportion
+        assert (one - 1) / first < (other + 1) / second
+        assert (one + 1) / first > (other - 1) / second
 
 
 def test_lamp_follows_the_formula(network: Network, small_context: Context) -> None:
@@ -171,7 +168,7 @@ def test_every_group_of_m_inputs_keeps_n(network: Network, small_context: Contex
     for n, model in zip((5, 2, 1), models, strict=True):
         for weight in weights_of(model).values():
             if weight.shape[1] % 8 == 0:
-                groups = (weight != 0).unflatten(1, (-1, 8)).sum(2)
+                groups = (weight != 0).view(len(weight), -1, 8, *weight.shape[2:]).sum(2)
                 assert bool((groups == n).all())
             else:
                 assert bool((weight != 0).all())

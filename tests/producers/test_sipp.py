@@ -145,10 +145,10 @@ def test_the_budget_is_that_of_a_general_solver(keep: int) -> None:
         part = groups.slack * groups.sums / 3 / m
         return float((groups.weight * (part + np.sqrt(part**2 + 6 * part)) / 2).sum())
 
-    limits = [(1e-3, size) for size in groups.alive]
-    total = {"type": "eq", "fun": lambda m: m.sum() - counts.sum()}
-    solved = minimize(bound, np.minimum(counts.sum() / 4, groups.alive), bounds=limits, constraints=total,
-                      options={"ftol": 1e-12, "maxiter": 500})  # fmt: skip
+    limits = [(1e-3, float(size)) for size in groups.alive]
+    total: Any = {"type": "eq", "fun": lambda m: m.sum() - counts.sum()}
+    start: Any = np.minimum(counts.sum() / 4, groups.alive)
+    solved = minimize(bound, start, bounds=limits, constraints=total, options={"ftol": 1e-12, "maxiter": 500})
     assert solved.success
     assert bound(counts) <= solved.fun * (1 + 1e-6)
     np.testing.assert_allclose(counts, solved.x, rtol=0.02)

@@ -93,13 +93,9 @@ name = "calibration"
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """Every finished file of a run folder but the record."""
-    kept = (".cell", ".safetensors", ".json")
-    return {
-        file.relative_to(path).as_posix(): file.read_bytes()
-        for file in path.rglob("*")
-        if file.suffix in kept and file.name != "run.json"
-    }
+    """Every cell and candidate of a run folder."""
+    files = [*path.rglob("*.cell"), *path.rglob("candidates/*/*/*.*")]
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
 
 
 def hurting(folder: Path, *, times: int, how: str, limit: str = "") -> Path:
