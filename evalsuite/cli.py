@@ -39,7 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-KINDS = ("producers", "evaluators", "datasets", "models", "suites")
+KINDS = ("producers", "evaluators", "datasets", "models", "recipes", "suites")
 FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes: a cell failed; the user's mistake; Ctrl-C
 
 
@@ -67,6 +67,7 @@ def run_command(
         bool,
         typer.Option("--retry-failed", help="Compute skipped and invalid cells again, as failed ones are."),
     ] = False,
+    recipe: Annotated[str, typer.Option(help="Train by this recipe instead: see list recipes.")] = "",
     search: Annotated[
         str, typer.Option(help="Find the threshold of metric@condition alone, by testing fewer ratios.")
     ] = "",
@@ -86,6 +87,7 @@ def run_command(
         executor=executor,
         only=tuple(only or ()),
         retry_failed=retry_failed,
+        recipe=recipe,
     )
     if dry_run:
         from evalsuite.planned import plan
@@ -280,6 +282,10 @@ def _entries(kind: str) -> list[Entry]:
         from evalsuite.suite import shipped
 
         return [Entry(name, _description(path), str(path)) for name, path in shipped().items()]
+    if kind == "recipes":
+        from evalsuite.training.recipes import RECIPES
+
+        return [Entry(name, one.text, "evalsuite.training.recipes") for name, one in RECIPES.items()]
     return _registries()[kind].entries()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalsuite.console import out
-from evalsuite.console_tables import print_rows, print_thresholds
+from evalsuite.console_tables import print_cross, print_rows, print_thresholds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +41,23 @@ def threshold_command(
         print_rows(rows)
     else:
         print_thresholds(rows)
+
+
+def cross_command(
+    run: RunFolder,
+    metric: Annotated[str, typer.Option(help="What is compared.")] = "accuracy",
+    condition: Annotated[str, typer.Option(help="Under which condition.")] = "clean",
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Compare pairs of methods under pairs of recipes: who wins under both, and where the recipe decides."""
+    from evalsuite.crossing import recipe_cross
+    from evalsuite.results import Run
+
+    rows = recipe_cross(Run(run), metric=metric, condition=condition)
+    if as_json:
+        print_rows(rows)
+    else:
+        print_cross(rows)
 
 
 def export_command(
@@ -116,5 +133,6 @@ def chosen(rows: pd.DataFrame, places: list[str], seed: str) -> pd.DataFrame:
 def register(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
     app.command("threshold")(threshold_command)
+    app.command("recipe-cross")(cross_command)
     app.command("export")(export_command)
     app.command("plan")(plan_command)

@@ -48,7 +48,11 @@ def comparison(runs: Sequence[Run]) -> Findings:
             parts.setdefault(name, []).append(_relabelled(table, label, known, apart=name == "robust"))
     joined = {name: pd.concat(_filled(found), ignore_index=True) for name, found in parts.items()}
     return Findings(
-        **joined,
+        measurements=joined["measurements"],
+        thresholds=joined["thresholds"],
+        reliability=joined["reliability"],
+        excess=joined.get("excess", pd.DataFrame()),
+        robust=joined["robust"],
         fairness=_fairness(runs, names),
         metrics=_metrics(runs, labels),
         record=_record(runs, labels),

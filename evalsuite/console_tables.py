@@ -89,6 +89,27 @@ def print_thresholds(rows: pd.DataFrame) -> None:
     out.print(table)
 
 
+def print_cross(rows: pd.DataFrame) -> None:
+    """Prints the 2x2 cross of methods and recipes: a line per pair and target ratio."""
+    table = Table(box=None, pad_edge=False)
+    for title in ("ratio", "A", "B"):
+        table.add_column(title)
+    for title in ("A, recipe 1", "B, recipe 1", "A, recipe 2", "B, recipe 2"):
+        table.add_column(title, justify="right")
+    table.add_column("verdict")
+    for _, row in rows.iterrows():
+        numbers = ("value", "other_value", "value_other_recipe", "other_value_other_recipe")
+        verdict = f"{row['winner']} wins under both" if row["winner"] else row["verdict"]
+        methods = (escaped(str(row[name])) for name in ("method", "other_method"))
+        table.add_row(
+            f"{row['target_ratio']:.1%}",
+            *methods,
+            *(f"{row[name]:.4f}" for name in numbers),
+            escaped(verdict),
+        )
+    out.print(table)
+
+
 def _share(ratio: float) -> str:
     return f"{ratio:.1%}" if ratio >= 0 else "-"  # a missing number compares with nothing
 

@@ -133,7 +133,7 @@ def _training(schedule: Schedule, key: Key) -> int:
         return 0
     if key.method == DENSE and suite.checkpoint:
         return 0
-    recipe = suite.recipe if key.method == DENSE else suite.retraining
+    recipe = suite.recipe if key.method == DENSE else suite.retraining_of(key.method)
     return int(BACKWARD * recipe.epochs * len(schedule.gallery.images(View(split="train")).images))
 
 

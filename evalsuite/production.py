@@ -118,7 +118,7 @@ class Production:
         code = [code_digest(PRODUCING, type(one)) for one in (plugin, *plugin.parts)]
         # what rewinds follows the parent's own training
         way = None if self.suite.checkpoint else dataclasses.asdict(self.suite.recipe)
-        training = self._trainings.inputs(self.suite.retraining)
+        training = self._trainings.inputs(self.suite.retraining_of(choice.label))
         return digest_of({"producer": choice.table, **training, "parent": way, "code": code})
 
     def module(self, key: Key, candidate: Candidate) -> nn.Module:
@@ -140,7 +140,9 @@ class Production:
         except CheckpointError as error:
             raise LostError(key, str(error)) from error
         if weights_digest(model) != candidate.weights:
-            raise LostError(key, f"the weights of {key.method} at {key.target_ratio:g} are not those of its record")
+            raise LostError(
+                key, f"the weights of {key.method} at {key.target_ratio:g} are not those of its record"
+            )
         return model
 
     def given(self, seed: int, parent: Candidate) -> list[Made]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalsuite.errors import UserError
+from evalsuite.training.recipes import named
 
 if TYPE_CHECKING:
     from evalsuite.suite import Suite
@@ -94,6 +95,7 @@ class Options:
         retry_failed: Whether cells that ended as ``skipped`` or ``invalid`` are computed again, as those that
             ended in an error always are.
         steps: Places on the ladder of ratios that are measured, by method; all of a method that is not named.
+        recipe: Name of a recipe instead of the suite's, for parents that are trained and for all retraining.
     """
 
     seed: int | None = None
@@ -107,14 +109,21 @@ class Options:
     only: tuple[str, ...] = ()
     retry_failed: bool = False
     steps: Mapping[str, frozenset[int]] = dataclasses.field(default_factory=dict)
+    recipe: str = ""
 
     def applied(self, suite: Suite) -> Suite:
-        """Returns `suite` with the seed that was asked for."""
-        if self.seed is None:
-            return suite
-        if self.seed < 0:
+        """Returns `suite` with the seed and the recipe that were asked for.
+
+        Raises:
+            UserError: If the seed is negative, or no recipe has the name.
+        """
+        if self.seed is not None and self.seed < 0:
             raise UserError(f"found seed {self.seed}, expected an integer from 0 on")
-        return replace(suite, seeds=(self.seed,))
+        seeds = suite.seeds if self.seed is None else (self.seed,)
+        if not self.recipe:
+            return replace(suite, seeds=seeds)
+        recipe = named(self.recipe)
+        return replace(suite, seeds=seeds, recipe=recipe, retraining=recipe, retrainings={})
 
 
 def data_root(suite: Suite | None, options: Options) -> Path | None:
@@ -222,6 +231,7 @@ def described(suite: Suite) -> dict[str, Any]:
         "checkpoint": suite.checkpoint,
         "recipe": dataclasses.asdict(suite.recipe),
         "retraining": dataclasses.asdict(suite.retraining),
+        "retrainings": {label: dataclasses.asdict(recipe) for label, recipe in suite.retrainings.items()},
         "producers": [
             {"label": choice.label, **choice.table, **({"dense": True} if choice.plugin.dense else {})}
             for choice in suite.producers
@@ -243,6 +253,7 @@ def command(suite: Suite, options: Options) -> str:
         return options.command
     words = ["python", "-m", "evalsuite", "run", str(suite.source)]
     words += ["--seed", str(options.seed)] if options.seed is not None else []
+    words += ["--recipe", options.recipe] if options.recipe else []
     words += ["--device", options.device] if options.device != "cpu" else []
     words += ["--data", str(options.data)] if options.data is not None else []
     words += ["--download"] if options.download else []

@@ -122,7 +122,9 @@ def _control(store: Store, record: Mapping[str, Any], key: Key, parent: Candidat
     seed = control_of(key.seed, record["suite"]["seeds"])
     if seed is None:
         return None
-    return control(parent, store.candidate(Key(DENSE, seed, 0.0), str(record["inputs"]["parents"][str(seed)])))
+    return control(
+        parent, store.candidate(Key(DENSE, seed, 0.0), str(record["inputs"]["parents"][str(seed)]))
+    )
 
 
 def _unmade(

@@ -52,6 +52,7 @@ class Suite:
         checkpoint: The parent's weights, ``{seed}`` stands for the seed; empty: it is trained with `recipe`.
         recipe: How the parent is trained.
         retraining: How candidates are retrained; `recipe`, but for the keys of ``[retraining]``.
+        retrainings: The same by producer's label, where its own table says ``retraining``.
         producers: Pruning methods.
         candidates: Finished models made elsewhere.
         evaluators: Tests: those of the depth, as the suite's own tables change them, and its own.
@@ -82,6 +83,11 @@ class Suite:
     plugins: tuple[str, ...]
     source: Path
     resources: Resources = dataclasses.field(default_factory=Resources)
+    retrainings: Mapping[str, Recipe] = dataclasses.field(default_factory=dict)
+
+    def retraining_of(self, producer: str) -> Recipe:
+        """Returns how the candidates of a producer are retrained."""
+        return self.retrainings.get(producer, self.retraining)
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -185,9 +191,14 @@ def assembled(raw: Mapping[str, Any], *, source: Path) -> Suite:
         data=choose(DATASETS, page.data, where=f"{source}, [data]"),
         model=choose(MODELS, page.model, where=f"{source}, [model]"),
         checkpoint=page.checkpoint,
-        recipe=_recipe(page.recipe, {}, f"{source}, [recipe]"),
-        retraining=_recipe(page.retraining, merged(page.recipe), f"{source}, [retraining]"),
-        producers=labelled(PRODUCERS, page.producers, where=f"{source}, [[producers]]", reserved=RESERVED),
+        recipe=values.recipe(page.recipe, {}, f"{source}, [recipe]"),
+        retraining=values.recipe(page.retraining, merged(page.recipe), f"{source}, [retraining]"),
+        producers=labelled(
+            PRODUCERS,
+            [{key: value for key, value in table.items() if key != values.OWN} for table in page.producers],
+            where=f"{source}, [[producers]]",
+            reserved=RESERVED,
+        ),
         candidates=tuple(built(Given, one, where=f"{source}, [[candidates]]") for one in page.candidates),
         evaluators=labelled(
             EVALUATORS, _battery(page, f"{source}"), where=f"{source}, [[evaluators]]", reserved=RESERVED
@@ -198,6 +209,9 @@ def assembled(raw: Mapping[str, Any], *, source: Path) -> Suite:
         plugins=page.plugins,
         source=source,
         resources=built(Resources, page.resources, where=f"{source}, [resources]"),
+        retrainings=values.retrainings(
+            page.producers, merged(page.retraining, merged(page.recipe)), f"{source}, [[producers]]"
+        ),
     )
     _check_some(suite)
     _check_candidates(suite, f"{source}, [[candidates]]")
@@ -212,15 +226,6 @@ def _battery(page: _Page, where: str) -> list[Mapping[str, Any]]:
         return battery(page.depth, page.evaluators, data=data, trained=not page.checkpoint)
     except SuiteError as error:
         raise SuiteError(f"{where}: {error}") from None
-
-
-def _recipe(table: Mapping[str, Any], under: Mapping[str, Any], where: str) -> Recipe:
-    """The recipe of a table, which may name one and may leave out what holds otherwise."""
-    try:
-        keys = merged(table, under)
-    except SuiteError as error:
-        raise SuiteError(f"{where}: {error}") from error
-    return built(Recipe, keys, where=where)
 
 
 def _check_some(suite: Suite) -> None:

@@ -57,7 +57,7 @@ class Trainings:
         self, choice: Choice[Producer], parent: Candidate, last: Candidate | None, *, digest: str
     ) -> Context:
         """Returns what a producer may use that goes on from the candidate `last`, or starts at the parent."""
-        recipe = self.suite.retraining
+        recipe = self.suite.retraining_of(choice.label)
         kept = digest_of({"parent": parent.weights, "producer": digest})
         return Context(
             train=self._train,

@@ -1,10 +1,18 @@
-"""What the plain values of a suite must be: its name, ratios, seeds, threads."""
+"""What the plain values of a suite must be: its name, ratios, seeds, threads, recipes."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+from evalsuite.choices import built
 from evalsuite.errors import SuiteError
+from evalsuite.training.recipe import Recipe
+from evalsuite.training.recipes import merged
+
+OWN = "retraining"
+"""Key of a producer's table that is the suite's and not the producer's: how its candidates are retrained."""
 
 
 def named(name: str, where: str) -> str:
@@ -58,3 +66,39 @@ def threads(threads: int, where: str) -> int:
     if threads < 1:
         raise SuiteError(f"{where}: found threads = {threads}, expected at least 1")
     return threads
+
+
+def recipe(table: Mapping[str, Any], under: Mapping[str, Any], where: str) -> Recipe:
+    """Returns the recipe of a table, which may name one and leave out what holds otherwise.
+
+    Raises:
+        SuiteError: If no recipe has the name, or a key or value is none of a recipe.
+    """
+    try:
+        keys = merged(table, under)
+    except SuiteError as error:
+        raise SuiteError(f"{where}: {error}") from error
+    return built(Recipe, keys, where=where)
+
+
+def retrainings(
+    producers: Iterable[Mapping[str, Any]], under: Mapping[str, Any], where: str
+) -> dict[str, Recipe]:
+    """Returns the recipes of the producers that have one of their own, by label.
+
+    Args:
+        producers: Tables of producers; the key `OWN` is a recipe's name, or a table.
+        under: Keys that hold where such a table says nothing else.
+        where: Place in a file, for error messages.
+
+    Raises:
+        SuiteError: If one is no recipe.
+    """
+    found = {}
+    for table in producers:
+        own, label = table.get(OWN), str(table.get("label", table.get("name")))
+        if own is not None and not isinstance(own, str | dict):
+            raise SuiteError(f"{where}, {label}: found {OWN} = {own!r}, expected a recipe's name or a table")
+        if own is not None:
+            found[label] = recipe({"name": own} if isinstance(own, str) else own, under, f"{where}, {label}")
+    return found

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from evalsuite.choices import choose
 from evalsuite.data import DATASETS
-from evalsuite.errors import SuiteError
+from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.attack import Attack
 from evalsuite.models import MODELS
 from evalsuite.producers import PRODUCERS
+from evalsuite.provenance import Options
 from evalsuite.suite import Suite, find, load, parse, shipped
+from evalsuite.training.recipes import named
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -362,6 +364,7 @@ def test_the_table_of_a_choice_makes_the_same_choice_again(registry: Registry[An
     required: dict[str, dict[str, Any]] = {
         "ood": {"far": ["letters"]},
         "shift": {"sets": ["cifar10.1"]},
+        "folder": {"path": "x"},
         "arrays": {"folder": "x", "classes": 3},
         "python": {"target": "torch.nn:Identity"},
         "robustbench": {"model": "Standard"},
@@ -403,3 +406,34 @@ def test_every_suite_that_ships_can_be_read() -> None:
         assert suite.name == name
         assert suite.description
         assert suite.tolerances
+
+
+def test_a_producer_may_retrain_by_a_recipe_of_its_own() -> None:
+    own_recipe = {'name = "random"': 'name = "random"\nretraining = {epochs = 7}'}
+    suite = read(changed({**own_recipe, "[recipe]": "[recipe]\nlearning_rate = 0.3"}))
+    assert suite.retraining_of("magnitude") == suite.retraining
+    own = suite.retraining_of("random")
+    assert (own.epochs, own.learning_rate) == (7, 0.3)
+    published = read(changed({'name = "random"': 'name = "random"\nretraining = "lost-cifar-resnet"'}))
+    assert published.retraining_of("random").epochs == 182
+
+
+@pytest.mark.parametrize(
+    ("own", "sentence"),
+    [
+        ("3", "random: found retraining = 3, expected a recipe's name or a table"),
+        ('"lost-cifar-resnt"', "unknown recipe 'lost-cifar-resnt': did you mean 'lost-cifar-resnet'"),
+        ("{epoch = 3}", "random: unknown key 'epoch': did you mean 'epochs'"),
+    ],
+)
+def test_a_retraining_that_is_none_is_named(own: str, sentence: str) -> None:
+    with pytest.raises(SuiteError, match=re.escape(sentence)):
+        read(changed({'name = "random"': f'name = "random"\nretraining = {own}'}))
+
+
+def test_a_recipe_that_is_asked_for_stands_for_all_of_the_suites() -> None:
+    suite = read(changed({'name = "random"': 'name = "random"\nretraining = {epochs = 7}'}))
+    asked = Options(recipe="rethinking-cifar").applied(suite)
+    assert asked.recipe == asked.retraining == asked.retraining_of("random") == named("rethinking-cifar")
+    with pytest.raises(UserError, match="unknown recipe 'x'"):
+        Options(recipe="x").applied(suite)

@@ -92,7 +92,7 @@ def calibration_score(bench: Bench, view: View, *, group: str = "", population: 
 
 
 def single(score: Score) -> Score:
-    """Returns a score whose evidence has single precision: half the room, for there are 75 corrupted sets.
+    """Returns a score whose evidence has single precision: half the room, for there are 75 corrupted sets and more.
 
     Numbers are rounded down, so that a confidence on the upper edge of a bin stays in it.
     """

@@ -21,6 +21,7 @@ from evalsuite.evaluators.accuracy import (
     NLL,
     POPULATION,
     SOFTMAX_DISTANCE,
+    single,
 )
 from evalsuite.evaluators.contract import Evaluator, check_epsilons, check_once
 from evalsuite.metrics import softmax
@@ -88,7 +89,7 @@ class Noise(Evaluator):
             for epsilon in self.epsilons:
                 noises = [one for one in self._noises if (one.kind, one.epsilon) == (kind, epsilon)]
                 condition = self._condition(bench, noises[0])
-                yield from _scores(condition, self._pairs(bench, bench.parent, noises))
+                yield from map(single, _scores(condition, self._pairs(bench, bench.parent, noises)))
                 if bench.control is not None and bench.parent is bench:
                     yield from _apart(f"{CONTROL} {condition}", self._pairs(bench.control, bench, noises))
 
@@ -101,9 +102,7 @@ class Noise(Evaluator):
             for draw in range(self.draws)
         )
 
-    def _pairs(
-        self, bench: Bench, other: Bench, noises: list[RandomNoise]
-    ) -> list[tuple[Outputs, Outputs]]:
+    def _pairs(self, bench: Bench, other: Bench, noises: list[RandomNoise]) -> list[tuple[Outputs, Outputs]]:
         return [(self._outputs(bench, one), self._outputs(other, one)) for one in noises]
 
     def _view(self, noise: RandomNoise) -> View:

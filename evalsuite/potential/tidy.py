@@ -199,9 +199,7 @@ def _rules(
     if isinstance(tolerance, Mapping):
         rules = {name: limits(value, of=f" of metric {name!r}") for name, value in tolerance.items()}
     else:
-        rules = {
-            name: limits(tolerance, of=f" of metric {name!r}") for name in metrics if name in directions
-        }
+        rules = {name: limits(tolerance, of=f" of metric {name!r}") for name in metrics if name in directions}
         if metrics and not rules:
             raise UserError(f"no direction is known for {', '.join(metrics)}; {DIRECTION_HINT}")
     for name in rules:

@@ -184,10 +184,10 @@ def _scores(table: pd.DataFrame) -> dict[str, dict[str, Any]]:
     for detector, rows in table.groupby("detector", sort=False) if not table.empty else ():
         edges = sorted({*rows["low"], *rows["high"]})
         counts: dict[str, list[int]] = {}
-        for (method, target, sample), inside in rows.groupby(
-            ["method", "target_ratio", "sample"], sort=False
-        ):
-            counts[f"{method}@{float(target)}@{sample}"] = inside["count"].astype(int).tolist()
+        for row in records(rows.sort_values("low", kind="stable")):
+            counts.setdefault(f"{row['method']}@{row['target_ratio']}@{row['sample']}", []).append(
+                row["count"]
+            )
         sets = [str(sample) for sample in rows["sample"].unique() if sample != "test"]
         found[str(detector)] = {
             "edges": [float(f"{edge:.6g}") for edge in edges],

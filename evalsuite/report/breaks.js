@@ -20,7 +20,7 @@
     const best = ratios.reduce((a, b) => (Math.abs(b - chosen) < Math.abs(a - chosen) ? b : a), Infinity);
     return Math.abs(best - chosen) <= 0.02 ? best : null;
   };
-  // Python writes 0.5 and 1e-05 where JavaScript has 0.5 and 0.00001: keys are compared as numbers.
+  // As Python writes a ratio: 0.0, 0.5.
   const key = (ratio) => (ratio === null ? "" : Number.isInteger(ratio) ? `${ratio}.0` : String(ratio));
 
   const maps = () => {

@@ -89,11 +89,13 @@ def _with_legend(spec: Spec) -> Spec:
 
 def _legible(encoding: Spec) -> Spec:
     legend = {"title": None, "orient": "bottom", "columns": 4}
-    named = {key: {**encoding[key], "legend": legend} for key in ("color", "shape") if key in encoding}
-    ratio = (
-        {"x": {**encoding["x"], "title": "prune ratio"}} if encoding.get("x", {}).get("field") == "x" else {}
-    )
-    return {**encoding, **named, **ratio}
+    told: Spec = dict(encoding)
+    for key in ("color", "shape"):
+        if key in told:
+            told[key] = {**told[key], "legend": legend}
+    if told.get("x", {}).get("field") == "x":
+        told["x"] = {**told["x"], "title": "prune ratio"}
+    return told
 
 
 def specifications(findings: Findings) -> Iterator[tuple[str, Spec]]:

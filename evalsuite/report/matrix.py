@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from evalsuite.report.findings import unique
 from evalsuite.report.questions import COLUMNS, Answer, Column, answer, answered
 from evalsuite.report.wording import (
+    NOTHING,
     condition_label,
     decimals,
     metric_label,
@@ -209,8 +209,7 @@ def interval(row: Row, digits: int) -> str:
     """
     low, high, certified = (row.get(key) for key in ("potential_low", "potential_high", "certified"))
     if low is not None and high is not None:
-        ends = unique(percentage(end, digits) for end in (low, high))
-        return "\u2013".join(ends)
+        return f"{percentage(low, digits)}{NOTHING}{percentage(high, digits)}"
     return "" if certified is None else f"shown {percentage(certified, digits)}"
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from evalsuite.errors import SuiteError
+from evalsuite.errors import SuiteError, UnknownNameError
 from evalsuite.registry import unknown
+from evalsuite.training.recipe import Recipe
 
 SHAPE = ("milestones", "gamma", "rates", "floor")
 """Keys that belong to one schedule: whoever overrides the schedule gets none of the old one's."""
@@ -25,6 +26,17 @@ class Named:
 
     text: str
     keys: Mapping[str, Any] = field(default_factory=dict)
+
+
+def named(name: str) -> Recipe:
+    """Returns the recipe with a name.
+
+    Raises:
+        UnknownNameError: If there is none.
+    """
+    if name not in RECIPES:
+        raise UnknownNameError(unknown("recipe", name, RECIPES))
+    return Recipe(**RECIPES[name].keys)
 
 
 def merged(table: Mapping[str, Any], under: Mapping[str, Any] | None = None) -> dict[str, Any]:

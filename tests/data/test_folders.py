@@ -83,7 +83,9 @@ def test_the_list_of_the_protocol_chooses_pictures_and_their_order(tmp_path: Pat
     everything = loaded(Folder(f"{below}/texture".strip("/")), "test", Place(tmp_path)).images
     np.testing.assert_array_equal(found, everything[[2, 0]])
     chosen.write_text("texture/z.png -1\ntexture/c.png -1\n")
-    with pytest.raises(DataError, match=r"names 1 of 2 pictures that are not under .*, first 'texture/z\.png'"):
+    with pytest.raises(
+        DataError, match=r"names 1 of 2 pictures that are not under .*, first 'texture/z\.png'"
+    ):
         DATASETS.get("textures")().load("test", Place(tmp_path))
     chosen.write_text("\n")
     with pytest.raises(DataError, match=r"test_texture\.txt: found no line"):
@@ -91,7 +93,9 @@ def test_the_list_of_the_protocol_chooses_pictures_and_their_order(tmp_path: Pat
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"'tin': found neither the list .*test_tin\.txt nor pictures in .*unpack"):
+    with pytest.raises(
+        DataError, match=r"'tin': found neither the list .*test_tin\.txt nor pictures in .*unpack"
+    ):
         DATASETS.get("tin")().load("test", Place(tmp_path))
     with pytest.raises(DataError, match=r"mine: found no picture, expected \.jpeg, \.jpg, \.png files"):
         Folder("mine").load("test", Place(tmp_path))

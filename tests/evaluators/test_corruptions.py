@@ -139,7 +139,7 @@ def test_settings_that_mean_nothing(settings: dict[str, Any], sentence: str) -> 
         Corruptions(**settings)
 
 
-def test_corrupted_sets_keep_single_precision_and_no_confidence_leaves_its_bin(planting: Any) -> None:
+def test_corrupted_sets_keep_single_precision_and_no_confidence_leaves_its_bin() -> None:
     edges = np.arange(1, 16) / 15
     sure = np.column_stack([np.append(edges, 0.123), np.ones(16)])
     kept = single(Score("ece_equal_width", "fog/1", evidence={"test": sure})).evidence["test"]

@@ -204,9 +204,14 @@ def test_a_parent_with_noise_behind_its_normalisation_runs_once(planting: Any, m
     model = Normalized(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3)), mean=[0.5] * 3, std=[0.5] * 3)
     images = planting.numbered(LABELS, classes=3)
     parent = Bench(model, planting.data(test=images))
-    asked = []
+    asked: list[nn.Module] = []
     kept = noise.noisy_inside
-    monkeypatch.setattr(noise, "noisy_inside", lambda model, one: (asked.append(model), kept(model, one))[1])
+
+    def counted(model: nn.Module, one: RandomNoise) -> nn.Module:
+        asked.append(model)
+        return kept(model, one)
+
+    monkeypatch.setattr(noise, "noisy_inside", counted)
     for _ in range(2):
         scored(Noise(epsilons=(0.1,), space="normalised"), Bench(model, parent.gallery, parent=parent))
     assert len(asked) == 3  # the parent, and each of two candidates

@@ -93,3 +93,30 @@ def test_marks_scroll_with_their_table(synthesis: Callable[..., Findings], tmp_p
     document, _ = opened(path, tmp_path / "profile")
     titles = re.findall("<title>(.*?)</title>", document)
     assert titles == ["moved 50"]
+
+
+def test_one_ratio_is_chosen_for_everything_that_breaks(
+    synthesis: Callable[..., Findings], tmp_path: Path
+) -> None:
+    found = synthesis(ratios=(0.5, 0.9))
+    path = write(found, tmp_path)
+    table = found.measurements
+    mine = table[
+        (table["method"] == "random") & (table["condition"] == "fog/3") & (table["metric"] == "accuracy")
+    ]
+    drops = {
+        row["target_ratio"]: f"{100 * row['drop']:.1f}".replace("-", "\u2212") for _, row in mine.iterrows()
+    }
+    report = (
+        "<script>setTimeout(() => { const menu = document.getElementById('target'); const said = [];"
+        "for (const ratio of ['0.5', '0.9']) { menu.value = ratio; menu.dispatchEvent(new Event('change'));"
+        "const row = [...document.querySelectorAll('[data-sheet=\"2\"] tbody tr')]"
+        ".find((one) => one.cells[0].textContent === 'fog'); said.push(row.cells[1].textContent); }"
+        "document.title = said.join(' then '); }, 3000)</script>"
+    )
+    free = re.sub("<meta http-equiv[^>]*>", "", path.read_text("utf-8"), count=1)
+    path.write_text(free + report, "utf-8")
+    document, _ = opened(path, tmp_path / "profile")
+    titles = re.findall("<title>(.*?)</title>", document)
+    assert titles == [f"{drops[0.5]} then {drops[0.9]}"]
+    assert 'data-drawn="yes"' in document

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def test_a_retrained_dense_parent_is_measured_but_has_no_threshold(
     suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    controls = '[[producers]]\nname = "dense-retrained"\n[[producers]]\nname = "layer-shuffled"\n'
+    controls = '[[producers]]\nname = "dense-retrained"\n'
     old = '[[producers]]\nname = "filter-l1"\n'
     path = suite_file({old: controls, "seeds = [0]": "seeds = [0, 1]", "epochs = 2": "epochs = 1"})
     text = path.read_text()
@@ -27,7 +27,7 @@ def test_a_retrained_dense_parent_is_measured_but_has_no_threshold(
     assert rows["target_ratio"].tolist() == [0.5, 0.8, 0.5, 0.8]
     assert (rows["ratio"] == 0).all()
     assert rows["drop"].notna().all()
-    assert set(run.thresholds()["method"]) == {"magnitude", "layer-shuffled"}
-    assert set(run.excess["method"]) == {"magnitude", "layer-shuffled"}
+    assert set(run.thresholds()["method"]) == {"magnitude"}
+    assert set(run.excess["method"]) == {"magnitude"}
     assert "dense-retrained" in (run.path / "index.html").read_text()
-    assert [choice.get("dense") for choice in run.record["suite"]["producers"]] == [None, True, None]
+    assert [choice.get("dense") for choice in run.record["suite"]["producers"]] == [None, True]

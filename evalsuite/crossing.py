@@ -1,0 +1,122 @@
+"""Two methods under two recipes: whether one is better, or only better trained."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from evalsuite.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from evalsuite.results import Run
+
+COLUMNS = (
+    *("target_ratio", "recipe", "other_recipe", "method", "other_method"),
+    *("value", "other_value", "value_other_recipe", "other_value_other_recipe", "winner", "verdict"),
+)
+
+
+def recipe_cross(run: Run, *, metric: str = "accuracy", condition: str = "clean") -> pd.DataFrame:
+    """Returns, for each pair of methods and pair of recipes of a run, who wins under each recipe.
+
+    A suite makes the cross by giving the same producers twice, under two labels, with a ``retraining`` of their own.
+    The same winner under both recipes is a real difference of the methods; a mixed outcome says that pruning and recipe
+    interact, and all four numbers have to be reported.
+
+    Args:
+        run: At least two methods, each retrained by the same two recipes.
+        metric: What is compared, as a mean over the seeds.
+        condition: Under which condition.
+
+    Returns:
+        One row per pair and target ratio that all four candidates have; ``winner`` is empty where they are mixed or
+        equal.
+
+    Raises:
+        UserError: If the run has no two methods under the same two recipes.
+
+    References:
+        Wang et al. 2023, "Why is the state of neural network pruning so confusing?", arXiv 2301.05219.
+    """
+    values = _values(run, metric, condition)
+    crossed = _crossed(run.record["suite"])
+    rows = [
+        row
+        for recipes in combinations(sorted({recipe for _, recipe in crossed}), 2)
+        for methods in combinations(sorted({method for method, _ in crossed}), 2)
+        if all((method, recipe) in crossed for method in methods for recipe in recipes)
+        for row in _rows(values, crossed, methods, recipes)
+    ]
+    if not rows:
+        raise UserError(
+            f"{run.path} has no two methods under the same two recipes with numbers for {metric} on {condition}; give "
+            "the same two producers twice in a suite, the second time with a label and a retraining of their own"
+        )
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _values(run: Run, metric: str, condition: str) -> dict[tuple[str, float], float]:
+    """Mean over the seeds by producer's label and target ratio."""
+    table = run.measurements
+    mine = table[(table["metric"] == metric) & (table["condition"] == condition) & (table["status"] == "ok")]
+    better = mine["higher_is_better"].map({True: 1.0, False: -1.0}).astype(float)
+    means = mine.assign(value=mine["value"] * better).groupby(["method", "target_ratio"])["value"].mean()
+    return {(str(label), float(ratio)): float(value) for (label, ratio), value in means.items()}
+
+
+def _crossed(suite: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """Method and recipe to the producer's label; a method is called after the first producer of its settings."""
+    recipes: list[Any] = []
+    methods: list[tuple[str, Any]] = []
+    found = {}
+    for choice in suite["producers"]:
+        settings = {key: value for key, value in choice.items() if key != "label"}
+        recipe = suite.get("retrainings", {}).get(choice["label"], suite["retraining"])
+        if recipe not in recipes:
+            recipes.append(recipe)
+        if settings not in [known for _, known in methods]:
+            methods.append((str(choice["label"]), settings))
+        method = next(label for label, known in methods if known == settings)
+        found[method, f"recipe {recipes.index(recipe) + 1}"] = str(choice["label"])
+    return found
+
+
+def _rows(
+    values: Mapping[tuple[str, float], float],
+    labels: Mapping[tuple[str, str], str],
+    methods: tuple[str, str],
+    recipes: tuple[str, str],
+) -> Iterator[dict[str, Any]]:
+    """One row per ratio that all four have."""
+    corners = [(method, recipe) for recipe in recipes for method in methods]
+    ratios = sorted({ratio for _, ratio in values if ratio})
+    for ratio in ratios:
+        found = [values.get((labels[corner], ratio)) for corner in corners]
+        if None in found:
+            continue
+        a, b, c, d = (float(value) for value in found if value is not None)
+        first, second = _sign(a - b), _sign(c - d)
+        same = first == second != 0
+        yield dict(
+            zip(
+                COLUMNS,
+                (
+                    *(ratio, *recipes, *methods, *map(abs, (a, b, c, d))),
+                    methods[0 if first > 0 else 1] if same else "",
+                    "the methods differ"
+                    if same
+                    else "no difference"
+                    if first == second
+                    else "mixed: report all four",
+                ),
+                strict=True,
+            )
+        )
+
+
+def _sign(number: float) -> int:
+    return (number > 0) - (number < 0)

@@ -1,0 +1,79 @@
+"""The 2x2 cross of two methods and two recipes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from evalsuite import Run, api, cli_results
+from evalsuite.crossing import recipe_cross
+from evalsuite.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+LESS = {
+    '[[producers]]\nname = "filter-l1"\n': """
+    [[producers]]
+    name = "random"
+    [[producers]]
+    name = "magnitude"
+    label = "magnitude, short"
+    retraining = {epochs = 1, learning_rate = 0.001}
+    [[producers]]
+    name = "random"
+    label = "random, short"
+    retraining = {epochs = 1, learning_rate = 0.001}
+    """,
+}
+
+
+@pytest.fixture(name="crossed", scope="module")
+def _crossed(suite_file: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    text = suite_file(LESS).read_text("utf-8")
+    start = text.index('[[evaluators]]\nname = "corruptions"')
+    suite = suite_file({}, text=text[:start] + "[tolerances]\naccuracy = 0.05\n")
+    return api.run(suite, out=tmp_path_factory.mktemp("cross") / "run")
+
+
+def test_the_winner_under_each_recipe_is_told(crossed: Run) -> None:
+    found = recipe_cross(crossed)
+    assert list(found["target_ratio"]) == [0.5, 0.8]
+    table = crossed.measurements.query("metric == 'accuracy'").set_index(["method", "target_ratio"])["value"]
+    for row in found.itertuples():
+        assert (row.method, row.other_method) == ("magnitude", "random")
+        long = [table["magnitude", row.target_ratio], table["random", row.target_ratio]]
+        short = [table["magnitude, short", row.target_ratio], table["random, short", row.target_ratio]]
+        assert [row.value, row.other_value] == long
+        assert [row.value_other_recipe, row.other_value_other_recipe] == short
+        if long[0] > long[1] and short[0] > short[1]:
+            assert (row.winner, row.verdict) == ("magnitude", "the methods differ")
+    assert "magnitude" in set(found["winner"]), "random pruning without training should lose"
+
+
+def test_lower_is_better_is_turned_round(crossed: Run) -> None:
+    by_loss = recipe_cross(crossed, metric="nll")
+    assert (by_loss["value"] > 0).all()
+    for row in by_loss.itertuples():
+        if row.value < row.other_value and row.value_other_recipe < row.other_value_other_recipe:
+            assert row.winner == "magnitude"
+
+
+def test_the_recipes_are_those_of_the_producers(crossed: Run) -> None:
+    histories = {key.method: one.history for key, one in crossed.candidates.items()}
+    epochs = {method: history[-1].epochs for method, history in histories.items() if method != "dense"}
+    assert epochs == {"magnitude": 2, "random": 2, "magnitude, short": 1, "random, short": 1}
+
+
+def test_a_run_without_a_cross_is_refused(done: Run) -> None:
+    with pytest.raises(UserError, match="no two methods under the same two recipes"):
+        recipe_cross(done)
+
+
+def test_the_command_prints_a_line_per_ratio(crossed: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    cli_results.cross_command(crossed.path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert lines[1].split()[:3] == ["50.0%", "magnitude", "random"]
