@@ -205,12 +205,10 @@ def check_command(
 @app.command("inspect")
 def inspect_command(
     file: Annotated[Path, typer.Argument(help="A file of weights, or a whole program.")],
-    parent: Annotated[
-        Path | None, typer.Option(help="The dense network's weights, to measure ratios.")
-    ] = None,
+    parent: Annotated[Path | None, typer.Option(help="The dense network, to measure ratios.")] = None,
     masks: Annotated[Path | None, typer.Option(help="A separate file of masks.")] = None,
     image: Annotated[
-        str, typer.Option(help="Image that MACs are counted for: 3x32x32. [default: the architecture's]")
+        str, typer.Option(help="Count MACs for such images: 3x32x32; else the architecture's usual.")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:

@@ -197,6 +197,13 @@ def test_one_pattern_of_all_sparse_layers_is_that_of_the_file(tmp_path: Path) ->
     assert inspect(written(state, tmp_path / "w.pt")).pattern == ""
 
 
+def test_what_network_slimming_selects_is_no_parameter(tmp_path: Path) -> None:
+    state = network().state_dict() | {"select.indexes": torch.ones(8)}
+    found, bare = (inspect(written(one, tmp_path / "w.pt")) for one in (state, network().state_dict()))
+    assert (found.parameters, found.nonzero) == (bare.parameters, bare.nonzero)
+    assert found.tensors == bare.tensors + 1
+
+
 def test_an_inspection_is_json(tmp_path: Path) -> None:
     found = dataclasses.asdict(inspect(written({"model": network().state_dict()}, tmp_path / "w.pt")))
     again = json.loads(json.dumps(found))

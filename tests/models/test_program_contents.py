@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from evalsuite import cli
 from evalsuite.errors import CheckpointError
 from evalsuite.models import torch_programs
+from evalsuite.models.architecture import assemble, core
 from evalsuite.models.cost import nonzero, prunable
 from evalsuite.models.program_contents import is_program, program_content
+from evalsuite.models.resnet import ResNet20
 
 SHAPE = (3, 8, 8)
 Inspect = Callable[..., tuple[int, str, str]]
@@ -29,14 +31,13 @@ def network() -> nn.Sequential:
     """A network of which half the weights of the linear layer, in a 2:4 pattern, and two filters are zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5)]
-        model = nn.Sequential(*layers).eval()
+        first, norm, last = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(288, 5)
     with torch.no_grad():
-        model[1].weight.uniform_(0.5, 1.5)
-        model[0].weight[[1, 5]] = 0
-        model[4].weight.view(5, 72, 4)[::2, :, :2] = 0
-        model[4].weight.view(5, 72, 4)[1::2, :, 2:] = 0
-    return model
+        norm.weight.fill_(0.7)
+        first.weight[[1, 5]] = 0
+        last.weight.view(5, 72, 4)[::2, :, :2] = 0
+        last.weight.view(5, 72, 4)[1::2, :, 2:] = 0
+    return nn.Sequential(first, norm, nn.ReLU(), nn.Flatten(), last).eval()
 
 
 def images() -> Tensor:
@@ -160,7 +161,7 @@ def test_the_ratio_is_measured_against_weights_and_programs(saved: dict[str, Pat
 def test_the_ratio_of_a_sparser_program(saved: dict[str, Path], tmp_path: Path) -> None:
     dense = network()
     with torch.no_grad():
-        dense[0].weight.fill_(1.0)
+        dense.get_parameter("0.weight").fill_(1.0)
     torch.save(dense.state_dict(), tmp_path / "dense.pt")
     found = program_content(saved["p.onnx"], parent=tmp_path / "dense.pt")
     assert found.ratio == pytest.approx(54 / nonzero(dense))
@@ -280,3 +281,19 @@ def test_the_command_prints_multiply_accumulates(saved: dict[str, Path], inspect
     code, _, err = inspected(saved["w.pt"], "--image", "32")
     assert code == 2
     assert "expected channels x height x width" in err
+
+
+def test_the_command_counts_for_the_image_that_it_is_told(tmp_path: Path, inspected: Inspect) -> None:
+    path = tmp_path / "w.pt"
+    torch.save(core(assemble(ResNet20())).state_dict(), path)
+    code, out, _ = inspected(path, "--image", "3x16x16")
+    assert code == 0
+    assert "MACs        10,138,240 for an image of 3x16x16, of which 10,138,240 are not by a zero" in out
+    code, out, _ = inspected(path, "--json")
+    found = json.loads(out)
+    assert (found["fits"], found["image"], found["macs"]) == (
+        "resnet20 (classes=10)",
+        [3, 32, 32],
+        40_551_040,
+    )
+    assert found["parameters"] == 269_722
