@@ -37,6 +37,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # brackets in help texts are brackets
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 KINDS = ("producers", "evaluators", "datasets", "models", "recipes", "suites")
@@ -112,16 +113,6 @@ def status_command(
     from evalsuite.status import status
 
     print_status(status(run))
-
-
-@app.command("report")
-def report_command(
-    run: Annotated[Path, typer.Argument(help="A run folder, for example reports/digits.")],
-) -> None:
-    """Rebuild tables and page of a run from its cells, without the models."""
-    from evalsuite.api import publish
-
-    print_report(publish(run))
 
 
 @app.command("check")
@@ -283,7 +274,7 @@ def _entries(kind: str) -> list[Entry]:
     if kind == "recipes":
         from evalsuite.training.recipes import RECIPES
 
-        return [Entry(name, one.text, "evalsuite.training.recipes") for name, one in RECIPES.items()]
+        return [Entry(name, one.text, "evalsuite.training.recipes") for name, one in sorted(RECIPES.items())]
     return _registries()[kind].entries()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evalsuite.console import out
+from evalsuite.console import out, print_report
 from evalsuite.console_tables import print_cross, print_rows, print_thresholds
 
 if TYPE_CHECKING:
@@ -17,6 +17,36 @@ if TYPE_CHECKING:
     from evalsuite.tolerances import Rule, Tolerance
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, for example reports/digits.")]
+
+
+def report_command(
+    run: RunFolder,
+    figures: Annotated[
+        str, typer.Option(help="Also write each chart for a paper, into RUN/figures: pdf, svg or png.")
+    ] = "",
+) -> None:
+    """Rebuild tables and page of a run from its cells, without the models."""
+    from evalsuite.api import findings, publish
+    from evalsuite.results import Run
+
+    print_report(publish(run))
+    if figures:
+        from evalsuite.report.figures import figures as write_figures
+
+        written = write_figures(findings(Run(run)), run / "figures", figures)
+        out.print(f"Figures: {len(written)} in {(run / 'figures').resolve()}", soft_wrap=True, markup=False)
+
+
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the page.")] = Path("reports/compare"),
+) -> None:
+    """Put several runs, with several parents, into one report."""
+    from evalsuite.compared import comparison
+    from evalsuite.report import write
+    from evalsuite.results import Run
+
+    print_report(write(comparison([Run(run) for run in runs]), out_dir))
 
 
 def threshold_command(
@@ -132,6 +162,8 @@ def chosen(rows: pd.DataFrame, places: list[str], seed: str) -> pd.DataFrame:
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to `app`."""
+    app.command("report")(report_command)
+    app.command("compare")(compare_command)
     app.command("threshold")(threshold_command)
     app.command("recipe-cross")(cross_command)
     app.command("export")(export_command)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from evalsuite.results import Run
 
 FLAGS = ("censored", "infeasible", "non_monotone", "incomplete", "underpowered")
+MANY = 6
+"""Methods beyond which a table with a column for each is too wide."""
+TITLE = "Prune potential: commensurate up to this ratio"
 PARTIAL = r"\*| corruptions\b|corruptions[^/]*/"
 """Conditions that the report shows and a summary leaves out: painted frost, means of a family, of a severity."""
 UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
@@ -40,26 +43,48 @@ def print_summary(found: Run) -> None:
     chosen = headline[worst | (alone & ~partial)]  # of a group the worst condition; the report has them all
     if chosen.empty:
         return
-    table = Table(
-        box=None, pad_edge=False, title="Prune potential: commensurate up to this ratio", title_justify="left"
-    )
+    out.print(_by_method(chosen) if chosen["method"].nunique() > MANY else _by_condition(chosen))
+    failed = len(found.failures.drop_duplicates(["method", "seed", "target_ratio", "evaluator"]))
+    if failed:
+        out.print(f"{failed} cells have no numbers; the report says why.")
+
+
+def _by_condition(chosen: pd.DataFrame) -> Table:
+    """A line per metric and condition, a column per method."""
+    table = Table(box=None, pad_edge=False, title=TITLE, title_justify="left")
     table.add_column("metric")
     table.add_column("condition")
     methods = list(dict.fromkeys(chosen["method"]))
     for method in methods:
         table.add_column(escaped(method), justify="right")
-    for (metric, condition, aggregate), rows in chosen.groupby(
-        ["metric", "condition", "aggregate"], sort=False
-    ):
+    for (metric, _, _), rows in chosen.groupby(["metric", "condition", "aggregate"], sort=False):
         potentials = dict(zip(rows["method"], rows["potential"], strict=True))
-        name = f"{condition} (worst)" if aggregate == "minimum" else condition
+        shares = (f"{potentials[method]:.1%}" if method in potentials else "-" for method in methods)
+        table.add_row(escaped(str(metric)), escaped(_place(rows.iloc[0])), *shares)
+    return table
+
+
+def _by_method(chosen: pd.DataFrame) -> Table:
+    """A line per method: what its first condition says, what all say, and which is the first to go."""
+    first = chosen.iloc[0]
+    table = Table(box=None, pad_edge=False, title=TITLE, title_justify="left")
+    table.add_column("method")
+    for title in (f"{first['metric']}, {_place(first)}", "everything"):
+        table.add_column(escaped(title), justify="right")
+    table.add_column("first to go")
+    for method, rows in chosen.groupby("method", sort=False):
+        weakest = rows.sort_values("potential", kind="stable").iloc[0]
         table.add_row(
-            escaped(str(metric)), escaped(str(name)), *(f"{potentials[method]:.1%}" for method in methods)
+            escaped(str(method)),
+            f"{rows.iloc[0]['potential']:.1%}",
+            f"{weakest['potential']:.1%}",
+            escaped(f"{weakest['metric']}, {_place(weakest)}"),
         )
-    out.print(table)
-    failed = len(found.failures.drop_duplicates(["method", "seed", "target_ratio", "evaluator"]))
-    if failed:
-        out.print(f"{failed} cells have no numbers; the report says why.")
+    return table
+
+
+def _place(row: pd.Series[Any]) -> str:
+    return f"{row['condition']} (worst)" if row["aggregate"] == "minimum" else str(row["condition"])
 
 
 def print_thresholds(rows: pd.DataFrame) -> None:

@@ -64,7 +64,7 @@ def _values(run: Run, metric: str, condition: str) -> dict[tuple[str, float], fl
     table = run.measurements
     mine = table[(table["metric"] == metric) & (table["condition"] == condition) & (table["status"] == "ok")]
     better = mine["higher_is_better"].map({True: 1.0, False: -1.0}).astype(float)
-    means = mine.assign(value=mine["value"] * better).groupby(["method", "target_ratio"])["value"].mean()
+    means: Any = mine.assign(value=mine["value"] * better).groupby(["method", "target_ratio"])["value"].mean()
     return {(str(label), float(ratio)): float(value) for (label, ratio), value in means.items()}
 
 

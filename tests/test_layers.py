@@ -34,7 +34,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("results",),
     ("runner", "report", "exporting", "status"),
     ("planned", "exhibits", "samples"),
-    ("manifest", "searching", "attacked", "compared"),
+    ("manifest", "searching", "attacked", "compared", "crossing"),
     ("checking",),
     ("api",),
     ("testing",),

@@ -20,6 +20,7 @@ from evalsuite.executors.contract import Executor
 from evalsuite.limits import GRACE
 from evalsuite.tasks import Begun, Died, Event, Finished, Lost, Order, Produce, Stop, Task
 
+WORKER = "evalsuite.executors.worker"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -35,7 +36,7 @@ class Worker:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
-                [sys.executable, "-m", "evalsuite.executors.worker", str(theirs.fileno()), str(os.getpid())],
+                [sys.executable, "-P", "-m", WORKER, str(theirs.fileno()), str(os.getpid())],  # not from here
                 env=_environment(order.suite.threads),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
@@ -133,9 +134,11 @@ class Local(Executor):
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """That of a worker: its libraries must not start more threads than the suite says."""
-    path = os.pathsep.join([str(Path(evalsuite.__file__).parents[1]), *filter(None, sys.path)])
-    return {**os.environ, **dict.fromkeys(THREADS, str(threads)), "PYTHONPATH": path}
+    """That of a worker: it imports what we import, and its libraries start no more threads than the suite says."""
+    package = str(Path(evalsuite.__file__).resolve().parents[1])
+    found = [os.path.realpath(path) for path in sys.path if path]
+    path = found if package in found else [package, *found]  # from where we are, if that is where it is
+    return {**os.environ, **dict.fromkeys(THREADS, str(threads)), "PYTHONPATH": os.pathsep.join(path)}
 
 
 def packed(order: Order) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -10,10 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
-from evalsuite import Run, cli, console
+from evalsuite import Run, cli, console, console_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +76,42 @@ def test_threshold_draws_conclusions_at_another_tolerance_without_torch(command:
         zip(expected["method"], expected["potential"], strict=True)
     )
     assert all(row["certified"] is not None and row["tolerance"] == 0.2 for row in rows.values())
+
+
+def test_many_methods_have_a_line_each(done: Run) -> None:
+    table = done.thresholds().query("seed == 'all' and aggregate == 'single'")
+    many = pd.concat([table.assign(method=f"{method} {n}") for n in range(4) for method in ("a", "b")])
+    lines = rendered(console_tables._by_method(many))
+    assert len(lines) == 2 + 8
+    weakest = table.sort_values("potential", kind="stable").iloc[0]
+    assert f"{weakest['potential']:.1%}" in lines[-1]
+    assert lines[-1].endswith(f"{weakest['metric']}, {weakest['condition']}")
+
+
+def rendered(table: Any) -> list[str]:
+    page = Console(width=200, file=io.StringIO(), highlight=False)
+    page.print(table)
+    assert isinstance(page.file, io.StringIO)
+    return [line.rstrip() for line in page.file.getvalue().splitlines()]
+
+
+def test_compare_puts_runs_into_one_page(command: Command, done: Run, tmp_path: Path) -> None:
+    other = copied(done, tmp_path)
+    code, out, err = command("compare", done.path, other, "--out", tmp_path / "both")
+    assert (code, out, err) == (0, f"Report: {tmp_path / 'both' / 'index.html'}\n", "")
+    assert (tmp_path / "both" / "index.html").read_text("utf-8").count("magnitude (") > 1
+    code, _, err = command("compare", done.path)
+    assert (code, "found 1 run to compare, expected at least two" in err) == (2, True)
+
+
+def test_report_writes_figures(command: Command, done: Run, tmp_path: Path) -> None:
+    path = copied(done, tmp_path)
+    code, out, err = command("report", path, "--figures", "svg")
+    assert (code, err) == (0, "")
+    figures = list((path / "figures").glob("*.svg"))
+    assert f"Figures: {len(figures)} in {path / 'figures'}" in out
+    assert len(figures) > 5
+    assert all(figure.read_text("utf-8").startswith("<svg") for figure in figures)
 
 
 def test_threshold_prints_a_line_for_every_threshold_of_the_suite(command: Command, done: Run) -> None:
@@ -241,6 +279,7 @@ LISTED = {
     "evaluators": ("attack", "FGSM and LinfPGD", "evalsuite.evaluators.attack:Attack"),
     "datasets": ("digits", "1,797 handwritten digits", "evalsuite.data.digits:Digits"),
     "models": ("small-cnn", "Four convolutions", "evalsuite.models.cnn:SmallCNN"),
+    "recipes": ("lost-cifar-resnet", "ResNet-20, 56 and 110", "evalsuite.training.recipes"),
     "suites": ("digits", "handwritten digits", "digits.toml"),
 }
 

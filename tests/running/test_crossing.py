@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -39,9 +39,9 @@ def _crossed(suite_file: Callable[..., Path], tmp_path_factory: pytest.TempPathF
 
 
 def test_the_winner_under_each_recipe_is_told(crossed: Run) -> None:
-    found = recipe_cross(crossed)
+    found: Any = recipe_cross(crossed)
     assert list(found["target_ratio"]) == [0.5, 0.8]
-    table = crossed.measurements.query("metric == 'accuracy'").set_index(["method", "target_ratio"])["value"]
+    table: Any = crossed.measurements.query("metric == 'accuracy'").set_index(["method", "target_ratio"])["value"]
     for row in found.itertuples():
         assert (row.method, row.other_method) == ("magnitude", "random")
         long = [table["magnitude", row.target_ratio], table["random", row.target_ratio]]
@@ -54,7 +54,7 @@ def test_the_winner_under_each_recipe_is_told(crossed: Run) -> None:
 
 
 def test_lower_is_better_is_turned_round(crossed: Run) -> None:
-    by_loss = recipe_cross(crossed, metric="nll")
+    by_loss: Any = recipe_cross(crossed, metric="nll")
     assert (by_loss["value"] > 0).all()
     for row in by_loss.itertuples():
         if row.value < row.other_value and row.value_other_recipe < row.other_value_other_recipe:
