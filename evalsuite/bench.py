@@ -18,7 +18,7 @@ from evalsuite.gates import PROBE, check_model
 from evalsuite.metrics import confidence, correct, nll
 from evalsuite.models.features import Head, classifier, features_and_logits, head
 from evalsuite.models.forward import BATCH_SIZE, Prepared, logits, prepared
-from evalsuite.records import Array, Floats, ImageSet
+from evalsuite.records import Array, Floats, ImageSet, Phase
 
 Found = TypeVar("Found")
 
@@ -79,14 +79,22 @@ class Bench:
         gallery: Where the images come from.
         parent: Bench of the unpruned network of the same seed; ``None`` if this is it.
         seed: Address of an evaluator's own draws; the same for parent and candidates.
+        history: Every training that the model went through; empty where nobody knows.
     """
 
     def __init__(
-        self, model: nn.Module, gallery: Gallery, *, parent: Bench | None = None, seed: int = 0
+        self,
+        model: nn.Module,
+        gallery: Gallery,
+        *,
+        parent: Bench | None = None,
+        seed: int = 0,
+        history: tuple[Phase, ...] = (),
     ) -> None:
         self.model = model.eval()
         self.gallery = gallery
         self.seed = seed
+        self.history = history
         self.batch_size = BATCH_SIZE
         self.passes: Counter[View] = Counter()
         self._parent = parent

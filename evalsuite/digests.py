@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,12 @@ def control(parent: Candidate, other: Candidate | None) -> Candidate | None:
 
 
 def cell_digest(
-    candidate: Candidate, parent: Candidate, evaluator: str, *, control: Candidate | None = None
+    candidate: Candidate,
+    parent: Candidate,
+    evaluator: str,
+    *,
+    control: Candidate | None = None,
+    historical: bool = False,
 ) -> str:
     """Returns the digest of a cell: of the models and the test.
 
@@ -53,10 +59,13 @@ def cell_digest(
         parent: Of the same seed.
         evaluator: Digest of the test and its images, from the ``inputs`` of ``run.json``.
         control: The network that the test compares both with, if it does.
+        historical: Whether the test looks at what the candidate went through.
     """
-    models = {"weights": candidate.weights, "model": candidate.model, "parent": parent.weights}
+    models: dict[str, Any] = {"weights": candidate.weights, "model": candidate.model, "parent": parent.weights}
     if control is not None:
         models["control"] = control.weights
+    if historical:
+        models["history"] = [asdict(phase) for phase in candidate.history]
     return digest_of({**models, "seed": candidate.seed, "evaluator": evaluator})
 
 

@@ -87,7 +87,9 @@ def _lines(schedule: Schedule, store: Store) -> dict[str, Line]:
             known = None
             if candidate is not None and parent is not None:
                 other = _control(schedule, store, key, parent) if label in controlled else None
-                known = store.status(key, label, cell_digest(candidate, parent, tests[label], control=other))
+                past = label in schedule.inputs["historical"]
+                digest = cell_digest(candidate, parent, tests[label], control=other, historical=past)
+                known = store.status(key, label, digest)
             if known is not None and known[0] not in schedule.scope.again:
                 lines[label].done += 1
             else:

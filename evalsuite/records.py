@@ -155,6 +155,7 @@ class Phase:
         rates: The learning-rate schedule in words.
         schedule: Digest of the learning rates along the phase: equal for equal schedules.
         curve: Validation accuracy after each epoch, where the recipe tracks it.
+        stage: How many epochs of it belong to its first learning-rate stage: up to the first drop, or all.
     """
 
     what: PhaseName
@@ -164,6 +165,7 @@ class Phase:
     rates: str
     schedule: str
     curve: tuple[float, ...] = ()
+    stage: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -201,8 +201,9 @@ class Run:
         parent = self.candidates.get(_parent_of(key))
         if parent is None:
             return None
-        test = self.record["inputs"]["evaluators"][label]
-        digest = cell_digest(self.candidates[key], parent, test, control=self._control(key, label, parent))
+        inputs, other = self.record["inputs"], self._control(key, label, parent)
+        test, past = inputs["evaluators"][label], label in inputs.get("historical", ())
+        digest = cell_digest(self.candidates[key], parent, test, control=other, historical=past)
         return self._store.cell(key, label, digest)
 
     def _control(self, key: Key, label: str, parent: Candidate) -> Candidate | None:

@@ -91,6 +91,7 @@ class Schedule:
             },
             "evaluators": {choice.label: self._evaluator_digest(choice) for choice in self.suite.evaluators},
             "controlled": [choice.label for choice in self.suite.evaluators if choice.plugin.controlled],
+            "historical": [choice.label for choice in self.suite.evaluators if choice.plugin.historical],
             "given": [],
         }
         self._parents: dict[int, Candidate] = {}
@@ -147,7 +148,11 @@ class Schedule:
         other = None if seed is None else control(parent, self._parents.get(seed))
         cells = {
             choice.label: cell_digest(
-                candidate, parent, tests[choice.label], control=other if choice.label in controlled else None
+                candidate,
+                parent,
+                tests[choice.label],
+                control=other if choice.label in controlled else None,
+                historical=choice.plugin.historical,
             )
             for choice in self.scope.evaluators
         }

@@ -106,7 +106,8 @@ def _counted(
         counts[PRODUCTION].done += 1
         for label, test in tests.items():
             other = _control(store, record, key, parent or candidate) if label in controlled else None
-            digest = cell_digest(candidate, parent or candidate, test, control=other)
+            past = label in record["inputs"].get("historical", ())
+            digest = cell_digest(candidate, parent or candidate, test, control=other, historical=past)
             found = store.status(key, label, digest)
             if found is None:
                 _absent(counts[label], store.cell_path(key, label))

@@ -172,7 +172,9 @@ class Workshop:
         if task.key.method == DENSE:
             return self._wanting(dense, share)
         model = self._module(task.key, task.candidate)
-        return self._wanting(Bench(model, self.gallery, parent=dense, seed=dense.seed), share)
+        history = task.candidate.history
+        bench = Bench(model, self.gallery, parent=dense, seed=dense.seed, history=history)
+        return self._wanting(bench, share)
 
     def _bench_of_parent(self, parent: Candidate) -> Bench:
         """The bench of a parent, with what it has computed so far; every candidate of its seed is compared with it."""
@@ -180,9 +182,10 @@ class Workshop:
         if name not in self._dense:
             key = Key(DENSE, parent.seed, 0.0)
             model = self._module(key, parent)
-            self._dense[name] = self._wanting(
-                Bench(model, self.gallery, seed=address(parent.seed, "bench")), 1
+            bench = Bench(
+                model, self.gallery, seed=address(parent.seed, "bench"), history=parent.history
             )
+            self._dense[name] = self._wanting(bench, 1)
         return self._dense[name]
 
     def _module(self, key: Key, candidate: Candidate) -> nn.Module:

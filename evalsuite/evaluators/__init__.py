@@ -17,6 +17,7 @@ EVALUATORS: Registry[type[Evaluator]] = Registry(
         "calibration": "evalsuite.evaluators.calibration:Calibration",
         "corruptions": "evalsuite.evaluators.corruptions:Corruptions",
         "flips": "evalsuite.evaluators.flips:Flips",
+        "jacobian": "evalsuite.evaluators.jacobian:Jacobian",
         "minimal-norm": "evalsuite.evaluators.minimal:MinimalNorm",
         "noise": "evalsuite.evaluators.noise:Noise",
         "ood": "evalsuite.evaluators.ood:Ood",
@@ -24,6 +25,7 @@ EVALUATORS: Registry[type[Evaluator]] = Registry(
         "robustbench-benchmark": "evalsuite.evaluators.official:RobustBench",
         "shift": "evalsuite.evaluators.shift:Shift",
         "similarity": "evalsuite.evaluators.similarity:Similarity",
+        "trainability": "evalsuite.evaluators.trainability:Trainability",
     },
     group="evalsuite.evaluators",
 )

@@ -29,10 +29,12 @@ class Evaluator(ABC):
     Attributes:
         version: Raise it when the meaning of the numbers changes: cells of older versions are measured again.
         controlled: Whether `evaluate` uses `evalsuite.bench.Bench.control`: cells then depend on its weights too.
+        historical: Whether `evaluate` uses `evalsuite.bench.Bench.history`: cells then depend on it too.
     """
 
     version: ClassVar[int] = 1
     controlled: ClassVar[bool] = False
+    historical: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -34,7 +34,7 @@ PAPER = charts.Palette(
 Spec = dict[str, Any]
 
 
-def figures(findings: Findings, folder: Path, form: Form) -> list[Path]:
+def figures(findings: Findings, folder: Path, form: str) -> list[Path]:
     """Writes each chart of a report into a file, and returns the paths.
 
     One file per metric and condition over the prune ratio (``curve accuracy fog-3.pdf``), per reliability diagram,
@@ -65,7 +65,7 @@ def figures(findings: Findings, folder: Path, form: Form) -> list[Path]:
     return written
 
 
-def drawn(spec: Spec, form: Form) -> bytes:
+def drawn(spec: Spec, form: str) -> bytes:
     """Returns a Vega-Lite chart as a file."""
     import vl_convert
 

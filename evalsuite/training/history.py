@@ -10,7 +10,7 @@ from torch import nn
 
 from evalsuite.models.cost import cost
 from evalsuite.records import ImageSet, Phase, PhaseName
-from evalsuite.training.recipe import Recipe, in_words, learning_rate
+from evalsuite.training.recipe import Recipe, first_stage, in_words, learning_rate
 
 PASSES = 3
 """Forward passes that one training step costs: one forward, and twice as much backward."""
@@ -42,6 +42,7 @@ def phase_of(
         rates=in_words(recipe) + (f", from epoch {span.start:g}" if span.start else ""),
         schedule=schedule_digest(recipe, span),
         curve=tuple(curve),
+        stage=first_stage(recipe, start=span.start),
     )
 
 

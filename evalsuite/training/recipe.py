@@ -138,14 +138,19 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     return recipe.floor + (top - recipe.floor) * left
 
 
-def first_stage(recipe: Recipe) -> int:
+def first_stage(recipe: Recipe, *, start: float = 0.0) -> int:
     """Returns the epochs of the first learning-rate stage: up to the first drop, or all of them.
+
+    Args:
+        recipe: Its schedule; the warm-up belongs to the first stage.
+        start: Epoch at which the training begins, where it was rewound: a begun epoch counts as one.
 
     References:
         Wang et al. 2023, arXiv 2301.05219: trainability accuracy is the mean accuracy over these epochs.
     """
-    after = [milestone for milestone in recipe.milestones if recipe.warmup_epochs < milestone < recipe.epochs]
-    return min(after, default=recipe.epochs)
+    least = max(recipe.warmup_epochs, start)
+    after = [milestone for milestone in recipe.milestones if least < milestone < recipe.epochs]
+    return min(after, default=recipe.epochs) - int(start)
 
 
 def in_words(recipe: Recipe) -> str:

@@ -307,7 +307,7 @@ def test_figures_are_written_one_by_one(full: Findings, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(p.name for p in written)
     assert "excess error.svg" in {path.name for path in written}
     with pytest.raises(UserError, match="unknown form of figures 'gif'"):
-        figures(few, tmp_path, "gif")  # type: ignore[arg-type]  # what a user may type
+        figures(few, tmp_path, "gif")
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="give a folder that can be written"):
         figures(few, tmp_path / "file", "svg")

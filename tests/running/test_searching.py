@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -64,6 +64,8 @@ def test_a_search_finds_what_the_whole_grid_finds(suite_file: Callable[..., Path
     tested = {method: found.tested(method) for method in ("magnitude", "filter-l1")}
     assert all(3 <= len(ratios) < 9 for ratios in tested.values())
     place = "metric == 'accuracy' and condition == 'clean' and seed == 'all'"
+    short: Any
+    full: Any
     short, full = (run.thresholds().query(place).set_index("method") for run in (found, whole))
     curve = whole.measurements.query("metric == 'accuracy' and condition == 'clean'")
     for method, ratios in tested.items():
