@@ -16,7 +16,7 @@ help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
 demo: .venv/.installed ## install into .venv, run the default suite, print the path of its report
-	@$(python) -m evalsuite run
+	@$(python) -m evalsuite run digits --workers 2
 
 test: export OMP_NUM_THREADS := 1
 test: .venv/.tested ## install into .venv with the test tools; run ruff, mypy and pytest

@@ -147,7 +147,11 @@ def check_command(
         list[str] | None, typer.Option(help="Only this metric decides; may be repeated.")
     ] = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("reports/check"),
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:<n>.")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:<n>, or several: cuda:0,1.")] = "cpu",
+    workers: Annotated[
+        str,
+        typer.Option(help="Tasks at once: a number, or auto for all processors. [default: one per device]"),
+    ] = "",
     trust_program: Annotated[
         bool, typer.Option("--trust-program", help="Load .pt2 and TorchScript files, which may run code.")
     ] = False,
@@ -178,6 +182,7 @@ def check_command(
     options = Options(
         device=device,
         data=data_root,
+        workers=_count(workers),
         trust_program=trust_program,
         command=shlex.join(["python", "-m", "evalsuite", *sys.argv[1:]]),
     )

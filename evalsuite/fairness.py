@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -33,6 +34,8 @@ LEAST = "S3.2"
 """The weakest setup in which an advantage can come from pruning itself."""
 SLACK = 0.02
 """How far ratios, or costs relative to each other, may be apart and still be called the same."""
+LEFT = 0.1
+"""How far the shares of parameters that are left may be apart, relative to each other: 98 % is not 96 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,9 @@ class Fairness:
 def fairness(candidates: Iterable[Candidate], *, made: Collection[str]) -> list[Fairness]:
     """Returns for each two methods which comparison setups hold between them.
 
-    Candidates of one run share its data. Two have the same base model if both were made from the parent of their
-    seed; of a finished model from elsewhere nobody knows that, nor how it was trained.
+    Candidates of one run share its data. Two have the same base model if both stand on the parent of their seed, after
+    the same pretraining: a network that is trained from new weights has none. Of a finished model from elsewhere
+    nobody knows that, nor how it was trained; nor what a parent went through that was read from a checkpoint.
 
     Args:
         candidates: Of one run; parents (target ratio 0) are left out.
@@ -108,17 +112,26 @@ def _everywhere(found: Iterator[bool]) -> bool | None:
     return all(each) if each else None
 
 
-def _alike(a: float, b: float) -> bool:
-    return abs(a - b) <= SLACK * max(abs(a), abs(b))
+def _alike(a: float, b: float, slack: float = SLACK) -> bool:
+    return abs(a - b) <= slack * max(abs(a), abs(b))
 
 
 def _same_size(pair: Pair) -> bool:
     a, b = pair
     if a.model.get("name") != b.model.get("name"):
         return False
-    costs = (a.cost.macs, b.cost.macs)
-    faster = None not in costs and _alike(float(costs[0] or 0), float(costs[1] or 0))
-    return abs(a.ratio - b.ratio) <= SLACK or faster
+    smaller = abs(a.ratio - b.ratio) <= SLACK and _alike(1 - a.ratio, 1 - b.ratio, LEFT)
+    costs = (a.cost.macs_nonzero, b.cost.macs_nonzero)  # zeros included, all sparse networks would be as fast
+    return smaller or (costs[0] is not None and costs[1] is not None and _alike(*costs))
+
+
+def _same_base(pair: Pair) -> bool:
+    """Whether both stand on the same trained network: methods that start from new weights stand on none."""
+    return pair[0].seed == pair[1].seed and _rates(pair[0], "pretraining") == _rates(pair[1], "pretraining")
+
+
+def _same_epochs(pair: Pair, what: PhaseName | None = None) -> bool:
+    return math.isclose(_epochs(pair[0], what), _epochs(pair[1], what), rel_tol=1e-9, abs_tol=1e-9)
 
 
 def _epochs(candidate: Candidate, what: PhaseName | None = None) -> float:
@@ -136,12 +149,12 @@ def _compute(candidate: Candidate) -> float:
 _TESTS: Mapping[str, Callable[[Pair], bool]] = MappingProxyType(
     {
         "S1": _same_size,
-        "S2": lambda pair: pair[0].seed == pair[1].seed,
-        "S3.1": lambda pair: _epochs(pair[0], "retraining") == _epochs(pair[1], "retraining"),
+        "S2": _same_base,
+        "S3.1": lambda pair: _same_epochs(pair, "retraining"),
         "S3.2": lambda pair: _rates(pair[0], "retraining") == _rates(pair[1], "retraining"),
-        "S4.1": lambda pair: _epochs(pair[0], "pruning") == _epochs(pair[1], "pruning"),
+        "S4.1": lambda pair: _same_epochs(pair, "pruning"),
         "S4.2": lambda pair: _rates(pair[0], "pruning") == _rates(pair[1], "pruning"),
-        "SX-A": lambda pair: _epochs(pair[0]) == _epochs(pair[1]),
+        "SX-A": _same_epochs,
         "SX-B": lambda pair: _alike(_compute(pair[0]), _compute(pair[1])),
     }
 )
@@ -164,6 +177,9 @@ def _difference(setup: str, a: Candidate, b: Candidate) -> str:
         names = (a.model.get("name"), b.model.get("name"))
         sizes = f"ratios {100 * a.ratio:.3g} % and {100 * b.ratio:.3g} %"
         return f"networks {names[0]} and {names[1]}" if names[0] != names[1] else sizes
+    if setup == "S2":
+        starts = [f"{_epochs(one, 'pretraining'):g}" for one in (a, b)]
+        return f"base models after {starts[0]} and {starts[1]} epochs of pretraining"
     what: PhaseName = "retraining" if setup.startswith("S3") else "pruning"
     if setup.endswith(".1"):
         return f"{_epochs(a, what):g} and {_epochs(b, what):g} epochs of {what}"

@@ -58,7 +58,7 @@ def attempted(evaluator: Evaluator, bench: Bench, *, digest: str = "", limit: fl
         return Attempt(Cell(digest, "skipped", str(error)))
     except InvalidModelError as error:
         return Attempt(Cell(digest, "invalid", str(error)))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a test that wants to exit does not end the run
         log.info("evaluator %s failed", type(evaluator).__name__, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
         again = not isinstance(error, ContractError)  # a plug-in that is wrong stays wrong

@@ -189,6 +189,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+def identity() -> dict[str, str]:
+    """Returns what must be the same wherever parts of one run are computed: versions, and a digest of the code."""
+    return {**versions(), "code": code_digest((*MEASURING, *PRODUCING))}
+
+
 def git_revision(folder: Path) -> str:
     """Returns the commit of the checkout that holds the code in `folder`, with ``+changes`` if dirty; else nothing.
 

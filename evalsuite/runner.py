@@ -18,7 +18,7 @@ from evalsuite.devices import cores, devices
 from evalsuite.devices import device as device
 from evalsuite.devices import threads as threads
 from evalsuite.errors import CellError, UserError
-from evalsuite.executors import executor
+from evalsuite.executors import check, executor
 from evalsuite.executors.contract import Executor
 from evalsuite.files import set_aside
 from evalsuite.ledger import Doing, Ledger
@@ -54,7 +54,6 @@ SCRATCH = "scratch"
 """Folder for what workers share while a run goes on."""
 LOOK = 2.0
 """Seconds after which the lock is looked at again."""
-
 
 Progress = Callable[[Step], None]
 
@@ -95,6 +94,7 @@ def run(
         schedule = Schedule(here.production, here.gallery, scope(chosen, options))
         workers = _workers(options, chosen, len(places))
         name = options.executor or ("serial" if workers == 1 else "local")
+        check(name, workers=workers)
         store = Store(root)
         store.refuse_newer()
         with (

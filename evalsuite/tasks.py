@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from evalsuite.production import Made
@@ -25,6 +25,7 @@ class Order:
         trust: Whether whole programs may be loaded that may run code.
         scratch: Folder where changed images are shared between workers; ``None`` to keep them in memory.
         patience: Seconds to wait for a file that another machine has written.
+        identity: Versions and code of the run (`evalsuite.provenance.identity`), which must be the worker's too.
     """
 
     suite: Suite
@@ -35,6 +36,7 @@ class Order:
     trust: bool = False
     scratch: Path | None = None
     patience: float = 0.0
+    identity: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,18 @@ def test_methods_with_one_history_meet_every_setup() -> None:
     ("other", "setup", "fair", "why"),
     [
         (replace(ALIKE, model={"name": "vgg16"}), "", False, "networks resnet20 and vgg16"),
-        (replace(ALIKE, ratio=0.6, cost=replace(ALIKE.cost, macs=2_000)), "", False, "ratios 50 % and 60 %"),
+        (
+            replace(ALIKE, ratio=0.6, cost=replace(ALIKE.cost, macs_nonzero=400)),
+            "",
+            False,
+            "ratios 50 % and 60 %",
+        ),
+        (
+            replace(ALIKE, history=(RETRAINING,)),
+            "S1",
+            False,
+            "base models after 20 and 0 epochs of pretraining",
+        ),
         (
             replace(ALIKE, history=(PRETRAINING, replace(RETRAINING, epochs=7))),
             "S2",
@@ -76,6 +87,38 @@ def test_the_first_demand_that_is_not_met_is_told(other: Candidate, setup: str, 
 
 def test_the_same_speed_up_serves_for_the_same_compression() -> None:
     assert compared(candidate(), replace(ALIKE, ratio=0.6)).holds["S1"]
+
+
+def test_zeros_that_no_kernel_skips_are_no_speed_up_of_a_denser_network() -> None:
+    """Both have as many multiplications where zeros count: one is dense, and was only retrained."""
+    dense = replace(ALIKE, ratio=0.0, cost=replace(ALIKE.cost, nonzero=100, macs_nonzero=1_000))
+    assert candidate().cost.macs == dense.cost.macs
+    assert not compared(candidate(), dense).holds["S1"]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "other", "same"),
+    [(0.5, 0.519, True), (0.5, 0.521, False), (0.98, 0.9785, True), (0.98, 0.96, False)],
+)
+def test_the_same_compression_is_told_by_what_is_left(ratio: float, other: float, same: bool) -> None:
+    faster = replace(ALIKE.cost, macs_nonzero=100)
+    found = compared(replace(candidate(), ratio=ratio), replace(ALIKE, ratio=other, cost=faster))
+    assert found.holds["S1"] is same
+
+
+def test_nobody_knows_how_fast_a_whole_program_is() -> None:
+    unknown = replace(ALIKE.cost, macs=None, macs_nonzero=None)
+    pair = (replace(candidate(), cost=unknown), replace(ALIKE, ratio=0.6, cost=unknown))
+    assert not compared(*pair).holds["S1"]
+
+
+def test_epochs_of_rewound_trainings_add_up() -> None:
+    parts = (replace(RETRAINING, epochs=0.1), replace(RETRAINING, epochs=0.2))
+    whole = (replace(RETRAINING, epochs=0.3),)
+    found = compared(
+        candidate(history=(PRETRAINING, *parts)), replace(ALIKE, history=(PRETRAINING, *whole))
+    )
+    assert (found.holds["S3.1"], found.holds["S3.2"]) == (True, False)
 
 
 def test_pruning_with_other_rates_is_the_strictest_difference() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from evalsuite.errors import UserError
 from evalsuite.executors.contract import Executor
+from evalsuite.provenance import identity
 from evalsuite.registry import unknown
 from evalsuite.tasks import Order
 from evalsuite.workshop import Workshop
@@ -27,18 +28,31 @@ def executor(name: str, order: Order, here: Workshop, *, devices: Sequence[str],
     Raises:
         UserError: If there is none of that name, or Ray is not installed or not there.
     """
+    check(name, workers=workers)
     kind, _, address = name.partition("://")
     if kind == "serial":
         from evalsuite.executors.serial import Serial
 
         return Serial(here)
+    order = replace(order, identity=identity())
     orders = [replace(order, device=devices[i % len(devices)]) for i in range(workers)]
     if kind == "local":
         from evalsuite.executors.local import Local
 
         return Local(orders)
-    if kind == "ray":
-        from evalsuite.executors.cluster import Cluster
+    from evalsuite.executors.cluster import Cluster
 
-        return Cluster(replace(order, patience=30.0, scratch=None), address)
-    raise UserError(unknown("executor", name, NAMES))
+    return Cluster(replace(order, patience=30.0, scratch=None), address)
+
+
+def check(name: str, *, workers: int) -> None:
+    """Checks that there is an executor of that name with room for so many workers, before anything is written.
+
+    Raises:
+        UserError: If there is not.
+    """
+    kind = name.partition("://")[0]
+    if kind not in NAMES:
+        raise UserError(unknown("executor", name, NAMES))
+    if kind == "serial" and workers > 1:
+        raise UserError(f"found {workers} workers for the executor serial, which is one; use --executor local")

@@ -229,7 +229,8 @@ def _written(root: Path, before: Mapping[str, float]) -> dict[str, bytes]:
 def _guard(shop: Workshop, task: Task) -> None:
     """Ends this process if the task never comes back: Ray starts it again, and gives it up in the end."""
     resources = shop.suite.resources
-    limit = resources.production_limit if isinstance(task, Produce | Open) else resources.time_limit
+    limit = resources.production_limit if isinstance(task, Produce) else resources.time_limit
+    limit = None if isinstance(task, Open) else limit  # without the parent there is no run
     if limit is not None:
         count = len(task.cells) if isinstance(task, Measure) else 1
         faulthandler.dump_traceback_later(2 * limit * count + GRACE, exit=True, file=_nowhere())

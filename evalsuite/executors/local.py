@@ -142,14 +142,15 @@ def _environment(threads: int) -> dict[str, str]:
 
 
 def packed(order: Order) -> bytes:
-    """Returns an order that another process can open: first the files of its plug-ins, then itself.
+    """Returns an order that another process can open: what it must be, the files of its plug-ins, then itself.
 
     Raises:
         UserError: If the suite holds what cannot be sent.
     """
     suite = order.suite
     try:
-        return pickle.dumps(([suite.source.parent / name for name in suite.plugins], pickle.dumps(order)))
+        plugins = [suite.source.parent / name for name in suite.plugins]
+        return pickle.dumps((dict(order.identity), plugins, pickle.dumps(order)))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise UserError(
             f"the suite cannot be sent to another process ({error}); define its plug-ins in a file that "

@@ -8,12 +8,13 @@ import os
 import pickle
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from evalsuite.devices import threads
 from evalsuite.errors import UserError
+from evalsuite.provenance import identity
 from evalsuite.registry import import_file
 from evalsuite.tasks import Event, Finished, Lost, Order, Stop
 from evalsuite.workshop import Workshop
@@ -31,12 +32,29 @@ def main(handle: int, parent: int) -> None:
 
 
 def unpacked(packed: bytes) -> Order:
-    """Returns an order after importing the plug-ins that it needs."""
-    plugins, order = pickle.loads(packed)  # noqa: S301  # from our own parent
+    """Returns an order after importing the plug-ins that it needs.
+
+    Raises:
+        UserError: If this process would not compute as the run does, since it has other code.
+    """
+    wanted, plugins, order = pickle.loads(packed)  # noqa: S301  # from our own parent
+    _check_same(wanted)
     for path in plugins:
         import_file(Path(path))
     found: Order = pickle.loads(order)  # noqa: S301  # from our own parent
     return found
+
+
+def _check_same(wanted: Mapping[str, str]) -> None:
+    """Checks that versions and code are those of the run, whose digests this process fills with numbers."""
+    own = identity() if wanted else {}
+    for name, value in wanted.items():
+        if own.get(name) == value:
+            continue
+        found = "" if name == "code" else f" ({own.get(name)}, expected {value})"
+        raise UserError(
+            f"it has another {name} than the run{found}; install the same everywhere and start the run again"
+        )
 
 
 def _work(pipe: Connection) -> None:

@@ -107,7 +107,7 @@ def logits(
     """
     _check_images(images)
     ready = model if isinstance(model, Prepared) else prepared(model, device=device)
-    with evaluation_mode(ready), torch.inference_mode(), _single_precision():
+    with evaluation_mode(ready), torch.inference_mode(), single_precision():
         outputs = [_outputs(ready, batch.to(device)) for batch in _batches(images, batch_size)]
     if len({output.shape[1] for output in outputs}) > 1:
         raise InvalidModelError("the model returns another number of classes for another batch of images")
@@ -129,7 +129,7 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _single_precision() -> Iterator[None]:
+def single_precision() -> Iterator[None]:
     """Keeps graphics cards from rounding inputs of convolutions to 10 bits (TF32) and from varying."""
     if not torch.cuda.is_available():
         yield

@@ -68,7 +68,7 @@ class Svd(Producer):
 
     References:
         Denton et al. 2014, arXiv 1404.0736; the layer budget by the residual's operator norm, relative to the
-        weight's: Liebenwein et al. 2021, arXiv 2107.11442, section 3.3 with one group. At each ratio the
+        weight's: Liebenwein et al. 2021, arXiv 2107.11442, with one group. At each ratio the
         retrained factors are multiplied out and decomposed anew.
     """
 
@@ -95,8 +95,8 @@ class Alds(Producer):
         first: k of the first start: the largest divisor that is not larger.
 
     References:
-        Liebenwein et al. 2021, arXiv 2107.11442, theorem 1 (the relative error is at most sqrt(k) times the
-        largest (j+1)-th singular value of a group, over the largest of the layer) and algorithm 1. Differs from
+        Liebenwein et al. 2021, arXiv 2107.11442: the relative error is at most sqrt(k) times the largest (j+1)-th
+        singular value of a group, over the largest of the layer; k and j are searched in turn. Differs from
         its code in that k divides the channels, that linear layers are not split (k = 1), and in the schedule:
         at each ratio the retrained factors are multiplied out and decomposed anew.
     """

@@ -36,8 +36,8 @@ class Slimming(Producer):
         sparsity: Factor s of the penalty: 1e-4 for VGG-19, 1e-5 for ResNet-164 and DenseNet-40 in the paper.
 
     References:
-        Liu et al. 2017, arXiv 1708.06519, equation 1, by the subgradient ``s sign(gamma)`` as in its code;
-        several ratios are the multi-pass scheme of its section 3. Differs from the paper in that sparse
+        Liu et al. 2017, arXiv 1708.06519, by the subgradient ``s sign(gamma)`` as in its code;
+        several ratios are its multi-pass scheme. Differs from the paper in that sparse
         training starts from the trained parent and takes the retraining recipe, and that of a residual network
         only the channels inside its blocks go: the paper's channel-selection layers are not added.
     """
@@ -73,10 +73,10 @@ class SparseStructure(Producer):
         momentum: Of the accelerated proximal gradient.
 
     References:
-        Huang and Wang 2018, arXiv 1707.01213, equations 8 to 10 (Nesterov's momentum before the soft
-        threshold). Ours, where the sources are silent or the network cannot follow: the scales are those of
-        batch norm behind filters that can be removed alone, not new factors behind blocks or groups; scales
-        that are not yet zero fall to one threshold, so that the ratio is reached; the network is retrained.
+        Huang and Wang 2018, arXiv 1707.01213 (Nesterov's momentum before the soft threshold). Ours, where the
+        sources are silent or the network cannot follow: the scales are those of batch norm behind filters
+        that can be removed alone, not new factors behind blocks or groups; scales that are not yet zero fall
+        to one threshold, so that the ratio is reached; the network is retrained.
     """
 
     sparsity: float = 1e-4
@@ -103,8 +103,8 @@ class SoftFilter(Producer):
     """Soft filter pruning (SFP): after every epoch the filters of least L2 norm become zero, and may grow back.
 
     References:
-        He et al. 2018, arXiv 1808.06866, algorithm 1: the same share in every layer, every epoch. Differs from
-        the paper in that the share follows from the ratio, the parent is trained (its section 4 has both),
+        He et al. 2018, arXiv 1808.06866: the same share in every layer, every epoch. Differs from
+        the paper in that the share follows from the ratio, the parent is trained (the paper has both),
         and the network is retrained after the cut, as all other methods are.
     """
 
@@ -142,7 +142,7 @@ def proximal(names: Sequence[str], recipe: Recipe, sparsity: float, momentum: fl
     """Returns hooks that take the scales of the batch norms `names` from the optimiser to the proximal gradient.
 
     References:
-        Huang and Wang 2018, arXiv 1707.01213, equations 8 to 10, with the look-ahead as the stored value:
+        Huang and Wang 2018, arXiv 1707.01213, with the look-ahead as the stored value:
         ``z = x - rate gradient``, ``s = soft(z, rate sparsity)``, ``v = s - x + momentum v``,
         ``x = s + momentum v``.
     """

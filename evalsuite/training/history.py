@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,7 +43,7 @@ def phase_of(
         rates=in_words(recipe) + (f", from epoch {span.start:g}" if span.start else ""),
         schedule=schedule_digest(recipe, span),
         curve=tuple(curve),
-        stage=first_stage(recipe, start=span.start),
+        stage=min(first_stage(recipe, start=span.start), math.ceil(span.stop) - int(span.start)),
     )
 
 

@@ -195,6 +195,7 @@ def test_a_suite_that_cannot_be_sent_is_told_how(suite_file: Callable[..., Path]
         needs = ()
         features = ()
         version = 1
+        controlled = False
 
     plugin: Any = Local()
     broken = replace(suite, evaluators=(replace(suite.evaluators[0], plugin=plugin),))
