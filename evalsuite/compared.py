@@ -52,6 +52,7 @@ def comparison(runs: Sequence[Run]) -> Findings:
         thresholds=joined["thresholds"],
         reliability=joined["reliability"],
         excess=joined.get("excess", pd.DataFrame()),
+        exemplars=joined.get("exemplars", pd.DataFrame()),
         robust=joined["robust"],
         fairness=_fairness(runs, names),
         metrics=_metrics(runs, labels),
@@ -89,8 +90,10 @@ def _relabelled(table: pd.DataFrame, label: str, names: Mapping[str, str], *, ap
     if table.empty:
         return table
     known = {**names, DENSE: f"{DENSE} ({label})"} if apart else names
-    seeds = [seed if str(seed) == "all" else f"{seed} in {label}" for seed in table["seed"]]
-    return table.assign(method=[known.get(str(name), name) for name in table["method"]], seed=seeds)
+    renamed = table.assign(method=[known.get(str(name), name) for name in table["method"]])
+    if "seed" not in table:
+        return renamed
+    return renamed.assign(seed=[s if str(s) == "all" else f"{s} in {label}" for s in table["seed"]])
 
 
 def _filled(found: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:

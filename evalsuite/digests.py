@@ -61,7 +61,11 @@ def cell_digest(
         control: The network that the test compares both with, if it does.
         historical: Whether the test looks at what the candidate went through.
     """
-    models: dict[str, Any] = {"weights": candidate.weights, "model": candidate.model, "parent": parent.weights}
+    models: dict[str, Any] = {
+        "weights": candidate.weights,
+        "model": candidate.model,
+        "parent": parent.weights,
+    }
     if control is not None:
         models["control"] = control.weights
     if historical:

@@ -29,7 +29,7 @@ _KEPT = re.compile(r"[^\w\-. /:]")  # what MLflow allows in the name of a metric
 
 
 def tables(run: Run) -> dict[str, pd.DataFrame]:
-    """Returns every table of a run by name: measurements, thresholds, reliability, excess.
+    """Returns every table of a run by name: measurements, thresholds, reliability, excess, exemplars.
 
     Raises:
         StoreError: If no cell is finished yet.
@@ -41,6 +41,7 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
         "thresholds": run.thresholds(),
         "reliability": run.reliability,
         "excess": run.excess,
+        "exemplars": run.exemplars,
     }
 
 
@@ -79,7 +80,8 @@ def export(run: Run, form: str, folder: Path) -> Path:
 def _as_parquet(table: pd.DataFrame) -> bytes:
     _extra("pyarrow", "parquet")
     data = io.BytesIO()
-    plain = table.assign(seed=table["seed"].astype(str))  # seeds are numbers and the word "all"
+    seeds = {"seed": table["seed"].astype(str)} if "seed" in table else {}  # numbers and the word "all"
+    plain = table.assign(**seeds)
     if "underpowered" in plain:
         plain["underpowered"] = plain["underpowered"].astype("boolean")
     plain.to_parquet(data, engine="pyarrow", index=False)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,11 @@ class Ledger:
         self._path = store.root / NAME
         self._workers = workers
         self._begun = time.monotonic()
-        self._written = float("-inf")
         self._own: dict[str, Spent] = {}
         self.doing: dict[str, Doing] = {}
         self._before = _read(store)
+        self._done = self._total = 0
+        self._stopped = threading.Event()
 
     @property
     def elapsed(self) -> float:
@@ -67,7 +69,7 @@ class Ledger:
     def spent(self) -> dict[str, dict[str, float]]:
         """Cells and seconds by component, over all runs in this folder."""
         total = {what: Spent(**one) for what, one in self._before.items()}
-        for what, one in self._own.items():
+        for what, one in list(self._own.items()):
             known = total.setdefault(what, Spent())
             known.cells, known.seconds = known.cells + one.cells, known.seconds + one.seconds
         return {what: {"cells": one.cells, "seconds": round(one.seconds, 3)} for what, one in total.items()}
@@ -77,23 +79,42 @@ class Ledger:
         one = self._own.setdefault(what, Spent())
         one.cells, one.seconds = one.cells + 1, one.seconds + seconds
 
-    def write(self, *, done: int, total: int) -> None:
-        """Writes down where the run is, at most every few seconds."""
-        if time.monotonic() - self._written < PAUSE:
-            return
-        self._written = now = time.monotonic()
-        running = [
-            {**_address(one.key), "what": one.what, "seconds": round(now - one.begun, 1)}
-            for one in self.doing.values()
-        ]
-        content: dict[str, Any] = {"format": FORMAT, "done": done, "total": total, "workers": self._workers}
-        content |= {"elapsed": round(self.elapsed, 1), "spent": self.spent, "running": running}
-        write_atomically(self._path, json_of(content))
+    @contextlib.contextmanager
+    def kept(self, *, total: int) -> Iterator[None]:
+        """Writes down every few seconds where the run is, also while a single process has its hands full."""
+        self._total = total
+        self._write()
+        writer = threading.Thread(target=self._keep, name="evalsuite-ledger", daemon=True)
+        writer.start()
+        try:
+            yield
+        finally:
+            self._stopped.set()
+            writer.join()
+
+    def reach(self, done: int, total: int) -> None:
+        """Says how many cells are finished."""
+        self._done, self._total = done, total
 
     def close(self) -> None:
         """Removes what was written down: what it said is in the record now."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
+
+    def _keep(self) -> None:
+        while not self._stopped.wait(PAUSE):
+            with contextlib.suppress(StoreError):  # a full disk is told by what must be written
+                self._write()
+
+    def _write(self) -> None:
+        now = time.monotonic()
+        running = [
+            {**_address(one.key), "what": one.what, "seconds": round(now - one.begun, 1)}
+            for one in list(self.doing.values())  # the run goes on meanwhile
+        ]
+        content: dict[str, Any] = {"format": FORMAT, "done": self._done, "total": self._total}
+        content |= {"workers": self._workers, "elapsed": round(self.elapsed, 1)}
+        write_atomically(self._path, json_of({**content, "spent": self.spent, "running": running}))
 
 
 def running(root: Path) -> dict[str, Any]:

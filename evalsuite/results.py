@@ -15,6 +15,7 @@ from evalsuite.comparison import Comparison, told_apart
 from evalsuite.digests import candidate_digest, cell_digest, control, control_of
 from evalsuite.errors import StoreError
 from evalsuite.excess import excess_slopes
+from evalsuite.forgetting import forgetting
 from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Candidate, Metric, Score
 from evalsuite.reliability import reliability
@@ -80,6 +81,11 @@ class Run:
             at: score for at, score in self.comparison.scores.items() if at[0].method not in self._unpruned
         }
         return excess_slopes(scores, ratios, seed=self._suite["seeds"][0])
+
+    @cached_property
+    def exemplars(self) -> pd.DataFrame:
+        """Images on which pruning changes the answer whatever the seed; see `evalsuite.forgetting`."""
+        return forgetting(self.comparison.scores, {key: one.ratio for key, one in self.candidates.items()})
 
     @property
     def failures(self) -> pd.DataFrame:

@@ -149,11 +149,14 @@ class _Work:
         self.kept = kept | {"started": time.time(), "inputs": self.schedule.inputs, "notes": self.notes}
         for task in self.schedule.first():
             self._push(task)
-        while self._ready or self._running:
-            while self._ready and len(self._running) < self.hands.slots:
-                self._begin(heapq.heappop(self._ready)[2])
-            if self._running:
-                self._wait()
+        if not self.store.has_record():  # the first parent may take hours, and is looked for meanwhile
+            self._record(seconds=None)
+        with self.ledger.kept(total=self.schedule.total):
+            while self._ready or self._running:
+                while self._ready and len(self._running) < self.hands.slots:
+                    self._begin(heapq.heappop(self._ready)[2])
+                if self._running:
+                    self._wait()
         spent = self.ledger.elapsed if self.computed else earlier  # looking at finished cells is not the run
         self._record(seconds=spent, computed=self.computed)
         self.ledger.close()
@@ -170,7 +173,7 @@ class _Work:
 
     def _wait(self) -> None:
         found = self.hands.event(LOOK)
-        self.ledger.write(done=self.done, total=self.schedule.total)
+        self.ledger.reach(self.done, self.schedule.total)
         if time.monotonic() > self._look:
             self.lock.check()
             self._look = time.monotonic() + LOOK

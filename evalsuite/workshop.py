@@ -182,9 +182,7 @@ class Workshop:
         if name not in self._dense:
             key = Key(DENSE, parent.seed, 0.0)
             model = self._module(key, parent)
-            bench = Bench(
-                model, self.gallery, seed=address(parent.seed, "bench"), history=parent.history
-            )
+            bench = Bench(model, self.gallery, seed=address(parent.seed, "bench"), history=parent.history)
             self._dense[name] = self._wanting(bench, 1)
         return self._dense[name]
 

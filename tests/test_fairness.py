@@ -115,9 +115,7 @@ def test_nobody_knows_how_fast_a_whole_program_is() -> None:
 def test_epochs_of_rewound_trainings_add_up() -> None:
     parts = (replace(RETRAINING, epochs=0.1), replace(RETRAINING, epochs=0.2))
     whole = (replace(RETRAINING, epochs=0.3),)
-    found = compared(
-        candidate(history=(PRETRAINING, *parts)), replace(ALIKE, history=(PRETRAINING, *whole))
-    )
+    found = compared(candidate(history=(PRETRAINING, *parts)), replace(ALIKE, history=(PRETRAINING, *whole)))
     assert (found.holds["S3.1"], found.holds["S3.2"]) == (True, False)
 
 

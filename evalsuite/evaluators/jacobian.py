@@ -25,8 +25,8 @@ ELEMENTS = 1 << 26
 
 MEAN = Metric(
     "jacobian_singular_value", higher_is_better=None, unit="logits per intensity",
-    text="Mean over images and over all singular values of the Jacobian of the logits by the input in [0, 1] (mean JSV; "
-    "Wang et al. 2021, arXiv 2105.05916).",
+    text="Mean over images and over all singular values of the Jacobian of the logits by the input in [0, 1] (mean "
+    "JSV; Wang et al. 2021, arXiv 2105.05916).",
 )  # fmt: skip
 LARGEST = Metric(
     "jacobian_singular_value_max", higher_is_better=None, unit="logits per intensity",
@@ -44,8 +44,8 @@ SPREAD = Metric(
 )  # fmt: skip
 CONDITION = Metric(
     "jacobian_condition_number", higher_is_better=None, unit="ratio", functional="median",
-    text="Median over images of the largest singular value divided by the smallest, at most 8388608: what lies above is "
-    "rounding in single precision.",
+    text="Median over images of the largest singular value divided by the smallest, at most 8388608: what lies above "
+    "is rounding in single precision.",
 )  # fmt: skip
 
 
@@ -53,8 +53,8 @@ CONDITION = Metric(
 class Jacobian(Evaluator):
     """Singular values of the Jacobian of the logits by the input, on clean images.
 
-    They tell how signals and gradients get through a network; their mean is used to say how trainable pruning leaves it.
-    They only describe: what helps training (large) hurts robustness, and all of them grow with the scale of the
+    They tell how signals and gradients get through a network; their mean is used to say how trainable pruning leaves
+    it. They only describe: what helps training (large) hurts robustness, and all of them grow with the scale of the
     logits, which accuracy does not see.
 
     The input is what the network takes, intensities in [0, 1]. Published numbers are by normalised inputs: of a network

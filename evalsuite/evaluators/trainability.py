@@ -15,8 +15,9 @@ from evalsuite.records import Metric, Phase, Score
 RETRAINING = "retraining"
 TRAINABILITY = Metric(
     "trainability_accuracy", higher_is_better=None, unit="fraction",
-    text="Mean accuracy on the validation split after each epoch of the first learning-rate stage of the last retraining "
-    "(Wang et al. 2023, arXiv 2301.05219, there on test images). Compare it under equal learning-rate schedules only.",
+    text="Mean accuracy on the validation split after each epoch of the first learning-rate stage of the last "
+    "retraining (Wang et al. 2023, arXiv 2301.05219, there on test images). Compare it under equal "
+    "learning-rate schedules only.",
 )  # fmt: skip
 
 

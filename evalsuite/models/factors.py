@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _Two = tuple[int, int]
+Shape = tuple[int, ...]
 REDUCE, EXPAND = "reduce", "expand"
 
 
@@ -96,6 +97,29 @@ def factorise_to(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, 
             network.set_submodule(name, factored(layer, torch.zeros_like(reduce), torch.zeros_like(expand)))
             names.append(name)
     return tuple(names)
+
+
+def put_together(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Returns `shapes` in which each pair counts as the one layer for which it may stand in an architecture.
+
+    Args:
+        shapes: Of somebody's tensors, by name.
+        expected: Of the architecture's; they tell the input channels, which the factors do not.
+
+    >>> pair = {"fc.reduce.weight": (2, 9), "fc.expand.weight": (5, 2), "fc.expand.bias": (5,)}
+    >>> put_together(pair, {"fc.weight": (7, 9), "fc.bias": (7,)})
+    {'fc.bias': (5,), 'fc.weight': (5, 9)}
+    """
+    whole = dict(shapes)
+    for name in [name.removesuffix(".weight") for name in expected if name.endswith(".weight")]:
+        reduce, expand = (f"{name}.{part}.weight" for part in (REDUCE, EXPAND))
+        if reduce not in whole or expand not in whole:
+            continue
+        if f"{name}.{EXPAND}.bias" in whole:
+            whole[f"{name}.bias"] = whole.pop(f"{name}.{EXPAND}.bias")
+        first, second = whole.pop(reduce), whole.pop(expand)
+        whole[f"{name}.weight"] = (second[0], expected[f"{name}.weight"][1], *first[2:])
+    return whole
 
 
 def _pair(layer: nn.Module, reduce: Tensor, expand: Tensor, *, bias: bool) -> tuple[nn.Module, nn.Module]:

@@ -20,6 +20,7 @@ from evalsuite.errors import CheckpointError
 from evalsuite.models import MODELS
 from evalsuite.models.architecture import Architecture, from_settings
 from evalsuite.models.checkpoints import matched
+from evalsuite.models.factors import EXPAND, REDUCE, put_together
 from evalsuite.models.libraries import torchvision_names
 from evalsuite.models.loading import rebuilt
 from evalsuite.models.resizing import check_widths
@@ -42,6 +43,7 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
 }
 """Settings to try for architectures that ship with evalsuite; the others are tried as they stand."""
 
+_PAIR = re.compile(rf"\.({REDUCE}|{EXPAND})(?=\.(weight|bias)$)")
 _CLASSES = 1009  # stands for the number of classes in the shapes of a candidate; nobody's width
 _COUNTER = "num_batches_tracked"  # absent from old checkpoints
 _ELSEWHERE = {"torchvision", "timm", "robustbench", "python"}
@@ -203,17 +205,19 @@ def _families() -> tuple[list[tuple[str, dict[str, Any]]], ...]:
 
 
 def _patterns(names: Mapping[str, object]) -> set[str]:
-    """Names without their numbers."""
-    return {re.sub(r"\d+", "#", name) for name in names if not name.endswith(_COUNTER)}
+    """Names without their numbers; both factors of a layer have that of the layer."""
+    whole = (_PAIR.sub("", name) for name in names if not name.endswith(_COUNTER))
+    return {re.sub(r"\d+", "#", name) for name in whole}
 
 
 def _fit(weights: Mapping[str, Tensor], reference: str, settings: dict[str, Any]) -> Fit | None:
     expected = signature(reference, json.dumps(settings))
-    found = {
+    shapes = {
         name: tuple(tensor.shape)
         for name, tensor in matched(weights, expected).items()
         if not name.endswith(_COUNTER)
     }
+    found = put_together(shapes, expected)
     if found.keys() != expected.keys() or any(len(found[name]) != len(expected[name]) for name in expected):
         return None
     pairs = [

@@ -22,18 +22,22 @@ WIDTHS = (16, 32, 64)
 class ZeroPadding(nn.Module):
     """Shortcut of option A: takes every second pixel and adds zero channels, half before and half after.
 
+    How many follows from the block's convolutions, so that thinner networks of the same kind fit too.
+
     Args:
-        channels: How many to add.
+        first: Takes the same maps as the shortcut.
+        last: Gives the maps that it is added to.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, first: nn.Conv2d, last: nn.Conv2d) -> None:
         super().__init__()
-        self.before = channels // 2
-        self.after = channels - self.before
+        self.beside = (first, last)  # a tuple: their weights belong to the block, not to the shortcut
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Returns maps (N, C + channels, H/2, W/2) of maps (N, C, H, W)."""
-        return functional.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, self.before, self.after))
+        """Returns maps (N, C', H/2, W/2) of maps (N, C, H, W)."""
+        first, last = self.beside
+        added = max(last.out_channels - first.in_channels, 0)
+        return functional.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, added // 2, added - added // 2))
 
 
 class ResidualBlock(nn.Module):
@@ -52,12 +56,18 @@ class ResidualBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(after)
         self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(after)
-        self.shortcut = nn.Identity() if stride == 1 else _shortcut(before, after, shortcut)
+        self.shortcut = nn.Identity() if stride == 1 else self._shortcut(shortcut)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Returns maps (N, after, H', W') of maps (N, before, H, W)."""
         inner = functional.relu(self.bn1(self.conv1(maps)))
         return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(maps))
+
+    def _shortcut(self, kind: Shortcut) -> nn.Module:
+        if kind == "A":
+            return ZeroPadding(self.conv1, self.conv2)
+        before, after = self.conv1.in_channels, self.conv1.out_channels
+        return nn.Sequential(nn.Conv2d(before, after, 1, stride=2, bias=False), nn.BatchNorm2d(after))
 
 
 class ResidualNetwork(nn.Module):
@@ -139,9 +149,3 @@ class ResNet110(CifarResNet):
 def _stage(before: int, after: int, *, blocks: int, shortcut: Shortcut) -> nn.Sequential:
     inputs = (before, *[after] * (blocks - 1))
     return nn.Sequential(*[ResidualBlock(channels, after, shortcut=shortcut) for channels in inputs])
-
-
-def _shortcut(before: int, after: int, kind: Shortcut) -> nn.Module:
-    if kind == "A":
-        return ZeroPadding(after - before)
-    return nn.Sequential(nn.Conv2d(before, after, 1, stride=2, bias=False), nn.BatchNorm2d(after))

@@ -52,6 +52,7 @@ PRODUCERS: Registry[type[Producer]] = Registry(
         "svd": "evalsuite.producers.lowrank:Svd",
         "synflow": "evalsuite.producers.initial:Synflow",
         "taylor": "evalsuite.producers.filters:Taylor",
+        "thin": "evalsuite.producers.thin:Thin",
         "thinet": "evalsuite.producers.channels:ThiNet",
         "tpp": "evalsuite.producers.regularised:TrainabilityPreserving",
         "uniform-plus": "evalsuite.producers.magnitude:UniformPlus",

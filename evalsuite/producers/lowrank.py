@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.models.cost import nonzero, prunable
-from evalsuite.models.factors import factored, multiplied
+from evalsuite.models.factors import factor_pairs, factored, multiplied
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.randomness import generator
 from evalsuite.records import Array
@@ -74,14 +74,12 @@ class Svd(Producer):
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose number of parameters is as near to the target as whole ranks allow."""
-        model = context.previous or parent
-        for ratio in ratios:
-            dense = multiplied(model, parent)
+
+        def choose(dense: nn.Module, budget: float) -> Shape:
             layers = spectra(dense, groups=1)
-            budget = _for_weights(dense, (1 - ratio) * nonzero(parent))
-            model = decomposed(dense, equal_error(layers, {one.name: 1 for one in layers}, budget))
-            context.retrain(model, ratio)
-            yield model
+            return equal_error(layers, {one.name: 1 for one in layers}, budget)
+
+        return decomposing(parent, ratios, context, choose)
 
 
 @dataclass(frozen=True)
@@ -115,15 +113,13 @@ class Alds(Producer):
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose number of parameters is as near to the target as whole ranks allow."""
-        model = context.previous or parent
-        for ratio in ratios:
-            dense = multiplied(model, parent)
+
+        def choose(dense: nn.Module, budget: float) -> Shape:
             layers = spectra(dense, groups=self.groups)
-            budget = _for_weights(dense, (1 - ratio) * nonzero(parent))
             found = [self._searched(layers, start, budget) for start in self._beginnings(layers, context)]
-            model = decomposed(dense, min(found, key=lambda shape: largest_error(layers, shape)))
-            context.retrain(model, ratio)
-            yield model
+            return min(found, key=lambda shape: largest_error(layers, shape))
+
+        return decomposing(parent, ratios, context, choose)
 
     def _beginnings(self, layers: Sequence[Layer], context: Context) -> list[dict[str, int]]:
         starts = [{one.name: max(k for k in one.errors if k <= self.first) for one in layers}]
@@ -142,6 +138,35 @@ class Alds(Producer):
             shape = equal_error(layers, groups, budget)
             best = min(best, shape, key=lambda one: largest_error(layers, one))
         return best
+
+
+def decomposing(
+    parent: nn.Module, ratios: Sequence[float], context: Context, choose: Callable[[nn.Module, float], Shape]
+) -> Iterator[nn.Module]:
+    """Yields a retrained model in factors for each ratio; the last one's are multiplied out and decomposed anew.
+
+    Args:
+        parent: Is left alone.
+        ratios: Rising.
+        context: Of the production.
+        choose: From a network without factors, and the number of weights that its layers may have in all, to
+            groups and ranks.
+
+    Raises:
+        UserError: If the parent itself has layers in factors, or a ratio asks for less than rank 1.
+    """
+    if pairs := factor_pairs(parent):
+        raise UserError(
+            f"the parent has {len(pairs)} layers in factors already, {next(iter(pairs))!r} first; a low-rank "
+            "producer needs the network before its decomposition as parent"
+        )
+    total = nonzero(parent)
+    model = context.previous or parent
+    for ratio in ratios:
+        dense = multiplied(model, parent)
+        model = decomposed(dense, choose(dense, _for_weights(dense, (1 - ratio) * total)))
+        context.retrain(model, ratio)
+        yield model
 
 
 def spectra(model: nn.Module, *, groups: int) -> list[Layer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -102,11 +102,22 @@ class SparseStructure(Producer):
 class SoftFilter(Producer):
     """Soft filter pruning (SFP): after every epoch the filters of least L2 norm become zero, and may grow back.
 
+    Attributes:
+        slower: Factor on the learning rates of the soft epochs. Behind a filter of zeros the variance that batch
+            norm divides by is 0, so its next step is hundreds of times longer than usual.
+
     References:
-        He et al. 2018, arXiv 1808.06866: the same share in every layer, every epoch. Differs from
-        the paper in that the share follows from the ratio, the parent is trained (the paper has both),
-        and the network is retrained after the cut, as all other methods are.
+        He et al. 2018, arXiv 1808.06866: the same share in every layer, every epoch. Differs from the paper in
+        that the share follows from the ratio, the parent is trained (the paper has both), and the network is
+        retrained after the cut, as all other methods are. `slower` is ours: at the retraining's full rate the
+        zeros grew back to 200 times the norm of the other filters, and the digits lost 13 points of accuracy.
     """
+
+    slower: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.slower <= 1:
+            raise SuiteError(f"soft-filter: found slower = {self.slower}, expected above 0 and at most 1")
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose number of parameters is as near to the target as whole filters allow."""
@@ -119,7 +130,8 @@ class SoftFilter(Producer):
                 for name, order in ranks(_norms_of_filters(trained, widths)).items():
                     weight(trained, name)[order[widths[name] :]] = 0
 
-            context.fit(model, goal.ratio, hooks=Hooks(after_epoch=zero))
+            recipe = _slower(context.recipe, self.slower)
+            context.fit(model, goal.ratio, recipe=recipe, hooks=Hooks(after_epoch=zero))
             order = ranks(_norms_of_filters(model, widths))
             return remove_channels(model, best(order, widths))
 
@@ -181,6 +193,13 @@ def _scale(model: nn.Module, norm: str) -> nn.Parameter:
 
 def _norms_of_filters(model: nn.Module, widths: dict[str, int]) -> Scores:
     return {name: l2(weight(model, name)) for name in widths}
+
+
+def _slower(recipe: Recipe, factor: float) -> Recipe:
+    rates = tuple(factor * rate for rate in recipe.rates)
+    return replace(
+        recipe, learning_rate=factor * recipe.learning_rate, floor=factor * recipe.floor, rates=rates
+    )
 
 
 def _check_sparsity(sparsity: float) -> None:

@@ -50,6 +50,7 @@ class Findings:
         metrics: The definition of each metric by its name.
         record: What was run: suite, versions, git, hardware, command, seconds.
         excess: Slope of the excess error by method, seed and condition; see `evalsuite.excess`.
+        exemplars: How many images pruning changes whatever the seed; see `evalsuite.forgetting`.
         robust: Robust accuracy over the radius, radius 0 included; columns method, seed, target_ratio, ratio,
             norm, attack, epsilon, value, n.
         histograms: Detector scores in bins; columns method, target_ratio, ratio, detector, sample (``test`` or
@@ -66,6 +67,7 @@ class Findings:
     metrics: Mapping[str, Metric]
     record: Mapping[str, Any]
     excess: pd.DataFrame = field(default_factory=pd.DataFrame)
+    exemplars: pd.DataFrame = field(default_factory=pd.DataFrame)
     robust: pd.DataFrame = field(default_factory=pd.DataFrame)
     histograms: pd.DataFrame = field(default_factory=pd.DataFrame)
     fairness: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -115,6 +115,7 @@ def _damage(findings: Findings) -> dict[str, Any]:
     return {
         "breaking": found,
         "slopes": steep,
+        "exemplars": records(findings.exemplars),
         "broken": bool(found.sheets or found.data["robust"] or found.data["scores"] or steep),
         "pictures": {kind: [one for one in findings.pictures if one.kind == kind] for kind in KINDS},
         "no_pictures": {kind: findings.no_pictures.get(kind, "") for kind in KINDS},

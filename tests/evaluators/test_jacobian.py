@@ -33,7 +33,9 @@ class Net(nn.Module):
 
     matrix: Tensor
 
-    def __init__(self, matrix: Any, scale: Callable[[Tensor], Tensor] | None = None, std: float = 1.0) -> None:
+    def __init__(
+        self, matrix: Any, scale: Callable[[Tensor], Tensor] | None = None, std: float = 1.0
+    ) -> None:
         super().__init__()
         self.register_buffer("matrix", torch.tensor(matrix, dtype=torch.float32))
         self.scale, self.std = scale, std
@@ -102,16 +104,12 @@ def convolution() -> nn.Module:
 
 def oracle(model: nn.Module, images: Tensor) -> Floats:
     """Autograd's Jacobian of one image after the other in double precision, and numpy's SVD."""
-    exact = model.double()
-    found = [
-        np.linalg.svd(
-            torch.autograd.functional.jacobian(exact, one[None].double()).reshape(5, -1).numpy(),
-            compute_uv=False,
-        )
-        for one in images
-    ]
+    exact: Any = model.double()
+    whole: Any = torch.autograd.functional.jacobian  # which has no types
+    found = [whole(exact, one[None].double()).reshape(5, -1).numpy() for one in images]
     model.float()
-    return np.stack(found)
+    values: Floats = np.linalg.svd(np.stack(found), compute_uv=False)
+    return values
 
 
 def test_convolutions_agree_with_autograd_and_numpy(convolution: nn.Module) -> None:
@@ -132,9 +130,12 @@ def test_the_evaluator_agrees_with_autograd_and_numpy(
     np.testing.assert_allclose(whole[0].evidence["test"], exact.mean(1), rtol=2e-5)
     monkeypatch.setattr(jacobian, "ELEMENTS", 2 * 5 * 3 * 36)  # two images at once
     seen: list[int] = []
-    monkeypatch.setattr(
-        jacobian, "jacobians", lambda model, batch: (seen.append(len(batch)), jacobians(model, batch))[1]
-    )
+
+    def counting(model: nn.Module, batch: Tensor) -> Tensor:
+        seen.append(len(batch))
+        return jacobians(model, batch)
+
+    monkeypatch.setattr(jacobian, "jacobians", counting)
     again = scored(Jacobian(0), at)
     assert seen == [2, 2, 2, 2, 1]
     np.testing.assert_allclose(again[0].evidence["test"], whole[0].evidence["test"], rtol=1e-5)
@@ -145,7 +146,9 @@ def test_the_evaluator_agrees_with_autograd_and_numpy(
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(0, 10_000), st.floats(1e-3, 1e3))
-def test_singular_values_are_numpys_and_scale_with_the_matrix(k: int, p: int, seed: int, factor: float) -> None:
+def test_singular_values_are_numpys_and_scale_with_the_matrix(
+    k: int, p: int, seed: int, factor: float
+) -> None:
     matrices = np.random.default_rng(seed).normal(size=(2, k, p))
     found = singular_values(torch.from_numpy(matrices))
     exact = np.linalg.svd(matrices, compute_uv=False)
@@ -175,9 +178,13 @@ def test_dependent_logits_have_no_condition() -> None:
     assert scores["singular_value_min"].value == pytest.approx(0, abs=1e-6)
 
 
-def test_who_has_no_gradients_is_skipped_and_says_why() -> None:
-    program = Loaded(Intake(), Program.__call__, "onnx", (), obstacle="no gradients") if False else None
-    assert program is None
+def test_a_program_without_gradients_is_skipped_and_says_why() -> None:
+    program = Program(Loaded(Net(DIAGONAL), Intake(), "no twin"), "ONNX")
+    cell = measured(Jacobian(), bench(program))
+    assert (cell.status, cell.reason) == (
+        "skipped",
+        "the model has no gradients (ONNX: no twin), which its Jacobian needs",
+    )
 
 
 def test_logits_without_a_way_back_are_skipped() -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from evalsuite import runner
 from evalsuite.bench import Bench
-from evalsuite.data.views import View
 from evalsuite.digests import cell_digest
 from evalsuite.evaluators.trainability import Trainability, trainability_accuracy
 from evalsuite.measuring import scored
@@ -25,25 +26,31 @@ TRACKED = Phase("retraining", 4, 100, 1, "0.1, x0.1 at 3", "b", (0.5, 0.6, 0.7, 
 UNTRACKED = replace(TRACKED, curve=())
 
 
-class Held:
-    """Is all that the evaluator may ask for: nine validation images."""
+@pytest.fixture
+def found(planting: Any) -> Callable[..., Score]:
+    """Returns a function: a history to the score of a model that has it, and eight validation images."""
+    sets = {
+        name: planting.numbered([0, 1] * half, classes=2) for name, half in (("test", 3), ("validation", 4))
+    }
+    gallery = planting.data(**sets)
 
-    def __init__(self, *history: Phase) -> None:
-        self.history = history
+    def score(*history: Phase) -> Score:
+        bench = Bench(planting.lookup(np.eye(6, 2)), gallery, history=history)
+        (only,) = scored(Trainability(), bench)
+        assert not bench.passes
+        return only
 
-    def images(self, view: View) -> object:
-        assert view == View(split="validation")
-        return type("Images", (), {"images": np.zeros((9, 1, 1, 1))})
-
-
-def found(*history: Phase) -> Score:
-    (score,) = Trainability().evaluate(Held(*history))  # type: ignore[arg-type]  # as much of a bench as it needs
     return score
 
 
-def test_it_is_the_mean_before_the_drop_of_the_last_retraining() -> None:
+def test_it_is_the_mean_before_the_drop_of_the_last_retraining(found: Callable[..., Score]) -> None:
     score = found(PRETRAINING, replace(TRACKED, curve=(0.0,) * 4), TRACKED)
-    assert (score.metric, score.condition, score.n, score.reason) == ("trainability_accuracy", "retraining", 9, "")
+    assert (score.metric, score.condition, score.n, score.reason) == (
+        "trainability_accuracy",
+        "retraining",
+        8,
+        "",
+    )
     assert score.value == pytest.approx(0.6)
     assert found(replace(TRACKED, stage=4)).value == pytest.approx(0.675)
 
@@ -62,18 +69,10 @@ def test_a_single_epoch_counts() -> None:
         ((replace(TRACKED, stage=0),), "its retraining was not tracked"),
     ],
 )
-def test_who_has_none_says_why(history: tuple[Phase, ...], reason: str) -> None:
+def test_who_has_none_says_why(found: Callable[..., Score], history: tuple[Phase, ...], reason: str) -> None:
     score = found(*history)
     assert score.reason.startswith(reason)
     assert score.value is None
-
-
-def test_a_bench_without_history_has_a_reason(tracked: Run) -> None:
-    assert tracked.candidates
-    bench = Bench.__new__(Bench)
-    bench.history = ()
-    (score,) = Trainability().evaluate(bench)
-    assert score.reason == "nobody knows how it was trained"
 
 
 SUITE = """
@@ -105,14 +104,14 @@ def test_it_reaches_the_measurements_of_a_run(tracked: Run) -> None:
     table = tracked.measurements[tracked.measurements["metric"] == "trainability_accuracy"]
     rows = table.set_index("target_ratio")
     assert list(rows["status"]) == ["skipped", "ok", "ok"]
-    assert rows.loc[0.0, "reason"] == (
+    assert rows["reason"][0.0] == (
         "its last training was pretraining, and trainability is that of a retraining"
     )
     for key, candidate in tracked.candidates.items():
         if key.target_ratio:
             curve = candidate.history[-1].curve
             assert (len(curve), candidate.history[-1].stage) == (3, 2)
-            assert rows.loc[key.target_ratio, "value"] == pytest.approx((curve[0] + curve[1]) / 2)
+            assert rows["value"][key.target_ratio] == pytest.approx((curve[0] + curve[1]) / 2)
     assert "trainability_accuracy" not in set(tracked.thresholds()["metric"])
 
 
@@ -137,23 +136,11 @@ def test_only_cells_of_this_test_depend_on_the_history(tracked: Run, tmp_path: P
 
 
 def test_the_digest_follows_the_history_where_it_is_asked_for(tracked: Run) -> None:
-    parent, candidate = (next(c for k, c in tracked.candidates.items() if k.target_ratio == r) for r in (0.0, 0.5))
+    parent, candidate = (
+        next(c for k, c in tracked.candidates.items() if k.target_ratio == r) for r in (0.0, 0.5)
+    )
     other = replace(candidate, history=(*candidate.history, TRACKED))
     assert cell_digest(candidate, parent, "x") == cell_digest(other, parent, "x")
     known = cell_digest(candidate, parent, "x", historical=True)
     assert known != cell_digest(other, parent, "x", historical=True)
     assert known == cell_digest(replace(candidate, method="m"), parent, "x", historical=True)
-
-
-def test_measuring_takes_its_score(tracked: Run) -> None:
-    assert tracked.path.is_dir()
-    (score,) = scored(Trainability(), _Allowing(TRACKED))  # type: ignore[arg-type]  # as much as it needs
-    assert score.value == pytest.approx(0.6)
-
-
-class _Allowing(Held):
-    def want(self, views: object) -> None:
-        assert views == ()
-
-    def allow(self, views: object) -> None:
-        assert views in (set(), None)

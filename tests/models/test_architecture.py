@@ -110,7 +110,7 @@ def test_resnet20_has_the_parameters_of_the_reference_implementation() -> None:
 
 def test_zero_padding_takes_every_second_pixel_and_pads_both_sides() -> None:
     maps = torch.arange(1.0, 33.0).view(1, 2, 4, 4)
-    padded = ZeroPadding(2)(maps)
+    padded = ZeroPadding(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3))(maps)
     assert padded.shape == (1, 4, 2, 2)
     assert torch.equal(padded[:, 1:3], maps[:, :, ::2, ::2])
     assert not padded[:, [0, 3]].any()

@@ -117,6 +117,10 @@ class TestHistory:
         assert (phase.what, phase.epochs, phase.images) == ("pruning", 2.5, 96)
         assert phase.macs == 3 * macs * 96 * 2.5
         assert phase.rates == "0.05, x0.1 at 2, from epoch 0.5"
+        assert phase.stage == 2  # the rest of the first epoch, and the second
+        model = context.rewound(1.5)
+        assert (context.history(model)[0].what, context.history(model)[0].stage) == ("pretraining", 2)
+        assert context.history(context.rewound(1))[0].stage == 1
 
     def test_equal_schedules_have_equal_digests(self, context: Context) -> None:
         recipes = [

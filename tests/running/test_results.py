@@ -18,7 +18,7 @@ from evalsuite.statistics import paired_rate_interval
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FILES = ("measurements.csv", "thresholds.csv", "reliability.csv", "excess.csv", "index.html")
+FILES = ("measurements.csv", "thresholds.csv", "reliability.csv", "excess.csv", "exemplars.csv", "index.html")
 
 
 def evidence(run: Run, method: str, ratio: float, place: tuple[str, str, str]) -> list[list[Any]]:

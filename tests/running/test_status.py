@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from evalsuite import planned, runner, status
-from evalsuite.errors import StoreError, UserError
+from evalsuite.errors import SkippedError, StoreError, UserError
+from evalsuite.evaluators.corruptions import Corruptions
 from evalsuite.lock import locked
+from evalsuite.production import Production
 from evalsuite.provenance import Options
 from evalsuite.store import Key, Store
 
@@ -95,6 +99,48 @@ def test_status_while_a_run_goes_on(
     (now,) = found.running
     assert (now["method"], now["target_ratio"]) == ("magnitude", 0.5)
     assert not status.status(path).alive
+
+
+def test_a_run_is_there_while_its_first_parent_is_trained(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That may take hours."""
+    path, seen, parent = tmp_path / "run", [], Production.parent
+
+    def looked(self: Production, seed: int) -> object:
+        seen.append(status.status(path))
+        raise UserError("stop here")
+
+    monkeypatch.setattr(Production, "parent", looked)
+    with pytest.raises(UserError, match="stop here"):
+        runner.run(tiny, out=path)
+    (found,) = seen
+    assert found.alive
+    assert (found.counts["production"].done, found.counts["production"].missing) == (0, 5)
+    assert [(now["method"], now["what"]) for now in found.running] == [("dense", "production")]
+    monkeypatch.setattr(Production, "parent", parent)
+    assert runner.run(tiny, out=path).failures.empty
+
+
+def test_status_knows_a_long_cell_that_began_right_after_a_short_one(
+    suite_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process that computes has no time to write down what it does."""
+    monkeypatch.setattr("evalsuite.ledger.PAUSE", 0.1)
+    path, seen = tmp_path / "run", []
+
+    def long(evaluator: Corruptions, bench: object) -> Iterator[Score]:
+        until = time.monotonic() + 20
+        while time.monotonic() < until and not seen:
+            seen.extend(now for now in status.status(path).running if now["what"] == "corruptions")
+            time.sleep(0.02)
+        raise SkippedError("seen")
+
+    monkeypatch.setattr(Corruptions, "evaluate", long)
+    runner.run(suite_file({"ratios = [0.5, 0.8]": "ratios = [0.5]"}), out=path)
+    assert (seen[0]["method"], seen[0]["target_ratio"]) == ("dense", 0.0)
+    assert not (path / "running.json").exists()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("evalsuite")]
 
 
 def test_a_run_that_is_locked_is_not_run(done: Run, tiny: Path, tmp_path: Path) -> None:

@@ -11,17 +11,20 @@ import pytest
 
 from evalsuite import runner
 from evalsuite.errors import UserError
+from evalsuite.evaluators.contract import Evaluator
 from evalsuite.executors import executor
 from evalsuite.executors.local import Local
-from evalsuite.provenance import Options
+from evalsuite.provenance import Options, identity
 from evalsuite.suite import load
-from evalsuite.tasks import Order
+from evalsuite.tasks import Open, Opened, Order
 from evalsuite.workshop import Workshop
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from evalsuite import Run
+    from evalsuite.bench import Bench
+    from evalsuite.records import Score
 
 TWO = Options(workers=2)
 ONE = Options(workers=1, executor="local")
@@ -51,6 +54,8 @@ class Hurt(Evaluator):
                 os.kill(os.getpid(), signal.SIGKILL)
             if self.how == "memory":
                 raise MemoryError("nothing left")
+            if self.how == "exit":
+                raise SystemExit(3)
             if self.how == "sleep":
                 time.sleep(60)
             if self.how == "stop":
@@ -190,16 +195,52 @@ def test_a_suite_that_cannot_be_sent_is_told_how(suite_file: Callable[..., Path]
     suite = load(suite_file())
 
     @dataclass(frozen=True)
-    class Local:
-        metrics = ()
-        needs = ()
-        features = ()
-        version = 1
-        controlled = False
+    class Local(Evaluator):
+        def evaluate(self, bench: Bench) -> Iterator[Score]:
+            yield from ()
 
-    plugin: Any = Local()
-    broken = replace(suite, evaluators=(replace(suite.evaluators[0], plugin=plugin),))
+    broken = replace(suite, evaluators=(replace(suite.evaluators[0], plugin=Local()),))
     with pytest.raises(
         UserError, match=r"cannot be sent to another process .*in a file that the suite names"
     ):
         runner.run(broken, out=tmp_path / "run", options=TWO)
+
+
+def test_a_worker_imports_nothing_from_the_folder_that_it_happens_to_be_in(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A console script does not look there either; a folder called like a package is common."""
+    (tmp_path / "evalsuite.py").write_text("raise SystemExit('the wrong one')\n")
+    monkeypatch.chdir(tmp_path)
+    hands = Local([Order(load(tiny), tmp_path / "run")])
+    try:
+        hands.submit(Open(7))
+        said = hands.event(100.0)
+    finally:
+        hands.close()
+    assert said is not None
+    assert isinstance(said[1], Opened)
+
+
+@pytest.mark.parametrize(("name", "found"), [("torch", r" \(.*, expected 1.0\)"), ("code", "")])
+def test_a_worker_with_other_code_than_the_run_computes_nothing(
+    name: str, found: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {**identity(), name: "1.0"}
+    monkeypatch.setattr("evalsuite.executors.identity", lambda: other)
+    with pytest.raises(UserError, match=f"a worker cannot start: .* another {name} than the run{found}; install"):
+        runner.run(tiny, out=tmp_path / "run", options=TWO)
+    assert not list((tmp_path / "run").rglob("*.cell"))
+
+
+def test_one_after_the_other_is_not_for_several_workers(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="found 2 workers for the executor serial, which is one"):
+        runner.run(tiny, out=tmp_path / "run", options=Options(workers=2, executor="serial"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("executor", ["serial", "local"])
+def test_a_test_that_exits_does_not_end_the_run(executor: str, tmp_path: Path) -> None:
+    suite = hurting(tmp_path, times=2, how="exit")
+    found = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
+    assert reasons(found) == {(0.5, "hurt"): "SystemExit: 3"}

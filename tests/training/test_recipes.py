@@ -84,3 +84,13 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 def test_schedules_in_words_and_their_first_stage(name: str, words: str, stage: int) -> None:
     assert in_words(named(name)) == words
     assert first_stage(named(name)) == stage
+
+
+def test_a_rewound_training_begins_a_stage_of_its_own() -> None:
+    """Drops at 4 and 8 of 10 epochs, after a warm-up of 2."""
+    recipe = Recipe(epochs=10, schedule="step", milestones=(4, 8), warmup_epochs=2)
+    starts = (0, 1.5, 3, 4, 5.5, 8, 9)
+    assert [first_stage(recipe, start=start) for start in starts] == [4, 3, 1, 4, 3, 2, 1]
+    assert first_stage(Recipe(epochs=10), start=2.5) == 8
+    late = Recipe(epochs=10, schedule="step", milestones=(1, 4), warmup_epochs=2)
+    assert first_stage(late) == 4
