@@ -121,8 +121,8 @@ def _same_size(pair: Pair) -> bool:
     if a.model.get("name") != b.model.get("name"):
         return False
     smaller = abs(a.ratio - b.ratio) <= SLACK and _alike(1 - a.ratio, 1 - b.ratio, LEFT)
-    costs = (a.cost.macs_nonzero, b.cost.macs_nonzero)  # zeros included, all sparse networks would be as fast
-    return smaller or (costs[0] is not None and costs[1] is not None and _alike(*costs))
+    mine, other = a.cost.macs_nonzero, b.cost.macs_nonzero  # with zeros, all sparse networks were as fast
+    return smaller or (mine is not None and other is not None and _alike(mine, other))
 
 
 def _same_base(pair: Pair) -> bool:

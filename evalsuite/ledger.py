@@ -6,7 +6,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,6 @@ class Ledger:
         self._own: dict[str, Spent] = {}
         self.doing: dict[str, Doing] = {}
         self._before = _read(store)
-        self._done = self._total = 0
-        self._stopped = threading.Event()
 
     @property
     def elapsed(self) -> float:
@@ -80,39 +78,41 @@ class Ledger:
         one.cells, one.seconds = one.cells + 1, one.seconds + seconds
 
     @contextlib.contextmanager
-    def kept(self, *, total: int) -> Iterator[None]:
-        """Writes down every few seconds where the run is, also while a single process has its hands full."""
-        self._total = total
-        self._write()
-        writer = threading.Thread(target=self._keep, name="evalsuite-ledger", daemon=True)
+    def kept(self, reached: Callable[[], tuple[int, int]]) -> Iterator[None]:
+        """Writes down every few seconds where the run is, also while a single process has its hands full.
+
+        Args:
+            reached: Returns how many cells are finished, and how many there are.
+        """
+        stopped = threading.Event()
+        writer = threading.Thread(
+            target=self._keep, args=(reached, stopped), name="evalsuite-ledger", daemon=True
+        )
+        self._write(*reached())
         writer.start()
         try:
             yield
         finally:
-            self._stopped.set()
+            stopped.set()
             writer.join()
-
-    def reach(self, done: int, total: int) -> None:
-        """Says how many cells are finished."""
-        self._done, self._total = done, total
 
     def close(self) -> None:
         """Removes what was written down: what it said is in the record now."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
 
-    def _keep(self) -> None:
-        while not self._stopped.wait(PAUSE):
+    def _keep(self, reached: Callable[[], tuple[int, int]], stopped: threading.Event) -> None:
+        while not stopped.wait(PAUSE):
             with contextlib.suppress(StoreError):  # a full disk is told by what must be written
-                self._write()
+                self._write(*reached())
 
-    def _write(self) -> None:
+    def _write(self, done: int, total: int) -> None:
         now = time.monotonic()
         running = [
             {**_address(one.key), "what": one.what, "seconds": round(now - one.begun, 1)}
             for one in list(self.doing.values())  # the run goes on meanwhile
         ]
-        content: dict[str, Any] = {"format": FORMAT, "done": self._done, "total": self._total}
+        content: dict[str, Any] = {"format": FORMAT, "done": done, "total": total}
         content |= {"workers": self._workers, "elapsed": round(self.elapsed, 1)}
         write_atomically(self._path, json_of({**content, "spent": self.spent, "running": running}))
 

@@ -73,6 +73,7 @@ PRODUCING = (
     "producers/shrinking.py",
     "producers/activations.py",
     "producers/filters.py",
+    "producers/controls.py",
     "producers/scratch.py",
     "acceptance.py",
     "given.py",

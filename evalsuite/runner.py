@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from evalsuite.data.shelf import Shelf
-from evalsuite.devices import cores, devices
 from evalsuite.devices import device as device
+from evalsuite.devices import devices
 from evalsuite.devices import threads as threads
-from evalsuite.errors import CellError, UserError
-from evalsuite.executors import check, executor
+from evalsuite.errors import CellError
+from evalsuite.executors import check, count, executor
 from evalsuite.executors.contract import Executor
 from evalsuite.files import set_aside
 from evalsuite.ledger import Doing, Ledger
@@ -92,7 +92,7 @@ def run(
     with threads(chosen.threads):
         here = Workshop(order)
         schedule = Schedule(here.production, here.gallery, scope(chosen, options))
-        workers = _workers(options, chosen, len(places))
+        workers = count(options, chosen, places)
         name = options.executor or ("serial" if workers == 1 else "local")
         check(name, workers=workers)
         store = Store(root)
@@ -115,15 +115,6 @@ def _cleared(shelf: Shelf) -> Iterator[None]:
         yield
     finally:
         shelf.clear()
-
-
-def _workers(options: Options, suite: Suite, places: int) -> int:
-    """How many tasks are done at once: as asked for, else one for each device."""
-    if options.workers is None:
-        return places
-    if options.workers < 0:
-        raise UserError(f"found --workers {options.workers}, expected a number from 1 on, or auto")
-    return options.workers or max(1, cores() // suite.threads)
 
 
 class _Work:
@@ -149,9 +140,9 @@ class _Work:
         self.kept = kept | {"started": time.time(), "inputs": self.schedule.inputs, "notes": self.notes}
         for task in self.schedule.first():
             self._push(task)
-        if not self.store.has_record():  # the first parent may take hours, and is looked for meanwhile
+        if earlier is None:  # making the first parent may take hours, and somebody may ask for the status
             self._record(seconds=None)
-        with self.ledger.kept(total=self.schedule.total):
+        with self.ledger.kept(lambda: (self.done, self.schedule.total)):
             while self._ready or self._running:
                 while self._ready and len(self._running) < self.hands.slots:
                     self._begin(heapq.heappop(self._ready)[2])
@@ -173,7 +164,6 @@ class _Work:
 
     def _wait(self) -> None:
         found = self.hands.event(LOOK)
-        self.ledger.reach(self.done, self.schedule.total)
         if time.monotonic() > self._look:
             self.lock.check()
             self._look = time.monotonic() + LOOK

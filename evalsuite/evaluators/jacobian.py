@@ -101,7 +101,8 @@ class Jacobian(Evaluator):
         population = POPULATION if len(images) == len(every) else f"{POPULATION}[:{self.images}]"
         size = bench.classes * images[0].numel()
         step = max(1, min(bench.batch_size, ELEMENTS // size))
-        batches = images.to(bench.device).split(step)
+        starts = range(0, len(images), step)
+        batches = (images[start : start + step].to(bench.device) for start in starts)
         found = np.concatenate([singular_values(jacobians(bench.ready, batch)) for batch in batches])
         yield from _scores(found, population)
 
@@ -122,15 +123,19 @@ def jacobians(model: nn.Module, images: Tensor) -> Tensor:
     inputs = images.detach().clone().requires_grad_()
     with single_precision(), torch.enable_grad():
         logits = model(inputs)
-        if not logits.requires_grad:
-            raise SkippedError("no gradient of the logits reaches the images, which a Jacobian needs")
         last = logits.shape[1] - 1
         totals = logits.sum(0)  # images do not see each other, so the gradient of a sum is that of each
-        rows = [
-            torch.autograd.grad(total, inputs, retain_graph=k < last, materialize_grads=True)[0].flatten(1)
-            for k, total in enumerate(totals)
-        ]
+        rows = [_gradient(total, inputs, again=k < last).flatten(1) for k, total in enumerate(totals)]
     return torch.stack(rows, dim=1)
+
+
+def _gradient(total: Tensor, inputs: Tensor, *, again: bool) -> Tensor:
+    found: Tensor | None = None
+    if total.requires_grad:  # it may be by the weights alone
+        (found,) = torch.autograd.grad(total, inputs, retain_graph=again, allow_unused=True)
+    if found is None:
+        raise SkippedError("no gradient of the logits reaches the images, which a Jacobian needs")
+    return found
 
 
 def singular_values(matrices: Tensor) -> Floats:
@@ -168,7 +173,8 @@ def condition_numbers(values: Floats) -> Floats:
     """
     largest, smallest = values[:, 0], values[:, -1]
     least = np.maximum(smallest, largest / LARGEST_CONDITION)
-    return np.divide(largest, least, out=np.full(len(values), LARGEST_CONDITION), where=least > 0)
+    found: Floats = np.divide(largest, least, out=np.full(len(values), LARGEST_CONDITION), where=least > 0)
+    return found
 
 
 def _scores(values: Floats, population: str) -> Iterator[Score]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from evalsuite.devices import cores
 from evalsuite.errors import UserError
 from evalsuite.executors.contract import Executor
-from evalsuite.provenance import identity
+from evalsuite.provenance import Options, identity
 from evalsuite.registry import unknown
+from evalsuite.suite import Suite
 from evalsuite.tasks import Order
 from evalsuite.workshop import Workshop
 
@@ -55,4 +57,19 @@ def check(name: str, *, workers: int) -> None:
     if kind not in NAMES:
         raise UserError(unknown("executor", name, NAMES))
     if kind == "serial" and workers > 1:
-        raise UserError(f"found {workers} workers for the executor serial, which is one; use --executor local")
+        raise UserError(
+            f"found {workers} workers for the executor serial, which is one; use --executor local"
+        )
+
+
+def count(options: Options, suite: Suite, places: Sequence[str]) -> int:
+    """Returns how many tasks are done at once: as many as asked for, else one for each of the devices `places`.
+
+    Raises:
+        UserError: If a number below 0 was asked for.
+    """
+    if options.workers is None:
+        return len(places)
+    if options.workers < 0:
+        raise UserError(f"found --workers {options.workers}, expected a number from 1 on, or auto")
+    return options.workers or max(1, cores() // suite.threads)

@@ -17,8 +17,7 @@ from evalsuite.models.selection import ChannelSelection
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-Arrival = Callable[[str, nn.Module, Tensor], None] if TYPE_CHECKING else object
-"""What happens before the layer of a name runs on its input."""
+    Arrival = Callable[[str, nn.Module, Tensor], None]  # what happens before the layer of a name runs
 
 
 def free_widths(model: nn.Module, image_shape: Sequence[int]) -> dict[str, int]:

@@ -109,8 +109,9 @@ class SoftFilter(Producer):
     References:
         He et al. 2018, arXiv 1808.06866: the same share in every layer, every epoch. Differs from the paper in
         that the share follows from the ratio, the parent is trained (the paper has both), and the network is
-        retrained after the cut, as all other methods are. `slower` is ours: at the retraining's full rate the
-        zeros grew back to 200 times the norm of the other filters, and the digits lost 13 points of accuracy.
+        retrained after the cut, as all other methods are. `slower` is ours: at the full rate
+        (0.1, five epochs) filters of a small-cnn grew from norm 1.5 to 300, and at ratio 0.5 the accuracy on
+        the digits fell from 98 to 85 %.
     """
 
     slower: float = 0.1

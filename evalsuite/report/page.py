@@ -126,6 +126,7 @@ def _trust(findings: Findings) -> dict[str, Any]:
     """What a reader needs to believe it."""
     return {
         "failures": trust.failures(findings.measurements),
+        "lost": trust.lost(findings),
         "doubts": trust.doubts(findings.measurements),
         "notes": trust.notes(findings),
         "preprocessing": trust.preprocessing(findings),

@@ -69,6 +69,15 @@ class Fact:
     text: str
 
 
+def lost(findings: Findings) -> int:
+    """Returns how many numbers are missing that count as failed: those that a threshold rests on."""
+    judged = findings.measurements["metric"].isin(findings.thresholds["metric"].unique())
+    untested = findings.measurements["reason"].fillna("").str.startswith("not tested")  # a search left them out
+    bad = (findings.measurements["status"] != "ok") & ~untested
+    failed = findings.measurements["status"].isin(["error", "invalid"])
+    return int((bad & (judged | failed)).sum())
+
+
 def failures(measurements: pd.DataFrame) -> list[Failure]:
     """Returns what is not ``ok``, the same reason once."""
     bad = measurements[measurements["status"] != "ok"].copy()

@@ -58,8 +58,9 @@ class Sentence:
 
 
 def singles(rows: Sequence[Row], method: str) -> list[Row]:
-    """Returns a method's thresholds of single conditions."""
-    return [row for row in rows if row["method"] == method and row["aggregate"] == "single"]
+    """Returns a method's thresholds of single conditions; painted frost (``*``) is none of the published ones."""
+    mine = (row for row in rows if row["method"] == method and row["aggregate"] == "single")
+    return [row for row in mine if "*" not in row["condition"]]
 
 
 def weakest(rows: Sequence[Row]) -> Row | None:

@@ -197,6 +197,12 @@ def test_logits_without_a_way_back_are_skipped() -> None:
         jacobians(Net(DIAGONAL, torch.Tensor.detach), torch.rand(1, 1, 2, 2))
 
 
+def test_gradients_of_the_weights_alone_are_none_of_the_images() -> None:
+    model = nn.Sequential(Net(DIAGONAL, lambda flat: flat.detach()), nn.Linear(3, 3))
+    with pytest.raises(SkippedError, match="no gradient of the logits reaches the images"):
+        jacobians(model, torch.rand(1, 1, 2, 2))
+
+
 def test_a_constant_logit_has_a_row_of_zeros() -> None:
     class Half(Net):
         def forward(self, images: Tensor) -> Tensor:

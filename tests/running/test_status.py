@@ -7,7 +7,7 @@ import shutil
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -20,9 +20,10 @@ from evalsuite.provenance import Options
 from evalsuite.store import Key, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from evalsuite import Run
+    from evalsuite.records import Score
 
 TESTS = ["accuracy", "corruptions", "ood", "noise", "attack", "calibration"]
 
@@ -105,16 +106,20 @@ def test_a_run_is_there_while_its_first_parent_is_trained(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That may take hours."""
-    path, seen, parent = tmp_path / "run", [], Production.parent
+    monkeypatch.setattr("evalsuite.ledger.PAUSE", 0.1)
+    path, parent = tmp_path / "run", Production.parent
+    seen: list[status.Status] = []
 
-    def looked(self: Production, seed: int) -> object:
-        seen.append(status.status(path))
+    def looked(*_: object) -> object:
+        until = time.monotonic() + 20
+        while time.monotonic() < until and not (seen and seen[-1].running):
+            seen.append(status.status(path))
         raise UserError("stop here")
 
     monkeypatch.setattr(Production, "parent", looked)
     with pytest.raises(UserError, match="stop here"):
         runner.run(tiny, out=path)
-    (found,) = seen
+    found = seen[-1]
     assert found.alive
     assert (found.counts["production"].done, found.counts["production"].missing) == (0, 5)
     assert [(now["method"], now["what"]) for now in found.running] == [("dense", "production")]
@@ -127,9 +132,10 @@ def test_status_knows_a_long_cell_that_began_right_after_a_short_one(
 ) -> None:
     """One process that computes has no time to write down what it does."""
     monkeypatch.setattr("evalsuite.ledger.PAUSE", 0.1)
-    path, seen = tmp_path / "run", []
+    path = tmp_path / "run"
+    seen: list[Any] = []
 
-    def long(evaluator: Corruptions, bench: object) -> Iterator[Score]:
+    def long(*_: object) -> Iterator[Score]:
         until = time.monotonic() + 20
         while time.monotonic() < until and not seen:
             seen.extend(now for now in status.status(path).running if now["what"] == "corruptions")

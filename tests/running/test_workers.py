@@ -15,6 +15,7 @@ from evalsuite.evaluators.contract import Evaluator
 from evalsuite.executors import executor
 from evalsuite.executors.local import Local
 from evalsuite.provenance import Options, identity
+from evalsuite.records import Metric, Score
 from evalsuite.suite import load
 from evalsuite.tasks import Open, Opened, Order
 from evalsuite.workshop import Workshop
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     from evalsuite import Run
     from evalsuite.bench import Bench
-    from evalsuite.records import Score
 
 TWO = Options(workers=2)
 ONE = Options(workers=1, executor="local")
@@ -196,8 +196,11 @@ def test_a_suite_that_cannot_be_sent_is_told_how(suite_file: Callable[..., Path]
 
     @dataclass(frozen=True)
     class Local(Evaluator):
+        metrics = (Metric("mood", True, "fraction", "How it feels."),)
+        needs = ()
+
         def evaluate(self, bench: Bench) -> Iterator[Score]:
-            yield from ()
+            yield Score("mood", "clean", value=float(bench.batch_size), n=1)
 
     broken = replace(suite, evaluators=(replace(suite.evaluators[0], plugin=Local()),))
     with pytest.raises(
@@ -228,7 +231,9 @@ def test_a_worker_with_other_code_than_the_run_computes_nothing(
 ) -> None:
     other = {**identity(), name: "1.0"}
     monkeypatch.setattr("evalsuite.executors.identity", lambda: other)
-    with pytest.raises(UserError, match=f"a worker cannot start: .* another {name} than the run{found}; install"):
+    with pytest.raises(
+        UserError, match=f"a worker cannot start: .* another {name} than the run{found}; install"
+    ):
         runner.run(tiny, out=tmp_path / "run", options=TWO)
     assert not list((tmp_path / "run").rglob("*.cell"))
 
