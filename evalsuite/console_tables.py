@@ -65,14 +65,19 @@ def _by_condition(chosen: pd.DataFrame) -> Table:
 
 
 def _by_method(chosen: pd.DataFrame) -> Table:
-    """A line per method: what its first condition says, what all say, and which is the first to go."""
+    """A line per method, the best first: what its first condition says, what all say, and the first to go."""
     first = chosen.iloc[0]
     table = Table(box=None, pad_edge=False, title=TITLE, title_justify="left")
     table.add_column("method")
     for title in (f"{first['metric']}, {_place(first)}", "everything"):
         table.add_column(escaped(title), justify="right")
     table.add_column("first to go")
-    for method, rows in chosen.groupby("method", sort=False):
+    ranked = sorted(
+        chosen.groupby("method", sort=False),
+        key=lambda one: (one[1].iloc[0]["potential"], one[1]["potential"].mean()),
+        reverse=True,
+    )
+    for method, rows in ranked:
         weakest = rows.sort_values("potential", kind="stable").iloc[0]
         table.add_row(
             escaped(str(method)),

@@ -12,6 +12,7 @@ from evalsuite.data.views import Gallery, View
 from evalsuite.digests import candidate_digest, cell_digest, control, control_of, digest_of
 from evalsuite.errors import DataError, UserError
 from evalsuite.evaluators.contract import Evaluator
+from evalsuite.files import set_aside
 from evalsuite.producers.contract import Producer
 from evalsuite.production import Made, Production
 from evalsuite.provenance import MEASURING, Options, code_digest
@@ -228,7 +229,13 @@ class Schedule:
         return ((Opened(found, fresh=False),), None) if found is not None and not files else ((), task)
 
     def _stored(self, key: Key, digest: str) -> Candidate | None:
-        return self.store.candidate(key, digest) if self.store.has_weights(key) else None
+        """The record of a candidate whose weights are there; what is left of damaged ones is set aside."""
+        found = self.store.candidate(key, digest)
+        if found is None or self.store.has_weights(key):
+            return found
+        if (path := self.store.weights_path(key)).exists():
+            set_aside(path)
+        return None
 
     def _status(self, key: Key, label: str, digest: str) -> Status | None:
         """How a cell ended, if it need not be computed: an error may be gone, and is tried again."""

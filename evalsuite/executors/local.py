@@ -40,6 +40,7 @@ class Worker:
                 env=_environment(order.suite.threads),
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
+                process_group=0,  # an interrupt from the terminal is for the run, which ends its workers
             )
         self.pipe = Connection(ours.detach())
         with contextlib.suppress(OSError):  # a worker that is gone is noticed when it is asked for events

@@ -24,7 +24,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 def main(handle: int, parent: int) -> None:
     """Does the tasks that come in until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the run, which ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of whoever sends it to every process there is
     _die_with(parent)
     pipe = Connection(handle)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the run is over

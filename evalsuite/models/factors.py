@@ -34,13 +34,13 @@ def factored(layer: nn.Module, reduce: Tensor, expand: Tensor) -> nn.Sequential:
     """
     bias = getattr(layer, "bias", None)
     first, second = _pair(layer, reduce, expand, bias=bias is not None)
+    pair = nn.Sequential(OrderedDict({REDUCE: first, EXPAND: second})).to(layer.get_parameter("weight"))
     with torch.no_grad():
         first.get_parameter("weight").copy_(reduce)
         second.get_parameter("weight").copy_(expand)
         if bias is not None:
             second.get_parameter("bias").copy_(bias)
-    pair = nn.Sequential(OrderedDict({REDUCE: first, EXPAND: second}))
-    return pair.to(layer.get_parameter("weight")).train(layer.training)
+    return pair.train(layer.training)
 
 
 def factor_pairs(model: nn.Module) -> dict[str, nn.Sequential]:

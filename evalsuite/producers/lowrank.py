@@ -88,9 +88,10 @@ class Alds(Producer):
 
     Attributes:
         groups: The largest k; k divides the input channels.
-        starts: Random choices of all k that the search begins from, beside k = `first`.
+        starts: Random choices of all k that the search begins from, beside k = 1 and k = `first`; those that
+            have too many weights at rank 1 are left out.
         rounds: Of the search: j for all layers at fixed k, then k for each layer at fixed size.
-        first: k of the first start: the largest divisor that is not larger.
+        first: k of the second start: the largest divisor that is not larger.
 
     References:
         Liebenwein et al. 2021, arXiv 2107.11442: the relative error is at most sqrt(k) times the largest (j+1)-th
@@ -116,23 +117,25 @@ class Alds(Producer):
 
         def choose(dense: nn.Module, budget: float) -> Shape:
             layers = spectra(dense, groups=self.groups)
-            found = [self._searched(layers, start, budget) for start in self._beginnings(layers, context)]
+            starts = self._beginnings(layers, context, budget)
+            found = [self._searched(layers, start, budget) for start in starts]
             return min(found, key=lambda shape: largest_error(layers, shape))
 
         return decomposing(parent, ratios, context, choose)
 
-    def _beginnings(self, layers: Sequence[Layer], context: Context) -> list[dict[str, int]]:
+    def _beginnings(self, layers: Sequence[Layer], context: Context, budget: float) -> list[dict[str, int]]:
         starts = [{one.name: max(k for k in one.errors if k <= self.first) for one in layers}]
         for start in range(self.starts):
             draws = generator(context.seed, "alds", start)
             starts.append({one.name: int(draws.choice([*one.errors])) for one in layers})
-        return starts
+        single = {one.name: 1 for one in layers}
+        return [single, *(start for start in starts if least_weights(layers, start) <= budget)]
 
     def _searched(self, layers: Sequence[Layer], groups: dict[str, int], budget: float) -> Shape:
         best = shape = equal_error(layers, groups, budget)
         for _ in range(self.rounds):
             regrouped = {one.name: least_error_groups(one, *shape[one.name]) for one in layers}
-            if regrouped == groups:
+            if regrouped == groups or least_weights(layers, regrouped) > budget:
                 break
             groups = regrouped
             shape = equal_error(layers, groups, budget)
@@ -214,6 +217,11 @@ def least_error_groups(layer: Layer, groups: int, rank: int) -> int:
         return layer.error(k, affordable) if affordable else float("inf")
 
     return groups if size == layer.whole else min(layer.errors, key=error)
+
+
+def least_weights(layers: Sequence[Layer], groups: Mapping[str, int]) -> int:
+    """Returns the number of weights of all layers at rank 1."""
+    return sum(one.weights(groups[one.name], 1) for one in layers)
 
 
 def largest_error(layers: Sequence[Layer], shape: Shape) -> float:

@@ -114,7 +114,7 @@ class SoftFilter(Producer):
         the digits fell from 98 to 85 %.
     """
 
-    slower: float = 0.1
+    slower: float = 0.02
 
     def __post_init__(self) -> None:
         if not 0 < self.slower <= 1:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from evalsuite.records import Metric
 
 PictureKind = Literal["broken", "corruption", "attack"]
+MANY = 6
+"""Methods beyond which their order is a ranking, and not that of the suite."""
 PARENT = "dense"
 """The method of the parent in a table of measurements."""
 
@@ -76,9 +78,22 @@ class Findings:
 
 
 def methods(findings: Findings) -> list[str]:
-    """Returns the methods in the order in which they were measured, the parent left out."""
+    """Returns the methods in the order in which they were measured, the parent left out; many are ranked.
+
+    The rank is the ratio up to which test accuracy holds, then the mean of all ratios up to which something holds.
+    """
     names = pd.concat([findings.measurements["method"], findings.thresholds["method"]], ignore_index=True)
-    return [str(name) for name in names.unique() if name != PARENT]
+    found = [str(name) for name in names.unique() if name != PARENT]
+    if len(found) <= MANY:
+        return found
+    rows = [row for row in headline(findings.thresholds) if row["aggregate"] == "single"]
+    return sorted(found, key=lambda name: _strength(rows, name), reverse=True)
+
+
+def _strength(rows: list[dict[str, Any]], method: str) -> tuple[float, float]:
+    mine = [row for row in rows if row["method"] == method]
+    clean = [row["potential"] for row in mine if (row["metric"], row["condition"]) == ("accuracy", "clean")]
+    return max(clean, default=-1.0), sum(row["potential"] for row in mine) / max(len(mine), 1)
 
 
 def headline(thresholds: pd.DataFrame) -> list[dict[str, Any]]:

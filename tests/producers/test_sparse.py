@@ -66,7 +66,10 @@ def first_hooks(producer: Producer, parent: nn.Module, context: Context, fits: l
     next(iter(producer.produce(parent, (0.5,), context)))
     hooks = fits[0]["hooks"]
     assert isinstance(hooks, Hooks)
-    assert [("hooks" in fit, fit["ratio"]) for fit in fits] == [(True, 0.5), (False, 0.5)]  # then the retraining
+    assert [("hooks" in fit, fit["ratio"]) for fit in fits] == [
+        (True, 0.5),
+        (False, 0.5),
+    ]  # then the retraining
     return hooks
 
 
@@ -186,9 +189,7 @@ def test_without_momentum_a_training_soft_thresholds_the_scales_and_decays_only_
 
     trained(ONE_STEP, Hooks(before_step=note))
     moved = [
-        trained(
-            replace(ONE_STEP, weight_decay=decay), proximal(names, ONE_STEP, sparsity=4.0, momentum=0.0)
-        )
+        trained(replace(ONE_STEP, weight_decay=decay), proximal(names, ONE_STEP, sparsity=4.0, momentum=0.0))
         for decay in (0.0, 0.5)
     ]
     for key, scale in scales(parent).items():

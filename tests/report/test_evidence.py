@@ -75,6 +75,20 @@ def test_failures_of_one_reason_are_one_line(synthesis: Callable[..., Findings])
     assert trust.failures(synthesis().measurements) == []
 
 
+def test_many_methods_are_ranked_by_what_test_accuracy_allows(synthesis: Callable[..., Findings]) -> None:
+    few = synthesis()
+    assert methods(few) == ["magnitude", "filter-l1", "random"]
+    table = few.thresholds
+    many = [table[table["method"] == "magnitude"].assign(method=f"m{n}") for n in range(7)]
+    for n, rows in enumerate(many):
+        rows["potential"] = rows["potential"].clip(upper=0.5 + 0.05 * n)
+    found = dataclasses.replace(few, thresholds=pd.concat([*many, table], ignore_index=True))
+    order = methods(found)
+    assert order[:2] == ["magnitude", "m6"]
+    places = [order.index(f"m{n}") for n in range(7)]
+    assert places == sorted(places, reverse=True)
+
+
 def test_doubted_numbers_are_shown_once_per_check(findings: Findings) -> None:
     table = findings.measurements
     assert trust.doubts(table) == []

@@ -153,6 +153,16 @@ def test_plan_says_how_many_images_a_tolerance_needs(command: Command) -> None:
             ["run", "--workers", "0"], "found --workers 0, expected a number from 1 on, or auto", id="workers"
         ),
         pytest.param(
+            ["check", "--parent", "dense.pt", "--candidate", "pruned.pt", "--workers", "x"],
+            "found --workers x, expected a number from 1 on, or auto",
+            id="workers of a check",
+        ),
+        pytest.param(
+            ["run", "--workers", "2", "--executor", "serial"],
+            "found 2 workers for the executor serial, which is one",
+            id="serial workers",
+        ),
+        pytest.param(
             ["run", "--executor", "rai"], "unknown executor 'rai': did you mean 'ray'", id="executor"
         ),
         pytest.param(["run", "--only", "accurracy"], "--only accurracy: unknown test or method", id="only"),

@@ -244,6 +244,19 @@ def test_weights_that_changed_on_disk_are_made_again_and_never_measured(
     assert cell.read_bytes() == before
 
 
+def test_weights_that_were_cut_off_are_set_aside_and_made_again(
+    done: Run, tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = copied(done, tmp_path)
+    victim = Store(path).weights_path(Key("filter-l1", 0, 0.8))
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-40])
+    runner.run(tiny, out=path)
+    assert victim.read_bytes() == whole
+    assert victim.with_name("0.8.safetensors.damaged-1").read_bytes() == whole[:-40]
+    assert "0.8.safetensors is damaged: it was renamed to" in caplog.text
+
+
 def test_nothing_is_made_of_weights_that_changed_on_disk(done: Run, tiny: Path, tmp_path: Path) -> None:
     path = copied(done, tmp_path)
     store = Store(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from evalsuite import runner
 from evalsuite.errors import UserError
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.executors import executor
-from evalsuite.executors.local import Local
+from evalsuite.executors.local import Local, Worker
 from evalsuite.provenance import Options, identity
 from evalsuite.records import Metric, Score
 from evalsuite.suite import load
@@ -223,6 +224,15 @@ def test_a_worker_imports_nothing_from_the_folder_that_it_happens_to_be_in(
         hands.close()
     assert said is not None
     assert isinstance(said[1], Opened)
+
+
+def test_an_interrupt_from_the_terminal_is_not_for_workers(tiny: Path, tmp_path: Path) -> None:
+    """It goes to every process of a group, and one that is still importing would say so at length."""
+    worker = Worker(Order(load(tiny), tmp_path / "run"))
+    try:
+        assert os.getpgid(worker.process.pid) == worker.process.pid != os.getpgid(0)
+    finally:
+        worker.kill()
 
 
 @pytest.mark.parametrize(("name", "found"), [("torch", r" \(.*, expected 1.0\)"), ("code", "")])
