@@ -39,6 +39,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "corruptions": {"severities": (1, 5)},
     "n-m": {"m": 8},
+    "alds": {"groups": 4, "starts": 2},
     "grasp": {"per_class": 3},
     "synflow": {"rounds": 3},
     "sipp": {"images": 8},

@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-import evalsuite
 from evalsuite.errors import UserError
 from evalsuite.executors.contract import Executor
 from evalsuite.limits import GRACE
@@ -136,7 +135,7 @@ class Local(Executor):
 
 def _environment(threads: int) -> dict[str, str]:
     """That of a worker: it imports what we import, and its libraries start no more threads than the suite says."""
-    package = str(Path(evalsuite.__file__).resolve().parents[1])
+    package = str(Path(__file__).resolve().parents[2])
     found = [os.path.realpath(path) for path in sys.path if path]
     path = found if package in found else [package, *found]  # from where we are, if that is where it is
     return {**os.environ, **dict.fromkeys(THREADS, str(threads)), "PYTHONPATH": os.pathsep.join(path)}

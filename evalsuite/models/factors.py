@@ -1,7 +1,8 @@
 """Layers in two factors: a convolution or a linear layer is replaced by two thinner ones in a row.
 
 The pair is a ``Sequential`` of ``reduce`` and ``expand``. Its shapes stand in the weights, so weights alone say
-which layers of an architecture are in factors, as they say the widths (`evalsuite.models.resizing`).
+which layers of an architecture are in factors, as they say the widths (`evalsuite.models.resizing`). Both at once
+they do not say: half of the inputs may mean two groups, or half the width.
 """
 
 from __future__ import annotations

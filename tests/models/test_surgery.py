@@ -13,7 +13,10 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 from evalsuite.errors import CheckpointError, ContractError, InvalidModelError
+from evalsuite.models import MODELS
+from evalsuite.models.architecture import to_settings
 from evalsuite.models.checkpoints import load_weights
+from evalsuite.models.references import architecture
 from evalsuite.models.resizing import resize_to
 from evalsuite.models.surgery import ChannelGroup, Consumer, channel_groups, remove_channels
 
@@ -32,6 +35,8 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
     ("preresnet", {"depth": 29, "selection": False}),
     ("torchvision:resnet18", {}),
     ("timm:resnet10t", {}),
+    ("robustbench:Wong2020Fast", {}),
+    ("torchvision.models:resnet18", {}),
 ]
 
 
@@ -111,6 +116,10 @@ def test_cutting_dead_channels_changes_no_output(build: Build, name: str, table:
         sum(m.weight.numel() for m in net.modules() if isinstance(m, nn.Conv2d)) for net in (smaller, model)
     ]
     assert convs[0] < 0.6 * convs[1]
+
+
+def test_no_architecture_is_left_out() -> None:
+    assert {to_settings(architecture(name, **table))["name"] for name, table in NETWORKS} == {*MODELS}
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -239,7 +248,7 @@ def test_a_model_that_cannot_be_traced_is_refused() -> None:
         channel_groups(Branching())
 
 
-@pytest.mark.parametrize(("name", "table"), [NETWORKS[0], NETWORKS[1], NETWORKS[2], NETWORKS[-1]], ids=str)
+@pytest.mark.parametrize(("name", "table"), [*NETWORKS[:3], ("timm:resnet10t", {})], ids=str)
 def test_resizing_rebuilds_what_was_cut(build: Build, name: str, table: dict[str, Any]) -> None:
     model = build(name, **table)
     smaller = remove_channels(model, {group.conv: halved(group) for group in channel_groups(model)})

@@ -16,7 +16,6 @@ from evalsuite.errors import SuiteError
 from evalsuite.models.surgery import channel_groups, remove_channels
 from evalsuite.producers import channels
 from evalsuite.producers.channels import (
-    ChannelProducer,
     ChannelRegression,
     ThiNet,
     greedy_removal,
@@ -32,9 +31,12 @@ EVERYTHING = {"images": 6, "positions": 10_000}
 def cuts(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Tensor]]:
     kept: list[Mapping[str, Tensor]] = []
     monkeypatch.setattr(Context, "retrain", lambda *_: None)
-    monkeypatch.setattr(
-        channels, "remove_channels", lambda model, keep: kept.append(keep) or remove_channels(model, keep)
-    )
+
+    def spied(model: nn.Module, keep: Mapping[str, Tensor]) -> nn.Module:
+        kept.append(keep)
+        return remove_channels(model, keep)
+
+    monkeypatch.setattr(channels, "remove_channels", spied)
     return kept
 
 
@@ -118,11 +120,16 @@ def test_regression_weights_are_those_of_least_squares(
         with torch.no_grad():
             parent(images)
         handle.remove()
-        columns, target = seen[0], seen[0] @ layer.weight.double().T if seen[0].dim() == 2 else None
+        columns, target = (
+            seen[0],
+            seen[0] @ layer.get_parameter("weight").double().T if seen[0].dim() == 2 else None,
+        )
         if isinstance(layer, nn.Conv2d):
             target = functional.conv2d(seen[0], layer.weight.double(), None, layer.stride, layer.padding)
             target = target.flatten(2).transpose(1, 2).flatten(0, 1)
-            columns = functional.unfold(seen[0][:, kept], layer.kernel_size, 1, layer.padding, layer.stride)
+            columns = functional.unfold(
+                seen[0][:, kept], layer.kernel_size, padding=int(layer.padding[0]), stride=layer.stride
+            )
             columns = columns.transpose(1, 2).flatten(0, 1)
         else:
             columns = columns[:, kept]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def slow_shares(layer: nn.Module, maps: Tensor) -> list[float]:
 
 def slow_width(one: Sensitivity, error: float) -> int:
     """Theorem 2, as torchprune computes it."""
-    values = one.channels.tolist()
+    values: list[float] = one.channels.tolist()
     constant = 6 * sum(values) * math.log(8 * (one.patches + 1) * one.kernel / 1e-16)
     draws = math.ceil(3 * (6 + 2 * error) * constant / error**2)
     return max(1, round(sum(1 - (1 - value / sum(values)) ** draws for value in values)))
@@ -88,6 +89,34 @@ def test_sensitivities_equal_the_definition() -> None:
             assert (one.patches, one.kernel) == {2: (4, 4), 4: (4, 9), 6: (1, 4)}[place]
         maps = layer(maps).detach()
     assert len(found) == 3
+
+
+class Fork(nn.Module):
+    """Two layers read the same channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 6, 1)
+        self.left = nn.Conv2d(6, 2, 3, stride=2, padding=1)
+        self.right = nn.Conv2d(6, 2, 2, stride=2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.first(images).relu()
+        return (self.left(maps) + self.right(maps)).mean((2, 3))
+
+
+def test_of_several_readers_the_most_sensitive_one_counts() -> None:
+    torch.manual_seed(3)
+    model, images = Fork(), torch.rand(3, 2, 4, 4)
+    found = sensitivities(model, images)
+    with torch.no_grad():
+        maps = model.first(images).relu()
+    left, right = slow_shares(model.left, maps), slow_shares(model.right, maps)
+    assert [*found] == ["first"]
+    np.testing.assert_allclose(found["first"].channels.numpy(), np.maximum(left, right), rtol=2e-5)
+    assert any(one > other + 0.01 for one, other in zip(left, right, strict=True))
+    assert any(other > one + 0.01 for one, other in zip(left, right, strict=True))
+    assert (found["first"].patches, found["first"].kernel) == (4, 9)
 
 
 def test_channel_shares_by_hand() -> None:
@@ -124,7 +153,7 @@ def test_one_error_shares_out_the_budget() -> None:
     ladder = [tuple(one.values()) for one in budgets(found)]
     assert ladder[0] == (1, 1)
     assert ladder[-1] == (12, 30)
-    assert all(low[0] <= high[0] and low[1] <= high[1] for low, high in zip(ladder, ladder[1:], strict=False))
+    assert all(low[0] <= high[0] and low[1] <= high[1] for low, high in pairwise(ladder))
     for error in (0.5, 50.0, 5e3, 1e5):
         assert tuple(slow_width(one, error) for one in found.values()) in ladder
 
@@ -135,9 +164,12 @@ def test_the_least_sensitive_channels_go_and_one_error_explains_all_widths(
 ) -> None:
     kept: list[Mapping[str, Tensor]] = []
     monkeypatch.setattr(Context, "retrain", lambda *_: None)
-    monkeypatch.setattr(
-        pfp, "remove_channels", lambda model, keep: kept.append(keep) or remove_channels(model, keep)
-    )
+
+    def spied(model: nn.Module, keep: Mapping[str, Tensor]) -> nn.Module:
+        kept.append(keep)
+        return remove_channels(model, keep)
+
+    monkeypatch.setattr(pfp, "remove_channels", spied)
     parent = network("small-cnn", widths=(6, 8, 8, 8))
     (model,) = ProvableFilterPruning(images=4).produce(parent, (ratio,), small_context)
     total = sum(p.numel() for p in parent.parameters())

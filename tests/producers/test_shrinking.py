@@ -33,7 +33,7 @@ def test_the_nearest_rung_counts_parameters() -> None:
 
 def test_ties_fall_to_the_earlier_filter_and_nan_is_refused() -> None:
     assert ranks({"a": torch.tensor([1.0, 2.0, 2.0, 1.0])})["a"].tolist() == [1, 2, 0, 3]
-    with pytest.raises(ContractError, match="^a producer's scores have NaN among them"):
+    with pytest.raises(ContractError, match=r"^a producer's scores have NaN among them"):
         ranks({"a": torch.tensor([1.0, torch.nan])})
 
 

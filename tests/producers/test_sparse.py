@@ -135,7 +135,7 @@ def test_defaults_of_slimming_are_those_of_its_paper_for_plain_networks() -> Non
 def test_the_proximal_step_follows_the_worked_example() -> None:
     """Rate 0.1 and sparsity 1: the threshold is 0.1; momentum 0.5, two steps by hand."""
     model = nn.Sequential(nn.BatchNorm2d(2))
-    scale = model[0].weight
+    scale = model.get_parameter("0.weight")
     with torch.no_grad():
         scale.copy_(torch.tensor([1.0, -0.05]))
     hooks = proximal(["0"], replace(ONE_STEP, learning_rate=0.1), sparsity=1.0, momentum=0.5)
@@ -154,15 +154,16 @@ def test_the_speed_of_the_scales_is_kept_in_the_state_of_the_hooks() -> None:
         model = nn.Sequential(nn.BatchNorm2d(3))
         hooks = proximal(["0"], ONE_STEP, sparsity=0.1, momentum=0.9)
         hooks.state.update({name: tensor.clone() for name, tensor in state.items()})
+        scale = model.get_parameter("0.weight")
         with torch.no_grad():
-            model[0].weight.copy_(start)
+            scale.copy_(start)
         for step in range(steps):
-            model[0].weight.grad = torch.tensor([1.0, -1.0, 0.5])
+            scale.grad = torch.tensor([1.0, -1.0, 0.5])
             assert hooks.before_step is not None
             assert hooks.after_step is not None
             hooks.before_step(model, 0.5)
             hooks.after_step(model, 0.5, step)
-        return model[0].weight.detach(), hooks.state
+        return scale.detach(), hooks.state
 
     whole, _ = stepped(4, {}, torch.ones(3))
     half, state = stepped(2, {}, torch.ones(3))

@@ -117,5 +117,5 @@ def test_what_cannot_be(network: Network, small_context: Context) -> None:
     with pytest.raises(SuiteError, match="a control of 'scratch-e'"):
         Thin(of="scratch-e")
     grouped = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(2, 8), nn.Flatten(), nn.Linear(7200, 10))
-    with pytest.raises(SkippedError, match="^layer 1 is a GroupNorm"):
+    with pytest.raises(SkippedError, match=r"^layer 1 is a GroupNorm"):
         thinned(Thin(), grouped, 0.5, small_context)
