@@ -94,6 +94,8 @@ def test_saved_factors_load_to_the_same_bits(build: Build, tmp_path: Path, name:
     save(model, {"name": name}, path)
     again = load({"name": name}, path)
     assert weights_digest(again) == weights_digest(model)
+    names = {f"network.{one}" for one in factorise_to(build(name), core(model).state_dict())}
+    assert names == factor_pairs(model).keys()
     with torch.inference_mode():
         assert torch.equal(again(images()), model(images()))
 
@@ -159,3 +161,14 @@ def test_factors_that_fit_no_layer_are_refused(build: Build, part: str, shape: t
     fresh = copy.deepcopy(model)
     assert factorise_to(fresh, weights) == ()
     assert weights_digest(fresh) == weights_digest(model)
+
+
+def test_a_rank_that_the_groups_do_not_share_evenly_is_refused(build: Build) -> None:
+    weights = core(decomposed(build("small-cnn"), {"network.layer1.conv": (2, 2)})).state_dict()
+    uneven = {
+        "layer1.conv.reduce.weight": torch.zeros(5, 12, 3, 3),
+        "layer1.conv.expand.weight": torch.zeros(48, 5, 1, 1),
+    }
+    assert factorise_to(build("small-cnn"), weights) == ("layer1.conv",)
+    with pytest.raises(CheckpointError, match=r"missing: layer1\.conv\.weight"):
+        load_candidate({**weights, **uneven}, architecture("small-cnn"), image_shape=SHAPE)

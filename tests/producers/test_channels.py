@@ -194,8 +194,11 @@ def test_half_of_the_channels_carries_everything_if_the_others_are_copies(
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3 * float(before.abs().max()))
 
 
-def test_positions_are_drawn_by_the_seed(network: Network, small_context: Context) -> None:
-    model = network("small-cnn")
+def test_positions_are_drawn_by_the_seed(
+    network: Network, small_context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = network("small-cnn"), small_context.batch(4)
+    monkeypatch.setattr(Context, "batch", lambda *_: batch)
     groups = {group.conv: group for group in channel_groups(model)}
 
     def second(seed: int, positions: int) -> Tensor:

@@ -17,8 +17,10 @@ from evalsuite.models.factors import factor_pairs, factored, product
 from evalsuite.producers.contract import Context
 from evalsuite.producers.lowrank import (
     Alds,
+    Shape,
     Svd,
     decomposed,
+    decomposing,
     equal_error,
     factors,
     largest_error,
@@ -189,6 +191,38 @@ def test_a_later_ratio_starts_from_the_factors_of_the_last_one(
     for key, pair in factor_pairs(twice).items():
         assert not any(factor_pairs(part) for part in pair)
         assert not isinstance(parent.get_submodule(key), nn.Sequential)
+
+
+@pytest.mark.parametrize("producer", [Svd(), ONE], ids=["svd", "alds"])
+def test_what_retraining_made_of_the_factors_is_what_is_decomposed_next(
+    network: Network, context: Context, monkeypatch: pytest.MonkeyPatch, producer: Svd | Alds
+) -> None:
+    def tripled(_: Context, model: nn.Module, ratio: float, **how: Any) -> None:  # noqa: ARG001  # the context's
+        for pair in factor_pairs(model).values():
+            pair.get_submodule("expand").get_parameter("weight").detach().mul_(3)
+
+    monkeypatch.setattr(Context, "fit", tripled)
+    parent, key = network("small-cnn"), "network.layer2.conv"
+    largest = np.linalg.norm(parent.get_submodule(key).get_parameter("weight").detach().flatten(1).numpy(), 2)
+    for model, factor in zip(trail(producer, parent, context, (0.5, 0.6, 0.7)), (3, 9, 27), strict=True):
+        found = np.linalg.norm(product(factor_pairs(model)[key]).flatten(1).numpy(), 2)
+        assert found == pytest.approx(factor * largest, rel=1e-4)  # the largest singular value is always kept
+
+
+@pytest.mark.usefixtures("fits")
+def test_the_budget_is_what_norms_and_biases_leave(context: Context) -> None:
+    """288 + 32 weights that may be decomposed, 8 + 16 + 4 other parameters: half of 348 leaves 146."""
+    asked: list[float] = []
+
+    def choose(dense: nn.Module, budget: float) -> Shape:  # noqa: ARG001  # the producers'
+        asked.append(budget)
+        return {}
+
+    parent = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 4))
+    for parameter in parent.parameters():
+        parameter.data.fill_(1)
+    next(decomposing(parent, (0.5,), context, choose))
+    assert asked == [146]
 
 
 def test_grouped_convolutions_are_left_alone() -> None:

@@ -9,8 +9,8 @@ from evalsuite.producers.shrinking import nearest, ranks, removed, together, uni
 
 
 def test_one_threshold_keeps_the_best_of_each_layer() -> None:
-    scores = {"a": torch.tensor([0.1, 0.2, 0.3]), "b": torch.tensor([7.0, 9.0, 0.25])}
-    assert [tuple(one.values()) for one in together(scores)] == [(1, 1), (1, 2), (1, 3), (2, 3), (3, 3)]
+    scores = {"a": torch.tensor([0.1, 0.26, 0.3]), "b": torch.tensor([7.0, 9.0, 0.25])}
+    assert [tuple(one.values()) for one in together(scores)] == [(1, 1), (1, 2), (2, 2), (2, 3), (3, 3)]
     assert {name: order.tolist() for name, order in ranks(scores).items()} == {"a": [2, 1, 0], "b": [1, 0, 2]}
 
 
