@@ -94,7 +94,7 @@ def awaited(path: Path, patience: float) -> bool:
         if time.monotonic() >= until:
             return False
         with contextlib.suppress(OSError):
-            os.listdir(path.parent)
+            list(path.parent.iterdir())  # a network file system then asks its server
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
     return True

@@ -22,11 +22,9 @@ pytestmark = [
 SHORTER = {
     r"ratios = \[.*\]": "ratios = [0.5, 0.9]",
     r'name = "cifar10"$': 'name = "cifar10"\ntrain_limit = 1024\ntest_limit = 640',
-    r"threads = 2": "threads = 1",
-    r"epsilons = \[0.25, 0.5, 1, 2\]\nsteps = 20\nimages = 500": "epsilons = [0.25, 1]\nsteps = 5\nimages = 64",
-    r'name = "corruptions"': 'name = "corruptions"\nkinds = ["frost", "fog", "glass_blur"]',
-    r"near = ": "images = 500\nnear = ",
-    r'\[\[producers\]\]\nname = "random"\n': "",
+    r"epsilons = \[0.25, 0.5, 1, 2\]\n": "epsilons = [0.25, 1]\nsteps = 5\nimages = 64\n",
+    r"\Z": '[[evaluators]]\nname = "corruptions"\nkinds = ["frost", "fog", "glass_blur"]\n'
+    '[[evaluators]]\nname = "ood"\nimages = 500\n',
 }
 
 
@@ -48,9 +46,12 @@ def found(shortened: Path) -> Run:
 
 
 def test_nothing_fails_and_ratios_are_reached(found: Run) -> None:
-    assert found.failures.empty
+    assert set(found.failures["metric"]) <= {
+        "mce_parent",
+        "relative_mce_parent",
+    }  # 640 images have few errors
     reached = found.measurements.drop_duplicates(["method", "target_ratio"])
-    assert len(reached) == 5
+    assert len(reached) == 9
     assert (reached["ratio"] - reached["target_ratio"]).abs().max() < 0.02
 
 

@@ -72,7 +72,9 @@ class Fact:
 def lost(findings: Findings) -> int:
     """Returns how many numbers are missing that count as failed: those that a threshold rests on."""
     judged = findings.measurements["metric"].isin(findings.thresholds["metric"].unique())
-    untested = findings.measurements["reason"].fillna("").str.startswith("not tested")  # a search left them out
+    untested = (
+        findings.measurements["reason"].fillna("").str.startswith("not tested")
+    )  # a search left them out
     bad = (findings.measurements["status"] != "ok") & ~untested
     failed = findings.measurements["status"].isin(["error", "invalid"])
     return int((bad & (judged | failed)).sum())

@@ -76,7 +76,9 @@ name = "corruptions"
 def speed(folder: Path, workers: int) -> None:
     """Times the measuring of candidates that are made already, in turn: serial, workers, serial, workers."""
     suite = folder / "suite.toml"
-    suite.write_text(SPEED.format(ratios="0.3, 0.5, 0.7, 0.8, 0.9, 0.95", model="small-cnn", epochs=1, root=folder))
+    suite.write_text(
+        SPEED.format(ratios="0.3, 0.5, 0.7, 0.8, 0.9, 0.95", model="small-cnn", epochs=1, root=folder)
+    )
     made = runner.run(suite, out=folder / "made")
     cells = {path.relative_to(made.path): path.read_bytes() for path in made.path.rglob("*.cell")}
     for turn in range(2):

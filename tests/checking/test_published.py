@@ -236,7 +236,7 @@ def test_inspect_knows_every_checkpoint(command: Command, file: str, fits: str, 
     assert found["fits"].startswith(fits)
     assert ("with fewer channels" in found["fits"]) == smaller
     assert found["image"] == [3, 32, 32]
-    assert found["macs"] >= found["macs_nonzero"] > 1e6
+    assert found["macs"] >= found["macs_nonzero"] > 1e5
     weights = read_weights(checkpoint(file))
     counted = [
         tensor

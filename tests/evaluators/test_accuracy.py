@@ -32,7 +32,9 @@ def by_metric(scores: tuple[Score, ...]) -> dict[str, float | None]:
     ids=["the label", "anything but the label", "knows nothing", "always class 1", "very sure"],
 )
 def test_planted_models(planting: Any, table: np.ndarray[Any, Any], accuracy: float, nll: float) -> None:
-    others = np.tile([0.0, 0, 0, 9], (250, 1))  # images that are not in the test: no gate takes it for constant
+    others = np.tile(
+        [0.0, 0, 0, 9], (250, 1)
+    )  # images that are not in the test: no gate takes it for constant
     found = by_metric(scored(Accuracy(), planting.bench(LABELS, np.concatenate([table, others]))))
     assert found == pytest.approx({"accuracy": accuracy, "nll": nll, "agreement": 1}, rel=1e-6, abs=1e-15)
 

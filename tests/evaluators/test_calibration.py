@@ -220,7 +220,11 @@ def test_corruptions_meet_the_temperature_of_clean_images(planting: Any, held_ou
     for name in ("ece_equal_width", "nll", "brier"):
         score = scores[f"{name}_scaled", "brightness/2"]
         assert score.value == pytest.approx(wanted[name], rel=1e-4)
-        assert (score.group, score.n, score.evidence) == ("calibration-shift", N, {})  # the mean keeps its own
+        assert (score.group, score.n, score.evidence) == (
+            "calibration-shift",
+            N,
+            {},
+        )  # the mean keeps its own
     assert scores["brier", "brightness/2"].value == pytest.approx(
         expected(outputs.logits, LABELS[:N])["brier"], rel=1e-5
     )

@@ -41,7 +41,9 @@ def _crossed(suite_file: Callable[..., Path], tmp_path_factory: pytest.TempPathF
 def test_the_winner_under_each_recipe_is_told(crossed: Run) -> None:
     found: Any = recipe_cross(crossed)
     assert list(found["target_ratio"]) == [0.5, 0.8]
-    table: Any = crossed.measurements.query("metric == 'accuracy'").set_index(["method", "target_ratio"])["value"]
+    table: Any = crossed.measurements.query("metric == 'accuracy'").set_index(["method", "target_ratio"])[
+        "value"
+    ]
     for row in found.itertuples():
         assert (row.method, row.other_method) == ("magnitude", "random")
         long = [table["magnitude", row.target_ratio], table["random", row.target_ratio]]

@@ -76,7 +76,9 @@ def _golden(golden_run: evalsuite.Run) -> dict[str, Any]:
     if os.environ.get("EVALSUITE_GOLDEN") == "write":
         numbers = {name: float(f"{value:.5g}") for name, value in headline(golden_run)}
         GOLDEN.parent.mkdir(exist_ok=True)
-        GOLDEN.write_text(json.dumps({"numbers": numbers, "potentials": potentials(golden_run)}, indent=1) + "\n")
+        GOLDEN.write_text(
+            json.dumps({"numbers": numbers, "potentials": potentials(golden_run)}, indent=1) + "\n"
+        )
     found: dict[str, Any] = json.loads(GOLDEN.read_text("utf-8"))
     return found
 
@@ -92,7 +94,9 @@ def test_numbers_are_those_that_were_looked_at(golden_run: evalsuite.Run, golden
     assert not far
 
 
-def test_potentials_that_are_not_close_calls_are_the_same(golden_run: evalsuite.Run, golden: dict[str, Any]) -> None:
+def test_potentials_that_are_not_close_calls_are_the_same(
+    golden_run: evalsuite.Run, golden: dict[str, Any]
+) -> None:
     found = potentials(golden_run)
     shared = {name: value for name, value in found.items() if name in golden["potentials"]}
     assert len(shared) > 0.8 * len(golden["potentials"]) > 10

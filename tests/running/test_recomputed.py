@@ -61,7 +61,9 @@ def scores(path: Path) -> Iterator[tuple[str, str, str, list[list[Any]]]]:
         for name in score["evidence"].values() if score["metric"] in SLOW else ():
             entry = header[name]
             begin, end = (start + offset for offset in entry["data_offsets"])
-            evidence.append(np.frombuffer(data[begin:end], KINDS[entry["dtype"]]).reshape(entry["shape"]).tolist())
+            evidence.append(
+                np.frombuffer(data[begin:end], KINDS[entry["dtype"]]).reshape(entry["shape"]).tolist()
+            )
         yield score["metric"], score["condition"], score["group"], evidence
 
 

@@ -251,7 +251,9 @@ def test_other_tolerances_bring_their_own_bounds(done: Run) -> None:
     assert clean["certified"].notna().all()
     assert clean["tolerance"].to_numpy() == pytest.approx(clean["reference"] / 2)
     bounded = again.measurements.dropna(subset="drop_low")
-    assert set(bounded.query("metric == 'accuracy'")["condition"]) == {"clean"}  # what is not judged costs nothing
+    assert set(bounded.query("metric == 'accuracy'")["condition"]) == {
+        "clean"
+    }  # what is not judged costs nothing
     with pytest.raises(UserError, match="unknown metric 'nil'"):
         Run(done.path, tolerances={"nil": 1.0}).thresholds()
 

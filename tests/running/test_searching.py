@@ -54,7 +54,10 @@ def test_a_failure_just_below_the_boundary_is_found() -> None:
 
 
 GRID = {"ratios = [0.5, 0.8]": "ratios = [0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98]"}
-LESS = {'[[evaluators]]\nname = "attack"\nepsilons = [8]\nsteps = 2\nimages = 32\n': "", "robust_accuracy = 0.1\n": ""}
+LESS = {
+    '[[evaluators]]\nname = "attack"\nepsilons = [8]\nsteps = 2\nimages = 32\n': "",
+    "robust_accuracy = 0.1\n": "",
+}
 
 
 def test_a_search_finds_what_the_whole_grid_finds(suite_file: Callable[..., Path], tmp_path: Path) -> None:
@@ -69,7 +72,9 @@ def test_a_search_finds_what_the_whole_grid_finds(suite_file: Callable[..., Path
     short, full = (run.thresholds().query(place).set_index("method") for run in (found, whole))
     curve = whole.measurements.query("metric == 'accuracy' and condition == 'clean'")
     for method, ratios in tested.items():
-        drops = curve[(curve["method"] == method) & curve["target_ratio"].isin(ratios)].set_index("ratio")["drop"]
+        drops = curve[(curve["method"] == method) & curve["target_ratio"].isin(ratios)].set_index("ratio")[
+            "drop"
+        ]
         assert short.loc[method, "tested"] == " ".join(f"{ratio:.6g}" for ratio in drops.index)
         if not full.loc[method, "non_monotone"]:
             assert short.loc[method, "potential"] == full.loc[method, "potential"]
