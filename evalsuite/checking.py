@@ -40,7 +40,7 @@ BATTERY: Mapping[str, Any] = {
         "robust_accuracy": 0.02,
         "msp_auroc": 0.01,
         "energy_auroc": 0.01,
-        "ece_equal_width": 0.01,
+        "ece_equal_width": {"clean": 0.01},
     },
 }
 """What is asked where no suite is named: tests that need no data beside the data set."""

@@ -13,6 +13,7 @@ from evalsuite.report.calibration import diagrams
 from evalsuite.report.curves import curves
 from evalsuite.report.details import blocks
 from evalsuite.report.findings import headline, methods
+from evalsuite.report.page import page
 from evalsuite.report.page import page as html
 from evalsuite.report.wording import THIN
 
@@ -87,6 +88,8 @@ def test_many_methods_are_ranked_by_what_test_accuracy_allows(synthesis: Callabl
     assert order[:2] == ["magnitude", "m6"]
     places = [order.index(f"m{n}") for n in range(7)]
     assert places == sorted(places, reverse=True)
+    assert "A sentence for each of 10 methods, the best first" in page(found)
+    assert "A sentence for each of" not in page(few)
 
 
 def test_doubted_numbers_are_shown_once_per_check(findings: Findings) -> None:
