@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from evalsuite.records import Array, Bounds, Metric, Score
-from evalsuite.statistics import bootstrap_weights, drop, mean_bounds
+from evalsuite.statistics import bootstrap_weights, drop, mcnemar, mean_bounds
 from evalsuite.store import Cell, Key
 from evalsuite.suite import DENSE
 from evalsuite.tolerances import Tolerance, applying, limits
@@ -60,7 +61,10 @@ class Comparison:
         better = self.metrics[score.metric].higher_is_better
         if parent is None or parent.value is None or score.value is None or better is None:
             return {}
-        found = {"drop": drop(parent.value, score.value, higher_is_better=better)}
+        found = {
+            "drop": drop(parent.value, score.value, higher_is_better=better),
+            **_discordance(parent, score),
+        }
         return found | self._limits.get((key, score.metric, score.condition), {})
 
     def over_seeds(self) -> pd.DataFrame | None:
@@ -119,6 +123,17 @@ class Comparison:
             for population, values in score.evidence.items()
         }
         return bootstrap_weights(sizes, replicates=REPLICATES, seed=self.seed)
+
+
+def _discordance(parent: Score, candidate: Score) -> dict[str, float]:
+    """McNemar's p-value of two rates over the same images; nothing for other numbers."""
+    both = [list(score.evidence.values()) for score in (parent, candidate)]
+    if any(len(arrays) != 1 or arrays[0].dtype != np.bool_ for arrays in both):
+        return {}
+    (mine,), (other,) = both
+    if mine.shape != other.shape:
+        return {}
+    return {"mcnemar": mcnemar(int((mine & ~other).sum()), int((other & ~mine).sum()))}
 
 
 def told_apart(cells: Mapping[tuple[Key, str], Cell]) -> Iterator[Cell]:

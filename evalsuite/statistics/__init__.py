@@ -8,10 +8,10 @@ from evalsuite.records import Bounds
 from evalsuite.statistics.bounds import bounds, mean_bounds
 from evalsuite.statistics.paired import BIASED, paired_drop_interval
 from evalsuite.statistics.planning import plan, plan_seeds
-from evalsuite.statistics.rates import paired_rate_interval, score_limit, wilson
+from evalsuite.statistics.rates import mcnemar, paired_rate_interval, score_limit, wilson
 from evalsuite.statistics.resampling import bootstrap_weights, drop, interval
 
 __all__ = [
-    "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "mean_bounds",
+    "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "mcnemar", "mean_bounds",
     "paired_drop_interval", "paired_rate_interval", "plan", "plan_seeds", "score_limit", "wilson",
 ]  # fmt: skip

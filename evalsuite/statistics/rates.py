@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import bdtr, ndtri
 
 from evalsuite.errors import ContractError, DataError
 
@@ -39,6 +39,25 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> tuple[float, float
     half = float(np.sqrt(z2 * (successes * (n - successes) / n + z2 / 4))) / (n + z2)
     high = 1.0 if successes == n else centre + half  # rounding may miss 1; the lower end meets 0 exactly
     return centre - half, high
+
+
+def mcnemar(losses: int, gains: int) -> float:
+    """Returns the exact two-sided p-value of McNemar's test: are losses and gains equally likely?
+
+    Under the hypothesis the losses are binomial among the discordant images; the smaller tail counts twice. It says
+    whether two rates differ at all, not whether they differ by more than is tolerated.
+
+    Args:
+        losses: Number of images on which only the first of the two succeeds.
+        gains: Number of images on which only the second succeeds.
+
+    References:
+        McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages".
+
+    >>> mcnemar(1, 7), mcnemar(0, 0)
+    (0.0703125, 1.0)
+    """
+    return min(1.0, 2 * float(bdtr(min(losses, gains), losses + gains, 0.5)))
 
 
 def paired_rate_interval(losses: int, gains: int, *, n: int, level: float = 0.95) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import binomtest
 
 from evalsuite import Run, api
 from evalsuite.errors import StoreError, UserError
@@ -141,6 +142,7 @@ def test_intervals_of_rates_are_paired_image_by_image(done: Run) -> None:
         assert losses + gains > 0
         assert row["drop"] == pytest.approx((losses - gains) / len(mine), abs=1e-12)
         limits = paired_rate_interval(losses, gains, n=len(mine))
+        assert row["mcnemar"] == pytest.approx(binomtest(losses, losses + gains).pvalue, abs=1e-12)
         assert (row["drop_low"], row["drop_high"]) == pytest.approx(limits, abs=1e-12)
 
 

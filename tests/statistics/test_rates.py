@@ -13,6 +13,7 @@ from scipy.stats import binomtest, multinomial
 
 from evalsuite import statistics
 from evalsuite.errors import DataError
+from evalsuite.statistics import mcnemar
 
 if TYPE_CHECKING:
     from evalsuite.records import Array
@@ -182,3 +183,10 @@ def test_limits_broadcast_and_take_effective_numbers() -> None:
     assert float(many[1, 1]) == pytest.approx(
         statistics.paired_rate_interval(7, 2, n=200, level=0.9545)[1], abs=1e-4
     )
+
+
+@pytest.mark.parametrize(("losses", "gains"), [(0, 0), (1, 7), (7, 1), (5, 5), (40, 12), (0, 9)])
+def test_mcnemars_p_value_is_that_of_an_exact_binomial_test(losses: int, gains: int) -> None:
+    expected = binomtest(losses, losses + gains).pvalue if losses + gains else 1.0
+    assert mcnemar(losses, gains) == pytest.approx(expected, abs=1e-12)
+    assert mcnemar(losses, gains) == mcnemar(gains, losses)
