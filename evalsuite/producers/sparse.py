@@ -183,7 +183,7 @@ def soft(values: Tensor, threshold: float) -> Tensor:
     """Returns `values` pulled to zero by `threshold`.
 
     >>> soft(torch.tensor([-3.0, 0.5, 2.0]), 1.0)
-    tensor([-2., 0., 1.])
+    tensor([-2.,  0.,  1.])
     """
     return values.sign() * (values.abs() - threshold).clamp(min=0)
 

@@ -93,6 +93,8 @@ def candidate(file: str, name: str, settings: dict[str, Any]) -> nn.Module:
     return load_candidate(checkpoint(file), architecture(name, **settings), image_shape=(3, 32, 32))
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("EVALSUITE_SLOW" not in os.environ, reason="EVALSUITE_SLOW is not set")
 @pytest.mark.parametrize(
     ("file", "name", "settings", "accuracy"), PUBLISHED[1:4], ids=[row[0] for row in PUBLISHED[1:4]]
 )  # the others are in tests/checking/test_published.py, through the commands

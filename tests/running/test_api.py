@@ -103,7 +103,7 @@ def test_plug_ins_can_be_named_described_or_given(
     found = evalsuite.evaluate(networks[0.5], data=data, evaluators=evaluators)
     reference = evalsuite.evaluate(networks[0.5], evaluators=["accuracy", "noise"])
     pd.testing.assert_frame_equal(found, reference, check_exact=True)
-    assert len(found) == 3 + 3 * 3
+    assert len(found) == 3 + 3 * 4
 
 
 @pytest.mark.parametrize(
