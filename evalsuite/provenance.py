@@ -15,13 +15,11 @@ from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evalsuite.errors import UserError
+from evalsuite.suite import Suite, shipped
 from evalsuite.training.recipes import named
-
-if TYPE_CHECKING:
-    from evalsuite.suite import Suite
 
 DATA_VARIABLE = "EVALSUITE_DATA"
 PACKAGES = (
@@ -253,15 +251,20 @@ def described(suite: Suite) -> dict[str, Any]:
         "data_root": suite.data_root,
         "plugins": list(suite.plugins),
         "resources": dataclasses.asdict(suite.resources),
-        "source": str(suite.source),
+        "source": _called(suite),
     }
+
+
+def _called(suite: Suite) -> str:
+    """What a command line calls a suite: its name if it ships with the package, else its path."""
+    return suite.name if shipped().get(suite.name) == suite.source else str(suite.source)
 
 
 def command(suite: Suite, options: Options) -> str:
     """Returns the command that runs this again."""
     if options.command:
         return options.command
-    words = ["python", "-m", "evalsuite", "run", str(suite.source)]
+    words = ["python", "-m", "evalsuite", "run", _called(suite)]
     words += ["--seed", str(options.seed)] if options.seed is not None else []
     words += ["--recipe", options.recipe] if options.recipe else []
     words += ["--device", options.device] if options.device != "cpu" else []
