@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from evalsuite import Run, api
 from evalsuite.errors import StoreError, UserError
+from evalsuite.provenance import Options
 from evalsuite.statistics import paired_rate_interval
 
 if TYPE_CHECKING:
@@ -258,6 +259,15 @@ def test_other_tolerances_bring_their_own_bounds(done: Run) -> None:
     }  # what is not judged costs nothing
     with pytest.raises(UserError, match="unknown metric 'nil'"):
         Run(done.path, tolerances={"nil": 1.0}).thresholds()
+
+
+def test_a_part_of_a_suite_has_thresholds_of_what_is_there(
+    suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The suite judges a condition that this part of it never measures."""
+    suite = suite_file({"accuracy = 0.05": "accuracy = {clean = 0.05, corruptions = 0.1}"})
+    found = api.run(suite, out=tmp_path / "run", options=Options(only=("accuracy", "magnitude")))
+    assert set(found.thresholds()["condition"]) == {"clean"}
 
 
 def test_the_report_is_rebuilt_without_torch_byte_for_byte(
