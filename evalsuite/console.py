@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from evalsuite.runner import Progress, Step
     from evalsuite.status import Status
 
+LEGIBLE = 40  # columns below which a text beside its name is a ribbon
 WIDE = 160  # columns of tables in pipes and files, where nobody has said how wide they are
 
 out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
@@ -47,7 +48,7 @@ def print_json(text: str) -> None:
 
 
 def listing(entries: Sequence[Entry], *, width: int | None) -> Iterator[str]:
-    """Yields the lines of a listing: three columns, or, where they do not fit, the place below the text."""
+    """Yields the lines of a listing: three columns; where they do not fit, the place, or both, stand below."""
     rows = [Entry("name", "what it is", "defined in"), *entries]
     names, texts, places = (
         max(len(getattr(row, field)) for row in rows) for field in ("name", "text", "defined")
@@ -55,8 +56,13 @@ def listing(entries: Sequence[Entry], *, width: int | None) -> Iterator[str]:
     if width is None or names + texts + places + 4 <= width:
         yield from (f"{row.name:<{names}}  {row.text:<{texts}}  {row.defined}" for row in rows)
         return
+    beside = width - names - 2
     for row in rows:
-        lines = [*textwrap.wrap(row.text, max(width - names - 2, 20)), row.defined]
+        if beside < LEGIBLE:
+            yield row.name
+            yield from (f"  {line}" for line in [*textwrap.wrap(row.text, width - 2), row.defined])
+            continue
+        lines = [*textwrap.wrap(row.text, beside), row.defined]
         yield from (f"{name:<{names}}  {line}" for name, line in zip_longest([row.name], lines, fillvalue=""))
 
 

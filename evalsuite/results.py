@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
@@ -21,7 +20,7 @@ from evalsuite.records import Candidate, Metric, Score
 from evalsuite.reliability import reliability
 from evalsuite.store import Cell, Key, Store
 from evalsuite.suite import DENSE, PRODUCTION
-from evalsuite.tolerances import REST, Rule, Tolerance
+from evalsuite.tolerances import Rule, Tolerance, narrowed
 
 COLUMNS = (
     *("method", "seed", "target_ratio", "ratio", "prunable_ratio"),
@@ -120,9 +119,8 @@ class Run:
         if table.empty or (isinstance(wanted, Mapping) and not wanted):
             return thresholds(table.head(0), tolerance={})
         seeds = self.comparison.over_seeds()
-        return thresholds(
-            table, tolerance=wanted, over_seeds=None if seeds is None else seeds[self._curved(seeds)]
-        )
+        curved = None if seeds is None else seeds[self._curved(seeds)]
+        return thresholds(table, tolerance=wanted, over_seeds=curved)
 
     @property
     def tolerances(self) -> Mapping[str, Tolerance]:
@@ -131,20 +129,13 @@ class Run:
         return own if self._other is None else self._other
 
     def _measured_rules(self, table: pd.DataFrame) -> dict[str, Tolerance]:
-        """The tolerances of what is there: an unfinished run lacks metrics and conditions that are still to come."""
-        known: dict[str, set[str]] = defaultdict(set)
-        for metric, condition, group in table[["metric", "condition", "group"]].drop_duplicates().to_numpy():
-            known[metric] |= {condition, group, REST}
-        rules = {name: rule for name, rule in self.tolerances.items() if name in known or self._other}
+        """The tolerances of what is there: a run that is unfinished, or of a part of its suite, lacks some."""
+        places: Any = table[["metric", "condition", "group"]].drop_duplicates().to_numpy().tolist()
+        named = {metric for metric, _, _ in places}
+        rules = {name: rule for name, rule in self.tolerances.items() if name in named or self._other}
         met = {label for key, label in self._cells if key.method == DENSE}
-        if met >= {choice["label"] for choice in self._suite["evaluators"]}:
-            return rules  # what is not there now is a mistake
-        return {
-            name: {where: one for where, one in rule.items() if where in known[name]}
-            if isinstance(rule, Mapping)
-            else rule
-            for name, rule in rules.items()
-        }
+        whole = met >= {choice["label"] for choice in self._suite["evaluators"]}
+        return rules if whole else narrowed(rules, places)  # of the whole, what is not there is a mistake
 
     def tested(self, method: str) -> tuple[float, ...]:
         """Returns the target ratios of a producer that the run tests: all, unless it is a search."""

@@ -78,6 +78,27 @@ def applying(rules: Mapping[str, Limit], condition: str, group: str = "") -> Lim
     return next((rules[name] for name in (condition, group, REST) if name and name in rules), None)
 
 
+def narrowed(
+    tolerances: Mapping[str, Tolerance], places: Iterable[tuple[str, str, str]]
+) -> dict[str, Tolerance]:
+    """Returns tolerances without the rules about conditions that nobody measured.
+
+    Args:
+        tolerances: By metric.
+        places: Metric, condition and group of what was measured.
+
+    >>> narrowed({"accuracy": {"clean": 0.01, "fog/3": 0.02}}, [("accuracy", "clean", "")])
+    {'accuracy': {'clean': 0.01}}
+    """
+    known = {(metric, name) for metric, *names in places for name in (*names, REST)}
+    return {
+        metric: {where: one for where, one in rule.items() if (metric, where) in known}
+        if isinstance(rule, Mapping)
+        else rule
+        for metric, rule in tolerances.items()
+    }
+
+
 def parsed(pairs: Iterable[str]) -> dict[str, Tolerance]:
     """Returns what a command line says: ``metric=rule``, or ``metric@condition=rule``.
 

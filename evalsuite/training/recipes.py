@@ -1,4 +1,8 @@
-"""Recipes by name: those of published studies, as far as they are known, and one of ours."""
+"""Recipes by name: those of published studies, as far as they are known, and one of ours.
+
+What differs from the sources everywhere: "Lost in Pruning" trains in half precision, these in float32; "Rethinking"
+keeps the best test epoch, these the last one; recipes for ImageNet crop at random sizes there, padded images here.
+"""
 
 from __future__ import annotations
 
@@ -69,10 +73,9 @@ def _step(epochs: int, rate: float, milestones: tuple[int, ...], **more: Any) ->
     return {**shape, "augment": "crop-flip", **more}
 
 
-LOST = 'Liebenwein et al. 2021, "Lost in Pruning": parents and retraining; half precision there, float32 here'
-LIU = "Liu et al. 2019, arXiv 1810.05270; the best test epoch is kept there, the last one here"
+LOST = 'Liebenwein et al. 2021, "Lost in Pruning": parents and retraining'
+LIU = "Liu et al. 2019, arXiv 1810.05270"
 WANG = "Wang et al. 2023, arXiv 2301.05219"
-IMAGENET = "random resized crops there, padded crops here"
 
 RECIPES: Mapping[str, Named] = MappingProxyType(
     {
@@ -121,7 +124,7 @@ RECIPES: Mapping[str, Named] = MappingProxyType(
             f"{LOST}; DenseNet-22.", _step(300, 0.1, (150, 225), warmup_epochs=10.0, nesterov=True)
         ),
         "lost-imagenet-resnet": Named(
-            f"{LOST}; ResNet-18 and 101 on ImageNet; {IMAGENET}.",
+            f"{LOST}; ResNet-18 and 101 on ImageNet.",
             _step(90, 0.1, (30, 60, 80), batch_size=256, warmup_epochs=5.0),
         ),
         "rethinking-cifar": Named(f"{LIU}; parents and Scratch-E.", _step(160, 0.1, (80, 120))),
@@ -129,11 +132,9 @@ RECIPES: Mapping[str, Named] = MappingProxyType(
             f"{LIU}.",
             {"epochs": 40, "learning_rate": 1e-3, "schedule": "constant", "augment": "crop-flip"},
         ),
-        "rethinking-imagenet": Named(
-            f"{LIU}; VGG starts at 0.01; {IMAGENET}.", _step(90, 0.1, (30, 60), batch_size=256)
-        ),
+        "rethinking-imagenet": Named(f"{LIU}; VGG starts at 0.01.", _step(90, 0.1, (30, 60), batch_size=256)),
         "rethinking-imagenet-finetune": Named(
-            f"{LIU}; 20 epochs for filters by L1, 10 for weights, 5 for network slimming; {IMAGENET}.",
+            f"{LIU}; 20 epochs for filters by L1, 10 for weights, 5 for network slimming.",
             {
                 "epochs": 20,
                 "learning_rate": 1e-3,
@@ -170,11 +171,11 @@ RECIPES: Mapping[str, Named] = MappingProxyType(
             },
         ),
         "why-confusing-imagenet": Named(
-            f"{WANG}: retraining; batches of 256 and weight decay 1e-4 are our choice; {IMAGENET}.",
+            f"{WANG}: retraining; batches of 256 and weight decay 1e-4 are our choice.",
             _step(90, 1e-2, (30, 60, 75), batch_size=256),
         ),
         "why-confusing-imagenet100-scratch": Named(
-            f"{WANG}: ImageNet-100; batches of 256 and weight decay 1e-4 are our choice; {IMAGENET}.",
+            f"{WANG}: ImageNet-100; batches of 256 and weight decay 1e-4 are our choice.",
             _step(120, 0.1, (30, 60, 90, 105), batch_size=256),
         ),
         "why-confusing-imagenet100-p30f90": Named(

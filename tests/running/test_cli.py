@@ -331,7 +331,7 @@ def test_a_listing_on_a_terminal_breaks_no_word(
     assert name in out
     assert defined in out  # in one piece
     assert text.split()[0] in out
-    assert len(out.splitlines()) <= (3 if width == 200 else 8) * (1 + len(places))
+    assert len(out.splitlines()) <= (1 if width == 200 else 4) * (1 + len(places))
 
 
 def test_a_run_on_a_terminal_shows_a_bar(
