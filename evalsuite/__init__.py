@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from evalsuite.models.architecture import Architecture
     from evalsuite.potential.threshold import threshold, thresholds
     from evalsuite.producers.contract import Context, Producer
-    from evalsuite.provenance import Options
     from evalsuite.records import Candidate, ImageSet, Metric, Score, Threshold
     from evalsuite.results import Run
+    from evalsuite.running.provenance import Options
     from evalsuite.suite import Suite
 
 _HOMES = {
@@ -30,7 +30,7 @@ _HOMES = {
     "Evaluator": "evaluators.contract",
     "ImageSet": "records",
     "Metric": "records",
-    "Options": "provenance",
+    "Options": "running.provenance",
     "Producer": "producers.contract",
     "Run": "results",
     "Score": "records",

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from evalsuite.checking import Question, suite_of, verdicts
 from evalsuite.choices import choose
 from evalsuite.data import DATASETS
 from evalsuite.errors import DataError
-from evalsuite.exhibits import exhibits
-from evalsuite.exporting import export, tables
-from evalsuite.provenance import Options, data_root
+from evalsuite.publishing.exhibits import exhibits
+from evalsuite.publishing.exporting import export, tables
+from evalsuite.publishing.samples import kept
 from evalsuite.randomness import address
 from evalsuite.records import ImageSet, Score
 from evalsuite.report import write
 from evalsuite.report.findings import Findings
 from evalsuite.results import Run
-from evalsuite.samples import kept
+from evalsuite.running.checking import Question, suite_of, verdicts
+from evalsuite.running.provenance import Options, data_root
 from evalsuite.suite import Suite, load
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from evalsuite.data.dataset import DataSet
     from evalsuite.evaluators.contract import Evaluator
-    from evalsuite.runner import Progress
+    from evalsuite.running.runner import Progress
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def run(
         options: Seed, device and data, where they differ from the suite's.
         progress: Called after each cell.
         search_for: ``metric@condition`` whose thresholds are searched with fewer ratios; see
-            `evalsuite.searching`.
+            `evalsuite.running.searching`.
 
     Returns:
         The results; ``run.measurements`` and ``run.thresholds()`` are tables.
@@ -65,8 +65,8 @@ def run(
         UserError: If the suite, its data or its checkpoint is not as it must be; nothing has been computed
             then.
     """
-    from evalsuite.runner import run as computed  # torch takes seconds to import
-    from evalsuite.searching import search
+    from evalsuite.running.runner import run as computed  # torch takes seconds to import
+    from evalsuite.running.searching import search
 
     if search_for:
         found = search(suite, search_for, out=out, options=options or Options(), progress=progress)
@@ -79,10 +79,10 @@ def run(
 
 def _keep_pictures(found: Run, suite: Suite | str | Path, options: Options) -> None:
     """Writes the pictures of a run into its folder, if they are not there: they need data and models."""
-    from evalsuite.attacked import attacked
     from evalsuite.data.dataset import Place
     from evalsuite.data.views import Gallery
-    from evalsuite.samples import is_kept, keep
+    from evalsuite.publishing.attacked import attacked
+    from evalsuite.publishing.samples import is_kept, keep
 
     if is_kept(found):
         return
@@ -188,7 +188,7 @@ def evaluate(
     from evalsuite.bench import Bench
     from evalsuite.data.dataset import Place
     from evalsuite.data.views import Gallery
-    from evalsuite.measuring import scored
+    from evalsuite.running.measuring import scored
 
     options = options or Options()
     seed = options.seed or 0

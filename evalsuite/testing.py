@@ -23,7 +23,6 @@ from evalsuite.data.digits import Digits
 from evalsuite.data.views import Gallery, View
 from evalsuite.errors import ContractError
 from evalsuite.evaluators.contract import Evaluator
-from evalsuite.measuring import scored
 from evalsuite.models import MODELS
 from evalsuite.models.architecture import Architecture, to_settings
 from evalsuite.models.cost import nonzero, prunable, weights_digest
@@ -31,6 +30,7 @@ from evalsuite.models.forward import logits
 from evalsuite.models.saving import load, save
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.records import ImageSet, Score, Split
+from evalsuite.running.measuring import scored
 from evalsuite.training.history import history
 from evalsuite.training.origin import Origin
 from evalsuite.training.recipe import Recipe

@@ -17,8 +17,8 @@ from evalsuite.evaluators.calibration import Calibration
 from evalsuite.evaluators.noise import Noise
 from evalsuite.evaluators.ood import Ood
 from evalsuite.gates import PROBE
-from evalsuite.measuring import scored
 from evalsuite.models.forward import BATCH_SIZE
+from evalsuite.running.measuring import scored
 
 N, K = 100, 4
 NOISE = View(

@@ -15,8 +15,8 @@ from evalsuite.data.views import View
 from evalsuite.errors import DataError, EvalsuiteError, InvalidModelError
 from evalsuite.evaluators.accuracy import Accuracy
 from evalsuite.gates import check_model
-from evalsuite.measuring import measured
 from evalsuite.records import ImageSet
+from evalsuite.running.measuring import measured
 
 K = 4
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 3, 8, 8), dtype=np.uint8)

@@ -17,50 +17,26 @@ HOUSE = Path(__file__).parents[1] / "evalsuite"
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "randomness"),
-    ("records", "registry", "tolerances", "files", "limits", "resources"),
-    ("choices",),
+    ("records", "registry", "tolerances"),
+    ("choices", "storage"),
     ("compat",),
     ("metrics",),
-    ("statistics", "potential", "data", "models"),
+    ("statistics", "potential", "data", "models", "report"),
     ("bench", "detectors"),
     ("training",),
     ("producers", "evaluators"),
-    ("values", "depths"),
-    ("suite", "digests"),
-    ("sealing",),
-    ("store",),
-    ("lock", "ledger"),
-    ("comparison", "excess", "reliability", "fairness", "forgetting"),
+    ("suite",),
     ("results",),
-    ("runner", "report", "exporting", "status"),
-    ("planned", "exhibits", "samples"),
-    ("manifest", "searching", "attacked", "compared", "crossing"),
-    ("checking",),
+    ("running",),
+    ("publishing",),
     ("api",),
     ("testing",),
-    ("console",),
-    ("console_tables",),
-    ("cli_results",),
-    ("cli",),
+    ("commands",),
     ("__init__", "__main__"),
 )
 """Rooms from the ground up: a room may import from the floors below it, and never from one beside it."""
 
-PARTS = {
-    "acceptance": "runner",
-    "gates": "bench",
-    "given": "runner",
-    "preprocessing": "runner",
-    "provenance": "runner",
-    "production": "runner",
-    "trainings": "runner",
-    "measuring": "runner",
-    "devices": "runner",
-    "executors": "runner",
-    "schedule": "runner",
-    "tasks": "runner",
-    "workshop": "runner",
-}
+PARTS = {"gates": "bench"}
 """Modules that share a room with the one that gives it its name."""
 
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -205,7 +181,9 @@ def test_manners(module: str) -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
-    assert not prints or module == "evalsuite.cli", f"only the command line prints, not lines {prints}"
+    assert not prints or module == "evalsuite.commands.cli", (
+        f"only the command line prints, not lines {prints}"
+    )
 
 
 SAMPLE = {
@@ -214,8 +192,8 @@ SAMPLE = {
     "evalsuite.metrics": "from evalsuite.records import Metric\nimport evalsuite.errors",
     "evalsuite.metrics.weighted": "from evalsuite import metrics",
     "evalsuite.producers.__init__": "if TYPE_CHECKING:\n    from evalsuite.evaluators import contract",
-    "evalsuite.evaluators.contract": "def later():\n    from evalsuite.cli import main",
-    "evalsuite.cli": "from evalsuite.evaluators import contract",
+    "evalsuite.evaluators.contract": "def later():\n    from evalsuite.commands.cli import main",
+    "evalsuite.commands.cli": "from evalsuite.evaluators import contract",
 }
 
 
@@ -223,14 +201,16 @@ def test_the_reader_sees_wrong_doors() -> None:
     assert wrong_doors(SAMPLE) == [
         "evalsuite.errors, line 1: errors may not import from records",
         "evalsuite.producers.__init__, line 2: producers may not import from evaluators",
-        "evalsuite.evaluators.contract, line 2: evaluators may not import from cli",
+        "evalsuite.evaluators.contract, line 2: evaluators may not import from commands",
     ]
 
 
 def test_the_reader_sees_cycles_and_relative_imports() -> None:
-    assert set(cycle(SAMPLE)) == {"evalsuite.evaluators.contract", "evalsuite.cli"}
-    assert cycle(SAMPLE | {"evalsuite.cli": ""}) == []
-    assert cycle(SAMPLE | {"evalsuite.cli": "", "evalsuite.metrics": "import evalsuite.metrics.weighted"})
+    assert set(cycle(SAMPLE)) == {"evalsuite.evaluators.contract", "evalsuite.commands.cli"}
+    assert cycle(SAMPLE | {"evalsuite.commands.cli": ""}) == []
+    assert cycle(
+        SAMPLE | {"evalsuite.commands.cli": "", "evalsuite.metrics": "import evalsuite.metrics.weighted"}
+    )
     assert imports("from . import errors\nfrom .records import Metric").relative == [1, 2]
 
 
@@ -265,7 +245,7 @@ def test_help_and_listings_do_not_load_torch(arguments: str, tmp_path: Path) -> 
 
 
 def test_thresholds_results_and_report_never_load_torch(tmp_path: Path) -> None:
-    rooms = ("statistics", "potential", "store", "suite", "results", "report")
+    rooms = ("statistics", "potential", "storage", "suite", "results", "report")
     names = [module.removesuffix(".__init__") for module in KNOWN if room(module) in rooms]
     assert {
         "evalsuite.report",

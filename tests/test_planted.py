@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from evalsuite.data.views import View
-from evalsuite.depths import DEPTHS
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.errors import ContractError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.accuracy import ACCURACY, Accuracy
-from evalsuite.measuring import scored
 from evalsuite.records import ImageSet
+from evalsuite.running.measuring import scored
 from evalsuite.statistics import bootstrap_weights, mean_bounds
+from evalsuite.suite.depths import DEPTHS
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "battery.md").read_text("utf-8")

@@ -51,14 +51,14 @@ class Findings:
         reliability: One row per bin: method, seed, ratio, lower, upper, count, confidence, accuracy.
         metrics: The definition of each metric by its name.
         record: What was run: suite, versions, git, hardware, command, seconds.
-        excess: Slope of the excess error by method, seed and condition; see `evalsuite.excess`.
-        exemplars: How many images pruning changes whatever the seed; see `evalsuite.forgetting`.
+        excess: Slope of the excess error by method, seed and condition; see `evalsuite.results.excess`.
+        exemplars: How many images pruning changes whatever the seed; see `evalsuite.results.forgetting`.
         robust: Robust accuracy over the radius, radius 0 included; columns method, seed, target_ratio, ratio,
             norm, attack, epsilon, value, n.
         histograms: Detector scores in bins; columns method, target_ratio, ratio, detector, sample (``test`` or
             an outlier set), group, low, high, count.
         fairness: What holds between each two methods; columns first, second, pairs, setup, fair, why, and one
-            for each of `evalsuite.fairness.SETUPS` and ``TOTALS``.
+            for each of `evalsuite.report.fairness.SETUPS` and ``TOTALS``.
         pictures: Images that pruning breaks, samples of corruptions, attacked images.
         no_pictures: Why there are none, by kind of picture.
     """

@@ -16,10 +16,10 @@ import jinja2
 from markupsafe import Markup
 
 from evalsuite.errors import StoreError
-from evalsuite.fairness import LEAST, SETUPS, TOTALS
 from evalsuite.report import breaking, calibration, charts, excess, trust
 from evalsuite.report.curves import curves
 from evalsuite.report.details import blocks
+from evalsuite.report.fairness import LEAST, SETUPS, TOTALS
 from evalsuite.report.findings import MANY, Findings, Picture, PictureKind, headline, methods, records
 from evalsuite.report.matrix import FLAGS, matrix
 from evalsuite.report.verdicts import sentences, verdict

@@ -24,11 +24,11 @@ from evalsuite.data.views import Gallery, View
 from evalsuite.evaluators.attack import Attack
 from evalsuite.evaluators.minimal import MinimalNorm
 from evalsuite.evaluators.weapons import WEAPONS, Attacker, Force, target
-from evalsuite.measuring import scored
 from evalsuite.models.architecture import assemble, from_settings
 from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.loading import rebuilt
 from evalsuite.records import ImageSet
+from evalsuite.running.measuring import scored
 
 COUNT = 100
 """Images; the table says seconds of processor time per 100, whatever this is (second argument)."""

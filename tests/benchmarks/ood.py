@@ -28,10 +28,10 @@ from evalsuite.data.dataset import Place
 from evalsuite.data.views import Gallery, View
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.evaluators.ood import Ood
-from evalsuite.measuring import scored
 from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.loading import rebuilt
 from evalsuite.models.references import architecture
+from evalsuite.running.measuring import scored
 
 if TYPE_CHECKING:
     from collections.abc import Callable

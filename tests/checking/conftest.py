@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from evalsuite import cli
+from evalsuite.commands import cli
 from evalsuite.models.architecture import assemble, core
 from evalsuite.models.cnn import SmallCNN
 from evalsuite.producers.weights import masks_keeping

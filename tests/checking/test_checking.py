@@ -12,12 +12,13 @@ import pandas as pd
 import pytest
 import torch
 
-from evalsuite import checking, cli
-from evalsuite.checking import Question, junit, settings, suite_of, verdicts
+from evalsuite.commands import cli
 from evalsuite.errors import CheckpointError, SuiteError
-from evalsuite.manifest import manifest, named
 from evalsuite.models.architecture import assemble, core
 from evalsuite.records import Given
+from evalsuite.running import checking
+from evalsuite.running.checking import Question, junit, settings, suite_of, verdicts
+from evalsuite.suite.manifest import manifest, named
 
 WIDTHS = (8, 12, 16, 16)
 Answer = Callable[..., int]

@@ -16,14 +16,14 @@ from torch import nn
 
 from evalsuite.choices import Choice
 from evalsuite.errors import SuiteError
-from evalsuite.given import Intake
-from evalsuite.manifest import manifest
 from evalsuite.models import containers
 from evalsuite.models.architecture import Normalized, assemble, core
 from evalsuite.models.bypass import bypassed
 from evalsuite.models.resnet import ResNet20
 from evalsuite.models.saving import load
 from evalsuite.records import Given
+from evalsuite.running.given import Intake
+from evalsuite.suite.manifest import manifest
 
 Answer = Callable[..., int]
 SETTINGS = {"name": "small-cnn", "widths": [8, 12, 16, 16]}
@@ -253,7 +253,7 @@ def test_each_broken_file_is_one_sentence_and_writes_nothing(
 
 
 def inspected(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from evalsuite import cli
+    from evalsuite.commands import cli
 
     monkeypatch.setattr("sys.argv", ["evalsuite", "inspect", str(path)])
     with pytest.raises(SystemExit) as end:

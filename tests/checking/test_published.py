@@ -15,15 +15,16 @@ import pandas as pd
 import pytest
 import torch
 
-from evalsuite import cli, preprocessing
 from evalsuite.api import check
-from evalsuite.checking import Question
+from evalsuite.commands import cli
 from evalsuite.models.architecture import core
 from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.loading import load_candidate
 from evalsuite.models.norms import reestimated
 from evalsuite.models.references import architecture
 from evalsuite.records import Given
+from evalsuite.running import preprocessing
+from evalsuite.running.checking import Question
 
 ROOT = os.environ.get("EVALSUITE_DATA", "")
 pytestmark = [

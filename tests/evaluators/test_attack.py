@@ -13,8 +13,8 @@ from evalsuite.data.views import Gallery
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluators.attack import Attack
 from evalsuite.evaluators.weapons import Attacker
-from evalsuite.measuring import measured, scored
 from evalsuite.records import Array, ImageSet, Score
+from evalsuite.running.measuring import measured, scored
 
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(

@@ -13,8 +13,8 @@ from evalsuite.data.corruptions import CORRUPTIONS
 from evalsuite.data.views import Corruption, View
 from evalsuite.errors import ContractError, SuiteError
 from evalsuite.evaluators.calibration import Calibration, _divided_by, _doubts
-from evalsuite.measuring import scored
 from evalsuite.records import Score
+from evalsuite.running.measuring import scored
 
 N, K = 90, 3
 rng = np.random.default_rng(0)

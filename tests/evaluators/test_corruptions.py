@@ -17,9 +17,9 @@ from evalsuite.data.views import Corruption, Gallery, View, frost_textures
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators.accuracy import single
 from evalsuite.evaluators.corruptions import Corruptions
-from evalsuite.measuring import scored
 from evalsuite.metrics import reliability
 from evalsuite.records import Array, ImageSet, Score
+from evalsuite.running.measuring import scored
 
 rng = np.random.default_rng(0)
 LEVELS = rng.integers(40, 216, (70, 1, 1, 1))

@@ -20,9 +20,9 @@ from evalsuite.data.dataset import Place
 from evalsuite.data.views import Gallery
 from evalsuite.errors import DataError
 from evalsuite.evaluators.corruptions import Corruptions
-from evalsuite.measuring import scored
 from evalsuite.metrics import ece_equal_width
 from evalsuite.records import Array, ImageSet, Score
+from evalsuite.running.measuring import scored
 
 ROWS, N = 10_000, 80
 LABELS = np.arange(ROWS) % 2

@@ -15,8 +15,8 @@ from evalsuite.data.videos import PERTURBATIONS
 from evalsuite.data.views import Gallery
 from evalsuite.errors import DataError, SuiteError
 from evalsuite.evaluators.flips import Flips, flip_rates
-from evalsuite.measuring import scored
 from evalsuite.records import Array, ImageSet
+from evalsuite.running.measuring import scored
 
 VIDEOS, FRAMES = 6, 5
 PLAIN = ImageSet(

@@ -18,9 +18,9 @@ from evalsuite.data.views import Gallery, View
 from evalsuite.errors import InvalidModelError, SkippedError, SuiteError
 from evalsuite.evaluators import jacobian
 from evalsuite.evaluators.jacobian import Jacobian, condition_numbers, jacobians, singular_values
-from evalsuite.measuring import measured, scored
 from evalsuite.models.intake import Intake, Loaded, Program
 from evalsuite.records import Floats, ImageSet, Score
+from evalsuite.running.measuring import measured, scored
 
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(0, 256, (10, 1, 2, 2), dtype=np.uint8)

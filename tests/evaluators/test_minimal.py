@@ -13,9 +13,9 @@ from evalsuite.data.views import Gallery
 from evalsuite.errors import SuiteError, UnknownNameError, UserError
 from evalsuite.evaluators.minimal import MinimalNorm
 from evalsuite.evaluators.weapons import Attacker
-from evalsuite.measuring import measured, scored
 from evalsuite.models.intake import Intake, Loaded, Program
 from evalsuite.records import ImageSet, Score
+from evalsuite.running.measuring import measured, scored
 
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(96, 160, (31, 3, 8, 8), dtype=np.uint8)

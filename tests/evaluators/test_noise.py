@@ -15,10 +15,10 @@ from evalsuite.data.views import Gallery, UniformNoise, View
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators.contract import check_epsilons
 from evalsuite.evaluators.noise import Noise
-from evalsuite.measuring import measured, scored
 from evalsuite.models.architecture import Normalized
 from evalsuite.models.forward import BATCH_SIZE
 from evalsuite.records import Array, ImageSet, Score
+from evalsuite.running.measuring import measured, scored
 
 LABELS = np.arange(70) % 3
 TABLE = 4 * np.eye(3)[LABELS]

@@ -14,9 +14,9 @@ from evalsuite.data.views import Gallery
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators.attack import Attack
 from evalsuite.evaluators.official import RobustBench
-from evalsuite.measuring import measured, scored
 from evalsuite.models.intake import Intake, Loaded, Program
 from evalsuite.records import ImageSet
+from evalsuite.running.measuring import measured, scored
 
 PIXELS = np.random.default_rng(0).integers(64, 192, (14, 3, 8, 8), dtype=np.uint8)
 

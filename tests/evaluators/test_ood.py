@@ -12,8 +12,8 @@ from evalsuite.data import DATASETS
 from evalsuite.data.dataset import DataSet, Place
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators.ood import Ood
-from evalsuite.measuring import scored
 from evalsuite.records import ImageSet, Score, Split
+from evalsuite.running.measuring import scored
 
 LABELS = np.arange(40) % 3
 

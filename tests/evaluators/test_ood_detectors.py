@@ -16,9 +16,9 @@ from evalsuite.detectors.table import DETECTORS
 from evalsuite.evaluators.accuracy import Accuracy
 from evalsuite.evaluators.calibration import Calibration
 from evalsuite.evaluators.ood import FAR, NEAR, Ood
-from evalsuite.measuring import scored
 from evalsuite.metrics import auroc, evaluate
 from evalsuite.records import Score
+from evalsuite.running.measuring import scored
 from evalsuite.statistics.resampling import bootstrap_weights
 
 ALL = tuple(DETECTORS)

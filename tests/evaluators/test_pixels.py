@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from evalsuite.bench import Bench
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators.pixels import Pixels, backward_selection, mean_colour
-from evalsuite.measuring import scored
 from evalsuite.models.architecture import Normalized
 from evalsuite.records import ImageSet
+from evalsuite.running.measuring import scored
 
 SIDE = 4
 FILL = np.array([0.2, 0.4, 0.6], np.float32)

@@ -11,10 +11,10 @@ from evalsuite.data.dataset import Place
 from evalsuite.data.views import Gallery
 from evalsuite.errors import DataError, SuiteError
 from evalsuite.evaluators.shift import Shift
-from evalsuite.measuring import scored
 from evalsuite.metrics import ece_equal_width, softmax
 from evalsuite.metrics import nll as likelihood
 from evalsuite.records import Array, Score
+from evalsuite.running.measuring import scored
 
 LABELS = np.arange(100) % 4
 OURS = (np.arange(40) * 3) % 4

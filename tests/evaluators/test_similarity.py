@@ -8,8 +8,8 @@ import pytest
 from evalsuite.bench import Bench
 from evalsuite.data.views import View
 from evalsuite.evaluators.similarity import Similarity
-from evalsuite.measuring import scored
 from evalsuite.records import Score
+from evalsuite.running.measuring import scored
 from evalsuite.statistics import paired_rate_interval
 from evalsuite.statistics.classes import harder_hit, holm
 

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalsuite import runner
 from evalsuite.bench import Bench
-from evalsuite.digests import cell_digest
 from evalsuite.evaluators.trainability import Trainability, trainability_accuracy
-from evalsuite.measuring import scored
-from evalsuite.planned import plan
 from evalsuite.records import Phase, Score
 from evalsuite.results import Run
-from evalsuite.status import status
+from evalsuite.running import runner
+from evalsuite.running.measuring import scored
+from evalsuite.running.planned import plan
+from evalsuite.running.status import status
+from evalsuite.storage.digests import cell_digest
 
 PRETRAINING = Phase("pretraining", 4, 100, 1, "0.1", "a", (0.1, 0.1, 0.1, 0.1), stage=4)
 TRACKED = Phase("retraining", 4, 100, 1, "0.1, x0.1 at 3", "b", (0.5, 0.6, 0.7, 0.9), stage=3)

@@ -15,7 +15,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from evalsuite import cli
+from evalsuite.commands import cli
 from evalsuite.errors import CheckpointError
 from evalsuite.models import torch_programs
 from evalsuite.models.architecture import assemble, core

@@ -15,10 +15,10 @@ from evalsuite.data.views import View
 from evalsuite.errors import CellError, SkippedError
 from evalsuite.evaluators.accuracy import Accuracy
 from evalsuite.evaluators.attack import Attack
-from evalsuite.measuring import measured, scored
 from evalsuite.models.architecture import Normalized
 from evalsuite.models.forward import differentiable, gradient_obstacle, prepared
 from evalsuite.models.intake import Intake, Loaded, Program
+from evalsuite.running.measuring import measured, scored
 
 LABELS = np.tile([0, 1], 24)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import nn
 
-from evalsuite.acceptance import checked
 from evalsuite.choices import choose
 from evalsuite.errors import ContractError, SkippedError, SuiteError
 from evalsuite.models.cost import cost, nonzero, weights_digest
@@ -34,8 +33,9 @@ from evalsuite.producers.weights import (
     room,
     weights_of,
 )
-from evalsuite.provenance import PRODUCING, code_digest
 from evalsuite.records import Candidate
+from evalsuite.running.acceptance import checked
+from evalsuite.running.provenance import PRODUCING, code_digest
 from evalsuite.training.history import history
 from evalsuite.training.hooks import Hooks
 

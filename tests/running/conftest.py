@@ -261,7 +261,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
         return call
 
-    monkeypatch.setattr("evalsuite.trainings.train", counting("trainings", loop.train))
+    monkeypatch.setattr("evalsuite.running.trainings.train", counting("trainings", loop.train))
     monkeypatch.setattr("evalsuite.producers.contract.train", counting("trainings", loop.train))
     monkeypatch.setattr("evalsuite.bench.logits", counting("passes", forward.logits))
     return count

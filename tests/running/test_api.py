@@ -22,7 +22,7 @@ from evalsuite.evaluators.noise import Noise
 from evalsuite.models.saving import load
 from evalsuite.randomness import address
 from evalsuite.records import ImageSet, Metric, Score
-from evalsuite.store import Key, Store
+from evalsuite.storage.store import Key, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

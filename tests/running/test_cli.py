@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from evalsuite import Run, cli, console, console_tables
+from evalsuite import Run
+from evalsuite.commands import cli, console, console_tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -345,7 +346,7 @@ def test_a_run_on_a_terminal_shows_a_bar(
 
 LIGHT = """
 import sys
-from evalsuite.cli import main
+from evalsuite.commands.cli import main
 sys.argv = ["evalsuite", *sys.argv[1:]]
 try:
     main()

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
-from evalsuite import runner
-from evalsuite.digests import cell_digest, control, control_of
-from evalsuite.forgetting import forgetting
-from evalsuite.planned import plan
-from evalsuite.provenance import Options
-from evalsuite.status import status
+from evalsuite.results.forgetting import forgetting
+from evalsuite.running import runner
+from evalsuite.running.planned import plan
+from evalsuite.running.provenance import Options
+from evalsuite.running.status import status
+from evalsuite.storage.digests import cell_digest, control, control_of
 
 if TYPE_CHECKING:
     from evalsuite import Run

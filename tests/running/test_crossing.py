@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from evalsuite import Run, api, cli_results
-from evalsuite.crossing import recipe_cross
+from evalsuite import Run, api
+from evalsuite.commands import cli_results
 from evalsuite.errors import UserError
+from evalsuite.results.crossing import recipe_cross
 
 if TYPE_CHECKING:
     from collections.abc import Callable

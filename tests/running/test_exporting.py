@@ -11,7 +11,7 @@ import pytest
 
 from evalsuite import Run
 from evalsuite.errors import UserError
-from evalsuite.exporting import export, tables
+from evalsuite.publishing.exporting import export, tables
 
 
 def test_parquet_holds_the_same_tables(done: Run, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from evalsuite import runner
 from evalsuite.errors import StoreError
+from evalsuite.running import runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ import json, os, random, sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from evalsuite import provenance, runner
+from evalsuite.running import provenance, runner
 from evalsuite.data.digits import Digits
 
 versions = provenance.versions()

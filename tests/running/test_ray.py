@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from evalsuite import runner
 from evalsuite.errors import UserError
-from evalsuite.provenance import Options
+from evalsuite.running import runner
+from evalsuite.running.provenance import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +33,10 @@ with socket.socket() as any_socket:  # this namespace has a loopback device alon
     fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: up, running
 import ray
 from ray.cluster_utils import Cluster
-from evalsuite import runner
-from evalsuite.executors import cluster as executor
-from evalsuite.lock import this_process
-from evalsuite.provenance import Options
+from evalsuite.running import runner
+from evalsuite.running.executors import cluster as executor
+from evalsuite.storage.lock import this_process
+from evalsuite.running.provenance import Options
 
 suite, out, what = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8}

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from evalsuite import Run, api
 from evalsuite.errors import StoreError, UserError
-from evalsuite.provenance import Options
+from evalsuite.running.provenance import Options
 from evalsuite.statistics import paired_rate_interval
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ import pytest
 import torch
 
 import evalsuite
-from evalsuite import api, runner
+from evalsuite import api
 from evalsuite.errors import CheckpointError, DataError, UserError
-from evalsuite.provenance import Options
-from evalsuite.store import Key, Store
+from evalsuite.running import runner
+from evalsuite.running.provenance import Options
+from evalsuite.storage.store import Key, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -238,7 +239,8 @@ def test_cells_of_older_settings_are_not_reported_under_the_new_ones(
 KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
-from evalsuite import api, runner
+from evalsuite import api
+from evalsuite.running import runner
 suite, out = sys.argv[1], Path(sys.argv[2])
 draws = random.Random()
 runner.run(suite, out=out.with_name("warm"))  # imports whatever there is to import

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from evalsuite import Run, api
 from evalsuite.errors import UserError
-from evalsuite.provenance import Options
-from evalsuite.searching import next_steps, search
+from evalsuite.running.provenance import Options
+from evalsuite.running.searching import next_steps, search
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from evalsuite import planned, runner, status
 from evalsuite.errors import SkippedError, StoreError, UserError
 from evalsuite.evaluators.corruptions import Corruptions
-from evalsuite.lock import locked
-from evalsuite.production import Production
-from evalsuite.provenance import Options
-from evalsuite.store import Key, Store
+from evalsuite.running import planned, runner, status
+from evalsuite.running.production import Production
+from evalsuite.running.provenance import Options
+from evalsuite.storage.lock import locked
+from evalsuite.storage.store import Key, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -83,7 +83,7 @@ def test_time_left_is_what_finished_cells_took(done: Run, tmp_path: Path) -> Non
 def test_status_while_a_run_goes_on(
     suite_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("evalsuite.ledger.PAUSE", 0.0)
+    monkeypatch.setattr("evalsuite.storage.ledger.PAUSE", 0.0)
     seen: list[status.Status] = []
     path = tmp_path / "run"
 
@@ -106,7 +106,7 @@ def test_a_run_is_there_while_its_first_parent_is_trained(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That may take hours."""
-    monkeypatch.setattr("evalsuite.ledger.PAUSE", 0.1)
+    monkeypatch.setattr("evalsuite.storage.ledger.PAUSE", 0.1)
     path, parent = tmp_path / "run", Production.parent
     seen: list[status.Status] = []
 
@@ -131,7 +131,7 @@ def test_status_knows_a_long_cell_that_began_right_after_a_short_one(
     suite_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One process that computes has no time to write down what it does."""
-    monkeypatch.setattr("evalsuite.ledger.PAUSE", 0.1)
+    monkeypatch.setattr("evalsuite.storage.ledger.PAUSE", 0.1)
     path = tmp_path / "run"
     seen: list[Any] = []
 

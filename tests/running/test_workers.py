@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from evalsuite import runner
 from evalsuite.errors import UserError
 from evalsuite.evaluators.contract import Evaluator
-from evalsuite.executors import executor
-from evalsuite.executors.local import Local, Worker
-from evalsuite.provenance import Options, identity
 from evalsuite.records import Metric, Score
+from evalsuite.running import runner
+from evalsuite.running.executors import executor
+from evalsuite.running.local import Local, Worker
+from evalsuite.running.provenance import Options, identity
+from evalsuite.running.tasks import Open, Opened, Order
+from evalsuite.running.workshop import Workshop
 from evalsuite.suite import load
-from evalsuite.tasks import Open, Opened, Order
-from evalsuite.workshop import Workshop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -177,7 +177,7 @@ def test_a_cell_over_its_time_limit_is_tried_once_more(executor: str, tmp_path: 
 
 
 def test_a_worker_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evalsuite.executors.local.GRACE", 0.5)
+    monkeypatch.setattr("evalsuite.running.local.GRACE", 0.5)
     suite = hurting(tmp_path, times=2, how="stop", limit="time_limit = 2")
     found = runner.run(suite, out=tmp_path / "run", options=ONE)
     assert reasons(found) == {(0.5, "hurt"): "it did not come back within its time limit, and was killed"}
@@ -240,7 +240,7 @@ def test_a_worker_with_other_code_than_the_run_computes_nothing(
     name: str, found: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {**identity(), name: "1.0"}
-    monkeypatch.setattr("evalsuite.executors.identity", lambda: other)
+    monkeypatch.setattr("evalsuite.running.executors.identity", lambda: other)
     with pytest.raises(
         UserError, match=f"a worker cannot start: .* another {name} than the run{found}; install"
     ):

@@ -8,7 +8,7 @@ import pytest
 
 from evalsuite.errors import SuiteError
 from evalsuite.records import Candidate, Cost, Phase
-from evalsuite.store import Key, Store
+from evalsuite.storage.store import Key, Store
 from evalsuite.suite import parse
 
 SUITE = """

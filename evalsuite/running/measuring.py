@@ -1,0 +1,115 @@
+"""One evaluator on one candidate: what it yields is checked, and what goes wrong is written down."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from evalsuite.bench import Bench
+from evalsuite.errors import ContractError, InvalidModelError, SkippedError
+from evalsuite.evaluators.contract import Evaluator
+from evalsuite.metrics import evaluate
+from evalsuite.records import Metric, Score
+from evalsuite.running.limits import limited, out_of_memory
+from evalsuite.storage.store import Cell
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Is one try at a cell.
+
+    Attributes:
+        cell: What came of it.
+        again: Whether another try may end otherwise.
+        starved: Whether memory ran out: the next try must take less.
+    """
+
+    cell: Cell
+    again: bool = False
+    starved: bool = False
+
+
+def measured(evaluator: Evaluator, bench: Bench, *, digest: str = "") -> Cell:
+    """Returns the cell of one evaluator on one candidate, whatever happens.
+
+    What does not apply to a model makes the cell ``skipped``, a model that breaks its contract ``invalid``, any
+    other exception ``error``; the reason is kept and there are no numbers.
+    """
+    return attempted(evaluator, bench, digest=digest).cell
+
+
+def attempted(evaluator: Evaluator, bench: Bench, *, digest: str = "", limit: float | None = None) -> Attempt:
+    """Returns what came of one try at a cell, as in `measured`.
+
+    Args:
+        evaluator: The test.
+        bench: The candidate's.
+        digest: Of what the cell depends on.
+        limit: Seconds that it may take; ``None`` for any number.
+    """
+    try:
+        with limited(limit):
+            scores = scored(evaluator, bench)
+    except SkippedError as error:
+        return Attempt(Cell(digest, "skipped", str(error)))
+    except InvalidModelError as error:
+        return Attempt(Cell(digest, "invalid", str(error)))
+    except (Exception, SystemExit) as error:  # a test that wants to exit does not end the run
+        log.info("evaluator %s failed", type(evaluator).__name__, exc_info=True)
+        reason = f"{type(error).__name__}: {error}"
+        again = not isinstance(error, ContractError)  # a plug-in that is wrong stays wrong
+        return Attempt(Cell(digest, "error", reason), again=again, starved=out_of_memory(error))
+    return Attempt(Cell(digest, "ok", metrics=evaluator.metrics, scores=scores))
+
+
+def scored(evaluator: Evaluator, bench: Bench) -> tuple[Score, ...]:
+    """Returns what `evaluator` yields, with values computed from evidence.
+
+    Raises:
+        ContractError: If a score names an unknown metric, has neither value nor evidence, is not finite, or
+            is there twice.
+        InvalidModelError: If the model breaks its contract.
+    """
+    bench.want(evaluator.features)
+    bench.allow({*evaluator.needs, *evaluator.features})
+    try:
+        scores = tuple(_completed(score, evaluator.metrics) for score in evaluator.evaluate(bench))
+    finally:
+        bench.allow(None)
+    _check_unique(scores)
+    return scores
+
+
+def _completed(score: Score, metrics: Iterable[Metric]) -> Score:
+    known = {metric.name: metric for metric in metrics}
+    if score.metric not in known:
+        raise ContractError(
+            f"a score names the metric {score.metric!r}, declared are {', '.join(sorted(known))}"
+        )
+    if score.reason:
+        return score
+    if score.evidence:
+        value = float(evaluate(known[score.metric].functional, score.evidence))
+        score = replace(score, value=value, n=sum(len(rows) for rows in score.evidence.values()))
+    if score.value is None or score.n is None:
+        raise ContractError(
+            f"the score {score.metric} on {score.condition} has no evidence, so it needs value and n"
+        )
+    if not math.isfinite(score.value):
+        raise ContractError(
+            f"the score {score.metric} on {score.condition} is {score.value}, expected a finite number"
+        )
+    return score
+
+
+def _check_unique(scores: tuple[Score, ...]) -> None:
+    names = [(score.metric, score.condition) for score in scores]
+    if not names:
+        raise ContractError("the evaluator yielded no score, expected at least one")
+    for name in names:
+        if names.count(name) > 1:
+            raise ContractError(f"the score {name[0]} on {name[1]} is there twice")

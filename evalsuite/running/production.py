@@ -1,0 +1,301 @@
+"""Parents and candidates: made once, checked, saved, and read back; a killed production goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from evalsuite.choices import Choice
+from evalsuite.data.views import Gallery, View
+from evalsuite.errors import CheckpointError, EvalsuiteError, StoreError
+from evalsuite.models.cost import cost, nonzero, weights_digest
+from evalsuite.models.loading import load_candidate
+from evalsuite.models.saving import load, save
+from evalsuite.producers.contract import Context, Producer
+from evalsuite.records import Candidate, Given, Phase
+from evalsuite.running.acceptance import check_claim, checked, sentence
+from evalsuite.running.given import PROGRAM, Intake, program_candidate
+from evalsuite.running.limits import TimeLimitError
+from evalsuite.running.provenance import PRODUCING, code_digest
+from evalsuite.running.trainings import Trainings
+from evalsuite.storage.digests import candidate_digest, digest_of, file_digest
+from evalsuite.storage.store import Key, Store
+from evalsuite.suite import DENSE, Suite
+from evalsuite.training.history import history, remember
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Is one candidate, or the reason why there is none.
+
+    Attributes:
+        key: Which one.
+        candidate: ``None`` if its production failed.
+        reason: Why it failed.
+        computed: False if it was in the store already.
+        digest: Of what it depends on.
+        notes: Sentences that whoever reads its numbers should know.
+        again: Whether another try may succeed: its failure is not of a kind that somebody foresaw.
+    """
+
+    key: Key
+    candidate: Candidate | None
+    reason: str = ""
+    computed: bool = True
+    digest: str = ""
+    notes: tuple[str, ...] = ()
+    again: bool = False
+
+
+class LostError(Exception):
+    """Says that weights on disk are not those of the candidate's record."""
+
+    def __init__(self, key: Key, reason: str) -> None:
+        super().__init__(reason)
+        self.key = key
+
+
+class Production:
+    """Makes the candidates of a suite.
+
+    Args:
+        suite: What to make.
+        store: Where finished candidates are.
+        gallery: Training images.
+        device: Where to train.
+        trust: Whether whole programs may be loaded that may run code.
+    """
+
+    def __init__(
+        self, suite: Suite, store: Store, gallery: Gallery, *, device: torch.device, trust: bool = False
+    ) -> None:
+        self.suite, self.store, self.gallery, self.device, self.trust = suite, store, gallery, device, trust
+
+    def parent(self, seed: int) -> tuple[Candidate, bool]:
+        """Returns the unpruned network of one seed, read from the suite's checkpoint or trained, and if it is new.
+
+        Raises:
+            CheckpointError: If the checkpoint is not there or does not fit.
+        """
+        key = Key(DENSE, seed, 0.0)
+        digest = self.parent_digest(seed)
+        found = self._stored(key, digest)
+        if found is not None:
+            return found, False
+        path = self.checkpoint(seed)
+        model = (
+            self._trainings.parent(seed, digest)
+            if path is None
+            else load_candidate(path, self.suite.model.plugin, image_shape=self._shape)
+        )
+        return self._saved(key, model, None, digest=digest, lineage=history(model) or ()), True
+
+    def parent_digest(self, seed: int) -> str:
+        """Returns the digest of what the parent of one seed depends on.
+
+        Raises:
+            CheckpointError: If the checkpoint is not there.
+        """
+        path = self.checkpoint(seed)
+        trained = {"seed": seed, **self._trainings.inputs(self.suite.recipe)}
+        origin = trained if path is None else {"checkpoint": file_digest(path)}
+        return digest_of({"model": self.suite.model.table, **origin, "code": code_digest(PRODUCING)})
+
+    def producer_digest(self, choice: Choice[Producer]) -> str:
+        """Returns the digest of a method and of how it retrains."""
+        plugin = choice.plugin
+        code = [code_digest(PRODUCING, type(one)) for one in (plugin, *plugin.parts)]
+        # what rewinds follows the parent's own training
+        way = None if self.suite.checkpoint else dataclasses.asdict(self.suite.recipe)
+        training = self._trainings.inputs(self.suite.retraining_of(choice.label))
+        return digest_of({"producer": choice.table, **training, "parent": way, "code": code})
+
+    def module(self, key: Key, candidate: Candidate) -> nn.Module:
+        """Returns the network of a finished candidate as it is on disk, in evaluation mode."""
+        if candidate.model["name"] == PROGRAM:
+            return self._intake.program(candidate.model).to(self.device)
+        return load(candidate.model, self.store.weights_path(key)).to(self.device)
+
+    def sound_module(self, key: Key, candidate: Candidate) -> nn.Module:
+        """Returns the network of a finished candidate, if it is still the one that was recorded.
+
+        Raises:
+            LostError: If it is not: nothing may be made of it or measured.
+        """
+        if candidate.model["name"] == PROGRAM:
+            return self.module(key, candidate)
+        try:
+            model = self.module(key, candidate)
+        except CheckpointError as error:
+            raise LostError(key, str(error)) from error
+        if weights_digest(model) != candidate.weights:
+            raise LostError(
+                key, f"the weights of {key.method} at {key.target_ratio:g} are not those of its record"
+            )
+        return model
+
+    def given(self, seed: int, parent: Candidate) -> list[Made]:
+        """Returns the finished models of one seed, all of them read before any is measured.
+
+        Raises:
+            CheckpointError: If one cannot be read, does not fit, or has another ratio than it claims.
+        """
+        found = [self._opened(one, parent) for one in self.suite.candidates if one.seed == seed]
+        for made, one in zip(found, (one for one in self.suite.candidates if one.seed == seed), strict=True):
+            if sum(other.key == made.key for other in found) > 1:
+                raise CheckpointError(
+                    f"{one.file}: another file of method {one.method!r} has the same ratio "
+                    f"{made.key.target_ratio:.4f}; give one of them another method"
+                )
+        return found
+
+    def _opened(self, one: Given, parent: Candidate) -> Made:
+        path = self._located(one.file, "candidate")
+        opened = self._intake.opened(one, path, self._located(one.masks, "masks") if one.masks else None)
+        if opened.is_program:
+            made = program_candidate(one, opened, parent)
+            ratio = made.ratio
+        else:
+            ratio = 1 - nonzero(opened.model) / parent.cost.nonzero
+        origin = digest_of({"files": opened.files, "model": opened.settings, "code": code_digest(PRODUCING)})
+        key, digest = Key(one.method, one.seed, ratio), candidate_digest(parent, origin, (ratio,))
+        found = self.store.candidate(key, digest) if opened.is_program else self._stored(key, digest)
+        if found is None and opened.is_program:
+            self.store.write_candidate(key, made, digest=digest)
+        elif found is None:
+            made = self._saved(key, opened.model, parent, digest=digest, settings=opened.settings)
+        kept = found or made
+        check_claim(one, kept)
+        return Made(key, kept, computed=found is None, digest=digest, notes=opened.notes)
+
+    @cached_property
+    def _trainings(self) -> Trainings:
+        return Trainings(self.suite, self.store, self.gallery, device=self.device)
+
+    @cached_property
+    def _intake(self) -> Intake:
+        return Intake(self.suite.model, self._shape, trust=self.trust)
+
+    def candidates(self, choice: Choice[Producer], parent: Candidate, module: nn.Module) -> Iterator[Made]:
+        """Yields one producer's candidates at rising ratios: those in the store, then those still to be made.
+
+        A failure ends the chain: every ratio from there on has its reason.
+        """
+        keys = [Key(choice.label, parent.seed, ratio) for ratio in self.suite.ratios]
+        method = self.producer_digest(choice)
+        digests = [candidate_digest(parent, method, self.suite.ratios[: i + 1]) for i in range(len(keys))]
+        stored = (self._stored(key, digest) for key, digest in zip(keys, digests, strict=True))
+        ready = [found for found in takewhile(lambda found: found is not None, stored) if found is not None]
+        for key, found in zip(keys, ready, strict=False):
+            yield Made(key, found, computed=False)
+        if len(ready) < len(keys):
+            missing = list(zip(keys, digests, strict=True))[len(ready) :]
+            last = ready[-1] if ready else None
+            context = self._trainings.context(choice, parent, last, digest=method)
+            if last is not None:
+                previous = self.sound_module(Key(last.method, last.seed, last.target_ratio), last)
+                remember(previous, last.history)
+                context = dataclasses.replace(context, previous=previous)
+            remember(module, parent.history)
+            ratios = [key.target_ratio for key, _ in missing]
+            chain = checked(choice.plugin, parent, module, ratios, context)
+            yield from self._rest(chain, missing, parent, context)
+
+    def _rest(
+        self,
+        chain: Iterator[nn.Module],
+        wanted: Sequence[tuple[Key, str]],
+        parent: Candidate,
+        context: Context,
+    ) -> Iterator[Made]:
+        reason, again = "", False
+        for key, digest in wanted:
+            found = None
+            if not reason:
+                try:
+                    model = next(chain)
+                    lineage = context.history(model)
+                    found = self._saved(key, model, parent, digest=digest, lineage=lineage)
+                except StoreError:
+                    raise  # a full disk is no failure of the method
+                except Exception as error:
+                    again = isinstance(error, TimeLimitError) or not isinstance(error, EvalsuiteError)
+                    log.info("production of %s at %s failed", key.method, key.target_ratio, exc_info=True)
+                    reason = f"production failed at ratio {key.target_ratio:g}: {sentence(error)}"
+            yield Made(key, found, reason, digest=digest, again=again)
+
+    def _saved(
+        self,
+        key: Key,
+        model: nn.Module,
+        parent: Candidate | None,
+        *,
+        digest: str,
+        settings: Mapping[str, Any] | None = None,
+        lineage: tuple[Phase, ...] = (),
+    ) -> Candidate:
+        """Record of a network after saving it; the ratio is counted on what was saved."""
+        settings = settings or self.suite.model.table
+        path = self.store.weights_path(key)
+        self.store.forget_candidate(key)  # its record must not outlive its weights
+        save(model, settings, path)
+        spent = cost(model, self._shape)
+        candidate = Candidate(
+            method=key.method,
+            seed=key.seed,
+            target_ratio=key.target_ratio,
+            ratio=0.0 if parent is None else 1 - spent.nonzero / parent.cost.nonzero,
+            prunable_ratio=0.0
+            if parent is None
+            else 1 - spent.prunable_nonzero / parent.cost.prunable_nonzero,
+            cost=spent,
+            weights=weights_digest(model),
+            model=settings,
+            history=lineage,
+        )
+        self.store.write_candidate(key, candidate, digest=digest)
+        for left in path.parent.glob(f"{key.target_ratio!r}.*.training"):
+            left.unlink(missing_ok=True)  # it is finished
+        return candidate
+
+    @property
+    def _shape(self) -> Sequence[int]:
+        """(C, H, W) of one image."""
+        return self.gallery.images(View()).images.shape[1:]
+
+    def _stored(self, key: Key, digest: str) -> Candidate | None:
+        """A finished candidate whose weights are there as well."""
+        return self.store.candidate(key, digest) if self.store.has_weights(key) else None
+
+    def checkpoint(self, seed: int) -> Path | None:
+        """Returns where the parent's weights are; ``None`` if it is trained here.
+
+        Raises:
+            CheckpointError: If the suite names a file that is not there.
+        """
+        named = self.suite.checkpoint.replace("{seed}", str(seed))
+        return self._located(named, "checkpoint") if named else None
+
+    def _located(self, name: str, what: str) -> Path:
+        """A file that the suite names: beside the suite, in the data root, or absolute."""
+        named = Path(name).expanduser()
+        root = self.gallery.place.root
+        tried = [self.suite.source.parent / named, *([root / named] if root else [])]
+        for path in tried:
+            if path.exists():
+                return path
+        raise CheckpointError(
+            f"{what} {named}: no such file in {' or '.join(str(path.parent) for path in tried)}; "
+            "put it there, name the data folder with --data, or correct the path"
+        )

@@ -1,0 +1,1 @@
+"""Results on disk: atomic, sealed, found by what they are, believed by their digest."""
