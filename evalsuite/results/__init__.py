@@ -20,25 +20,14 @@ from evalsuite.results.reliability import reliability
 from evalsuite.storage.digests import candidate_digest, cell_digest, control, control_of
 from evalsuite.storage.store import Cell, Key, Store
 from evalsuite.suite import DENSE, PRODUCTION
-from evalsuite.tolerances import Rule, Tolerance, narrowed
+from evalsuite.tolerances import Rule, Tolerance, moving, narrowed
 
 COLUMNS = (
     *("method", "seed", "target_ratio", "ratio", "prunable_ratio"),
     *("parameters", "nonzero", "macs", "macs_nonzero", "bytes"),
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
-    *(
-        "value",
-        "n",
-        "drop",
-        "drop_low",
-        "drop_high",
-        "drop_upper",
-        "drop_floor",
-        "mcnemar",
-        "status",
-        "reason",
-        "flags",
-    ),
+    *("value", "n", "drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "mcnemar"),
+    *("status", "reason", "flags"),
 )
 COUNTS = ("parameters", "nonzero", "macs", "macs_nonzero", "bytes", "n")  # whole, also where one is missing
 
@@ -109,11 +98,14 @@ class Run:
 
         Args:
             tolerance: One for all metrics, or by metric. What ``certified`` rests on is there for the metrics that
-                the run has tolerances for: give others as `tolerances` to `Run`.
+                the run has tolerances for: give others as `tolerances` to `Run`. Where one is a share of the
+                parent's value, bounds are computed anew, for they depend on it.
 
         Raises:
             UserError: If a tolerance is for what nobody measured.
         """
+        if tolerance is not None and moving(tolerance) and tolerance != self.tolerances:
+            return Run(self.path, tolerances=self._by_metric(tolerance)).thresholds()
         table = self._paired()
         wanted = self._measured_rules(table) if tolerance is None else tolerance
         if table.empty or (isinstance(wanted, Mapping) and not wanted):
@@ -121,6 +113,11 @@ class Run:
         seeds = self.comparison.over_seeds()
         curved = None if seeds is None else seeds[self._curved(seeds)]
         return thresholds(table, tolerance=wanted, over_seeds=curved)
+
+    def _by_metric(self, tolerance: Rule | Mapping[str, Tolerance]) -> Mapping[str, Tolerance]:
+        if isinstance(tolerance, Mapping):
+            return tolerance
+        return {name: tolerance for name, one in self.metrics.items() if one.higher_is_better is not None}
 
     @property
     def tolerances(self) -> Mapping[str, Tolerance]:

@@ -112,8 +112,14 @@ class Comparison:
         """Limits of the mean drop over seeds at each place of their ladders."""
         parents = [self.scores[_dense(ladder[0].seed), metric, condition].evidence for ladder in keys]
         candidates = [[self.scores[key, metric, condition].evidence for key in ladder] for ladder in keys]
-        found = mean_bounds(self.metrics[metric], parents, candidates, weights=self._weights)
+        share = self._share(metric, condition, keys[0][0])
+        found = mean_bounds(self.metrics[metric], parents, candidates, weights=self._weights, share=share)
         return [_limits_at(found, place) for place in range(len(keys[0]))]
+
+    def _share(self, metric: str, condition: str, key: Key) -> float:
+        """Which share of the parent's value the tolerance is; 0 if it is a fixed amount."""
+        rule = applying(self._rules[metric], condition, self.scores[key, metric, condition].group)
+        return rule.amount if rule is not None and rule.relative else 0.0
 
     @cached_property
     def _weights(self) -> Mapping[str, Array]:

@@ -250,6 +250,7 @@ def test_other_tolerances_bring_their_own_bounds(done: Run) -> None:
     found = again.thresholds()
     assert set(found["metric"]) == {"nll", "accuracy"}
     assert set(found.query("metric == 'accuracy'")["condition"]) == {"clean"}
+    pd.testing.assert_frame_equal(found, done.thresholds({"nll": "50%", "accuracy": {"clean": 0.02}}))
     clean = found.query("metric == 'nll' and condition == 'clean' and seed == 'all'")
     assert clean["certified"].notna().all()
     assert clean["tolerance"].to_numpy() == pytest.approx(clean["reference"] / 2)
