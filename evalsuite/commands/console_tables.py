@@ -145,7 +145,10 @@ def _share(ratio: float) -> str:
 
 
 def print_verdicts(found: pd.DataFrame) -> None:
-    """Prints one line per candidate and metric: the condition with the largest drop, and how many failed."""
+    """Prints one line per candidate and metric: the condition with the largest drop, and how many failed.
+
+    Beside the verdict on what was measured stands how much of it the images show at 95 %.
+    """
     table = Table(box=None, pad_edge=False)
     for title in (
         "candidate",
@@ -164,8 +167,7 @@ def print_verdicts(found: pd.DataFrame) -> None:
     table.add_column("verdict")
     for (candidate, metric), rows in found.groupby(["candidate", "metric"], sort=False):
         worst = rows.sort_values("drop", ascending=False, na_position="first", kind="stable").iloc[0]
-        failed = int((~rows["passed"]).sum())
-        verdict = "[green]pass[/]" if not failed else f"[bold red]FAIL[/] {failed} of {len(rows)}"
+        verdict = _verdict(rows)
         numbers = (f"{worst[name]:.4f}" for name in ("value", "parent", "drop"))
         interval = f"{worst['drop_low']:+.4f} {worst['drop_high']:+.4f}"
         place = (
@@ -178,6 +180,16 @@ def print_verdicts(found: pd.DataFrame) -> None:
         )
         table.add_row(*place, *numbers, interval, f"{worst['tolerance']:g}", verdict)
     out.print(table)
+
+
+def _verdict(rows: pd.DataFrame) -> str:
+    """How many conditions failed, and of how many the images show at 95 % what was found."""
+    failed, count = int((~rows["passed"]).sum()), len(rows)
+    if failed:
+        shown = int((rows["shown"] == "not commensurate").sum())
+        return f"[bold red]FAIL[/] {failed} of {count} ({shown} shown)"
+    shown = int((rows["shown"] == "commensurate").sum())
+    return f"[green]pass[/] ({shown} of {count} shown)"
 
 
 def _count(number: Any) -> str:

@@ -2,7 +2,8 @@
 
 A candidate is commensurate where its drop (how much worse it is than the parent of the same seed on the same
 images, in the metric's own unit) is at most the tolerance; equality passes. Nothing is interpolated or
-extrapolated: every answer is a ratio that was tested.
+extrapolated: every answer is a ratio that was tested. Where several candidates of a curve have the same measured ratio
+(a coarse method may make of two targets one network), the ratio is commensurate if all of them are.
 
 A drop is a difference of two rounded numbers: ``0.905 - 0.9`` is a little more than 0.005. A drop therefore
 equals the tolerance if they differ by at most `ULPS` units in the last place of the largest number involved
@@ -98,7 +99,7 @@ def verdicts(curves: Curves) -> dict[str, Array]:
         return np.take_along_axis(array, order, axis=-1)
 
     x, drops, widths, limit = map(risen, (curves.ratios, curves.drops, curves.widths, limits))
-    passed = drops <= limit
+    passed = _each(x, drops <= limit)
     failed = ~np.isnan(x) & ~passed
     potential = _reached(x, passed)
     potential_any = _largest(x, passed)
@@ -129,20 +130,28 @@ def _proven(x: Floats, limit: Floats, *, drops: Floats, **proofs: Floats) -> dic
     highs, uppers, method_uppers = (
         np.maximum(proofs[name], drops) for name in ("highs", "uppers", "method_uppers")
     )
-    shown = np.minimum(proofs["floors"], drops) > limit
+    shown = ~_each(x, ~(np.minimum(proofs["floors"], drops) > limit))
     known, known_floor, known_method = (
         marked_any(~np.isnan(bound), -1) for bound in (uppers, proofs["floors"], method_uppers)
     )
-    certified = _reached(x, uppers <= limit)
-    low = np.minimum(_reached(x, highs <= limit), certified)
+    certified = _reached(x, _each(x, uppers <= limit))
+    low = np.minimum(_reached(x, _each(x, highs <= limit)), certified)
     high = _largest(x, ~np.isnan(x) & ~np.logical_or.accumulate(shown, axis=-1))
     both = known & known_floor
     return {
         "certified": np.where(known, certified, np.nan),
         "potential_low": np.where(both, low, np.nan),
         "potential_high": np.where(both, high, np.nan),
-        "certified_method": np.where(known_method, _reached(x, method_uppers <= limit), np.nan),
+        "certified_method": np.where(known_method, _reached(x, _each(x, method_uppers <= limit)), np.nan),
     }
+
+
+def _each(ratios: Floats, passed: Flags) -> Flags:
+    """Where the candidate passed and all others at its very ratio: two targets may have led to one ratio."""
+    if not (np.diff(ratios, axis=-1) == 0).any():
+        return passed
+    same = ratios[..., :, None] == ratios[..., None, :]
+    return passed & ~marked_any(same & ~passed[..., None, :], -1)
 
 
 def _reached(ratios: Floats, passed: Flags) -> Floats:

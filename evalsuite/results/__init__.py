@@ -13,7 +13,7 @@ import pandas as pd
 from evalsuite.errors import StoreError
 from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Candidate, Metric, Score
-from evalsuite.results.comparison import Comparison, told_apart
+from evalsuite.results.comparison import Comparison, careful, told_apart
 from evalsuite.results.excess import excess_slopes
 from evalsuite.results.forgetting import forgetting
 from evalsuite.results.reliability import reliability
@@ -111,8 +111,9 @@ class Run:
         if table.empty or (isinstance(wanted, Mapping) and not wanted):
             return thresholds(table.head(0), tolerance={})
         seeds = self.comparison.over_seeds()
-        curved = None if seeds is None else seeds[self._curved(seeds)]
-        return thresholds(table, tolerance=wanted, over_seeds=curved)
+        searched = list(self.record.get("tested", {}))
+        curved = None if seeds is None else careful(seeds[self._curved(seeds)], searched)
+        return thresholds(careful(table, searched), tolerance=wanted, over_seeds=curved)
 
     def _by_metric(self, tolerance: Rule | Mapping[str, Tolerance]) -> Mapping[str, Tolerance]:
         if isinstance(tolerance, Mapping):

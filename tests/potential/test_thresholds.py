@@ -306,3 +306,24 @@ def test_agrees_with_plain_loops(curves: dict[tuple[str, int, str], dict[int, tu
             assert answer[name] == (NAN if value is None else pytest.approx(value)) or (
                 value is None and np.isnan(answer[name])
             ), (key, name)
+
+
+def test_candidates_of_one_measured_ratio_pass_together() -> None:
+    """A coarse method made of the targets 0.5 and 0.6 networks of one size: the ratio holds if both do."""
+    rows = [
+        ("dense", 0.0, 0.0, 0.90),
+        ("m", 0.4, 0.4, 0.90),
+        ("m", 0.5, 0.5, 0.90),
+        ("m", 0.6, 0.5, 0.80),
+        ("m", 0.7, 0.7, 0.90),
+    ]
+    table = pd.DataFrame(rows, columns=["method", "target_ratio", "ratio", "value"])
+    table = table.assign(metric="accuracy", condition="clean", higher_is_better=True)
+    table["drop_upper"] = table["drop_high"] = [np.nan, 0.005, 0.005, 0.105, 0.005]
+    table["drop_low"] = table["drop_floor"] = [np.nan, -0.005, -0.005, 0.095, -0.005]
+    for order in (table, table.iloc[[0, 4, 3, 2, 1]]):
+        found = thresholds(order, tolerance=0.01).query("seed == 'all'").iloc[0]
+        assert (found["potential"], found["first_failure"], found["potential_any"]) == (0.4, 0.5, 0.7)
+        assert (found["certified"], found["potential_low"], found["potential_high"]) == (0.4, 0.4, 0.4)
+        assert found["non_monotone"]
+        assert found["tested"] == "0.4 0.5 0.5 0.7"
