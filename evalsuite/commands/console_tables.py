@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from evalsuite.results import Run
 
-FLAGS = ("censored", "infeasible", "non_monotone", "incomplete", "underpowered")
+FLAGS = ("censored", "infeasible", "non_monotone", "incomplete", "at_chance", "underpowered")
 MANY = 6
 """Methods beyond which a table with a column for each is too wide."""
 TITLE = "Prune potential: commensurate up to this ratio"
@@ -101,7 +101,7 @@ def print_thresholds(rows: pd.DataFrame) -> None:
         table.add_column(title, justify="right")
     table.add_column("flags")
     for _, row in rows.iterrows():
-        flags = [name for name in FLAGS if row[name]]
+        flags = [name for name in FLAGS if row.get(name)]
         low, high = row["potential_low"], row["potential_high"]
         place = (
             row["condition"] if row["aggregate"] == "single" else f"{row['condition']} ({row['aggregate']})"

@@ -16,6 +16,7 @@ from evalsuite.records import Candidate, Metric, Score
 from evalsuite.results.comparison import Comparison, careful, told_apart
 from evalsuite.results.excess import excess_slopes
 from evalsuite.results.forgetting import forgetting
+from evalsuite.results.guessing import chances
 from evalsuite.results.reliability import reliability
 from evalsuite.storage.digests import candidate_digest, cell_digest, control, control_of
 from evalsuite.storage.store import Cell, Key, Store
@@ -113,7 +114,9 @@ class Run:
         seeds = self.comparison.over_seeds()
         searched = list(self.record.get("tested", {}))
         curved = None if seeds is None else careful(seeds[self._curved(seeds)], searched)
-        return thresholds(careful(table, searched), tolerance=wanted, over_seeds=curved)
+        table = careful(table, searched)
+        table["chance"] = chances(table["metric"], self._suite.get("model") or {})
+        return thresholds(table, tolerance=wanted, over_seeds=curved)
 
     def _by_metric(self, tolerance: Rule | Mapping[str, Tolerance]) -> Mapping[str, Tolerance]:
         if isinstance(tolerance, Mapping):
