@@ -129,7 +129,7 @@ def print_cross(rows: pd.DataFrame) -> None:
     table.add_column("verdict")
     for _, row in rows.iterrows():
         numbers = ("value", "other_value", "value_other_recipe", "other_value_other_recipe")
-        verdict = f"{row['winner']} wins under both" if row["winner"] else row["verdict"]
+        verdict = f"{row['winner']} under both: {row['verdict']}" if row["winner"] else row["verdict"]
         methods = (escaped(str(row[name])) for name in ("method", "other_method"))
         table.add_row(
             f"{row['target_ratio']:.1%}",

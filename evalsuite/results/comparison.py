@@ -86,6 +86,20 @@ class Comparison:
             ]
         return pd.DataFrame(rows) if rows else None
 
+    def between(self, methods: tuple[str, str], target: float, named: Named) -> tuple[float, float]:
+        """Returns a 95 % interval of how much worse the second method is, mean over the seeds, at a target ratio.
+
+        The networks are fixed and the images a sample; NaN where the two have no evidence on the same images.
+        """
+        by = [{k.seed: s for (k, *at), s in self.scores.items()
+               if (k.method, k.target_ratio, *at) == (method, target, *named)} for method in methods]  # fmt: skip
+        pairs = [(by[0][seed], by[1][seed]) for seed in by[0] if seed in by[1]]
+        if not pairs or len(by[0]) != len(by[1]) or not all(_same_images(*pair) for pair in pairs):
+            return float("nan"), float("nan")
+        first, second = ([score.evidence for score in side] for side in zip(*pairs, strict=True))
+        found = mean_bounds(self.metrics[named[0]], first, [[one] for one in second], weights=self._weights)
+        return float(found.low[0]), float(found.high[0])
+
     @cached_property
     def _limits(self) -> dict[tuple[Key, str, str], dict[str, float]]:
         found: dict[tuple[Key, str, str], dict[str, float]] = {}
