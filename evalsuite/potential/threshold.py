@@ -34,7 +34,6 @@ COLUMNS = (
 LABELS = ("metric", "condition", "group", "aggregate", "unit", "higher_is_better")
 PROVEN = ("certified", "potential_low", "potential_high", "certified_method")
 FLAGS = ("censored", "infeasible", "non_monotone", "incomplete")
-ANY = (*FLAGS, "at_chance")
 AGGREGATES = ("mean", "minimum", "of-mean")
 
 
@@ -114,9 +113,6 @@ def thresholds(
     columns ``potential_any_mean`` and ``potential_any_std`` (ddof 0) follow the published convention: the
     potential of each seed first, then mean and standard deviation over the seeds, where there are several.
 
-    ``at_chance`` says that a network which guesses would pass: the parent is better than that by no more than the
-    tolerance, so that a potential says little.
-
     A group of two or more conditions has three more rows, with the group's name as the condition.
     ``certified``, ``potential_low`` and ``potential_high`` are about these networks: the images are a sample, the
     seeds are fixed; in headline rows they are about the mean over these seeds. ``certified_method`` is about the
@@ -147,9 +143,9 @@ def thresholds(
 
     Returns:
         A frame with columns `COLUMNS`, in order of first appearance. ``first_failure`` is NaN if nothing
-        failed, ``underpowered`` is None where it cannot be known (in all means of several drops), ``n`` is
-        the smallest number of images behind a drop, ``tested`` lists the tested ratios. ``incomplete`` is
-        also true where a seed, or a condition of the group, is missing altogether.
+        failed, ``underpowered`` is None where it cannot be known (in all means of several drops), ``n`` is the smallest
+        number of images behind a drop, ``tested`` lists the tested ratios, ``at_chance`` says that a guess would pass.
+        ``incomplete`` is also true where a seed, or a condition of the group, is missing altogether.
 
     Raises:
         UserError: If the table does not say what it must, or a tolerance is for what nobody measured; the
@@ -163,8 +159,8 @@ def thresholds(
     means = [mean_curves(taken(curves, members), 2, expected=len(members)) for _, members in groups]
     curves = joined([curves, *means], axis=2)
     entities = _entities(axes.pairs, groups)
-    alike = [*range(len(axes.pairs)), *(members[0] for _, members in groups)]  # a group is like its first
-    found = verdicts(curves) | {"at_chance": at_chance(axes.pairs.iloc[alike], curves)}
+    alike = axes.pairs.iloc[[*range(len(axes.pairs)), *(members[0] for _, members in groups)]]
+    found = verdicts(curves) | {"at_chance": at_chance(alike, curves)}
     found = _with_summaries(found, [members for _, members in groups], curves.exist)
     origin = entities["origin"].to_numpy()
     partial = curves.partial[:, :, origin]
@@ -273,7 +269,7 @@ def _shared(found: dict[str, Array], member: Flags) -> dict[str, Array]:
     power = np.where(member, found["underpowered"], 0.0)
     wide = marked_any(power == 1, 2, keepdims=True)
     return {
-        **{name: marked_any(member & found[name], 2, keepdims=True) for name in ANY},
+        **{name: marked_any(member & found[name], 2, keepdims=True) for name in (*FLAGS, "at_chance")},
         "first_failure": np.fmin.reduce(
             np.where(member, found["first_failure"], np.nan), axis=2, keepdims=True
         ),

@@ -98,9 +98,8 @@ class Run:
         """Returns the thresholds at the run's tolerances, or at others.
 
         Args:
-            tolerance: One for all metrics, or by metric. What ``certified`` rests on is there for the metrics that
-                the run has tolerances for: give others as `tolerances` to `Run`. Where one is a share of the
-                parent's value, bounds are computed anew, for they depend on it.
+            tolerance: One for all metrics, or by metric. What ``certified`` rests on is there for the metrics that the
+                run has tolerances for: give others as `tolerances` to `Run`. Bounds depend on shares: they are new.
 
         Raises:
             UserError: If a tolerance is for what nobody measured.
