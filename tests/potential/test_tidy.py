@@ -47,8 +47,8 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "two parents": ({"ratio": [0.0, 0.0, 0.9]}, "method magnitude, seed 0, ratio 0.0.*second parent"),
     "same ratio": ({"ratio": [0.0, 0.5, 0.5]}, f"{ONE}: a second row with this ratio"),
     "same ratio and target": (
-        {"ratio": [0.0, 0.5, 0.5], "target_ratio": [0.0, 0.6, 0.6]},
-        f"{ONE}: a second row with this ratio",
+        {"method": "m", "ratio": [0.0, 0.5, 0.5], "target_ratio": [0.0, 0.6, 0.6], "value": 0.9},
+        "method m, seed 0, ratio 0.5, metric accuracy, condition clean: a second row with this ratio",
     ),
     "same target": ({"target_ratio": [0.0, 0.5, 0.5]}, "a second row with this target_ratio"),
     "ratio in percent": ({"ratio": [0, 50, 90]}, r"ratio 50.0.*the ratio must be in \[0, 1\)"),

@@ -14,6 +14,7 @@ import pytest
 from evalsuite import Run, api
 from evalsuite.axes import AXES, known, saved, share
 from evalsuite.commands import cli
+from evalsuite.commands.console_tables import print_summary
 from evalsuite.errors import StoreError, UnknownNameError, UserError
 from evalsuite.publishing.compared import comparison
 from evalsuite.records import Cost
@@ -188,6 +189,69 @@ def test_a_candidate_that_nobody_can_count_is_left_out_with_the_reason(done: Run
     page = api.publish(run).read_text("utf-8")
     assert "nobody can count its multiply-accumulates" in page
     assert "What could not be measured counts as failed" not in page
+
+
+@pytest.fixture(name="unified", scope="module")
+def _unified(suite_file: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with a method whose ratios are shares of packed bytes."""
+    unify = '[[producers]]\nname = "unify"\nlabel = "shared"\n'
+    path = suite_file({'[[producers]]\nname = "filter-l1"\n': unify, "epochs = 2": "epochs = 1"})
+    text = path.read_text()
+    start, end = text.index('[[evaluators]]\nname = "ood"'), text.index("[tolerances]")
+    path.write_text(text[:start] + text[end:].partition("robust_accuracy")[0])
+    return api.run(path, out=tmp_path_factory.mktemp("runs") / "unified")
+
+
+def test_a_method_has_the_ratios_that_it_is_about(unified: Run) -> None:
+    table = unified.measurements
+    dense = table[table["method"] == "dense"].iloc[0]
+    mine = table[table["method"] == "shared"].drop_duplicates("target_ratio")
+    assert set(mine["axis"]) == {"packed"}
+    assert mine["ratio"].to_numpy() == pytest.approx([0.5, 0.8], abs=0.01)
+    assert mine["ratio"].to_numpy() == pytest.approx(
+        1 - mine["packed"].to_numpy(dtype=float) / dense["packed"]
+    )
+    assert mine["nonzero"].tolist() == [dense["nonzero"]] * 2  # no weight is zero
+    found = unified.thresholds().set_index("method")["axis"]
+    assert (set(found["shared"]), set(found["magnitude"])) == ({"packed"}, {"nonzero"})
+
+
+def test_what_its_ratios_are_of_is_known_without_the_producer(unified: Run) -> None:
+    choices = {choice["label"]: choice.get("axis") for choice in unified.record["suite"]["producers"]}
+    assert choices == {"magnitude": None, "shared": "packed"}
+    assert {one.axis for key, one in unified.candidates.items() if key.method == "shared"} == {"packed"}
+
+
+def test_nobody_reads_saved_bytes_as_zeros(unified: Run) -> None:
+    told = api.findings(unified)
+    shown = "shared (packed bytes)"
+    for table in (told.measurements, told.thresholds, told.reliability, told.excess):
+        assert "shared" not in set(table["method"])
+        assert shown in set(table["method"])
+    assert set(told.fairness[["first", "second"]].to_numpy().ravel()) == {"magnitude", shown}
+    assert (
+        "ratios 50 % of the non-zero parameters and 50 % of the packed bytes" in told.fairness["why"].iloc[0]
+    )
+    assert curves(told)["axes"]["ratio"] == "Prune ratio, non-zero parameters or packed bytes"
+    page = (unified.path / "index.html").read_text("utf-8").replace("&#39;", "'")
+    assert "that are gone; of packed bytes where the name of a method says so." in page
+    assert " of the packed bytes gone" in page
+    assert set(pd.read_csv(unified.path / "thresholds.csv")["method"]) == {"magnitude", "shared"}
+
+
+def test_it_is_ranked_with_others_where_all_save_the_same(unified: Run) -> None:
+    run = Run(unified.path, axis="packed")
+    assert set(run.thresholds()["method"]) == {"magnitude", "shared"}
+    assert "shared" in set(api.findings(run).thresholds["method"])  # one axis for all is said once
+    usual = Run(unified.path, axis="nonzero")
+    assert set(usual.thresholds()["method"]) == {"magnitude"}
+    (note,) = usual.notes
+    assert note["note"] == "Lies on no curve at 50 %, 80 %: it saves no non-zero parameters."
+
+
+def test_a_summary_says_what_is_counted(unified: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    print_summary(unified)
+    assert "shared (packed bytes)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_commands_take_an_axis(done: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
