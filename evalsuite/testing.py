@@ -25,7 +25,7 @@ from evalsuite.errors import ContractError
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.models import MODELS
 from evalsuite.models.architecture import Architecture, to_settings
-from evalsuite.models.cost import nonzero, prunable, weights_digest
+from evalsuite.models.cost import counted, prunable, weights_digest
 from evalsuite.models.forward import logits
 from evalsuite.models.saving import load, save
 from evalsuite.producers.contract import Context, Producer
@@ -98,7 +98,8 @@ def check_producer(producer: Producer, *, architecture: str = "small-cnn", withi
     trail = _trail(producer, parent, RATIOS, origin=origin)
     _expect(weights_digest(parent) == before, "the parent was changed; work on a copy")
     _expect(len(trail) == len(RATIOS), f"{len(trail)} models for {len(RATIOS)} ratios")
-    measured = [1 - nonzero(model) / nonzero(parent) for model in trail]
+    whole = counted(parent, producer.axis)
+    measured = [1 - counted(model, producer.axis) / whole for model in trail]
     targets = [0.0] * len(RATIOS) if producer.dense else RATIOS
     for target, ratio, model in zip(targets, measured, trail, strict=True):
         _expect(

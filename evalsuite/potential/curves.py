@@ -112,7 +112,7 @@ def verdicts(curves: Curves) -> dict[str, Array]:
         **_proven(x, limit, **{name: risen(getattr(curves, name)) for name in ("drops", *PROOFS)}),
         "first_failure": first_failure,
         "censored": ~marked_any(failed, -1),
-        "infeasible": failed[..., 0],
+        "infeasible": marked_any(failed & (x == x[..., :1]), -1),
         "non_monotone": potential_any > potential,
         "incomplete": marked_any(~np.isnan(x) & np.isnan(drops), -1),
         "underpowered": np.where(wide, 1.0, np.where(vague, np.nan, 0.0)),
@@ -135,7 +135,7 @@ def _proven(x: Floats, limit: Floats, *, drops: Floats, **proofs: Floats) -> dic
     )
     certified = _reached(x, uppers <= limit)
     low = np.minimum(_reached(x, highs <= limit), certified)
-    high = _largest(x, ~np.isnan(x) & ~np.logical_or.accumulate(shown, axis=-1))
+    high = _largest(x, ~np.isnan(x) & (x < _smallest(x, shown)))
     both = known & known_floor
     return {
         "certified": np.where(known, certified, np.nan),
@@ -146,9 +146,15 @@ def _proven(x: Floats, limit: Floats, *, drops: Floats, **proofs: Floats) -> dic
 
 
 def _reached(ratios: Floats, passed: Flags) -> Floats:
-    """The largest of the rising ratios such that it and all before it passed."""
+    """The largest ratio such that all candidates at it and below it passed."""
     failed = ~np.isnan(ratios) & ~passed
-    return _largest(ratios, passed & ~np.logical_or.accumulate(failed, axis=-1))
+    return _largest(ratios, passed & (ratios < _smallest(ratios, failed)))
+
+
+def _smallest(ratios: Floats, marked: Flags) -> Floats:
+    """The smallest ratio that is marked, infinite where none is; its last axis stays with length 1."""
+    smallest: Floats = np.where(marked, ratios, np.inf).min(axis=-1, keepdims=True)
+    return smallest
 
 
 def _largest(ratios: Floats, marked: Flags) -> Floats:

@@ -164,10 +164,11 @@ def _check_unique(table: pd.DataFrame) -> None:
         raise UserError(
             f"{_where(table, twice)}: a second parent; give one row with ratio 0, which all methods share"
         )
-    for ratio in ("ratio", "target_ratio"):
-        twice = ~parent & table.duplicated(["method", "seed", "metric", "condition", ratio])
+    place = ["method", "seed", "metric", "condition", "target_ratio"]
+    for name, columns in (("ratio", [*place, "ratio"]), ("target_ratio", place)):
+        twice = ~parent & table.duplicated(columns)
         if twice.any():
-            raise UserError(f"{_where(table, twice)}: a second row with this {ratio}; give one row for each")
+            raise UserError(f"{_where(table, twice)}: a second row with this {name}; give one row for each")
 
 
 def _where(table: pd.DataFrame, marked: pd.Series[bool]) -> str:

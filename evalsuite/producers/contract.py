@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evalsuite.axes import USUAL
 from evalsuite.errors import SkippedError, UserError
 from evalsuite.randomness import generator
 from evalsuite.records import Array, ImageSet, Phase
@@ -194,14 +195,23 @@ class Producer(ABC):
 
     Attributes:
         dense: It prunes nothing: a control whose ratio is 0 everywhere, measured but on no curve of pruning.
+        axis: What it saves, which its ratios are counted in: a field of `evalsuite.records.Cost` that
+            `evalsuite.models.cost.counted` knows. Nearly all save non-zero parameters.
     """
 
     dense: ClassVar[bool] = False
+    axis: ClassVar[str] = USUAL
 
     @property
     def parts(self) -> tuple[Producer, ...]:
         """Other producers that this one uses: what it makes depends on their code."""
         return ()
+
+    @property
+    def remembered(self) -> dict[str, Any]:
+        """What results must know of it where it is not there: that it prunes nothing, or what it saves."""
+        dense = {"dense": True} if self.dense else {}
+        return {**dense, **({"axis": self.axis} if self.axis != USUAL else {})}
 
     @abstractmethod
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
@@ -209,7 +219,7 @@ class Producer(ABC):
 
         The caller measures the ratio of what is yielded, saves it, and checks that the parent is untouched
         and that measured ratios rise. A ratio is the share of the parent's non-zero parameters, biases and
-        norms included, that is gone.
+        norms included, that is gone; or, of another `axis`, the share of that.
 
         Args:
             parent: The trained network, in evaluation mode; copy it.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.report.findings import PARENT, Findings, headline, methods, records
+from evalsuite import axes
+from evalsuite.report.findings import PARENT, Findings, counted_in, headline, methods, ratio_label, records
 from evalsuite.report.wording import condition_label, metric_label
 
 if TYPE_CHECKING:
@@ -15,11 +16,7 @@ if TYPE_CHECKING:
 AXES: Mapping[str, str] = {
     "ratio": "Prune ratio, all parameters",
     "prunable_ratio": "Prune ratio, prunable weights",
-    "nonzero": "Parameters that are not zero",
-    "parameters": "Parameters",
-    "macs": "Multiply-accumulates per image",
-    "macs_nonzero": "Multiply-accumulates per image, zeros skipped",
-    "bytes": "Bytes on disk",
+    **{name: axis.label for name, axis in axes.AXES.items()},
 }
 """What a curve can be drawn over."""
 
@@ -41,7 +38,9 @@ def curves(findings: Findings) -> dict[str, Any]:
     return {
         "methods": methods(findings),
         "axes": {
-            axis: label for axis, label in AXES.items() if axis in measured and measured[axis].notna().any()
+            axis: label
+            for axis, label in (AXES | _ratio(findings)).items()
+            if axis in measured and measured[axis].notna().any()
         },
         "candidates": records(candidates[[*_CANDIDATE, *(axis for axis in AXES if axis in measured)]]),
         "metrics": {str(name): _described(findings, str(name)) for name in measured["metric"].unique()},
@@ -49,6 +48,11 @@ def curves(findings: Findings) -> dict[str, Any]:
             _curve(records(rows), findings, index, limits) for _, rows in measured.groupby(_CURVE, sort=False)
         ],
     }
+
+
+def _ratio(findings: Findings) -> dict[str, str]:
+    """What the ratio is called where it is not the usual one for all methods."""
+    return {} if counted_in(findings) == [axes.USUAL] else {"ratio": ratio_label(findings)}
 
 
 def _described(findings: Findings, name: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from types import MappingProxyType
 
+from evalsuite.axes import AXES
 from evalsuite.records import Candidate, PhaseName
 
 Pair = tuple[Candidate, Candidate]
@@ -120,9 +121,17 @@ def _same_size(pair: Pair) -> bool:
     a, b = pair
     if a.model.get("name") != b.model.get("name"):
         return False
-    smaller = abs(a.ratio - b.ratio) <= SLACK and _alike(1 - a.ratio, 1 - b.ratio, LEFT)
+    smaller = _same_compression(a, b)
     mine, other = a.cost.macs_nonzero, b.cost.macs_nonzero  # with zeros, all sparse networks were as fast
     return smaller or (mine is not None and other is not None and _alike(mine, other))
+
+
+def _same_compression(a: Candidate, b: Candidate) -> bool:
+    """Whether two ratios say the same; those of other things do not, and then what both are stored in decides."""
+    if a.axis == b.axis:
+        return abs(a.ratio - b.ratio) <= SLACK and _alike(1 - a.ratio, 1 - b.ratio, LEFT)
+    mine, other = a.cost.packed, b.cost.packed
+    return mine is not None and other is not None and _alike(mine, other)
 
 
 def _same_base(pair: Pair) -> bool:
@@ -175,7 +184,7 @@ def _why(pairs: Sequence[Pair], holds: Mapping[str, bool | None], *, known: bool
 def _difference(setup: str, a: Candidate, b: Candidate) -> str:
     if setup == "S1":
         names = (a.model.get("name"), b.model.get("name"))
-        sizes = f"ratios {100 * a.ratio:.3g} % and {100 * b.ratio:.3g} %"
+        sizes = f"ratios {_size(a, b)} and {_size(b, a)}"
         return f"networks {names[0]} and {names[1]}" if names[0] != names[1] else sizes
     if setup == "S2":
         starts = [f"{_epochs(one, 'pretraining'):g}" for one in (a, b)]
@@ -189,3 +198,9 @@ def _difference(setup: str, a: Candidate, b: Candidate) -> str:
     if told[0] == told[1]:
         return f"other training images or steps per epoch in {what}"
     return f"learning rates in {what}: {told[0]}, against {told[1]}"
+
+
+def _size(one: Candidate, other: Candidate) -> str:
+    """A ratio, with what it is of where that is not the same for both."""
+    of = "" if one.axis == other.axis else f" of the {AXES[one.axis].noun}"
+    return f"{100 * one.ratio:.3g} %{of}"

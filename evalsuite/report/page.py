@@ -20,7 +20,16 @@ from evalsuite.report import breaking, calibration, charts, excess, trust
 from evalsuite.report.curves import curves
 from evalsuite.report.details import blocks
 from evalsuite.report.fairness import LEAST, SETUPS, TOTALS
-from evalsuite.report.findings import MANY, Findings, Picture, PictureKind, headline, methods, records
+from evalsuite.report.findings import (
+    MANY,
+    Findings,
+    Picture,
+    PictureKind,
+    counted,
+    headline,
+    methods,
+    records,
+)
 from evalsuite.report.matrix import FLAGS, matrix
 from evalsuite.report.verdicts import sentences, verdict
 from evalsuite.report.wording import condition_label, metric_label, number, percent
@@ -90,6 +99,7 @@ def _answer(findings: Findings) -> dict[str, Any]:
         "seeds": sorted({str(seed) for seed in findings.measurements["seed"].dropna()}),
         "flags": FLAGS,
         "many": MANY,
+        "counted": counted(findings),
     }
 
 

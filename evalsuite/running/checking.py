@@ -46,7 +46,7 @@ BATTERY: Mapping[str, Any] = {
 """What is asked where no suite is named: tests that need no data beside the data set."""
 
 COLUMNS = (
-    *("candidate", "seed", "ratio", "parameters", "macs", "metric", "condition"),
+    *("candidate", "seed", "ratio", "parameters", "macs", "packed", "metric", "condition"),
     *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "passed", "reason"),
 )
 

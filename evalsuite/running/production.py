@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from evalsuite.axes import USUAL, saved
 from evalsuite.choices import Choice
 from evalsuite.data.views import Gallery, View
 from evalsuite.errors import CheckpointError, EvalsuiteError, StoreError
@@ -251,18 +252,19 @@ class Production:
         self.store.forget_candidate(key)  # its record must not outlive its weights
         save(model, settings, path)
         spent = cost(model, self._shape)
+        whole = spent if parent is None else parent.cost
+        axis = next((one.plugin.axis for one in self.suite.producers if one.label == key.method), USUAL)
         candidate = Candidate(
             method=key.method,
             seed=key.seed,
             target_ratio=key.target_ratio,
-            ratio=0.0 if parent is None else 1 - spent.nonzero / parent.cost.nonzero,
-            prunable_ratio=0.0
-            if parent is None
-            else 1 - spent.prunable_nonzero / parent.cost.prunable_nonzero,
+            ratio=saved(spent, whole, axis) or 0.0,
+            prunable_ratio=saved(spent, whole, "prunable_nonzero") or 0.0,
             cost=spent,
             weights=weights_digest(model),
             model=settings,
             history=lineage,
+            axis=axis,
         )
         self.store.write_candidate(key, candidate, digest=digest)
         for left in path.parent.glob(f"{key.target_ratio!r}.*.training"):
