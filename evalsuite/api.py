@@ -157,13 +157,13 @@ def check(
         progress: Called after each cell.
 
     Returns:
-        One row per candidate, metric and condition with the column ``passed``, and the run.
+        One row per candidate, metric and condition with the columns ``passed`` and ``shown``, and the run.
 
     Raises:
         UserError: If a file cannot be read, does not fit, or something else in the question is wrong.
     """
     found = run(suite_of(question, folder=Path.cwd()), out=out, options=options, progress=progress)
-    return verdicts(found), found
+    return verdicts(found, proof=question.proof), found
 
 
 def evaluate(

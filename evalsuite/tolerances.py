@@ -73,6 +73,17 @@ def limits(tolerance: Tolerance, *, of: str = "") -> dict[str, Limit]:
     return {where: limit(rule, of=f"{of} on {where!r}") for where, rule in tolerance.items()}
 
 
+def moving(tolerance: Rule | Mapping[str, Tolerance]) -> bool:
+    """Returns whether a tolerance, or one by metric or condition, is a share of the parent's value.
+
+    >>> moving({"accuracy": 0.01, "nll": {"fog/3": "10%", "*": 0.1}}), moving(0.01)
+    (True, False)
+    """
+    if isinstance(tolerance, Mapping):
+        return any(moving(one) for one in tolerance.values())
+    return isinstance(tolerance, str) and tolerance.strip().endswith("%")
+
+
 def applying(rules: Mapping[str, Limit], condition: str, group: str = "") -> Limit | None:
     """Returns the limit on a condition: its own, else its group's, else that of the rest; ``None`` if it has none."""
     return next((rules[name] for name in (condition, group, REST) if name and name in rules), None)

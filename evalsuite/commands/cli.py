@@ -146,6 +146,7 @@ def check_command(
     metric: Annotated[
         list[str] | None, typer.Option(help="Only this metric decides; may be repeated.")
     ] = None,
+    proof: Annotated[bool, typer.Option("--proof", help="Pass only what is shown at 95 %.")] = False,
     out_dir: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("reports/check"),
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:<n>, or several: cuda:0,1.")] = "cpu",
     workers: Annotated[
@@ -178,6 +179,7 @@ def check_command(
         suite=suite,
         tolerances=parsed(tolerance or []),
         metrics=tuple(metric or ()),
+        proof=proof,
     )
     options = Options(
         device=device,

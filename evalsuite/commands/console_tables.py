@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from evalsuite.results import Run
 
-FLAGS = ("censored", "infeasible", "non_monotone", "incomplete", "underpowered")
+FLAGS = ("censored", "infeasible", "non_monotone", "incomplete", "at_chance", "underpowered")
 MANY = 6
 """Methods beyond which a table with a column for each is too wide."""
 TITLE = "Prune potential: commensurate up to this ratio"
@@ -109,7 +109,7 @@ def print_thresholds(rows: pd.DataFrame) -> None:
         table.add_column(title, justify="right")
     table.add_column("flags")
     for _, row in rows.iterrows():
-        flags = [name for name in FLAGS if row[name]]
+        flags = [name for name in FLAGS if row.get(name)]
         low, high = row["potential_low"], row["potential_high"]
         place = (
             row["condition"] if row["aggregate"] == "single" else f"{row['condition']} ({row['aggregate']})"
@@ -137,7 +137,7 @@ def print_cross(rows: pd.DataFrame) -> None:
     table.add_column("verdict")
     for _, row in rows.iterrows():
         numbers = ("value", "other_value", "value_other_recipe", "other_value_other_recipe")
-        verdict = f"{row['winner']} wins under both" if row["winner"] else row["verdict"]
+        verdict = f"{row['winner']} under both: {row['verdict']}" if row["winner"] else row["verdict"]
         methods = (escaped(str(row[name])) for name in ("method", "other_method"))
         table.add_row(
             f"{row['target_ratio']:.1%}",
@@ -153,7 +153,10 @@ def _share(ratio: float) -> str:
 
 
 def print_verdicts(found: pd.DataFrame) -> None:
-    """Prints one line per candidate and metric: the condition with the largest drop, and how many failed."""
+    """Prints one line per candidate and metric: the condition with the largest drop, and how many failed.
+
+    Beside the verdict on what was measured stands how much of it the images show at 95 %.
+    """
     table = Table(box=None, pad_edge=False)
     for title in (
         "candidate",
@@ -173,8 +176,7 @@ def print_verdicts(found: pd.DataFrame) -> None:
     table.add_column("verdict")
     for (candidate, metric), rows in found.groupby(["candidate", "metric"], sort=False):
         worst = rows.sort_values("drop", ascending=False, na_position="first", kind="stable").iloc[0]
-        failed = int((~rows["passed"]).sum())
-        verdict = "[green]pass[/]" if not failed else f"[bold red]FAIL[/] {failed} of {len(rows)}"
+        verdict = _verdict(rows)
         numbers = (f"{worst[name]:.4f}" for name in ("value", "parent", "drop"))
         interval = f"{worst['drop_low']:+.4f} {worst['drop_high']:+.4f}"
         place = (
@@ -187,6 +189,16 @@ def print_verdicts(found: pd.DataFrame) -> None:
         )
         table.add_row(*place, *numbers, interval, f"{worst['tolerance']:g}", verdict)
     out.print(table)
+
+
+def _verdict(rows: pd.DataFrame) -> str:
+    """How many conditions failed, and of how many the images show at 95 % what was found."""
+    failed, count = int((~rows["passed"]).sum()), len(rows)
+    if failed:
+        shown = int((rows["shown"] == "not commensurate").sum())
+        return f"[bold red]FAIL[/] {failed} of {count} ({shown} shown)"
+    shown = int((rows["shown"] == "commensurate").sum())
+    return f"[green]pass[/] ({shown} of {count} shown)"
 
 
 def _count(number: Any) -> str:

@@ -2,7 +2,8 @@
 
 A candidate is commensurate where its drop (how much worse it is than the parent of the same seed on the same
 images, in the metric's own unit) is at most the tolerance; equality passes. Nothing is interpolated or
-extrapolated: every answer is a ratio that was tested.
+extrapolated: every answer is a ratio that was tested. Where several candidates of a curve have the same measured ratio
+(a coarse method may make of two targets one network), the ratio is commensurate if all of them are.
 
 A drop is a difference of two rounded numbers: ``0.905 - 0.9`` is a little more than 0.005. A drop therefore
 equals the tolerance if they differ by at most `ULPS` units in the last place of the largest number involved
@@ -98,7 +99,7 @@ def verdicts(curves: Curves) -> dict[str, Array]:
         return np.take_along_axis(array, order, axis=-1)
 
     x, drops, widths, limit = map(risen, (curves.ratios, curves.drops, curves.widths, limits))
-    passed = drops <= limit
+    passed = _each(x, drops <= limit)
     failed = ~np.isnan(x) & ~passed
     potential = _reached(x, passed)
     potential_any = _largest(x, passed)
@@ -143,6 +144,14 @@ def _proven(x: Floats, limit: Floats, *, drops: Floats, **proofs: Floats) -> dic
         "potential_high": np.where(both, high, np.nan),
         "certified_method": np.where(known_method, _reached(x, method_uppers <= limit), np.nan),
     }
+
+
+def _each(ratios: Floats, passed: Flags) -> Flags:
+    """Where the candidate passed and all others at its very ratio: two targets may have led to one ratio."""
+    if not (np.diff(ratios, axis=-1) == 0).any():
+        return passed
+    same = ratios[..., :, None] == ratios[..., None, :]
+    return passed & ~marked_any(same & ~passed[..., None, :], -1)
 
 
 def _reached(ratios: Floats, passed: Flags) -> Floats:

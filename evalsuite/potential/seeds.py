@@ -86,13 +86,15 @@ def _method_uppers(curves: Curves, means: Curves) -> Floats:
 
     The margin for the seeds (Student's t over the drops of the seeds) and the margin for the images (that of
     the mean over fixed seeds) are added as squares, as if independent. Each seed's own image noise is in both,
-    so the bound errs on the careful side.
+    so the bound errs on the careful side. What varies over the seeds is the drop beside the seed's own limit,
+    which moves with its parent where the tolerance is relative.
     """
     inside = curves.exist[..., None]
     count = inside.sum(axis=1, keepdims=True)
     freedom = np.maximum(count - 1, 1)
     with np.errstate(invalid="ignore"):  # infinite drops have no spread
-        deviations = np.where(inside, curves.drops - means.drops, 0.0)
+        beside = curves.drops - curves.limits[..., None]
+        deviations = np.where(inside, beside - (means.drops - means.limits[..., None]), 0.0)
         spread = np.sqrt((deviations**2).sum(axis=1, keepdims=True) / freedom)
         of_images = np.maximum(means.uppers - means.drops, 0.0)
         of_seeds = stdtrit(freedom, 0.95) * spread / np.sqrt(np.maximum(count, 1))

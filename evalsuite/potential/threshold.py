@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from evalsuite.errors import UserError
+from evalsuite.potential.chance import at_chance
 from evalsuite.potential.curves import Curves, Flags, joined, marked_any, mean_curves, taken, verdicts
 from evalsuite.potential.seeds import ALL, published, with_seed_means
 from evalsuite.potential.tidy import Axes, tabulated
@@ -28,11 +29,12 @@ COLUMNS = (
     *("method", "seed", "metric", "condition", "group", "aggregate", "unit", "higher_is_better", "tolerance"),
     *("reference", "potential", "potential_any", "potential_any_mean", "potential_any_std"),
     *("certified", "potential_low", "potential_high", "certified_method", "first_failure"),
-    *("censored", "infeasible", "non_monotone", "incomplete", "underpowered", "n", "tested"),
+    *("censored", "infeasible", "non_monotone", "incomplete", "at_chance", "underpowered", "n", "tested"),
 )
 LABELS = ("metric", "condition", "group", "aggregate", "unit", "higher_is_better")
 PROVEN = ("certified", "potential_low", "potential_high", "certified_method")
 FLAGS = ("censored", "infeasible", "non_monotone", "incomplete")
+ANY = (*FLAGS, "at_chance")
 AGGREGATES = ("mean", "minimum", "of-mean")
 
 
@@ -112,6 +114,9 @@ def thresholds(
     columns ``potential_any_mean`` and ``potential_any_std`` (ddof 0) follow the published convention: the
     potential of each seed first, then mean and standard deviation over the seeds, where there are several.
 
+    ``at_chance`` says that a network which guesses would pass: the parent is better than that by no more than the
+    tolerance, so that a potential says little.
+
     A group of two or more conditions has three more rows, with the group's name as the condition.
     ``certified``, ``potential_low`` and ``potential_high`` are about these networks: the images are a sample, the
     seeds are fixed; in headline rows they are about the mean over these seeds. ``certified_method`` is about the
@@ -128,7 +133,8 @@ def thresholds(
             parent), ``metric``, ``condition``, ``value``; optional ``seed`` (default 0), ``target_ratio``
             (default: the ratio), ``group``, ``n`` (images), ``unit``, ``status`` (other than ``ok``: not
             measured), ``drop`` (default: from the values), ``drop_low`` and ``drop_high`` (95 % interval),
-            ``drop_upper`` and ``drop_floor`` (`records.Bounds`), ``higher_is_better``.
+            ``drop_upper`` and ``drop_floor`` (`records.Bounds`), ``higher_is_better``, ``chance`` (value of a network
+            that guesses).
         tolerance: Largest drop that is commensurate: one for each metric that is to be judged, or a single one
             for all metrics that have a direction. A number is in the metric's unit, ``"5%"`` a share of the
             parent's value; a mapping gives rules by condition or group, ``*`` for the others, and judges the
@@ -157,7 +163,8 @@ def thresholds(
     means = [mean_curves(taken(curves, members), 2, expected=len(members)) for _, members in groups]
     curves = joined([curves, *means], axis=2)
     entities = _entities(axes.pairs, groups)
-    found = verdicts(curves)
+    alike = [*range(len(axes.pairs)), *(members[0] for _, members in groups)]  # a group is like its first
+    found = verdicts(curves) | {"at_chance": at_chance(axes.pairs.iloc[alike], curves)}
     found = _with_summaries(found, [members for _, members in groups], curves.exist)
     origin = entities["origin"].to_numpy()
     partial = curves.partial[:, :, origin]
@@ -266,7 +273,7 @@ def _shared(found: dict[str, Array], member: Flags) -> dict[str, Array]:
     power = np.where(member, found["underpowered"], 0.0)
     wide = marked_any(power == 1, 2, keepdims=True)
     return {
-        **{name: marked_any(member & found[name], 2, keepdims=True) for name in FLAGS},
+        **{name: marked_any(member & found[name], 2, keepdims=True) for name in ANY},
         "first_failure": np.fmin.reduce(
             np.where(member, found["first_failure"], np.nan), axis=2, keepdims=True
         ),

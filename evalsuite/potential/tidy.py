@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 REQUIRED = ("method", "ratio", "metric", "condition", "value")
 LIMITS = ("drop_low", "drop_high", "drop_upper", "drop_floor")
 RESULTS = ("value", "drop", *LIMITS, "n")
-NUMBERS = ("ratio", "target_ratio", *RESULTS)
+NUMBERS = ("ratio", "target_ratio", "chance", *RESULTS)
 DIRECTION_HINT = "give a column higher_is_better with True or False, or the argument higher_is_better"
 OPTIONAL: dict[str, Any] = {
     "seed": 0,
@@ -40,6 +40,7 @@ OPTIONAL: dict[str, Any] = {
     "reason": "",
     "drop": np.nan,
     **dict.fromkeys(LIMITS, np.nan),
+    "chance": np.nan,
     "higher_is_better": None,
 }
 
@@ -51,7 +52,7 @@ class Axes:
     Attributes:
         methods: Labels in order of first appearance.
         seeds: Training seeds in order of first appearance.
-        pairs: A row for each metric and condition, with columns metric, condition, group, unit,
+        pairs: A row for each metric and condition, with columns metric, condition, group, unit, chance,
             higher_is_better, and limit (`evalsuite.tolerances.Limit`).
         ladders: Target ratios of each method, rising: one for each slot that it uses.
     """
@@ -92,6 +93,8 @@ def tabulated(
     units = _constant(table, ["metric"], "unit")
     keys = zip(pairs["metric"], pairs["condition"], strict=True)
     pairs["group"] = [groups.get(key, "") for key in keys]
+    chances = _constant(table, ["metric"], "chance")
+    pairs["chance"] = [chances.get(metric, np.nan) for metric in pairs["metric"]]
     pairs["unit"] = [units.get(metric, "") for metric in pairs["metric"]]
     pairs["higher_is_better"] = [known[metric] for metric in pairs["metric"]]
     judged = pd.MultiIndex.from_frame(pairs[["metric", "condition"]])

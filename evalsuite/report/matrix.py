@@ -36,6 +36,10 @@ FLAGS: Mapping[str, tuple[str, str]] = {
         "the 95 % interval of a deciding drop is wider than the tolerance: more images needed",
     ),
     "incomplete": ("§", "a ratio could not be measured and counts as failed"),
+    "at_chance": (
+        "°",
+        "a network that only guesses would pass: its parent is better than that by no more than the tolerance",
+    ),
 }
 """Mark and meaning of each flag of a threshold."""
 

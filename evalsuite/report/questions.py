@@ -16,7 +16,7 @@ _OOD = ("msp_auroc", "energy_auroc")
 _CALIBRATION = ("ece_equal_width", "ece_l2_squared_debiased", "ece_equal_mass", "ece_smooth", "brier", "nll")
 _SHIFTED = ("ece_equal_width_scaled", "brier_scaled", "nll_scaled", "brier")
 _SIMILARITY = ("agreement", "broken", "softmax_distance")
-_ANY = ("infeasible", "non_monotone", "incomplete", "underpowered")
+_ANY = ("infeasible", "non_monotone", "incomplete", "at_chance", "underpowered")
 """Flags that hold for the worst of several conditions where they hold for one of them."""
 
 

@@ -14,15 +14,16 @@ from evalsuite.axes import AXES, USUAL, known
 from evalsuite.errors import StoreError, UserError
 from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Candidate, Metric, Score
-from evalsuite.results.comparison import Comparison
+from evalsuite.results.comparison import Comparison, careful
 from evalsuite.results.contents import Contents
 from evalsuite.results.counting import COSTS, UNCOUNTED, axes_of, identity, notes, off_curve, on_axis
 from evalsuite.results.excess import excess_slopes
 from evalsuite.results.forgetting import forgetting
+from evalsuite.results.guessing import chances
 from evalsuite.results.reliability import reliability
 from evalsuite.storage.store import Cell, Key, Store
 from evalsuite.suite import DENSE
-from evalsuite.tolerances import Rule, Tolerance, narrowed
+from evalsuite.tolerances import Rule, Tolerance, moving, narrowed
 
 COLUMNS = (
     *("method", "seed", "target_ratio", "ratio", "axis", "prunable_ratio"),
@@ -105,18 +106,24 @@ class Run:
 
         Args:
             tolerance: One for all metrics, or by metric. What ``certified`` rests on is there for the metrics that
-                the run has tolerances for: give others as `tolerances` to `Run`.
+                the run has tolerances for: give others as `tolerances` to `Run`. Where one is a share of the
+                parent's value, bounds are computed anew, for they depend on it.
 
         Raises:
             UserError: If a tolerance is for what nobody measured, or no candidate saves anything on the axis.
         """
         self._check_saved()
+        if tolerance is not None and moving(tolerance) and tolerance != self.tolerances:
+            return Run(self.path, tolerances=self._by_metric(tolerance), axis=self.axis).thresholds()
         table = self._paired()
         wanted = self._measured_rules(table) if tolerance is None else tolerance
         if table.empty or (isinstance(wanted, Mapping) and not wanted):
             table, wanted = table.head(0), {}
         seeds = self.comparison.over_seeds()
-        curved = None if seeds is None or table.empty else seeds[self._curved(seeds)]
+        searched = list(self.record.get("tested", {}))
+        curved = None if seeds is None or table.empty else careful(seeds[self._curved(seeds)], searched)
+        table = careful(table, searched)
+        table["chance"] = chances(table["metric"], self._suite.get("model") or {})
         found = thresholds(table, tolerance=wanted, over_seeds=curved)
         found.insert(1, "axis", [self.counted_in(str(method)) for method in found["method"]])
         return found
@@ -129,6 +136,11 @@ class Run:
     def notes(self) -> list[dict[str, Any]]:
         """What a reader should know about models: what the record says, and who lies on no curve over the axis."""
         return [*(self.record.get("notes") or ()), *notes(self._off_curve)]
+
+    def _by_metric(self, tolerance: Rule | Mapping[str, Tolerance]) -> Mapping[str, Tolerance]:
+        if isinstance(tolerance, Mapping):
+            return tolerance
+        return {name: tolerance for name, one in self.metrics.items() if one.higher_is_better is not None}
 
     @property
     def tolerances(self) -> Mapping[str, Tolerance]:

@@ -34,7 +34,7 @@ def excess_slopes(scores: Scores, ratios: Mapping[Key, float], *, seed: int) -> 
     """Returns the slope of the excess error over the prune ratio, in percentage points at a ratio of 1.
 
     Rows with seed ``all`` are least squares over the points of all seeds. ``images_*`` are 95 % intervals for these
-    networks, ``seeds_*`` for the method (whole seeds are resampled in spirit: Student's t, from three seeds on),
+    networks, ``seeds_*`` for the method (Student's t over whole seeds, from three on, and the images' margin),
     ``published_*`` the percentile bootstrap over points of the published code, which is too narrow.
 
     Args:
@@ -91,8 +91,10 @@ def _rows(
     ratios = np.concatenate([curve.ratios for curve in curves.values()])
     if len({curve.excess.shape[1] for curve in curves.values()}) == 1:
         pooled = _Curve(ratios, np.concatenate([curve.excess for curve in curves.values()]))
-        low, high = slope_over_seeds(np.array(list(slopes.values())))
-        headline = {**_row(pooled, seed=seed), "seeds_low": low, "seeds_high": high}
+        headline = _row(pooled, seed=seed)
+        of_images = (headline["images_high"] - headline["images_low"]) / 2
+        ends = slope_over_seeds(np.array(list(slopes.values())), of_images=of_images)
+        headline |= dict(zip(("seeds_low", "seeds_high"), ends, strict=True))
         yield {"method": method, "seed": ALL, "condition": condition, **headline}
 
 

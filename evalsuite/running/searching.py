@@ -2,8 +2,9 @@
 
 More than a quarter of real curves are not monotone near the tolerance, so bisection alone may stop at the wrong
 failure: the ratios next to the boundary are tested as well, three below the failure and one above it, and if one below
-fails, the search goes on from there. What was not tested is said, and no conclusion rests on it. A chain is produced
-only as far as it is tested.
+fails, the search goes on from there. What was not tested is said, and no conclusion rests on it: what is certified is
+certified up to a tested ratio at every smaller *tested* one. Since drops decide which ratios those are, each is tested
+at 2.5 % instead of 5 %. A chain is produced only as far as it is tested.
 """
 
 from __future__ import annotations
@@ -14,7 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from evalsuite.errors import UserError
+from evalsuite.potential.curves import ULPS
 from evalsuite.registry import unknown
 from evalsuite.running.runner import run
 from evalsuite.suite import Suite, load
@@ -100,6 +104,9 @@ def _passed(found: Run, metric: str, condition: str, suite: Suite) -> dict[str, 
         drops = own.groupby("target_ratio")["drop"].agg(lambda x: x.mean(skipna=False))
         allowed = float(mine["tolerance"].get(choice.label, math.nan))
         passed[choice.label] = {
-            suite.ratios.index(target): bool(drop <= allowed) for target, drop in drops.items()
+            suite.ratios.index(target): bool(
+                drop <= allowed + ULPS * np.finfo(np.float64).eps * max(allowed, 1.0)
+            )
+            for target, drop in drops.items()
         }
     return passed

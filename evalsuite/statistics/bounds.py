@@ -2,41 +2,31 @@
 
 The networks at hand are fixed and the images are the sample (scope *networks*). With several seeds the drop is
 the mean over the seeds; all seeds see the same images, so their evidence is averaged image by image.
+`evalsuite.statistics.limits` has the limits of means, `evalsuite.statistics.functionals` those of the rest.
 
-* The mean of zeros and ones: corrected score limits (`score_limit`). With several seeds the losses and gains
-  of all seeds are divided by their design effect: the variance of the images' mean differences over that of
-  as many images that each seed saw alone.
-* The mean of other numbers: bootstrap-t. Replicates of mean and variance are one matrix product.
-* Other functionals (AUROC and its kin): percentiles of the replicates, and their standard deviation.
-
-Simultaneous lower bounds are max-T: one critical value for all candidates, from the largest standardised
-deviation among them in each replicate.
+A tolerance that is a share of the parent's value is as uncertain as that value: what this adds to the variance of
+"drop minus tolerance" is added to all margins, as squares.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtri
 
 from evalsuite.errors import ContractError
 from evalsuite.metrics import evaluate
 from evalsuite.records import Bounds
-from evalsuite.statistics.paired import BIASED, check_paired, direction, is_rate
-from evalsuite.statistics.rates import score_limit
-from evalsuite.statistics.resampling import drop, interval, resampled_means
+from evalsuite.statistics.functionals import of_functional
+from evalsuite.statistics.limits import Z_LIMIT, Z_ONE_SIDED, added_variance, of_means, of_rates, together
+from evalsuite.statistics.paired import check_paired, direction, is_rate
+from evalsuite.statistics.resampling import drop
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from evalsuite.records import Array, Floats, Metric
-
-ONE_SIDED = 0.95
-SIMULTANEOUS = 0.975
-Z_ONE_SIDED, Z_LIMIT = float(ndtri(ONE_SIDED)), float(ndtri(SIMULTANEOUS))
-FEWEST = 10
-"""Images on which parent and candidate must differ before resampling, or a design effect, tells anything."""
+    from evalsuite.statistics.limits import Limits
 
 
 def bounds(
@@ -45,6 +35,7 @@ def bounds(
     candidates: Sequence[Mapping[str, Array]],
     *,
     weights: Mapping[str, Array],
+    share: float = 0.0,
 ) -> Bounds:
     """Returns bounds on the drops of the candidates of one parent, made by one method.
 
@@ -54,11 +45,14 @@ def bounds(
         candidates: Evidence of the candidates for the same images in the same order, at rising ratios: all
             that were measured, for `Bounds.floor` holds for exactly these together.
         weights: What `bootstrap_weights` drew for these populations; at least 1,000 replicates.
+        share: Which share of the parent's value the tolerance is; 0 if it is a fixed amount.
 
     Returns:
         Bounds over the candidates. `low` and `high` are those of `paired_drop_interval`. `upper` and `floor`
-        are NaN for functionals in `BIASED`; they are infinite where a mean that is no rate differs on
-        fewer than `FEWEST` images, because such a sample shows no tail.
+        are NaN for functionals in `BIASED`; they are infinite where a mean of numbers outside [0, 1] differs on
+        fewer than `FEWEST` images, because such a sample shows no tail. With a `share` all of them are about the
+        drop beside a tolerance that moves with the parent's value, so compare them with that of the sample; they
+        hold for the drop itself as well.
 
     Raises:
         ContractError: If the metric has no direction, there are no candidates, weights are missing, or
@@ -68,7 +62,7 @@ def bounds(
         Romano and Wolf 2005, "Exact and approximate stepdown methods for multiple hypothesis testing" (max-T);
         Efron and Tibshirani 1993, "An introduction to the bootstrap", section 12.5 (bootstrap-t).
     """
-    return mean_bounds(metric, [parent], [candidates], weights=weights)
+    return mean_bounds(metric, [parent], [candidates], weights=weights, share=share)
 
 
 def mean_bounds(
@@ -77,6 +71,7 @@ def mean_bounds(
     candidates: Sequence[Sequence[Mapping[str, Array]]],
     *,
     weights: Mapping[str, Array],
+    share: float = 0.0,
 ) -> Bounds:
     """Returns bounds on the mean drops over seeds: the seeds are fixed, the images a sample.
 
@@ -85,6 +80,7 @@ def mean_bounds(
         parents: Evidence of the parent of each seed, all on the same images.
         candidates: For each seed its candidates; those at one place belong to one target ratio.
         weights: See `bounds`.
+        share: See `bounds`; the tolerance is then this share of the parents' mean value.
 
     Returns:
         Bounds over the places.
@@ -97,22 +93,39 @@ def mean_bounds(
         the analysis of clustered binary data" (counts divided by it).
     """
     _check(parents, candidates)
-    higher = direction(metric)
-    estimate = np.mean(
-        [
-            [drop(_point(metric, parent), _point(metric, c), higher_is_better=higher) for c in seed]
-            for parent, seed in zip(parents, candidates, strict=True)
-        ],
-        axis=0,
-    )
-    if metric.functional != "mean":
-        low, high, upper, floor = _of_functional(metric, parents, candidates, weights=weights)
+    direction(metric)
+    if metric.functional == "mean":
+        limits, added = _of_images(metric, parents, candidates, weights=weights, share=share)
     else:
-        everything = (*parents, *(evidence for seed in candidates for evidence in seed))
-        rule = _of_rates if all(is_rate(evidence) for evidence in everything) else _of_means
-        differences = _differences(parents, candidates) * (1 if higher else -1)
-        low, high, upper, floor = rule(differences, _weights_of(parents[0], weights))
+        limits, added = of_functional(metric, parents, candidates, weights=weights, share=share)
+    estimate = _estimated(metric, parents, candidates)
+    low, high, upper, floor = _widened(estimate, limits, added) if share else limits
     return Bounds(estimate, low, high, np.maximum(upper, estimate), np.minimum(floor, estimate))
+
+
+def _estimated(
+    metric: Metric,
+    parents: Sequence[Mapping[str, Array]],
+    candidates: Sequence[Sequence[Mapping[str, Array]]],
+) -> Floats:
+    """Mean drops over the seeds, from the metric itself."""
+    higher = direction(metric)
+    drops = [
+        [drop(_point(metric, parent), _point(metric, c), higher_is_better=higher) for c in seed]
+        for parent, seed in zip(parents, candidates, strict=True)
+    ]
+    return np.asarray(np.mean(drops, axis=0))
+
+
+def _widened(estimate: Floats, limits: Limits, added: Floats) -> Limits:
+    """Limits on a drop beside a moving tolerance: its `added` variance joins each margin, as squares."""
+    error = np.sqrt(np.maximum(added, 0.0))
+    signs, quantiles = (-1, 1, 1, -1), (Z_LIMIT, Z_LIMIT, Z_ONE_SIDED, together(len(estimate)))
+    low, high, upper, floor = (
+        estimate + sign * np.hypot(np.maximum(sign * (limit - estimate), 0.0), z * error)
+        for sign, z, limit in zip(signs, quantiles, limits, strict=True)
+    )
+    return low, high, upper, floor
 
 
 def _point(metric: Metric, evidence: Mapping[str, Array]) -> float:
@@ -130,6 +143,33 @@ def _check(
         )
     for evidence in (*parents[1:], *(one for seed in candidates for one in seed)):
         check_paired(parents[0], evidence)
+
+
+def _of_images(
+    metric: Metric,
+    parents: Sequence[Mapping[str, Array]],
+    candidates: Sequence[Sequence[Mapping[str, Array]]],
+    *,
+    weights: Mapping[str, Array],
+    share: float,
+) -> tuple[Limits, Floats]:
+    """Limits on the mean of one number per image, and the variance that a moving tolerance adds."""
+    everything = (*parents, *(evidence for seed in candidates for evidence in seed))
+    differences = _differences(parents, candidates) * (1 if direction(metric) else -1)
+    drawn = _weights_of(parents[0], weights)
+    if all(is_rate(evidence) for evidence in everything):
+        limits = of_rates(differences, drawn)
+    else:
+        limits = of_means(differences, drawn, unit=all(_inside_unit(evidence) for evidence in everything))
+    if not share:
+        return limits, np.zeros(differences.shape[2])
+    values = np.mean([np.ravel(next(iter(parent.values()))).astype(np.float64) for parent in parents], axis=0)
+    moving = share * np.sign(values.mean()) * values
+    return limits, added_variance(differences.mean(axis=0), moving) / len(values)
+
+
+def _inside_unit(evidence: Mapping[str, Array]) -> bool:
+    return all(bool(((x >= 0) & (x <= 1)).all()) for x in map(np.asarray, evidence.values()))
 
 
 def _weights_of(parent: Mapping[str, Array], weights: Mapping[str, Array]) -> Array:
@@ -157,89 +197,3 @@ def _differences(
             for parent, seed in zip(parents, candidates, strict=True)
         ]
     )
-
-
-def _of_rates(differences: Floats, weights: Array) -> tuple[Floats, ...]:
-    """Score limits of -1, 0 and 1, shape (S, N, R)."""
-    seeds, images, _ = differences.shape
-    losses, gains = ((differences * sign > 0).sum(axis=(0, 1)) for sign in (1, -1))
-    mean = differences.mean(axis=0)
-    variance = mean.var(axis=0)
-    alone = (losses + gains) / (seeds * images) - mean.mean(axis=0) ** 2
-    with np.errstate(invalid="ignore", divide="ignore"):
-        effect = np.where(losses + gains < FEWEST, seeds, np.clip(seeds * variance / alone, 1, seeds))
-    lost, gained, n = losses / effect, gains / effect, seeds * images / effect
-    moving = variance > 0
-    deviations = resampled_means(weights, (mean - mean.mean(axis=0))[:, moving])
-    z = _critical(deviations / np.sqrt(variance[moving] / images))
-    z = min(max(z, Z_LIMIT), -float(ndtri((1 - SIMULTANEOUS) / len(variance))))  # Bonferroni is enough
-    return (
-        -score_limit(gained, lost, n=n, z=Z_LIMIT),
-        score_limit(lost, gained, n=n, z=Z_LIMIT),
-        score_limit(lost, gained, n=n, z=Z_ONE_SIDED, corrected=True),
-        -score_limit(gained, lost, n=n, z=z, corrected=True),
-    )
-
-
-def _of_means(differences: Floats, weights: Array) -> tuple[Floats, ...]:
-    """Bootstrap-t bounds, and percentile intervals, of the means of any numbers, shape (S, N, R)."""
-    each = differences.mean(axis=0)
-    mean = each.mean(axis=0)
-    centred = each - mean
-    error = centred.std(axis=0) / np.sqrt(len(each))
-    replicates = resampled_means(weights, np.concatenate([centred, centred**2], axis=1))
-    first, second = np.split(replicates, 2, axis=1)
-    errors = np.sqrt(np.maximum(second - first**2, 0.0) / len(each))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        deviations = first / errors  # infinite where a resample has no spread: it then allows no bound
-    equal = error <= np.finfo(np.float64).eps * np.abs(each).max(axis=0)
-    known = ~equal & ((each != 0).sum(axis=0) >= FEWEST)
-    reach, critical = np.full(mean.shape, -np.inf), _critical(deviations[:, known])
-    reach[known] = _ordered(deviations[:, known], 1 - ONE_SIDED)
-    with np.errstate(invalid="ignore"):
-        upper = np.where(equal, mean, mean - reach * error)
-        floor = np.where(equal, mean, np.where(known, mean - critical * error, -np.inf))
-    low, high = interval((first + mean).T)
-    return low, high, upper, floor
-
-
-def _of_functional(
-    metric: Metric,
-    parents: Sequence[Mapping[str, Array]],
-    candidates: Sequence[Sequence[Mapping[str, Array]]],
-    *,
-    weights: Mapping[str, Array],
-) -> tuple[Floats, ...]:
-    """Limits from the replicates of any functional; those of a parent are computed once."""
-    higher = direction(metric)
-
-    def drops(parent: Mapping[str, Array], seed: Sequence[Mapping[str, Array]], drawn: Any) -> Floats:
-        reference = evaluate(metric.functional, parent, weights=drawn)
-        values = (evaluate(metric.functional, candidate, weights=drawn) for candidate in seed)
-        return np.stack([drop(reference, value, higher_is_better=higher) for value in values], axis=-1)
-
-    pairs = list(zip(parents, candidates, strict=True))
-    estimate = np.mean([drops(*pair, None) for pair in pairs], axis=0)
-    replicates = np.mean([drops(*pair, weights) for pair in pairs], axis=0)
-    if metric.functional in BIASED:
-        unknown = np.full(estimate.shape, np.nan)
-        return (*interval((replicates - 2 * (replicates.mean(axis=0) - estimate)).T), unknown, unknown)
-    error = replicates.std(axis=0)
-    moving = error > 0
-    critical = _critical((replicates - estimate)[:, moving] / error[moving])
-    return (*interval(replicates.T), _ordered(replicates, ONE_SIDED), estimate - critical * error)
-
-
-def _critical(deviations: Floats) -> float:
-    """Quantile of the largest deviation in each replicate, shape (B, R)."""
-    if not deviations.shape[1]:
-        return 0.0
-    return float(_ordered(deviations.max(axis=1, keepdims=True), SIMULTANEOUS)[0])
-
-
-def _ordered(replicates: Floats, share: float) -> Floats:
-    """The quantile of each column that is one of its numbers: of B + 1 equally likely places the outer."""
-    count = len(replicates)
-    place = np.ceil((count + 1) * share) if share > 0.5 else np.floor((count + 1) * share)
-    ranked: Floats = np.sort(replicates, axis=0)[int(np.clip(place, 1, count)) - 1]
-    return ranked

@@ -8,7 +8,7 @@ import numpy as np
 from scipy.special import nctdtr, ndtri, stdtrit
 
 from evalsuite.errors import UserError
-from evalsuite.statistics.bounds import ONE_SIDED, Z_ONE_SIDED
+from evalsuite.statistics.limits import ONE_SIDED, Z_ONE_SIDED
 from evalsuite.statistics.rates import null_moments
 
 FEWEST_SEEDS = 3

@@ -39,6 +39,9 @@ def test_a_good_model_passes_and_a_bad_one_fails(
     assert ratios["light"] == pytest.approx(0.2, abs=1e-3)  # measured: nobody said it
     assert ratios["heavy"] == pytest.approx(0.97, abs=1e-3)
     assert (rows["drop"] - (rows["parent"] - rows["value"])).abs().max() < 1e-12
+    assert set(rows.query("candidate == 'heavy'")["shown"]) == {
+        "open"
+    }  # it has no numbers: no gate lets it in
     page = (tmp_path / "both" / "index.html").read_text("utf-8")
     assert "heavy" in page
     cases = ET.parse(tmp_path / "junit.xml").getroot()  # noqa: S314  # our own file
@@ -223,6 +226,35 @@ def test_a_candidate_as_dense_as_its_parent_is_judged_and_lies_on_no_curve(
     assert {"again", "heavy"} == {row["candidate"] for row in json.loads(capsys.readouterr().out)}
     found = pd.read_csv(tmp_path / "run" / "thresholds.csv")
     assert set(found["method"]) == {"heavy"}
+
+
+def test_a_measured_drop_is_no_proof(
+    answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy of the parent loses nothing on 899 images; that alone allows a drop of 0.0033 on all others."""
+    weights = torch.load(shelf / "dense.pt", weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "again.pt")
+    words = [
+        "--candidate",
+        str(tmp_path / "again.pt"),
+        "--out",
+        str(tmp_path / "run"),
+        "--metric",
+        "accuracy",
+    ]
+    strict = [*words, "--tolerance", "accuracy=0.003"]
+    assert answer(*strict) == 0
+    assert "pass (0 of 2 shown)" in capsys.readouterr().out
+    assert answer(*strict, "--proof", "--junit", str(tmp_path / "junit.xml")) == 1
+    assert "do not show at 95 % that it is no more" in (tmp_path / "junit.xml").read_text("utf-8")
+    capsys.readouterr()
+    assert answer(*words, "--tolerance", "accuracy=0.004", "--proof", "--json") == 0
+    assert {row["shown"] for row in json.loads(capsys.readouterr().out)} == {"commensurate"}
+    last = [name for name in weights if name.endswith(".bias")][-1]
+    weights[last] = weights[last] + 1000 * (torch.arange(10) == 3)  # everything is a three
+    torch.save(weights, tmp_path / "threes.pt")
+    assert answer("--candidate", str(tmp_path / "threes.pt"), "--out", str(tmp_path / "threes")) == 1
+    assert "FAIL 2 of 2 (2 shown)" in capsys.readouterr().out
 
 
 def test_a_candidate_denser_than_its_parent_is_judged(

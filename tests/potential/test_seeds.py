@@ -50,3 +50,30 @@ def test_the_method_is_certified_too_far_in_at_most_one_in_twenty(
     if of_seeds and (common or own):
         networks = answers.loc[answers["seed"] == "all", "certified"] > 0
         assert networks.mean() > wrong.mean()  # the other question has another answer
+
+
+def test_a_limit_that_moves_with_the_parent_of_a_seed_varies_over_seeds_too() -> None:
+    """Parents differ, their children do not: half of the parent's error may be added, and truly is."""
+    random, count, seeds = np.random.default_rng(0), 3000, 5
+    conditions = np.arange(count)
+    own = 2 + 0.2 * random.normal(size=(seeds, count))
+    parents = pd.DataFrame(
+        {
+            "method": "dense",
+            "seed": np.repeat(np.arange(seeds), count),
+            "condition": np.tile(conditions, seeds),
+            "ratio": 0.0,
+            "value": own.ravel(),
+        }
+    )
+    candidates = parents.assign(method="m", ratio=0.5, value=3 + 1e-6 + 0.02 * random.normal(size=own.size))
+    table = pd.concat([parents, candidates]).assign(metric="error", higher_is_better=False)
+    upper = 3 - own.mean(axis=0)
+    given = pd.DataFrame(
+        {"condition": conditions, "drop_upper": upper, "drop_floor": -9.0, "drop_high": upper}
+    )
+    given = given.assign(method="m", metric="error", target_ratio=0.5, drop_low=-9.0)
+    answers = thresholds(table, tolerance="50%", over_seeds=given)
+    wrong = answers.loc[answers["seed"] == "all", "certified_method"] > 0
+    assert len(wrong) == count
+    assert wrong.mean() == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / count))

@@ -306,3 +306,62 @@ def test_agrees_with_plain_loops(curves: dict[tuple[str, int, str], dict[int, tu
             assert answer[name] == (NAN if value is None else pytest.approx(value)) or (
                 value is None and np.isnan(answer[name])
             ), (key, name)
+
+
+def test_candidates_of_one_measured_ratio_pass_together() -> None:
+    """A coarse method made of the targets 0.5 and 0.6 networks of one size: the ratio holds if both do."""
+    rows = [
+        ("dense", 0.0, 0.0, 0.90),
+        ("m", 0.4, 0.4, 0.90),
+        ("m", 0.5, 0.5, 0.90),
+        ("m", 0.6, 0.5, 0.80),
+        ("m", 0.7, 0.7, 0.90),
+    ]
+    table = pd.DataFrame(rows, columns=["method", "target_ratio", "ratio", "value"])
+    table = table.assign(metric="accuracy", condition="clean", higher_is_better=True)
+    table["drop_upper"] = table["drop_high"] = [np.nan, 0.005, 0.005, 0.105, 0.005]
+    table["drop_low"] = table["drop_floor"] = [np.nan, -0.005, -0.005, 0.095, -0.005]
+    for order in (table, table.iloc[[0, 4, 3, 2, 1]]):
+        found = thresholds(order, tolerance=0.01).query("seed == 'all'").iloc[0]
+        assert (found["potential"], found["first_failure"], found["potential_any"]) == (0.4, 0.5, 0.7)
+        assert (found["certified"], found["potential_low"], found["potential_high"]) == (0.4, 0.4, 0.4)
+        assert found["non_monotone"]
+        assert found["tested"] == "0.4 0.5 0.5 0.7"
+
+
+@pytest.mark.parametrize(
+    ("parent", "tolerance", "higher", "chance", "expected"),
+    [
+        (0.12, 0.02, True, 0.1, True),
+        (0.13, 0.02, True, 0.1, False),
+        (0.05, 0.01, True, 0.1, True),
+        (0.4, "90%", True, 0.1, True),
+        (2.2, 0.2, False, 2.3, True),
+        (2.0, 0.2, False, 2.3, False),
+        (0.12, 0.02, True, np.nan, False),
+    ],
+)
+def test_a_tolerance_that_a_guess_meets_is_flagged(
+    parent: float, tolerance: float | str, higher: bool, chance: float, expected: bool
+) -> None:
+    """A parent at 12 % of ten classes, two points tolerated: nothing can fail but by being worse than a guess."""
+    table = pd.DataFrame({"method": ["dense", "m"], "ratio": [0.0, 0.5], "value": [parent, parent]})
+    table = table.assign(metric="x", condition="clean", higher_is_better=higher)
+    assert thresholds(table, tolerance=tolerance)["at_chance"].tolist() == [False, False]
+    assert thresholds(table.assign(chance=chance), tolerance=tolerance)["at_chance"].tolist() == 2 * [
+        expected
+    ]
+
+
+def test_a_group_is_at_chance_where_one_of_its_conditions_is() -> None:
+    rows = [("dense", 0.0, "a", 0.9), ("m", 0.5, "a", 0.9), ("dense", 0.0, "b", 0.1), ("m", 0.5, "b", 0.1)]
+    table = pd.DataFrame(rows, columns=["method", "ratio", "condition", "value"])
+    table = table.assign(metric="x", group="g", higher_is_better=True, chance=0.1)
+    found = thresholds(table, tolerance=0.01).query("seed == 'all'").set_index(["condition", "aggregate"])
+    assert found["at_chance"].to_dict() == {
+        ("a", "single"): False,
+        ("b", "single"): True,
+        ("g", "mean"): True,
+        ("g", "minimum"): True,
+        ("g", "of-mean"): False,
+    }

@@ -10,6 +10,8 @@ from evalsuite import Run, api
 from evalsuite.commands import cli_results
 from evalsuite.errors import UserError
 from evalsuite.results.crossing import recipe_cross
+from evalsuite.statistics import paired_rate_interval
+from evalsuite.storage.store import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,8 +54,17 @@ def test_the_winner_under_each_recipe_is_told(crossed: Run) -> None:
         assert [row.value, row.other_value] == long
         assert [row.value_other_recipe, row.other_value_other_recipe] == short
         if long[0] > long[1] and short[0] > short[1]:
-            assert (row.winner, row.verdict) == ("magnitude", "the methods differ")
+            assert row.winner == "magnitude"
+            apart = row.low > 0 and row.low_other_recipe > 0
+            assert row.verdict == ("the methods differ" if apart else "the same winner, perhaps by chance")
     assert "magnitude" in set(found["winner"]), "random pruning without training should lose"
+    first = found.iloc[0]
+    better, worse = (
+        crossed.comparison.scores[Key(method, 0, first["target_ratio"]), "accuracy", "clean"].evidence["test"]
+        for method in ("magnitude", "random")
+    )
+    counts = int((better & ~worse).sum()), int((worse & ~better).sum())
+    assert (first["low"], first["high"]) == pytest.approx(paired_rate_interval(*counts, n=better.size))
 
 
 def test_lower_is_better_is_turned_round(crossed: Run) -> None:

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 
 from evalsuite import Run, api
 from evalsuite.errors import StoreError, UserError
+from evalsuite.results.guessing import chances
 from evalsuite.running.provenance import Options
 from evalsuite.statistics import paired_rate_interval
 
@@ -250,6 +251,7 @@ def test_other_tolerances_bring_their_own_bounds(done: Run) -> None:
     found = again.thresholds()
     assert set(found["metric"]) == {"nll", "accuracy"}
     assert set(found.query("metric == 'accuracy'")["condition"]) == {"clean"}
+    pd.testing.assert_frame_equal(found, done.thresholds({"nll": "50%", "accuracy": {"clean": 0.02}}))
     clean = found.query("metric == 'nll' and condition == 'clean' and seed == 'all'")
     assert clean["certified"].notna().all()
     assert clean["tolerance"].to_numpy() == pytest.approx(clean["reference"] / 2)
@@ -337,3 +339,21 @@ def test_a_folder_that_is_no_run_is_said(text: str | None, tmp_path: Path) -> No
         (tmp_path / "run.json").write_text(text)
     with pytest.raises(StoreError, match="run"):
         Run(tmp_path)
+
+
+def test_a_guess_is_worth_what_the_number_of_classes_says() -> None:
+    """Ten classes: a constant answer is right in a tenth, before and after an attack, and log 10 nats off."""
+    names = pd.Series(
+        ["accuracy", "accuracy_top5", "robust_accuracy", "energy_auroc", "nll", "brier", "broken"]
+    )
+    found = chances(names, {"classes": 10})
+    assert found[:-1].tolist() == pytest.approx([0.1, 0.5, 0.1, 0.5, 2.302585, 0.9])
+    assert np.isnan(found.iloc[-1])
+    assert chances(names, {}).isna().all()
+
+
+def test_a_run_says_where_a_guess_would_pass(done: Run) -> None:
+    loose = done.thresholds({"accuracy": 1.0, "robust_accuracy": 0.0})
+    assert loose.query("metric == 'accuracy'")["at_chance"].all()
+    robust = loose.query("metric == 'robust_accuracy' and aggregate == 'single'")
+    assert robust["at_chance"].tolist() == (robust["reference"] <= 0.1).tolist()

@@ -1,0 +1,124 @@
+"""Limits on mean drops from the replicates of any functional: areas under curves, error rates, ratios.
+
+Upper limits are percentiles of the replicates, corrected for bias and skewness; simultaneous lower bounds come from
+their standard deviation. Where a detector makes hardly an error on the sample, no bound is nearer to the drop than
+the rule of three allows: detectors that separate the sample without an error need not separate every image.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from evalsuite.metrics import evaluate
+from evalsuite.statistics.limits import FEWEST, ONE_SIDED, SIMULTANEOUS, Z_ONE_SIDED, added_variance, critical
+from evalsuite.statistics.paired import BIASED, direction
+from evalsuite.statistics.resampling import drop, interval
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from evalsuite.records import Array, Floats, Metric
+    from evalsuite.statistics.limits import Limits
+
+MOST_SKEWED = 0.9
+"""Where the correction for skewness would break down."""
+BEST = {
+    f"{mean}{name}": best
+    for mean in ("", "mean_")
+    for name, best in (
+        ("auroc", 1.0), ("aupr_in", 1.0), ("aupr_out", 1.0), ("fpr95_id_positive", 0.0), ("fpr95_ood_positive", 0.0),
+    )
+}  # fmt: skip
+"""What a functional is where the two populations are told apart without an error."""
+
+
+def of_functional(
+    metric: Metric,
+    parents: Sequence[Mapping[str, Array]],
+    candidates: Sequence[Sequence[Mapping[str, Array]]],
+    *,
+    weights: Mapping[str, Array],
+    share: float,
+) -> tuple[Limits, Floats]:
+    """Limits from the replicates of any functional, and the variance that a moving tolerance adds."""
+    (estimate, _), (replicates, references) = (
+        _evaluated(metric, parents, candidates, drawn) for drawn in (None, weights)
+    )
+    added = added_variance(replicates, share * np.abs(references))
+    if metric.functional in BIASED:
+        unknown = np.full(estimate.shape, np.nan)
+        ends = interval((replicates - 2 * (replicates.mean(axis=0) - estimate)).T)
+        return (*ends, unknown, unknown), added
+    error = replicates.std(axis=0)
+    moving = error > 0
+    farthest = critical((replicates - estimate)[:, moving] / error[moving])
+    one = np.array([_unseen(metric, parents, column) for column in zip(*candidates, strict=True)])
+    rare, unseen = (-one * np.log(1 - level) for level in (ONE_SIDED, SIMULTANEOUS))
+    low, high = interval(replicates.T)
+    return (
+        np.minimum(low, estimate - unseen),
+        np.maximum(high, estimate + unseen),
+        np.maximum(_accelerated(replicates, estimate), estimate + rare),
+        estimate - np.maximum(farthest * error, unseen),
+    ), added
+
+
+def _evaluated(
+    metric: Metric,
+    parents: Sequence[Mapping[str, Array]],
+    candidates: Sequence[Sequence[Mapping[str, Array]]],
+    drawn: Mapping[str, Array] | None,
+) -> tuple[Floats, Floats]:
+    """Mean drops over the seeds, (R,) or (B, R), and mean values of the parents, () or (B,)."""
+    higher = direction(metric)
+    drops, references = [], []
+    for parent, seed in zip(parents, candidates, strict=True):
+        reference = evaluate(metric.functional, parent, weights=drawn)
+        values = (evaluate(metric.functional, candidate, weights=drawn) for candidate in seed)
+        drops.append(np.stack([drop(reference, value, higher_is_better=higher) for value in values], axis=-1))
+        references.append(reference)
+    return np.asarray(np.mean(drops, axis=0)), np.asarray(np.mean(references, axis=0))
+
+
+def _unseen(
+    metric: Metric, parents: Sequence[Mapping[str, Array]], candidates: Sequence[Mapping[str, Array]]
+) -> float:
+    """What one image weighs where the sample has too few errors to say how rare they are; elsewhere 0.
+
+    That is where a candidate makes fewer than `FEWEST` errors among the images of the smaller population, unless its
+    scores are those of the parent to the last digit: it is then the same network in other clothes.
+    """
+    pairs = list(zip(parents, candidates, strict=True))
+    same = all(np.array_equal(p[name], c[name]) for p, c in pairs for name in p)
+    if metric.functional not in BEST or same:
+        return 0.0
+    first, *others = (len(values) for values in parents[0].values())
+    weight = 1 / min(first, len(others) * min(others))
+    value = np.mean([evaluate(metric.functional, candidate) for candidate in candidates])
+    return weight if abs(value - BEST[metric.functional]) < FEWEST * weight else 0.0
+
+
+def _accelerated(replicates: Floats, estimate: Floats) -> Floats:
+    """One-sided upper limits at the percentile that allows for bias and skewness of the replicates, (B, R).
+
+    The acceleration is a sixth of their skewness: that of an estimate which is nearly a mean.
+
+    References:
+        Efron 1987, "Better bootstrap confidence intervals" (BCa); Efron and Tibshirani 1993, section 14.3.
+    """
+    centred = replicates - replicates.mean(axis=0)
+    spread = centred.std(axis=0)
+    third = (centred**3).mean(axis=0)
+    skewness = np.divide(third, spread**3, out=np.zeros_like(spread), where=spread > 0)
+    below = (replicates < estimate).mean(axis=0) + (replicates == estimate).mean(axis=0) / 2
+    edge = 0.5 / len(replicates)
+    moved = ndtri(np.clip(below, edge, 1 - edge)) + Z_ONE_SIDED
+    moved = moved - Z_ONE_SIDED + moved / (1 - np.minimum(skewness / 6 * moved, MOST_SKEWED))
+    shares = np.maximum(ndtr(moved), ONE_SIDED)  # never nearer than without the correction
+    ranked = np.sort(replicates, axis=0)
+    places = np.clip(np.ceil((len(ranked) + 1) * shares), 1, len(ranked)).astype(int) - 1
+    upper: Floats = np.take_along_axis(ranked, places[None], axis=0)[0]
+    return upper
