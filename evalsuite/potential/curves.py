@@ -99,7 +99,7 @@ def verdicts(curves: Curves) -> dict[str, Array]:
         return np.take_along_axis(array, order, axis=-1)
 
     x, drops, widths, limit = map(risen, (curves.ratios, curves.drops, curves.widths, limits))
-    passed = _each(x, drops <= limit)
+    passed = drops <= limit
     failed = ~np.isnan(x) & ~passed
     potential = _reached(x, passed)
     potential_any = _largest(x, passed)
@@ -144,14 +144,6 @@ def _proven(x: Floats, limit: Floats, *, drops: Floats, **proofs: Floats) -> dic
         "potential_high": np.where(both, high, np.nan),
         "certified_method": np.where(known_method, _reached(x, method_uppers <= limit), np.nan),
     }
-
-
-def _each(ratios: Floats, passed: Flags) -> Flags:
-    """Where the candidate passed and all others at its very ratio: two targets may have led to one ratio."""
-    if not (np.diff(ratios, axis=-1) == 0).any():
-        return passed
-    same = ratios[..., :, None] == ratios[..., None, :]
-    return passed & ~marked_any(same & ~passed[..., None, :], -1)
 
 
 def _reached(ratios: Floats, passed: Flags) -> Floats:
