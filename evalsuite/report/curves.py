@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalsuite import axes
+from evalsuite.axes import AXES as COSTS
+from evalsuite.axes import USUAL
 from evalsuite.report.findings import PARENT, Findings, counted_in, headline, methods, ratio_label, records
 from evalsuite.report.wording import condition_label, metric_label
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 AXES: Mapping[str, str] = {
     "ratio": "Prune ratio, all parameters",
     "prunable_ratio": "Prune ratio, prunable weights",
-    **{name: axis.label for name, axis in axes.AXES.items()},
+    **{name: axis.label for name, axis in COSTS.items()},
 }
 """What a curve can be drawn over."""
 
@@ -39,7 +40,7 @@ def curves(findings: Findings) -> dict[str, Any]:
         "methods": methods(findings),
         "axes": {
             axis: label
-            for axis, label in (AXES | _ratio(findings)).items()
+            for axis, label in {**AXES, **_ratio(findings)}.items()
             if axis in measured and measured[axis].notna().any()
         },
         "candidates": records(candidates[[*_CANDIDATE, *(axis for axis in AXES if axis in measured)]]),
@@ -52,7 +53,7 @@ def curves(findings: Findings) -> dict[str, Any]:
 
 def _ratio(findings: Findings) -> dict[str, str]:
     """What the ratio is called where it is not the usual one for all methods."""
-    return {} if counted_in(findings) == [axes.USUAL] else {"ratio": ratio_label(findings)}
+    return {} if counted_in(findings) == [USUAL] else {"ratio": ratio_label(findings)}
 
 
 def _described(findings: Findings, name: str) -> dict[str, Any]:

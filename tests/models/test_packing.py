@@ -127,7 +127,7 @@ def test_zeros_pay_in_proportion(weight: Tensor) -> None:
 @pytest.mark.parametrize("block", [4, 8, 16])
 def test_shared_magnitudes_pay_in_proportion(weight: Tensor, block: int) -> None:
     """A sign for each weight, a magnitude for each block."""
-    blocks = weight.flatten(1).unflatten(1, (-1, block))
+    blocks = weight.view(len(weight), -1, block)
     shared = (blocks.sign() * blocks.abs().mean(-1, keepdim=True)).view_as(weight)
     expected = 1 + (per_weight(weight) - 1) / block
     assert per_weight(shared) == pytest.approx(expected, rel=0.15)

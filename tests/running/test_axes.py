@@ -227,7 +227,7 @@ def test_what_its_ratios_are_of_is_known_without_the_producer(unified: Run) -> N
 def test_nobody_reads_saved_bytes_as_zeros(unified: Run) -> None:
     told = api.findings(unified)
     shown = "shared (packed bytes)"
-    for table in (told.measurements, told.thresholds, told.reliability):
+    for table in (told.measurements, told.thresholds):
         assert "shared" not in set(table["method"])
         assert shown in set(table["method"])
     assert set(told.fairness[["first", "second"]].to_numpy().ravel()) == {"magnitude", shown}
