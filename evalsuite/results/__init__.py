@@ -28,6 +28,8 @@ COLUMNS = (
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
     *(
         "value",
+        "value_low",
+        "value_high",
         "n",
         "drop",
         "drop_low",
