@@ -119,7 +119,8 @@ def test_a_manifest_makes_curves(shelf: Path, tmp_path: Path) -> None:
 def test_the_depth_of_a_suite_is_asked_too(shelf: Path, tmp_path: Path) -> None:
     """With the temperatures of networks that somebody else trained, and the suite's own changes."""
     (tmp_path / "deep.toml").write_text(
-        "depth = 'quick'\n[[evaluators]]\nname = 'attack'\nimages = 20\n[tolerances]\naccuracy = 0.01\n", "utf-8"
+        "depth = 'quick'\n[[evaluators]]\nname = 'attack'\nimages = 20\n[tolerances]\naccuracy = 0.01\n",
+        "utf-8",
     )
     question = Question(
         parent=str(shelf / "dense.pt"),

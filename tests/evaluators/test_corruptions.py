@@ -99,9 +99,7 @@ def test_the_mean_leaves_out_a_frost_that_is_painted(textures: Path, photographe
 
 def test_a_mean_over_fewer_than_fifteen_says_so(textures: Path) -> None:
     """Whoever paints frost has 14 kinds: that is another number than the published one."""
-    flags = {
-        one.condition: one.flags for one in scored(Corruptions(), bench()) if one.metric == "accuracy"
-    }
+    flags = {one.condition: one.flags for one in scored(Corruptions(), bench()) if one.metric == "accuracy"}
     sentence = (
         "over 14 of the 15 corruptions (without frost): not the published mean, so compare it only with others over "
         "the same."
