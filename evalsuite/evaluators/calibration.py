@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from evalsuite.metrics import brier, ece_by_chance, evaluate, softmax, temperatu
 from evalsuite.records import Array, Floats, Metric, Score
 
 SCALED = "_scaled"
+PRETRAINING = "pretraining"
+"""What the history calls the training of a parent here, on the training split alone."""
 GROUP = "calibration-shift"
 MOST_CLASSES = 100
 """From more on, all probabilities of all images are too much to keep: 200 MB a candidate on ImageNet."""
@@ -94,6 +96,7 @@ class Calibration(Evaluator):
         dataset shift" (clean temperature under corruption).
     """
 
+    historical: ClassVar[bool] = True
     held_out: Literal["validation", "cross-fit"] = "validation"
     corruptions: bool = False
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -144,9 +147,20 @@ class Calibration(Evaluator):
             names = (TEMPERATURE.name, *(metric.name + SCALED for metric in _ALL))
             yield from (Score(name, "clean", reason=reason) for name in names)
         else:
-            yield from _renamed(_measures(scaled, bench.seed))
-            yield Score(TEMPERATURE.name, "clean", value=fitted, n=len(outputs.logits))
+            flags = self._unsure(bench)
+            for score in _renamed(_measures(scaled, bench.seed)):
+                yield replace(score, flags=(*flags, *score.flags))
+            yield Score(TEMPERATURE.name, "clean", value=fitted, n=len(outputs.logits), flags=flags)
         yield from self._shifted(bench, scaling, reason)
+
+    def _unsure(self, bench: Bench) -> tuple[str, ...]:
+        """A sentence where the validation images may be no held-out ones: networks are too sure of what they learnt."""
+        if self.held_out != "validation" or any(phase.what == PRETRAINING for phase in bench.parent.history):
+            return ()
+        return (
+            "Nobody knows whether the parent was trained on the validation images, which are the last of the training "
+            'images: then the temperature is too low. held_out = "cross-fit" does not need to know.',
+        )
 
     def _scaling(self, bench: Bench, outputs: Outputs) -> tuple[Scaling, float]:
         """What scales outputs of the test images, and the temperature (of a cross-fit the geometric mean)."""

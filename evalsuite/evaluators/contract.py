@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar
+
+import numpy as np
+from scipy.special import pdtrc
 
 from evalsuite.bench import Bench
 from evalsuite.data.views import View
 from evalsuite.errors import SuiteError
-from evalsuite.records import Metric, Score
+from evalsuite.metrics import evaluate
+from evalsuite.records import Array, Metric, Score
+from evalsuite.statistics import own_interval
 
 
 def check_once(evaluator: str, key: str, values: Sequence[object]) -> None:
@@ -62,6 +69,64 @@ class Evaluator(ABC):
         The caller computes values from evidence, checks names and counts, and records what is raised here as
         the reason of a cell without numbers.
         """
+
+
+def told_at_chance(
+    bench: Bench, scores: Iterator[Score], metric: Metric, *, chance: float
+) -> Iterator[Score]:
+    """Yields the scores; those of an unpruned network that is not above chance are flagged.
+
+    A candidate cannot be worse than that, whatever was pruned: its drop is no sign of being as good.
+
+    Args:
+        bench: Whose scores they are; those of candidates pass.
+        scores: Any.
+        metric: Which of them have a level of chance.
+        chance: That level, which the lower end of the 95 % interval must exceed.
+    """
+    for score in scores:
+        flags = score.flags
+        if bench.parent is bench and score.metric == metric.name and score.evidence:
+            low, _ = own_interval(metric.functional, score.evidence) or (math.inf, math.inf)
+            if low <= chance:
+                value, n = (
+                    float(evaluate(metric.functional, score.evidence)),
+                    sum(map(len, score.evidence.values())),
+                )
+                flags += (
+                    f"The unpruned network itself is not above chance here ({value:.3f} on {n} images, chance is "
+                    f"{chance:.3g}): candidates have no room to be worse, and a threshold means nothing.",
+                )
+        yield replace(score, flags=flags)
+
+
+UNLIKELY = 1e-5
+"""Chance below which so many missing classes are none."""
+
+
+def sorted_by_class(labels: Array, first: int) -> tuple[str, ...]:
+    """Returns a flag where the first images do not stand for all of them: they show few of the classes.
+
+    Args:
+        labels: Of all images, int (N,).
+        first: How many of them are looked at; 0 for all.
+
+    >>> sorted_by_class(np.repeat(np.arange(10), 100), 200)[0][:50]
+    'The first 200 of 1000 images show 2 of 10 classes,'
+    >>> sorted_by_class(np.tile(np.arange(10), 100), 200)
+    ()
+    """
+    part = labels[: first or None]
+    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    there, absent = len(np.unique(part)), float(((1 - shares) ** len(part)).sum())
+    missing = len(shares) - there  # about Poisson, for images drawn at random
+    if len(part) == len(labels) or not missing or pdtrc(missing - 1, absent) >= UNLIKELY:
+        return ()
+    expected = len(shares) - absent
+    return (
+        f"The first {len(part)} of {len(labels)} images show {there} of {len(shares)} classes, where {len(part)} drawn "
+        f"at random would show {expected:.0f}: they are sorted by class, so shuffle them or look at all.",
+    )
 
 
 def check_epsilons(evaluator: str, epsilons: tuple[float, ...]) -> None:

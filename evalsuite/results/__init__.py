@@ -29,7 +29,8 @@ COLUMNS = (
     *("method", "seed", "target_ratio", "ratio", "axis", "prunable_ratio"),
     *COSTS,
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
-    *("value", "n", "drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "mcnemar"),
+    *("value", "value_low", "value_high", "n"),
+    *("drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "mcnemar"),
     *("status", "reason", "flags"),
 )
 COUNTS = (*COSTS, "n")  # whole, also where one is missing

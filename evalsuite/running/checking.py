@@ -111,6 +111,7 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
         "data": dict(question.data),
         "model": to_settings(plugin),
         "candidates": [_table(one) for one in question.candidates],
+        "depth": battery.get("depth", ""),
         "evaluators": battery.get("evaluators", []),
         "threads": battery.get("threads", 1),
         "tolerances": {k: v for k, v in tolerances.items() if not question.metrics or k in question.metrics},

@@ -13,7 +13,7 @@ from evalsuite.data.corruptions import CORRUPTIONS
 from evalsuite.data.views import Corruption, View
 from evalsuite.errors import ContractError, SuiteError
 from evalsuite.evaluators.calibration import Calibration, _divided_by, _doubts
-from evalsuite.records import Score
+from evalsuite.records import Phase, Score
 from evalsuite.running.measuring import scored
 
 N, K = 90, 3
@@ -74,6 +74,22 @@ def expected(logits: Any, labels: Any) -> dict[str, float]:
         "brier": float(np.square(p - np.eye(K)[labels]).sum(1).mean()),
         "nll": float(-np.log(p[place, labels]).mean()),
     }
+
+
+def test_validation_images_that_somebody_may_have_trained_on_are_doubted(planting: Any) -> None:
+    """The last tenth of CIFAR-10's training images is no held-out set for a network that its author trained on all."""
+    given, trained = bench(planting), bench(planting)
+    trained.history = (Phase("pretraining", 1, 1, 1, "constant", "x"),)
+    child = Bench(given.model, trained.gallery, parent=trained)
+    doubted = {one.metric: one.flags for one in scored(Calibration(), given) if one.flags}
+    assert {name for name in doubted if not name.endswith("_scaled")} <= {"temperature", "ece_equal_width"}
+    assert doubted["temperature"] == (
+        "Nobody knows whether the parent was trained on the validation images, which are the last of the training "
+        'images: then the temperature is too low. held_out = "cross-fit" does not need to know.',
+    )
+    assert all("Nobody knows" in doubted[name][0] for name in ("nll_scaled", "ece_equal_width_scaled"))
+    for one, test in ((trained, Calibration()), (child, Calibration()), (given, Calibration("cross-fit"))):
+        assert not any("Nobody knows" in flag for score in scored(test, one) for flag in score.flags)
 
 
 def test_measures_before_and_after_scaling_by_the_validation_images(planting: Any) -> None:
