@@ -70,6 +70,17 @@ def test_the_recipes_are_those_of_the_producers(crossed: Run) -> None:
     assert epochs == {"magnitude": 2, "random": 2, "magnitude, short": 1, "random, short": 1}
 
 
+def test_candidates_know_how_good_they_were_before_and_after_retraining(crossed: Run) -> None:
+    found = crossed.retraining.set_index(["method", "target_ratio"])
+    assert len(found) == 8
+    assert (found["after"] > found["before"]).loc["random"].all(), (
+        "two epochs repair what random pruning broke"
+    )
+    assert (found.loc["random"]["before"] < found.loc["magnitude"]["before"]).any()
+    validation = 180
+    assert all(abs(value * validation - round(value * validation)) < 1e-6 for value in found["after"])
+
+
 def test_a_run_without_a_cross_is_refused(done: Run) -> None:
     with pytest.raises(UserError, match="no two methods under the same two recipes"):
         recipe_cross(done)
