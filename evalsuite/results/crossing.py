@@ -25,7 +25,7 @@ def recipe_cross(run: Run, *, metric: str = "accuracy", condition: str = "clean"
 
     A suite makes the cross by giving the same producers twice, under two labels, with a ``retraining`` of their own.
     The same winner under both recipes is a real difference of the methods; a mixed outcome says that pruning and recipe
-    interact, and all four numbers have to be reported.
+    interact, and all four numbers have to be reported, of which the best weighs most.
 
     Args:
         run: At least two methods, each retrained by the same two recipes.
@@ -37,19 +37,19 @@ def recipe_cross(run: Run, *, metric: str = "accuracy", condition: str = "clean"
         equal.
 
     Raises:
-        UserError: If the run has no two methods under the same two recipes.
+        UserError: If the run has no two methods under the same two recipes, or the metric has no better direction.
 
     References:
         Wang et al. 2023, "Why is the state of neural network pruning so confusing?", arXiv 2301.05219.
     """
-    values = _values(run, metric, condition)
+    values, better = _values(run, metric, condition)
     crossed = _crossed(run.record["suite"])
     rows = [
         row
         for recipes in combinations(sorted({recipe for _, recipe in crossed}), 2)
         for methods in combinations(sorted({method for method, _ in crossed}), 2)
         if all((method, recipe) in crossed for method in methods for recipe in recipes)
-        for row in _rows(values, crossed, methods, recipes)
+        for row in _rows(values, crossed, methods, recipes, better=better)
     ]
     if not rows:
         raise UserError(
@@ -59,13 +59,15 @@ def recipe_cross(run: Run, *, metric: str = "accuracy", condition: str = "clean"
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _values(run: Run, metric: str, condition: str) -> dict[tuple[str, float], float]:
-    """Mean over the seeds by producer's label and target ratio."""
+def _values(run: Run, metric: str, condition: str) -> tuple[dict[tuple[str, float], float], int]:
+    """Mean over the seeds by producer's label and target ratio; and 1 where higher is better, else -1."""
     table = run.measurements
     mine = table[(table["metric"] == metric) & (table["condition"] == condition) & (table["status"] == "ok")]
-    better = mine["higher_is_better"].map({True: 1.0, False: -1.0}).astype(float)
-    means: Any = mine.assign(value=mine["value"] * better).groupby(["method", "target_ratio"])["value"].mean()
-    return {(str(label), float(ratio)): float(value) for (label, ratio), value in means.items()}
+    if len(mine) and mine["higher_is_better"].isna().all():
+        raise UserError(f"of {metric} nobody can say which value is better; compare another metric")
+    means: Any = mine.groupby(["method", "target_ratio"])["value"].mean()
+    found = {(str(label), float(ratio)): float(value) for (label, ratio), value in means.items()}
+    return found, 1 if mine["higher_is_better"].eq(True).any() else -1  # of a column, not a switch
 
 
 def _crossed(suite: Mapping[str, Any]) -> dict[tuple[str, str], str]:
@@ -90,6 +92,8 @@ def _rows(
     labels: Mapping[tuple[str, str], str],
     methods: tuple[str, str],
     recipes: tuple[str, str],
+    *,
+    better: int,
 ) -> Iterator[dict[str, Any]]:
     """One row per ratio that all four have."""
     corners = [(method, recipe) for recipe in recipes for method in methods]
@@ -98,24 +102,18 @@ def _rows(
         found = [values.get((labels[corner], ratio)) for corner in corners]
         if None in found:
             continue
-        a, b, c, d = (float(value) for value in found if value is not None)
+        numbers = [float(value) for value in found if value is not None]
+        a, b, c, d = (better * number for number in numbers)
         first, second = _sign(a - b), _sign(c - d)
-        same = first == second != 0
-        yield dict(
-            zip(
-                COLUMNS,
-                (
-                    *(ratio, *recipes, *methods, *map(abs, (a, b, c, d))),
-                    methods[0 if first > 0 else 1] if same else "",
-                    "the methods differ"
-                    if same
-                    else "no difference"
-                    if first == second
-                    else "mixed: report all four",
-                ),
-                strict=True,
-            )
+        winner = methods[0 if first > 0 else 1] if first == second != 0 else ""
+        method, recipe = corners[max(range(4), key=lambda place: better * numbers[place])]
+        verdict = (
+            "no difference"
+            if first == second
+            else f"mixed: report all four, of which {method} under {recipe} is best"
         )
+        cells = (ratio, *recipes, *methods, *numbers, winner, "the methods differ" if winner else verdict)
+        yield dict(zip(COLUMNS, cells, strict=True))
 
 
 def _sign(number: float) -> int:
