@@ -159,6 +159,12 @@ class Phase:
         schedule: Digest of the learning rates along the phase: equal for equal schedules.
         curve: Validation accuracy after each epoch, where the recipe tracks it.
         stage: How many epochs of it belong to its first learning-rate stage: up to the first drop, or all.
+        rest: Digest of all of the recipe but its epochs and learning rates: batch, optimiser, augmentation.
+        before: Accuracy on the validation split with which the training began, what is pruned being gone;
+            ``None`` where nobody looked.
+        recalibrated: The same with batch norms that were re-estimated on training images, nothing else trained;
+            ``None`` without such norms.
+        after: Accuracy on the validation split with which it ended.
     """
 
     what: PhaseName
@@ -169,6 +175,10 @@ class Phase:
     schedule: str
     curve: tuple[float, ...] = ()
     stage: int = 0
+    rest: str = ""
+    before: float | None = None
+    recalibrated: float | None = None
+    after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

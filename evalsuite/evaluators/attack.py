@@ -19,7 +19,6 @@ from evalsuite.evaluators.contract import (
     check_epsilons,
     check_once,
     sorted_by_class,
-    told_at_chance,
 )
 from evalsuite.evaluators.weapons import WEAPONS, Attacker, Force, Target, Weapon, check, target, weapon
 from evalsuite.models.forward import gradient_obstacle
@@ -129,8 +128,7 @@ class Attack(Evaluator):
         campaign = _Campaign(self, aim, population)
         partial = sorted_by_class(bench.outputs(View()).known, self.images)
         for order in sorted({one.order for one in weapons}, reverse=True):
-            found = campaign.scores([one for one in weapons if one.order == order], obstacle)
-            for score in told_at_chance(bench, found, ROBUST_ACCURACY, chance=1 / bench.classes):
+            for score in campaign.scores([one for one in weapons if one.order == order], obstacle):
                 yield score if score.reason else replace(score, flags=(*partial, *score.flags))
         for name in missing:
             reason = f"{name} needs more than {bench.classes} classes"

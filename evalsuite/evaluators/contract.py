@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -14,9 +12,7 @@ from scipy.special import pdtrc
 from evalsuite.bench import Bench
 from evalsuite.data.views import View
 from evalsuite.errors import SuiteError
-from evalsuite.metrics import evaluate
 from evalsuite.records import Array, Metric, Score
-from evalsuite.statistics import own_interval
 
 
 def check_once(evaluator: str, key: str, values: Sequence[object]) -> None:
@@ -69,35 +65,6 @@ class Evaluator(ABC):
         The caller computes values from evidence, checks names and counts, and records what is raised here as
         the reason of a cell without numbers.
         """
-
-
-def told_at_chance(
-    bench: Bench, scores: Iterator[Score], metric: Metric, *, chance: float
-) -> Iterator[Score]:
-    """Yields the scores; those of an unpruned network that is not above chance are flagged.
-
-    A candidate cannot be worse than that, whatever was pruned: its drop is no sign of being as good.
-
-    Args:
-        bench: Whose scores they are; those of candidates pass.
-        scores: Any.
-        metric: Which of them have a level of chance.
-        chance: That level, which the lower end of the 95 % interval must exceed.
-    """
-    for score in scores:
-        flags = score.flags
-        if bench.parent is bench and score.metric == metric.name and score.evidence:
-            low, _ = own_interval(metric.functional, score.evidence) or (math.inf, math.inf)
-            if low <= chance:
-                value, n = (
-                    float(evaluate(metric.functional, score.evidence)),
-                    sum(map(len, score.evidence.values())),
-                )
-                flags += (
-                    f"The unpruned network itself is not above chance here ({value:.3f} on {n} images, chance is "
-                    f"{chance:.3g}): candidates have no room to be worse, and a threshold means nothing.",
-                )
-        yield replace(score, flags=flags)
 
 
 UNLIKELY = 1e-5

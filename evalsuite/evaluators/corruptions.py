@@ -24,7 +24,7 @@ from evalsuite.evaluators.accuracy import (
     labelled_scores,
     single,
 )
-from evalsuite.evaluators.contract import Evaluator, check_once, told_at_chance
+from evalsuite.evaluators.contract import Evaluator, check_once
 from evalsuite.records import Array, Metric, Score
 from evalsuite.registry import unknown
 
@@ -125,10 +125,7 @@ class Corruptions(Evaluator):
         kept: dict[str, dict[_Cell, Array]] = defaultdict(dict)
         for cell, view in self._views().items():
             group = self._group(cell, bench.condition(view))
-            found = told_at_chance(
-                bench, labelled_scores(bench, view, group=group), ACCURACY, chance=1 / bench.classes
-            )
-            for score in map(single, found):
+            for score in map(single, labelled_scores(bench, view, group=group)):
                 yield score
                 if group == self._named(GROUP):
                     counted[cell] = view

@@ -15,7 +15,7 @@ from evalsuite.detectors.distances import Gaussians, gaussians
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.errors import DataError, SkippedError, SuiteError
 from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.contract import Evaluator, check_once, told_at_chance
+from evalsuite.evaluators.contract import Evaluator, check_once
 from evalsuite.models.features import Head
 from evalsuite.records import Array, Floats, Metric, Score
 from evalsuite.registry import unknown
@@ -124,8 +124,7 @@ class Ood(Evaluator):
                 yield from self._left_out(detector, str(error))
             else:
                 flags = scorer.flags + (basis.flags if DETECTORS[detector].needs == "training" else ())
-                area = next(one for one in self.metrics if one.name == f"{detector}_auroc")
-                yield from told_at_chance(bench, self._compared(detector, scores, flags), area, chance=0.5)
+                yield from self._compared(detector, scores, flags)
 
     def _compared(self, detector: str, scores: dict[View, Floats], flags: tuple[str, ...]) -> Iterator[Score]:
         for condition, group, names in self._conditions():

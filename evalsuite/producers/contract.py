@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -16,17 +16,21 @@ from torch import Tensor, nn
 
 from evalsuite.axes import USUAL
 from evalsuite.errors import SkippedError, UserError
+from evalsuite.models.norms import has_norms, reestimated
 from evalsuite.randomness import generator
 from evalsuite.records import Array, ImageSet, Phase
 from evalsuite.training.batches import pixels
 from evalsuite.training.history import Span, history, phase_of, remember
 from evalsuite.training.hooks import Hooks
-from evalsuite.training.loop import Masks, Plan, train, training_seed
+from evalsuite.training.loop import Masks, Plan, masked, train, training_seed
 from evalsuite.training.origin import Origin
 from evalsuite.training.progress import Progress
 from evalsuite.training.recipe import Recipe
+from evalsuite.training.state import accuracy
 
 NO_HOOKS = Hooks(phase="retraining")
+RECALIBRATING = 1000
+"""Training images of which batch norms are estimated anew, to see what that alone repairs."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,8 @@ class Context:
         previous: The last candidate of an interrupted run, at a smaller ratio than the first that is asked
             for; ``None`` at the start.
         origin: How the parent was made; ``None`` if nobody knows, and then nothing can start afresh.
-        validation: Labelled images that recipes may select or track by; never the test images.
+        validation: Labelled images on which models are judged before and after a training, and by which recipes
+            may select or track; never the test images.
         lineage: What the model went through from which the producer goes on: the parent, or `previous`.
         progress: Folder of the progress of long trainings, and the digest of all that they depend on;
             ``None`` keeps none.
@@ -96,9 +101,12 @@ class Context:
             progress=None if self.progress is None else self.progress.of(ratio, index),
         )
         seed = training_seed(self.seed, "retrain", ratio)
+        masked(model, plan.masks)
+        found = {"before": self._judged(model), "recalibrated": self._recalibrated(model)}
         curve = train(model, self.train, chosen, seed=seed, plan=plan)
         span = Span(hooks.phase, start, chosen.epochs)
         phase = phase_of(model, self.train, chosen, span, curve=curve)
+        phase = replace(phase, **found, after=self._judged(model))
         self._phases.append(phase)
         remember(model, (*before, phase))
 
@@ -184,6 +192,17 @@ class Context:
         if self.train.labels is None:
             raise UserError(f"image set {self.train.name!r} has no labels, expected a labelled training set")
         return np.asarray(self.train.labels, dtype=np.int64)
+
+    def _judged(self, model: nn.Module) -> float | None:
+        """Accuracy on the validation split, if there is one, in full precision."""
+        return None if self.validation is None else accuracy(model, self.validation, Recipe())
+
+    def _recalibrated(self, model: nn.Module) -> float | None:
+        """The same once the batch norms have the statistics of training images."""
+        if self.validation is None or not has_norms(model):
+            return None
+        rows = generator(self.seed, "recalibrate").permutation(len(self.train.images))[:RECALIBRATING]
+        return self._judged(reestimated(model, self.train.images[np.sort(rows)]))
 
     def _taken(self, rows: Array) -> tuple[Tensor, Tensor]:
         images = pixels(self.train.images, rows)

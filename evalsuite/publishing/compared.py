@@ -54,6 +54,7 @@ def comparison(runs: Sequence[Run]) -> Findings:
         reliability=joined["reliability"],
         excess=joined.get("excess", pd.DataFrame()),
         exemplars=joined.get("exemplars", pd.DataFrame()),
+        retraining=joined.get("retraining", pd.DataFrame()),
         robust=joined["robust"],
         fairness=_fairness(runs, names),
         metrics=_metrics(runs, labels),

@@ -7,9 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import combinations
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from evalsuite.axes import AXES
 from evalsuite.records import Candidate, PhaseName
+from evalsuite.report.findings import records
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Pair = tuple[Candidate, Candidate]
 
@@ -18,9 +23,9 @@ SETUPS: Mapping[str, str] = MappingProxyType(
         "S1": "same data, network, and compression or speed-up",
         "S2": "same base model",
         "S3.1": "same epochs of retraining",
-        "S3.2": "same learning rates in retraining",
+        "S3.2": "same learning rates in retraining, and all else of the recipe",
         "S4.1": "same epochs of pruning",
-        "S4.2": "same learning rates in pruning",
+        "S4.2": "same learning rates in pruning, and all else of the recipe",
     }
 )
 """The setups, each with what it adds to those before it."""
@@ -85,13 +90,28 @@ def fairness(candidates: Iterable[Candidate], *, made: Collection[str]) -> list[
         made: Methods whose candidates were made from the run's parents, so that their histories are complete.
 
     References:
-        Wang et al. 2023, "Why is the state of neural network pruning so confusing?", arXiv 2301.05219.
+        Wang et al. 2023, "Why is the state of neural network pruning so confusing?", arXiv 2301.05219. Its S3.2 and
+        S4.2 name the learning rates alone; here batch, optimiser, weight decay, augmentation and average must be the
+        same too, for the same rates mean another training without them.
     """
     ladders: dict[str, dict[tuple[int, float], Candidate]] = {}
     for one in candidates:
         if one.target_ratio > 0:
             ladders.setdefault(one.method, {})[one.seed, one.target_ratio] = one
     return [_compared((first, second), ladders, made) for first, second in combinations(ladders, 2)]
+
+
+def before_and_after(retraining: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns what retraining was worth to each method at each target ratio, as means over the seeds.
+
+    Args:
+        retraining: See `evalsuite.results.retraining`.
+    """
+    if retraining.empty:
+        return []
+    grouped = retraining.groupby(["method", "target_ratio"], sort=False)
+    means = grouped[["ratio", "before", "recalibrated", "after"]].mean()
+    return records(means.assign(seeds=grouped.size()).reset_index())
 
 
 def _compared(
@@ -147,8 +167,8 @@ def _epochs(candidate: Candidate, what: PhaseName | None = None) -> float:
     return sum(phase.epochs for phase in candidate.history if what in (None, phase.what))
 
 
-def _rates(candidate: Candidate, what: PhaseName) -> list[tuple[str, int]]:
-    return [(phase.schedule, phase.images) for phase in candidate.history if phase.what == what]
+def _rates(candidate: Candidate, what: PhaseName) -> list[tuple[str, str, int]]:
+    return [(one.schedule, one.rest, one.images) for one in candidate.history if one.what == what]
 
 
 def _compute(candidate: Candidate) -> float:
@@ -195,9 +215,15 @@ def _difference(setup: str, a: Candidate, b: Candidate) -> str:
     told = [
         ", then ".join(phase.rates for phase in one.history if phase.what == what) or "none" for one in (a, b)
     ]
-    if told[0] == told[1]:
-        return f"other training images or steps per epoch in {what}"
-    return f"learning rates in {what}: {told[0]}, against {told[1]}"
+    if told[0] != told[1]:
+        return f"learning rates in {what}: {told[0]}, against {told[1]}"
+    rests = [[phase.rest for phase in one.history if phase.what == what] for one in (a, b)]
+    if rests[0] == rests[1]:
+        return f"other training images in {what}"
+    return (
+        f"the learning rates of {what} are the same, but not the rest of the recipe "
+        "(batch, optimiser, weight decay, augmentation or average)"
+    )
 
 
 def _size(one: Candidate, other: Candidate) -> str:

@@ -55,6 +55,7 @@ class Findings:
         record: What was run: suite, versions, git, hardware, command, seconds.
         excess: Slope of the excess error by method, seed and condition; see `evalsuite.results.excess`.
         exemplars: How many images pruning changes whatever the seed; see `evalsuite.results.forgetting`.
+        retraining: Accuracy before and after the last training; see `evalsuite.results.retraining`.
         robust: Robust accuracy over the radius, radius 0 included; columns method, seed, target_ratio, ratio,
             norm, attack, epsilon, value, n.
         histograms: Detector scores in bins; columns method, target_ratio, ratio, detector, sample (``test`` or
@@ -72,6 +73,7 @@ class Findings:
     record: Mapping[str, Any]
     excess: pd.DataFrame = field(default_factory=pd.DataFrame)
     exemplars: pd.DataFrame = field(default_factory=pd.DataFrame)
+    retraining: pd.DataFrame = field(default_factory=pd.DataFrame)
     robust: pd.DataFrame = field(default_factory=pd.DataFrame)
     histograms: pd.DataFrame = field(default_factory=pd.DataFrame)
     fairness: pd.DataFrame = field(default_factory=pd.DataFrame)

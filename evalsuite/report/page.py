@@ -19,7 +19,7 @@ from evalsuite.errors import StoreError
 from evalsuite.report import breaking, calibration, charts, excess, trust
 from evalsuite.report.curves import curves
 from evalsuite.report.details import blocks
-from evalsuite.report.fairness import LEAST, SETUPS, TOTALS
+from evalsuite.report.fairness import LEAST, SETUPS, TOTALS, before_and_after
 from evalsuite.report.findings import (
     MANY,
     Findings,
@@ -142,6 +142,7 @@ def _trust(findings: Findings) -> dict[str, Any]:
         "notes": trust.notes(findings),
         "preprocessing": trust.preprocessing(findings),
         "fairness": records(findings.fairness),
+        "retraining": before_and_after(findings.retraining),
         "setups": {**SETUPS, **TOTALS},
         "least": LEAST,
         "grid": trust.grid(findings.measurements),

@@ -21,6 +21,7 @@ from evalsuite.results.excess import excess_slopes
 from evalsuite.results.forgetting import forgetting
 from evalsuite.results.guessing import chances
 from evalsuite.results.reliability import reliability
+from evalsuite.results.retraining import retrainings
 from evalsuite.storage.store import Cell, Key, Store
 from evalsuite.suite import DENSE
 from evalsuite.tolerances import Rule, Tolerance, moving, narrowed
@@ -95,6 +96,11 @@ class Run:
     def exemplars(self) -> pd.DataFrame:
         """Images on which pruning changes the answer whatever the seed; see `evalsuite.results.forgetting`."""
         return forgetting(self.comparison.scores, {key: one.ratio for key, one in self.candidates.items()})
+
+    @cached_property
+    def retraining(self) -> pd.DataFrame:
+        """How good each candidate was before and after its last training; see `evalsuite.results.retraining`."""
+        return retrainings(self.candidates.values())
 
     @property
     def failures(self) -> pd.DataFrame:

@@ -68,6 +68,7 @@ PRODUCING = (
     "producers/budget.py",
     "producers/initial.py",
     "producers/magnitude.py",
+    "producers/penalties.py",
     "producers/sensitivity.py",
     "producers/shrinking.py",
     "producers/activations.py",

@@ -21,7 +21,8 @@ from evalsuite.statistics import paired_rate_interval
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FILES = ("measurements.csv", "thresholds.csv", "reliability.csv", "excess.csv", "exemplars.csv", "index.html")
+TABLES = ("measurements", "thresholds", "reliability", "excess", "exemplars", "retraining")
+FILES = (*(f"{name}.csv" for name in TABLES), "index.html")
 
 
 def evidence(run: Run, method: str, ratio: float, place: tuple[str, str, str]) -> list[list[Any]]:
