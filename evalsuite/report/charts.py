@@ -206,7 +206,8 @@ def _axes() -> tuple[Any, Any]:
     import altair as alt
 
     share = "axis == 'ratio' || axis == 'prunable_ratio'"
-    label = f"{share} ? format(datum.value, '.0~%') : format(datum.value, '.3~s')"
+    plain = "abs(datum.value) < 10 ? format(datum.value, '.3~g') : format(datum.value, '.3~s')"  # 0.05 ms is no 50m
+    label = f"{share} ? format(datum.value, '.0~%') : {plain}"
     rising = alt.ExprRef(expr=f"!({share})")
     x = alt.X("x:Q", title=None, scale=alt.Scale(zero=False, nice=False, reverse=rising, padding=14))
     scale = alt.Scale(zero=False, domainMin=alt.ExprRef(expr="bottom"), domainMax=alt.ExprRef(expr="top"))

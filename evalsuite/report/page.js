@@ -152,8 +152,8 @@
         parts.push("Ring: the last ratio up to which everything passes.");
       }
       if (several) parts.push("Bold: mean over seeds; thin: each seed; shaded: their range.");
-      else if (curve.points.some((point) => point.length > 2)) parts.push("Shaded: 95\u202f% interval of the paired difference from the parent.");
-      if (curve.n) parts.push(`${curve.n.toLocaleString("en")} images.`);
+      else if (curve.points.some((point) => point.length > 2)) parts.push(`Shaded: 95\u202f% interval ${about.counted === "images" ? "of the paired difference from the parent" : `over ${about.counted}`}.`);
+      if (curve.n) parts.push(`${curve.n.toLocaleString("en")} ${about.counted}.`);
       find("chart-note").textContent = parts.filter(Boolean).join(" ");
       find("chart").setAttribute("aria-label", `${about.label}, ${curve.label}, over ${data.axes[axis.value]}; the numbers are in the table below`);
     };

@@ -13,6 +13,7 @@ from evalsuite.report.wording import (
     NOTHING,
     THIN,
     condition_label,
+    counted,
     decimals,
     group_label,
     number,
@@ -152,7 +153,10 @@ def sizes(measurements: pd.DataFrame) -> list[Fact]:
     """Returns how many images are behind the conditions of each group."""
     good = measurements[(measurements["status"] == "ok") & measurements["n"].notna()]
     groups = good["group"].fillna("").where(good["group"].fillna("") != "", good["condition"])
-    return [Fact(_place(str(name)), _span(rows["n"])) for name, rows in good.groupby(groups, sort=False)]
+    return [
+        Fact(_place(str(name)), f"{_span(rows['n'])} {counted(str(rows['metric'].iloc[0]))}")
+        for name, rows in good.groupby(groups, sort=False)
+    ]
 
 
 def _place(name: str) -> str:
@@ -200,7 +204,7 @@ def measured(measurements: pd.DataFrame) -> int:
 
 def _span(values: pd.Series[Any]) -> str:
     low, high = int(values.min()), int(values.max())
-    return f"{low:,} images" if low == high else f"{low:,} to {high:,} images"
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _achieved(values: pd.Series[Any]) -> str:

@@ -57,13 +57,15 @@ DEPTHS: Mapping[str, tuple[Table, ...]] = MappingProxyType(
             {"name": "minimal-norm"},
             {"name": "calibration", "corruptions": True},
             {"name": "pixels"},
+            {"name": "latency"},
         ),
     }
 )
 """Depth to the tables of its evaluators.
 
 ``quick`` is a first look. ``standard`` has every condition whose cost is a forward pass, and gradient attacks on a
-few images. ``full`` adds strong attacks, ODIN and backward selection, whose cost is thousands of passes per image.
+few images. ``full`` adds strong attacks, ODIN and backward selection, whose cost is thousands of passes per image, and
+latency, the one test whose numbers are not the same in every run.
 """
 
 
