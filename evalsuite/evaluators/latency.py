@@ -53,7 +53,9 @@ def _end(metric: Metric, which: str) -> Metric:
     return Metric(f"{metric.name}_{which}", higher_is_better=None, unit=metric.unit, text=text)
 
 
-_ENDS = {metric.name: tuple(_end(metric, which) for which in ("lower", "upper")) for metric in (LATENCY, RATIO)}
+_ENDS = {
+    metric.name: tuple(_end(metric, which) for which in ("lower", "upper")) for metric in (LATENCY, RATIO)
+}
 
 
 @dataclass(frozen=True)

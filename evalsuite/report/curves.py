@@ -121,9 +121,14 @@ def _curve(
         "tolerance": None,
         "potentials": {},
     }
+    share = metric is not None and metric.unit == "fraction" and all(0 <= row["value"] <= 1 for row in rows)
+    ends = (rounds.get(_at(row)) or _band(row, higher) for row in rows)
+    bands = [
+        [min(max(end, 0.0), 1.0) for end in both] if share else both for both in ends
+    ]  # a share has limits
     points = [
-        [index[tuple(row[k] for k in _CANDIDATE)], row["value"], *(rounds.get(_at(row)) or _band(row, higher))]
-        for row in rows
+        [index[tuple(row[k] for k in _CANDIDATE)], row["value"], *band]
+        for row, band in zip(rows, bands, strict=True)
     ]
     return {
         "metric": first["metric"],

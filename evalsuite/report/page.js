@@ -53,7 +53,17 @@
   for (const link of document.querySelectorAll('a[href="#every"]')) {
     link.addEventListener("click", () => { find("every").open = true; });
   }
-  addEventListener("beforeprint", () => { for (const item of document.querySelectorAll("details")) item.open = true; });
+
+  // Paper: everything open, and wide charts drawn anew at its width, or their words would shrink with them.
+  const views = (window.evalsuiteViews ??= []);
+  const paper = 680;
+  let wide = [];
+  addEventListener("beforeprint", () => {
+    for (const item of document.querySelectorAll("details")) item.open = true;
+    wide = views.filter((view) => view.container().clientWidth > paper);
+    for (const view of wide) view.width(paper).run();
+  });
+  addEventListener("afterprint", () => { for (const view of wide) view.width(view.container().clientWidth).run(); });
 
   // The curves.
   const explorer = find("explorer");
@@ -200,6 +210,6 @@
         draw();
       });
     }
-    vegaEmbed("#chart", charts.curve, options).then((result) => { view = result.view; draw(); document.body.dataset.ready = "yes"; });
+    vegaEmbed("#chart", charts.curve, options).then((result) => { view = result.view; views.push(view); draw(); document.body.dataset.ready = "yes"; });
   }
 })();

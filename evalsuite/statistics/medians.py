@@ -37,7 +37,9 @@ def median_interval(values: ArrayLike, *, level: float = 0.95) -> tuple[float, f
     """
     ranked = np.sort(np.asarray(values, dtype=np.float64))
     n = len(ranked)
-    cut = int((bdtr(np.arange(n), n, 0.5) <= (1 - level) / 2).sum())  # values that may be left out at each end
+    cut = int(
+        (bdtr(np.arange(n), n, 0.5) <= (1 - level) / 2).sum()
+    )  # values that may be left out at each end
     if not cut:
         raise DataError(f"found {n} values, too few for an interval of their median at {level:.0%}")
     return float(ranked[cut - 1]), float(ranked[n - cut])

@@ -142,7 +142,9 @@ def test_what_is_timed_is_what_is_deployed(gallery: Gallery, monkeypatch: pytest
     monkeypatch.setattr(
         latency, "forward", lambda network, batch: seen.append((network, batch, torch.is_grad_enabled()))
     )
-    child = bench(nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.Flatten(), nn.LazyLinear(10)), gallery)
+    child = bench(
+        nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.Flatten(), nn.LazyLinear(10)), gallery
+    )
     child.model(torch.rand(1, 3, 32, 32))
     scored(Latency(batch_size=1000, repeats=6, warm_up=1), child)
     assert len(seen) == 2 * 7
@@ -186,7 +188,12 @@ def test_a_program_has_a_speed_too(gallery: Gallery, tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an exporter that needs no further package is an old one
         torch.onnx.export(
-            network, (torch.rand(2, 3, 32, 32),), path, dynamo=False, input_names=["x"], dynamic_axes={"x": {0: "n"}}
+            network,
+            (torch.rand(2, 3, 32, 32),),
+            path,
+            dynamo=False,
+            input_names=["x"],
+            dynamic_axes={"x": {0: "n"}},
         )
     program = load_program(path, trust=False)
     found = by_name(scored(Latency(repeats=6), bench(program, gallery, network)))
