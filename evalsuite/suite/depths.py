@@ -55,7 +55,7 @@ DEPTHS: Mapping[str, tuple[Table, ...]] = MappingProxyType(
             {"name": "noise", "kinds": ["uniform", "gaussian"], "draws": 10},
             {"name": "attack", "images": 1000, "attacks": list(STRONG), "restarts": 5, "queries": 5000},
             {"name": "minimal-norm"},
-            {"name": "calibration", "corruptions": True},
+            {"name": "calibration", "corruptions": True, "per_image": True},
             {"name": "pixels"},
             {"name": "latency"},
         ),
