@@ -46,9 +46,8 @@ def print_summary(found: Run) -> None:
         return
     chosen = chosen.assign(method=[_method(row) for _, row in chosen.iterrows()])
     out.print(_by_method(chosen) if chosen["method"].nunique() > MANY else _by_condition(chosen))
-    failed = len(found.failures.drop_duplicates(["method", "seed", "target_ratio", "evaluator"]))
-    if failed:
-        out.print(f"{failed} cells have no numbers; the report says why.")
+    if missing := len(found.failures):
+        out.print(f"{missing:,} of {len(found.measurements):,} numbers are missing; the report says why.")
 
 
 def _by_condition(chosen: pd.DataFrame) -> Table:

@@ -33,11 +33,14 @@ class Evaluator(ABC):
         version: Raise it when the meaning of the numbers changes: cells of older versions are measured again.
         controlled: Whether `evaluate` uses `evalsuite.bench.Bench.control`: cells then depend on its weights too.
         historical: Whether `evaluate` uses `evalsuite.bench.Bench.history`: cells then depend on it too.
+        timed: Whether `evaluate` reads a clock: its numbers then differ from run to run, and cells depend on the
+            machine too.
     """
 
     version: ClassVar[int] = 1
     controlled: ClassVar[bool] = False
     historical: ClassVar[bool] = False
+    timed: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -57,6 +60,14 @@ class Evaluator(ABC):
         `evalsuite.errors.DataError`.
         """
         return ()
+
+    @property
+    def extra_images(self) -> int:
+        """Images that `evaluate` sends through networks by itself, beside its needs: for estimates of the cost.
+
+        0 where nobody can count them before, as for attacks.
+        """
+        return 0
 
     @abstractmethod
     def evaluate(self, bench: Bench) -> Iterator[Score]:

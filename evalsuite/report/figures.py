@@ -28,7 +28,7 @@ PAPER = charts.Palette(
     rule="#cccccc",
     paper="#ffffff",
     allowed="#dfe9f3",
-    methods=("#0072b2", "#d55e00", "#008a65", "#b3478a", "#8a6d00", "#3b8fc9", "#55585c"),
+    methods=("#0072b2", "#d55e00", "#008a65", "#b3478a", "#6f5a00", "#3b8fc9", "#55585c"),
 )
 """The page's light colours, written out."""
 Spec = dict[str, Any]
@@ -69,7 +69,7 @@ def drawn(spec: Spec, form: str, *, over: str = "prune ratio") -> bytes:
     """Returns a Vega-Lite chart as a file; `over` is the title of a ratio's axis."""
     import vl_convert
 
-    sized = _with_legend({**spec, "width": WIDTH, "background": "white"}, over)
+    sized = _with_legend({**spec, "width": WIDTH, "autosize": "pad", "background": "white"}, over)
     if form == "svg":
         return str(vl_convert.vegalite_to_svg(sized)).encode()
     if form == "pdf":

@@ -51,6 +51,7 @@ MEASURING = (
     "evaluators/weapons.py",
     "metrics",
     "statistics/classes.py",
+    "statistics/medians.py",
     "statistics/rates.py",
 )
 PRODUCING = (

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from evalsuite.errors import ContractError, SuiteError
 from evalsuite.evaluators.calibration import Calibration, _divided_by, _doubts
 from evalsuite.records import Phase, Score
 from evalsuite.running.measuring import scored
+from evalsuite.statistics import bootstrap_weights, paired_drop_interval
 
 N, K = 90, 3
 rng = np.random.default_rng(0)
@@ -259,6 +261,29 @@ def test_the_mean_over_corruptions_leaves_a_painted_frost_out(planting: Any) -> 
         assert bool(mean.evidence) == (name != "ece_equal_width_scaled")
     (frost,) = (one for one in scores if (one.metric, one.condition) == ("brier", "frost*/3"))
     assert frost.group == ""
+
+
+def test_results_of_single_images_are_kept_where_they_are_asked_for(planting: Any) -> None:
+    """The same numbers, and evidence from which an interval of their drop follows; 20 bytes an image."""
+    test = Calibration(corruptions=True, severities=(3,))
+    plain, whole = (
+        {(one.metric, one.condition): one for one in scored(one, bench(planting)) if "/3" in one.condition}
+        for one in (test, replace(test, per_image=True))
+    )
+    assert plain.keys() == whole.keys()
+    assert len(whole) == 4 * 15
+    for at, score in whole.items():
+        assert not plain[at].evidence
+        assert score.value == pytest.approx(plain[at].value, rel=1e-6)
+        assert {values.dtype for values in score.evidence.values()} == {np.dtype(np.float32)}
+    fog = [score for (_, condition), score in whole.items() if condition == "fog/3"]
+    assert sum(values.nbytes for score in fog for values in score.evidence.values()) == 20 * N
+    parent = whole["ece_equal_width_scaled", "fog/3"].evidence
+    worse = {"test": np.column_stack([np.ones(N), parent["test"][:, 1]])}
+    metric = next(one for one in test.metrics if one.name == "ece_equal_width_scaled")
+    weights = bootstrap_weights({"test": N}, replicates=200, seed=0)
+    low, high = paired_drop_interval(metric, parent=parent, candidate=worse, weights=weights)
+    assert low < high
 
 
 def test_corruptions_without_a_best_temperature_have_a_reason(planting: Any) -> None:
