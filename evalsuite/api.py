@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from evalsuite.axes import AXES
 from evalsuite.choices import choose
 from evalsuite.data import DATASETS
 from evalsuite.errors import DataError
 from evalsuite.publishing.exhibits import exhibits
 from evalsuite.publishing.exporting import export, tables
+from evalsuite.publishing.labels import labelled, labels
 from evalsuite.publishing.samples import kept
 from evalsuite.randomness import address
 from evalsuite.records import ImageSet, Score
@@ -104,7 +106,8 @@ def publish(found: Run | Path | str) -> Path:
     """Writes the tables and the page of a run from its cells, without torch and without the models.
 
     Args:
-        found: A run, or its folder.
+        found: A run, or its folder. Of a run that is looked at over another axis (``Run(path, axis="macs")``) they
+            go into a folder of their own in the run's, ``by-macs``.
 
     Returns:
         The path of ``index.html``; ``measurements.csv``, ``thresholds.csv``, ``reliability.csv`` and
@@ -112,10 +115,12 @@ def publish(found: Run | Path | str) -> Path:
 
     Raises:
         StoreError: If the folder is no run, holds no finished cell, or cannot be written.
+        UserError: If nothing is saved on the axis.
     """
     results = found if isinstance(found, Run) else Run(found)
-    export(results, "csv", results.path)
-    return write(findings(results), results.path)
+    folder = results.path / f"by-{results.axis}" if results.axis else results.path
+    export(results, "csv", folder)
+    return write(findings(results), folder)
 
 
 def findings(run: Run) -> Findings:
@@ -125,11 +130,12 @@ def findings(run: Run) -> Findings:
         StoreError: If the run holds no finished cell.
     """
     pictures, missing = kept(run.path)
+    names = labels(run)
+    counted = {"ratios counted in": AXES[run.axis].noun} if run.axis else {}
     return Findings(
-        **tables(run),
-        **exhibits(run),
+        **{name: labelled(table, names) for name, table in {**tables(run), **exhibits(run)}.items()},
         metrics=run.metrics,
-        record=run.record,
+        record={**run.record, "notes": run.notes, **counted},
         pictures=pictures,
         no_pictures=missing,
     )

@@ -104,6 +104,8 @@ class Cost:
         macs_nonzero: The same without the multiplications by a zero weight (theoretical: no kernel skips
             them).
         bytes: Size of the weights on disk.
+        packed: Bytes of the weights, losslessly packed so that zeros and shared magnitudes take no room
+            (`evalsuite.models.packing`); ``None`` for whole programs, and where an older evalsuite wrote the record.
     """
 
     parameters: int
@@ -113,6 +115,7 @@ class Cost:
     macs: int | None
     macs_nonzero: int | None
     bytes: int
+    packed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -156,6 +159,12 @@ class Phase:
         schedule: Digest of the learning rates along the phase: equal for equal schedules.
         curve: Validation accuracy after each epoch, where the recipe tracks it.
         stage: How many epochs of it belong to its first learning-rate stage: up to the first drop, or all.
+        rest: Digest of all of the recipe but its epochs and learning rates: batch, optimiser, augmentation.
+        before: Accuracy on the validation split with which the training began, what is pruned being gone;
+            ``None`` where nobody looked.
+        recalibrated: The same with batch norms that were re-estimated on training images, nothing else trained;
+            ``None`` without such norms.
+        after: Accuracy on the validation split with which it ended.
     """
 
     what: PhaseName
@@ -166,6 +175,10 @@ class Phase:
     schedule: str
     curve: tuple[float, ...] = ()
     stage: int = 0
+    rest: str = ""
+    before: float | None = None
+    recalibrated: float | None = None
+    after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +189,14 @@ class Candidate:
         method: Label of the producer, or ``dense`` for the parent.
         seed: Training seed of parent and candidate.
         target_ratio: What was asked for; 0 for the parent.
-        ratio: ``1 - nonzero(candidate) / nonzero(parent)`` over all parameters, counted, never the target.
-        prunable_ratio: The same over prunable weights only.
+        ratio: ``1 - nonzero(candidate) / nonzero(parent)`` over all parameters, counted, never the target; of
+            a method that saves something else, ``1 - cost(candidate) / cost(parent)`` on its `axis`.
+        prunable_ratio: The share of non-zero prunable weights that is gone, whatever the axis.
         cost: What it costs.
         weights: Digest of the weights, hexadecimal.
         model: Registered architecture and its settings, from which the module is rebuilt.
         history: Every training that it went through, the parent's first; empty where nobody knows.
+        axis: The field of `Cost` that `ratio` is counted in; see `evalsuite.axes`.
     """
 
     method: str
@@ -193,6 +208,7 @@ class Candidate:
     weights: str
     model: Mapping[str, Any]
     history: tuple[Phase, ...] = ()
+    axis: str = "nonzero"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ HOUSE = Path(__file__).parents[1] / "evalsuite"
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "randomness"),
     ("records", "registry", "tolerances"),
-    ("choices", "storage"),
+    ("axes", "choices", "storage"),
     ("compat",),
     ("metrics",),
     ("statistics", "potential", "data", "models", "report"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evalsuite.axes import AXES
 from evalsuite.commands.console import out, print_report
 from evalsuite.commands.console_tables import print_cross, print_rows, print_thresholds
 
@@ -19,34 +20,45 @@ if TYPE_CHECKING:
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, for example reports/digits.")]
 
 
+Axis = Annotated[
+    str,
+    typer.Option(help=f"Count ratios in another cost: {', '.join(AXES)}. [default: what each method saves]"),
+]
+
+
 def report_command(
     run: RunFolder,
     figures: Annotated[
         str, typer.Option(help="Also write each chart for a paper, into RUN/figures: pdf, svg or png.")
     ] = "",
+    axis: Axis = "",
 ) -> None:
     """Rebuild tables and page of a run from its cells, without the models."""
     from evalsuite.api import findings, publish
     from evalsuite.results import Run
 
-    print_report(publish(run))
+    found = Run(run, axis=axis)
+    page = publish(found)
+    print_report(page)
     if figures:
         from evalsuite.report.figures import figures as write_figures
 
-        written = write_figures(findings(Run(run)), run / "figures", figures)
-        out.print(f"Figures: {len(written)} in {(run / 'figures').resolve()}", soft_wrap=True, markup=False)
+        folder = page.parent / "figures"
+        written = write_figures(findings(found), folder, figures)
+        out.print(f"Figures: {len(written)} in {folder.resolve()}", soft_wrap=True, markup=False)
 
 
 def compare_command(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the page.")] = Path("reports/compare"),
+    axis: Axis = "",
 ) -> None:
     """Put several runs, with several parents, into one report."""
     from evalsuite.publishing.compared import comparison
     from evalsuite.report import write
     from evalsuite.results import Run
 
-    print_report(write(comparison([Run(run) for run in runs]), out_dir))
+    print_report(write(comparison([Run(run, axis=axis) for run in runs]), out_dir))
 
 
 def threshold_command(
@@ -59,14 +71,17 @@ def threshold_command(
         typer.Option(help="0.01 in the metric's unit, or 5% of the parent's value. [default: the suite's]"),
     ] = "",
     seed: Annotated[str, typer.Option(help="One seed instead of the mean over all.")] = "all",
+    axis: Axis = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print them as JSON.")] = False,
 ) -> None:
     """Draw the thresholds of a run again, at other tolerances, from its cells and without the models."""
     from evalsuite.results import Run
 
-    found = Run(run)
+    found = Run(run, axis=axis)
     rules = asked(found, metric or [], tolerance)
-    rows = chosen((Run(run, tolerances=rules) if rules else found).thresholds(), metric or [], seed)
+    rows = chosen(
+        (Run(run, tolerances=rules, axis=axis) if rules else found).thresholds(), metric or [], seed
+    )
     if as_json:
         print_rows(rows)
     else:
@@ -96,12 +111,13 @@ def export_command(
     out_dir: Annotated[
         Path | None, typer.Option("--out", help="Folder to write to. [default: RUN/export]")
     ] = None,
+    axis: Axis = "",
 ) -> None:
     """Write the tables of a run for other programs."""
     from evalsuite.publishing.exporting import export
     from evalsuite.results import Run
 
-    folder = export(Run(run), form, out_dir or run / "export")
+    folder = export(Run(run, axis=axis), form, out_dir or run / "export")
     out.print(f"Tables: {folder.resolve()}", soft_wrap=True, markup=False)
 
 

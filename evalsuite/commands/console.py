@@ -100,6 +100,7 @@ def print_inspection(found: Inspection, known: Identity) -> None:
             "format": found.format + (f", under {found.wrapper}" if found.wrapper else ""),
             "parameters": f"{found.parameters:,}, of which {found.nonzero:,} are not zero",
             "MACs": _macs(known),
+            "bytes": f"{found.bytes:,} on disk, {found.packed:,} losslessly packed",
             "ratio": "" if found.ratio is None else f"{found.ratio:.2%} of the parent's parameters are gone",
             "prunable": ""
             if found.prunable_ratio is None

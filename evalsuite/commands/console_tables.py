@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from evalsuite.axes import AXES, USUAL
 from evalsuite.commands.console import escaped, out, print_json
 
 if TYPE_CHECKING:
@@ -43,10 +44,10 @@ def print_summary(found: Run) -> None:
     chosen = headline[worst | (alone & ~partial)]  # of a group the worst condition; the report has them all
     if chosen.empty:
         return
+    chosen = chosen.assign(method=[_method(row) for _, row in chosen.iterrows()])
     out.print(_by_method(chosen) if chosen["method"].nunique() > MANY else _by_condition(chosen))
-    failed = len(found.failures.drop_duplicates(["method", "seed", "target_ratio", "evaluator"]))
-    if failed:
-        out.print(f"{failed} cells have no numbers; the report says why.")
+    if missing := len(found.failures):
+        out.print(f"{missing:,} of {len(found.measurements):,} numbers are missing; the report says why.")
 
 
 def _by_condition(chosen: pd.DataFrame) -> Table:
@@ -88,6 +89,12 @@ def _by_method(chosen: pd.DataFrame) -> Table:
     return table
 
 
+def _method(row: pd.Series[Any]) -> str:
+    """A method, with what its ratios are counted in where that is not the usual."""
+    counted = "" if row["axis"] == USUAL else f" ({AXES[row['axis']].noun})"
+    return f"{row['method']}{counted}"
+
+
 def _place(row: pd.Series[Any]) -> str:
     return f"{row['condition']} (worst)" if row["aggregate"] == "minimum" else str(row["condition"])
 
@@ -107,7 +114,7 @@ def print_thresholds(rows: pd.DataFrame) -> None:
             row["condition"] if row["aggregate"] == "single" else f"{row['condition']} ({row['aggregate']})"
         )
         table.add_row(
-            *(escaped(str(text)) for text in (row["method"], row["metric"], place)),
+            *(escaped(str(text)) for text in (_method(row), row["metric"], place)),
             f"{row['tolerance']:.4g}",
             f"{row['reference']:.4f}",
             f"{row['potential']:.1%}",
@@ -155,6 +162,7 @@ def print_verdicts(found: pd.DataFrame) -> None:
         "ratio",
         "parameters",
         "MACs",
+        "packed",
         "metric",
         "worst on",
         "value",
@@ -174,7 +182,7 @@ def print_verdicts(found: pd.DataFrame) -> None:
             escaped(str(candidate)),
             f"{worst['ratio']:.1%}",
             _count(float(worst["parameters"])),
-            _count(float(rows["macs"].astype("float64").iloc[0])),
+            *(_count(float(rows[name].astype("float64").iloc[0])) for name in ("macs", "packed")),
             escaped(str(metric)),
             escaped(worst["condition"]),
         )

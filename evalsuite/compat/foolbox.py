@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.compat.attacked import (
+    BATCH,
     AllBroken,
     Attacked,
     Watch,
@@ -28,7 +29,7 @@ from evalsuite.compat.attacked import (
     confirmed,
     swept,
 )
-from evalsuite.compat.calling import device_of, quiet_imports
+from evalsuite.compat.calling import borrowed, device_of, quiet_imports
 from evalsuite.compat.foolbox_draws import noise_by_index, start_by_index
 from evalsuite.errors import UnknownNameError, UserError
 
@@ -189,6 +190,39 @@ def attack_success(
         return _attacked(model, tool, clean, labels=labels, attack=attack)
 
     return swept(model, images, labels, rounds=attack.restarts, prepared=lambda: run, among=among)
+
+
+def last_points(model: nn.Module, images: Tensor, labels: Tensor, *, attack: Attack, seed: int) -> Tensor:
+    """Returns where an attack on one model ends, to be shown to another: the last points, not the first that fool.
+
+    The first point that fools a model lies just behind its boundary, and in front of another's; the last one went
+    on as far as the ball lets it.
+
+    Args:
+        model: In evaluation mode; takes images in [0, 1] and returns logits (N, K). It is left as it was.
+        images: float32 in [0, 1], shape (N, C, H, W); those that are wrong as they are are attacked too.
+        labels: int64, shape (N,).
+        attack: What to run, once.
+        seed: Of the random starts.
+
+    Returns:
+        float32 in [0, 1], inside the ball, shape (N, C, H, W).
+
+    Raises:
+        ContractError: If the library leaves the ball.
+    """
+    ends = []
+    with borrowed(model) as device:
+        for start in range(0, len(images), BATCH):
+            index = list(range(start, min(start + BATCH, len(images))))
+            # libraries call view() on what is shaped like their images
+            clean = images[index].clone(memory_format=torch.contiguous_format).to(device)
+            tool = _tool(attack, index, ("foolbox", seed, attack.name, 0))
+            _, last, _ = tool(wrapped(model), clean, labels[index].to(device), epsilons=attack.epsilon)
+            end = last.detach().clamp(0, 1)
+            check_distance(attack.name, end - clean, order=attack.order, epsilon=attack.epsilon)
+            ends.append(end.to(images.device))
+    return torch.cat(ends)
 
 
 def _tool(attack: Attack, index: list[int], key: tuple[str | int, ...]) -> Any:

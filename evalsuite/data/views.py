@@ -264,8 +264,23 @@ def _named(name: str) -> DataSet:
 
 @cache
 def frost_textures(root: Path | None) -> tuple[Array, ...]:
-    """Returns the pictures ``frost1`` to ``frost5`` of the data root's folder ``frost``, uint8 (H, W, 3)."""
+    """Returns the pictures ``frost1`` to ``frost5`` of the data root's folder ``frost``, uint8 (H, W, 3), or none.
+
+    Raises:
+        DataError: If some are there and others not, or cannot be read: fewer pictures are another corruption, of the
+            same name.
+    """
     from PIL import Image
 
     found = sorted((root / "frost").glob("frost[1-9].*")) if root is not None else []
-    return tuple(np.asarray(Image.open(path).convert("RGB")) for path in found[:TEXTURES])
+    if found and len(found) < TEXTURES:
+        raise DataError(
+            f"{found[0].parent}: found {len(found)} frost photographs, expected frost1 to frost{TEXTURES} of the "
+            "published generator; add the others, or rename the folder to have the frost painted"
+        )
+    try:
+        return tuple(np.asarray(Image.open(path).convert("RGB")) for path in found[:TEXTURES])
+    except OSError as error:
+        raise DataError(
+            f"{found[0].parent}: a frost photograph is not a readable picture ({error})"
+        ) from error

@@ -121,9 +121,11 @@ def _kept(h: Floats, percentile: float) -> Array:
     """Which activations of each image are the largest, bool (N, D)."""
     count = max(1, h.shape[1] - round(h.shape[1] * percentile / 100))
     last = np.partition(h, -count, axis=1)[:, -count, None]
-    above, tied = h > last, h == last
+    kept: Array = h >= last
+    many = np.flatnonzero(kept.sum(axis=1) > count)  # images with ties at the edge, seldom any
+    above, tied = h[many] > last[many], h[many] == last[many]
     missing = count - above.sum(axis=1, keepdims=True)
-    kept: Array = above | (tied & (np.cumsum(tied, axis=1) <= missing))
+    kept[many] = above | (tied & (np.cumsum(tied, axis=1) <= missing))
     return kept
 
 

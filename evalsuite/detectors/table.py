@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from evalsuite.detectors.distances import gaussians, neighbors
+from evalsuite.detectors.distances import Gaussians, neighbors
 from evalsuite.detectors.logits import entropy, gen, max_logit
 from evalsuite.detectors.odin import odin
 from evalsuite.detectors.residual import principal, virtual_logit
@@ -53,6 +53,10 @@ class Basis(Protocol):
     @property
     def labels(self) -> Array:
         """Their classes, int64 (N,)."""
+
+    @property
+    def gaussians(self) -> Gaussians:
+        """Those of the training features, fitted once for all detectors."""
 
     @property
     def neighbors(self) -> int:
@@ -115,8 +119,7 @@ def _react(basis: Basis) -> Scorer:
 
 def _distance(relative: bool) -> Callable[[Basis], Scorer]:
     def built(basis: Basis) -> Scorer:
-        features = basis.training.features
-        fitted = gaussians(features, basis.labels)
+        features, fitted = basis.training.features, basis.gaussians
         flags: tuple[str, ...] = ()
         if fitted.rank < features.shape[1]:
             flags = (

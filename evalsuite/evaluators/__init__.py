@@ -18,6 +18,7 @@ EVALUATORS: Registry[type[Evaluator]] = Registry(
         "corruptions": "evalsuite.evaluators.corruptions:Corruptions",
         "flips": "evalsuite.evaluators.flips:Flips",
         "jacobian": "evalsuite.evaluators.jacobian:Jacobian",
+        "latency": "evalsuite.evaluators.latency:Latency",
         "minimal-norm": "evalsuite.evaluators.minimal:MinimalNorm",
         "noise": "evalsuite.evaluators.noise:Noise",
         "ood": "evalsuite.evaluators.ood:Ood",

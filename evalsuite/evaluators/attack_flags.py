@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
@@ -18,8 +18,9 @@ import numpy as np
 import torch
 
 from evalsuite.compat.attacked import first_look
+from evalsuite.compat.autoattack import playable
 from evalsuite.compat.calling import borrowed
-from evalsuite.evaluators.weapons import Attacker, Force, Target, Weapon, weapon
+from evalsuite.evaluators.weapons import Attacker, Force, Target, Weapon, transferred, weapon
 from evalsuite.randomness import address
 from evalsuite.records import Array
 
@@ -39,7 +40,8 @@ QUERIES = 100
 SATURATED = 24 * math.log(2)
 """Lead of the first logit from which on the others vanish beside it in a float32 softmax."""
 
-_SINGLE = {"linf-pgd": "fgsm", "l2-pgd": "fgm"}
+_SINGLE = {math.inf: "fgsm", 2.0: "fgm"}
+"""The attack of one step in each norm."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,9 @@ def doubts(target: Target, record: Record, *, force: Force, probe: int) -> Doubt
         force: How hard they tried.
         probe: Number of images that are attacked again; 0 for none: then the attacks are only compared with
             each other. On at most so many images: two passes and a gradient; on those that withstood the
-            iterative attack at the middle radius: twice the steps, as many restarts again, noise and
-            `QUERIES` questions of Square; on all of them: the attack at a large radius.
+            iterative attack at the middle radius: twice the steps, as many restarts again, noise, `QUERIES`
+            questions of Square, as many steps along the margin where no attack followed it, and what PGD makes of
+            them on the unpruned network; on all of them: the attack at a large radius.
     """
     general = (*_gradients(target.first(probe)), *_probed(target, record, force, probe)) if probe else ()
     found = Doubts(general)
@@ -104,14 +107,16 @@ def _reversals(one: Weapon, radii: list[float], record: Record, found: Doubts) -
 
 
 def _single_steps(one: Weapon, radii: list[float], record: Record, found: Doubts) -> None:
-    single = weapon(_SINGLE[one.name]) if one.name in _SINGLE else None
+    """In a cascade, where the attack of one step comes second, it only had what the other left: all of that counts."""
+    single = weapon(_SINGLE[one.order])
     for radius in radii:
-        if single is None or (single, radius) not in record:
+        if (single, radius) not in record:
             continue
-        hit, quick = int(record[one, radius].sum()), int(record[single, radius].sum())
-        if _irregular(quick - hit, len(record[one, radius]), share=SHARE):
+        hit, quick = record[one, radius], record[single, radius]
+        if _irregular(int(quick.sum()) - int(hit.sum()), len(hit), share=SHARE):
+            more = int((quick & ~hit).sum())
             found.special[one.name, radius].append(
-                f"{single.name} broke {quick} images in one step, {one.name} only {hit} in many."
+                f"{single.name} broke {more} images in one step that {one.name} did not break in many."
             )
 
 
@@ -166,26 +171,44 @@ def _probed(target: Target, record: Record, force: Force, probe: int) -> Iterato
     total = len(few.labels)
     fallen = np.logical_or.reduce([hit[:total] for (_, at), hit in record.items() if at <= radius])
     epsilon = radius if one.order == 2 else radius / 255
-    other = replace(few, seed=address(few.seed, "probe"))
     left = few.right & ~fallen
-    ask = weapon("l2-square" if one.order == 2 else "square")
-    trials = [
-        (Attacker(few), one, force.doubled(), f"twice the steps of {one.name}"),
-        (Attacker(other), one, force, f"as many restarts of {one.name} again"),
-    ]
-    if few.images.shape[-2] > 4:
-        trials.append(
-            (Attacker(other), ask, replace(force, queries=QUERIES), f"{QUERIES} questions without gradients")
-        )
-    if one.order != 2:
-        noise = weapon("linf-noise")
-        trials.append((Attacker(other), noise, force, f"{force.steps} draws of random noise"))
-    for attacker, again, strength, words in trials:
-        hits = attacker.broken(again, epsilon, force=strength, among=left) & left if left.any() else left
-        count = int(hits.sum())
-        if _irregular(count, total, share=PROBE_SHARE):
-            yield f"Of {total} images, {count} that withstood radius {radius:g} fell to {words}."
+    if left.any():
+        tried = {weapon for weapon, _ in record}
+        for attacker, again, strength, words in _trials(few, one, force, tried):
+            hits = attacker.broken(again, epsilon, force=strength, among=left) & left
+            yield from _fell(int(hits.sum()), total, radius, words)
+        if few.parent is not None:
+            count = int((transferred(few, one.order, epsilon, force=force) & left).sum())
+            yield from _fell(count, total, radius, "the adversarials of the unpruned network")
     yield from _large(few, one, force)
+
+
+def _trials(
+    few: Target, one: Weapon, force: Force, tried: Collection[Weapon]
+) -> Iterator[tuple[Attacker, Weapon, Force, str]]:
+    """Who attacks again, with what, how hard, and what it is called."""
+    other = Attacker(replace(few, seed=address(few.seed, "probe")))
+    prefix = "l2-" if one.order == 2 else ""
+    yield Attacker(few), one, force.doubled(), f"twice the steps of {one.name}"
+    yield other, one, force, f"as many restarts of {one.name} again"
+    if few.images.shape[-2] > 4:
+        asking = replace(force, queries=QUERIES)
+        yield other, weapon(f"{prefix}square"), asking, f"{QUERIES} questions without gradients"
+    if one.order != 2:
+        yield other, weapon("linf-noise"), force, f"{force.steps} draws of random noise"
+    if playable("apgd-dlr", classes=few.classes) and not any(map(_follows_margins, tried)):
+        margin, short = weapon(f"{prefix}apgd-dlr"), replace(force, iterations=force.steps, restarts=1)
+        yield other, margin, short, f"{force.steps} steps of {margin.name}, along the margin"
+
+
+def _follows_margins(one: Weapon) -> bool:
+    """Whether an attack follows the margin, whose slope large logits cannot make vanish."""
+    return one.plain in ("apgd-dlr", "apgd-t")
+
+
+def _fell(count: int, total: int, radius: float, words: str) -> Iterator[str]:
+    if _irregular(count, total, share=PROBE_SHARE):
+        yield f"Of {total} images, {count} that withstood radius {radius:g} fell to {words}."
 
 
 def _large(few: Target, one: Weapon, force: Force) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -13,12 +13,14 @@ from evalsuite.data.archives import Official
 from evalsuite.data.corruptions import CORRUPTIONS
 from evalsuite.data.views import Corruption, View
 from evalsuite.errors import CellError, ContractError, SuiteError
-from evalsuite.evaluators.accuracy import ECE, NLL, POPULATION
+from evalsuite.evaluators.accuracy import ECE, NLL, POPULATION, single
 from evalsuite.evaluators.contract import Evaluator, check_once
 from evalsuite.metrics import brier, ece_by_chance, evaluate, softmax, temperature
 from evalsuite.records import Array, Floats, Metric, Score
 
 SCALED = "_scaled"
+PRETRAINING = "pretraining"
+"""What the history calls the training of a parent here, on the training split alone."""
 GROUP = "calibration-shift"
 MOST_CLASSES = 100
 """From more on, all probabilities of all images are too much to keep: 200 MB a candidate on ImageNet."""
@@ -88,16 +90,20 @@ class Calibration(Evaluator):
             images, and reports the error before scaling.
         severities: Which of 1 to 5.
         source: ``generated`` corruptions, or those of the ``official`` archive under the data root.
+        per_image: Whether results of single images under each corruption are kept, in single precision: drops there
+            then have intervals, and the cell has 20 bytes more per image and corrupted set.
 
     References:
         Ovadia et al. 2019, "Can you trust your model's uncertainty? Evaluating predictive uncertainty under
         dataset shift" (clean temperature under corruption).
     """
 
+    historical: ClassVar[bool] = True
     held_out: Literal["validation", "cross-fit"] = "validation"
     corruptions: bool = False
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     source: Literal["generated", "official"] = "generated"
+    per_image: bool = False
 
     def __post_init__(self) -> None:
         if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
@@ -144,9 +150,20 @@ class Calibration(Evaluator):
             names = (TEMPERATURE.name, *(metric.name + SCALED for metric in _ALL))
             yield from (Score(name, "clean", reason=reason) for name in names)
         else:
-            yield from _renamed(_measures(scaled, bench.seed))
-            yield Score(TEMPERATURE.name, "clean", value=fitted, n=len(outputs.logits))
+            flags = self._unsure(bench)
+            for score in _renamed(_measures(scaled, bench.seed)):
+                yield replace(score, flags=(*flags, *score.flags))
+            yield Score(TEMPERATURE.name, "clean", value=fitted, n=len(outputs.logits), flags=flags)
         yield from self._shifted(bench, scaling, reason)
+
+    def _unsure(self, bench: Bench) -> tuple[str, ...]:
+        """A sentence where the validation images may be no held-out ones: networks are too sure of what they learnt."""
+        if self.held_out != "validation" or any(phase.what == PRETRAINING for phase in bench.parent.history):
+            return ()
+        return (
+            "Nobody knows whether the parent was trained on the validation images, which are the last of the training "
+            'images: then the temperature is too low. held_out = "cross-fit" does not need to know.',
+        )
 
     def _scaling(self, bench: Bench, outputs: Outputs) -> tuple[Scaling, float]:
         """What scales outputs of the test images, and the temperature (of a cross-fit the geometric mean)."""
@@ -161,15 +178,16 @@ class Calibration(Evaluator):
     def _shifted(self, bench: Bench, scaling: Scaling | None, reason: str) -> Iterator[Score]:
         """Yields Brier score, and ECE, NLL and Brier score after scaling, on each corruption and on average.
 
-        The evidence of a mean is kept, that of each of its 75 conditions is not. A painted frost (``frost*``) stays
-        out of the group and its mean, as it does in the corruption test.
+        The evidence of a mean is kept, that of each of its 75 conditions where it is asked for. A painted frost
+        (``frost*``) stays out of the group and its mean, as it does in the corruption test.
         """
+        kept = single if self.per_image else _valued
         found: dict[str, list[Score]] = {}
         for view in self._shifts:
             condition, outputs = bench.condition(view), bench.outputs(view)
             group = "" if "*" in condition else self._group
             for score in _on_shift(outputs, scaling, reason):
-                yield replace(_valued(score), condition=condition, group=group)
+                yield replace(kept(score), condition=condition, group=group)
                 if group:
                     found.setdefault(score.metric, []).append(score)
         for name, scores in found.items():

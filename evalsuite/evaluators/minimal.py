@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from evalsuite.compat.foolbox_minimal import MINIMAL_NAMES, MinimalAttack
 from evalsuite.data.views import View
 from evalsuite.errors import SkippedError, SuiteError
 from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.contract import Evaluator, check_once
+from evalsuite.evaluators.contract import Evaluator, check_once, sorted_by_class
 from evalsuite.evaluators.weapons import Attacker, Target, Weapon, target, weapon
 from evalsuite.models.forward import gradient_obstacle
 from evalsuite.records import Array, Metric, Score
@@ -103,6 +103,7 @@ class MinimalNorm(Evaluator):
         whole = len(aim.labels) == len(bench.outputs(View()).known)
         population = POPULATION if whole else f"{POPULATION}[:{self.images}]"
         attacker = Attacker(aim)
+        partial = sorted_by_class(bench.outputs(View()).known, self.images)
         for order in self._orders:
             found = {
                 one.name: np.where(aim.right, attacker.norms(one, steps=self.steps), 0.0)
@@ -111,7 +112,8 @@ class MinimalNorm(Evaluator):
             }
             found[f"{NEAREST} {_norm(order)}"] = np.minimum.reduce(list(found.values()))
             for condition, norms in found.items():
-                yield from _scores(condition, norms, aim, order=order, population=population)
+                for score in _scores(condition, norms, aim, order=order, population=population):
+                    yield score if score.reason else replace(score, flags=(*partial, *score.flags))
 
     @property
     def _weapons(self) -> list[Weapon]:

@@ -13,7 +13,7 @@ from evalsuite.data.views import View
 from evalsuite.errors import SkippedError, SuiteError
 from evalsuite.evaluators.accuracy import POPULATION
 from evalsuite.evaluators.attack import ROBUST_ACCURACY
-from evalsuite.evaluators.contract import Evaluator
+from evalsuite.evaluators.contract import Evaluator, sorted_by_class
 from evalsuite.models.forward import gradient_obstacle
 from evalsuite.randomness import address
 from evalsuite.records import Metric, Score
@@ -91,6 +91,7 @@ class RobustBench(Evaluator):
             ROBUST_ACCURACY.name,
             f"robustbench {self.norm}/{self.epsilon:g}{':255' if linf else ''}",
             evidence={population: found.withstood.cpu().numpy()},
+            flags=sorted_by_class(outputs.known, self.images),
         )
 
     def _check(self, bench: Bench) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from evalsuite.bench import Bench
 from evalsuite.data import DATASETS
 from evalsuite.data.views import FOLDER, View
+from evalsuite.detectors.distances import Gaussians, gaussians
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.errors import DataError, SkippedError, SuiteError
 from evalsuite.evaluators.accuracy import POPULATION
@@ -206,6 +207,10 @@ class _BenchBasis:
     @property
     def labels(self) -> Array:
         return self.bench.outputs(self.training.view).known
+
+    @cached_property
+    def gaussians(self) -> Gaussians:
+        return gaussians(self.training.features, self.labels)
 
     @property
     def flags(self) -> tuple[str, ...]:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from evalsuite.bench import Bench
 from evalsuite.compat import autoattack, foolbox, foolbox_minimal
-from evalsuite.compat.calling import unit_images
+from evalsuite.compat.attacked import first_look
+from evalsuite.compat.calling import device_of, unit_images
 from evalsuite.data.views import View
 from evalsuite.errors import UnknownNameError
+from evalsuite.models.forward import gradient_obstacle
 from evalsuite.records import Array
 from evalsuite.registry import unknown
 
@@ -79,6 +81,8 @@ class Target:
         right: Whether the model is right on each image as it is, bool (N,).
         classes: Number of classes.
         seed: Of everything random.
+        parent: The unpruned network, prepared, whose adversarials may fool the model too; ``None`` if this is it or
+            has no gradients.
     """
 
     model: nn.Module
@@ -87,6 +91,7 @@ class Target:
     right: Array
     classes: int
     seed: int
+    parent: nn.Module | None = None
 
     def first(self, count: int) -> Target:
         """Returns the first `count` images only."""
@@ -104,6 +109,7 @@ def target(bench: Bench, count: int) -> Target:
         right=outputs.correct[cut],
         classes=bench.classes,
         seed=bench.seed,
+        parent=None if bench.parent is bench or gradient_obstacle(bench.parent.model) else bench.parent.ready,
     )
 
 
@@ -193,6 +199,24 @@ class Attacker:
             )  # fmt: skip
         hit: Array = found.broken.cpu().numpy()
         return hit
+
+
+def transferred(target: Target, order: float, epsilon: float, *, force: Force) -> Array:
+    """Returns which images of a target PGD on its parent turns into some that it gets wrong, bool (N,).
+
+    Args:
+        target: With a parent.
+        order: The p of the norm.
+        epsilon: Radius for images in [0, 1].
+        force: How hard the parent is attacked.
+    """
+    if target.parent is None:
+        return np.zeros(len(target.labels), bool)
+    attack = _fixed(weapon("l2-pgd" if order == 2 else "linf-pgd"), epsilon, replace(force, restarts=1))
+    shown = foolbox.last_points(target.parent, target.images, target.labels, attack=attack, seed=target.seed)
+    device = device_of(target.model)
+    hit: Array = first_look(target.model, shown.to(device), target.labels.to(device)).cpu().numpy()
+    return hit
 
 
 def _fixed(weapon: Weapon, epsilon: float, force: Force) -> foolbox.Attack:

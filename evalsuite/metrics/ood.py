@@ -18,6 +18,8 @@ from evalsuite.metrics.weighted import columns, cumulated, resampled, row_sums, 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from evalsuite.metrics.weighted import Weights
     from evalsuite.records import Array, Floats
 
@@ -37,8 +39,8 @@ def auroc(negative: Array, positive: Array, *, weights: Weights = None) -> Float
     0.875
     """
     n, p = vector("negative", negative), vector("positive", positive)
-    order = np.argsort(p, kind="stable")
-    below, up_to = (np.searchsorted(p[order], n, side=side) for side in ("left", "right"))
+    order = np.argsort(p)
+    below, up_to = _standing(n, p[order])
 
     def area(wn: Floats, wp: Floats) -> Floats:
         reached = cumulated(columns(wp, order))
@@ -61,7 +63,7 @@ def aupr_out(negative: Array, positive: Array, *, weights: Weights = None) -> Fl
     The arguments are those of `auroc`; the value depends on the ratio of the numbers of images.
     """
     n, p = vector("negative", negative), vector("positive", positive)
-    falling_n, falling_p = np.argsort(-n, kind="stable"), np.argsort(-p, kind="stable")
+    falling_n, falling_p = np.argsort(-n), np.argsort(-p)
     reached_n = np.searchsorted(-n[falling_n], -p[falling_p], side="right")
     reached_p = np.searchsorted(-p[falling_p], -p[falling_p], side="right")
 
@@ -91,7 +93,7 @@ def fpr95_ood_positive(negative: Array, positive: Array, *, weights: Weights = N
         Yang et al. 2022, "OpenOOD: Benchmarking generalized out-of-distribution detection".
     """
     n, p = vector("negative", negative), vector("positive", positive)
-    order = np.argsort(-p, kind="stable")
+    order = np.argsort(-p)
 
     def rate(wn: Floats, wp: Floats) -> Floats:
         recall = np.cumsum(columns(wp, order), axis=1) / wp.sum(axis=1, keepdims=True)
@@ -150,6 +152,18 @@ def mean_fpr95_ood_positive(negative: Array, *positives: Array, weights: Weights
 def mean_fpr95_id_positive(negative: Array, *positives: Array, weights: Weights = None) -> Floats:
     """Returns the unweighted mean of `fpr95_id_positive` over several positive populations."""
     return _averaged(fpr95_id_positive, negative, positives, weights=weights)
+
+
+def _standing(scores: Floats, rising: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """How many of the `rising` numbers are below each score, and how many at most it, int (N,) each.
+
+    Looked up in rising order, where the search goes on from where the last one ended.
+    """
+    order = np.argsort(scores)
+    below, up_to = np.empty_like(order), np.empty_like(order)
+    below[order] = np.searchsorted(rising, scores[order], side="left")
+    up_to[order] = np.searchsorted(rising, scores[order], side="right")
+    return below, up_to
 
 
 def _averaged(

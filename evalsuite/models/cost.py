@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from evalsuite.errors import ContractError
 from evalsuite.models.forward import evaluation_mode
-from evalsuite.models.saving import serialized
+from evalsuite.models.saving import packed_size, serialized
 from evalsuite.records import Cost
 
 if TYPE_CHECKING:
@@ -32,6 +34,11 @@ def nonzero(model: nn.Module) -> int:
     return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
 
 
+def parameters(model: nn.Module) -> int:
+    """Returns the number of parameters, zeros included."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def cost(model: nn.Module, image_shape: Sequence[int]) -> Cost:
     """Returns what `model` costs; the model is left as it was.
 
@@ -41,19 +48,34 @@ def cost(model: nn.Module, image_shape: Sequence[int]) -> Cost:
 
     Returns:
         Multiply-accumulates are those of convolutions and linear layers, with the padding, without biases; a
-        multiplication by a zero weight is left out of ``macs_nonzero``. Bytes are those of the saved file.
+        multiplication by a zero weight is left out of ``macs_nonzero``. Bytes are those of the saved file, and
+        those of a packed one.
     """
     weights = [layer.get_parameter("weight") for layer in prunable(model).values()]
     calls = _calls(model, image_shape)
     return Cost(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        parameters=parameters(model),
         nonzero=nonzero(model),
         prunable=sum(weight.numel() for weight in weights),
         prunable_nonzero=sum(int(weight.count_nonzero()) for weight in weights),
         macs=sum(call.positions * call.weight.numel() for call in calls),
         macs_nonzero=sum(call.positions * int(call.weight.count_nonzero()) for call in calls),
         bytes=len(serialized(model)),
+        packed=packed_size(model),
     )
+
+
+def counted(model: nn.Module, axis: str) -> int:
+    """Returns what `model` costs on an axis that weights alone decide: ``nonzero``, ``parameters`` or ``packed``.
+
+    Raises:
+        ContractError: If it is another axis.
+    """
+    if axis not in _COUNTERS:
+        raise ContractError(
+            f"a producer saves {axis!r}, expected what its weights alone decide: {', '.join(_COUNTERS)}"
+        )
+    return _COUNTERS[axis](model)
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -63,6 +85,13 @@ def weights_digest(model: nn.Module) -> str:
         digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+_COUNTERS: Mapping[str, Callable[[nn.Module], int]] = {
+    "nonzero": nonzero,
+    "parameters": parameters,
+    "packed": packed_size,
+}
 
 
 @dataclass(frozen=True, slots=True)

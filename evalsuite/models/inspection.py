@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from evalsuite.errors import CheckpointError
 from evalsuite.models.checkpoints import matched, read_checkpoint
+from evalsuite.models.packing import packed, plain_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +65,7 @@ class Inspection:
         file: Its name.
         format: ``safetensors``, ``torch zip`` (1.6 and later) or ``torch legacy``.
         bytes: Size on disk.
+        packed: Bytes of its tensors, losslessly packed; see `evalsuite.models.packing`.
         wrapper: Keys that lead to the state dict in the file, with dots between them; empty if it lies bare.
         prefix: What was taken from every key.
         folded: Names of weights that were put together from parts: a mask, weight norm.
@@ -89,6 +91,7 @@ class Inspection:
     file: str
     format: str
     bytes: int
+    packed: int
     wrapper: str
     prefix: str
     folded: tuple[str, ...]
@@ -135,6 +138,7 @@ def inspect(path: Path, *, parent: Path | None = None, masks: Path | None = None
         file=path.name,
         format=found.format,
         bytes=path.stat().st_size,
+        packed=len(packed(plain_zeros(weights))),
         wrapper=found.wrapper,
         prefix=found.prefix,
         folded=found.folded,

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from evalsuite.records import Array
 
 
+def has_norms(model: nn.Module) -> bool:
+    """Whether `model` has batch norms with running statistics."""
+    return any(isinstance(one, _BatchNorm) and one.track_running_stats for one in model.modules())
+
+
 def reestimated(model: nn.Module, images: Array, *, batch_size: int = 200) -> nn.Module:
     """Returns a copy of `model` whose batch norms have the mean and variance of what `images` make of them.
 

@@ -13,6 +13,7 @@ from evalsuite.errors import ContractError, StoreError
 from evalsuite.models.architecture import Normalized, core, from_settings
 from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.loading import rebuilt
+from evalsuite.models.packing import packed, plain_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,6 +58,11 @@ def load(model_settings: Mapping[str, Any], weights_path: Path) -> nn.Module:
 def serialized(model: nn.Module) -> bytes:
     """Returns the content of the file that `save` writes: the network's weights alone."""
     return safetensors.torch.save(_weights(model))
+
+
+def packed_size(model: nn.Module) -> int:
+    """Returns how many bytes the network's weights are in a packed file; see `evalsuite.models.packing`."""
+    return len(packed(plain_zeros(_weights(model))))
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:

@@ -99,7 +99,7 @@ def verdicts(curves: Curves) -> dict[str, Array]:
         return np.take_along_axis(array, order, axis=-1)
 
     x, drops, widths, limit = map(risen, (curves.ratios, curves.drops, curves.widths, limits))
-    passed = _each(x, drops <= limit)
+    passed = drops <= limit
     failed = ~np.isnan(x) & ~passed
     potential = _reached(x, passed)
     potential_any = _largest(x, passed)
@@ -113,7 +113,7 @@ def verdicts(curves: Curves) -> dict[str, Array]:
         **_proven(x, limit, **{name: risen(getattr(curves, name)) for name in ("drops", *PROOFS)}),
         "first_failure": first_failure,
         "censored": ~marked_any(failed, -1),
-        "infeasible": failed[..., 0],
+        "infeasible": marked_any(failed & (x == x[..., :1]), -1),
         "non_monotone": potential_any > potential,
         "incomplete": marked_any(~np.isnan(x) & np.isnan(drops), -1),
         "underpowered": np.where(wide, 1.0, np.where(vague, np.nan, 0.0)),
@@ -130,34 +130,32 @@ def _proven(x: Floats, limit: Floats, *, drops: Floats, **proofs: Floats) -> dic
     highs, uppers, method_uppers = (
         np.maximum(proofs[name], drops) for name in ("highs", "uppers", "method_uppers")
     )
-    shown = ~_each(x, ~(np.minimum(proofs["floors"], drops) > limit))
+    shown = np.minimum(proofs["floors"], drops) > limit
     known, known_floor, known_method = (
         marked_any(~np.isnan(bound), -1) for bound in (uppers, proofs["floors"], method_uppers)
     )
-    certified = _reached(x, _each(x, uppers <= limit))
-    low = np.minimum(_reached(x, _each(x, highs <= limit)), certified)
-    high = _largest(x, ~np.isnan(x) & ~np.logical_or.accumulate(shown, axis=-1))
+    certified = _reached(x, uppers <= limit)
+    low = np.minimum(_reached(x, highs <= limit), certified)
+    high = _largest(x, ~np.isnan(x) & (x < _smallest(x, shown)))
     both = known & known_floor
     return {
         "certified": np.where(known, certified, np.nan),
         "potential_low": np.where(both, low, np.nan),
         "potential_high": np.where(both, high, np.nan),
-        "certified_method": np.where(known_method, _reached(x, _each(x, method_uppers <= limit)), np.nan),
+        "certified_method": np.where(known_method, _reached(x, method_uppers <= limit), np.nan),
     }
 
 
-def _each(ratios: Floats, passed: Flags) -> Flags:
-    """Where the candidate passed and all others at its very ratio: two targets may have led to one ratio."""
-    if not (np.diff(ratios, axis=-1) == 0).any():
-        return passed
-    same = ratios[..., :, None] == ratios[..., None, :]
-    return passed & ~marked_any(same & ~passed[..., None, :], -1)
-
-
 def _reached(ratios: Floats, passed: Flags) -> Floats:
-    """The largest of the rising ratios such that it and all before it passed."""
+    """The largest ratio such that all candidates at it and below it passed."""
     failed = ~np.isnan(ratios) & ~passed
-    return _largest(ratios, passed & ~np.logical_or.accumulate(failed, axis=-1))
+    return _largest(ratios, passed & (ratios < _smallest(ratios, failed)))
+
+
+def _smallest(ratios: Floats, marked: Flags) -> Floats:
+    """The smallest ratio that is marked, infinite where none is; its last axis stays with length 1."""
+    smallest: Floats = np.where(marked, ratios, np.inf).min(axis=-1, keepdims=True)
+    return smallest
 
 
 def _largest(ratios: Floats, marked: Flags) -> Floats:

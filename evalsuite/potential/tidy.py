@@ -167,10 +167,11 @@ def _check_unique(table: pd.DataFrame) -> None:
         raise UserError(
             f"{_where(table, twice)}: a second parent; give one row with ratio 0, which all methods share"
         )
-    twice = ~parent & table.duplicated(["method", "seed", "metric", "condition", "target_ratio"])
-    if twice.any():
-        told = "target_ratio" if (table["target_ratio"] != table["ratio"]).any() else "ratio"
-        raise UserError(f"{_where(table, twice)}: a second row with this {told}; give one row for each")
+    place = ["method", "seed", "metric", "condition", "target_ratio"]
+    for name, columns in (("ratio", [*place, "ratio"]), ("target_ratio", place)):
+        twice = ~parent & table.duplicated(columns)
+        if twice.any():
+            raise UserError(f"{_where(table, twice)}: a second row with this {name}; give one row for each")
 
 
 def _where(table: pd.DataFrame, marked: pd.Series[bool]) -> str:

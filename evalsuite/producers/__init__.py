@@ -55,6 +55,7 @@ PRODUCERS: Registry[type[Producer]] = Registry(
         "thin": "evalsuite.producers.thin:Thin",
         "thinet": "evalsuite.producers.channels:ThiNet",
         "tpp": "evalsuite.producers.regularised:TrainabilityPreserving",
+        "unify": "evalsuite.producers.unification:Unify",
         "uniform-plus": "evalsuite.producers.magnitude:UniformPlus",
     },
     group="evalsuite.producers",

@@ -7,16 +7,25 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from evalsuite.errors import UserError
-from evalsuite.producers.weights import alive, weights_of
+from evalsuite.producers.weights import Scores, alive, best_in_layers, weights_of
 from evalsuite.records import Floats
 
 Allocation = Literal["uniform", "uniform-plus", "erk"]
 LAST = 0.2
 """Share of its weights that the last layer keeps at least under ``uniform-plus``."""
 _HALVINGS = 200  # of the interval of the scale: to the last bit
+
+
+def allotted(model: nn.Module, scores: Scores, allocation: Allocation, keep: int) -> dict[str, Tensor]:
+    """Returns masks of the weights of highest score in each layer, as many as an allocation says, exact in sum.
+
+    Raises:
+        UserError: If the allocation is not possible with so few weights.
+    """
+    return best_in_layers(model, scores, layer_counts(model, allocation, keep))
 
 
 def layer_counts(model: nn.Module, allocation: Allocation, keep: int) -> dict[str, int]:

@@ -6,26 +6,31 @@ import copy
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evalsuite.axes import USUAL
 from evalsuite.errors import SkippedError, UserError
+from evalsuite.models.norms import has_norms, reestimated
 from evalsuite.randomness import generator
 from evalsuite.records import Array, ImageSet, Phase
 from evalsuite.training.batches import pixels
 from evalsuite.training.history import Span, history, phase_of, remember
 from evalsuite.training.hooks import Hooks
-from evalsuite.training.loop import Masks, Plan, train, training_seed
+from evalsuite.training.loop import Masks, Plan, masked, train, training_seed
 from evalsuite.training.origin import Origin
 from evalsuite.training.progress import Progress
 from evalsuite.training.recipe import Recipe
+from evalsuite.training.state import accuracy
 
 NO_HOOKS = Hooks(phase="retraining")
+RECALIBRATING = 1000
+"""Training images of which batch norms are estimated anew, to see what that alone repairs."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,8 @@ class Context:
         previous: The last candidate of an interrupted run, at a smaller ratio than the first that is asked
             for; ``None`` at the start.
         origin: How the parent was made; ``None`` if nobody knows, and then nothing can start afresh.
-        validation: Labelled images that recipes may select or track by; never the test images.
+        validation: Labelled images on which models are judged before and after a training, and by which recipes
+            may select or track; never the test images.
         lineage: What the model went through from which the producer goes on: the parent, or `previous`.
         progress: Folder of the progress of long trainings, and the digest of all that they depend on;
             ``None`` keeps none.
@@ -95,9 +101,12 @@ class Context:
             progress=None if self.progress is None else self.progress.of(ratio, index),
         )
         seed = training_seed(self.seed, "retrain", ratio)
+        masked(model, plan.masks)
+        found = {"before": self._judged(model), "recalibrated": self._recalibrated(model)}
         curve = train(model, self.train, chosen, seed=seed, plan=plan)
         span = Span(hooks.phase, start, chosen.epochs)
         phase = phase_of(model, self.train, chosen, span, curve=curve)
+        phase = replace(phase, **found, after=self._judged(model))
         self._phases.append(phase)
         remember(model, (*before, phase))
 
@@ -184,6 +193,17 @@ class Context:
             raise UserError(f"image set {self.train.name!r} has no labels, expected a labelled training set")
         return np.asarray(self.train.labels, dtype=np.int64)
 
+    def _judged(self, model: nn.Module) -> float | None:
+        """Accuracy on the validation split, if there is one, in full precision."""
+        return None if self.validation is None else accuracy(model, self.validation, Recipe())
+
+    def _recalibrated(self, model: nn.Module) -> float | None:
+        """The same once the batch norms have the statistics of training images."""
+        if self.validation is None or not has_norms(model):
+            return None
+        rows = generator(self.seed, "recalibrate").permutation(len(self.train.images))[:RECALIBRATING]
+        return self._judged(reestimated(model, self.train.images[np.sort(rows)]))
+
     def _taken(self, rows: Array) -> tuple[Tensor, Tensor]:
         images = pixels(self.train.images, rows)
         return images.to(self.device), torch.from_numpy(self._labels[rows]).to(self.device)
@@ -194,14 +214,23 @@ class Producer(ABC):
 
     Attributes:
         dense: It prunes nothing: a control whose ratio is 0 everywhere, measured but on no curve of pruning.
+        axis: What it saves, which its ratios are counted in: a field of `evalsuite.records.Cost` that
+            `evalsuite.models.cost.counted` knows. Nearly all save non-zero parameters.
     """
 
     dense: ClassVar[bool] = False
+    axis: ClassVar[str] = USUAL
 
     @property
     def parts(self) -> tuple[Producer, ...]:
         """Other producers that this one uses: what it makes depends on their code."""
         return ()
+
+    @property
+    def remembered(self) -> dict[str, Any]:
+        """What results must know of it where it is not there: that it prunes nothing, or what it saves."""
+        dense = {"dense": True} if self.dense else {}
+        return {**dense, **({"axis": self.axis} if self.axis != USUAL else {})}
 
     @abstractmethod
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
@@ -209,7 +238,7 @@ class Producer(ABC):
 
         The caller measures the ratio of what is yielded, saves it, and checks that the parent is untouched
         and that measured ratios rise. A ratio is the share of the parent's non-zero parameters, biases and
-        norms included, that is gone.
+        norms included, that is gone; or, of another `axis`, the share of that.
 
         Args:
             parent: The trained network, in evaluation mode; copy it.

@@ -15,14 +15,13 @@ from torch.nn import functional
 from evalsuite.errors import SuiteError
 from evalsuite.models.architecture import Normalized
 from evalsuite.models.cost import prunable
-from evalsuite.producers.allocation import Allocation, layer_counts
+from evalsuite.producers.allocation import Allocation, allotted
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.producers.magnitude import saliencies
 from evalsuite.producers.weights import (
     Scores,
     allowed,
     best,
-    best_in_layers,
     draws,
     enforce,
     magnitudes,
@@ -210,4 +209,4 @@ class RandomInit(InitialProducer):
         found = self.scores(model, context)
         if self.allocation == "global":
             return best(model, found, keep)
-        return best_in_layers(model, found, layer_counts(model, self.allocation, keep))
+        return allotted(model, found, self.allocation, keep)

@@ -95,9 +95,15 @@ class Alds(Producer):
 
     References:
         Liebenwein et al. 2021, arXiv 2107.11442: the relative error is at most sqrt(k) times the largest (j+1)-th
-        singular value of a group, over the largest of the layer; k and j are searched in turn. Differs from
-        its code in that k divides the channels, that linear layers are not split (k = 1), and in the schedule:
-        at each ratio the retrained factors are multiplied out and decomposed anew.
+        singular value of a group, over the largest of the layer; k and j are searched in turn. The kernel stays
+        whole in the first factor (out by in * height * width), which is the one way of folding that the
+        plain method of the authors' code (torchprune, ``ALDSNet``) tries; kernels that are parted or move to the
+        second factor belong to its variant ``ALDSNetPlus`` and are not offered. Differs from that code in that the
+        root of k is in the error, as in the paper's bound, which the code leaves out; that linear layers are not split
+        (k = 1) and k goes to `groups`, where the code takes every divisor of the channels of both kinds; in the
+        starts, of which the code's first four are the divisors next to 3, 5, 7 and 9 and the other eleven random, each
+        with k halved until it fits; and in the schedule: at each ratio the retrained factors are multiplied out and
+        decomposed anew.
     """
 
     groups: int = 16

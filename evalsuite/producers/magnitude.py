@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,39 +13,30 @@ from torch.nn import functional
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.models.cost import nonzero, prunable
 from evalsuite.models.forward import evaluation_mode
-from evalsuite.producers.allocation import Allocation, layer_counts
+from evalsuite.producers.allocation import allotted
 from evalsuite.producers.contract import Context, Producer
-from evalsuite.producers.weights import (
-    Magnitude,
-    Scores,
-    WeightProducer,
-    best_in_layers,
-    magnitudes,
-    weights_of,
-)
-
-
-class LayerwiseMagnitude(Magnitude):
-    """Keeps the largest absolute weights of each layer, as many as an allocation says."""
-
-    allocation: ClassVar[Allocation] = "uniform"
-
-    def masks(self, model: nn.Module, keep: int, context: Context) -> dict[str, Tensor]:
-        """Returns masks with the allocation's counts, exact in sum."""
-        return best_in_layers(model, self.scores(model, context), layer_counts(model, self.allocation, keep))
+from evalsuite.producers.weights import Scores, WeightProducer, magnitudes, weights_of
 
 
 @dataclass(frozen=True)
-class MagnitudeLayerwise(LayerwiseMagnitude):
+class MagnitudeLayerwise(WeightProducer):
     """Layer-wise magnitude pruning: every layer loses the same share of its weights, the smallest ones.
 
     References:
         Han et al. 2015, arXiv 1506.02626, with one rate for all layers. First and last layer take part.
     """
 
+    def scores(self, model: nn.Module, context: Context) -> Scores:  # noqa: ARG002  # data-free
+        """Returns absolute weights."""
+        return magnitudes(model)
+
+    def masks(self, model: nn.Module, keep: int, context: Context) -> dict[str, Tensor]:
+        """Returns masks with the allocation's counts, exact in sum."""
+        return allotted(model, self.scores(model, context), "uniform", keep)
+
 
 @dataclass(frozen=True)
-class UniformPlus(LayerwiseMagnitude):
+class UniformPlus(WeightProducer):
     """Uniform+ magnitude pruning: first convolution whole, a fifth of the last layer at least, else uniform.
 
     References:
@@ -54,11 +44,17 @@ class UniformPlus(LayerwiseMagnitude):
         these floors leave nothing to the others are refused.
     """
 
-    allocation: ClassVar[Allocation] = "uniform-plus"
+    def scores(self, model: nn.Module, context: Context) -> Scores:  # noqa: ARG002  # data-free
+        """Returns absolute weights."""
+        return magnitudes(model)
+
+    def masks(self, model: nn.Module, keep: int, context: Context) -> dict[str, Tensor]:
+        """Returns masks with the allocation's counts, exact in sum."""
+        return allotted(model, self.scores(model, context), "uniform-plus", keep)
 
 
 @dataclass(frozen=True)
-class Erk(LayerwiseMagnitude):
+class Erk(WeightProducer):
     """Magnitude pruning with the Erdos-Renyi-kernel allocation: large layers lose most.
 
     References:
@@ -67,7 +63,13 @@ class Erk(LayerwiseMagnitude):
         rescaled. It is used there during sparse training, here with magnitude after training.
     """
 
-    allocation: ClassVar[Allocation] = "erk"
+    def scores(self, model: nn.Module, context: Context) -> Scores:  # noqa: ARG002  # data-free
+        """Returns absolute weights."""
+        return magnitudes(model)
+
+    def masks(self, model: nn.Module, keep: int, context: Context) -> dict[str, Tensor]:
+        """Returns masks with the allocation's counts, exact in sum."""
+        return allotted(model, self.scores(model, context), "erk", keep)
 
 
 @dataclass(frozen=True)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from evalsuite.errors import SuiteError
 from evalsuite.models.surgery import remove_channels
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.producers.filters import per_filter
+from evalsuite.producers.penalties import Brake, Strength, decorrelating, in_turn, pushing
 from evalsuite.producers.shrinking import Goal, Kept, groups, nearest, ranks, removed, shrinking, uniform
 from evalsuite.training.hooks import Hooks
 from evalsuite.training.recipe import Recipe
-
-Strength = Callable[[float], float]
-"""From an epoch to the factor of a penalty."""
-Pull = Callable[[nn.Module, float], None]
-"""Changes the gradients of a model at an epoch: the hook ``before_step``."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +69,21 @@ class GReg1(Pushing, Producer):
     The paper adds 1e-4 to the factor every 10 steps (CIFAR) until it is 1, and holds for 10 000: with the
     default `ceiling` and `hold` the factor is the same function of the step if the phase has 110 000 steps.
 
+    Attributes:
+        limit: The factor stops growing early once in all layers the kept filters are so many times as large as
+            the picked ones.
+
     References:
-        Wang et al. 2021, arXiv 2012.09243. Differs from the paper in that the factor grows at
-        every step by a part of the phase, and that no layer stops early when its picked weights have vanished.
+        Wang et al. 2021, arXiv 2012.09243; the early stop is that of its code. Differs from the paper in that the
+        factor grows at every step by a part of the phase, that every layer loses the same share (preset ones in
+        the paper's ResNet-50), and that the phase does not end sooner where the growth does.
     """
+
+    limit: float = 1000.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_limit("greg-1", self.limit)
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose number of parameters is as near to the target as whole filters allow."""
@@ -84,8 +91,9 @@ class GReg1(Pushing, Producer):
         def step(model: nn.Module, goal: Goal) -> nn.Module:
             kept = picked(model, goal)
             recipe = self.recipe(context.recipe)
-            push = pushing(removed(kept, model), self.strength(recipe.epochs))
-            context.fit(model, goal.ratio, recipe=recipe, hooks=Hooks(before_step=push))
+            brake = Brake(self.limit, together=True)
+            push = pushing(removed(kept, model), self.strength(recipe.epochs), brake)
+            context.fit(model, goal.ratio, recipe=recipe, hooks=Hooks(before_step=push, state=brake.state))
             return remove_channels(model, kept)
 
         return shrinking(parent, ratios, context, step)
@@ -99,6 +107,8 @@ class GReg2(Pushing, Producer):
         parting: Factor at which the filters are picked.
         share: Of the epochs until then, at least one: 10 000 of 119 000 steps in the paper (CIFAR).
         recovery: Factor on the kept filters from then on; below zero it lets them grow.
+        limit: The factor of a layer stops growing early once its kept filters are so many times as large as the
+            picked ones.
 
     References:
         Wang et al. 2021, arXiv 2012.09243: the factor grows to 1e-2 on all filters, then on to 1 on the picked
@@ -108,9 +118,11 @@ class GReg2(Pushing, Producer):
     parting: float = 1e-2
     share: float = 1 / 12
     recovery: float = -1e-4
+    limit: float = 1000.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        _check_limit("greg-2", self.limit)
         if not 0 < self.parting < self.ceiling or not 0 < self.share < 1:
             raise SuiteError(
                 f"greg-2: found parting = {self.parting:g} and share = {self.share:g}, expected a factor above 0 and "
@@ -131,9 +143,11 @@ class GReg2(Pushing, Producer):
             context.fit(model, goal.ratio, recipe=first, hooks=Hooks(before_step=growing))
             kept = picked(model, goal)
             away = removed(kept, model)
-            push = pushing(away, self.strength(rest.epochs, start=self.parting))
+            brake = Brake(self.limit, together=False)
+            push = pushing(away, self.strength(rest.epochs, start=self.parting), brake)
             spare = pushing({name: ~mask for name, mask in away.items()}, lambda _: self.recovery)
-            context.fit(model, goal.ratio, recipe=rest, hooks=Hooks(before_step=in_turn(push, spare)))
+            hooks = Hooks(before_step=in_turn(push, spare), state=brake.state)
+            context.fit(model, goal.ratio, recipe=rest, hooks=hooks)
             return remove_channels(model, kept)
 
         return shrinking(parent, ratios, context, step)
@@ -150,8 +164,9 @@ class TrainabilityPreserving(Pushing, Producer):
         Wang and Fu 2023, arXiv 2207.12534: the entries of W W^T in the rows and columns of the picked filters
         are pulled to zero, and the growing L2 penalty holds for the picked filters and for the scale and
         shift of their batch norm. As in its code, squared entries are averaged over W W^T and summed over
-        layers, and their weight grows with the penalty. The growth is that of `GReg1`; its layer by layer
-        setting to zero at the end is left out, for the filters are removed there.
+        layers, and their weight grows with the penalty. The growth is that of `GReg1` without its early stop,
+        which that code has not; its layer by layer setting to zero at the end is left out, for the filters are
+        removed there.
     """
 
     decorrelation: float = 1000.0
@@ -184,64 +199,6 @@ def picked(model: nn.Module, goal: Goal) -> Kept:
     return nearest(model, ranks(scores), uniform(goal.widths), goal.budget)
 
 
-def in_turn(*pulls: Pull) -> Pull:
-    """Returns a hook that calls one after the other."""
-
-    def all_of_them(model: nn.Module, at: float) -> None:
-        for pull in pulls:
-            pull(model, at)
-
-    return all_of_them
-
-
-def pushing(masks: Mapping[str, Tensor], strength: Strength) -> Pull:
-    """Returns a hook that adds ``strength(at) w`` to the gradients of some filters, and of their biases.
-
-    Args:
-        masks: Names of layers to bool (out,): True is pushed.
-        strength: Factor of the penalty by epoch.
-    """
-
-    def push(model: nn.Module, at: float) -> None:
-        factor = strength(at)
-        for name, mask in masks.items():
-            for parameter in model.get_submodule(name).parameters(recurse=False):
-                if parameter.grad is not None:
-                    chosen = mask.to(parameter).view(-1, *[1] * (parameter.dim() - 1))
-                    parameter.grad.add_(parameter.detach() * chosen, alpha=factor)
-
-    return push
-
-
-def decorrelating(masks: Mapping[str, Tensor], strength: Strength) -> Pull:
-    """Returns a hook that adds the gradients of ``strength(at) correlation(model, masks)``.
-
-    Args:
-        masks: Names of layers to bool (out,): True is to be removed.
-        strength: Weight of the correlation in the loss by epoch.
-    """
-
-    def part(model: nn.Module, at: float) -> None:
-        weights = [model.get_submodule(name).get_parameter("weight") for name in masks]
-        for weight, slope in zip(
-            weights, torch.autograd.grad(correlation(model, masks), weights), strict=True
-        ):
-            if weight.grad is not None:
-                weight.grad.add_(slope, alpha=strength(at))
-
-    return part
-
-
-def correlation(model: nn.Module, masks: Mapping[str, Tensor]) -> Tensor:
-    """Returns the mean squared entry of W W^T in rows and columns of the filters to be removed, summed over layers.
-
-    Args:
-        model: Gradients flow to its weights.
-        masks: Names of layers to bool (out,): True is to be removed.
-    """
-    total = next(model.parameters()).new_zeros(())
-    for name, mask in masks.items():
-        filters = model.get_submodule(name).get_parameter("weight").flatten(1)
-        apart = mask[:, None] | mask[None, :]
-        total = total + (filters @ filters.T)[apart].square().sum() / len(filters) ** 2
-    return total
+def _check_limit(name: str, limit: float) -> None:
+    if not limit > 0:
+        raise SuiteError(f"{name}: found limit = {limit:g}, expected a number above 0")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -23,27 +22,8 @@ from evalsuite.training.loop import Masks
 from evalsuite.training.recipe import Recipe
 
 
-class Scratch(Control):
-    """Trains what another method leaves from new weights: its mask, or its smaller network."""
-
-    @abstractmethod
-    def recipe(self, parent: nn.Module, found: nn.Module, context: Context) -> Recipe:
-        """Returns how long `found` is trained."""
-
-    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
-        """Yields models of the other method's masks and shapes; the finder's training is not in their history."""
-        for ratio in ratios:
-            model = self.found(parent, ratio, context)
-            masks = masks_of(model)
-            recipe = self.recipe(parent, model, context)
-            redraw(model, masks, address(context.seed, "scratch", ratio))
-            remember(model, ())
-            context.fit(model, ratio, masks=masks, recipe=recipe)
-            yield model
-
-
 @dataclass(frozen=True)
-class ScratchE(Scratch):
+class ScratchE(Control):
     """Scratch-E: the pruned mask or network, trained from new weights for as many epochs as the parent.
 
     References:
@@ -51,13 +31,13 @@ class ScratchE(Scratch):
         number of inputs of a layer's outputs that are left; Liu et al. count a layer's outputs.
     """
 
-    def recipe(self, parent: nn.Module, found: nn.Module, context: Context) -> Recipe:  # noqa: ARG002  # the contract's
-        """Returns the parent's recipe."""
-        return first_recipe(context)
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        """Yields models of the other method's masks and shapes; the finder's training is not in their history."""
+        return anew(self, parent, ratios, context, lambda _: first_recipe(context))
 
 
 @dataclass(frozen=True)
-class ScratchB(Scratch):
+class ScratchB(Control):
     """Scratch-B: the pruned mask or network, trained from new weights for as much compute as the parent.
 
     Attributes:
@@ -74,14 +54,44 @@ class ScratchB(Scratch):
     formula: Literal["liu", "wang"] = "liu"
     most: float = 0.0
 
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        """Yields models of the other method's masks and shapes; the finder's training is not in their history."""
+        return anew(self, parent, ratios, context, lambda found: self.recipe(parent, found, context))
+
     def recipe(self, parent: nn.Module, found: nn.Module, context: Context) -> Recipe:
-        """Returns the parent's recipe, stretched."""
+        """Returns the parent's recipe, stretched to what `found` costs."""
         shape = context.train.images.shape[1:]
         dense, sparse = (cost(one, shape).macs_nonzero or 1 for one in (parent, found))
         first = first_recipe(context)
         saved = min(dense / sparse, self.most or math.inf)
         epochs = first.epochs * saved + (context.recipe.epochs if self.formula == "wang" else 0)
         return stretched(first, int(epochs))
+
+
+def anew(
+    control: Control,
+    parent: nn.Module,
+    ratios: Sequence[float],
+    context: Context,
+    recipe: Callable[[nn.Module], Recipe],
+) -> Iterator[nn.Module]:
+    """Yields what another method leaves, its mask or its smaller network, trained from new weights.
+
+    Args:
+        control: Of that method.
+        parent: Is left alone.
+        ratios: Rising.
+        context: Of the production.
+        recipe: From what was found to how it is trained.
+    """
+    for ratio in ratios:
+        model = control.found(parent, ratio, context)
+        masks = masks_of(model)
+        chosen = recipe(model)
+        redraw(model, masks, address(context.seed, "scratch", ratio))
+        remember(model, ())
+        context.fit(model, ratio, masks=masks, recipe=chosen)
+        yield model
 
 
 def stretched(recipe: Recipe, epochs: int) -> Recipe:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +17,9 @@ from evalsuite.producers.sensitivity import Sensitivity, scores_of, sensitivitie
 from evalsuite.producers.weights import Scores, WeightProducer, best, weights_of
 from evalsuite.randomness import generator
 from evalsuite.records import Floats
+
+Sampled = Callable[[Groups, Floats], NDArray[np.bool_]]
+"""From groups and their numbers of samples to which groups are sampled; the others keep their best."""
 
 
 @dataclass(frozen=True)
@@ -42,46 +44,11 @@ class Sipp(WeightProducer):
 
 
 @dataclass(frozen=True)
-class SampledSipp(WeightProducer):
-    """Samples weights by sensitivity, filter by filter and sign by sign, and rescales those that stay."""
-
-    images: int = 128
-
-    @abstractmethod
-    def sampled(self, groups: Groups, counts: Floats) -> NDArray[np.bool_]:
-        """Returns which groups are sampled if they get `counts` samples; the others keep their best."""
-
-    def scores(self, model: nn.Module, context: Context) -> Scores:
-        """Returns sensitivities: largest over patches and images."""
-        images, _ = context.batch(self.images, "sipp")
-        return scores_of(sensitivities(model, images, reduction="max"))
-
-    def masks(self, model: nn.Module, keep: int, context: Context) -> dict[str, Tensor]:
-        """Returns masks of `keep` weights and rescales the sampled ones of `model`, in place.
-
-        A weight with sensitivity share p of a group that gets m samples has the rate ``m p``. With E a
-        standard exponential draw its rank is ``m p / E``, and the largest ranks stay: drawing without
-        replacement in the order in which sampling with replacement would first meet the weights. Where t is
-        the largest rank that goes, a weight is there with probability ``1 - exp(-m p / t)``, by whose
-        inverse it is multiplied, so that every neuron's sum keeps its expectation. A group that is not
-        sampled keeps its m most sensitive weights as they are.
-        """
-        images, _ = context.batch(self.images, "sipp")
-        found = sensitivities(model, images, reduction="max")
-        groups = grouped(model, found)
-        counts = samples(groups, keep, self.sampled)
-        random = self.sampled(groups, counts)[groups.of]
-        rates = counts[groups.of] * groups.shares
-        waiting = generator(context.seed, "sipp", int(groups.alive.sum())).exponential(size=len(rates))
-        ranks = np.where(random, rates / waiting, counts[groups.of] / (1 + groups.order))
-        masks = best(model, _split(model, ranks), keep)
-        _rescale(model, masks, ranks, np.where(random, rates, np.inf))
-        return masks
-
-
-@dataclass(frozen=True)
-class SippRandom(SampledSipp):
+class SippRandom(WeightProducer):
     """SiPP, randomised: weights are sampled in proportion to sensitivity and rescaled to keep expectations.
+
+    Attributes:
+        images: Training images that are looked at.
 
     References:
         Baykal et al. 2019, arXiv 1910.05422, "SiPPRand". The number of samples per filter and sign minimises
@@ -91,25 +58,80 @@ class SippRandom(SampledSipp):
         and Kaplan 2007, bottom-k sketches) instead of by how often a weight was drawn.
     """
 
-    def sampled(self, groups: Groups, counts: Floats) -> NDArray[np.bool_]:  # noqa: ARG002  # the contract's
-        """Returns True: all of them."""
-        return np.ones(len(groups.sums), dtype=np.bool_)
+    images: int = 128
+
+    def scores(self, model: nn.Module, context: Context) -> Scores:
+        """Returns sensitivities: largest over patches and images."""
+        return scores_of(_peaks(model, context, self.images))
+
+    def masks(self, model: nn.Module, keep: int, context: Context) -> dict[str, Tensor]:
+        """Returns masks of `keep` weights and rescales all of these in `model`, in place."""
+        return resampled(model, keep, _peaks(model, context, self.images), everywhere, seed=context.seed)
 
 
 @dataclass(frozen=True)
-class SippHybrid(SampledSipp):
+class SippHybrid(WeightProducer):
     """SiPP, hybrid: each filter and sign is sampled or keeps its best, whichever has the smaller error bound.
+
+    Attributes:
+        images: Training images that are looked at.
 
     References:
         Baykal et al. 2019, arXiv 1910.05422, "SiPPHybrid", with the allocation and the deviations of
         `SippRandom`.
     """
 
-    def sampled(self, groups: Groups, counts: Floats) -> NDArray[np.bool_]:
-        """Returns where the bound of sampling is below `CONSTANT` times the sensitivity that would go."""
-        gone = np.where(groups.order >= np.ceil(counts)[groups.of], groups.values, 0.0)
-        kept_bound = CONSTANT * np.bincount(groups.of, weights=gone, minlength=len(groups.sums))
-        return np.asarray(kept_bound > groups.bounds(np.ceil(counts)), dtype=np.bool_)
+    images: int = 128
+
+    def scores(self, model: nn.Module, context: Context) -> Scores:
+        """Returns sensitivities: largest over patches and images."""
+        return scores_of(_peaks(model, context, self.images))
+
+    def masks(self, model: nn.Module, keep: int, context: Context) -> dict[str, Tensor]:
+        """Returns masks of `keep` weights and rescales the sampled ones of `model`, in place."""
+        return resampled(model, keep, _peaks(model, context, self.images), where_better, seed=context.seed)
+
+
+def everywhere(groups: Groups, counts: Floats) -> NDArray[np.bool_]:  # noqa: ARG001  # of one kind with the next
+    """Returns which groups are sampled if all are."""
+    return np.ones(len(groups.sums), dtype=np.bool_)
+
+
+def where_better(groups: Groups, counts: Floats) -> NDArray[np.bool_]:
+    """Returns where the bound of `counts` samples is below `CONSTANT` times the sensitivity that would go."""
+    gone = np.where(groups.order >= np.ceil(counts)[groups.of], groups.values, 0.0)
+    kept_bound = CONSTANT * np.bincount(groups.of, weights=gone, minlength=len(groups.sums))
+    return np.asarray(kept_bound > groups.bounds(np.ceil(counts)), dtype=np.bool_)
+
+
+def resampled(
+    model: nn.Module, keep: int, found: Mapping[str, Sensitivity], sampled: Sampled, *, seed: int
+) -> dict[str, Tensor]:
+    """Returns masks of `keep` weights and rescales the sampled ones of `model`, in place.
+
+    A weight with sensitivity share p of a group that gets m samples has the rate ``m p``. With E a
+    standard exponential draw its rank is ``m p / E``, and the largest ranks stay: drawing without
+    replacement in the order in which sampling with replacement would first meet the weights. Where t is
+    the largest rank that goes, a weight is there with probability ``1 - exp(-m p / t)``, by whose
+    inverse it is multiplied, so that every neuron's sum keeps its expectation. A group that is not
+    sampled keeps its m most sensitive weights as they are.
+
+    Args:
+        model: Whose weights.
+        keep: Weights to keep in all.
+        found: Sensitivities: largest over patches and images.
+        sampled: Which groups are sampled at which counts; the others keep their best.
+        seed: Address of the draws.
+    """
+    groups = grouped(model, found)
+    counts = samples(groups, keep, sampled)
+    random = sampled(groups, counts)[groups.of]
+    rates = counts[groups.of] * groups.shares
+    waiting = generator(seed, "sipp", int(groups.alive.sum())).exponential(size=len(rates))
+    ranks = np.where(random, rates / waiting, counts[groups.of] / (1 + groups.order))
+    masks = best(model, _split(model, ranks), keep)
+    _rescale(model, masks, ranks, np.where(random, rates, np.inf))
+    return masks
 
 
 def grouped(model: nn.Module, found: Mapping[str, Sensitivity]) -> Groups:
@@ -127,6 +149,11 @@ def grouped(model: nn.Module, found: Mapping[str, Sensitivity]) -> Groups:
         weight.append(np.full(2 * filters, 1 / filters))
         first += 2 * filters
     return Groups(*(np.concatenate(one) for one in (values, of, slack, weight)))
+
+
+def _peaks(model: nn.Module, context: Context, count: int) -> dict[str, Sensitivity]:
+    images, _ = context.batch(count, "sipp")
+    return sensitivities(model, images, reduction="max")
 
 
 def _split(model: nn.Module, flat: Floats) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from evalsuite.evaluators.weapons import Target, Weapon, weapon
 from evalsuite.publishing.samples import png
 from evalsuite.randomness import address
 from evalsuite.report.findings import Picture
+from evalsuite.report.wording import condition_label
 from evalsuite.running.production import Production
 from evalsuite.storage.store import Key, Store
 from evalsuite.suite import DENSE
@@ -80,7 +81,7 @@ def _pictures(key: Key, bench: Bench, test: Attack, arms: Weapon) -> Iterator[Pi
     with torch.no_grad():
         seen = int(bench.ready(hit.images[first : first + 1]).argmax())
     who = "parent" if key.method == DENSE else f"{key.method} at {100 * key.target_ratio:.3g} %"
-    row = f"{who}, {arms.name}, ε = {radius:g}/255"
+    row = f"{who}: {condition_label(f'{arms.name}/{radius:g}:255')}"
     yield Picture("attack", row, f"class {int(aim.labels[first])}", "", png(clean))
     yield Picture("attack", row, "perturbation", "grey is none", png(_magnified(clean, found)))
     yield Picture("attack", row, f"taken for class {seen}", "", png(found))

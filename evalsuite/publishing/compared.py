@@ -12,6 +12,7 @@ import pandas as pd
 from evalsuite.errors import UserError
 from evalsuite.publishing.exhibits import fairness_rows, robust
 from evalsuite.publishing.exporting import tables
+from evalsuite.publishing.labels import labels as axis_labels
 from evalsuite.report.fairness import fairness
 from evalsuite.report.findings import Findings
 from evalsuite.suite import DENSE
@@ -53,6 +54,7 @@ def comparison(runs: Sequence[Run]) -> Findings:
         reliability=joined["reliability"],
         excess=joined.get("excess", pd.DataFrame()),
         exemplars=joined.get("exemplars", pd.DataFrame()),
+        retraining=joined.get("retraining", pd.DataFrame()),
         robust=joined["robust"],
         fairness=_fairness(runs, names),
         metrics=_metrics(runs, labels),
@@ -77,8 +79,8 @@ def _names(runs: Sequence[Run], labels: Sequence[str]) -> list[dict[str, str]]:
     each = [_methods(run.candidates.values()) for run in runs]
     seen = Counter(name for found in each for name in found)
     return [
-        {name: f"{name} ({label})" if seen[name] > 1 else name for name in found}
-        for found, label in zip(each, labels, strict=True)
+        {name: own.get(name, name) + (f" ({label})" if seen[name] > 1 else "") for name in found}
+        for found, own, label in zip(each, map(axis_labels, runs), labels, strict=True)
     ]
 
 
@@ -136,7 +138,7 @@ def _record(runs: Sequence[Run], labels: Sequence[str]) -> dict[str, Any]:
         label: {"data": run.record["suite"]["data"], **{key: run.record.get(key) for key in _TOLD}}
         for run, label in zip(runs, labels, strict=True)
     }
-    notes = [one for run in runs for one in run.record.get("notes") or ()]
+    notes = [one for run in runs for one in run.notes]
     if len(set(data)) > 1:
         notes += [
             {

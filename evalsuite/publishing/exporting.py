@@ -29,7 +29,7 @@ _KEPT = re.compile(r"[^\w\-. /:]")  # what MLflow allows in the name of a metric
 
 
 def tables(run: Run) -> dict[str, pd.DataFrame]:
-    """Returns every table of a run by name: measurements, thresholds, reliability, excess, exemplars.
+    """Returns every table of a run by name: measurements, thresholds, reliability, excess, exemplars, retraining.
 
     Raises:
         StoreError: If no cell is finished yet.
@@ -42,6 +42,7 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
         "reliability": run.reliability,
         "excess": run.excess,
         "exemplars": run.exemplars,
+        "retraining": run.retraining,
     }
 
 

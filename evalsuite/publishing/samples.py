@@ -24,6 +24,7 @@ from evalsuite.data.noises import RandomNoise
 from evalsuite.data.views import Change, Corruption, Gallery, View
 from evalsuite.errors import DataError, UserError
 from evalsuite.report.findings import Picture, PictureKind
+from evalsuite.report.wording import percent
 from evalsuite.storage.store import Key, write_atomically
 from evalsuite.suite import DENSE
 
@@ -201,7 +202,7 @@ def _first_wrong(keys: Iterable[Key]) -> str:
     first: dict[str, float] = {}
     for key in keys:
         first[key.method] = min(key.target_ratio, first.get(key.method, 1.0))
-    return ", ".join(f"{method} at {100 * ratio:.3g} %" for method, ratio in first.items())
+    return ", ".join(f"{method} at {percent(ratio)}" for method, ratio in first.items())
 
 
 def _changes(run: Run, conditions: Iterable[str]) -> Iterator[tuple[str, str, Change | Official]]:

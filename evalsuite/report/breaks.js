@@ -82,20 +82,25 @@
     if (sets.includes(wanted)) outliers.value = wanted;
   };
 
+  const drawn = async (holder, chart) => {
+    const { view } = await vegaEmbed(holder, chart, options);
+    (window.evalsuiteViews ??= []).push(view);
+    return view;
+  };
   const draw = async () => {
     // One after the other, so that the page answers in between.
     for (const holder of document.querySelectorAll("[data-chart]")) {
-      await vegaEmbed(holder, charts.diagrams[Number(holder.dataset.chart)], options);
+      await drawn(holder, charts.diagrams[Number(holder.dataset.chart)]);
     }
     for (const holder of document.querySelectorAll("[data-static]")) {
-      await vegaEmbed(holder, charts[holder.dataset.static], options);
+      await drawn(holder, charts[holder.dataset.static]);
     }
     if (attack) {
-      views.robust = (await vegaEmbed("#robust", charts.robust, options)).view;
+      views.robust = await drawn("#robust", charts.robust);
       robust();
     }
     for (const holder of document.querySelectorAll("[data-scores]")) {
-      views.scores.push((await vegaEmbed(holder, charts.scores[Number(holder.dataset.scores)], options)).view);
+      views.scores.push(await drawn(holder, charts.scores[Number(holder.dataset.scores)]));
     }
     scores();
     document.body.dataset.drawn = "yes";

@@ -146,7 +146,8 @@ def scores(colour: int, palette: Palette = PAGE) -> dict[str, Any]:
     )
     dash = alt.StrokeDash("sample:N", legend=None).scale(domain=["known", "outliers"], range=[[1, 0], [4, 3]])
     x = alt.X("score:Q", title=None).axis(grid=False, tickCount=3, domain=True, format=".3~g")
-    y = alt.Y("share:Q", title=None).axis(format=".0~%", tickCount=3)
+    root = alt.Scale(type="sqrt")  # most test images lie in one bin: beside it, nothing else would be seen
+    y = alt.Y("share:Q", title=None, scale=root).axis(format=".0~%", tickCount=4)
     chart = (
         alt.Chart(alt.NamedData("scores"))
         .mark_line(interpolate="step-after", strokeWidth=1.7)
@@ -206,7 +207,8 @@ def _axes() -> tuple[Any, Any]:
     import altair as alt
 
     share = "axis == 'ratio' || axis == 'prunable_ratio'"
-    label = f"{share} ? format(datum.value, '.0~%') : format(datum.value, '.3~s')"
+    plain = "abs(datum.value) < 10 ? format(datum.value, '.3~g') : format(datum.value, '.3~s')"  # 0.05 ms is no 50m
+    label = f"{share} ? format(datum.value, '.0~%') : {plain}"
     rising = alt.ExprRef(expr=f"!({share})")
     x = alt.X("x:Q", title=None, scale=alt.Scale(zero=False, nice=False, reverse=rising, padding=14))
     scale = alt.Scale(zero=False, domainMin=alt.ExprRef(expr="bottom"), domainMax=alt.ExprRef(expr="top"))
@@ -227,4 +229,6 @@ def _finished(chart: Any, palette: Palette) -> dict[str, Any]:
         **words, **lines, labelFontSize=12, labelPadding=6, tickSize=4, labelFlush=False
     )
     spec: dict[str, Any] = drawn.configure_axisY(domain=False, ticks=False).to_dict()
+    # Numbers arrive after the first layout, and labels with them: without a new layout these would lie outside.
+    spec["autosize"] = {"type": "fit-x", "contains": "padding", "resize": True}
     return spec

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.report.findings import PARENT, Findings, headline, methods, records
-from evalsuite.report.wording import condition_label, metric_label
+from evalsuite.axes import AXES as COSTS
+from evalsuite.axes import USUAL
+from evalsuite.report.findings import PARENT, Findings, counted_in, headline, methods, ratio_label, records
+from evalsuite.report.wording import condition_label, counted, metric_label
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    import pandas as pd
 
     from evalsuite.report.verdicts import Row
 
 AXES: Mapping[str, str] = {
     "ratio": "Prune ratio, all parameters",
     "prunable_ratio": "Prune ratio, prunable weights",
-    "nonzero": "Parameters that are not zero",
-    "parameters": "Parameters",
-    "macs": "Multiply-accumulates per image",
-    "macs_nonzero": "Multiply-accumulates per image, zeros skipped",
-    "bytes": "Bytes on disk",
+    **{name: axis.label for name, axis in COSTS.items()},
 }
-"""What a curve can be drawn over."""
+"""What a curve can be drawn over, beside what a clock said."""
+CLOCKED: Mapping[str, str] = {
+    "latency": "Measured milliseconds per image",
+    "latency_ratio": "Measured time relative to the parent",
+}
+"""Metrics that a curve can be drawn over."""
 
 _CANDIDATE = ["method", "seed", "target_ratio"]
 _CURVE = ["metric", "condition"]
@@ -35,31 +40,59 @@ def curves(findings: Findings) -> dict[str, Any]:
     """
     measured = findings.measurements.drop_duplicates([*_CANDIDATE, *_CURVE])
     measured = measured[(measured["status"] == "ok") & measured["value"].notna()]
-    candidates = measured.drop_duplicates(_CANDIDATE)
+    axes = {
+        axis: label
+        for axis, label in {**AXES, **_ratio(findings)}.items()
+        if axis in measured and measured[axis].notna().any()
+    }
+    clocked = _clocked(measured)
+    candidates = _joined(measured.drop_duplicates(_CANDIDATE), clocked)
     index = {tuple(row[k] for k in _CANDIDATE): i for i, row in enumerate(records(candidates))}
-    limits = _limits(headline(findings.thresholds))
+    limits, rounds = _limits(headline(findings.thresholds)), _rounds(measured)
     return {
         "methods": methods(findings),
-        "axes": {
-            axis: label for axis, label in AXES.items() if axis in measured and measured[axis].notna().any()
-        },
-        "candidates": records(candidates[[*_CANDIDATE, *(axis for axis in AXES if axis in measured)]]),
+        "axes": axes | {name: label for name, (label, _) in clocked.items()},
+        "candidates": records(candidates[[*_CANDIDATE, *axes, *clocked]]),
         "metrics": {str(name): _described(findings, str(name)) for name in measured["metric"].unique()},
         "curves": [
-            _curve(records(rows), findings, index, limits) for _, rows in measured.groupby(_CURVE, sort=False)
+            _curve(records(rows), findings, index, limits, rounds)
+            for _, rows in measured.groupby(_CURVE, sort=False)
         ],
     }
+
+
+def _ratio(findings: Findings) -> dict[str, str]:
+    """What the ratio is called where it is not the usual one for all methods."""
+    return {} if counted_in(findings) == [USUAL] else {"ratio": ratio_label(findings)}
+
+
+def _clocked(measured: pd.DataFrame) -> dict[str, tuple[str, pd.DataFrame]]:
+    """Name of a measured time to how it reads and to its value of each candidate; one for each size of batch."""
+    timed = measured[measured["metric"].isin(list(CLOCKED))]
+    found = {}
+    for (metric, condition), rows in timed.groupby(_CURVE, sort=False):
+        name = f"{metric} {condition}"
+        label = f"{CLOCKED[str(metric)]}, {condition_label(str(condition))}"
+        found[name] = label, rows.set_index(_CANDIDATE)[["value"]].rename(columns={"value": name})
+    return found
+
+
+def _joined(candidates: pd.DataFrame, clocked: Mapping[str, tuple[str, pd.DataFrame]]) -> pd.DataFrame:
+    for _, values in clocked.values():
+        candidates = candidates.join(values, on=_CANDIDATE)
+    return candidates
 
 
 def _described(findings: Findings, name: str) -> dict[str, Any]:
     metric = findings.metrics.get(name)
     if metric is None:
-        return {"label": metric_label(name), "unit": "", "higher": None, "text": ""}
+        return {"label": metric_label(name), "unit": "", "higher": None, "text": "", "counted": counted(name)}
     return {
         "label": metric_label(name),
         "unit": metric.unit,
         "higher": metric.higher_is_better,
         "text": metric.text,
+        "counted": counted(name),
     }
 
 
@@ -84,6 +117,7 @@ def _curve(
     findings: Findings,
     index: Mapping[tuple[Any, ...], int],
     limits: Mapping[tuple[str, str], dict[str, Any]],
+    rounds: Mapping[tuple[Any, ...], list[float]],
 ) -> dict[str, Any]:
     first = rows[0]
     metric = findings.metrics.get(first["metric"])
@@ -94,7 +128,15 @@ def _curve(
         "tolerance": None,
         "potentials": {},
     }
-    points = [[index[tuple(row[k] for k in _CANDIDATE)], row["value"], *_band(row, higher)] for row in rows]
+    share = metric is not None and metric.unit == "fraction" and all(0 <= row["value"] <= 1 for row in rows)
+    ends = (rounds.get(_at(row)) or _band(row, higher) for row in rows)
+    bands = [
+        [min(max(end, 0.0), 1.0) for end in both] if share else both for both in ends
+    ]  # a share has limits
+    points = [
+        [index[tuple(row[k] for k in _CANDIDATE)], row["value"], *band]
+        for row, band in zip(rows, bands, strict=True)
+    ]
     return {
         "metric": first["metric"],
         "condition": first["condition"],
@@ -104,6 +146,20 @@ def _curve(
         **limits.get((first["metric"], first["condition"]), plain),
         "points": points,
     }
+
+
+def _rounds(measured: pd.DataFrame) -> dict[tuple[Any, ...], list[float]]:
+    """The interval over rounds of each time that a clock said."""
+    ends: dict[tuple[Any, ...], list[float]] = {}
+    for which in ("lower", "upper"):
+        names = {f"{metric}_{which}": metric for metric in CLOCKED}
+        for row in records(measured[measured["metric"].isin(list(names))]):
+            ends.setdefault(_at({**row, "metric": names[row["metric"]]}), []).append(_short(row["value"]))
+    return {at: both for at, both in ends.items() if len(both) == 2}
+
+
+def _at(row: Row) -> tuple[Any, ...]:
+    return tuple(row[key] for key in (*_CANDIDATE, *_CURVE))
 
 
 def _band(row: Row, higher: bool | None) -> list[float]:

@@ -7,8 +7,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass
 from itertools import combinations
 from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
+from evalsuite.axes import AXES
 from evalsuite.records import Candidate, PhaseName
+from evalsuite.report.findings import records
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Pair = tuple[Candidate, Candidate]
 
@@ -17,9 +23,9 @@ SETUPS: Mapping[str, str] = MappingProxyType(
         "S1": "same data, network, and compression or speed-up",
         "S2": "same base model",
         "S3.1": "same epochs of retraining",
-        "S3.2": "same learning rates in retraining",
+        "S3.2": "same learning rates in retraining, and all else of the recipe",
         "S4.1": "same epochs of pruning",
-        "S4.2": "same learning rates in pruning",
+        "S4.2": "same learning rates in pruning, and all else of the recipe",
     }
 )
 """The setups, each with what it adds to those before it."""
@@ -84,13 +90,28 @@ def fairness(candidates: Iterable[Candidate], *, made: Collection[str]) -> list[
         made: Methods whose candidates were made from the run's parents, so that their histories are complete.
 
     References:
-        Wang et al. 2023, "Why is the state of neural network pruning so confusing?", arXiv 2301.05219.
+        Wang et al. 2023, "Why is the state of neural network pruning so confusing?", arXiv 2301.05219. Its S3.2 and
+        S4.2 name the learning rates alone; here batch, optimiser, weight decay, augmentation and average must be the
+        same too, for the same rates mean another training without them.
     """
     ladders: dict[str, dict[tuple[int, float], Candidate]] = {}
     for one in candidates:
         if one.target_ratio > 0:
             ladders.setdefault(one.method, {})[one.seed, one.target_ratio] = one
     return [_compared((first, second), ladders, made) for first, second in combinations(ladders, 2)]
+
+
+def before_and_after(retraining: pd.DataFrame) -> list[dict[str, Any]]:
+    """Returns what retraining was worth to each method at each target ratio, as means over the seeds.
+
+    Args:
+        retraining: See `evalsuite.results.retraining`.
+    """
+    if retraining.empty:
+        return []
+    grouped = retraining.groupby(["method", "target_ratio"], sort=False)
+    means = grouped[["ratio", "before", "recalibrated", "after"]].mean()
+    return records(means.assign(seeds=grouped.size()).reset_index())
 
 
 def _compared(
@@ -120,9 +141,17 @@ def _same_size(pair: Pair) -> bool:
     a, b = pair
     if a.model.get("name") != b.model.get("name"):
         return False
-    smaller = abs(a.ratio - b.ratio) <= SLACK and _alike(1 - a.ratio, 1 - b.ratio, LEFT)
+    smaller = _same_compression(a, b)
     mine, other = a.cost.macs_nonzero, b.cost.macs_nonzero  # with zeros, all sparse networks were as fast
     return smaller or (mine is not None and other is not None and _alike(mine, other))
+
+
+def _same_compression(a: Candidate, b: Candidate) -> bool:
+    """Whether two ratios say the same; those of other things do not, and then what both are stored in decides."""
+    if a.axis == b.axis:
+        return abs(a.ratio - b.ratio) <= SLACK and _alike(1 - a.ratio, 1 - b.ratio, LEFT)
+    mine, other = a.cost.packed, b.cost.packed
+    return mine is not None and other is not None and _alike(mine, other)
 
 
 def _same_base(pair: Pair) -> bool:
@@ -138,8 +167,8 @@ def _epochs(candidate: Candidate, what: PhaseName | None = None) -> float:
     return sum(phase.epochs for phase in candidate.history if what in (None, phase.what))
 
 
-def _rates(candidate: Candidate, what: PhaseName) -> list[tuple[str, int]]:
-    return [(phase.schedule, phase.images) for phase in candidate.history if phase.what == what]
+def _rates(candidate: Candidate, what: PhaseName) -> list[tuple[str, str, int]]:
+    return [(one.schedule, one.rest, one.images) for one in candidate.history if one.what == what]
 
 
 def _compute(candidate: Candidate) -> float:
@@ -175,7 +204,7 @@ def _why(pairs: Sequence[Pair], holds: Mapping[str, bool | None], *, known: bool
 def _difference(setup: str, a: Candidate, b: Candidate) -> str:
     if setup == "S1":
         names = (a.model.get("name"), b.model.get("name"))
-        sizes = f"ratios {100 * a.ratio:.3g} % and {100 * b.ratio:.3g} %"
+        sizes = f"ratios {_size(a, b)} and {_size(b, a)}"
         return f"networks {names[0]} and {names[1]}" if names[0] != names[1] else sizes
     if setup == "S2":
         starts = [f"{_epochs(one, 'pretraining'):g}" for one in (a, b)]
@@ -186,6 +215,18 @@ def _difference(setup: str, a: Candidate, b: Candidate) -> str:
     told = [
         ", then ".join(phase.rates for phase in one.history if phase.what == what) or "none" for one in (a, b)
     ]
-    if told[0] == told[1]:
-        return f"other training images or steps per epoch in {what}"
-    return f"learning rates in {what}: {told[0]}, against {told[1]}"
+    if told[0] != told[1]:
+        return f"learning rates in {what}: {told[0]}, against {told[1]}"
+    rests = [[phase.rest for phase in one.history if phase.what == what] for one in (a, b)]
+    if rests[0] == rests[1]:
+        return f"other training images in {what}"
+    return (
+        f"the learning rates of {what} are the same, but not the rest of the recipe "
+        "(batch, optimiser, weight decay, augmentation or average)"
+    )
+
+
+def _size(one: Candidate, other: Candidate) -> str:
+    """A ratio, with what it is of where that is not the same for both."""
+    of = "" if one.axis == other.axis else f" of the {AXES[one.axis].noun}"
+    return f"{100 * one.ratio:.3g} %{of}"

@@ -10,7 +10,7 @@ from evalsuite.registry import unknown
 from evalsuite.report import calibration, charts, excess
 from evalsuite.report.breaking import breaking
 from evalsuite.report.curves import curves
-from evalsuite.report.findings import Findings, methods
+from evalsuite.report.findings import Findings, methods, ratio_label
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +28,7 @@ PAPER = charts.Palette(
     rule="#cccccc",
     paper="#ffffff",
     allowed="#dfe9f3",
-    methods=("#0072b2", "#d55e00", "#008a65", "#b3478a", "#8a6d00", "#3b8fc9", "#55585c"),
+    methods=("#0072b2", "#d55e00", "#008a65", "#b3478a", "#6f5a00", "#3b8fc9", "#55585c"),
 )
 """The page's light colours, written out."""
 Spec = dict[str, Any]
@@ -51,12 +51,12 @@ def figures(findings: Findings, folder: Path, form: str) -> list[Path]:
     """
     if form not in FORMS:
         raise UserError(unknown("form of figures", form, FORMS))
-    written = []
+    written, over = [], ratio_label(findings).lower()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, spec in specifications(findings):
             path = folder / f"{name}.{form}"
-            path.write_bytes(drawn(spec, form))
+            path.write_bytes(drawn(spec, form, over=over))
             written.append(path)
     except OSError as error:
         raise StoreError(
@@ -65,11 +65,11 @@ def figures(findings: Findings, folder: Path, form: str) -> list[Path]:
     return written
 
 
-def drawn(spec: Spec, form: str) -> bytes:
-    """Returns a Vega-Lite chart as a file."""
+def drawn(spec: Spec, form: str, *, over: str = "prune ratio") -> bytes:
+    """Returns a Vega-Lite chart as a file; `over` is the title of a ratio's axis."""
     import vl_convert
 
-    sized = _with_legend({**spec, "width": WIDTH, "background": "white"})
+    sized = _with_legend({**spec, "width": WIDTH, "autosize": "pad", "background": "white"}, over)
     if form == "svg":
         return str(vl_convert.vegalite_to_svg(sized)).encode()
     if form == "pdf":
@@ -77,24 +77,24 @@ def drawn(spec: Spec, form: str) -> bytes:
     return bytes(vl_convert.vegalite_to_png(sized, scale=3))
 
 
-def _with_legend(spec: Spec) -> Spec:
+def _with_legend(spec: Spec, over: str) -> Spec:
     """The chart with a legend below: on the page the names stand above it."""
     if "layer" not in spec:
-        return {**spec, "encoding": _legible(spec.get("encoding", {}))}
+        return {**spec, "encoding": _legible(spec.get("encoding", {}), over)}
     return {
         **spec,
-        "layer": [{**one, "encoding": _legible(one.get("encoding", {}))} for one in spec["layer"]],
+        "layer": [{**one, "encoding": _legible(one.get("encoding", {}), over)} for one in spec["layer"]],
     }
 
 
-def _legible(encoding: Spec) -> Spec:
+def _legible(encoding: Spec, over: str) -> Spec:
     legend = {"title": None, "orient": "bottom", "columns": 4}
     told: Spec = dict(encoding)
     for key in ("color", "shape"):
         if key in told:
             told[key] = {**told[key], "legend": legend}
     if told.get("x", {}).get("field") == "x":
-        told["x"] = {**told["x"], "title": "prune ratio"}
+        told["x"] = {**told["x"], "title": over}
     return told
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from evalsuite.axes import AXES, USUAL
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -43,8 +45,8 @@ class Findings:
     """Is everything that a run found; a report only words and draws it.
 
     Attributes:
-        measurements: One row per number: method (the parent is ``dense``), seed, target_ratio, ratio,
-            prunable_ratio, parameters, nonzero, macs, macs_nonzero, bytes, evaluator, metric, condition,
+        measurements: One row per number: method (the parent is ``dense``), seed, target_ratio, ratio, axis,
+            prunable_ratio, parameters, nonzero, macs, macs_nonzero, bytes, packed, evaluator, metric, condition,
             group, value, n, drop, drop_low, drop_high, status, reason.
         thresholds: One row per method, seed (numbers and ``all``), metric, condition and aggregate; its
             columns are those of `evalsuite.potential.threshold.COLUMNS`.
@@ -53,6 +55,7 @@ class Findings:
         record: What was run: suite, versions, git, hardware, command, seconds.
         excess: Slope of the excess error by method, seed and condition; see `evalsuite.results.excess`.
         exemplars: How many images pruning changes whatever the seed; see `evalsuite.results.forgetting`.
+        retraining: Accuracy before and after the last training; see `evalsuite.results.retraining`.
         robust: Robust accuracy over the radius, radius 0 included; columns method, seed, target_ratio, ratio,
             norm, attack, epsilon, value, n.
         histograms: Detector scores in bins; columns method, target_ratio, ratio, detector, sample (``test`` or
@@ -70,6 +73,7 @@ class Findings:
     record: Mapping[str, Any]
     excess: pd.DataFrame = field(default_factory=pd.DataFrame)
     exemplars: pd.DataFrame = field(default_factory=pd.DataFrame)
+    retraining: pd.DataFrame = field(default_factory=pd.DataFrame)
     robust: pd.DataFrame = field(default_factory=pd.DataFrame)
     histograms: pd.DataFrame = field(default_factory=pd.DataFrame)
     fairness: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -94,6 +98,34 @@ def _strength(rows: list[dict[str, Any]], method: str) -> tuple[float, float]:
     mine = [row for row in rows if row["method"] == method]
     clean = [row["potential"] for row in mine if (row["metric"], row["condition"]) == ("accuracy", "clean")]
     return max(clean, default=-1.0), sum(row["potential"] for row in mine) / max(len(mine), 1)
+
+
+def counted_in(findings: Findings) -> list[str]:
+    """Returns the axes that the ratios of the methods are counted in, in order; the usual one if nobody says."""
+    table = findings.measurements
+    found = table.loc[table["method"] != PARENT, "axis"].dropna() if "axis" in table else ()
+    return [str(axis) for axis in unique(found)] or [USUAL]
+
+
+def ratio_label(findings: Findings) -> str:
+    """Returns what an axis of ratios is called."""
+    found = counted_in(findings)
+    nouns = "" if found == [USUAL] else ", " + " or ".join(AXES[axis].noun for axis in found)
+    return f"Prune ratio{nouns}"
+
+
+def counted(findings: Findings) -> str:
+    """Returns the sentence that says what ratios are shares of; empty where all are of non-zero parameters."""
+    found = [AXES[axis].noun for axis in counted_in(findings) if axis != USUAL]
+    if not found:
+        return ""
+    if len(found) == len(counted_in(findings)) == 1:
+        return f"Ratios are shares of the parent's {found[0]} that are gone."
+    nouns = " or ".join(found)
+    return (
+        f"Ratios are shares of the parent's {AXES[USUAL].noun} that are gone; of {nouns} where the name of a "
+        "method says so."
+    )
 
 
 def headline(thresholds: pd.DataFrame) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from evalsuite.axes import share
 from evalsuite.report.questions import COLUMNS, Answer, Column, answer, answered
 from evalsuite.report.wording import (
     NOTHING,
@@ -173,7 +174,8 @@ def tip(row: Row) -> str:
     lines = [subject(row).capitalize() if row["metric"].islower() else subject(row)]
     mean = row["aggregate"] == "mean"
     at_least = "at least " if row.get("censored") else ""
-    lines.append(f"{'On average h' if mean else 'H'}olds to {at_least}{percent(row['potential'])}")
+    gone = share(row.get("axis"))
+    lines.append(f"{'On average h' if mean else 'H'}olds to {at_least}{percent(row['potential'])}{gone}")
     if row["first_failure"] is not None:
         lines[-1] += f"; first failure{' of a condition' if mean else ''} at {percent(row['first_failure'])}"
     if row["potential_any"] is not None and row["potential_any"] > row["potential"]:

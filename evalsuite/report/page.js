@@ -53,7 +53,17 @@
   for (const link of document.querySelectorAll('a[href="#every"]')) {
     link.addEventListener("click", () => { find("every").open = true; });
   }
-  addEventListener("beforeprint", () => { for (const item of document.querySelectorAll("details")) item.open = true; });
+
+  // Paper: everything open, and wide charts drawn anew at its width, or their words would shrink with them.
+  const views = (window.evalsuiteViews ??= []);
+  const paper = 680;
+  let wide = [];
+  addEventListener("beforeprint", () => {
+    for (const item of document.querySelectorAll("details")) item.open = true;
+    wide = views.filter((view) => view.container().clientWidth > paper);
+    for (const view of wide) view.width(paper).run();
+  });
+  addEventListener("afterprint", () => { for (const view of wide) view.width(view.container().clientWidth).run(); });
 
   // The curves.
   const explorer = find("explorer");
@@ -152,8 +162,8 @@
         parts.push("Ring: the last ratio up to which everything passes.");
       }
       if (several) parts.push("Bold: mean over seeds; thin: each seed; shaded: their range.");
-      else if (curve.points.some((point) => point.length > 2)) parts.push("Shaded: 95\u202f% interval of the paired difference from the parent.");
-      if (curve.n) parts.push(`${curve.n.toLocaleString("en")} images.`);
+      else if (curve.points.some((point) => point.length > 2)) parts.push(`Shaded: 95\u202f% interval ${about.counted === "images" ? "of the paired difference from the parent" : `over ${about.counted}`}.`);
+      if (curve.n) parts.push(`${curve.n.toLocaleString("en")} ${about.counted}.`);
       find("chart-note").textContent = parts.filter(Boolean).join(" ");
       find("chart").setAttribute("aria-label", `${about.label}, ${curve.label}, over ${data.axes[axis.value]}; the numbers are in the table below`);
     };
@@ -200,6 +210,6 @@
         draw();
       });
     }
-    vegaEmbed("#chart", charts.curve, options).then((result) => { view = result.view; draw(); document.body.dataset.ready = "yes"; });
+    vegaEmbed("#chart", charts.curve, options).then((result) => { view = result.view; views.push(view); draw(); document.body.dataset.ready = "yes"; });
   }
 })();

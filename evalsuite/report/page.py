@@ -19,8 +19,17 @@ from evalsuite.errors import StoreError
 from evalsuite.report import breaking, calibration, charts, excess, trust
 from evalsuite.report.curves import curves
 from evalsuite.report.details import blocks
-from evalsuite.report.fairness import LEAST, SETUPS, TOTALS
-from evalsuite.report.findings import MANY, Findings, Picture, PictureKind, headline, methods, records
+from evalsuite.report.fairness import LEAST, SETUPS, TOTALS, before_and_after
+from evalsuite.report.findings import (
+    MANY,
+    Findings,
+    Picture,
+    PictureKind,
+    counted,
+    headline,
+    methods,
+    records,
+)
 from evalsuite.report.matrix import FLAGS, matrix
 from evalsuite.report.verdicts import sentences, verdict
 from evalsuite.report.wording import condition_label, metric_label, number, percent
@@ -90,6 +99,7 @@ def _answer(findings: Findings) -> dict[str, Any]:
         "seeds": sorted({str(seed) for seed in findings.measurements["seed"].dropna()}),
         "flags": FLAGS,
         "many": MANY,
+        "counted": counted(findings),
     }
 
 
@@ -132,6 +142,7 @@ def _trust(findings: Findings) -> dict[str, Any]:
         "notes": trust.notes(findings),
         "preprocessing": trust.preprocessing(findings),
         "fairness": records(findings.fairness),
+        "retraining": before_and_after(findings.retraining),
         "setups": {**SETUPS, **TOTALS},
         "least": LEAST,
         "grid": trust.grid(findings.measurements),

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.report.findings import Findings, unique
+from evalsuite.report.findings import PARENT, Findings, unique
 from evalsuite.report.wording import (
     NOTHING,
     THIN,
     condition_label,
+    counted,
     decimals,
     group_label,
+    metric_label,
     number,
     percent,
     percentage,
@@ -23,8 +25,14 @@ from evalsuite.report.wording import (
 if TYPE_CHECKING:
     import pandas as pd
 
-_WHAT = ["method", "evaluator", "status", "reason"]
-_DOUBT = ["method", "evaluator", "flags"]
+_WHAT = ["evaluator", "status", "reason"]
+_DOUBT = ["method", "evaluator", "alike"]
+_ALIKE = 3
+"""Sentences that differ in their numbers alone, beyond which the first stands for all."""
+_NAMED = 3
+"""Names that are told of many."""
+_LADDER = 8
+"""Ratios beyond which the ends are told."""
 _SHOWN_ELSEWHERE = ("command", "inputs", "notes", "spent")  # digests say nothing to a reader
 _EMPTY: tuple[object, ...] = (None, "", {}, [], ())
 
@@ -33,8 +41,9 @@ _EMPTY: tuple[object, ...] = (None, "", {}, [], ())
 class Failure:
     """Is what could not be measured for one reason."""
 
-    method: str
+    methods: str
     evaluator: str
+    what: str
     status: str
     reason: str
     where: str
@@ -86,8 +95,11 @@ def failures(measurements: pd.DataFrame) -> list[Failure]:
     bad[_WHAT] = bad[_WHAT].fillna("")
     return [
         Failure(
-            method=str(rows["method"].iloc[0]),
+            methods=_some(
+                dict.fromkeys("parent" if name == PARENT else str(name) for name in rows["method"])
+            ),
             evaluator=str(rows["evaluator"].iloc[0]),
+            what=_some(metric_label(str(name)) for name in unique(rows["metric"].dropna()) if name),
             status=str(rows["status"].iloc[0]),
             reason=str(rows["reason"].iloc[0]),
             where=_where(rows),
@@ -98,18 +110,38 @@ def failures(measurements: pd.DataFrame) -> list[Failure]:
 
 
 def doubts(measurements: pd.DataFrame) -> list[Doubt]:
-    """Returns the numbers that were measured but failed a validity check, the same text once."""
+    """Returns the numbers that were measured but failed a validity check, the same text once.
+
+    Of many texts that differ in their numbers alone, the first stands for all.
+    """
     flagged = measurements[measurements["flags"].fillna("") != ""]
-    return [
-        Doubt(
-            method=str(rows["method"].iloc[0]),
-            evaluator=str(rows["evaluator"].iloc[0]),
-            text=str(rows["flags"].iloc[0]),
-            where=_where(rows),
-            cells=len(rows),
-        )
-        for _, rows in flagged.groupby(_DOUBT, sort=False)
-    ]
+    alike = flagged["flags"].str.replace(r"\d[\d.,e-]*", "0", regex=True)
+    groups = [rows for _, rows in flagged.assign(alike=alike).groupby(_DOUBT, sort=False)]
+    return [_doubt(rows) for group in groups for rows in _told(group)]
+
+
+def _told(rows: pd.DataFrame) -> list[pd.DataFrame]:
+    several = rows["flags"].nunique() <= _ALIKE
+    return [one for _, one in rows.groupby("flags", sort=False)] if several else [rows]
+
+
+def _doubt(rows: pd.DataFrame) -> Doubt:
+    more = rows["flags"].nunique() - 1
+    return Doubt(
+        method=str(rows["method"].iloc[0]),
+        evaluator=str(rows["evaluator"].iloc[0]),
+        text=str(rows["flags"].iloc[0])
+        + (f" And {more} more that differ in their numbers alone." if more else ""),
+        where=_where(rows),
+        cells=len(rows),
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    """A few names, and how many more there are."""
+    found = list(names)
+    more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED + 1 else ""
+    return ", ".join(found[: _NAMED if more else None]) + more
 
 
 def notes(findings: Findings) -> list[Note]:
@@ -143,7 +175,8 @@ def _normalised(table: Mapping[str, Any]) -> str:
 
 
 def _where(rows: pd.DataFrame) -> str:
-    targets = ", ".join(percent(float(ratio)) for ratio in unique(rows["target_ratio"].dropna()))
+    ratios = [percent(float(ratio)) for ratio in sorted(unique(rows["target_ratio"].dropna())) if ratio > 0]
+    targets = f"{ratios[0]} to {ratios[-1]}" if len(ratios) > _LADDER else ", ".join(ratios)
     seeds = ", ".join(str(seed) for seed in unique(rows["seed"]))
     return f"{targets or 'every ratio'}; seed {seeds}"
 
@@ -151,13 +184,17 @@ def _where(rows: pd.DataFrame) -> str:
 def sizes(measurements: pd.DataFrame) -> list[Fact]:
     """Returns how many images are behind the conditions of each group."""
     good = measurements[(measurements["status"] == "ok") & measurements["n"].notna()]
-    groups = good["group"].fillna("").where(good["group"].fillna("") != "", good["condition"])
-    return [Fact(_place(str(name)), _span(rows["n"])) for name, rows in good.groupby(groups, sort=False)]
+    alone = good["condition"].map(lambda name: str(name).partition("/")[0])  # fog/3 and fog/5 are one line
+    groups = good["group"].fillna("").where(good["group"].fillna("") != "", alone)
+    return [
+        Fact(_place(str(name)), f"{_span(rows['n'])} {counted(str(rows['metric'].iloc[0]))}")
+        for name, rows in good.groupby(groups, sort=False)
+    ]
 
 
 def _place(name: str) -> str:
     known = group_label(name)
-    return condition_label(name) if known == name else known
+    return condition_label(name) if known == name.replace("_", " ").replace("-", " ") else known
 
 
 def grid(measurements: pd.DataFrame) -> list[Fact]:
@@ -200,7 +237,7 @@ def measured(measurements: pd.DataFrame) -> int:
 
 def _span(values: pd.Series[Any]) -> str:
     low, high = int(values.min()), int(values.max())
-    return f"{low:,} images" if low == high else f"{low:,} to {high:,} images"
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def _achieved(values: pd.Series[Any]) -> str:

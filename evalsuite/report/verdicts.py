@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evalsuite.axes import share
 from evalsuite.report.wording import percent, subject
 
 Row = Mapping[str, Any]
@@ -113,13 +114,14 @@ def _first(row: Row) -> list[Sentence]:
 
 
 def _holding(what: str, row: Row) -> Sentence:
+    gone = share(row.get("axis"))
     if row["infeasible"]:
-        return Sentence(f"{what} fails at ", _failure(row), ", the smallest ratio tested.")
+        return Sentence(f"{what} fails at ", _failure(row), f"{gone}, the smallest ratio tested.")
     if row["censored"]:
         return Sentence(
-            f"{what} holds to at least ", percent(row["potential"]), ", the largest ratio tested."
+            f"{what} holds to at least ", percent(row["potential"]), f"{gone}, the largest ratio tested."
         )
-    return Sentence(f"{what} holds to ", percent(row["potential"]), ".")
+    return Sentence(f"{what} holds to ", percent(row["potential"]), f"{gone}.")
 
 
 def _breaking(verdict: Verdict, row: Row) -> list[Sentence]:

@@ -46,6 +46,9 @@ _METRICS = {
     "accuracy_worst_corruption": "accuracy under the worst corruption",
     "accuracy_all_corruptions": "accuracy under every corruption at once",
     "gap_to_clean": "accuracy lost against clean images",
+    "latency_ratio": "latency relative to the parent",
+    "latency_ratio_lower": "latency relative to the parent, lower end",
+    "latency_ratio_upper": "latency relative to the parent, upper end",
 }
 _GROUPS = {
     "corruptions": "generated corruptions",
@@ -76,6 +79,15 @@ def metric_label(name: str) -> str:
     """
     known = _METRICS.get(name)
     return known or " ".join(_ACRONYMS.get(word, word) for word in name.replace("_", " ").split())
+
+
+def counted(metric: str) -> str:
+    """Returns what the n of a metric counts.
+
+    >>> counted("accuracy"), counted("latency_ratio")
+    ('images', 'rounds')
+    """
+    return "rounds" if metric.startswith(("latency", "throughput")) else "images"
 
 
 def group_label(name: str) -> str:

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from evalsuite.errors import StoreError
+from evalsuite.axes import AXES, USUAL, known
+from evalsuite.errors import StoreError, UserError
 from evalsuite.potential.threshold import thresholds
 from evalsuite.records import Candidate, Metric, Score
-from evalsuite.results.comparison import Comparison, careful, told_apart
+from evalsuite.results.comparison import Comparison, careful
+from evalsuite.results.contents import Contents
+from evalsuite.results.counting import COSTS, UNCOUNTED, axes_of, identity, notes, off_curve, on_axis
 from evalsuite.results.excess import excess_slopes
 from evalsuite.results.forgetting import forgetting
 from evalsuite.results.guessing import chances
 from evalsuite.results.reliability import reliability
-from evalsuite.storage.digests import candidate_digest, cell_digest, control, control_of
+from evalsuite.results.retraining import retrainings
 from evalsuite.storage.store import Cell, Key, Store
-from evalsuite.suite import DENSE, PRODUCTION
+from evalsuite.suite import DENSE
 from evalsuite.tolerances import Rule, Tolerance, moving, narrowed
 
 COLUMNS = (
-    *("method", "seed", "target_ratio", "ratio", "prunable_ratio"),
-    *("parameters", "nonzero", "macs", "macs_nonzero", "bytes"),
+    *("method", "seed", "target_ratio", "ratio", "axis", "prunable_ratio"),
+    *COSTS,
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
-    *("value", "n", "drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "mcnemar"),
+    *("value", "value_low", "value_high", "n"),
+    *("drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "mcnemar"),
     *("status", "reason", "flags"),
 )
-COUNTS = ("parameters", "nonzero", "macs", "macs_nonzero", "bytes", "n")  # whole, also where one is missing
+COUNTS = (*COSTS, "n")  # whole, also where one is missing
 
 UNTESTED = "not tested: the search did not need it"
 
@@ -42,18 +46,25 @@ class Run:
         path: The run folder.
         tolerances: Metric to tolerance instead of the suite's; see `evalsuite.tolerances`. Conclusions are drawn
             anew from the evidence, bounds included.
+        axis: What ratios are counted in, one of `evalsuite.axes.AXES`: a candidate's is then ``1 - cost(candidate) /
+            cost(parent)``. By default in what each method saves, which for nearly all is non-zero parameters.
 
     Raises:
         StoreError: If it is none.
+        UnknownNameError: If there is no such axis.
     """
 
-    def __init__(self, path: Path | str, *, tolerances: Mapping[str, Tolerance] | None = None) -> None:
+    def __init__(
+        self, path: Path | str, *, tolerances: Mapping[str, Tolerance] | None = None, axis: str = ""
+    ) -> None:
         self.path = Path(path)
+        self.axis = known(axis) if axis else ""
         self._other = tolerances
-        self._store = Store(self.path)
-        self.record: Mapping[str, Any] = self._store.record()
+        store = Store(self.path)
+        self.record: Mapping[str, Any] = store.record()
         if missing := [key for key in ("suite", "inputs") if not isinstance(self.record.get(key), Mapping)]:
             raise StoreError(f"{self.path / 'run.json'} has no {missing[0]}; run the suite again")
+        self._contents = Contents(store, self.record)
 
     @cached_property
     def measurements(self) -> pd.DataFrame:
@@ -78,15 +89,18 @@ class Run:
     def excess(self) -> pd.DataFrame:
         """Slope of the excess error on corrupted images over the prune ratio; see `evalsuite.results.excess`."""
         ratios = {key: candidate.ratio for key, candidate in self.candidates.items()}
-        scores = {
-            at: score for at, score in self.comparison.scores.items() if at[0].method not in self._unpruned
-        }
+        scores = {at: score for at, score in self.comparison.scores.items() if self._is_on_curve(at[0])}
         return excess_slopes(scores, ratios, seed=self._suite["seeds"][0])
 
     @cached_property
     def exemplars(self) -> pd.DataFrame:
         """Images on which pruning changes the answer whatever the seed; see `evalsuite.results.forgetting`."""
         return forgetting(self.comparison.scores, {key: one.ratio for key, one in self.candidates.items()})
+
+    @cached_property
+    def retraining(self) -> pd.DataFrame:
+        """How good each candidate was before and after its last training; see `evalsuite.results.retraining`."""
+        return retrainings(self.candidates.values())
 
     @property
     def failures(self) -> pd.DataFrame:
@@ -102,20 +116,32 @@ class Run:
                 run has tolerances for: give others as `tolerances` to `Run`. Bounds depend on shares: they are new.
 
         Raises:
-            UserError: If a tolerance is for what nobody measured.
+            UserError: If a tolerance is for what nobody measured, or no candidate saves anything on the axis.
         """
+        self._check_saved()
         if tolerance is not None and moving(tolerance) and tolerance != self.tolerances:
-            return Run(self.path, tolerances=self._by_metric(tolerance)).thresholds()
+            return Run(self.path, tolerances=self._by_metric(tolerance), axis=self.axis).thresholds()
         table = self._paired()
         wanted = self._measured_rules(table) if tolerance is None else tolerance
         if table.empty or (isinstance(wanted, Mapping) and not wanted):
-            return thresholds(table.head(0), tolerance={})
+            table, wanted = table.head(0), {}
         seeds = self.comparison.over_seeds()
         searched = list(self.record.get("tested", {}))
-        curved = None if seeds is None else careful(seeds[self._curved(seeds)], searched)
+        curved = None if seeds is None or table.empty else careful(seeds[self._curved(seeds)], searched)
         table = careful(table, searched)
         table["chance"] = chances(table["metric"], self._suite.get("model") or {})
-        return thresholds(table, tolerance=wanted, over_seeds=curved)
+        found = thresholds(table, tolerance=wanted, over_seeds=curved)
+        found.insert(1, "axis", [self.counted_in(str(method)) for method in found["method"]])
+        return found
+
+    def counted_in(self, method: str) -> str:
+        """Returns the axis that ratios of a method are counted in."""
+        return self.axis or self._own_axes.get(method, USUAL)
+
+    @property
+    def notes(self) -> list[dict[str, Any]]:
+        """What a reader should know about models: what the record says, and who lies on no curve over the axis."""
+        return [*(self.record.get("notes") or ()), *notes(self._off_curve)]
 
     def _by_metric(self, tolerance: Rule | Mapping[str, Tolerance]) -> Mapping[str, Tolerance]:
         if isinstance(tolerance, Mapping):
@@ -149,18 +175,56 @@ class Run:
         nor do those of a method that prunes nothing, such as ``dense-retrained``.
         """
         table = self.measurements
-        table = table[((table["method"] == DENSE) | self._curved(table)) & (table["reason"] != UNTESTED)]
+        table = table[self._curved(table) & (table["reason"] != UNTESTED)]
         dense = table[(table["method"] == DENSE) & (table["status"] == "ok")]
         known = pd.MultiIndex.from_frame(dense[["seed", "metric", "condition"]])
         return table[pd.MultiIndex.from_frame(table[["seed", "metric", "condition"]]).isin(known)]
 
     def _curved(self, table: pd.DataFrame) -> pd.Series[bool]:
         """Which rows lie on a curve of pruning."""
-        return (table["target_ratio"] > 0) & ~table["method"].isin(self._unpruned)
+        places = list(zip(table["method"], table["target_ratio"], strict=True))
+        on = {place: self._is_on_curve(Key(place[0], 0, place[1])) for place in set(places)}
+        return pd.Series([on[place] for place in places], table.index, dtype=bool)
+
+    def _is_on_curve(self, key: Key) -> bool:
+        """Whether a candidate, of whatever seed, lies on a curve of pruning; the parent is where they start."""
+        pruned = key.target_ratio > 0 or bool(self.axis)  # a finished model may save what is not its target
+        place = (key.method, key.target_ratio)
+        return key.method == DENSE or (
+            pruned and key.method not in self._unpruned and place not in self._off_curve
+        )
+
+    @cached_property
+    def _off_curve(self) -> dict[tuple[str, float], str]:
+        """Places on no curve over the axis that was asked for; on a method's own axis targets are places as well."""
+        made = self._contents.candidates
+        keys = [key for key in self._contents.keys if key in made or not self._is_own(key.method)]
+        wanted = [key for key in keys if key.method not in self._unpruned and self._is_tested(key)]
+        return off_curve(wanted, self.candidates, self.axis) if self.axis else {}
+
+    def _is_tested(self, key: Key) -> bool:
+        return key.method not in self.record.get("tested", {}) or key.target_ratio in self.tested(key.method)
+
+    def _is_own(self, method: str) -> bool:
+        """Whether the axis is the one that target ratios of a method are meant on."""
+        return self.axis in ("", self._own_axes.get(method, USUAL))
+
+    def _check_saved(self) -> None:
+        """An axis on which nothing is saved is a mistake of whoever asks for it."""
+        made = [key for key in self._contents.candidates if key.method != DENSE]
+        if self.axis and made and not any(map(self._is_on_curve, made)):
+            raise UserError(
+                f"no candidate in {self.path} saves {AXES[self.axis].noun}: there are no thresholds over the axis "
+                f"{self.axis!r}; choose another one of {', '.join(AXES)}"
+            )
 
     @property
     def _unpruned(self) -> set[str]:
         return {choice["label"] for choice in self._suite["producers"] if choice.get("dense")}
+
+    @cached_property
+    def _own_axes(self) -> dict[str, str]:
+        return axes_of(self._suite)
 
     @property
     def _suite(self) -> Mapping[str, Any]:
@@ -168,70 +232,16 @@ class Run:
         return suite
 
     @cached_property
-    def _keys(self) -> list[Key]:
-        methods = [
-            (choice["label"], ratio) for choice in self._suite["producers"] for ratio in self._suite["ratios"]
-        ]
-        return [
-            *(
-                Key(method, seed, ratio)
-                for seed in self._suite["seeds"]
-                for method, ratio in [(DENSE, 0.0), *methods]
-            ),
-            *sorted(self._given, key=lambda key: (key.seed, key.method, key.target_ratio)),
-        ]
-
-    @cached_property
-    def _given(self) -> dict[Key, str]:
-        """Finished models that were made elsewhere, with their digests."""
-        return {
-            Key(one["method"], one["seed"], one["target_ratio"]): one["digest"]
-            for one in self.record["inputs"].get("given", ())
-        }
-
-    @cached_property
     def candidates(self) -> dict[Key, Candidate]:
-        """Every candidate that was made or given, each parent before its children."""
-        found: dict[Key, Candidate] = {}
-        for key in self._keys:
-            candidate = self._store.candidate(key, self._digest(key, found))
-            if candidate is not None:
-                found[key] = candidate
-        return found
+        """Every candidate that was made or given, each parent before its children, with its ratio on the axis."""
+        made = self._contents.candidates
+        return on_axis(made, self.axis) if self.axis else made
 
     @cached_property
     def _cells(self) -> dict[tuple[Key, str], Cell]:
-        labels = [choice["label"] for choice in self._suite["evaluators"]]
-        found = {(key, label): self._cell(key, label) for key in self.candidates for label in labels}
-        known = {address: cell for address, cell in found.items() if cell is not None}
-        return dict(zip(known, told_apart(known), strict=True))
-
-    def _cell(self, key: Key, label: str) -> Cell | None:
-        """A cell of this run, and not what an earlier one with other settings left."""
-        parent = self.candidates.get(_parent_of(key))
-        if parent is None:
-            return None
-        inputs, other = self.record["inputs"], self._control(key, label, parent)
-        test, past = inputs["evaluators"][label], label in inputs.get("historical", ())
-        digest = cell_digest(self.candidates[key], parent, test, control=other, historical=past)
-        return self._store.cell(key, label, digest)
-
-    def _control(self, key: Key, label: str, parent: Candidate) -> Candidate | None:
-        """The network that a test compares a candidate and its parent with."""
-        seed = control_of(key.seed, self._suite["seeds"])
-        if seed is None or label not in self.record["inputs"].get("controlled", ()):
-            return None
-        return control(parent, self.candidates.get(Key(DENSE, seed, 0.0)))
-
-    def _digest(self, key: Key, found: Mapping[Key, Candidate]) -> str:
-        """What a candidate of this run must depend on; nothing has the empty digest."""
-        inputs, parent = self.record["inputs"], found.get(_parent_of(key))
-        if key.method == DENSE:
-            return str(inputs["parents"][str(key.seed)])
-        if key in self._given:
-            return self._given[key]
-        way = [ratio for ratio in self._suite["ratios"] if ratio <= key.target_ratio]
-        return "" if parent is None else candidate_digest(parent, inputs["producers"][key.method], way)
+        return {
+            address: cell for address, cell in self._contents.cells.items() if address[0] in self.candidates
+        }
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -239,7 +249,7 @@ class Run:
         return Comparison(self._cells, self.metrics, self.tolerances, seed=self._suite["seeds"][0])
 
     def _seed_rows(self, seed: int) -> Iterator[dict[str, Any]]:
-        for key in self._keys:
+        for key in self._contents.keys:
             if key.seed == seed:
                 for choice in self._suite["evaluators"]:
                     yield from self._rows(key, choice["label"])
@@ -247,7 +257,10 @@ class Run:
     def _rows(self, key: Key, evaluator: str) -> Iterator[dict[str, Any]]:
         """Rows of one evaluator on one candidate; without scores, one row for each number that is missing."""
         cell = self._cells.get((key, evaluator))
-        shared = {**self._identity(key), "evaluator": evaluator}
+        shared = {
+            **self._identity(key),
+            "evaluator": evaluator,
+        }
         if cell is not None and cell.status == "ok":
             for score in cell.scores:
                 status = "skipped" if score.reason else "ok"
@@ -269,21 +282,18 @@ class Run:
     def _missing(self, key: Key, cell: Cell | None) -> tuple[str, str]:
         if cell is not None:
             return cell.status, cell.reason
-        production = self._store.cell(key, PRODUCTION, self._digest(key, self.candidates))
+        if key in self._contents.candidates and key not in self.candidates:
+            return "skipped", UNCOUNTED.format(noun=AXES[self.axis].noun)
+        production = self._contents.production(key)
         if key not in self.candidates and production is not None:
             return production.status, production.reason
-        if key.method in self.record.get("tested", {}) and key.target_ratio not in self.tested(key.method):
+        if not self._is_tested(key):
             return "skipped", UNTESTED
         return "skipped", "not computed yet: start the same run again"
 
     def _identity(self, key: Key) -> dict[str, Any]:
-        candidate = self.candidates.get(key)
-        shared = {"method": key.method, "seed": key.seed, "target_ratio": key.target_ratio}
-        if candidate is None:
-            return {**shared, "ratio": key.target_ratio}
-        spent = asdict(candidate.cost)
-        costs = {name: spent[name] for name in ("parameters", "nonzero", "macs", "macs_nonzero", "bytes")}
-        return {**shared, "ratio": candidate.ratio, "prunable_ratio": candidate.prunable_ratio, **costs}
+        planned = key.target_ratio if self._is_own(key.method) else math.nan
+        return identity(key, self.candidates.get(key), self.counted_in(key.method), planned=planned)
 
     def _direction(self, metric: str) -> dict[str, Any]:
         known = self.metrics.get(metric)
@@ -293,7 +303,3 @@ class Run:
         found = {"metric": score.metric, "condition": score.condition, "group": score.group}
         change = self.comparison.change(key, score)
         return {**found, **self._direction(score.metric), "value": score.value, "n": score.n, **change}
-
-
-def _parent_of(key: Key) -> Key:
-    return Key(DENSE, key.seed, 0.0)

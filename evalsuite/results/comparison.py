@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from evalsuite.records import Array, Bounds, Metric, Score
-from evalsuite.statistics import bootstrap_weights, drop, mcnemar, mean_bounds
+from evalsuite.statistics import bootstrap_weights, drop, mcnemar, mean_bounds, own_interval
 from evalsuite.storage.store import Cell, Key
 from evalsuite.suite import DENSE
 from evalsuite.tolerances import Tolerance, applying, limits
@@ -56,7 +56,16 @@ class Comparison:
         return cell.scores if cell is not None and cell.scores else [Score("", "")]
 
     def change(self, key: Key, score: Score) -> dict[str, float]:
-        """Returns the columns ``drop``, ``drop_low`` ... of one score; none where there is nothing to compare."""
+        """Returns the columns ``value_low`` to ``drop_floor`` of one score; without a drop where no parent has it."""
+        return self._alone(score) | self._change(key, score)
+
+    def _alone(self, score: Score) -> dict[str, float]:
+        """The interval of the number by itself, where there is one."""
+        ends = own_interval(self.metrics[score.metric].functional, score.evidence) if score.evidence else None
+        return {} if ends is None else {"value_low": ends[0], "value_high": ends[1]}
+
+    def _change(self, key: Key, score: Score) -> dict[str, float]:
+        """The drop against the parent."""
         parent = self.scores.get((_dense(key.seed), score.metric, score.condition))
         better = self.metrics[score.metric].higher_is_better
         if parent is None or parent.value is None or score.value is None or better is None:

@@ -27,7 +27,7 @@ def recipe_cross(run: Run, *, metric: str = "accuracy", condition: str = "clean"
 
     A suite makes the cross by giving the same producers twice, under two labels, with a ``retraining`` of their own.
     The same winner under both recipes speaks for the method, if it is more than chance; a mixed outcome says that
-    pruning and recipe interact, and all four numbers have to be reported.
+    pruning and recipe interact, and all four numbers have to be reported, of which the best weighs most.
 
     Args:
         run: At least two methods, each retrained by the same two recipes.
@@ -41,19 +41,19 @@ def recipe_cross(run: Run, *, metric: str = "accuracy", condition: str = "clean"
         Neither says what other seeds would do, and the rows are not corrected for their number.
 
     Raises:
-        UserError: If the run has no two methods under the same two recipes.
+        UserError: If the run has no two methods under the same two recipes, or the metric has no better direction.
 
     References:
         Wang et al. 2023, "Why is the state of neural network pruning so confusing?", arXiv 2301.05219.
     """
-    values = _values(run, metric, condition)
-    crossed = _crossed(run.record["suite"])
+    values, better = _values(run, metric, condition)
+    crossed, between = _crossed(run.record["suite"]), partial(_between, run, (metric, condition))
     rows = [
         row
         for recipes in combinations(sorted({recipe for _, recipe in crossed}), 2)
         for methods in combinations(sorted({method for method, _ in crossed}), 2)
         if all((method, recipe) in crossed for method in methods for recipe in recipes)
-        for row in _rows(values, crossed, methods, recipes, partial(_between, run, (metric, condition)))
+        for row in _rows(values, crossed, (methods, recipes), between, better=better)
     ]
     if not rows:
         raise UserError(
@@ -67,13 +67,15 @@ def _between(run: Run, named: tuple[str, str], labels: tuple[str, str], target: 
     return run.comparison.between(labels, target, named)
 
 
-def _values(run: Run, metric: str, condition: str) -> dict[tuple[str, float], float]:
-    """Mean over the seeds by producer's label and target ratio."""
+def _values(run: Run, metric: str, condition: str) -> tuple[dict[tuple[str, float], float], int]:
+    """Mean over the seeds by producer's label and target ratio; and 1 where higher is better, else -1."""
     table = run.measurements
     mine = table[(table["metric"] == metric) & (table["condition"] == condition) & (table["status"] == "ok")]
-    better = mine["higher_is_better"].map({True: 1.0, False: -1.0}).astype(float)
-    means: Any = mine.assign(value=mine["value"] * better).groupby(["method", "target_ratio"])["value"].mean()
-    return {(str(label), float(ratio)): float(value) for (label, ratio), value in means.items()}
+    if len(mine) and mine["higher_is_better"].isna().all():
+        raise UserError(f"of {metric} nobody can say which value is better; compare another metric")
+    means: Any = mine.groupby(["method", "target_ratio"])["value"].mean()
+    found = {(str(label), float(ratio)): float(value) for (label, ratio), value in means.items()}
+    return found, 1 if mine["higher_is_better"].eq(True).any() else -1  # of a column, not a switch
 
 
 def _crossed(suite: Mapping[str, Any]) -> dict[tuple[str, str], str]:
@@ -96,28 +98,31 @@ def _crossed(suite: Mapping[str, Any]) -> dict[tuple[str, str], str]:
 def _rows(
     values: Mapping[tuple[str, float], float],
     labels: Mapping[tuple[str, str], str],
-    methods: tuple[str, str],
-    recipes: tuple[str, str],
+    cross: tuple[tuple[str, str], tuple[str, str]],
     between: Callable[[tuple[str, str], float], tuple[float, float]],
+    *,
+    better: int,
 ) -> Iterator[dict[str, Any]]:
-    """One row per ratio that all four have."""
-    corners = [labels[method, recipe] for recipe in recipes for method in methods]
+    """One row per ratio that all four corners of the cross of methods and recipes have."""
+    methods, recipes = cross
+    corners = [(method, recipe) for recipe in recipes for method in methods]
+    names = [labels[corner] for corner in corners]
     for ratio in sorted({ratio for _, ratio in values if ratio}):
-        found = [values.get((label, ratio)) for label in corners]
-        if None in found:
+        found = [values[name, ratio] for name in names if (name, ratio) in values]
+        if len(found) < len(names):
             continue
-        a, b, c, d = (float(value) for value in found if value is not None)
-        ends = [between((corners[at], corners[at + 1]), ratio) for at in (0, 2)]
+        ends = [between((names[at], names[at + 1]), ratio) for at in (0, 2)]
+        a, b, c, d = (better * number for number in found)
         signs = _sign(a - b), _sign(c - d)
         winner = methods[0 if signs[0] > 0 else 1] if signs[0] == signs[1] != 0 else ""
-        numbers = (*map(abs, (a, b, c, d)), *ends[0], *ends[1])
-        row = (ratio, *recipes, *methods, *numbers, winner, _verdict(signs, ends))
+        best = corners[max(range(4), key=lambda place: better * found[place])]
+        row = (ratio, *recipes, *methods, *found, *ends[0], *ends[1], winner, _verdict(signs, ends, best))
         yield dict(zip(COLUMNS, row, strict=True))
 
 
-def _verdict(signs: tuple[int, int], ends: Sequence[tuple[float, float]]) -> str:
+def _verdict(signs: tuple[int, int], ends: Sequence[tuple[float, float]], best: tuple[str, str]) -> str:
     if signs[0] != signs[1]:
-        return "mixed: report all four"
+        return f"mixed: report all four, of which {best[0]} under {best[1]} is best"
     if not signs[0]:
         return "no difference"
     apart = all(low > 0 or high < 0 for low, high in ends)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from evalsuite.errors import CheckpointError, ContractError, EvalsuiteError
-from evalsuite.models.cost import nonzero, weights_digest
+from evalsuite.models.cost import counted, weights_digest
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.records import Candidate, Given
 
@@ -44,17 +44,32 @@ def module_of(model: object, target: float) -> nn.Module:
     return model
 
 
-def accepted(model: nn.Module, parent: Candidate, module: nn.Module, *, above: float, target: float) -> float:
+def ratio_of(model: nn.Module, parent: Candidate, axis: str) -> float:
+    """Returns the measured ratio of `model` on an axis that weights alone decide."""
+    return 1 - counted(model, axis) / int(getattr(parent.cost, axis))
+
+
+def accepted(
+    model: nn.Module, parent: Candidate, module: nn.Module, *, above: float, goal: tuple[str, float]
+) -> float:
     """Returns the measured ratio of what a producer yielded.
+
+    Args:
+        model: What it yielded.
+        parent: Record of the parent.
+        module: The parent.
+        above: The ratio that it may not be below.
+        goal: The axis, and the target there.
 
     Raises:
         ContractError: If the producer broke its contract.
     """
+    axis, target = goal
     if weights_digest(module) != parent.weights:
         raise ContractError("the producer changed the parent; it must work on a copy")
     if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
         raise ContractError(f"the producer yielded weights that are not finite at ratio {target:g}")
-    ratio = 1 - nonzero(model) / parent.cost.nonzero
+    ratio = ratio_of(model, parent, axis)
     if ratio < above:
         raise ContractError(
             f"measured ratios must rise: {ratio:.4f} at target {target:g} follows {above:.4f}"
@@ -73,12 +88,12 @@ def checked(
         ContractError: If the producer broke its contract.
     """
     before = context.previous
-    floor = 0.0 if before is None else 1 - nonzero(before) / parent.cost.nonzero
+    floor = 0.0 if before is None else ratio_of(before, parent, producer.axis)
     models = producer.produce(module, ratios, context)
     for ratio in ratios:
         model = module_of(next(models, None), ratio)
         above = -DENSE if producer.dense else floor
-        floor = accepted(model, parent, module, above=above, target=ratio)
+        floor = accepted(model, parent, module, above=above, goal=(producer.axis, ratio))
         if producer.dense and floor > DENSE:
             raise ContractError(f"a method that prunes nothing has ratio {floor:.4f}, expected 0")
         yield model

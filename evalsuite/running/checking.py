@@ -46,7 +46,7 @@ BATTERY: Mapping[str, Any] = {
 """What is asked where no suite is named: tests that need no data beside the data set."""
 
 COLUMNS = (
-    *("candidate", "seed", "ratio", "parameters", "macs", "metric", "condition"),
+    *("candidate", "seed", "ratio", "parameters", "macs", "packed", "metric", "condition"),
     *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "shown", "passed", "reason"),
 )
 YES, NO, OPEN = "commensurate", "not commensurate", "open"
@@ -111,6 +111,7 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
         "data": dict(question.data),
         "model": to_settings(plugin),
         "candidates": [_table(one) for one in question.candidates],
+        "depth": battery.get("depth", ""),
         "evaluators": battery.get("evaluators", []),
         "threads": battery.get("threads", 1),
         "tolerances": {k: v for k, v in tolerances.items() if not question.metrics or k in question.metrics},

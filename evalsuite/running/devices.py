@@ -48,6 +48,11 @@ def device(name: str) -> torch.device:
     return wanted
 
 
+def card(place: torch.device) -> str:
+    """Returns the name of the graphics card at `place`; empty for a processor."""
+    return torch.cuda.get_device_name(place) if place.type == "cuda" else ""
+
+
 def cores() -> int:
     """Returns how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -75,7 +75,10 @@ def plan(
 def _lines(schedule: Schedule, store: Store) -> dict[str, Line]:
     labels = [PRODUCTION, *(choice.label for choice in schedule.scope.evaluators)]
     lines = {label: Line(label) for label in labels}
-    size = {choice.label: _images(schedule, choice.plugin.needs) for choice in schedule.scope.evaluators}
+    size = {
+        choice.label: _images(schedule, choice.plugin.needs) + choice.plugin.extra_images
+        for choice in schedule.scope.evaluators
+    }
     tests, controlled = schedule.inputs["evaluators"], schedule.inputs["controlled"]
     for key, candidate, parent in _candidates(schedule, store):
         if candidate is None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -14,15 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from evalsuite.axes import USUAL, saved
 from evalsuite.choices import Choice
 from evalsuite.data.views import Gallery, View
 from evalsuite.errors import CheckpointError, EvalsuiteError, StoreError
-from evalsuite.models.cost import cost, nonzero, weights_digest
+from evalsuite.models.cost import cost, weights_digest
 from evalsuite.models.loading import load_candidate
 from evalsuite.models.saving import load, save
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.records import Candidate, Given, Phase
-from evalsuite.running.acceptance import check_claim, checked, sentence
+from evalsuite.running.acceptance import check_claim, checked, ratio_of, sentence
 from evalsuite.running.given import PROGRAM, Intake, program_candidate
 from evalsuite.running.limits import TimeLimitError
 from evalsuite.running.provenance import PRODUCING, code_digest
@@ -94,11 +94,10 @@ class Production:
         if found is not None:
             return found, False
         path = self.checkpoint(seed)
-        model = (
-            self._trainings.parent(seed, digest)
-            if path is None
-            else load_candidate(path, self.suite.model.plugin, image_shape=self._shape)
-        )
+        if path is None:
+            model = self._trainings.parent(seed, digest)
+        else:
+            model = load_candidate(path, self.suite.model.plugin, image_shape=self._shape)
         return self._saved(key, model, None, digest=digest, lineage=history(model) or ()), True
 
     def parent_digest(self, seed: int) -> str:
@@ -117,7 +116,7 @@ class Production:
         plugin = choice.plugin
         code = [code_digest(PRODUCING, type(one)) for one in (plugin, *plugin.parts)]
         # what rewinds follows the parent's own training
-        way = None if self.suite.checkpoint else dataclasses.asdict(self.suite.recipe)
+        way = None if self.suite.checkpoint else asdict(self.suite.recipe)
         training = self._trainings.inputs(self.suite.retraining_of(choice.label))
         return digest_of({"producer": choice.table, **training, "parent": way, "code": code})
 
@@ -151,8 +150,9 @@ class Production:
         Raises:
             CheckpointError: If one cannot be read, does not fit, or has another ratio than it claims.
         """
-        found = [self._opened(one, parent) for one in self.suite.candidates if one.seed == seed]
-        for made, one in zip(found, (one for one in self.suite.candidates if one.seed == seed), strict=True):
+        mine = [one for one in self.suite.candidates if one.seed == seed]
+        found = [self._opened(one, parent) for one in mine]
+        for made, one in zip(found, mine, strict=True):
             if sum(other.key == made.key for other in found) > 1:
                 raise CheckpointError(
                     f"{one.file}: another file of method {one.method!r} has the same ratio "
@@ -167,7 +167,7 @@ class Production:
             made = program_candidate(one, opened, parent)
             ratio = made.ratio
         else:
-            ratio = 1 - nonzero(opened.model) / parent.cost.nonzero
+            ratio = ratio_of(opened.model, parent, USUAL)
         origin = digest_of({"files": opened.files, "model": opened.settings, "code": code_digest(PRODUCING)})
         key, digest = Key(one.method, one.seed, ratio), candidate_digest(parent, origin, (ratio,))
         found = self.store.candidate(key, digest) if opened.is_program else self._stored(key, digest)
@@ -206,7 +206,7 @@ class Production:
             if last is not None:
                 previous = self.sound_module(Key(last.method, last.seed, last.target_ratio), last)
                 remember(previous, last.history)
-                context = dataclasses.replace(context, previous=previous)
+                context = replace(context, previous=previous)
             remember(module, parent.history)
             ratios = [key.target_ratio for key, _ in missing]
             chain = checked(choice.plugin, parent, module, ratios, context)
@@ -251,18 +251,19 @@ class Production:
         self.store.forget_candidate(key)  # its record must not outlive its weights
         save(model, settings, path)
         spent = cost(model, self._shape)
+        whole = spent if parent is None else parent.cost
+        axis = next((one.plugin.axis for one in self.suite.producers if one.label == key.method), USUAL)
         candidate = Candidate(
             method=key.method,
             seed=key.seed,
             target_ratio=key.target_ratio,
-            ratio=0.0 if parent is None else 1 - spent.nonzero / parent.cost.nonzero,
-            prunable_ratio=0.0
-            if parent is None
-            else 1 - spent.prunable_nonzero / parent.cost.prunable_nonzero,
+            ratio=saved(spent, whole, axis) or 0.0,
+            prunable_ratio=saved(spent, whole, "prunable_nonzero") or 0.0,
             cost=spent,
             weights=weights_digest(model),
             model=settings,
             history=lineage,
+            axis=axis,
         )
         self.store.write_candidate(key, candidate, digest=digest)
         for left in path.parent.glob(f"{key.target_ratio!r}.*.training"):

@@ -51,9 +51,11 @@ MEASURING = (
     "evaluators/weapons.py",
     "metrics",
     "statistics/classes.py",
+    "statistics/medians.py",
     "statistics/rates.py",
 )
 PRODUCING = (
+    "axes.py",
     "randomness.py",
     "running/limits.py",
     "storage/digests.py",
@@ -67,6 +69,7 @@ PRODUCING = (
     "producers/budget.py",
     "producers/initial.py",
     "producers/magnitude.py",
+    "producers/penalties.py",
     "producers/sensitivity.py",
     "producers/shrinking.py",
     "producers/activations.py",
@@ -240,10 +243,7 @@ def described(suite: Suite) -> dict[str, Any]:
         "recipe": dataclasses.asdict(suite.recipe),
         "retraining": dataclasses.asdict(suite.retraining),
         "retrainings": {label: dataclasses.asdict(recipe) for label, recipe in suite.retrainings.items()},
-        "producers": [
-            {"label": choice.label, **choice.table, **({"dense": True} if choice.plugin.dense else {})}
-            for choice in suite.producers
-        ],
+        "producers": [{"label": one.label, **one.table, **one.plugin.remembered} for one in suite.producers],
         "candidates": [dataclasses.asdict(one) for one in suite.candidates],
         "evaluators": [{"label": choice.label, **choice.table} for choice in suite.evaluators],
         "tolerances": dict(suite.tolerances),

@@ -14,8 +14,9 @@ from evalsuite.evaluators.contract import Evaluator
 from evalsuite.producers.contract import Producer
 from evalsuite.records import Candidate, Status
 from evalsuite.registry import unknown
+from evalsuite.running.devices import card
 from evalsuite.running.production import Made, Production
-from evalsuite.running.provenance import MEASURING, Options, code_digest
+from evalsuite.running.provenance import MEASURING, Options, code_digest, hardware
 from evalsuite.running.tasks import Ended, Event, Measure, Open, Opened, Produce, Produced, Task
 from evalsuite.storage.digests import candidate_digest, cell_digest, control, control_of, digest_of
 from evalsuite.storage.files import set_aside
@@ -84,6 +85,7 @@ class Schedule:
         self.store: Store = production.store
         self.gallery, self.scope = gallery, scope
         self._device = production.device.type
+        self._machine = {**hardware(self._device), "card": card(production.device)}
         self._chains = [choice.label for choice in scope.producers]
         self.inputs: dict[str, Any] = {
             "parents": {str(seed): production.parent_digest(seed) for seed in self.suite.seeds},
@@ -244,8 +246,10 @@ class Schedule:
 
     def _evaluator_digest(self, choice: Choice[Evaluator]) -> str:
         """What a measurement depends on beside the models."""
+        machine = {"machine": self._machine} if choice.plugin.timed else {}
         return digest_of(
             {
+                **machine,
                 "evaluator": choice.table,
                 "version": choice.plugin.version,
                 "images": [self.gallery.digest(view) for view in choice.plugin.needs],

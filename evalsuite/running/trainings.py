@@ -11,6 +11,7 @@ from torch import nn
 
 from evalsuite.choices import Choice
 from evalsuite.data.views import Gallery, View
+from evalsuite.errors import DataError
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.randomness import address
 from evalsuite.records import Candidate, ImageSet
@@ -64,7 +65,7 @@ class Trainings:
             recipe=recipe,
             seed=address(parent.seed, "producer", choice.name),
             origin=self.origin(parent.seed),
-            validation=self.validation(recipe),
+            validation=self.judging,
             lineage=(last or parent).history,
             progress=self._progress(choice.label, parent.seed, kept),
         )
@@ -80,7 +81,7 @@ class Trainings:
         return {
             "recipe": dataclasses.asdict(recipe),
             "train": self.gallery.digest(View(split="train")),
-            "validation": "" if self.validation(recipe) is None else self.gallery.digest(split),
+            "validation": "" if self.judging is None else self.gallery.digest(split),
             "threads": self.suite.threads,
             "device": self.device.type,
         }
@@ -89,6 +90,15 @@ class Trainings:
         """Returns the images to select or track by, where `recipe` wants them."""
         wanted = recipe.track or recipe.select == "validation"
         return self.gallery.images(View(split="validation")) if wanted else None
+
+    @property
+    def judging(self) -> ImageSet | None:
+        """The validation split, on which candidates are judged before and after retraining; if the data has one."""
+        try:
+            found = self.gallery.images(View(split="validation"))
+        except DataError:
+            return None
+        return None if found.labels is None else found
 
     @property
     def _train(self) -> ImageSet:

@@ -5,6 +5,7 @@ the parent, all candidates and all metrics, and the interval is that of the diff
 """
 
 from evalsuite.records import Bounds
+from evalsuite.statistics.alone import own_interval
 from evalsuite.statistics.bounds import bounds, mean_bounds
 from evalsuite.statistics.paired import BIASED, paired_drop_interval
 from evalsuite.statistics.planning import plan, plan_seeds
@@ -12,6 +13,6 @@ from evalsuite.statistics.rates import mcnemar, paired_rate_interval, score_limi
 from evalsuite.statistics.resampling import bootstrap_weights, drop, interval
 
 __all__ = [
-    "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "mcnemar", "mean_bounds",
+    "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "mcnemar", "mean_bounds", "own_interval",
     "paired_drop_interval", "paired_rate_interval", "plan", "plan_seeds", "score_limit", "wilson",
 ]  # fmt: skip

@@ -9,9 +9,10 @@ from typing import Any
 
 from evalsuite.records import Array
 
-FORMAT = 2
-"""Version of the files that are written: 2 brought checksums of what is said about arrays."""
-READABLE = (1, 2)
+FORMAT = 3
+"""Version of the files that are written: 2 brought checksums of what is said about arrays; 3 the packed size of
+weights, and what a candidate's ratio is counted in."""
+READABLE = (1, 2, 3)
 """Versions of the files that are read."""
 
 

@@ -55,15 +55,17 @@ DEPTHS: Mapping[str, tuple[Table, ...]] = MappingProxyType(
             {"name": "noise", "kinds": ["uniform", "gaussian"], "draws": 10},
             {"name": "attack", "images": 1000, "attacks": list(STRONG), "restarts": 5, "queries": 5000},
             {"name": "minimal-norm"},
-            {"name": "calibration", "corruptions": True},
+            {"name": "calibration", "corruptions": True, "per_image": True},
             {"name": "pixels"},
+            {"name": "latency"},
         ),
     }
 )
 """Depth to the tables of its evaluators.
 
 ``quick`` is a first look. ``standard`` has every condition whose cost is a forward pass, and gradient attacks on a
-few images. ``full`` adds strong attacks, ODIN and backward selection, whose cost is thousands of passes per image.
+few images. ``full`` adds strong attacks, ODIN and backward selection, whose cost is thousands of passes per image, and
+latency, the one test whose numbers are not the same in every run.
 """
 
 

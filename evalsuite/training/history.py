@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Sequence
@@ -17,6 +18,18 @@ PASSES = 3
 """Forward passes that one training step costs: one forward, and twice as much backward."""
 SAMPLES = 8
 """Points per epoch at which two schedules are compared."""
+RATES = (
+    "epochs",
+    "learning_rate",
+    "schedule",
+    "milestones",
+    "gamma",
+    "rates",
+    "floor",
+    "warmup_epochs",
+    "track",
+)
+"""Keys of a recipe that are told otherwise, or change no weight."""
 _HISTORY = "_evalsuite_history"
 
 
@@ -44,6 +57,7 @@ def phase_of(
         schedule=schedule_digest(recipe, span),
         curve=tuple(curve),
         stage=min(first_stage(recipe, start=span.start), math.ceil(span.stop) - int(span.start)),
+        rest=rest_digest(recipe),
     )
 
 
@@ -52,6 +66,12 @@ def schedule_digest(recipe: Recipe, span: Span) -> str:
     count = max(round((span.stop - span.start) * SAMPLES), 1)
     points = [learning_rate(recipe, span.start + (i + 0.5) / SAMPLES) for i in range(count)]
     return hashlib.sha256(repr([f"{rate:.9g}" for rate in points]).encode()).hexdigest()[:16]
+
+
+def rest_digest(recipe: Recipe) -> str:
+    """Returns a digest of all of a recipe but its epochs and learning rates."""
+    rest = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in RATES}
+    return hashlib.sha256(repr(sorted(rest.items())).encode()).hexdigest()[:16]
 
 
 def remember(model: nn.Module, history: Sequence[Phase]) -> None:

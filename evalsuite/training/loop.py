@@ -78,7 +78,7 @@ def train(
     device = next(model.parameters()).device
     key = "" if plan.progress is None else _key(model, recipe, plan, seed)
     state = State(model, recipe, plan.hooks.state)
-    held = _held(model, plan.masks)
+    held = masked(model, plan.masks)
     first = state.resumed(plan.progress, key, otherwise=int(plan.start))
     model.train()
     with _own_randomness(device):
@@ -190,8 +190,8 @@ def _reseed(device: torch.device, seed: int) -> None:
             torch.cuda.manual_seed(seed)
 
 
-def _held(model: nn.Module, masks: Masks) -> list[tuple[Tensor, Tensor]]:
-    """Parameters with their masks as floats; they are zeroed once at the start."""
+def masked(model: nn.Module, masks: Masks) -> list[tuple[Tensor, Tensor]]:
+    """Sets the parameters of `model` to zero, in place, where `masks` are False; returns them with their masks."""
     parameters = dict(model.named_parameters())
     held: list[tuple[Tensor, Tensor]] = [
         (parameters[name], mask.to(parameters[name])) for name, mask in masks.items()

@@ -119,6 +119,26 @@ def test_a_manifest_makes_curves(shelf: Path, tmp_path: Path) -> None:
     assert set(verdicts(again)["candidate"]) == {"tool"}
 
 
+def test_the_depth_of_a_suite_is_asked_too(shelf: Path, tmp_path: Path) -> None:
+    """With the temperatures of networks that somebody else trained, and the suite's own changes."""
+    (tmp_path / "deep.toml").write_text(
+        "depth = 'quick'\n[[evaluators]]\nname = 'attack'\nimages = 20\n[tolerances]\naccuracy = 0.01\n",
+        "utf-8",
+    )
+    question = Question(
+        parent=str(shelf / "dense.pt"),
+        candidates=(Given(str(shelf / "light.safetensors"), "light"),),
+        model="small-cnn",
+        settings={"widths": list(WIDTHS)},
+        data={"name": "digits"},
+        suite=str(tmp_path / "deep.toml"),
+    )
+    found = {one.label: one.plugin for one in suite_of(question, folder=tmp_path).evaluators}
+    assert list(found) == ["accuracy", "corruptions", "ood", "noise", "attack", "calibration"]
+    assert (found["attack"].images, found["attack"].steps) == (20, 10)  # type: ignore[attr-defined]  # an Attack
+    assert found["calibration"].held_out == "cross-fit"  # type: ignore[attr-defined]  # a Calibration
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

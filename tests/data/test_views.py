@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -279,3 +279,27 @@ def test_images_in_memory_are_checked() -> None:
 def test_every_registered_data_set_says_what_it_is() -> None:
     for entry in DATASETS.entries():
         assert entry.text.endswith("."), entry
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda folder: [path.unlink() for path in folder.glob("frost[3-6].png")],
+            "found 2 frost photographs, expected",
+        ),
+        (
+            lambda folder: (folder / "frost4.png").write_text("no"),
+            "a frost photograph is not a readable picture",
+        ),
+    ],
+    ids=["some are missing", "one is broken"],
+)
+def test_some_photographs_of_frost_are_no_frost(
+    textures: Path, change: Callable[[Path], object], sentence: str
+) -> None:
+    """Two of five are other probabilities and other ice: neither the published corruption nor the painted one."""
+    change(textures / "frost")
+    frost_textures.cache_clear()
+    with pytest.raises(DataError, match=sentence):
+        Corruption("frost", 3).name(Place(root=textures))

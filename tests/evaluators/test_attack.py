@@ -12,6 +12,8 @@ from evalsuite.data.dataset import Place
 from evalsuite.data.views import Gallery
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluators.attack import Attack
+from evalsuite.evaluators.contract import sorted_by_class
+from evalsuite.evaluators.minimal import MinimalNorm
 from evalsuite.evaluators.weapons import Attacker
 from evalsuite.records import Array, ImageSet, Score
 from evalsuite.running.measuring import measured, scored
@@ -99,6 +101,30 @@ def test_only_the_first_images_are_attacked(bench: Bench) -> None:
     for count in (48, 99):
         whole = by_condition(scored(Attack(EPSILONS[:1], ("fgsm",), images=count), bench))
         assert list(whole[f"fgsm/{EPSILONS[0]:g}:255"].evidence) == ["test"]
+
+
+def test_images_in_the_order_of_their_classes_are_no_sample(bench: Bench) -> None:
+    """The first of a folder that is sorted by class say nothing about the others, and no interval mends that."""
+    order = np.argsort(-LABELS, kind="stable")
+    halves = Gallery(ImageSet("grey", PIXELS[order], LABELS[order], 2), Place())
+    few, whole = Attack(EPSILONS[:1], ("fgsm",), images=28), Attack(EPSILONS[:1], ("fgsm",))
+    shown = Bench(Plane(), halves, parent=Bench(Plane(), halves))
+    assert not any(one.flags for one in scored(few, Bench(Plane(), bench.gallery, parent=bench)))
+    assert not any(one.flags for one in scored(whole, shown))
+    for test in (few, MinimalNorm(("ddn",), images=28)):
+        flags = {one.flags for one in scored(test, shown)}
+        assert all("The first 28 of 48 images show 1 of 2 classes" in one[0] for one in flags)
+    labels = np.repeat(np.arange(10), 20)
+    (sentence,) = sorted_by_class(labels, 30)
+    assert sentence == (
+        "The first 30 of 200 images show 2 of 10 classes, where 30 drawn at random would show 10: they are sorted by "
+        "class, so shuffle them or look at all."
+    )
+    draws = np.random.default_rng(0)
+    for classes in (labels, np.repeat([0, 1], [180, 20]), np.arange(200) % 100):
+        assert not any(
+            sorted_by_class(draws.permutation(classes), n) for n in range(1, 201) for _ in range(20)
+        )
 
 
 def test_float_images_and_small_labels_are_attacked_alike() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from evalsuite.data.corruptions import CORRUPTIONS
 from evalsuite.data.views import Corruption, View
 from evalsuite.errors import ContractError, SuiteError
 from evalsuite.evaluators.calibration import Calibration, _divided_by, _doubts
-from evalsuite.records import Score
+from evalsuite.records import Phase, Score
 from evalsuite.running.measuring import scored
+from evalsuite.statistics import bootstrap_weights, paired_drop_interval
 
 N, K = 90, 3
 rng = np.random.default_rng(0)
@@ -74,6 +76,22 @@ def expected(logits: Any, labels: Any) -> dict[str, float]:
         "brier": float(np.square(p - np.eye(K)[labels]).sum(1).mean()),
         "nll": float(-np.log(p[place, labels]).mean()),
     }
+
+
+def test_validation_images_that_somebody_may_have_trained_on_are_doubted(planting: Any) -> None:
+    """The last tenth of CIFAR-10's training images is no held-out set for a network that its author trained on all."""
+    given, trained = bench(planting), bench(planting)
+    trained.history = (Phase("pretraining", 1, 1, 1, "constant", "x"),)
+    child = Bench(given.model, trained.gallery, parent=trained)
+    doubted = {one.metric: one.flags for one in scored(Calibration(), given) if one.flags}
+    assert {name for name in doubted if not name.endswith("_scaled")} <= {"temperature", "ece_equal_width"}
+    assert doubted["temperature"] == (
+        "Nobody knows whether the parent was trained on the validation images, which are the last of the training "
+        'images: then the temperature is too low. held_out = "cross-fit" does not need to know.',
+    )
+    assert all("Nobody knows" in doubted[name][0] for name in ("nll_scaled", "ece_equal_width_scaled"))
+    for one, test in ((trained, Calibration()), (child, Calibration()), (given, Calibration("cross-fit"))):
+        assert not any("Nobody knows" in flag for score in scored(test, one) for flag in score.flags)
 
 
 def test_measures_before_and_after_scaling_by_the_validation_images(planting: Any) -> None:
@@ -243,6 +261,29 @@ def test_the_mean_over_corruptions_leaves_a_painted_frost_out(planting: Any) -> 
         assert bool(mean.evidence) == (name != "ece_equal_width_scaled")
     (frost,) = (one for one in scores if (one.metric, one.condition) == ("brier", "frost*/3"))
     assert frost.group == ""
+
+
+def test_results_of_single_images_are_kept_where_they_are_asked_for(planting: Any) -> None:
+    """The same numbers, and evidence from which an interval of their drop follows; 20 bytes an image."""
+    test = Calibration(corruptions=True, severities=(3,))
+    plain, whole = (
+        {(one.metric, one.condition): one for one in scored(one, bench(planting)) if "/3" in one.condition}
+        for one in (test, replace(test, per_image=True))
+    )
+    assert plain.keys() == whole.keys()
+    assert len(whole) == 4 * 15
+    for at, score in whole.items():
+        assert not plain[at].evidence
+        assert score.value == pytest.approx(plain[at].value, rel=1e-6)
+        assert {values.dtype for values in score.evidence.values()} == {np.dtype(np.float32)}
+    fog = [score for (_, condition), score in whole.items() if condition == "fog/3"]
+    assert sum(values.nbytes for score in fog for values in score.evidence.values()) == 20 * N
+    parent = whole["ece_equal_width_scaled", "fog/3"].evidence
+    worse = {"test": np.column_stack([np.ones(N), parent["test"][:, 1]])}
+    metric = next(one for one in test.metrics if one.name == "ece_equal_width_scaled")
+    weights = bootstrap_weights({"test": N}, replicates=200, seed=0)
+    low, high = paired_drop_interval(metric, parent=parent, candidate=worse, weights=weights)
+    assert low < high
 
 
 def test_corruptions_without_a_best_temperature_have_a_reason(planting: Any) -> None:

@@ -97,6 +97,27 @@ def test_the_mean_leaves_out_a_frost_that_is_painted(textures: Path, photographe
         assert scores["corruptions"].n == 70
 
 
+def test_a_mean_over_fewer_than_fifteen_says_so(textures: Path) -> None:
+    """Whoever paints frost has 14 kinds: that is another number than the published one."""
+    flags = {one.condition: one.flags for one in scored(Corruptions(), bench()) if one.metric == "accuracy"}
+    sentence = (
+        "over 14 of the 15 corruptions (without frost): not the published mean, so compare it only with others over "
+        "the same."
+    )
+    assert {condition for condition, found in flags.items() if found} == {"corruptions"}
+    assert flags["corruptions"] == (sentence,)
+    assert not any(one.flags for one in scored(Corruptions(), bench(textures)))
+    few = scored(Corruptions((1, 3), ("fog", "snow", "contrast")), bench(textures))
+    ratios = {"accuracy_worst_corruption", "mce_parent", "relative_mce_parent"}
+    over_all = [one for one in few if one.condition == "corruptions" and not one.reason]
+    assert ratios - {one.metric for one in over_all} <= {one.metric for one in few if one.reason}
+    (short,) = {one.flags for one in over_all}
+    assert short == (
+        "over 3 of the 15 corruptions (without gaussian_noise, shot_noise, impulse_noise and 9 more), severity 1, 3 "
+        "alone: not the published mean, so compare it only with others over the same.",
+    )
+
+
 def test_a_painted_frost_alone_has_no_mean() -> None:
     scores = scored(Corruptions((3,), ("frost",)), bench())
     assert {score.condition for score in scores} == {"frost*/3"}

@@ -66,6 +66,7 @@ def test_worked_example() -> None:
         macs=16 * 54 + 16 * 3 + 96,
         macs_nonzero=16 * 36 + 16 * 2 + 96,
         bytes=found.bytes,
+        packed=found.packed,
     )
     assert nonzero(model) == found.nonzero
     assert list(prunable(model)) == ["0", "3"]

@@ -46,6 +46,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "two parents": ({"ratio": [0.0, 0.0, 0.9]}, "method magnitude, seed 0, ratio 0.0.*second parent"),
     "same ratio": ({"ratio": [0.0, 0.5, 0.5]}, f"{ONE}: a second row with this ratio"),
+    "same ratio and target": (
+        {"method": "m", "ratio": [0.0, 0.5, 0.5], "target_ratio": [0.0, 0.6, 0.6], "value": 0.9},
+        "method m, seed 0, ratio 0.5, metric accuracy, condition clean: a second row with this ratio",
+    ),
     "same target": ({"target_ratio": [0.0, 0.5, 0.5]}, "a second row with this target_ratio"),
     "ratio in percent": ({"ratio": [0, 50, 90]}, r"ratio 50.0.*the ratio must be in \[0, 1\)"),
     "negative ratio": ({"ratio": [0, -0.1, 0.9]}, "ratio -0.1.*the ratio must be"),
@@ -78,6 +82,45 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
         "the seeds of method 'm' have no ratio in common; give a column target_ratio",
     ),
 }
+
+
+@pytest.mark.parametrize(("first", "second"), [(0.85, 0.5), (0.5, 0.85)])
+def test_two_candidates_that_cost_the_same_must_both_pass(first: float, second: float) -> None:
+    """On another axis than that of the targets, two of them may stand at one ratio."""
+    frame = pd.DataFrame(
+        {
+            "method": ["dense", *["m"] * 3],
+            "target_ratio": [0, 0.3, 0.5, 0.7],
+            "ratio": [0, 0.2, 0.4, 0.4],
+            "metric": "accuracy",
+            "condition": "clean",
+            "value": [0.9, 0.9, first, second],
+            "higher_is_better": True,
+        }
+    )
+    found = thresholds(frame, tolerance=0.1).iloc[0]
+    assert (found["potential"], found["first_failure"]) == (0.2, 0.4)
+    assert found["potential_any"] == 0.4
+
+
+def test_ratios_need_not_rise_with_their_targets() -> None:
+    frame = pd.DataFrame(
+        {
+            "method": ["dense", *["m"] * 3],
+            "target_ratio": [0, 0.3, 0.5, 0.7],
+            "ratio": [0, 0.4, 0.2, 0.6],  # the second candidate costs more than the first
+            "metric": "accuracy",
+            "condition": "clean",
+            "value": [0.9, 0.6, 0.9, 0.9],
+            "higher_is_better": True,
+        }
+    )
+    found = thresholds(frame, tolerance=0.1).iloc[0]
+    assert (found["potential"], found["first_failure"]) == (0.2, 0.4)
+    assert bool(found["non_monotone"])
+    worst_first = frame.assign(value=[0.9, 0.9, 0.6, 0.9])
+    found = thresholds(worst_first, tolerance=0.1).iloc[0]
+    assert (found["potential"], found["first_failure"], bool(found["infeasible"])) == (0.0, 0.2, True)
 
 
 @pytest.mark.parametrize("name", MISTAKES)

@@ -13,7 +13,9 @@ from torch import nn
 from evalsuite.errors import SkippedError, UserError
 from evalsuite.models.cnn import SmallCNN
 from evalsuite.models.cost import cost, weights_digest
+from evalsuite.models.norms import reestimated
 from evalsuite.producers.contract import Context
+from evalsuite.producers.weights import enforce, weights_of
 from evalsuite.records import ImageSet, Phase
 from evalsuite.training import progress
 from evalsuite.training.hooks import Hooks
@@ -137,6 +139,64 @@ class TestHistory:
             found.append(context.history(model)[0].schedule)
         assert found[0] == found[1] == found[2]
         assert len(set(found)) == 3
+
+    def test_all_else_of_a_recipe_has_a_digest_of_its_own(self, context: Context) -> None:
+        recipes = [
+            LONG,
+            replace(
+                LONG, milestones=(1,), learning_rate=0.04, epochs=2, track=False
+            ),  # rates are told elsewhere
+            replace(LONG, batch_size=16),
+            replace(LONG, momentum=0.8),
+            replace(LONG, ema=0.9),
+        ]
+        found = []
+        for recipe in recipes:
+            model = context.fresh()
+            context.fit(model, 0.5, recipe=recipe)
+            found.append(context.history(model)[0].rest)
+        assert found[0] == found[1]
+        assert len(set(found)) == 4
+
+    def test_says_how_good_the_pruned_network_was_before_and_after(
+        self, context: Context, few: ImageSet
+    ) -> None:
+        """By hand: weights that a mask takes are gone, norms as they are; then norms of the training images."""
+        validation = replace(few, images=few.images[:50], labels=few.labels[:50])  # type: ignore[index]  # are there
+        own = replace(context, validation=validation)
+        model = context.rewound(3)
+        for _ in range(8):
+            context.retrain(model, 0.1)  # it knows something
+        masks = {
+            f"{name}.weight": weight.abs() > weight.abs().median()
+            for name, weight in weights_of(model).items()
+        }
+        pruned = copy.deepcopy(model)
+        enforce(pruned, masks)
+        own.fit(model, 0.5, masks=masks)
+        phase = own.history(model)[-1]
+
+        def share(judged: nn.Module) -> float:
+            with torch.no_grad():
+                guess = judged(torch.from_numpy(validation.images).float() / 255).argmax(1).numpy()
+            return float((guess == validation.labels).mean())
+
+        assert (phase.before, phase.after) == (share(pruned), share(model))
+        assert phase.recalibrated == share(reestimated(pruned, few.images))
+        assert len({phase.before, phase.recalibrated, phase.after}) > 1
+        plain = copy.deepcopy(pruned)
+        context.fit(plain, 0.5, masks=masks)
+        unjudged = context.history(plain)[-1]
+        assert (unjudged.before, unjudged.recalibrated, unjudged.after) == (None, None, None)
+        assert weights_digest(plain) == weights_digest(model)  # to look changes nothing
+
+    def test_without_norms_there_is_nothing_to_recalibrate(self, context: Context, few: ImageSet) -> None:
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
+        own = replace(context, validation=few)
+        own.retrain(model, 0.5)
+        phase = own.history(model)[-1]
+        assert phase.before is not None
+        assert phase.recalibrated is None
 
     def test_follows_copies_and_forgets_other_ratios(self, context: Context) -> None:
         model = context.fresh()

@@ -35,6 +35,30 @@ def test_the_cubic_is_that_of_the_paper() -> None:
     assert [ramp.kept(at) for at in (0, 25, 75, 100)] == [10_000, 10_000, 1_000, 1_000]
 
 
+def test_pruning_comes_a_number_of_times_at_even_distances() -> None:
+    """t is t_0, t_0 + dt, ..., t_0 + n dt in equation 1: here n is 4 and dt 2 epochs."""
+    ramp = Ramp(GradualMagnitude(begin=0.1, end=0.9, times=4), 10, first=1_000, last=0)
+    found = [ramp.kept(at) for at in (0.9, 2.9, 3.0, 4.9, 5.0, 6.9, 7.0, 8.9, 9.0)]
+    assert found == [1_000, 1_000, 422, 422, 125, 125, 16, 16, 0]
+
+
+def test_a_short_training_is_pruned_gradually_too(
+    context: Context, small_parent: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of twelve steps nine lie before three quarters of the way: each takes some weights, the ninth less than one."""
+    counts = []
+    step = Ramp.step
+
+    def watched(self: Ramp, model: nn.Module, at: float, number: int) -> None:
+        step(self, model, at, number)
+        counts.append(sum(alive(model).values()))
+
+    monkeypatch.setattr(Ramp, "step", watched)
+    next(iter(GradualMagnitude().produce(small_parent, (0.9,), context)))
+    assert len(counts) == 12
+    assert len(set(counts[:8])) == 8
+
+
 def test_zeros_grow_during_training_and_never_shrink(
     context: Context, small_parent: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -48,9 +72,9 @@ def test_zeros_grow_during_training_and_never_shrink(
         counts.append((at, sum(alive(model).values())))
 
     monkeypatch.setattr(Ramp, "step", watched)
-    (model,) = GradualMagnitude(every=1, end=0.5).produce(small_parent, (0.8,), context)
+    (model,) = GradualMagnitude(times=1000, end=0.5).produce(small_parent, (0.8,), context)
     ramp = Ramp(
-        GradualMagnitude(every=1, end=0.5), 4, sum(alive(small_parent).values()),
+        GradualMagnitude(times=1000, end=0.5), 4, sum(alive(small_parent).values()),
         room(small_parent, allowed(small_parent, 0.8)),
     )  # fmt: skip
     assert [count for _, count in counts] == [ramp.kept(at) for at, _ in counts]
@@ -61,7 +85,7 @@ def test_zeros_grow_during_training_and_never_shrink(
 
 @pytest.mark.parametrize(
     "producer",
-    [GradualMagnitude(), GradualMagnitude(start="scratch", every=2), GradualMagnitude(end=1.0), GradR(),
+    [GradualMagnitude(), GradualMagnitude(start="scratch", times=5), GradualMagnitude(end=1.0), GradR(),
      GradR(start="parent")],
     ids=repr,
 )  # fmt: skip
@@ -133,7 +157,7 @@ def test_sleeping_weights_may_stay(context: Context, small_parent: nn.Module) ->
 
 def test_a_ramp_goes_on_from_its_memory(small_parent: nn.Module) -> None:
     """What a killed training puts back is all there is: the second half of the steps needs nothing else."""
-    settings = GradualMagnitude(every=1, end=1.0)
+    settings = GradualMagnitude(times=1000, end=1.0)
     whole, again = Ramp(settings, 4, 900, 100), Ramp(settings, 4, 900, 100)
     model = copy.deepcopy(small_parent)
     for number in range(1, 5):
@@ -148,7 +172,9 @@ def test_a_ramp_goes_on_from_its_memory(small_parent: nn.Module) -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(SuiteError, match="expected 0 <= begin < end <= 1"):
+    with pytest.raises(SuiteError, match="expected 0 <= begin < end <= 1 and times > 0"):
         GradualMagnitude(begin=0.8, end=0.5)
+    with pytest.raises(SuiteError, match=r"found begin = 0, end = 0\.75, times = 0; "):
+        GradualMagnitude(times=0)
     with pytest.raises(SuiteError, match="expected a number above 0"):
         GradR(alpha=0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,10 +11,14 @@ from torch import nn
 
 from evalsuite.errors import SuiteError
 from evalsuite.models.architecture import assemble, from_settings
+from evalsuite.models.cnn import SmallCNN
 from evalsuite.models.cost import nonzero
 from evalsuite.producers.contract import Context
 from evalsuite.producers.preset import LiL1, scaled
+from evalsuite.producers.scratch import ScratchB
 from evalsuite.producers.shrinking import groups
+from evalsuite.training.origin import Origin
+from evalsuite.training.recipe import Recipe
 
 Network = Callable[..., nn.Module]
 
@@ -28,6 +33,10 @@ WIDTHS: dict[str, tuple[dict[str, Any], list[int]]] = {  # Li et al. 2017 throug
         [64, 44, 44, 128, 89, 89, 128, 256, *[179] * 4, 256, 512, 512, 512],
     ),
 }
+
+
+BUDGETS = {"resnet56-a": (178, 218), "resnet56-b": (220, 260), "vgg16-a": (243, 283)}
+"""Epochs of Scratch-B for 160 epochs: of Liu et al., and of Wang et al. with 40 of retraining."""
 
 
 def widths(model: nn.Module) -> dict[str, int]:
@@ -76,6 +85,10 @@ def test_at_its_own_ratio_the_network_is_the_published_one(
     (model,) = LiL1(preset=preset).produce(parent, (gone / total,), context)
     assert [*widths(model).values()] == published
     assert nonzero(model) == total - gone
+    first = Recipe(epochs=160, schedule="step", milestones=(80, 120))
+    known = replace(context, origin=Origin(SmallCNN(), 0, first), recipe=Recipe(epochs=40))
+    budgets = [ScratchB(formula=one).recipe(parent, model, known).epochs for one in ("liu", "wang")]  # type: ignore[arg-type]  # one of both
+    assert tuple(budgets) == BUDGETS[preset]
     name = next(layer for layer in before if left[layer] < before[layer])
     norms = parent.get_parameter(f"{name}.weight").detach().abs().sum((1, 2, 3))
     best = norms.topk(left[name]).indices.sort().values

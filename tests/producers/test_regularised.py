@@ -15,14 +15,8 @@ from evalsuite.errors import SuiteError
 from evalsuite.models.cost import nonzero, weights_digest
 from evalsuite.models.surgery import channel_groups, remove_channels
 from evalsuite.producers.contract import Context
-from evalsuite.producers.regularised import (
-    GReg1,
-    GReg2,
-    Pushing,
-    TrainabilityPreserving,
-    correlation,
-    pushing,
-)
+from evalsuite.producers.penalties import Brake, correlation, pushing
+from evalsuite.producers.regularised import GReg1, GReg2, Pushing, TrainabilityPreserving
 from evalsuite.records import ImageSet
 from evalsuite.training.hooks import Hooks
 from evalsuite.training.recipe import Recipe
@@ -173,6 +167,79 @@ def test_pushed_filters_really_vanish_in_training(network: Network, few: ImageSe
     assert shares[0][kept].min() > 0.7
 
 
+def sized(*rows: list[float]) -> nn.Module:
+    """Linear layers of one input; each filter is one weight."""
+    layers = [nn.Linear(1, len(row), bias=False) for row in rows]
+    for layer, row in zip(layers, rows, strict=True):
+        layer.weight.data = torch.tensor(row)[:, None]
+    return nn.Sequential(*layers)
+
+
+def test_the_brake_follows_the_worked_example() -> None:
+    """Kept over pushed: 10 / 1, and 10 / 0.001 in the next step, of which a tenth counts: 0.9 * 10 + 0.1 * 10000."""
+    first, last = torch.tensor([False, True]), torch.tensor([True, False])
+    masks = {"0": first, "1": last}
+
+    def factors(brake: Brake, model: nn.Module, grown: float) -> list[float]:
+        return [round(float(one), 6) for one in brake.factors(model, masks, grown).values()]
+
+    for together, expected in ((False, [0.2, 0.3]), (True, [0.3, 0.3])):
+        brake = Brake(limit=1000.0, together=together)
+        assert factors(brake, sized([10.0, 1.0], [1.0, 10.0]), 0.1) == [0.1, 0.1]
+        near = sized([10.0, 0.001], [1.0, 10.0])
+        assert factors(brake, near, 0.2) == [0.2, 0.2]  # 1009: the first has vanished, the other has not
+        assert factors(brake, near, 0.3) == expected
+        assert brake.state["0/ratio"].item() == pytest.approx(0.9 * 1009 + 0.1 * 10_000, rel=1e-5)
+    gone = sized([10.0, 0.0], [0.0, 10.0])  # 10 / 0: both at once
+    assert factors(brake, gone, 0.4) == [0.4, 0.4]
+    assert factors(brake, sized([10.0, 1.0], [1.0, 10.0]), 0.9) == [0.4, 0.4]  # and so it stays
+
+
+def test_a_layer_that_loses_nothing_stops_nobody() -> None:
+    masks = {"0": torch.tensor([False, False]), "1": torch.tensor([True, False])}
+    brake = Brake(limit=1000.0, together=True)
+    for grown in (0.25, 0.5):
+        found = brake.factors(sized([3.0, 4.0], [0.001, 10.0]), masks, grown)
+    assert [float(one) for one in found.values()] == [0.25, 0.25]
+
+
+def test_a_brake_goes_on_from_its_state() -> None:
+    masks = {"0": torch.tensor([False, True])}
+    steps = [([10.0, size], 0.1 * number) for number, size in enumerate((1.0, 0.05, 0.004, 0.0001, 0.2), 1)]
+    whole, rest = Brake(limit=500.0, together=False), Brake(limit=500.0, together=False)
+    expected = [float(whole.factors(sized(row), masks, grown)["0"]) for row, grown in steps]
+    half = Brake(limit=500.0, together=False)
+    for row, grown in steps[:3]:
+        half.factors(sized(row), masks, grown)
+    rest.state.update({name: value.clone() for name, value in half.state.items()})
+    assert [float(rest.factors(sized(row), masks, grown)["0"]) for row, grown in steps[3:]] == expected[3:]
+    assert expected[-1] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(("kind", "after"), [(GReg1, 0), (GReg2, 1)])
+@pytest.mark.parametrize("limit", [1000.0, 0.5])
+def test_the_penalty_stops_growing_when_what_it_pushes_has_vanished(
+    network: Network, context: Context, fits: Fits, kind: Any, after: int, limit: float
+) -> None:
+    """Below a limit that every layer is beyond from the start, the first factor is the last."""
+    parent = network("small-cnn")
+    model = made(kind(limit=limit), parent, context)
+    hooks = fits[after]["hooks"]
+    fresh = copy.deepcopy(parent)
+    key, gone = next((key, gone) for key, gone in lost(parent, model).items() if gone)
+    found = [
+        (added(fresh, hooks, at)[f"{key}.weight"][gone] / filters(parent, key)[gone]).median()
+        for at in (2.0, 8.0)
+    ]
+    assert (float(found[1]) > 1.5 * float(found[0])) == (limit > 1)
+    assert set(hooks.state) >= {f"{key}/ratio", f"{key}/held"}
+
+
+def test_tpp_has_no_early_stop(network: Network, context: Context, fits: Fits) -> None:
+    made(TrainabilityPreserving(), network("small-cnn"), context)
+    assert fits[0]["hooks"].state == {}
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_greg_2_picks_after_all_have_been_pushed_and_lets_the_kept_recover(
     network: Network, few: ImageSet, monkeypatch: pytest.MonkeyPatch, name: str
@@ -250,6 +317,8 @@ def test_tpp_parts_picked_filters_from_all_others_and_pushes_them_with_their_nor
         (GReg1, {"ceiling": 0.0}, "found epochs = 0, ceiling = 0, "),
         (TrainabilityPreserving, {"learning_rate": -0.1}, "found epochs = 0, .* learning_rate = -0.1, "),
         (TrainabilityPreserving, {"decorrelation": -1.0}, "tpp: found decorrelation = -1.0, "),
+        (GReg1, {"limit": 0.0}, "greg-1: found limit = 0, expected a number above 0"),
+        (GReg2, {"limit": -1.0}, "greg-2: found limit = -1, expected a number above 0"),
         (GReg2, {"parting": 1.0}, "greg-2: found parting = 1 and share = 0.08"),
         (GReg2, {"share": 0.0}, "greg-2: found parting = 0.01 and share = 0,"),
     ],

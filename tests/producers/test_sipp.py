@@ -17,7 +17,7 @@ from evalsuite.models.cost import nonzero
 from evalsuite.producers.budget import Groups, expected, samples
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.producers.sensitivity import Reduction, sensitivities
-from evalsuite.producers.sipp import Sipp, SippHybrid, SippRandom, grouped
+from evalsuite.producers.sipp import Sipp, SippHybrid, SippRandom, grouped, where_better
 from evalsuite.producers.weights import alive, allowed, best, weights_of
 
 Network = Callable[..., nn.Module]
@@ -208,7 +208,7 @@ def test_hybrid_takes_the_smaller_bound() -> None:
         np.concatenate([few_matter, equal]), np.repeat([0, 1], [4, 3000]), np.array([2.0, 2.0]), np.ones(2)
     )
     counts = np.array([2.0, 500.0])
-    assert SippHybrid().sampled(groups, counts).tolist() == [False, True]
+    assert where_better(groups, counts).tolist() == [False, True]
     for g, (kept, values) in enumerate(((2, few_matter), (500, equal))):
         part = 2.0 * values.sum() / 3 / kept
         random = (part + math.sqrt(part**2 + 6 * part)) / 2

@@ -20,6 +20,7 @@ from evalsuite.publishing.compared import comparison
 from evalsuite.publishing.exhibits import BINS, fairness_table, histograms, robust
 from evalsuite.records import Candidate, Cost, ImageSet, Metric, Score
 from evalsuite.report.page import page
+from evalsuite.report.wording import THIN
 from evalsuite.storage.store import Key
 
 if TYPE_CHECKING:
@@ -148,9 +149,9 @@ def test_broken_images_are_those_that_most_candidates_lose(tmp_path: Path, galle
     assert isinstance(plain, ImageSet)
     found = samples.broken(measured(tmp_path), plain)
     assert [(one.column, one.note) for one in found] == [
-        ("class 2", "magnitude at 50 %, random at 50 %"),
-        ("class 1", "magnitude at 90 %"),
-        ("class 5", "random at 50 %"),
+        ("class 2", f"magnitude at 50{THIN}%, random at 50{THIN}%"),
+        ("class 1", f"magnitude at 90{THIN}%"),
+        ("class 5", f"random at 50{THIN}%"),
     ]
     shown = np.asarray(Image.open(io.BytesIO(found[0].png)))
     assert np.array_equal(np.moveaxis(shown, -1, 0), plain.images[2])

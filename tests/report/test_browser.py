@@ -34,6 +34,27 @@ def opened(path: Path, profile: Path) -> tuple[str, list[str]]:
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
+def measured_in_a_frame(path: Path, width: int, script: str) -> str:
+    """What a script that runs in the page, once all is drawn, has found, in a frame of that width."""
+    report = (
+        "<script>const wait = setInterval(() => { if (document.body.dataset.drawn !== 'yes') return;"
+        "clearInterval(wait); setTimeout(async () => {"
+        f"parent.postMessage(await (async () => {{ {script} }})(), '*'); }}, 500); }}, 100)"
+        "</script>"
+    )
+    free = re.sub("<meta http-equiv[^>]*>", "", path.read_text("utf-8"), count=1)
+    path.write_text(free + report, "utf-8")
+    frame = path.with_name("frame.html")
+    frame.write_text(
+        "<!DOCTYPE html><title></title>"
+        f"<iframe src='{path.name}' style='width:{width}px;height:900px;border:0'></iframe>"
+        "<script>addEventListener('message', (event) => { document.title = event.data; })</script>",
+        "utf-8",
+    )
+    document, _ = opened(frame, path.parent / "profile")
+    return re.findall("<title>(.*?)</title>", document)[0]
+
+
 def test_the_page_draws_without_complaint(synthesis: Callable[..., Findings], tmp_path: Path) -> None:
     attack = "<script>alert(1)</script>"
     path = write(synthesis(methods=("magnitude", attack), seeds=(0, 1), failures=1), tmp_path / "a run")
@@ -59,23 +80,71 @@ def test_the_browser_would_have_complained(tmp_path: Path, findings: Findings) -
 
 
 def test_a_phone_never_scrolls_sideways(synthesis: Callable[..., Findings], tmp_path: Path) -> None:
-    """A browser window has a smallest width, a frame has none; the page inside reports its own."""
+    """A browser window has a smallest width, a frame has none."""
     path = write(synthesis(methods=("magnitude", "a" * 60), seeds=(0, 1), failures=1), tmp_path)
-    report = (
-        "<script>setTimeout(() => { const page = document.documentElement;"
-        "parent.postMessage(`${page.scrollWidth - page.clientWidth} too wide`, '*'); }, 3000)</script>"
+    script = (
+        "const page = document.documentElement; return `${page.scrollWidth - page.clientWidth} too wide`;"
     )
-    free = re.sub("<meta http-equiv[^>]*>", "", path.read_text("utf-8"), count=1)
-    path.write_text(free + report, "utf-8")
-    frame = tmp_path / "frame.html"
-    frame.write_text(
-        "<!DOCTYPE html><title></title>"
-        "<iframe src='index.html' style='width:400px;height:900px;border:0'></iframe>"
-        "<script>addEventListener('message', (event) => { document.title = event.data; })</script>",
-        "utf-8",
+    assert measured_in_a_frame(path, 400, script) == "0 too wide"
+
+
+OUTSIDE = (
+    "const outside = (inner, outer) => inner.left < outer.left - 1 || inner.right > outer.right + 1;"
+    "const words = [...document.querySelectorAll('svg.marks')].flatMap((svg) =>"
+    "[...svg.querySelectorAll('.role-axis-label text')].map((text) => [text, svg]));"
+    "const box = (item) => item.getBoundingClientRect();"
+)
+
+
+def test_words_along_the_axes_lie_inside_their_chart(
+    synthesis: Callable[..., Findings], tmp_path: Path
+) -> None:
+    """They came with the numbers after the first layout, which had left no room: on a phone none could be read."""
+    path = write(synthesis(), tmp_path)
+    script = OUTSIDE + (
+        "document.getElementById('metric').value = 'nll';"  # longer words than those of the first curve
+        "document.getElementById('metric').dispatchEvent(new Event('change'));"
+        "return `${words.filter(([text, svg]) => outside(box(text), box(svg))).length} of ${words.length > 20}`;"
     )
-    document, _ = opened(frame, tmp_path / "profile")
-    assert "<title>0 too wide</title>" in document
+    assert measured_in_a_frame(path, 400, script) == "0 of true"
+
+
+def test_on_paper_nothing_lies_over_anything_else_or_beside_the_page(
+    synthesis: Callable[..., Findings], tmp_path: Path
+) -> None:
+    """The rules for paper as if they were for the screen, in a frame as wide as a page of A4 between its margins."""
+    path = write(synthesis(seeds=(0, 1)), tmp_path)
+    rules = (
+        path.read_text("utf-8")
+        .replace("@media print", "@media screen")
+        .replace("@media screen and (max", "@media print and (max")
+    )
+    path.write_text(rules, "utf-8")
+    script = OUTSIDE + (
+        "dispatchEvent(new Event('beforeprint'));"
+        "const rows = [...document.querySelectorAll('.matrix tr')].map((row) => [...row.cells].map(box));"
+        "const over = rows.flatMap((cells) => cells.slice(1)"
+        ".filter((cell, i) => cell.left < cells[i].right - 1)).length;"
+        "const page = document.documentElement;"
+        "const beside = [...document.querySelectorAll('svg.marks, table, img')].filter((item) =>"
+        "box(item).right > page.clientWidth + 1).length;"
+        "const shut = document.querySelectorAll('details:not([open])').length;"
+        "const pressed = [...document.querySelectorAll('nav, input')].filter((item) => box(item).width > 0).length;"
+        "return `${rows.length} rows, ${over} over, ${beside} beside, ${shut} shut, ${pressed} to press`;"
+    )
+    assert measured_in_a_frame(path, 703, script) == "5 rows, 0 over, 0 beside, 0 shut, 0 to press"
+
+
+def test_wide_charts_are_drawn_anew_for_paper_and_back(findings: Findings, tmp_path: Path) -> None:
+    path = write(findings, tmp_path)
+    script = (
+        "const wide = () => Math.round(document.querySelector('#chart svg').getBoundingClientRect().width);"
+        "const found = [wide()]; for (const name of ['beforeprint', 'afterprint']) {"
+        "dispatchEvent(new Event(name)); await null; await null; found.push(wide()); } return found.join(' ');"
+    )
+    before, paper, after = map(int, measured_in_a_frame(path, 1300, script).split())
+    assert before == after > 1000
+    assert paper <= 703  # a page of A4 between its margins, in the units of a style sheet
 
 
 def test_marks_scroll_with_their_table(synthesis: Callable[..., Findings], tmp_path: Path) -> None:

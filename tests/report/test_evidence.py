@@ -66,14 +66,30 @@ def test_summaries_lead_their_group(findings: Findings) -> None:
 
 def test_failures_of_one_reason_are_one_line(synthesis: Callable[..., Findings]) -> None:
     (failure,) = trust.failures(synthesis(failures=4).measurements)
-    assert (failure.method, failure.evaluator, failure.status, failure.cells) == (
+    assert (failure.methods, failure.evaluator, failure.status, failure.cells) == (
         "random",
         "calibration",
         "error",
         4,
     )
+    assert failure.what == "ECE equal mass, ECE equal mass scaled, brier, brier scaled"
     assert failure.where == f"95{THIN}%; seed 0"
     assert trust.failures(synthesis().measurements) == []
+
+
+def test_one_reason_of_all_methods_is_one_line(findings: Findings) -> None:
+    """Once each method had a line of its own: with 44 methods nobody would have read them."""
+    table = findings.measurements
+    hopeless = table["condition"].isin(["snow/3", "fog/3"])
+    broken = table.assign(
+        status=table["status"].where(~hopeless, "skipped"), reason=table["reason"].where(~hopeless, "no snow")
+    )
+    (failure,) = trust.failures(broken)
+    assert (failure.methods, failure.what) == ("parent, magnitude, filter-l1, random", "accuracy, agreement")
+    assert failure.where == f"50{THIN}%, 60{THIN}%, 70{THIN}%, 80{THIN}%, 90{THIN}%, 95{THIN}%; seed 0"
+    assert failure.cells == hopeless.sum()
+    many = pd.concat([broken.assign(target_ratio=ratio / 20) for ratio in range(20)])
+    assert trust.failures(many)[0].where == f"5{THIN}% to 95{THIN}%; seed 0"
 
 
 def test_many_methods_are_ranked_by_what_test_accuracy_allows(synthesis: Callable[..., Findings]) -> None:
@@ -102,6 +118,18 @@ def test_doubted_numbers_are_shown_once_per_check(findings: Findings) -> None:
     found = trust.doubts(flagged)
     assert {doubt.text for doubt in found} == {"The gradients of 12 % of the images are zero."}
     assert sum(doubt.cells for doubt in found) == doubted.sum()
+
+
+def test_many_doubts_that_differ_in_their_numbers_are_one_line(findings: Findings) -> None:
+    table = findings.measurements
+    mine = table.index[(table["method"] == "random") & (table["evaluator"] == "calibration")]
+    for count, lines in ((3, 3), (4, 1)):
+        texts = {row: f"an ECE of 0.01{place} may be chance." for place, row in enumerate(mine[:count])}
+        found = trust.doubts(table.assign(flags=table.index.map(texts).fillna("")))
+        assert len(found) == lines
+        assert found[0].text.startswith("an ECE of 0.010 may be chance.")
+    assert found[0].text.endswith(" And 3 more that differ in their numbers alone.")
+    assert found[0].cells == 4
 
 
 def test_notes_on_models_are_told_once_and_preprocessing_always(findings: Findings) -> None:
@@ -138,7 +166,10 @@ def test_failures_without_evaluator_or_ratio_are_told(findings: Findings) -> Non
 def test_sizes_and_grid_are_those_of_the_measurements(synthesis: Callable[..., Findings]) -> None:
     measured = synthesis(seeds=(0, 1), ratios=(0.5, 0.9)).measurements
     measured.loc[measured["condition"] == "uniform/4:255", "n"] = 100
-    assert {fact.name: fact.text for fact in trust.sizes(measured)}["noise"] == "100 to 899 images"
+    measured.loc[measured["group"] == "attack", "group"] = ""
+    sizes = {fact.name: fact.text for fact in trust.sizes(measured)}
+    assert sizes["noise"] == "100 to 899 images"
+    assert sizes["Linf PGD"] == "899 images"  # one line for all radii
     assert trust.grid(measured)[0].text.replace(THIN, " ") == "49.9\u201350.0 %, 89.9\u201390.0 %"
 
 
@@ -183,7 +214,7 @@ def test_charts_can_be_drawn_for_paper() -> None:
         "mark": [point],
         "limit": [limit],
     }
-    spec["width"] = 300
+    spec |= {"width": 300, "autosize": "pad"}
     drawn = vl_convert.vegalite_to_svg(spec)
     assert drawn.count("#0072b2") >= 4
     assert "50%" in drawn

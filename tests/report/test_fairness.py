@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalsuite.records import Candidate, Cost, Phase
-from evalsuite.report.fairness import LEAST, SETUPS, TOTALS, Fairness, fairness
+from evalsuite.report.fairness import LEAST, SETUPS, TOTALS, Fairness, before_and_after, fairness
+from evalsuite.results.retraining import retrainings
 
 PRETRAINING = Phase("pretraining", 20, 100, 2_000, "0.1 cosine to 0", "base")
 RETRAINING = Phase("retraining", 5, 100, 500, "0.01 cosine to 0", "tuned")
@@ -69,7 +70,14 @@ def test_methods_with_one_history_meet_every_setup() -> None:
             replace(ALIKE, history=(PRETRAINING, replace(RETRAINING, images=90))),
             "S3.1",
             False,
-            "other training images or steps per epoch in retraining",
+            "other training images in retraining",
+        ),
+        (
+            replace(ALIKE, history=(PRETRAINING, replace(RETRAINING, rest="adam"))),
+            "S3.1",
+            False,
+            "the learning rates of retraining are the same, but not the rest of the recipe "
+            "(batch, optimiser, weight decay, augmentation or average)",
         ),
         (
             replace(ALIKE, history=(PRETRAINING, replace(RETRAINING, what="pruning"), RETRAINING)),
@@ -157,6 +165,37 @@ def test_methods_that_never_meet_are_not_compared() -> None:
     found = compared(candidate(target=0.5), candidate("random", 0.9))
     assert (found.pairs, found.setup, found.fair) == (0, "", False)
     assert found.why == "no ratio and seed was measured with both"
+
+
+def test_before_and_after_retraining_are_means_over_the_seeds() -> None:
+    """Of the last retraining: what came before it, such as another ratio's, is not what is asked about."""
+    first = replace(RETRAINING, before=0.1, recalibrated=0.1, after=0.6)
+    last = replace(RETRAINING, before=0.25, recalibrated=0.5, after=0.75)
+    other = replace(last, before=0.5, recalibrated=0.75, after=1.0)
+    pushed = replace(RETRAINING, what="pruning", before=0.9, after=0.2)
+    table = retrainings(
+        [
+            candidate(history=(PRETRAINING, first, pushed, last)),
+            replace(candidate(history=(PRETRAINING, other)), seed=1, ratio=0.75),
+            candidate("random", 0.9, (PRETRAINING, replace(last, recalibrated=None))),
+            candidate("dense", 0.0),
+            candidate("given"),  # nobody looked
+            candidate("gradual", history=(PRETRAINING, pushed)),  # never retrained
+        ]
+    )
+    assert list(table["seed"]) == [0, 1, 0]
+    half, most = before_and_after(table)
+    assert half == {
+        "method": "magnitude", "target_ratio": 0.5, "seeds": 2, "ratio": 0.625,
+        "before": 0.375, "recalibrated": 0.625, "after": 0.875,
+    }  # fmt: skip
+    assert (most["method"], most["before"], most["recalibrated"], most["after"]) == (
+        "random",
+        0.25,
+        None,
+        0.75,
+    )
+    assert before_and_after(retrainings([candidate()])) == []
 
 
 def test_parents_are_no_method() -> None:

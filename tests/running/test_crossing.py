@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
+import pandas as pd
 import pytest
 
 from evalsuite import Run, api
@@ -79,6 +81,60 @@ def test_the_recipes_are_those_of_the_producers(crossed: Run) -> None:
     histories = {key.method: one.history for key, one in crossed.candidates.items()}
     epochs = {method: history[-1].epochs for method, history in histories.items() if method != "dense"}
     assert epochs == {"magnitude": 2, "random": 2, "magnitude, short": 1, "random, short": 1}
+
+
+def test_candidates_know_how_good_they_were_before_and_after_retraining(crossed: Run) -> None:
+    found = crossed.retraining.set_index(["method", "target_ratio"])
+    assert len(found) == 8
+    assert (found["after"] > found["before"]).loc["random"].all(), (
+        "two epochs repair what random pruning broke"
+    )
+    assert (found.loc["random"]["before"] < found.loc["magnitude"]["before"]).any()
+    validation = 180
+    assert all(abs(value * validation - round(value * validation)) < 1e-6 for value in found["after"])
+
+
+CORNERS = ("a", "b", "a, short", "b, short")
+
+
+def cross_of(values: tuple[float, ...], *, higher: bool | None = True) -> SimpleNamespace:
+    """What the cross looks at of a run: two methods, each under two labels, at one ratio."""
+    rows = [(one, 0.5, "m", "clean", "ok", higher, value) for one, value in zip(CORNERS, values, strict=True)]
+    columns = ["method", "target_ratio", "metric", "condition", "status", "higher_is_better", "value"]
+    suite = {
+        "retraining": {"epochs": 9},
+        "retrainings": {label: {"epochs": 1} for label in CORNERS[2:]},
+        "producers": [{"name": one[0], "label": one} for one in CORNERS],
+    }
+    return SimpleNamespace(
+        measurements=pd.DataFrame(rows, columns=columns), record={"suite": suite}, path="run"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "higher", "winner", "verdict"),
+    [
+        ((0.9, 0.8, 0.7, 0.6), True, "a", "the methods differ"),
+        ((0.9, 0.8, 0.7, 0.6), False, "b", "the methods differ"),
+        ((-0.5, 0.25, -0.5, 0.25), True, "b", "the methods differ"),  # numbers below zero keep their sign
+        ((0.9, 0.8, 0.6, 0.7), True, "", "mixed: report all four, of which a under recipe 1 is best"),
+        ((0.9, 0.8, 0.6, 0.7), False, "", "mixed: report all four, of which a under recipe 2 is best"),
+        ((0.8, 0.8, 0.6, 0.9), True, "", "mixed: report all four, of which b under recipe 2 is best"),
+        ((0.8, 0.8, 0.6, 0.6), True, "", "no difference"),
+    ],
+)
+def test_verdicts_by_hand(values: tuple[float, ...], higher: bool, winner: str, verdict: str) -> None:
+    (row,) = recipe_cross(cast("Any", cross_of(values, higher=higher)), metric="m").to_dict("records")
+    names = ("value", "other_value", "value_other_recipe", "other_value_other_recipe")
+    assert tuple(row[name] for name in names) == values
+    assert (row["winner"], row["verdict"]) == (winner, verdict)
+
+
+def test_a_metric_without_a_direction_has_no_winner() -> None:
+    with pytest.raises(
+        UserError, match=r"^of m nobody can say which value is better; compare another metric"
+    ):
+        recipe_cross(cast("Any", cross_of((1.0, 2.0, 3.0, 4.0), higher=None)), metric="m")
 
 
 def test_a_run_without_a_cross_is_refused(done: Run) -> None:

@@ -21,7 +21,8 @@ from evalsuite.statistics import paired_rate_interval
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FILES = ("measurements.csv", "thresholds.csv", "reliability.csv", "excess.csv", "exemplars.csv", "index.html")
+TABLES = ("measurements", "thresholds", "reliability", "excess", "exemplars", "retraining")
+FILES = (*(f"{name}.csv" for name in TABLES), "index.html")
 
 
 def evidence(run: Run, method: str, ratio: float, place: tuple[str, str, str]) -> list[list[Any]]:
@@ -146,6 +147,24 @@ def test_intervals_of_rates_are_paired_image_by_image(done: Run) -> None:
         limits = paired_rate_interval(losses, gains, n=len(mine))
         assert row["mcnemar"] == pytest.approx(binomtest(losses, losses + gains).pvalue, abs=1e-12)
         assert (row["drop_low"], row["drop_high"]) == pytest.approx(limits, abs=1e-12)
+
+
+def test_every_rate_has_an_interval_of_its_own_and_n(done: Run) -> None:
+    """Parents too, judged or not: a share of images stands nowhere without what chance allows."""
+    table = done.measurements
+    shares = table["metric"].isin(["accuracy", "agreement", "robust_accuracy", "msp_auroc", "energy_auroc"])
+    rates = table[shares]
+    assert set(rates["metric"]) >= {"accuracy", "msp_auroc"}
+    assert rates[["n", "value_low", "value_high"]].notna().all(axis=None)
+    bounded = table.dropna(subset="value_low")
+    assert (bounded["value_low"] <= bounded["value"]).all()
+    assert (bounded["value"] <= bounded["value_high"]).all()
+    for _, row in rates.query("metric == 'accuracy' and condition == 'clean'").iterrows():
+        (right,) = evidence(done, row["method"], row["target_ratio"], ("accuracy", "accuracy", "clean"))
+        expected = binomtest(sum(map(bool, right)), len(right)).proportion_ci(method="wilson")
+        assert (row["value_low"], row["value_high"]) == pytest.approx(
+            (expected.low, expected.high), abs=1e-12
+        )
 
 
 def test_rows_are_complete_and_in_order(done: Run) -> None:

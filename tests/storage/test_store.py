@@ -21,6 +21,7 @@ from evalsuite.errors import StoreError
 from evalsuite.records import Array, Candidate, Cost, Metric, Score
 from evalsuite.storage import store as stored
 from evalsuite.storage.digests import digest_of
+from evalsuite.storage.sealing import sealed
 from evalsuite.storage.store import Cell, Key, Store, write_atomically
 
 ROOT = Path(__file__).parents[2]
@@ -135,7 +136,7 @@ def test_equal_content_is_equal_bytes(tmp_path: Path) -> None:
         pytest.param(lambda _: b"", id="empty"),
         pytest.param(lambda data: b"\xff" * len(data), id="overwritten"),
         pytest.param(lambda data: data.replace(b"status", b"sattus"), id="without a key"),
-        pytest.param(lambda data: data.replace(b'\\"format\\": 2', b'\\"format\\": 9'), id="other format"),
+        pytest.param(lambda data: data.replace(b'\\"format\\": 3', b'\\"format\\": 9'), id="other format"),
     ],
 )
 def test_a_damaged_cell_is_not_believed(damage: object, tmp_path: Path) -> None:
@@ -207,8 +208,8 @@ def test_a_damaged_candidate_is_none(text: str, tmp_path: Path) -> None:
             None, r"is not a run folder: it has no run\.json; start one with 'evalsuite run SUITE'", id="none"
         ),
         pytest.param(
-            '{"format": 3}',
-            r"run\.json has format 3, this evalsuite reads 1 to 2; use the evalsuite that wrote it, or run",
+            '{"format": 4}',
+            r"run\.json has format 4, this evalsuite reads 1 to 3; use the evalsuite that wrote it, or run",
             id="newer",
         ),
         pytest.param("{}", r"run\.json has format None", id="no format"),
@@ -221,6 +222,18 @@ def test_a_folder_that_is_no_run(text: str | None, sentence: str, tmp_path: Path
         (tmp_path / "run.json").write_text(text)
     with pytest.raises(StoreError, match=sentence):
         Store(tmp_path).record()
+
+
+def test_the_record_of_an_older_version_is_read_with_what_it_did_not_count_left_open(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.write_candidate(KEY, candidate(), digest="d")
+    (path,) = files(tmp_path)
+    older = {key: value for key, value in json.loads(path.read_text()).items() if key != "checksum"}
+    del older["candidate"]["axis"], older["candidate"]["cost"]["packed"]
+    path.write_text(json.dumps(sealed({**older, "format": 2})))
+    found = store.candidate(KEY, "d")
+    assert found == candidate()
+    assert (found.cost.packed, found.axis) == (None, "nonzero")
 
 
 LABELS = (
@@ -364,4 +377,4 @@ def test_run_json_is_plain_json_that_people_can_read(tmp_path: Path) -> None:
     Store(tmp_path).write_record({"suite": {"name": "é"}, "path": Path("x")})
     text = (tmp_path / "run.json").read_text("utf-8")
     assert '"é"' in text
-    assert json.loads(text) == {"format": 2, "suite": {"name": "é"}, "path": "x"}
+    assert json.loads(text) == {"format": 3, "suite": {"name": "é"}, "path": "x"}

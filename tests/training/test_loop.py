@@ -17,6 +17,7 @@ from evalsuite.models.cost import weights_digest
 from evalsuite.records import Array, ImageSet
 from evalsuite.training import loop
 from evalsuite.training.batches import augmented
+from evalsuite.training.hooks import Hooks
 from evalsuite.training.loop import Plan, train, training_seed
 from evalsuite.training.recipe import Recipe, learning_rate
 
@@ -160,6 +161,33 @@ class TestMasks:
         look(model, None)
         assert seen == [(True, True)] * 7  # before the first of 6 steps, and after each
         assert not torch.equal(model.get_parameter(name)[mask], before[mask])
+
+    @pytest.mark.parametrize(
+        "recipe",
+        [
+            Recipe(epochs=3, batch_size=4, optimiser="adam", learning_rate=0.01),
+            Recipe(epochs=3, batch_size=4, optimiser="adamw", learning_rate=0.01, weight_decay=0.1),
+            Recipe(epochs=3, batch_size=4, nesterov=True, weight_decay=0.1),
+            Recipe(epochs=3, batch_size=4, ema=0.9),
+            Recipe(epochs=3, batch_size=4, ema=0.9, select="validation"),
+            Recipe(epochs=3, batch_size=4, mixup=0.2, cutmix=1.0, precision="bfloat16"),
+        ],
+        ids=["adam", "adamw", "nesterov", "average", "selected average", "mixed"],
+    )
+    def test_hold_under_every_optimiser_and_average(self, images: ImageSet, recipe: Recipe) -> None:
+        """The unmasked start is no excuse: an average must not remember it."""
+        mask = torch.arange(CLASSES * 3 * SIDE**2).view(CLASSES, -1) % 3 == 0
+        start, seen = linear(), []
+        look = Hooks(
+            after_step=lambda model, *_: seen.append(
+                bool((model.get_parameter("1.weight")[~mask] == 0).all())
+            )
+        )
+        plan = {"masks": {"1.weight": mask}, "hooks": look, "validation": images}
+        found = trained(start, images, recipe, **plan).get_parameter("1.weight").detach()
+        assert seen == [True] * 9
+        assert bool((found[~mask] == 0).all())
+        assert not bool((found[mask] == start.get_parameter("1.weight")[mask]).any())
 
     def test_of_other_parameters_change_nothing(self, images: ImageSet) -> None:
         start, recipe = linear(), Recipe(epochs=1, batch_size=4)

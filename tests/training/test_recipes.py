@@ -37,6 +37,8 @@ def test_every_recipe_is_one_and_says_where_it_comes_from(name: str) -> None:
         ("why-confusing-cifar-step", {0: 0.01, 60: 0.001, 90: 0.0001}),
         ("why-confusing-cifar-cosine", {0: 0.01, 60: 0.00505, 120: 0.0001}),
         ("why-confusing-imagenet", {0: 1e-2, 30: 1e-3, 60: 1e-4, 75: 1e-5}),
+        ("why-confusing-imagenet100-scratch", {0: 1e-1, 30: 1e-2, 60: 1e-3, 90: 1e-4, 105: 1e-5}),
+        ("rethinking-imagenet-finetune", {0: 0.001, 19: 0.001}),
         ("why-confusing-imagenet100-p30f90", {0: 1e-1, 30: 1e-2, 60: 1e-3, 75: 1e-4, 83: 1e-5}),
         ("why-confusing-imagenet100-p60f60", {0: 1e-2, 30: 1e-3, 45: 1e-4, 53: 1e-5}),
         ("openlth-cifar", {0: 0.1, 80: 0.01, 120: 0.001}),
@@ -45,6 +47,41 @@ def test_every_recipe_is_one_and_says_where_it_comes_from(name: str) -> None:
 def test_learning_rates_are_the_published_ones(name: str, rates: dict[float, float]) -> None:
     recipe = named(name)
     assert {epoch: learning_rate(recipe, epoch) for epoch in rates} == pytest.approx(rates)
+
+
+PUBLISHED = {
+    # epochs, batch, weight decay, Nesterov, warm-up
+    "lost-cifar-resnet": (182, 128, 1e-4, False, 5),
+    "lost-vgg16": (300, 256, 5e-4, False, 10),
+    "lost-vgg16-retraining": (150, 256, 5e-4, False, 10),
+    "lost-wrn16-8": (200, 128, 5e-4, True, 5),
+    "lost-densenet22": (300, 64, 1e-4, True, 10),
+    "lost-imagenet-resnet": (90, 256, 1e-4, False, 5),
+    "rethinking-cifar": (160, 64, 1e-4, False, 0),
+    "rethinking-cifar-finetune": (40, 64, 1e-4, False, 0),
+    "rethinking-imagenet": (90, 256, 1e-4, False, 0),
+    "rethinking-imagenet-finetune": (20, 256, 1e-4, False, 0),
+    "rethinking-soft-filter": (200, 128, 5e-4, False, 0),
+    "greg-cifar": (200, 128, 5e-4, False, 0),
+    "why-confusing-cifar-step": (120, 128, 5e-4, False, 0),
+    "why-confusing-cifar-cosine": (120, 128, 5e-4, False, 0),
+    "why-confusing-imagenet": (90, 256, 1e-4, False, 0),
+    "why-confusing-imagenet100-scratch": (120, 256, 1e-4, False, 0),
+    "why-confusing-imagenet100-p30f90": (90, 256, 1e-4, False, 0),
+    "why-confusing-imagenet100-p60f60": (60, 256, 1e-4, False, 0),
+    "openlth-cifar": (160, 128, 1e-4, False, 0),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "modern"])
+def test_all_other_constants_are_the_published_ones(name: str) -> None:
+    """SGD with momentum 0.9, pad-and-crop and flip, no tricks, and the last epoch, everywhere."""
+    recipe = named(name)
+    found = (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.nesterov, recipe.warmup_epochs)
+    assert found == PUBLISHED[name]
+    assert (recipe.optimiser, recipe.momentum, recipe.augment) == ("sgd", 0.9, "crop-flip")
+    assert recipe.decay_norms
+    assert (recipe.label_smoothing, recipe.mixup, recipe.cutmix, recipe.ema) == (0, 0, 0, 0)
 
 
 def test_any_key_may_be_overridden() -> None:

@@ -49,7 +49,20 @@ def test_a_mistaken_recipe_names_its_table() -> None:
 def test_history_comes_back_from_the_store(tmp_path: Path) -> None:
     phases = (
         Phase("pretraining", 3, 96, 10, "0.1", "a"),
-        Phase("retraining", 1.5, 96, 5, "0.1", "b", (0.5, 0.75), stage=1),
+        Phase(
+            "retraining",
+            1.5,
+            96,
+            5,
+            "0.1",
+            "b",
+            (0.5, 0.75),
+            1,
+            "c",
+            before=0.25,
+            recalibrated=0.5,
+            after=0.75,
+        ),
     )
     cost = Cost(1, 1, 1, 1, 1, 1, 1)
     made = Candidate("m", 0, 0.5, 0.5, 0.5, cost, "w", {"name": "small-cnn"}, phases)

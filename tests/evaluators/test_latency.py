@@ -1,0 +1,217 @@
+"""Measured time: who is timed when, what an interval is, and that depth costs time and zeros do not save any."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from evalsuite.bench import Bench
+from evalsuite.data.dataset import Place
+from evalsuite.data.digits import Digits
+from evalsuite.data.views import Gallery
+from evalsuite.errors import InvalidModelError, SuiteError
+from evalsuite.evaluators import latency
+from evalsuite.evaluators.latency import Latency, forward, interleaved
+from evalsuite.models.forward import Prepared, prepared
+from evalsuite.models.programs import load_program
+from evalsuite.records import Score
+from evalsuite.running.devices import threads
+from evalsuite.running.measuring import scored
+from evalsuite.testing import check_evaluator
+
+
+class Clock:
+    """A machine that needs so many seconds for each call, all of them longer by what `slow` says at the time."""
+
+    def __init__(self, needs: Sequence[float], slow: Callable[[float], float] = lambda _: 1.0) -> None:
+        self.now = 0.0
+        self.order: list[int] = []
+        self.slow = slow
+        self.passes = [partial(self.work, i, need) for i, need in enumerate(needs)]
+
+    def work(self, which: int, need: float) -> None:
+        self.order.append(which)
+        self.now += need * self.slow(self.now)
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_each_round_times_each_network_once_and_turns_the_order() -> None:
+    clock = Clock([2.0, 3.0])
+    found = interleaved(clock.passes, repeats=3, warm_up=2, clock=clock)
+    assert found.tolist() == [[2.0, 3.0]] * 3
+    assert clock.order == [0, 1, 1, 0, 0, 1, 1, 0, 0, 1]
+
+
+def test_a_machine_that_gets_slower_hardly_touches_the_ratio() -> None:
+    """From the first to the last round ten times as slow: one network after the other would see its slow half."""
+    drift = Clock([1.0, 1.0], slow=lambda now: 1 + now / 20)
+    found = interleaved(drift.passes, repeats=30, clock=drift)
+    assert found[-1, 0] > 10 * found[0, 0]
+    assert np.median(found[:, 1] / found[:, 0]) == pytest.approx(1, abs=0.06)
+    apart = Clock([1.0, 1.0], slow=lambda now: 1 + now / 20)
+    first, second = (interleaved([one], repeats=30, clock=apart) for one in apart.passes)
+    assert np.median(second) > 3 * np.median(first)
+
+
+@pytest.fixture(scope="module")
+def gallery() -> Gallery:
+    return Gallery(Digits(), Place())
+
+
+def bench(model: nn.Module, gallery: Gallery, parent: nn.Module | None = None) -> Bench:
+    return Bench(model, gallery, parent=None if parent is None else Bench(parent, gallery))
+
+
+def stack(depth: int) -> nn.Module:
+    """A network whose time is that of its equal layers."""
+    torch.manual_seed(0)
+    layers = [part for _ in range(depth) for part in (nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())]
+    for part in layers[::2]:
+        nn.init.kaiming_normal_(part.weight, nonlinearity="relu")  # so that images still tell in the end
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1), *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)
+    ).eval()
+
+
+def by_name(scores: Sequence[Score]) -> dict[str, Score]:
+    return {score.metric: score for score in scores}
+
+
+def spent(*models: nn.Module) -> Any:
+    """Processor time of each network in each round: what else runs on this machine does not count."""
+    batch = torch.rand(32, 3, 32, 32).to(memory_format=torch.channels_last)
+    passes = [partial(forward, prepared(model), batch) for model in models]
+    with threads(1), torch.inference_mode():
+        return interleaved(passes, repeats=15, warm_up=2, clock=time.thread_time)
+
+
+def test_a_network_twice_as_deep_takes_about_twice_as_long() -> None:
+    seconds = spent(stack(6), stack(12))
+    assert 1.4 < np.median(seconds[:, 1] / seconds[:, 0]) < 2.8
+
+
+def test_zeros_among_the_weights_save_nothing() -> None:
+    dense = stack(6)
+    sparse = copy.deepcopy(dense)
+    for weight in (part.weight for part in sparse.modules() if isinstance(part, nn.Conv2d)):
+        weight.data[torch.rand_like(weight) < 0.95] = 0
+    seconds = spent(dense, sparse)
+    assert 0.8 < np.median(seconds[:, 1] / seconds[:, 0]) < 1.25
+
+
+def test_the_scores_of_a_deeper_network(gallery: Gallery) -> None:
+    test = Latency(batch_size=16, repeats=9, warm_up=1)
+    with threads(1):
+        found = by_name(scored(test, bench(stack(24), gallery, stack(3))))
+    assert set(found) == {metric.name for metric in test.metrics}
+    assert {score.condition for score in found.values()} == {"batch of 16"}
+    assert {score.n for score in found.values()} == {9}
+    value = {name: float(score.value or 0) for name, score in found.items()}
+    assert value["latency_ratio"] > 1.5  # it does eight times the work
+    for name in ("latency", "latency_ratio"):
+        rows = found[name].evidence["rounds"]
+        assert value[name] == np.median(rows)
+        assert value[f"{name}_lower"] == np.sort(rows)[1]  # of nine values: P(Bin(9, 1/2) <= 1) = 0.0195
+        assert value[f"{name}_upper"] == np.sort(rows)[7]
+    assert value["throughput"] == pytest.approx(1000 / value["latency"])
+
+
+def test_a_parent_is_timed_against_itself(gallery: Gallery) -> None:
+    """What its ratio is off 1 is what chance and the machine do to a ratio."""
+    model = stack(2)
+    mine = bench(model, gallery)
+    assert mine.parent.ready is mine.ready
+    assert by_name(scored(Latency(repeats=6), mine))["latency_ratio"].value == pytest.approx(1, abs=0.9)
+
+
+def test_what_is_timed_is_what_is_deployed(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prepared copy that all other numbers are of, batches channels last and in [0, 1], and no gradients."""
+    seen: list[tuple[Prepared, torch.Tensor, bool]] = []
+    monkeypatch.setattr(
+        latency, "forward", lambda network, batch: seen.append((network, batch, torch.is_grad_enabled()))
+    )
+    child = bench(
+        nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.Flatten(), nn.LazyLinear(10)), gallery
+    )
+    child.model(torch.rand(1, 3, 32, 32))
+    scored(Latency(batch_size=1000, repeats=6, warm_up=1), child)
+    assert len(seen) == 2 * 7
+    network, batch, gradients = seen[0]
+    assert network is child.ready
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert batch.shape == (1000, 3, 32, 32)  # 899 test images, and the first of them again
+    assert torch.equal(batch[0], batch[899])
+    assert 0 <= batch.min() < batch.max() <= 1
+    assert not gradients
+
+
+def test_a_busy_machine_is_told(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "process_time", lambda: 0.0)
+    flags = by_name(scored(Latency(repeats=6), bench(stack(1), gallery)))["latency"].flags
+    assert len(flags) == 1
+    assert "had the processor less than 90% of the time" in flags[0]
+
+
+def test_unsteady_times_are_told() -> None:
+    def flags(*ratios: float) -> tuple[str, ...]:
+        seconds = np.column_stack([np.ones(len(ratios)), ratios])
+        return by_name(list(Latency()._scores(seconds, 1.0)))["latency_ratio"].flags
+
+    assert flags(1.0, 1.0, 1.05, 1.1, 1.1, 1.0) == ()
+    assert "more than 20% of it apart" in flags(1.0, 1.0, 1.0, 2.0, 2.0, 2.0)[0]
+
+
+def test_a_network_that_does_not_work_has_no_speed(gallery: Gallery) -> None:
+    broken = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10), nn.Softmax(1))
+    with pytest.raises(InvalidModelError, match="probabilities"):
+        scored(Latency(), bench(broken, gallery))
+
+
+def test_a_program_has_a_speed_too(gallery: Gallery, tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    network = stack(2)
+    path = tmp_path / "network.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an exporter that needs no further package is an old one
+        torch.onnx.export(
+            network,
+            (torch.rand(2, 3, 32, 32),),
+            path,
+            dynamo=False,
+            input_names=["x"],
+            dynamic_axes={"x": {0: "n"}},
+        )
+    program = load_program(path, trust=False)
+    found = by_name(scored(Latency(repeats=6), bench(program, gallery, network)))
+    assert float(found["latency_ratio"].value or 0) > 0
+
+
+def test_it_keeps_the_contract_of_a_test_that_reads_a_clock() -> None:
+    check_evaluator(Latency(repeats=6))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"batch_size": 0}, "latency: found batch_size = 0, expected at least 1"),
+        ({"repeats": 5}, "latency: found repeats = 5, expected at least 6"),
+        ({"warm_up": -1}, "latency: found warm_up = -1, expected at least 0"),
+    ],
+)
+def test_settings_out_of_range_are_named(settings: dict[str, int], sentence: str) -> None:
+    with pytest.raises(SuiteError, match=f"^{sentence}$"):
+        Latency(**settings)

@@ -1,0 +1,90 @@
+"""Intervals of single numbers: closed forms, the bootstrap, and how often they hold the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import ndtr
+
+from evalsuite.metrics import evaluate
+from evalsuite.statistics import bootstrap_weights, own_interval, wilson
+
+
+def test_a_rate_has_wilsons_interval() -> None:
+    right = np.arange(200) < 104
+    assert own_interval("mean", {"test": right}) == wilson(104, 200)
+    assert own_interval("mean", {"test": right}, level=0.8) == wilson(104, 200, level=0.8)
+
+
+def test_a_mean_has_the_normal_one() -> None:
+    losses = np.random.default_rng(0).exponential(size=500)
+    low, high = own_interval("mean", {"test": losses}) or (0, 0)
+    assert (low, high) == pytest.approx(
+        stats.norm.interval(0.95, losses.mean(), stats.sem(losses)), abs=1e-12
+    )
+
+
+def test_what_is_certain_in_all_images_is_not_certain_of_others() -> None:
+    for value in (0.0, 1.0):
+        expected = wilson(int(40 * value), 40)
+        assert own_interval("mean", {"test": np.full(40, value)}) == expected
+        scores = {"test": np.zeros(40), "far": np.full(60, 2 * value - 1)}
+        assert own_interval("auroc", scores) == expected
+    assert own_interval("mean", {"test": np.array([0.4])}) is None
+    assert own_interval("auroc", {"test": np.array([0.4]), "far": np.arange(9)}) is None
+
+
+def test_an_area_has_the_spread_of_the_bootstrap() -> None:
+    """Of one set with ties, and of the mean over two that share the in-distribution images."""
+    random = np.random.default_rng(1)
+    test = np.round(random.normal(size=300), 1)
+    sets = {
+        "near": np.round(random.normal(0.6, size=150), 1),
+        "far": np.round(random.normal(1.5, 2, size=400), 1),
+    }
+    for names in (("near",), ("near", "far")):
+        evidence = {"test": test} | {name: sets[name] for name in names}
+        sizes = {name: len(values) for name, values in evidence.items()}
+        weights = bootstrap_weights(sizes, replicates=4000, seed=0)
+        spread = float(evaluate("mean_auroc", evidence, weights=weights).std())
+        low, high = own_interval("mean_auroc", evidence) or (0, 0)
+        assert (high - low) / 2 == pytest.approx(1.959964 * spread, rel=0.05)
+        assert (high + low) / 2 == pytest.approx(float(evaluate("mean_auroc", evidence)), abs=1e-12)
+
+
+def test_the_truth_is_inside_as_often_as_promised() -> None:
+    """2,000 samples: 93 to 97 of a hundred."""
+    random = np.random.default_rng(2)
+    truth = float(ndtr(1 / np.sqrt(2)))  # P(N(1, 1) > N(0, 1))
+    held = {"area": 0, "mean": 0}
+    for _ in range(2000):
+        low, high = own_interval("auroc", {"t": random.normal(size=80), "f": random.normal(1, size=60)}) or (
+            2,
+            2,
+        )
+        held["area"] += low <= truth <= high
+        low, high = own_interval("mean", {"t": random.binomial(5, 0.7, 100) / 5}) or (2, 2)
+        held["mean"] += low <= 0.7 <= high
+    assert all(0.93 < count / 2000 < 0.97 for count in held.values()), held
+
+
+@given(
+    st.lists(st.floats(0, 1, width=16), min_size=2, max_size=30),
+    st.lists(st.floats(0, 1, width=16), min_size=2, max_size=30),
+)
+def test_the_number_is_inside_and_both_are_shares(first: list[float], second: list[float]) -> None:
+    one, other = np.array(first), np.array(second)
+    for functional, evidence in (("mean", {"t": one}), ("auroc", {"t": one, "f": other})):
+        low, high = own_interval(functional, evidence) or (-1, -1)
+        assert 0 <= low <= float(evaluate(functional, evidence)) + 1e-12
+        assert float(evaluate(functional, evidence)) - 1e-12 <= high <= 1
+
+
+def test_the_others_have_none() -> None:
+    sure = np.column_stack([np.full(9, 0.7), np.ones(9)])
+    assert own_interval("ece_equal_width", {"test": sure}) is None
+    assert own_interval("median", {"test": np.arange(9.0)}) is None
+    assert own_interval("fpr95_ood_positive", {"test": np.arange(9.0), "far": np.arange(9.0)}) is None
