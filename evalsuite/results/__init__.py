@@ -44,8 +44,7 @@ class Run:
 
     Args:
         path: The run folder.
-        tolerances: Metric to tolerance instead of the suite's; see `evalsuite.tolerances`. Conclusions are drawn
-            anew from the evidence, bounds included.
+        tolerances: Metric to tolerance instead of the suite's; conclusions, bounds included, are drawn anew.
         axis: What ratios are counted in, one of `evalsuite.axes.AXES`: a candidate's is then ``1 - cost(candidate) /
             cost(parent)``. By default in what each method saves, which for nearly all is non-zero parameters.
 
@@ -120,17 +119,17 @@ class Run:
         """
         self._check_saved()
         if tolerance is not None and moving(tolerance) and tolerance != self.tolerances:
-            return Run(self.path, tolerances=self._by_metric(tolerance), axis=self.axis).thresholds()
+            directed = (name for name, one in self.metrics.items() if one.higher_is_better is not None)
+            named = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(directed, tolerance)
+            return Run(self.path, tolerances=named, axis=self.axis).thresholds()
         table = self._paired()
         wanted = self._measured_rules(table) if tolerance is None else tolerance
         if table.empty or (isinstance(wanted, Mapping) and not wanted):
             table, wanted = table.head(0), {}
-        seeds = self.comparison.over_seeds()
-        searched = list(self.record.get("tested", {}))
+        seeds, searched = self.comparison.over_seeds(), self.record.get("tested", {})
         curved = None if seeds is None or table.empty else careful(seeds[self._curved(seeds)], searched)
-        table = careful(table, searched)
-        table["chance"] = chances(table["metric"], self._suite.get("model") or {})
-        found = thresholds(table, tolerance=wanted, over_seeds=curved)
+        judged = careful(table, searched).assign(chance=chances(table["metric"], self._suite))
+        found = thresholds(judged, tolerance=wanted, over_seeds=curved)
         found.insert(1, "axis", [self.counted_in(str(method)) for method in found["method"]])
         return found
 
@@ -142,11 +141,6 @@ class Run:
     def notes(self) -> list[dict[str, Any]]:
         """What a reader should know about models: what the record says, and who lies on no curve over the axis."""
         return [*(self.record.get("notes") or ()), *notes(self._off_curve)]
-
-    def _by_metric(self, tolerance: Rule | Mapping[str, Tolerance]) -> Mapping[str, Tolerance]:
-        if isinstance(tolerance, Mapping):
-            return tolerance
-        return {name: tolerance for name, one in self.metrics.items() if one.higher_is_better is not None}
 
     @property
     def tolerances(self) -> Mapping[str, Tolerance]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
 
@@ -165,7 +165,7 @@ def _discordance(parent: Score, candidate: Score) -> dict[str, float]:
     return {"mcnemar": mcnemar(int((mine & ~other).sum()), int((other & ~mine).sum()))}
 
 
-def careful(table: pd.DataFrame, searched: Sequence[str]) -> pd.DataFrame:
+def careful(table: pd.DataFrame, searched: Iterable[str]) -> pd.DataFrame:
     """Returns a table with bounds at 97.5 % for those at 95 % where a search chose the ratios by their drops.
 
     The first tested ratio that truly fails is then no longer one ratio, given beforehand: in simulated searches up to
@@ -176,7 +176,7 @@ def careful(table: pd.DataFrame, searched: Sequence[str]) -> pd.DataFrame:
         searched: Methods whose ratios a search chose.
     """
     higher = table[["drop_upper", "drop_high"]].max(axis=1, skipna=False)
-    return table.assign(drop_upper=table["drop_upper"].where(~table["method"].isin(searched), higher))
+    return table.assign(drop_upper=table["drop_upper"].where(~table["method"].isin(list(searched)), higher))
 
 
 def told_apart(cells: Mapping[tuple[Key, str], Cell]) -> Iterator[Cell]:

@@ -37,13 +37,13 @@ def by_guessing(metric: str, classes: int) -> float:
     return {"nll": log(classes), "brier": 1 - 1 / classes}.get(plain, float("nan"))
 
 
-def chances(metrics: pd.Series[str], model: Mapping[str, Any]) -> pd.Series[float]:
+def chances(metrics: pd.Series[str], suite: Mapping[str, Any]) -> pd.Series[float]:
     """Returns the value by guessing beside the name of each metric, NaN where the number of classes is not known.
 
     Args:
         metrics: Names.
-        model: Settings of the architecture, ``classes`` among them.
+        suite: As the record has it; the settings of its model say how many classes there are.
     """
-    classes = int(model.get("classes") or 0)
+    classes = int((suite.get("model") or {}).get("classes") or 0)
     known = {name: by_guessing(name, classes) for name in metrics.unique()} if classes else {}
     return metrics.map(known).astype(float)

@@ -365,7 +365,7 @@ def test_a_guess_is_worth_what_the_number_of_classes_says() -> None:
     names = pd.Series(
         ["accuracy", "accuracy_top5", "robust_accuracy", "energy_auroc", "nll", "brier", "broken"]
     )
-    found = chances(names, {"classes": 10})
+    found = chances(names, {"model": {"classes": 10}})
     assert found[:-1].tolist() == pytest.approx([0.1, 0.5, 0.1, 0.5, 2.302585, 0.9])
     assert np.isnan(found.iloc[-1])
     assert chances(names, {}).isna().all()
