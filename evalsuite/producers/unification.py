@@ -245,7 +245,7 @@ def reached(size: Callable[[int], int], ends: tuple[int, int], budget: int, slac
 def blocked(weight: Tensor, size: int) -> Tensor:
     """Returns the blocks of a weight, (rows, blocks, size), the last of a row filled up with zeros."""
     rows = weight.flatten(1)
-    return functional.pad(rows, (0, -rows.shape[1] % size)).view(len(rows), -1, size)
+    return functional.pad(rows, (0, -rows.shape[1] % size)).reshape(len(rows), -1, size)
 
 
 def joined(blocks: Tensor, like: Tensor) -> Tensor:
