@@ -16,7 +16,7 @@ from evalsuite.data.views import View
 from evalsuite.errors import SuiteError
 from evalsuite.metrics import evaluate
 from evalsuite.records import Array, Metric, Score
-from evalsuite.statistics import own_interval
+from evalsuite.statistics.alone import own_interval
 
 
 def check_once(evaluator: str, key: str, values: Sequence[object]) -> None:

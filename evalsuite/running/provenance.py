@@ -50,6 +50,7 @@ MEASURING = (
     "evaluators/attack_flags.py",
     "evaluators/weapons.py",
     "metrics",
+    "statistics/alone.py",
     "statistics/classes.py",
     "statistics/rates.py",
 )
