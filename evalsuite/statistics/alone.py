@@ -84,10 +84,14 @@ def _area(negative: Floats, *positives: Floats, level: float) -> tuple[float, fl
 
 def _wins(negative: Floats, positive: Floats) -> tuple[Floats, Floats]:
     """Share of positives above each negative, and of negatives below each positive; ties count one half."""
-    low, high = np.sort(negative), np.sort(positive)
-    lost = sum(np.searchsorted(high, negative, side=side) for side in ("left", "right")) / 2  # type: ignore[call-overload]  # both are sides
-    won = sum(np.searchsorted(low, positive, side=side) for side in ("left", "right")) / 2  # type: ignore[call-overload]  # both are sides
-    return 1 - lost / len(high), won / len(low)
+    return 1 - _share_below(positive, negative), _share_below(negative, positive)
+
+
+def _share_below(values: Floats, points: Floats) -> Floats:
+    """Share of the values below each point; those equal to it count one half."""
+    ranked = np.sort(values)
+    below, up_to = np.searchsorted(ranked, points, side="left"), np.searchsorted(ranked, points, side="right")
+    return np.asarray((below + up_to) / (2 * len(ranked)), dtype=np.float64)
 
 
 def _ends(centre: float, half: float, *, unit: bool) -> tuple[float, float]:

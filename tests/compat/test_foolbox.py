@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from evalsuite.compat import attacked as compat
 from evalsuite.compat.attacked import Attacked
-from evalsuite.compat.foolbox import NAMES, Attack, attack_success, foolbox
+from evalsuite.compat.foolbox import NAMES, Attack, attack_success, foolbox, last_points
 from evalsuite.randomness import BLOCK, address
 
 if TYPE_CHECKING:
@@ -228,6 +228,18 @@ def test_every_image_has_its_own_random_start(constant: nn.Module, name: str) ->
     size = offsets.abs().amax(1) if name in LINF else offsets.norm(dim=1)
     assert 0.05 < size.mean() < size.max() <= 0.1 + 1e-6
     assert offsets.mean().abs() < 0.01
+
+
+def test_last_points_lie_farther_behind_the_boundary(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+    model, images, labels = trained
+    attack, state = Attack("linf-pgd", 0.05), torch.random.get_rng_state()
+    first = attack_success(model, images, labels, attack=attack, seed=0).images
+    last = last_points(model, images, labels, attack=attack, seed=0)
+    with torch.no_grad():
+        losses = [nn.functional.cross_entropy(model(shown), labels).item() for shown in (images, first, last)]
+    assert losses[0] < losses[1] < 0.7 * losses[2]
+    assert (last - images).abs().max() <= 0.05 + 1e-6
+    assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_restarts_only_add(trained: tuple[nn.Module, Tensor, Tensor]) -> None:

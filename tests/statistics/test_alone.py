@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import ndtr
@@ -71,12 +71,13 @@ def test_the_truth_is_inside_as_often_as_promised() -> None:
     assert all(0.93 < count / 2000 < 0.97 for count in held.values()), held
 
 
-@given(
-    st.lists(st.floats(0, 1, width=16), min_size=2, max_size=30),
-    st.lists(st.floats(0, 1, width=16), min_size=2, max_size=30),
-)
-def test_the_number_is_inside_and_both_are_shares(first: list[float], second: list[float]) -> None:
-    one, other = np.array(first), np.array(second)
+SIXTEENTHS = st.lists(st.integers(0, 16), min_size=2, max_size=20)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIXTEENTHS, SIXTEENTHS)
+def test_the_number_is_inside_and_both_are_shares(first: list[int], second: list[int]) -> None:
+    one, other = np.array(first) / 16, np.array(second) / 16
     for functional, evidence in (("mean", {"t": one}), ("auroc", {"t": one, "f": other})):
         low, high = own_interval(functional, evidence) or (-1, -1)
         assert 0 <= low <= float(evaluate(functional, evidence)) + 1e-12
