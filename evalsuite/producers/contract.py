@@ -87,9 +87,12 @@ class Context:
             masks: Names of parameters to bool tensors: True is kept, False is zero after every step.
             recipe: Another one than the context's.
             start: Epoch of the schedule at which to begin, perhaps a fraction: weight rewinding resumes there.
-            hooks: Penalty, gradients, weights and masks that change on the way.
+            hooks: Penalty, gradients, weights and masks that change on the way. A training that prunes so ends with
+                its last epoch: a better one would be one from before the pruning.
         """
         chosen = recipe or self.recipe
+        if hooks.phase == "pruning":
+            chosen = replace(chosen, select="last")
         index = self._fits[ratio]
         self._fits[ratio] += 1
         before = self.history(model)

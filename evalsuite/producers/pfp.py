@@ -13,6 +13,7 @@ from evalsuite.errors import SuiteError
 from evalsuite.models.surgery import remove_channels
 from evalsuite.producers.activations import Reader, readers
 from evalsuite.producers.contract import Context, Producer
+from evalsuite.producers.sensitivity import NOTHING
 from evalsuite.producers.shrinking import Goal, groups, nearest, ranks, shrinking
 
 FAILURE = 1e-16
@@ -140,6 +141,6 @@ def expected_widths(one: Sensitivity, errors: Tensor) -> Tensor:
 def _shares(rows: Tensor, weight: Tensor) -> Tensor:
     """Largest share over `rows` of each weight's product in its output, both non-negative, shaped as `weight`."""
     sums = rows @ weight.T
-    inverse = torch.where(sums > torch.finfo(sums.dtype).tiny, 1 / sums, torch.zeros_like(sums))
+    inverse = torch.where(sums > NOTHING, 1 / sums, torch.zeros_like(sums))
     factors = [(rows * inverse[:, [output]]).amax(0) for output in range(len(weight))]
     return (torch.stack(factors) * weight).clamp(max=1)

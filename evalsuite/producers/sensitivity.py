@@ -16,7 +16,8 @@ from evalsuite.models.forward import evaluation_mode
 
 CHUNK = 8
 """Images at once: the unfolded input of one layer must fit the cache or little more."""
-_NOTHING = torch.finfo(torch.float32).eps  # a sum not above it has no shares
+NOTHING = torch.finfo(torch.float32).eps
+"""A sum not above it has no shares (torchprune's)."""
 
 Reduction = Literal["mean", "max"]
 """What is taken over the patches of an image: the mean (deterministic SiPP) or the largest (randomised)."""
@@ -103,7 +104,7 @@ def _largest(layer: nn.Module, columns: Tensor, reduction: Reduction) -> Tensor:
     best = torch.zeros_like(weight)
     for one in (weight.clamp_min(0), weight.neg().clamp_min(0)):
         sums = one @ columns  # (images, filters, patches)
-        inverse = torch.where(sums > _NOTHING, 1 / sums, 0)
+        inverse = torch.where(sums > NOTHING, 1 / sums, 0)
         if reduction == "mean":
             carried = (inverse @ columns.transpose(1, 2)).div(columns.shape[2]).amax(0)
         else:

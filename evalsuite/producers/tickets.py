@@ -28,7 +28,7 @@ class Lottery(Producer):
     References:
         Frankle and Carbin 2019, arXiv 1803.03635; Frankle et al. 2020, arXiv 1912.05671 (rewinding). Levels
         are the suite's ratios in place of 20 % of what is left, and ties are broken by position, not dropped.
-        The order of images after rewinding is drawn anew.
+        The order of images after rewinding is drawn anew, and momentum starts from zero.
     """
 
     rewind: float = 0.0

@@ -41,7 +41,8 @@ class Recipe:
         cutmix: Alpha of CutMix (arXiv 1905.04899); 0 is none; with both, each batch draws one of them.
         ema: Decay per step of an average of the weights, which is what is kept; 0 keeps the weights themselves.
         precision: ``float32``, or ``bfloat16``: autocast of the forward pass; weights stay float32.
-        select: ``last`` epoch, or the epoch that is best on the ``validation`` split; never the test images.
+        select: ``last`` epoch, or the epoch that is best on the ``validation`` split; never the test images. A
+            training during which weights are pushed or taken away always ends with its last.
         track: Whether the accuracy on the validation split is recorded after each epoch.
     """
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,6 +108,24 @@ def test_retraining_is_the_recipe_at_its_address(context: Context, few: ImageSet
     other = context.fresh()
     context.retrain(other, 0.6)
     assert weights_digest(other) != weights_digest(found)
+
+
+@pytest.mark.parametrize("phase", ["pruning", "retraining"])
+def test_a_training_that_prunes_on_the_way_keeps_its_last_epoch(
+    context: Context, few: ImageSet, phase: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best one on the validation split would be one from before the pruning."""
+    falling = iter([0.9, 0.8, 0.7] * 2)
+    monkeypatch.setattr("evalsuite.training.loop.accuracy", lambda *_: next(falling))
+    own, models = replace(context, validation=few), []
+    recipes = (replace(LONG, select="validation", track=True), replace(LONG, track=True))
+    for recipe in recipes:
+        model = own.fresh()
+        own.fit(model, 0.5, recipe=recipe, hooks=Hooks(phase=phase))
+        models.append(model)
+    first, second = map(weights_digest, models)
+    assert (first == second) == (phase == "pruning")
+    assert [own.history(model)[-1].curve for model in models] == [(0.9, 0.8, 0.7)] * 2
 
 
 class TestHistory:

@@ -91,6 +91,15 @@ def test_sensitivities_equal_the_definition() -> None:
     assert len(found) == 3
 
 
+def test_sums_of_next_to_nothing_have_no_shares() -> None:
+    """As torchprune: what sums up to no more than the rounding of float32 is nothing, and nothing has no shares."""
+    layer = nn.Linear(2, 1, bias=False)
+    layer.weight.data = torch.tensor([[1.0, 1.0]])
+    maps = torch.tensor([[3.0, 1.0], [0.0, 1e-7]])
+    assert channel_shares(Reader(layer, 1, maps)).tolist() == [0.75, 0.25]
+    assert channel_shares(Reader(layer, 1, 2 * maps)).tolist() == [0.75, 1.0]
+
+
 class Fork(nn.Module):
     """Two layers read the same channels."""
 

@@ -79,9 +79,11 @@ def test_all_other_constants_are_the_published_ones(name: str) -> None:
     recipe = named(name)
     found = (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.nesterov, recipe.warmup_epochs)
     assert found == PUBLISHED[name]
-    assert (recipe.optimiser, recipe.momentum, recipe.augment) == ("sgd", 0.9, "crop-flip")
+    assert recipe.optimiser == "sgd"
+    assert recipe.augment == "crop-flip"
+    assert recipe.momentum == 0.9
     assert recipe.decay_norms
-    assert (recipe.label_smoothing, recipe.mixup, recipe.cutmix, recipe.ema) == (0, 0, 0, 0)
+    assert not any((recipe.label_smoothing, recipe.mixup, recipe.cutmix, recipe.ema))
 
 
 def test_any_key_may_be_overridden() -> None:
