@@ -69,9 +69,9 @@ def prove(model: nn.Module, groups: Sequence[ChannelGroup], image_shape: Sequenc
     if groups and not _stays(model, groups, image_shape):
         wrong = next((one for one in groups if not _stays(model, [one], image_shape)), groups[0])
         raise UserError(
-            f"channels that convolutions share cannot be removed here: Torch-Pruning follows those of "
-            f"{wrong.conv!r} wrongly, for without dead ones the outputs change (shortcuts that pad with zeros are "
-            f"such a case); {INSTEAD}"
+            f"channels that convolutions share cannot be removed here: when dead ones of {wrong.conv!r} go as "
+            "Torch-Pruning says, the outputs change (shortcuts that pad with zeros are such a case); "
+            + INSTEAD
         )
 
 

@@ -183,8 +183,9 @@ def test_zero_padding_shortcuts_are_refused_and_our_own_surgery_is_right(
     model = build(name, **table)
     with pytest.raises(
         UserError,
-        match=r"^channels that convolutions share cannot be removed here: Torch-Pruning follows those of "
-        r"'network.conv1' wrongly, .* remove the channels inside its blocks alone \(scope = \"inside\"\)$",
+        match=r"^channels that convolutions share cannot be removed here: when dead ones of 'network.conv1' go as "
+        r"Torch-Pruning says, the outputs change \(.*\); remove the channels inside its blocks alone "
+        r"\(scope = \"inside\"\)$",
     ):
         coupled_groups(model, (3, 32, 32))
     groups = channel_groups(model)
@@ -211,7 +212,7 @@ class Shifted(nn.Module):
 @pytest.mark.parametrize("shift", [1, 2, 4])
 def test_a_wrong_graph_with_fitting_shapes_is_found_out(shift: int) -> None:
     assert [one.conv for one in coupled_groups(Shifted(0), (3, 8, 8))] == ["first"]
-    with pytest.raises(UserError, match=r"follows those of 'first' wrongly"):
+    with pytest.raises(UserError, match=r"dead ones of 'first' go as"):
         coupled_groups(Shifted(shift), (3, 8, 8))
 
 
@@ -221,7 +222,7 @@ def test_dead_weights_hide_no_mistake() -> None:
     with torch.no_grad():
         for parameter in (*model.first.parameters(), *model.linear.parameters()):
             parameter.zero_()
-    with pytest.raises(UserError, match=r"follows those of 'first' wrongly"):
+    with pytest.raises(UserError, match=r"dead ones of 'first' go as"):
         coupled_groups(model, (3, 8, 8))
 
 
@@ -289,7 +290,7 @@ def test_the_outputs_are_no_group() -> None:
 
 
 def test_what_does_not_stay_zero_is_refused() -> None:
-    with pytest.raises(UserError, match="follows those of 'first' wrongly"):
+    with pytest.raises(UserError, match="dead ones of 'first' go as"):
         coupled_groups(Meeting(torch.sigmoid), (3, 8, 8))
 
 
