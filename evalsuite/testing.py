@@ -81,12 +81,14 @@ def check_model(model: nn.Module, *, classes: int = 10, side: int = 32) -> None:
     )
 
 
-def check_producer(producer: Producer, *, architecture: str = "small-cnn", within: float = 0.05) -> None:
+def check_producer(
+    producer: Producer, *, architecture: str | Architecture = "small-cnn", within: float = 0.05
+) -> None:
     """Checks that a producer reaches its ratios, leaves the parent alone, and can be repeated, saved and resumed.
 
     Args:
         producer: What to check.
-        architecture: Registered model to prune.
+        architecture: What to prune: a registered model with its settings, or the name of one.
         within: How far a measured ratio may be from its target.
 
     Raises:
@@ -187,9 +189,9 @@ def _gallery() -> Gallery:
 
 
 @cache
-def _parent(architecture: str, data: DataSet) -> tuple[Architecture, nn.Module]:
+def _parent(architecture: str | Architecture, data: DataSet) -> tuple[Architecture, nn.Module]:
     """A network that has learned a little, in evaluation mode."""
-    plugin = MODELS.get(architecture)()
+    plugin = MODELS.get(architecture)() if isinstance(architecture, str) else architecture
     origin = Origin(plugin, 0, RECIPE)
     return plugin, origin.rewound(RECIPE.epochs, loaded(data, "train", Place()))
 

@@ -21,10 +21,15 @@ from evalsuite.evaluators.accuracy import ACCURACY
 from evalsuite.evaluators.calibration import Calibration
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import assemble
+from evalsuite.models.architecture import Architecture, assemble
+from evalsuite.models.cnn import SmallCNN
 from evalsuite.models.cost import prunable
+from evalsuite.models.densenet import DenseNet22
+from evalsuite.models.preresnet import PreResNet
+from evalsuite.models.resnet import ResNet20
 from evalsuite.producers import PRODUCERS
 from evalsuite.producers.contract import Context, Producer
+from evalsuite.producers.shrinking import Scoped
 from evalsuite.producers.weights import Magnitude
 from evalsuite.records import Metric, Score
 from evalsuite.testing import check_evaluator, check_model, check_producer
@@ -58,12 +63,34 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "torchvision": {"model": "resnet18"},
 }
 """For plug-ins that need some, or would take long; all others are checked as they are by default."""
+SCOPED = ("bn-scale", "filter-l1", "filter-l2", "filter-random", "fpgm", "pfp", "taylor")
+"""Producers that can take channels which convolutions share."""
 
 
 @pytest.mark.parametrize("architecture", ["small-cnn", "resnet20"])
 @pytest.mark.parametrize("name", list(PRODUCERS))
 def test_every_producer_keeps_its_contract(name: str, architecture: str) -> None:
     check_producer(PRODUCERS.get(name)(**SETTINGS.get(name, {})), architecture=architecture)
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        *((name, ResNet20(shortcut="B")) for name in SCOPED),
+        ("filter-l1", SmallCNN()),
+        ("pfp", SmallCNN()),
+        ("filter-l1", DenseNet22()),
+        ("filter-l1", PreResNet(depth=11)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_producers_of_shared_channels_keep_their_contract(name: str, architecture: Architecture) -> None:
+    settings = {"scope": "coupled", **SETTINGS.get(name, {})}
+    check_producer(PRODUCERS.get(name)(**settings), architecture=architecture)
+
+
+def test_no_producer_with_a_scope_is_left_out() -> None:
+    assert {name for name in PRODUCERS if issubclass(PRODUCERS.get(name), Scoped)} == {*SCOPED}
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ PARTS = {"gates": "bench"}
 """Modules that share a room with the one that gives it its name."""
 
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-FRAGILE = {"robustbench", "foolbox", "torchvision", "altair", "vl_convert"}
+FRAGILE = {"robustbench", "foolbox", "torchvision", "torch_pruning", "altair", "vl_convert"}
 """Heavy or fragile packages, imported inside functions only."""
 
 

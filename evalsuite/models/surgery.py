@@ -1,10 +1,15 @@
-"""Physical removal of channels, through any network that torch.fx can trace."""
+"""Physical removal of channels, through any network that torch.fx can trace.
+
+Which channels can go is found here for those that one convolution makes alone and nobody adds or appends to others,
+by what torch.fx sees: right for every network, zero-padding shortcuts too, since what is not known is left out.
+Channels that convolutions share are found by `evalsuite.models.coupling`; all are removed here.
+"""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,38 +18,49 @@ from evalsuite.errors import ContractError
 from evalsuite.models.graph import Flow, asks_size, flattens, flow, per_channel, plain
 from evalsuite.models.resizing import count_channels, replace_tensor, tensors
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
 
 @dataclass(frozen=True, slots=True)
-class Consumer:
-    """Is a layer that reads the channels.
+class Part:
+    """Is a run of a layer's inputs or outputs, so many of them for each channel of a group.
 
     Attributes:
-        name: Of a convolution or a linear layer.
-        columns: Consecutive inputs of the layer that belong to one channel: more than 1 behind a flattening.
+        name: Of the layer.
+        columns: Consecutive entries that belong to one channel: more than 1 behind a flattening.
+        start: The first channel's first entry: more than 0 behind a concatenation.
     """
 
     name: str
-    columns: int
+    columns: int = 1
+    start: int = 0
+
+    def entries(self, channels: Tensor) -> Tensor:
+        """Returns the entries that belong to `channels`, in their order, (len(channels) * columns,)."""
+        steps = torch.arange(self.columns, device=channels.device)
+        return self.start + (channels[:, None] * self.columns + steps).flatten()
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelGroup:
-    """Is everything that changes shape when an output channel of a convolution goes.
+    """Is everything that changes shape when a channel goes.
 
     Attributes:
-        conv: Name of the convolution.
-        channels: Its output channels.
-        norms: Names of the batch norms behind it.
-        consumers: The layers that read it.
+        conv: Name of a convolution whose output channels are those of the group; it names the group.
+        channels: How many there are.
+        filters: The layers that make the channels: `conv` alone, or all whose outputs meet with its own, and
+            depthwise convolutions behind them.
+        norms: Batch norms behind them, and selections of channels.
+        consumers: The layers that read the channels.
     """
 
     conv: str
     channels: int
-    norms: tuple[str, ...]
-    consumers: tuple[Consumer, ...]
+    filters: tuple[Part, ...]
+    norms: tuple[Part, ...]
+    consumers: tuple[Part, ...]
+
+
+Groups = Mapping[str, ChannelGroup]
+"""Groups by the convolution that names them."""
 
 
 def channel_groups(model: nn.Module) -> list[ChannelGroup]:
@@ -61,29 +77,27 @@ def channel_groups(model: nn.Module) -> list[ChannelGroup]:
     return [group for group in groups if group is not None]
 
 
-def remove_channels(model: nn.Module, keep: Mapping[str, Tensor]) -> nn.Module:
-    """Returns a smaller copy of `model` that keeps only the named output channels; the model is untouched.
+def remove_channels(model: nn.Module, keep: Mapping[str, Tensor], groups: Groups | None = None) -> nn.Module:
+    """Returns a smaller copy of `model` that keeps only the named channels; the model is untouched.
 
     Args:
         model: A network that can be traced.
-        keep: Names of convolutions in `channel_groups` to the channels to keep: int64, rising, not empty.
+        keep: Names of groups to the channels to keep: int64, rising, not empty.
+        groups: Those of the model, by name; those of `channel_groups` if there are none given.
 
     Raises:
-        ContractError: If a name is not in `channel_groups`, or the channels are not rising and in range.
+        ContractError: If a name is not in the groups, or the channels are not rising and in range.
         InvalidModelError: If the model cannot be traced.
     """
-    smaller = copy.deepcopy(model)
-    groups = {group.conv: group for group in channel_groups(smaller)}
+    own = {group.conv: group for group in channel_groups(model)} if groups is None else groups
     for name, channels in keep.items():
-        if name not in groups:
+        if name not in own:
             raise ContractError(
                 f"channels of {name!r} cannot be removed: it is no convolution of its own "
-                f"(removable: {', '.join(groups) or 'none'})"
+                f"(removable: {', '.join(own) or 'none'})"
             )
-        _check_channels(groups[name], channels)
-    for name, channels in keep.items():
-        _cut(smaller, groups[name], channels)
-    return smaller
+        _check_channels(own[name], channels)
+    return _without(model, [(own[name], channels) for name, channels in keep.items()])
 
 
 def _prunable_conv(traced: Flow, node: fx.Node) -> bool:
@@ -96,26 +110,27 @@ def _group(traced: Flow, node: fx.Node) -> ChannelGroup | None:
     conv = traced.module(node)
     if not isinstance(conv, nn.Conv2d):
         return None
-    norms: list[str] = []
-    consumers: list[Consumer] = []
+    norms: list[Part] = []
+    consumers: list[Part] = []
     frontier = [(node, False)]  # nodes that carry the channels; True: flattened to a vector
     while frontier:
         source, flat = frontier.pop(0)
         for user in source.users:
             module = traced.module(user)
             if not flat and isinstance(module, nn.BatchNorm2d) and traced.once(user) and plain(module):
-                norms.append(str(user.target))
+                norms.append(Part(str(user.target)))
                 frontier.append((user, flat))
             elif columns := _columns(traced, user, flat=flat, channels=conv.out_channels):
-                consumers.append(Consumer(str(user.target), columns))
+                consumers.append(Part(str(user.target), columns))
             elif per_channel(traced, user, source):
                 frontier.append((user, flat))
             elif not flat and flattens(user, module, source):
                 frontier.append((user, True))
             elif not asks_size(user, channel_dims={1, -1} if flat else {1, -3}):
                 return None
+    name = str(node.target)
     return (
-        ChannelGroup(str(node.target), conv.out_channels, tuple(norms), tuple(consumers))
+        ChannelGroup(name, conv.out_channels, (Part(name),), tuple(norms), tuple(consumers))
         if consumers
         else None
     )
@@ -142,16 +157,30 @@ def _check_channels(group: ChannelGroup, channels: Tensor) -> None:
         )
 
 
-def _cut(model: nn.Module, group: ChannelGroup, channels: Tensor) -> None:
-    _select(model.get_submodule(group.conv), channels, dim=0)
-    for name in group.norms:
-        _select(model.get_submodule(name), channels, dim=0)
-    for consumer in group.consumers:
-        _select(model.get_submodule(consumer.name), _spread(channels, consumer.columns), dim=1)
+def _without(model: nn.Module, chosen: Iterable[tuple[ChannelGroup, Tensor]]) -> nn.Module:
+    """A copy that keeps the channels beside each group; a layer loses what all groups take from it at once."""
+    smaller = copy.deepcopy(model)
+    left: dict[tuple[str, int], Tensor] = {}  # layers and dimensions to a mask of what stays
+    for group, channels in chosen:
+        gone = torch.ones(group.channels, dtype=torch.bool)
+        gone[channels.cpu()] = False
+        for dim, part in ends(group):
+            size = _length(smaller.get_submodule(part.name), dim)
+            mask = left.setdefault((part.name, dim), torch.ones(size, dtype=torch.bool))
+            mask[part.entries(gone.nonzero().flatten())] = False
+    for (name, dim), mask in left.items():
+        _select(smaller.get_submodule(name), mask.nonzero().flatten(), dim=dim)
+    return smaller
 
 
-def _spread(channels: Tensor, columns: int) -> Tensor:
-    return (channels[:, None] * columns + torch.arange(columns, device=channels.device)).flatten()
+def ends(group: ChannelGroup) -> Iterator[tuple[int, Part]]:
+    """Yields what a group takes from layers: dimension 0 of all their tensors, or 1, the inputs of their weight."""
+    for dim, parts in ((0, group.filters), (0, group.norms), (1, group.consumers)):
+        yield from ((dim, part) for part in parts)
+
+
+def _length(module: nn.Module, dim: int) -> int:
+    return next(tensor.shape[dim] for _, tensor in tensors(module) if tensor.dim() > dim)
 
 
 def _select(module: nn.Module, index: Tensor, *, dim: int) -> None:

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from evalsuite.errors import UserError
 from evalsuite.models.forward import evaluation_mode
-from evalsuite.models.surgery import Consumer
+from evalsuite.models.surgery import Part
 
 ROWS = 8192
 """Patches that are held at once: few enough for the caches of a processor."""
@@ -53,7 +53,7 @@ class Reader:
             yield _patches(self.layer, part)
 
 
-def readers(model: nn.Module, consumers: Iterable[Consumer], images: Tensor) -> dict[str, Reader]:
+def readers(model: nn.Module, consumers: Iterable[Part], images: Tensor) -> dict[str, Reader]:
     """Returns the layers that read some channels, by name, with what arrives from `images`.
 
     Args:

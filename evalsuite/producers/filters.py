@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,13 +13,14 @@ from torch.nn import functional
 
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.models.forward import evaluation_mode
-from evalsuite.models.surgery import remove_channels
+from evalsuite.models.surgery import ChannelGroup, Groups, remove_channels
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.producers.shrinking import (
     Goal,
+    Scoped,
     Scores,
-    groups,
     nearest,
+    one_shot,
     ranks,
     shrinking,
     together,
@@ -30,15 +31,15 @@ from evalsuite.randomness import generator
 
 
 @dataclass(frozen=True)
-class FilterProducer(Producer):
-    """Removes the filters of lowest score, retrains, and goes on.
+class FilterProducer(Scoped, Producer):
+    """Removes the channels of lowest score, retrains, and goes on.
 
-    Layers whose filters can be removed alone take part: in a residual network all convolutions of a block but
-    the last, in a plain one all of them; never the classifier. At least one filter stays in each.
+    Never are the classifier's outputs among them, and at least one channel of each group stays. The filters that
+    make a channel of several convolutions count as one long filter.
 
     Attributes:
-        allocation: ``uniform`` removes the same share of filters from every layer, ``global`` sets one
-            threshold on the scores of all layers.
+        allocation: ``uniform`` removes the same share of channels from every group, ``global`` sets one
+            threshold on the scores of all groups.
         schedule: ``cascade`` starts each ratio from the last one's model, ``one-shot`` from the parent.
     """
 
@@ -46,62 +47,86 @@ class FilterProducer(Producer):
     schedule: Literal["cascade", "one-shot"] = "cascade"
 
     @abstractmethod
-    def scores(self, model: nn.Module, context: Context) -> Scores:
-        """Returns one score per filter of each layer in `groups`, (out,); the largest are kept."""
+    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:
+        """Returns one score per channel of each of the model's `own` groups; the largest are kept."""
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
-        """Yields models whose number of parameters is as near to the target as whole filters allow."""
+        """Yields models whose number of parameters is as near to the target as whole channels allow."""
 
         def step(model: nn.Module, goal: Goal) -> nn.Module:
-            scores = self.scores(model, context)
+            own = self.groups(model, context)
+            scores = self.scores(model, own, context)
             ladder = uniform(goal.widths) if self.allocation == "uniform" else together(scores)
-            return remove_channels(model, nearest(model, ranks(scores), ladder, goal.budget))
+            return remove_channels(model, nearest(model, ranks(scores), ladder, goal.budget, own), own)
 
-        return shrinking(parent, ratios, context, step, cascade=self.schedule == "cascade")
+        chosen = step if self.schedule == "cascade" else one_shot(parent, step)
+        return shrinking(parent, ratios, context, chosen, self.groups(parent, context))
 
 
-def per_filter(model: nn.Module, score: Callable[[Tensor], Tensor]) -> Scores:
-    """Returns `score` of the filters, (out, in, height, width) to (out,), of each layer that can lose some."""
-    return {name: score(weight(model, name)) for name in groups(model)}
+def per_filter(model: nn.Module, own: Groups, score: Callable[[Tensor], Tensor]) -> Scores:
+    """Returns `score` of the filters of each group, (channels, weights) to (channels,)."""
+    return {name: score(filters(group, lambda layer: weight(model, layer))) for name, group in own.items()}
+
+
+def filters(group: ChannelGroup, values: Callable[[str], Tensor]) -> Tensor:
+    """Returns what stands at the weights that make each channel of a group, (channels, weights).
+
+    Args:
+        group: If several layers make its channels, their filters stand one behind the other.
+        values: Of a layer, in the shape of its weight.
+    """
+    channels = torch.arange(group.channels)
+    parts = [values(part.name)[part.entries(channels)] for part in group.filters]
+    return torch.cat([one.reshape(group.channels, -1) for one in parts], dim=1)
 
 
 def l1(filters: Tensor) -> Tensor:
-    """Returns the L1 norm of each filter, (out, in, height, width) to (out,)."""
-    return filters.abs().sum(dim=(1, 2, 3))
+    """Returns the L1 norm of each filter, (channels, weights) to (channels,)."""
+    return filters.abs().sum(1)
 
 
 def l2(filters: Tensor) -> Tensor:
-    """Returns the L2 norm of each filter, (out, in, height, width) to (out,)."""
-    return filters.square().sum(dim=(1, 2, 3)).sqrt()
+    """Returns the L2 norm of each filter, (channels, weights) to (channels,)."""
+    return filters.square().sum(1).sqrt()
 
 
-def batch_norm(model: nn.Module, name: str) -> nn.BatchNorm2d:
-    """Returns the batch norm behind the convolution `name`.
+def scales(model: nn.Module, group: ChannelGroup) -> Tensor:
+    """Returns the absolute scales of the batch norms behind each channel of a group, (norms, channels).
 
     Raises:
-        UserError: If there is none, or several, or it has no scale.
+        UserError: If there is no batch norm with a scale.
     """
-    norms = [model.get_submodule(norm) for norm in groups(model)[name].norms]
-    if len(norms) != 1 or not isinstance(norms[0], nn.BatchNorm2d) or norms[0].weight is None:
+    channels = torch.arange(group.channels)
+    found = [
+        layer.weight.detach().abs()[part.entries(channels)]
+        for part, layer in ((part, model.get_submodule(part.name)) for part in group.norms)
+        if isinstance(layer, nn.BatchNorm2d) and layer.weight is not None
+    ]
+    if not found:
         raise UserError(
-            f"the convolution {name!r} has {len(norms)} batch norms behind it, expected one with a scale to "
-            "rank its filters by; use a producer that scores the filters themselves"
+            f"the convolution {group.conv!r} has no batch norm behind it with a scale to rank its filters by; "
+            "use a producer that scores the filters themselves"
         )
-    return norms[0]
+    return torch.stack(found)
 
 
 @dataclass(frozen=True)
 class FilterL1(FilterProducer):
     """Filter pruning by L1 norm (FT): the same share of filters goes from every layer, physically.
 
+    With ``scope = "coupled"`` a shared channel's score is the sum over its filters, the sum of Torch-Pruning's
+    group importance over convolutions' outputs.
+
     References:
         Li et al. 2017, arXiv 1608.08710, equation 1; Renda et al. 2020, arXiv 2003.02389; "FT" of Liebenwein
-        et al. 2021, "Lost in Pruning", whose code sets filters to zero and prunes the residual stream too.
+        et al. 2021, "Lost in Pruning", whose code prunes the residual stream too, but each of its
+        convolutions for itself, by setting filters to zero. Li et al. rank the filters of a residual stream
+        by those of the shortcut alone.
     """
 
-    def scores(self, model: nn.Module, context: Context) -> Scores:  # noqa: ARG002  # data-free
+    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:  # noqa: ARG002  # data-free
         """Returns the L1 norm of each filter."""
-        return per_filter(model, l1)
+        return per_filter(model, own, l1)
 
 
 @dataclass(frozen=True)
@@ -109,12 +134,14 @@ class FilterL2(FilterProducer):
     """Filter pruning by L2 norm: the same share of filters goes from every layer.
 
     References:
-        He et al. 2018, arXiv 1808.06866, equation 2 with p = 2, as a score after training.
+        He et al. 2018, arXiv 1808.06866, equation 2 with p = 2, as a score after training. For shared channels
+        its square is the importance of Fang et al. 2023, arXiv 2301.12900, a sum of squares over the group, here
+        over convolutions' outputs alone.
     """
 
-    def scores(self, model: nn.Module, context: Context) -> Scores:  # noqa: ARG002  # data-free
+    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:  # noqa: ARG002  # data-free
         """Returns the L2 norm of each filter."""
-        return per_filter(model, l2)
+        return per_filter(model, own, l2)
 
 
 @dataclass(frozen=True)
@@ -123,12 +150,13 @@ class Fpgm(FilterProducer):
 
     References:
         He et al. 2019, arXiv 1811.00250, equation 6: the sum of Euclidean distances to the other filters,
-        signs included. Differs from the paper in that filters are removed at once, not softly on the way.
+        signs included. Differs from the paper in that filters are removed at once, not softly on the way;
+        ``scope = "coupled"`` is ours: distances are those between the long filters of shared channels.
     """
 
-    def scores(self, model: nn.Module, context: Context) -> Scores:  # noqa: ARG002  # data-free
+    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:  # noqa: ARG002  # data-free
         """Returns the sum of each filter's distances to the others of its layer."""
-        return per_filter(model, _distances)
+        return per_filter(model, own, _distances)
 
 
 @dataclass(frozen=True)
@@ -140,9 +168,9 @@ class FilterRandom(FilterProducer):
         filters that are left, which has the same distribution as one order for all ratios.
     """
 
-    def scores(self, model: nn.Module, context: Context) -> Scores:
+    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:  # noqa: ARG002  # nothing is seen
         """Returns uniform draws, addressed by layer and width."""
-        widths = {name: group.channels for name, group in groups(model).items()}
+        widths = {name: group.channels for name, group in own.items()}
         return {
             name: torch.from_numpy(generator(context.seed, "filter-random", name, width).random(width))
             for name, width in widths.items()
@@ -155,14 +183,15 @@ class BatchNormScale(FilterProducer):
 
     References:
         Liu et al. 2017, arXiv 1708.06519: the score and the global threshold of network slimming, see
-        `Slimming` for the method itself.
+        `Slimming` for the method itself. If several batch norms stand behind a channel, as behind shared
+        ones, it is the mean of their scales, as in Torch-Pruning's importance of that name.
     """
 
     allocation: Literal["uniform", "global"] = "global"
 
-    def scores(self, model: nn.Module, context: Context) -> Scores:  # noqa: ARG002  # data-free
+    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:  # noqa: ARG002  # data-free
         """Returns the absolute scale of each filter's batch norm."""
-        return {name: batch_norm(model, name).weight.detach().abs() for name in groups(model)}
+        return {name: scales(model, group).mean(0) for name, group in own.items()}
 
 
 @dataclass(frozen=True)
@@ -175,8 +204,9 @@ class Taylor(FilterProducer):
 
     References:
         Molchanov et al. 2019, arXiv 1906.10771, equations 8 and 9: the sum over a filter's weights of
-        (g w)^2, summed over batches; one threshold for all layers. Differs from the paper in that the
-        network is in evaluation mode and does not train between the batches.
+        (g w)^2, summed over batches; one threshold for all layers. All filters of a shared channel are one
+        set of weights. Differs from the paper in that the network is in evaluation mode and does not train
+        between the batches.
     """
 
     allocation: Literal["uniform", "global"] = "global"
@@ -189,23 +219,27 @@ class Taylor(FilterProducer):
                 f"taylor: found images = {self.images} and batch = {self.batch}, expected 1 or more"
             )
 
-    def scores(self, model: nn.Module, context: Context) -> Scores:
+    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:
         """Returns the sum over batches and weights of (g w)^2."""
-        names = list(groups(model))
+        names = [*dict.fromkeys(part.name for group in own.values() for part in group.filters)]
         weights = [model.get_submodule(name).get_parameter("weight") for name in names]
-        totals = [one.new_zeros(len(one)) for one in weights]
+        totals = {name: weights[0].new_zeros(group.channels) for name, group in own.items()}
         images, labels = context.batch(self.images, "taylor")
         with evaluation_mode(model), torch.enable_grad():
             for shown, named in zip(
                 torch.split(images, self.batch), torch.split(labels, self.batch), strict=True
             ):
                 loss = functional.cross_entropy(model(shown), named)
-                slopes = torch.autograd.grad(loss, weights)
-                for total, one, slope in zip(totals, weights, slopes, strict=True):
-                    total += (slope * one.detach()).square().sum(dim=(1, 2, 3))
-        return dict(zip(names, totals, strict=True))
+                slopes = dict(zip(names, torch.autograd.grad(loss, weights), strict=True))
+                for name, group in own.items():
+                    totals[name] += _squared_effects(model, group, slopes)
+        return totals
+
+
+def _squared_effects(model: nn.Module, group: ChannelGroup, slopes: Mapping[str, Tensor]) -> Tensor:
+    return filters(group, lambda layer: slopes[layer] * weight(model, layer)).square().sum(1)
 
 
 def _distances(filters: Tensor) -> Tensor:
-    flat = filters.flatten(1).double()
+    flat = filters.double()
     return torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum(1)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError
-from evalsuite.models.surgery import remove_channels
+from evalsuite.models.surgery import ChannelGroup, Groups, Part, remove_channels
 from evalsuite.producers.activations import Reader, readers
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.producers.sensitivity import NOTHING
-from evalsuite.producers.shrinking import Goal, groups, nearest, ranks, shrinking
+from evalsuite.producers.shrinking import Goal, Scoped, nearest, ranks, shrinking
 
 FAILURE = 1e-16
 """Probability with which a bound may fail (torchprune's)."""
@@ -38,7 +38,7 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
-class ProvableFilterPruning(Producer):
+class ProvableFilterPruning(Scoped, Producer):
     """Provable filter pruning (PFP): the channels of least empirical sensitivity go.
 
     A channel's sensitivity is the largest share that one of its weights has in an output of the next layer,
@@ -51,8 +51,9 @@ class ProvableFilterPruning(Producer):
     References:
         Liebenwein et al. 2020, arXiv 1911.07412, definition 1 and theorem 2; "PFP" of Liebenwein et al. 2021,
         "Lost in Pruning", in the deterministic form that keeps the largest. Differs from torchprune in that
-        channels are removed physically and only where they can be removed alone, while torchprune also sets
-        those of the residual stream to zero; and in that the images are training images.
+        channels are removed physically: those of the residual stream, which torchprune sets to zero for each
+        layer that reads them, with ``scope = "coupled"`` alone, by the most sensitive of their readers; and
+        in that the images are training images.
     """
 
     images: int = 128
@@ -65,32 +66,26 @@ class ProvableFilterPruning(Producer):
         """Yields models whose number of parameters is as near to the target as whole filters allow."""
 
         def step(model: nn.Module, goal: Goal) -> nn.Module:
-            found = sensitivities(model, context.batch(self.images, "pfp")[0])
+            own = self.groups(model, context)
+            found = sensitivities(model, own, context.batch(self.images, "pfp")[0])
             order = ranks({name: one.channels for name, one in found.items()})
-            return remove_channels(model, nearest(model, order, budgets(found), goal.budget))
+            return remove_channels(model, nearest(model, order, budgets(found), goal.budget, own), own)
 
-        return shrinking(parent, ratios, context, step)
+        return shrinking(parent, ratios, context, step, self.groups(parent, context))
 
 
-def sensitivities(model: nn.Module, images: Tensor) -> dict[str, Sensitivity]:
-    """Returns the sensitivities of the channels behind each convolution whose filters can be removed alone.
+def sensitivities(model: nn.Module, own: Groups, images: Tensor) -> dict[str, Sensitivity]:
+    """Returns the sensitivities of the channels of each group.
 
     Args:
         model: Is left as it was.
+        own: Its groups.
         images: Float in [0, 1], (N, C, H, W).
     """
-    found = {}
-    own = groups(model)
-    seen = readers(model, [consumer for group in own.values() for consumer in group.consumers], images)
-    for name, group in own.items():
-        reading = [seen[consumer.name] for consumer in group.consumers]
-        shares = torch.stack([channel_shares(reader) for reader in reading])
-        found[name] = Sensitivity(
-            shares.amax(0).double().cpu(),
-            max(reader.patches for reader in reading),
-            max(reader.columns for reader in reading),
-        )
-    return found
+    names = dict.fromkeys(part.name for group in own.values() for part in group.consumers)
+    seen = readers(model, [Part(name) for name in names], images)
+    shares = {name: channel_shares(reader) for name, reader in seen.items()}
+    return {name: _sensitivity(group, seen, shares) for name, group in own.items()}
 
 
 def channel_shares(reader: Reader) -> Tensor:
@@ -109,6 +104,19 @@ def channel_shares(reader: Reader) -> Tensor:
             for sign in (weight.clamp(min=0), weight.clamp(max=0).neg()):
                 torch.maximum(largest, _shares(part, sign), out=largest)
     return largest.view(len(weight), reader.channels, reader.columns).amax((0, 2))
+
+
+def _sensitivity(
+    group: ChannelGroup, seen: Mapping[str, Reader], shares: Mapping[str, Tensor]
+) -> Sensitivity:
+    """That of the layers that read a group's channels, by the shares of each of their inputs."""
+    channels = torch.arange(group.channels)
+    read = [shares[part.name][part.entries(channels)].view(-1, part.columns) for part in group.consumers]
+    return Sensitivity(
+        torch.stack([one.amax(1) for one in read]).amax(0).double().cpu(),
+        max(seen[part.name].patches for part in group.consumers),
+        max(seen[part.name].columns * part.columns for part in group.consumers),
+    )
 
 
 def budgets(found: Mapping[str, Sensitivity]) -> list[dict[str, int]]:

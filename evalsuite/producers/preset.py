@@ -12,7 +12,7 @@ from evalsuite.errors import SuiteError
 from evalsuite.models.surgery import remove_channels
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.producers.filters import l1, per_filter
-from evalsuite.producers.shrinking import Goal, Widths, nearest, ranks, shrinking
+from evalsuite.producers.shrinking import Goal, Widths, groups, nearest, one_shot, ranks, shrinking
 
 PRESETS: dict[str, tuple[tuple[float, ...], tuple[int, ...]]] = {
     "vgg16-a": ((0.5, 0.0, 0.0, 0.5), (2,)),
@@ -65,9 +65,10 @@ class LiL1(Producer):
 
         def step(model: nn.Module, goal: Goal) -> nn.Module:
             ladder = scaled(goal.widths, self.shares(model, goal.widths))
-            return remove_channels(model, nearest(model, ranks(per_filter(model, l1)), ladder, goal.budget))
+            order = ranks(per_filter(model, groups(model), l1))
+            return remove_channels(model, nearest(model, order, ladder, goal.budget))
 
-        return shrinking(parent, ratios, context, step, cascade=False)
+        return shrinking(parent, ratios, context, one_shot(parent, step))
 
     def shares(self, model: nn.Module, widths: Widths) -> dict[str, float]:
         """Returns the share of filters that goes from each layer at the number 1.

@@ -182,7 +182,7 @@ class TrainabilityPreserving(Pushing, Producer):
         def step(model: nn.Module, goal: Goal) -> nn.Module:
             kept = picked(model, goal)
             away = removed(kept, model)
-            norms = {norm: away[name] for name, group in groups(model).items() for norm in group.norms}
+            norms = {norm.name: away[name] for name, group in groups(model).items() for norm in group.norms}
             recipe = self.recipe(context.recipe)
             strength = self.strength(recipe.epochs)
             push = pushing({**away, **norms}, strength)
@@ -195,7 +195,7 @@ class TrainabilityPreserving(Pushing, Producer):
 
 def picked(model: nn.Module, goal: Goal) -> Kept:
     """Returns the filters that stay: the same share of each layer, those of largest mean |w|."""
-    scores = per_filter(model, lambda filters: filters.abs().mean((1, 2, 3)))
+    scores = per_filter(model, groups(model), lambda filters: filters.abs().mean(1))
     return nearest(model, ranks(scores), uniform(goal.widths), goal.budget)
 
 

@@ -7,21 +7,23 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import ContractError, UserError
 from evalsuite.models.cost import nonzero
-from evalsuite.models.surgery import ChannelGroup, channel_groups, remove_channels
+from evalsuite.models.coupling import coupled_groups
+from evalsuite.models.surgery import Groups, channel_groups, remove_channels
 from evalsuite.producers.contract import Context
 
 Widths = Mapping[str, int]
-"""Names of convolutions to numbers of filters."""
+"""Names of groups to numbers of channels; a convolution that is a group of its own has so many filters."""
 Scores = Mapping[str, Tensor]
-"""Names of convolutions to one score per filter, (out,); the largest are kept."""
+"""Names of groups to one score per channel, (channels,); the largest are kept."""
 Kept = Mapping[str, Tensor]
-"""Names of convolutions to the filters that stay: rising int64."""
+"""Names of groups to the channels that stay: rising int64."""
 _HALF = Fraction(1, 2)  # exact: in floating point 5.5 / 11 * 11 may fall short of 5.5
 
 
@@ -32,7 +34,7 @@ class Goal:
     Attributes:
         ratio: Share of the parent's parameters that is to be gone: with the seed the address of a training.
         budget: Non-zero parameters that may stay, biases and norms included.
-        widths: Of the parent's layers whose filters can be removed alone.
+        widths: Of the parent's groups.
     """
 
     ratio: float
@@ -44,23 +46,55 @@ Step = Callable[[nn.Module, Goal], nn.Module]
 """Makes a smaller model of a copy that it may change."""
 
 
+@dataclass(frozen=True)
+class Scoped:
+    """Is what a producer says about which channels it removes.
+
+    Attributes:
+        scope: ``inside`` takes the channels that one convolution makes alone and nobody adds or appends to
+            others: of a residual block all convolutions but the last (Li et al. 2017 and most since), of a plain
+            network all. ``coupled`` takes those that convolutions share too, the residual stream and what is
+            concatenated, as Torch-Pruning does (Fang et al. 2023, arXiv 2301.12900); a share p of the channels
+            is then about 1 - (1 - p)^2 of the parameters. Networks whose shortcuts pad with zeros have no
+            such channels.
+    """
+
+    scope: Literal["inside", "coupled"] = "inside"
+
+    def groups(self, model: nn.Module, context: Context) -> Groups:
+        """Returns the groups of channels in the producer's scope, by name.
+
+        Raises:
+            UserError: If the scope is ``coupled`` and Torch-Pruning is wrong about the network.
+        """
+        if self.scope == "inside":
+            return groups(model)
+        return {group.conv: group for group in coupled_groups(model, context.train.images.shape[1:])}
+
+
 def shrinking(
-    parent: nn.Module, ratios: Sequence[float], context: Context, step: Step, *, cascade: bool = True
+    parent: nn.Module,
+    ratios: Sequence[float],
+    context: Context,
+    step: Step,
+    own: Groups | None = None,
 ) -> Iterator[nn.Module]:
     """Yields what `step` makes for each ratio, retrained with the full schedule.
+
+    Each ratio starts from the last one's model (learning-rate rewinding: Renda et al. 2020, arXiv 2003.02389).
 
     Args:
         parent: Is left alone.
         ratios: Rising.
         context: Of the production.
         step: What one ratio takes before the retraining.
-        cascade: Whether each ratio starts from the last one's model (learning-rate rewinding: Renda et al.
-            2020, arXiv 2003.02389) or from the parent (one-shot).
+        own: Groups of the parent that can lose channels; `groups` if none are given.
 
     Raises:
         UserError: If no filter of the network can be removed alone.
     """
-    widths = {name: group.channels for name, group in groups(parent).items()}
+    found = groups(parent) if own is None else own
+    widths = {name: group.channels for name, group in found.items()}
     if not widths:
         raise UserError(
             f"{type(parent).__name__} has no layer whose filters can be removed alone; "
@@ -70,12 +104,17 @@ def shrinking(
     model = context.previous or parent
     for ratio in ratios:
         goal = Goal(ratio, total - ratio * total, widths)
-        model = step(copy.deepcopy(model if cascade else parent), goal)
+        model = step(copy.deepcopy(model), goal)
         context.retrain(model, ratio)
         yield model
 
 
-def groups(model: nn.Module) -> dict[str, ChannelGroup]:
+def one_shot(parent: nn.Module, step: Step) -> Step:
+    """Returns `step` as it is for ratios that all start from `parent`."""
+    return lambda _, goal: step(copy.deepcopy(parent), goal)
+
+
+def groups(model: nn.Module) -> Groups:
     """Returns the layers whose filters can be removed alone, by name: in a residual block all but the last."""
     return {group.conv: group for group in channel_groups(model)}
 
@@ -135,22 +174,28 @@ def ranks(scores: Scores) -> dict[str, Tensor]:
 
 
 def nearest(
-    model: nn.Module, order: Mapping[str, Tensor], ladder: Sequence[Widths], budget: float
+    model: nn.Module,
+    order: Mapping[str, Tensor],
+    ladder: Sequence[Widths],
+    budget: float,
+    own: Groups | None = None,
 ) -> dict[str, Tensor]:
-    """Returns the filters to keep so that the number of non-zero parameters comes as near to `budget` as it can.
+    """Returns the channels to keep so that the number of non-zero parameters comes as near to `budget` as it can.
 
     Args:
         model: To be cut.
-        order: Filters of each layer, best first.
+        order: Channels of each group, best first.
         ladder: Sets of widths, none of which shrinks from one to the next; wider than `model` means all.
         budget: Non-zero parameters.
+        own: Groups of the model; `groups` if none are given.
 
     Raises:
         UserError: If even the narrowest has more.
     """
+    found = groups(model) if own is None else own
 
     def left(widths: Widths) -> int:
-        return nonzero(remove_channels(model, best(order, widths)))
+        return nonzero(remove_channels(model, best(order, widths), found))
 
     above = bisect_left(ladder, budget, key=left)
     if above == len(ladder):  # nothing to remove: earlier steps went as far already
@@ -164,7 +209,7 @@ def nearest(
 
 
 def best(order: Mapping[str, Tensor], widths: Widths) -> dict[str, Tensor]:
-    """Returns the first `widths` filters of each layer's order, rising."""
+    """Returns the first `widths` channels of each group's order, rising."""
     return {name: order[name][: widths[name]].sort().values for name in order}
 
 

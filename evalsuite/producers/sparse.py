@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from evalsuite.errors import SuiteError
-from evalsuite.models.surgery import remove_channels
+from evalsuite.errors import SuiteError, UserError
+from evalsuite.models.surgery import ChannelGroup, remove_channels
 from evalsuite.producers.contract import Context, Producer
-from evalsuite.producers.filters import batch_norm, l2, per_filter
+from evalsuite.producers.filters import l2, per_filter
 from evalsuite.producers.shrinking import (
     Goal,
     Scores,
@@ -126,7 +126,9 @@ class SoftFilter(Producer):
         """Yields models whose number of parameters is as near to the target as whole filters allow."""
 
         def step(model: nn.Module, goal: Goal) -> nn.Module:
-            kept = nearest(model, ranks(per_filter(model, l2)), uniform(goal.widths), goal.budget)
+            kept = nearest(
+                model, ranks(per_filter(model, groups(model), l2)), uniform(goal.widths), goal.budget
+            )
             widths = {name: len(one) for name, one in kept.items()}
 
             def zero(trained: nn.Module, epochs: int) -> None:  # noqa: ARG001  # the hook's signature
@@ -142,9 +144,12 @@ class SoftFilter(Producer):
 
 
 def norms(model: nn.Module) -> dict[str, str]:
-    """Returns the name of the batch norm behind each convolution whose filters can be removed alone."""
-    named = {id(module): name for name, module in model.named_modules()}
-    return {name: named[id(batch_norm(model, name))] for name in groups(model)}
+    """Returns the name of the batch norm behind each convolution whose filters can be removed alone.
+
+    Raises:
+        UserError: If there is none, or several, or it has no scale.
+    """
+    return {name: _only_norm(model, group) for name, group in groups(model).items()}
 
 
 def cut_by_scale(model: nn.Module, goal: Goal) -> nn.Module:
@@ -190,12 +195,22 @@ def soft(values: Tensor, threshold: float) -> Tensor:
     return values.sign() * (values.abs() - threshold).clamp(min=0)
 
 
+def _only_norm(model: nn.Module, group: ChannelGroup) -> str:
+    norms = [model.get_submodule(norm.name) for norm in group.norms]
+    if len(norms) != 1 or not isinstance(norms[0], nn.BatchNorm2d) or norms[0].weight is None:
+        raise UserError(
+            f"the convolution {group.conv!r} has {len(norms)} batch norms behind it, expected one with a scale to "
+            "rank its filters by; use a producer that scores the filters themselves"
+        )
+    return group.norms[0].name
+
+
 def _scale(model: nn.Module, norm: str) -> nn.Parameter:
     return model.get_submodule(norm).get_parameter("weight")
 
 
 def _norms_of_filters(model: nn.Module, widths: dict[str, int]) -> Scores:
-    return {name: l2(weight(model, name)) for name in widths}
+    return {name: l2(weight(model, name).flatten(1)) for name in widths}
 
 
 def _slower(recipe: Recipe, factor: float) -> Recipe:

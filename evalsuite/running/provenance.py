@@ -33,6 +33,7 @@ PACKAGES = (
     "foolbox",
     "robustbench",
     "pyautoattack",
+    "torch-pruning",
 )
 MEASURING = (
     "randomness.py",

@@ -133,8 +133,8 @@ def slimmed(model: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
             dead = torch.ones(group.channels, dtype=torch.bool)
             dead[channels] = False
             for norm in group.norms:
-                twin.get_parameter(f"{norm}.weight")[dead] = 0
-                twin.get_parameter(f"{norm}.bias")[dead] = 0
+                twin.get_parameter(f"{norm.name}.weight")[dead] = 0
+                twin.get_parameter(f"{norm.name}.bias")[dead] = 0
     weights = dict(core(smaller).state_dict())
     for name in [name for name in weights if name.endswith("select.indexes")]:
         place = name.removesuffix("select.indexes")

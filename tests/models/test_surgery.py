@@ -18,7 +18,7 @@ from evalsuite.models.architecture import to_settings
 from evalsuite.models.checkpoints import load_weights
 from evalsuite.models.references import architecture
 from evalsuite.models.resizing import resize_to
-from evalsuite.models.surgery import ChannelGroup, Consumer, channel_groups, remove_channels
+from evalsuite.models.surgery import ChannelGroup, Part, channel_groups, remove_channels
 
 Build = Callable[..., nn.Module]
 
@@ -94,8 +94,8 @@ def kill(model: nn.Module, group: ChannelGroup, keep: Tensor) -> None:
     dead = torch.ones(group.channels, dtype=torch.bool)
     dead[keep] = False
     with torch.no_grad():
-        for name in (group.conv, *group.norms):
-            for parameter in model.get_submodule(name).parameters():
+        for part in (*group.filters, *group.norms):
+            for parameter in model.get_submodule(part.name).parameters():
                 parameter[dead] = 0
 
 
@@ -127,8 +127,10 @@ def test_cutting_follows_the_ways_to_write_a_head(head: str) -> None:
     function, inputs = HEADS[head]
     model = Plain(function, inputs=inputs).eval()
     groups = {group.conv: group for group in channel_groups(model)}
-    assert groups["first"] == ChannelGroup("first", 8, (), (Consumer("second", 1),))
-    assert groups["second"] == ChannelGroup("second", 6, ("norm",), (Consumer("linear", inputs // 6),))
+    assert groups["first"] == ChannelGroup("first", 8, (Part("first"),), (), (Part("second"),))
+    assert groups["second"] == ChannelGroup(
+        "second", 6, (Part("second"),), (Part("norm"),), (Part("linear", inputs // 6),)
+    )
     keep = {"first": torch.tensor([0, 3, 7]), "second": torch.tensor([1, 4])}
     for name, group in groups.items():
         kill(model, group, keep[name])
@@ -148,8 +150,8 @@ def test_groups_of_a_residual_network_are_inside_its_blocks(build: Build) -> Non
     groups = channel_groups(build("resnet20", shortcut="B"))
     stages = [(stage, block) for stage in (1, 2, 3) for block in (0, 1, 2)]
     assert [group.conv for group in groups] == [f"network.layer{s}.{b}.conv1" for s, b in stages]
-    assert groups[3].norms == ("network.layer2.0.bn1",)
-    assert groups[3].consumers == (Consumer("network.layer2.0.conv2", 1),)
+    assert groups[3].norms == (Part("network.layer2.0.bn1"),)
+    assert groups[3].consumers == (Part("network.layer2.0.conv2"),)
 
 
 def test_a_selection_of_channels_is_one_layer(build: Build) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from evalsuite.errors import UserError
-from evalsuite.models.surgery import Consumer
+from evalsuite.models.surgery import Part
 from evalsuite.producers import activations
 from evalsuite.producers.activations import Reader, readers
 
@@ -39,7 +39,7 @@ def test_readers_see_what_arrives_and_leave_the_model_alone() -> None:
         nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(8, 5)
     ).train()
     images = torch.rand(40, 3, 4, 4)  # more than one batch
-    found = readers(model, [Consumer("3", 1), Consumer("5", 4)], images)
+    found = readers(model, [Part("3"), Part("5", 4)], images)
     assert model.training
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert int(model.get_buffer("1.num_batches_tracked")) == 0

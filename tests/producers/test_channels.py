@@ -178,7 +178,7 @@ def test_half_of_the_channels_carries_everything_if_the_others_are_copies(
     twin = copy.deepcopy(network("small-cnn", widths=(4, 4, 4, 8)))
     with torch.no_grad():
         for group in channel_groups(twin):
-            for name in (group.conv, *group.norms):
+            for name in (group.conv, *(norm.name for norm in group.norms)):
                 for tensor in twin.get_submodule(name).state_dict(keep_vars=True).values():
                     if tensor.dim():
                         tensor[1::2] = tensor[::2].clone()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalsuite.errors import SuiteError, UserError
-from evalsuite.models.surgery import channel_groups, remove_channels
+from evalsuite.models.surgery import Groups, channel_groups, remove_channels
 from evalsuite.producers import filters
 from evalsuite.producers.contract import Context
 from evalsuite.producers.filters import (
@@ -28,6 +28,7 @@ from evalsuite.producers.filters import (
     Fpgm,
     Taylor,
 )
+from evalsuite.producers.shrinking import Scores
 
 Network = Callable[..., nn.Module]
 ALL: list[FilterProducer] = [
@@ -47,14 +48,18 @@ def filtered(*rows: Sequence[float]) -> nn.Module:
     return nn.Sequential(conv, nn.BatchNorm2d(len(rows)), nn.Flatten(), nn.Linear(len(rows), 2)).eval()
 
 
+def scored(producer: FilterProducer, model: nn.Module, context: Context) -> Scores:
+    return producer.scores(model, producer.groups(model, context), context)
+
+
 @pytest.fixture
 def cuts(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Tensor]]:
     """Channels that producers keep; nothing is trained."""
     kept: list[Mapping[str, Tensor]] = []
 
-    def spied(model: nn.Module, keep: Mapping[str, Tensor]) -> nn.Module:
+    def spied(model: nn.Module, keep: Mapping[str, Tensor], own: Groups) -> nn.Module:
         kept.append(keep)
-        return remove_channels(model, keep)
+        return remove_channels(model, keep, own)
 
     monkeypatch.setattr(filters, "remove_channels", spied)
     monkeypatch.setattr(Context, "retrain", lambda *_: None)
@@ -74,7 +79,7 @@ def cuts(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Tensor]]:
 def test_scores_by_hand(
     small_context: Context, producer: FilterProducer, rows: list[list[float]], scores: list[float]
 ) -> None:
-    found = producer.scores(filtered(*rows), small_context)
+    found = scored(producer, filtered(*rows), small_context)
     assert [*found] == ["0"]
     assert found["0"].tolist() == pytest.approx(scores)
 
@@ -90,7 +95,7 @@ def test_the_filter_nearest_to_all_others_goes_first(
 @pytest.mark.parametrize("name", ["small-cnn", "resnet20"])
 def test_fpgm_equals_the_definition(network: Network, small_context: Context, name: str) -> None:
     model = network(name)
-    for layer, score in Fpgm().scores(model, small_context).items():
+    for layer, score in scored(Fpgm(), model, small_context).items():
         rows = model.get_parameter(f"{layer}.weight").detach().double().flatten(1).tolist()
         slow = [sum(math.dist(one, other) for other in rows) for one in rows]
         np.testing.assert_allclose(score.numpy(), slow, rtol=1e-9)
@@ -104,7 +109,7 @@ def test_batch_norm_scales_share_one_threshold(
     names = [group.conv for group in channel_groups(parent)]
     with torch.no_grad():
         for group, row in zip(channel_groups(parent), scales, strict=True):
-            parent.get_parameter(f"{group.norms[0]}.weight").copy_(torch.tensor(row))
+            parent.get_parameter(f"{group.norms[0].name}.weight").copy_(torch.tensor(row))
     # without filters 0, 1 and 3 of the second layer (.1 to .3) and filter 1 of the third (.5): 48 * 4 + 9 (4 + 3 + 12)
     size = 192 + 171 + 2 * (4 + 1 + 3 + 4) + 50
     total = 192 + 9 * 48 + 2 * 16 + 50
@@ -118,8 +123,8 @@ def test_batch_norm_scales_share_one_threshold(
 
 def test_a_convolution_without_a_norm_has_no_scale(small_context: Context) -> None:
     bare = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(), nn.Linear(4, 2))
-    with pytest.raises(UserError, match=r"^the convolution '0' has 0 batch norms behind it, expected one"):
-        BatchNormScale().scores(bare, small_context)
+    with pytest.raises(UserError, match=r"^the convolution '0' has no batch norm behind it with a scale "):
+        scored(BatchNormScale(), bare, small_context)
 
 
 def test_taylor_by_hand(small_context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,17 +139,17 @@ def test_taylor_by_hand(small_context: Context, monkeypatch: pytest.MonkeyPatch)
     chance = [1 / (1 + math.exp(-value)) for value in (1.0, 3.0)]  # logit (2 - 1) x
     slopes = [(chance[0] - 1) * 1, chance[1] * 3]
     apart = sum(slope**2 for slope in slopes)
-    found = Taylor(images=2, batch=1).scores(model, small_context)["0"]
+    found = scored(Taylor(images=2, batch=1), model, small_context)["0"]
     assert found.tolist() == pytest.approx([4 * apart, apart], rel=1e-5)
     whole = (sum(slopes) / 2) ** 2
-    found = Taylor(images=2, batch=2).scores(model, small_context)["0"]
+    found = scored(Taylor(images=2, batch=2), model, small_context)["0"]
     assert found.tolist() == pytest.approx([4 * whole, whole], rel=1e-5)
 
 
 def test_taylor_equals_finite_differences(network: Network, small_context: Context) -> None:
     parent = network("small-cnn", widths=(2, 2, 3, 2))
     producer = Taylor(images=12, batch=6)
-    found = producer.scores(parent, small_context)
+    found = scored(producer, parent, small_context)
     model = copy.deepcopy(parent).double()
     images, labels = small_context.batch(12, "taylor")
 
@@ -170,14 +175,14 @@ def test_taylor_equals_finite_differences(network: Network, small_context: Conte
 def test_random_filters_look_at_no_weights(network: Network, small_context: Context) -> None:
     models = [network("small-cnn"), copy.deepcopy(network("small-cnn"))]
     nn.init.normal_(models[1].get_parameter("network.stem.conv.weight"))
-    first, second = (FilterRandom().scores(model, small_context) for model in models)
-    other = FilterRandom().scores(models[0], replace(small_context, seed=4))
+    first, second = (scored(FilterRandom(), model, small_context) for model in models)
+    other = scored(FilterRandom(), models[0], replace(small_context, seed=4))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not any(bool((first[name] == other[name]).any()) for name in first)
     means = [
         float(score.mean())
         for seed in range(30)
-        for score in FilterRandom().scores(models[0], replace(small_context, seed=seed)).values()
+        for score in scored(FilterRandom(), models[0], replace(small_context, seed=seed)).values()
     ]
     assert abs(float(np.mean(means)) - 0.5) < 5 / math.sqrt(12 * 30 * 200)  # uniform: 200 filters in all
     assert min(float(score.min()) for score in first.values()) >= 0
@@ -232,7 +237,7 @@ def test_torch_pruning_agrees_on_norms(
     network: Network, small_context: Context, producer: FilterProducer, power: int
 ) -> None:
     parent = network("resnet20", shortcut="B")
-    found = producer.scores(parent, small_context)
+    found = scored(producer, parent, small_context)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch_pruning

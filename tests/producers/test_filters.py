@@ -82,7 +82,7 @@ def test_filters_of_lowest_l1_norm_go(network: Network, context: Context, name: 
         kept[conv] = torch.tensor(sorted(best))
         for norm in group.norms:
             for tensor in ("weight", "bias", "running_mean", "running_var"):
-                found, whole = (one.state_dict()[f"{norm}.{tensor}"] for one in (model, parent))
+                found, whole = (one.state_dict()[f"{norm.name}.{tensor}"] for one in (model, parent))
                 assert torch.equal(found, whole[kept[conv]])
     assert len(kept) == {"small-cnn": 4, "resnet20": 9}[name]
     sources = {consumer.name: group.conv for group in groups.values() for consumer in group.consumers}
@@ -101,7 +101,7 @@ def weight(model: nn.Module, layer: str) -> Tensor:
 def test_equal_norms_fall_to_the_earlier_filter(network: Network, context: Context) -> None:
     parent = copy.deepcopy(network("small-cnn"))
     stem = next(iter(widths(parent)))
-    norm = next(group.norms[0] for group in channel_groups(parent))
+    norm = next(group.norms[0].name for group in channel_groups(parent))
     with torch.no_grad():
         parent.get_parameter(f"{stem}.weight").fill_(0.5)
         parent.get_parameter(f"{norm}.bias").copy_(torch.arange(1, 25))  # names the filters

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError
-from evalsuite.models.surgery import channel_groups, remove_channels
+from evalsuite.models.surgery import Groups, channel_groups, remove_channels
 from evalsuite.producers import pfp
 from evalsuite.producers.activations import Reader
 from evalsuite.producers.contract import Context
@@ -23,6 +23,7 @@ from evalsuite.producers.pfp import (
     expected_widths,
     sensitivities,
 )
+from evalsuite.producers.shrinking import groups
 
 Network = Callable[..., nn.Module]
 
@@ -77,7 +78,7 @@ def tiny() -> nn.Module:
 
 def test_sensitivities_equal_the_definition() -> None:
     model, images = tiny(), torch.rand(5, 2, 4, 4)
-    found = sensitivities(model, images)
+    found = sensitivities(model, groups(model), images)
     maps = images
     readers = {2: "0", 4: "2", 6: "4"}
     for place, layer in enumerate(model.children()):
@@ -124,7 +125,7 @@ def test_of_several_readers_the_most_sensitive_one_counts() -> None:
         model.left.weight[:, :3] *= 0.01  # each reader cares about other channels
         model.right.weight[:, 3:] *= 0.01
         maps = model.first(images).relu()
-    found = sensitivities(model, images)
+    found = sensitivities(model, groups(model), images)
     left, right = slow_shares(model.left, maps), slow_shares(model.right, maps)
     assert [*found] == ["first"]
     np.testing.assert_allclose(found["first"].channels.numpy(), np.maximum(left, right), rtol=2e-5)
@@ -179,9 +180,9 @@ def test_the_least_sensitive_channels_go_and_one_error_explains_all_widths(
     kept: list[Mapping[str, Tensor]] = []
     monkeypatch.setattr(Context, "retrain", lambda *_: None)
 
-    def spied(model: nn.Module, keep: Mapping[str, Tensor]) -> nn.Module:
+    def spied(model: nn.Module, keep: Mapping[str, Tensor], own: Groups) -> nn.Module:
         kept.append(keep)
-        return remove_channels(model, keep)
+        return remove_channels(model, keep, own)
 
     monkeypatch.setattr(pfp, "remove_channels", spied)
     parent = network("small-cnn", widths=(6, 8, 8, 8))
@@ -220,8 +221,8 @@ def test_a_channel_that_says_nothing_goes_first(small_context: Context, small_pa
     group = channel_groups(parent)[2]
     with torch.no_grad():
         for key in ("weight", "bias"):
-            parent.get_parameter(f"{group.norms[0]}.{key}")[3] = 0
-    found = sensitivities(parent, small_context.batch(8, "pfp")[0])[group.conv].channels
+            parent.get_parameter(f"{group.norms[0].name}.{key}")[3] = 0
+    found = sensitivities(parent, groups(parent), small_context.batch(8, "pfp")[0])[group.conv].channels
     assert int(found.argmin()) == 3
     assert float(found[3]) == 0
 

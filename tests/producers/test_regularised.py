@@ -300,7 +300,7 @@ def test_tpp_parts_picked_filters_from_all_others_and_pushes_them_with_their_nor
         whole = slope + chosen[:, None] * weight.detach()
         expected[f"{key}.weight"] = whole.view_as(filters(fresh, key))
         for part in ("weight", "bias"):
-            norm = f"{groups[key].norms[0]}.{part}"
+            norm = f"{groups[key].norms[0].name}.{part}"
             expected[norm] = chosen * dict(fresh.named_parameters())[norm].detach()
     for key, change in found.items():
         torch.testing.assert_close(

@@ -29,7 +29,7 @@ ONE_STEP = Recipe(
 def scales(model: nn.Module) -> dict[str, nn.Parameter]:
     """Scales of the batch norms behind filters that can go."""
     return {
-        group.conv: model.get_submodule(group.norms[0]).get_parameter("weight")
+        group.conv: model.get_submodule(group.norms[0].name).get_parameter("weight")
         for group in channel_groups(model)
     }
 
@@ -175,7 +175,7 @@ def test_without_momentum_a_training_soft_thresholds_the_scales_and_decays_only_
     network: Network, few: ImageSet
 ) -> None:
     parent = planted(network("small-cnn"))
-    names = [group.norms[0] for group in channel_groups(parent)]
+    names = [group.norms[0].name for group in channel_groups(parent)]
     slopes: dict[str, Tensor] = {}
 
     def trained(recipe: Recipe, hooks: Hooks) -> nn.Module:
