@@ -11,6 +11,7 @@ import pytest
 from evalsuite import Run, api
 from evalsuite.commands import cli_results
 from evalsuite.errors import UserError
+from evalsuite.results.comparison import Comparison
 from evalsuite.results.crossing import recipe_cross
 from evalsuite.statistics import paired_rate_interval
 from evalsuite.storage.store import Key
@@ -107,16 +108,24 @@ def cross_of(values: tuple[float, ...], *, higher: bool | None = True) -> Simple
         "producers": [{"name": one[0], "label": one} for one in CORNERS],
     }
     return SimpleNamespace(
-        measurements=pd.DataFrame(rows, columns=columns), record={"suite": suite}, path="run"
+        measurements=pd.DataFrame(rows, columns=columns),
+        record={"suite": suite},
+        path="run",
+        comparison=Comparison({}, {}, {}, seed=0),  # numbers without evidence: nothing is more than chance
     )
 
 
 @pytest.mark.parametrize(
     ("values", "higher", "winner", "verdict"),
     [
-        ((0.9, 0.8, 0.7, 0.6), True, "a", "the methods differ"),
-        ((0.9, 0.8, 0.7, 0.6), False, "b", "the methods differ"),
-        ((-0.5, 0.25, -0.5, 0.25), True, "b", "the methods differ"),  # numbers below zero keep their sign
+        ((0.9, 0.8, 0.7, 0.6), True, "a", "the same winner, perhaps by chance"),
+        ((0.9, 0.8, 0.7, 0.6), False, "b", "the same winner, perhaps by chance"),
+        (
+            (-0.5, 0.25, -0.5, 0.25),
+            True,
+            "b",
+            "the same winner, perhaps by chance",
+        ),  # numbers below zero keep their sign
         ((0.9, 0.8, 0.6, 0.7), True, "", "mixed: report all four, of which a under recipe 1 is best"),
         ((0.9, 0.8, 0.6, 0.7), False, "", "mixed: report all four, of which a under recipe 2 is best"),
         ((0.8, 0.8, 0.6, 0.9), True, "", "mixed: report all four, of which b under recipe 2 is best"),

@@ -102,7 +102,7 @@ def test_means_over_draws_that_differ_on_few_images_count_each_as_a_whole() -> N
     assert found.floor[0] < 0
 
 
-def errors(random: np.random.Generator) -> tuple[Floats, Floats]:
+def errors(random: np.random.Generator) -> tuple[Array, Array]:
     """One error in ten of the parent; the candidate makes three times as many, on images of its own."""
     return random.random(N) < 0.1, random.random(N) < 0.3003
 
