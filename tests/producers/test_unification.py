@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +20,9 @@ from evalsuite.producers.contract import Context
 from evalsuite.producers.unification import Multipliers, Ties, Unify, moves, reached
 from evalsuite.producers.weights import weights_of
 from evalsuite.records import ImageSet
+from evalsuite.training import progress
 from evalsuite.training.hooks import Hooks
+from evalsuite.training.progress import Progress
 from evalsuite.training.recipe import Recipe
 
 Network = Callable[..., nn.Module]
@@ -235,6 +238,34 @@ def test_no_strength_is_no_training(network: Network, context: Context, fits: Fi
         assert set(fits[0]["hooks"].state) >= (
             {"network.linear/target", "network.linear/dual"} if rho else set()
         )
+
+
+def test_a_killed_pull_goes_on_to_the_same_weights(
+    network: Network, few: ImageSet, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Z and U are saved with the progress of the training."""
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    recipe = replace(quick, epochs=3, ema=0.5)
+
+    def digest(folder: Path) -> str:
+        context = Context(few, recipe, seed=3, progress=Progress(folder, "d"))
+        (model,) = Unify(rho=1.0).produce(network("small-cnn"), (0.6,), context)
+        assert one_magnitude(model, 8) > 50  # the average of the weights is tied as well
+        return weights_digest(model)
+
+    update = Multipliers.update
+
+    def killed(self: Multipliers, model: nn.Module, epochs: int) -> None:
+        if epochs == 3:
+            raise KeyboardInterrupt
+        update(self, model, epochs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Multipliers, "update", killed)
+        with pytest.raises(KeyboardInterrupt):
+            digest(tmp_path / "killed")
+    assert list((tmp_path / "killed").iterdir())
+    assert digest(tmp_path / "killed") == digest(tmp_path / "whole")
 
 
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=60), st.floats(0, 1), st.integers(1, 20))
