@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from evalsuite.commands.console import out, print_report
+from evalsuite.commands.console import counting, out, print_report
 from evalsuite.commands.console_tables import print_cross, print_rows, print_thresholds
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def report_command(
     if figures:
         from evalsuite.report.figures import figures as write_figures
 
-        written = write_figures(findings(Run(run)), run / "figures", figures)
+        with counting("drawing figures") as progress:
+            written = write_figures(findings(Run(run)), run / "figures", figures, progress=progress)
         out.print(f"Figures: {len(written)} in {(run / 'figures').resolve()}", soft_wrap=True, markup=False)
 
 
