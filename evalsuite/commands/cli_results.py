@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalsuite.axes import AXES
-from evalsuite.commands.console import out, print_report
+from evalsuite.commands.console import counting, out, print_report
 from evalsuite.commands.console_tables import print_cross, print_rows, print_thresholds
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def report_command(
         from evalsuite.report.figures import figures as write_figures
 
         folder = page.parent / "figures"
-        written = write_figures(findings(found), folder, figures)
+        with counting("drawing figures") as progress:
+            written = write_figures(findings(found), folder, figures, progress=progress)
         out.print(f"Figures: {len(written)} in {folder.resolve()}", soft_wrap=True, markup=False)
 
 

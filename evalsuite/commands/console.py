@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
@@ -17,6 +17,8 @@ from rich.table import Table
 from evalsuite.registry import Entry
 
 if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
     from evalsuite.models.identity import Identity
     from evalsuite.models.inspection import Inspection, LayerContent
     from evalsuite.models.program_contents import ProgramContent
@@ -69,6 +71,27 @@ def listing(entries: Sequence[Entry], *, width: int | None) -> Iterator[str]:
 @contextmanager
 def progress() -> Iterator[Progress]:
     """Shows a bar on a terminal, nothing elsewhere; failed cells are told in both."""
+    with _bar() as bar:
+        task = bar.add_task("reading the suite", total=None)
+
+        def tell(step: Step) -> None:
+            name = f"{step.key.method} {step.key.target_ratio:g} {step.what}"
+            bar.update(task, description=escaped(name), completed=step.done, total=step.total)
+            if step.status != "ok":
+                err.print(escaped(f"{name} (seed {step.key.seed}): {step.status}"), soft_wrap=True)
+
+        yield tell
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows a bar on a terminal, nothing elsewhere, and yields what tells it how far things are, and of how many."""
+    with _bar() as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _bar() -> Bar:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -79,18 +102,7 @@ def progress() -> Iterator[Progress]:
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Bar(
-        *columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True
-    ) as bar:
-        task = bar.add_task("reading the suite", total=None)
-
-        def tell(step: Step) -> None:
-            name = f"{step.key.method} {step.key.target_ratio:g} {step.what}"
-            bar.update(task, description=escaped(name), completed=step.done, total=step.total)
-            if step.status != "ok":
-                err.print(escaped(f"{name} (seed {step.key.seed}): {step.status}"), soft_wrap=True)
-
-        yield tell
+    return Bar(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True)
 
 
 def print_inspection(found: Inspection, known: Identity) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
@@ -22,7 +22,7 @@ from evalsuite.evaluators.contract import Evaluator
 from evalsuite.metrics.quantiles import median
 from evalsuite.models.forward import BATCH_SIZE, Prepared, single_precision
 from evalsuite.records import Floats, Metric, Score
-from evalsuite.statistics.medians import LEAST, median_interval
+from evalsuite.statistics.medians import median_interval
 
 ROUNDS = "rounds"
 """Name of the rounds in evidence: each times the parent and the candidate once."""
@@ -30,7 +30,9 @@ MILLISECONDS = 1000
 BUSY = 0.9
 """Share of the time that a network must have had the processor."""
 SPREAD = 0.2
-"""Distance of the quartiles of the ratio, as a share of its median, from which on it tells little."""
+"""Distance of the quartiles of a network's times, as a share of their median, from which on they tell little."""
+LEAST = 7
+"""Fewer rounds have no interval of the ratio at 95 %."""
 
 _HOW = "in rounds that time parent and candidate in turn; as deployed: batch norms folded, channels last"
 LATENCY = Metric(
@@ -39,8 +41,8 @@ LATENCY = Metric(
 )  # fmt: skip
 RATIO = Metric(
     "latency_ratio", higher_is_better=False, unit="1", functional="median",
-    text=f"Time of the candidate divided by that of its parent in the same round: median over rounds, {_HOW}. "
-    "Below 1 is faster; of a parent it is that of the parent timed against itself, 1 but for chance.",
+    text=f"Latency of the candidate divided by that of its parent: medians over the same rounds, {_HOW}. Below 1 is "
+    "faster; of a parent it is that of the parent timed against itself, 1 but for chance.",
 )  # fmt: skip
 THROUGHPUT = Metric(
     "throughput", higher_is_better=True, unit="images per second",
@@ -120,18 +122,31 @@ class Latency(Evaluator):
         return unit_images(chosen).to(bench.device, memory_format=torch.channels_last)
 
     def _scores(self, seconds: Floats, shared: float) -> Iterator[Score]:
-        condition = f"batch of {self.batch_size}"
-        times = MILLISECONDS / self.batch_size * seconds[:, 1]
-        ratios = seconds[:, 1] / seconds[:, 0]
-        for metric, values, flags in (
-            (LATENCY, times, _busy(shared)),
-            (RATIO, ratios, _unsteady(ratios)),
-        ):
-            yield Score(metric.name, condition, evidence={ROUNDS: values}, flags=flags)
-            for end, limit in zip(_ENDS[metric.name], median_interval(values), strict=True):
-                yield Score(end.name, condition, value=limit, n=len(values))
-        rate = MILLISECONDS / float(median(times))
-        yield Score(THROUGHPUT.name, condition, value=rate, n=len(times))
+        """What the times of the parent and of the candidate say, a row for each round."""
+        parents, times = (MILLISECONDS / self.batch_size * seconds).T
+        ratios = times / float(median(parents))  # their median is the ratio of the medians
+        flags = _busy(shared) + _unsteady(seconds)
+        ends = {LATENCY.name: median_interval(times), RATIO.name: ratio_interval(times, parents)}
+        found = [Score(LATENCY.name, "", evidence={ROUNDS: times}, flags=flags)]
+        found.append(Score(RATIO.name, "", evidence={ROUNDS: ratios}, flags=flags))
+        for name, limits in ends.items():
+            pairs = zip(_ENDS[name], limits, strict=True)
+            found += [Score(end.name, "", value=limit, n=len(times)) for end, limit in pairs]
+        found.append(Score(THROUGHPUT.name, "", value=MILLISECONDS / float(median(times)), n=len(times)))
+        yield from (replace(score, condition=f"batch of {self.batch_size}") for score in found)
+
+
+def ratio_interval(times: Floats, others: Floats) -> tuple[float, float]:
+    """Returns an interval that holds the ratio of two medians with at least 95 %.
+
+    Its ends are those of two intervals that hold together with 95 %, each with 97.5 % (Bonferroni): how the two depend
+    on each other does not matter.
+
+    >>> ratio_interval(np.arange(2.0, 9.0), np.full(7, 2.0))
+    (1.0, 4.0)
+    """
+    (low, high), (least, most) = (median_interval(one, level=0.975) for one in (times, others))
+    return low / most, high / least
 
 
 def interleaved(
@@ -186,8 +201,8 @@ def _busy(shared: float) -> tuple[str, ...]:
     )
 
 
-def _unsteady(ratios: Floats) -> tuple[str, ...]:
-    low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
-    if high - low <= SPREAD * middle:
+def _unsteady(seconds: Floats) -> tuple[str, ...]:
+    low, middle, high = np.quantile(seconds, (0.25, 0.5, 0.75), axis=0)
+    if (high - low <= SPREAD * middle).all():
         return ()
-    return (f"times vary: the quartiles of the ratio are more than {SPREAD:.0%} of it apart.",)
+    return (f"times vary: the quartiles over the rounds are more than {SPREAD:.0%} of the median apart.",)

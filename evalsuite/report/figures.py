@@ -13,7 +13,7 @@ from evalsuite.report.curves import curves
 from evalsuite.report.findings import Findings, methods, ratio_label
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from evalsuite.report.verdicts import Row
@@ -34,7 +34,9 @@ PAPER = charts.Palette(
 Spec = dict[str, Any]
 
 
-def figures(findings: Findings, folder: Path, form: str) -> list[Path]:
+def figures(
+    findings: Findings, folder: Path, form: str, *, progress: Callable[[int, int], None] | None = None
+) -> list[Path]:
     """Writes each chart of a report into a file, and returns the paths.
 
     One file per metric and condition over the prune ratio (``curve accuracy fog-3.pdf``), per reliability diagram,
@@ -44,6 +46,7 @@ def figures(findings: Findings, folder: Path, form: str) -> list[Path]:
         findings: What the report is made from.
         folder: An existing folder, or one that can be made.
         form: ``pdf``, ``svg`` or ``png``.
+        progress: Is told after each file how many are written, and how many there will be.
 
     Raises:
         UserError: If there is no such form.
@@ -54,10 +57,13 @@ def figures(findings: Findings, folder: Path, form: str) -> list[Path]:
     written, over = [], ratio_label(findings).lower()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for name, spec in specifications(findings):
+        chosen = list(specifications(findings))
+        for name, spec in chosen:
             path = folder / f"{name}.{form}"
             path.write_bytes(drawn(spec, form, over=over))
             written.append(path)
+            if progress:
+                progress(len(written), len(chosen))
     except OSError as error:
         raise StoreError(
             f"cannot write figures into {folder}: {error.strerror}; give a folder that can be written"

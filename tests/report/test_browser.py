@@ -52,7 +52,8 @@ def measured_in_a_frame(path: Path, width: int, script: str) -> str:
         "utf-8",
     )
     document, _ = opened(frame, path.parent / "profile")
-    return re.findall("<title>(.*?)</title>", document)[0]
+    (title,) = re.findall("<title>(.*?)</title>", document)
+    return str(title)
 
 
 def test_the_page_draws_without_complaint(synthesis: Callable[..., Findings], tmp_path: Path) -> None:

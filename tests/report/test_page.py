@@ -15,6 +15,8 @@ import pytest
 from evalsuite.errors import StoreError
 from evalsuite.records import Metric
 from evalsuite.report import write
+from evalsuite.report.fairness import SETUPS, TOTALS
+from evalsuite.report.findings import Picture
 from evalsuite.report.page import page
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from evalsuite.report.findings import Findings
+    from evalsuite.report.findings import Findings, PictureKind
 
 VOID = {"meta", "link", "input", "br", "col", "img", "hr"}
 ATTACK = "<script>alert(1)</script>\"' onload=x \u2028</script><!--"
@@ -157,11 +159,37 @@ def test_nobody_can_write_markup_into_the_page(synthesis: Callable[..., Findings
     thresholds = found.thresholds.copy()
     thresholds.loc[thresholds["group"] == "noise", "condition"] = ATTACK
     metrics = {name: Metric(name, True, ATTACK, ATTACK) for name in found.metrics}
-    record = {"suite": {"name": ATTACK, "description": ATTACK}, "command": ATTACK, ATTACK: ATTACK}
+    record: dict[str, Any] = {
+        "suite": {"name": ATTACK, "description": ATTACK},
+        "command": ATTACK,
+        ATTACK: ATTACK,
+    }
+    record |= {"notes": [{"method": ATTACK, "seed": ATTACK, "note": ATTACK}], "versions": {ATTACK: ATTACK}}
+    kinds: tuple[PictureKind, ...] = ("broken", "corruption", "attack")
     attacked = dataclasses.replace(
-        found, measurements=measurements, thresholds=thresholds, metrics=metrics, record=record
+        found,
+        measurements=measurements.assign(flags=ATTACK),
+        thresholds=thresholds,
+        metrics=metrics,
+        record=record,
+        pictures=tuple(Picture(kind, ATTACK, ATTACK, ATTACK, b"") for kind in kinds[:2]),
+        no_pictures={kinds[2]: ATTACK},
+        robust=_rows(norm="linf", attack=ATTACK, epsilon=[0.0, 1.0], value=0.5, n=9, ratio=[0.0, 0.5]),
+        histograms=_rows(
+            detector=ATTACK, sample=ATTACK, group="ood-near", low=0.0, high=1.0, count=3, ratio=0.5
+        ),
+        fairness=_rows(
+            first=ATTACK,
+            second=ATTACK,
+            pairs=1,
+            setup=None,
+            fair=False,
+            why=ATTACK,
+            **dict.fromkeys([*SETUPS, *TOTALS], False),
+        ),
     )
     reader = read(page(attacked))
+    assert reader.words.count(ATTACK.partition(" ")[0]) > 40
     assert ATTACK.partition(" ")[0] in reader.words
     scripts = [found for tag, found in reader.tags if tag == "script"]
     assert len(scripts) == 6
@@ -171,6 +199,15 @@ def test_nobody_can_write_markup_into_the_page(synthesis: Callable[..., Findings
     assert not set("<>&\u2028") & set(
         "".join(reader.scripts[name] for name in ("curve-data", "charts", "breaking-data"))
     )
+
+
+def _rows(**columns: Any) -> pd.DataFrame:
+    """Rows about a method whose name is an attack."""
+    import pandas as pd
+
+    about = {"method": ATTACK, "seed": 0, "target_ratio": 0.5}
+    several = {name: value for name, value in columns.items() if isinstance(value, list)}
+    return pd.DataFrame(several or {"method": [ATTACK]}).assign(**{**about, **columns})
 
 
 def test_failures_are_shown_with_their_reason(synthesis: Callable[..., Findings], text: str) -> None:
@@ -230,6 +267,7 @@ def test_a_large_run_stays_small(synthesis: Callable[..., Findings]) -> None:
     large = synthesis(
         methods=tuple("abcde"), ratios=tuple((i + 1) / 21 for i in range(20)), severities=(1, 5)
     )
+    assert large.measurements["condition"].nunique() >= 40
     assert len(page(large).encode()) < 5_000_000
 
 
