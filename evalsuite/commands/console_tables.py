@@ -188,6 +188,9 @@ def print_verdicts(found: pd.DataFrame) -> None:
         )
         table.add_row(*place, *numbers, interval, f"{worst['tolerance']:g}", verdict)
     out.print(table)
+    for row in found[found["flags"].fillna("") != ""].to_dict("records"):
+        told = "{candidate}, {metric} on {condition}: {flags}".format_map(row)
+        out.print(f"[yellow]Doubted:[/] {escaped(told)}")
 
 
 def _verdict(rows: pd.DataFrame) -> str:

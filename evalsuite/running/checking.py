@@ -47,7 +47,8 @@ BATTERY: Mapping[str, Any] = {
 
 COLUMNS = (
     *("candidate", "seed", "ratio", "parameters", "macs", "packed", "metric", "condition"),
-    *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "shown", "passed", "reason"),
+    *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "shown", "passed"),
+    *("reason", "flags"),
 )
 YES, NO, OPEN = "commensurate", "not commensurate", "open"
 """What the images show at 95 %: that the true drop is tolerated, that it is not, or neither."""
@@ -127,6 +128,8 @@ def verdicts(run: Run, *, proof: bool = False) -> pd.DataFrame:
     all candidates of a method at once at 97.5 %, is above it; that is said of each metric and condition alone. Else it
     is `OPEN`: so for metrics that have no bounds.
 
+    ``flags`` are the doubts about the candidate's number: a masked gradient makes an attack look withstood.
+
     Args:
         run: What was measured.
         proof: Whether ``passed`` is what is shown; otherwise a measured drop within the tolerance passes.
@@ -167,6 +170,8 @@ def junit(found: pd.DataFrame) -> bytes:
             )
             if not row["passed"]:
                 ET.SubElement(case, "failure", message=sentence(row))
+            if row["flags"]:
+                ET.SubElement(case, "system-out").text = f"Doubted: {row['flags']}"
     ET.indent(root)
     data: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return data

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from evalsuite.commands import cli
+from evalsuite.commands.console_tables import print_verdicts
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.models.architecture import assemble, core
 from evalsuite.records import Given
@@ -200,6 +201,20 @@ def test_junit_says_what_could_not_be_measured() -> None:
     }
     text = junit(pd.DataFrame([row])).decode()
     assert "could not be measured: no gradients &lt;&gt;" in text
+
+
+def test_a_doubted_number_passes_with_its_doubt(capsys: pytest.CaptureFixture[str]) -> None:
+    row: dict[str, Any] = dict.fromkeys(checking.COLUMNS, 0.5)
+    row |= {"candidate": "m", "metric": "robust_accuracy", "condition": "worst/2:255", "shown": "open"}
+    row |= {"passed": True, "reason": "", "flags": "The gradient is zero on 9 of 10 images <>."}
+    found = pd.DataFrame([row, row | {"metric": "accuracy", "flags": ""}])
+    case, other = ET.fromstring(junit(found)).iter("testcase")  # noqa: S314  # our own file
+    assert case.findtext("system-out") == "Doubted: The gradient is zero on 9 of 10 images <>."
+    assert other.find("system-out") is None
+    print_verdicts(found)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "m, robust_accuracy on worst/2:255: The gradient is zero on 9 of 10 images <>." in printed
+    assert "accuracy on worst/2:255: The" not in printed.replace("robust_accuracy", "")
 
 
 def test_the_architecture_is_guessed_where_nobody_names_it(tmp_path: Path) -> None:
