@@ -27,19 +27,8 @@ COLUMNS = (
     *("method", "seed", "target_ratio", "ratio", "prunable_ratio"),
     *("parameters", "nonzero", "macs", "macs_nonzero", "bytes"),
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
-    *(
-        "value",
-        "n",
-        "drop",
-        "drop_low",
-        "drop_high",
-        "drop_upper",
-        "drop_floor",
-        "mcnemar",
-        "status",
-        "reason",
-        "flags",
-    ),
+    *("value", "n", "drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "mcnemar"),
+    *("status", "reason", "flags"),
 )
 COUNTS = ("parameters", "nonzero", "macs", "macs_nonzero", "bytes", "n")  # whole, also where one is missing
 
