@@ -105,11 +105,11 @@ class Context:
         )
         seed = training_seed(self.seed, "retrain", ratio)
         masked(model, plan.masks)
-        found = {"before": self._judged(model), "recalibrated": self._recalibrated(model)}
+        pruned, recalibrated = self._judged(model), self._recalibrated(model)
         curve = train(model, self.train, chosen, seed=seed, plan=plan)
         span = Span(hooks.phase, start, chosen.epochs)
         phase = phase_of(model, self.train, chosen, span, curve=curve)
-        phase = replace(phase, **found, after=self._judged(model))
+        phase = replace(phase, before=pruned, recalibrated=recalibrated, after=self._judged(model))
         self._phases.append(phase)
         remember(model, (*before, phase))
 

@@ -87,7 +87,7 @@ def test_at_its_own_ratio_the_network_is_the_published_one(
     assert nonzero(model) == total - gone
     first = Recipe(epochs=160, schedule="step", milestones=(80, 120))
     known = replace(context, origin=Origin(SmallCNN(), 0, first), recipe=Recipe(epochs=40))
-    budgets = [ScratchB(formula=one).recipe(parent, model, known).epochs for one in ("liu", "wang")]  # type: ignore[arg-type]  # one of both
+    budgets = [ScratchB(formula=one).recipe(parent, model, known).epochs for one in ("liu", "wang")]
     assert tuple(budgets) == BUDGETS[preset]
     name = next(layer for layer in before if left[layer] < before[layer])
     norms = parent.get_parameter(f"{name}.weight").detach().abs().sum((1, 2, 3))

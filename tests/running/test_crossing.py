@@ -85,7 +85,7 @@ def test_the_recipes_are_those_of_the_producers(crossed: Run) -> None:
 
 
 def test_candidates_know_how_good_they_were_before_and_after_retraining(crossed: Run) -> None:
-    found = crossed.retraining.set_index(["method", "target_ratio"])
+    found: Any = crossed.retraining.set_index(["method", "target_ratio"])
     assert len(found) == 8
     assert (found["after"] > found["before"]).loc["random"].all(), (
         "two epochs repair what random pruning broke"

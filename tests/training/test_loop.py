@@ -183,7 +183,7 @@ class TestMasks:
                 bool((model.get_parameter("1.weight")[~mask] == 0).all())
             )
         )
-        plan = {"masks": {"1.weight": mask}, "hooks": look, "validation": images}
+        plan: dict[str, Any] = {"masks": {"1.weight": mask}, "hooks": look, "validation": images}
         found = trained(start, images, recipe, **plan).get_parameter("1.weight").detach()
         assert seen == [True] * 9
         assert bool((found[~mask] == 0).all())

@@ -49,7 +49,7 @@ def test_learning_rates_are_the_published_ones(name: str, rates: dict[float, flo
     assert {epoch: learning_rate(recipe, epoch) for epoch in rates} == pytest.approx(rates)
 
 
-PUBLISHED = {
+PUBLISHED: dict[str, tuple[int, int, float, bool, float]] = {
     # epochs, batch, weight decay, Nesterov, warm-up
     "lost-cifar-resnet": (182, 128, 1e-4, False, 5),
     "lost-vgg16": (300, 256, 5e-4, False, 10),
