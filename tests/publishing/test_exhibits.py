@@ -68,6 +68,8 @@ def run(tmp_path: Path, scores: dict[Key, list[Score]], **record: Any) -> Run:
         record={"suite": suite, "inputs": {"a": 1}, **record},
         comparison=SimpleNamespace(scores=known),
         candidates={key: candidate(key) for key in KEYS},
+        axis="",
+        notes=list(record.get("notes") or ()),
     )
     return cast("Run", made)
 
