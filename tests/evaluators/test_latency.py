@@ -168,7 +168,7 @@ def test_a_busy_machine_is_told(gallery: Gallery, monkeypatch: pytest.MonkeyPatc
     assert "had the processor less than 90% of the time" in flags[0]
 
 
-def told(parents: Sequence[float], times: Sequence[float]) -> dict[str, Score]:
+def told(parents: Any, times: Any) -> dict[str, Score]:
     """The scores of a batch of one image."""
     return by_name(list(Latency(batch_size=1)._scores(np.column_stack([parents, times]), 1.0)))
 
@@ -189,7 +189,7 @@ def scored_value(score: Score) -> float:
 
 
 def test_an_interval_of_a_ratio_by_hand() -> None:
-    """P(Bin(9, 1/2) <= 1) = 0.0195 is above 0.0125: of nine values, the 97.5 % ends are the least and the largest."""
+    """P(Bin(9, 1/2) <= 1) = 0.0195 is above 0.0125: of nine, the ends at 97.5 % are the least and the largest."""
     found = told([2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 4.0], [3.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 4.0, 6.0])
     assert (found["latency_ratio_lower"].value, found["latency_ratio_upper"].value) == (0.75, 3.0)
 

@@ -303,7 +303,9 @@ def test_figures_are_written_one_by_one(full: Findings, tmp_path: Path) -> None:
         reliability=full.reliability.head(0),
         robust=pd.DataFrame(),
     )
-    written = figures(few, tmp_path / "figures", "svg")
+    steps: list[tuple[int, int]] = []
+    written = figures(few, tmp_path / "figures", "svg", progress=lambda *step: steps.append(step))
+    assert steps == [(place, len(written)) for place in range(1, len(written) + 1)]
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(p.name for p in written)
     assert "excess error.svg" in {path.name for path in written}
     with pytest.raises(UserError, match="unknown form of figures 'gif'"):
