@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -25,6 +25,7 @@ from evalsuite.records import Candidate, Given, Phase
 from evalsuite.running.acceptance import check_claim, checked, ratio_of, sentence
 from evalsuite.running.given import PROGRAM, Intake, program_candidate
 from evalsuite.running.limits import TimeLimitError
+from evalsuite.running.made import LostError, Made
 from evalsuite.running.provenance import PRODUCING, code_digest
 from evalsuite.running.trainings import Trainings
 from evalsuite.storage.digests import candidate_digest, digest_of, file_digest
@@ -33,37 +34,6 @@ from evalsuite.suite import DENSE, Suite
 from evalsuite.training.history import history, remember
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Made:
-    """Is one candidate, or the reason why there is none.
-
-    Attributes:
-        key: Which one.
-        candidate: ``None`` if its production failed.
-        reason: Why it failed.
-        computed: False if it was in the store already.
-        digest: Of what it depends on.
-        notes: Sentences that whoever reads its numbers should know.
-        again: Whether another try may succeed: its failure is not of a kind that somebody foresaw.
-    """
-
-    key: Key
-    candidate: Candidate | None
-    reason: str = ""
-    computed: bool = True
-    digest: str = ""
-    notes: tuple[str, ...] = ()
-    again: bool = False
-
-
-class LostError(Exception):
-    """Says that weights on disk are not those of the candidate's record."""
-
-    def __init__(self, key: Key, reason: str) -> None:
-        super().__init__(reason)
-        self.key = key
 
 
 class Production:

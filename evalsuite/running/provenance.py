@@ -79,6 +79,7 @@ PRODUCING = (
     "producers/scratch.py",
     "running/acceptance.py",
     "running/given.py",
+    "running/made.py",
     "running/production.py",
     "running/trainings.py",
 )

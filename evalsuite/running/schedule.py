@@ -15,7 +15,8 @@ from evalsuite.producers.contract import Producer
 from evalsuite.records import Candidate, Status
 from evalsuite.registry import unknown
 from evalsuite.running.devices import card
-from evalsuite.running.production import Made, Production
+from evalsuite.running.made import Made
+from evalsuite.running.production import Production
 from evalsuite.running.provenance import MEASURING, Options, code_digest, hardware
 from evalsuite.running.tasks import Ended, Event, Measure, Open, Opened, Produce, Produced, Task
 from evalsuite.storage.digests import candidate_digest, cell_digest, control, control_of, digest_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evalsuite.records import Candidate, Status
-from evalsuite.running.production import Made
+from evalsuite.running.made import Made
 from evalsuite.storage.store import Key
 from evalsuite.suite import DENSE, Suite
 

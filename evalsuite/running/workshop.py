@@ -22,9 +22,10 @@ from evalsuite.randomness import address
 from evalsuite.records import Candidate
 from evalsuite.running.given import PROGRAM
 from evalsuite.running.limits import limited
+from evalsuite.running.made import LostError, Made
 from evalsuite.running.measuring import Attempt, attempted
 from evalsuite.running.preprocessing import doubt
-from evalsuite.running.production import LostError, Made, Production
+from evalsuite.running.production import Production
 from evalsuite.running.tasks import (
     Begun,
     Ended,

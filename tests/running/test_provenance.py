@@ -98,7 +98,9 @@ def listings(paths: set[Path]) -> set[Path]:
 def test_every_file_that_a_number_comes_through_is_in_its_digest(
     rooms: tuple[str, ...], registry: Registry[type], engine: str
 ) -> None:
-    for name in registry:
+    shipped = [name for name in registry if registry.get(name).__module__.startswith("evalsuite.")]
+    assert len(shipped) > 10  # other tests may have plugged in more
+    for name in shipped:
         plugin = registry.get(name)
         inside = covered(rooms, plugin)
         needed = closure({HOUSE / engine, *(path for path in inside if HOUSE in path.parents)})
