@@ -72,5 +72,5 @@ def test_they_conform_and_run(environment: dict[str, str], tmp_path: Path) -> No
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "run" / "thresholds.csv").read_text("utf-8")
-    assert "tail,0,doubt,clean" in table
+    assert "tail,nonzero,0,doubt,clean" in table
     assert "greys" in (tmp_path / "run" / "measurements.csv").read_text("utf-8")

@@ -25,7 +25,7 @@ class Arrays(DataSet):
     Attributes:
         folder: Folder under the data root.
         classes: Number of classes.
-        train_limit: Use only the first so many training images; 0 for all.
+        train_limit: Use only the first so many training images, and no more of validation; 0 for all.
         test_limit: Use only the first so many test images; 0 for all.
     """
 
@@ -47,7 +47,7 @@ class Cifar10(DataSet):
     """CIFAR-10: 50,000 training and 10,000 test images of 10 classes.
 
     Attributes:
-        train_limit: Use only the first so many training images; 0 for all.
+        train_limit: Use only the first so many training images, and no more of validation; 0 for all.
         test_limit: Use only the first so many test images; 0 for all.
     """
 
@@ -65,7 +65,7 @@ class Cifar100(DataSet):
     """CIFAR-100: the near out-of-distribution set of CIFAR-10, or a data set of 100 classes.
 
     Attributes:
-        train_limit: Use only the first so many training images; 0 for all.
+        train_limit: Use only the first so many training images, and no more of validation; 0 for all.
         test_limit: Use only the first so many test images; 0 for all.
     """
 
@@ -128,7 +128,7 @@ def _cut(images: ImageSet, split: Split, limits: tuple[int, int]) -> ImageSet:
     if split == "train":
         rows = slice(0, min(border, limit) if limit else border)
     elif split == "validation":
-        rows = slice(border, total)
+        rows = slice(border, min(border + limit, total) if limit else total)
     else:
         rows = slice(0, limit or total)
     labels = None if images.labels is None else images.labels[rows]

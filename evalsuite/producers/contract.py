@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.axes import USUAL
-from evalsuite.errors import SkippedError, UserError
+from evalsuite.errors import InvalidModelError, SkippedError, UserError
+from evalsuite.models.forward import logits
 from evalsuite.models.norms import has_norms, reestimated
 from evalsuite.randomness import generator
 from evalsuite.records import Array, ImageSet, Phase
@@ -26,7 +28,6 @@ from evalsuite.training.loop import Masks, Plan, masked, train, training_seed
 from evalsuite.training.origin import Origin
 from evalsuite.training.progress import Progress
 from evalsuite.training.recipe import Recipe
-from evalsuite.training.state import accuracy
 
 NO_HOOKS = Hooks(phase="retraining")
 RECALIBRATING = 1000
@@ -197,8 +198,14 @@ class Context:
         return np.asarray(self.train.labels, dtype=np.int64)
 
     def _judged(self, model: nn.Module) -> float | None:
-        """Accuracy on the validation split, if there is one, in full precision."""
-        return None if self.validation is None else accuracy(model, self.validation, Recipe())
+        """Accuracy on the validation split, if there is one, in full precision; unknown where nothing is finite."""
+        if self.validation is None or self.validation.labels is None:
+            return None
+        device = next(model.parameters()).device
+        with contextlib.suppress(InvalidModelError):
+            found = logits(model, self.validation.images, device=device)
+            return float((found.argmax(axis=1) == self.validation.labels).mean())
+        return None
 
     def _recalibrated(self, model: nn.Module) -> float | None:
         """The same once the batch norms have the statistics of training images."""

@@ -58,6 +58,7 @@ def test_arrays_are_mapped_and_shown_channels_first(tmp_path: Path, written: Arr
         ("train", {"train_limit": 8}, slice(0, 8)),
         ("train", {"train_limit": 39}, slice(0, 36)),  # a limit never reaches into the validation images
         ("validation", {"train_limit": 8}, slice(36, 40)),
+        ("validation", {"train_limit": 3}, slice(36, 39)),  # no more of them than training images
         ("test", {"test_limit": 8, "train_limit": 3}, slice(0, 8)),
         ("test", {"test_limit": 99}, slice(0, 40)),
     ],
