@@ -124,8 +124,8 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=2)
-    guess = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
-    return f"unknown {kind} {name!r}:{guess} Known: {', '.join(names) or 'none'}"
+    guess = f": did you mean {' or '.join(map(repr, near))}? Known" if near else "; known"
+    return f"unknown {kind} {name!r}{guess}: {', '.join(names) or 'none'}"
 
 
 def import_file(path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_listing_reads_sources_and_imports_nothing(
     ("name", "sentence"),
     [
         ("countr", "unknown thing 'countr': did you mean 'counter'? Known: counter, decimal, fraction"),
-        ("zzz", "unknown thing 'zzz': Known: counter, decimal, fraction"),
+        ("zzz", "unknown thing 'zzz'; known: counter, decimal, fraction"),
     ],
     ids=["near", "far"],
 )
@@ -87,7 +87,7 @@ def test_unknown_names_are_named_with_near_misses(things: Registry[type], name: 
 
 
 def test_nothing_is_known_to_an_empty_registry() -> None:
-    assert unknown("thing", "x", []) == "unknown thing 'x': Known: none"
+    assert unknown("thing", "x", []) == "unknown thing 'x'; known: none"
 
 
 @pytest.mark.parametrize(

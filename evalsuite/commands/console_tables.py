@@ -44,7 +44,7 @@ def print_summary(found: Run) -> None:
     chosen = headline[worst | (alone & ~partial)]  # of a group the worst condition; the report has them all
     if chosen.empty:
         return
-    chosen = chosen.assign(method=[_method(row) for _, row in chosen.iterrows()])
+    chosen = _told_apart(chosen)
     out.print(_by_method(chosen) if chosen["method"].nunique() > MANY else _by_condition(chosen))
     if missing := len(found.failures):
         out.print(f"{missing:,} of {len(found.measurements):,} numbers are missing; the report says why.")
@@ -89,10 +89,18 @@ def _by_method(chosen: pd.DataFrame) -> Table:
     return table
 
 
-def _method(row: pd.Series[Any]) -> str:
-    """A method, with what its ratios are counted in where that is not the usual."""
-    counted = "" if row["axis"] == USUAL else f" ({AXES[row['axis']].noun})"
-    return f"{row['method']}{counted}"
+def _told_apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows; where ratios are not all counted in one cost, methods with what theirs are counted in.
+
+    What all have in common is said once.
+    """
+    axes = rows["axis"].unique()
+    if len(axes) == 1:
+        if axes[0] != USUAL:
+            out.print(f"Ratios are shares of the parent's {AXES[axes[0]].noun} that are gone.")
+        return rows
+    counted = ["" if axis == USUAL else f" ({AXES[axis].noun})" for axis in rows["axis"]]
+    return rows.assign(method=[f"{name}{text}" for name, text in zip(rows["method"], counted, strict=True)])
 
 
 def _place(row: pd.Series[Any]) -> str:
@@ -107,14 +115,14 @@ def print_thresholds(rows: pd.DataFrame) -> None:
     for title in ("tolerance", "parent", "potential", "certified", "95 % interval", "first failure"):
         table.add_column(title, justify="right")
     table.add_column("flags")
-    for _, row in rows.iterrows():
+    for _, row in _told_apart(rows).iterrows():
         flags = [name for name in FLAGS if row.get(name)]
         low, high = row["potential_low"], row["potential_high"]
         place = (
             row["condition"] if row["aggregate"] == "single" else f"{row['condition']} ({row['aggregate']})"
         )
         table.add_row(
-            *(escaped(str(text)) for text in (_method(row), row["metric"], place)),
+            *(escaped(str(text)) for text in (row["method"], row["metric"], place)),
             f"{row['tolerance']:.4g}",
             f"{row['reference']:.4f}",
             f"{row['potential']:.1%}",

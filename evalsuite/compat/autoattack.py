@@ -77,7 +77,7 @@ class StrongAttack:
 
     def __post_init__(self) -> None:
         if self.name not in STRONG_NAMES:
-            raise UnknownNameError(f"unknown attack {self.name!r}: Known: {', '.join(STRONG_NAMES)}")
+            raise UnknownNameError(f"unknown attack {self.name!r}; known: {', '.join(STRONG_NAMES)}")
         counts = {"steps": self.steps, "restarts": self.restarts, "queries": self.queries}
         check_numbers(self.name, self.epsilon, counts)
 

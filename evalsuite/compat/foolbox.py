@@ -66,7 +66,7 @@ class Attack:
 
     def __post_init__(self) -> None:
         if self.name not in _KINDS:
-            raise UnknownNameError(f"unknown attack {self.name!r}: Known: {', '.join(NAMES)}")
+            raise UnknownNameError(f"unknown attack {self.name!r}; known: {', '.join(NAMES)}")
         check_numbers(self.name, self.epsilon, {"steps": self.steps, "restarts": self.restarts})
         if self.restarts > 1 and not self.starts_randomly:
             raise UserError(f"{self.name}: {self.restarts} restarts without a random start all find the same")

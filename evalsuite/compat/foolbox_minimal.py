@@ -62,7 +62,7 @@ class MinimalAttack:
 
     def __post_init__(self) -> None:
         if self.name not in _KINDS:
-            raise UnknownNameError(f"unknown attack {self.name!r}: Known: {', '.join(MINIMAL_NAMES)}")
+            raise UnknownNameError(f"unknown attack {self.name!r}; known: {', '.join(MINIMAL_NAMES)}")
         check_numbers(self.name, 0.0, {"steps": self.steps or 1})
 
     @property

@@ -170,7 +170,7 @@ def test_never_weaker_than_pgd_of_as_many_steps(two_class: LinearProblem) -> Non
 
 
 def test_refusals() -> None:
-    with pytest.raises(UnknownNameError, match="unknown attack 'apgd': Known: apgd-ce"):
+    with pytest.raises(UnknownNameError, match="unknown attack 'apgd'; known: apgd-ce"):
         StrongAttack("apgd", 0.1)
     with pytest.raises(UserError, match=r"square: steps = 100 and restarts = 1 and queries = 0, expected"):
         StrongAttack("square", 0.1, queries=0)

@@ -15,7 +15,7 @@ import pytest
 from evalsuite import Run, api
 from evalsuite.axes import AXES, known, saved, share
 from evalsuite.commands import cli
-from evalsuite.commands.console_tables import print_summary
+from evalsuite.commands.console_tables import print_summary, print_thresholds
 from evalsuite.errors import StoreError, UnknownNameError, UserError
 from evalsuite.publishing.compared import comparison
 from evalsuite.records import Cost
@@ -229,7 +229,7 @@ def test_what_its_ratios_are_of_is_known_without_the_producer(unified: Run) -> N
     assert {one.axis for key, one in unified.candidates.items() if key.method == "shared"} == {"packed"}
 
 
-def test_nobody_reads_saved_bytes_as_zeros(unified: Run) -> None:
+def test_nobody_reads_saved_bytes_as_zeros(unified: Run, capsys: pytest.CaptureFixture[str]) -> None:
     told = api.findings(unified)
     shown = "shared (packed bytes)"
     for table in (told.measurements, told.thresholds):
@@ -244,6 +244,12 @@ def test_nobody_reads_saved_bytes_as_zeros(unified: Run) -> None:
     page = (unified.path / "index.html").read_text("utf-8").replace("&#39;", "'")
     assert "that are gone; of packed bytes where the name of a method says so." in page
     assert " of the packed bytes gone" in page
+    print_thresholds(unified.thresholds())
+    print_summary(unified)
+    table, summary = capsys.readouterr().out.split("Prune potential", 1)
+    for printed in (table, summary):
+        assert "magnitude" in printed
+        assert shown in " ".join(printed.split())
     assert set(pd.read_csv(unified.path / "thresholds.csv")["method"]) == {"magnitude", "shared"}
 
 
@@ -271,7 +277,8 @@ def test_the_commands_take_an_axis(done: Run, tmp_path: Path, capsys: pytest.Cap
         return " ".join(capsys.readouterr().out.split())
 
     told = call("threshold", str(path), "--axis", "packed", "--metric", "accuracy@clean")
-    assert "magnitude (packed bytes)" in told
+    assert told.startswith("Ratios are shares of the parent's packed bytes that are gone. method")
+    assert "(packed bytes)" not in told  # what all have in common is said once
     rows = json.loads(call("threshold", str(path), "--axis", "macs", "--json"))
     assert {(row["method"], row["axis"]) for row in rows} == {("filter-l1", "macs")}
     assert call("report", str(path), "--axis", "packed") == f"Report: {path / 'by-packed' / 'index.html'}"

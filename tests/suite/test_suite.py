@@ -225,7 +225,7 @@ def test_each_mistake_has_its_own_sentence(changes: Mapping[str, str], sentences
 
 def test_a_sentence_without_near_miss_lists_what_there_is() -> None:
     with pytest.raises(
-        SuiteError, match=r"unknown producer 'zzz': Known: .*filter-l1, .*magnitude, .*random"
+        SuiteError, match=r"unknown producer 'zzz'; known: .*filter-l1, .*magnitude, .*random"
     ):
         read(changed({'"magnitude"': '"zzz"'}))
 
