@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -46,14 +46,21 @@ PROBED = 8
 
 @dataclass(frozen=True)
 class FewDigits(DataSet):
-    """The first digits of each split: enough to see whether a plug-in keeps its contract."""
+    """The first digits of each split: enough to see whether a plug-in keeps its contract.
+
+    Attributes:
+        side: Height and width, at most 32.
+    """
+
+    side: int = 32
 
     def load(self, split: Split, place: Place) -> ImageSet:
-        """Returns uint8 (N, 3, 32, 32) of all ten classes."""
+        """Returns uint8 (N, 3, side, side) of all ten classes."""
         whole = Digits().load(split, place)
         rows = slice(0, TRAINED_ON if split == "train" else TESTED_ON)
         labels = None if whole.labels is None else whole.labels[rows]
-        return ImageSet(whole.name, whole.images[rows], labels, whole.classes)
+        places = np.arange(self.side) * whole.images.shape[-1] // self.side
+        return ImageSet(whole.name, whole.images[rows][:, :, places][..., places], labels, whole.classes)
 
 
 def check_model(model: nn.Module, *, classes: int = 10, side: int = 32) -> None:
@@ -82,7 +89,11 @@ def check_model(model: nn.Module, *, classes: int = 10, side: int = 32) -> None:
 
 
 def check_producer(
-    producer: Producer, *, architecture: str | Architecture = "small-cnn", within: float = 0.05
+    producer: Producer,
+    *,
+    architecture: str | Architecture = "small-cnn",
+    within: float = 0.05,
+    side: int = 32,
 ) -> None:
     """Checks that a producer reaches its ratios, leaves the parent alone, and can be repeated, saved and resumed.
 
@@ -90,14 +101,17 @@ def check_producer(
         producer: What to check.
         architecture: What to prune: a registered model with its settings, or the name of one.
         within: How far a measured ratio may be from its target.
+        side: Height and width of the images, at most 32: a deep network is checked sooner on small ones.
 
     Raises:
         ContractError: Otherwise.
     """
-    plugin, parent = _parent(architecture, FewDigits())
+    plugin, parent = _parent(architecture, FewDigits(side))
+    images = loaded(FewDigits(side), "train", Place())
     before = weights_digest(parent)
     origin = Origin(plugin, 0, RECIPE)
-    trail = _trail(producer, parent, RATIOS, origin=origin)
+    make = partial(_trail, producer, parent, origin=origin, images=images)
+    trail = make(RATIOS)
     _expect(weights_digest(parent) == before, "the parent was changed; work on a copy")
     _expect(len(trail) == len(RATIOS), f"{len(trail)} models for {len(RATIOS)} ratios")
     whole = counted(parent, producer.axis)
@@ -111,9 +125,9 @@ def check_producer(
             _expect(bool(layer.get_parameter("weight").any()), f"layer {name} is empty at ratio {target}")
     rise = producer.dense or all(low < high for low, high in pairwise(measured))
     _expect(rise, f"measured ratios do not rise: {measured}")
-    again = _digests(_trail(producer, parent, RATIOS, origin=origin))
+    again = _digests(make(RATIOS))
     _expect(again == _digests(trail), "the same seed gave other weights")
-    resumed = _trail(producer, parent, RATIOS[1:], origin=origin, previous=_reloaded(plugin, trail[0]))
+    resumed = make(RATIOS[1:], previous=_reloaded(plugin, trail[0]))
     _expect(_digests(resumed) == _digests(trail[1:]), "going on from a saved candidate gave other weights")
 
 
@@ -151,11 +165,12 @@ def _trail(
     ratios: tuple[float, ...],
     *,
     origin: Origin,
+    images: ImageSet,
     previous: nn.Module | None = None,
 ) -> list[nn.Module]:
     """Copies of what is yielded: a producer may go on with the same object."""
     context = Context(
-        _gallery().images(View(split="train")),
+        images,
         RECIPE,
         seed=0,
         previous=previous,

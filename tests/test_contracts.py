@@ -70,7 +70,8 @@ SCOPED = ("bn-scale", "filter-l1", "filter-l2", "filter-random", "fpgm", "pfp", 
 @pytest.mark.parametrize("architecture", ["small-cnn", "resnet20"])
 @pytest.mark.parametrize("name", list(PRODUCERS))
 def test_every_producer_keeps_its_contract(name: str, architecture: str) -> None:
-    check_producer(PRODUCERS.get(name)(**SETTINGS.get(name, {})), architecture=architecture)
+    side = 32 if architecture == "small-cnn" else 16
+    check_producer(PRODUCERS.get(name)(**SETTINGS.get(name, {})), architecture=architecture, side=side)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +87,7 @@ def test_every_producer_keeps_its_contract(name: str, architecture: str) -> None
 )
 def test_producers_of_shared_channels_keep_their_contract(name: str, architecture: Architecture) -> None:
     settings = {"scope": "coupled", **SETTINGS.get(name, {})}
-    check_producer(PRODUCERS.get(name)(**settings), architecture=architecture)
+    check_producer(PRODUCERS.get(name)(**settings), architecture=architecture, side=16)
 
 
 def test_no_producer_with_a_scope_is_left_out() -> None:
