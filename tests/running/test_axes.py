@@ -246,8 +246,8 @@ def test_nobody_reads_saved_bytes_as_zeros(unified: Run, capsys: pytest.CaptureF
     assert " of the packed bytes gone" in page
     print_thresholds(unified.thresholds())
     print_summary(unified)
-    table, summary = capsys.readouterr().out.split("Prune potential", 1)
-    for printed in (table, summary):
+    rows, summary = capsys.readouterr().out.split("Prune potential", 1)
+    for printed in (rows, summary):
         assert "magnitude" in printed
         assert shown in " ".join(printed.split())
     assert set(pd.read_csv(unified.path / "thresholds.csv")["method"]) == {"magnitude", "shared"}
