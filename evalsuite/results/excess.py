@@ -11,6 +11,7 @@ import pandas as pd
 
 from evalsuite.potential.seeds import ALL
 from evalsuite.records import Floats, Score
+from evalsuite.statistics.resampling import one_thread
 from evalsuite.statistics.slopes import slope, slope_over_images, slope_over_points, slope_over_seeds
 from evalsuite.storage.store import Key
 from evalsuite.suite import DENSE
@@ -30,6 +31,7 @@ class _Curve(NamedTuple):
     excess: Floats
 
 
+@one_thread()
 def excess_slopes(scores: Scores, ratios: Mapping[Key, float], *, seed: int) -> pd.DataFrame:
     """Returns the slope of the excess error over the prune ratio, in percentage points at a ratio of 1.
 

@@ -20,7 +20,7 @@ from evalsuite.records import Bounds
 from evalsuite.statistics.functionals import of_functional
 from evalsuite.statistics.limits import Z_LIMIT, Z_ONE_SIDED, added_variance, of_means, of_rates, together
 from evalsuite.statistics.paired import check_paired, direction, is_rate
-from evalsuite.statistics.resampling import drop
+from evalsuite.statistics.resampling import drop, one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -65,6 +65,7 @@ def bounds(
     return mean_bounds(metric, [parent], [candidates], weights=weights, share=share)
 
 
+@one_thread()
 def mean_bounds(
     metric: Metric,
     parents: Sequence[Mapping[str, Array]],

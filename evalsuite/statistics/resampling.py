@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from evalsuite.errors import ContractError, DataError
 from evalsuite.randomness import generator
 from evalsuite.statistics.rates import confidence
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -21,6 +24,21 @@ Number = TypeVar("Number", float, "Floats")
 
 CHUNK = 1 << 21
 """Weights that are converted to float64 at once: bounds the memory."""
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps matrix products on one thread: their sums, and so the last digits of a bound, depend on the number.
+
+    The same cells then give the same tables on every number of processors.
+    """
+    with _pools().limit(limits=1, user_api="blas"):
+        yield
+
+
+@cache
+def _pools() -> ThreadpoolController:
+    return ThreadpoolController()  # looks through all loaded libraries: once
 
 
 def bootstrap_weights(
