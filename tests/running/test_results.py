@@ -305,7 +305,11 @@ def test_the_report_is_rebuilt_without_torch_byte_for_byte(
     (tmp_path / "sitecustomize.py").write_text(BLOCKER)
     blocked = f"{tmp_path}:{Path(__file__).parents[2]}"
     assert python("-c", "import torch", PYTHONPATH=blocked).code == 1
-    other = {"PYTHONPATH": blocked, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"}  # sums depend on threads
+    other = {
+        "PYTHONPATH": blocked,
+        "OMP_NUM_THREADS": "2",
+        "OPENBLAS_NUM_THREADS": "2",
+    }  # sums depend on threads
     ended = python("-m", "evalsuite", "report", "moved", cwd=tmp_path, **other)
     assert (ended.code, ended.err) == (0, "")
     assert ended.out == f"Report: {path / 'index.html'}\n"
