@@ -34,11 +34,11 @@ class Limit:
         return self.amount * abs(reference) if self.relative else self.amount
 
 
-def limit(rule: Rule, *, of: str = "") -> Limit:
+def limit(rule: Rule | Limit, *, of: str = "") -> Limit:
     """Returns what a rule means.
 
     Args:
-        rule: 0.005, or ``5%``.
+        rule: 0.005, or ``5%``, or what it means already.
         of: Whose tolerance it is, for the error: `` of metric 'accuracy'``.
 
     Raises:
@@ -47,6 +47,8 @@ def limit(rule: Rule, *, of: str = "") -> Limit:
     >>> limit("5%").at(-2.0), limit(0.005).at(-2.0)
     (0.1, 0.005)
     """
+    if isinstance(rule, Limit):
+        return rule
     relative = isinstance(rule, str) and rule.strip().endswith("%")
     try:
         amount = float(rule.strip().removesuffix("%")) if isinstance(rule, str) else float(rule)
@@ -71,17 +73,6 @@ def limits(tolerance: Tolerance, *, of: str = "") -> dict[str, Limit]:
     if not tolerance:
         raise UserError(f"the tolerance{of} is an empty table; give a number, or rules by condition")
     return {where: limit(rule, of=f"{of} on {where!r}") for where, rule in tolerance.items()}
-
-
-def moving(tolerance: Rule | Mapping[str, Tolerance]) -> bool:
-    """Returns whether a tolerance, or one by metric or condition, is a share of the parent's value.
-
-    >>> moving({"accuracy": 0.01, "nll": {"fog/3": "10%", "*": 0.1}}), moving(0.01)
-    (True, False)
-    """
-    if isinstance(tolerance, Mapping):
-        return any(moving(one) for one in tolerance.values())
-    return isinstance(tolerance, str) and tolerance.strip().endswith("%")
 
 
 def applying(rules: Mapping[str, Limit], condition: str, group: str = "") -> Limit | None:

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 ULPS = 8
 """Two roundings of values, one of their difference, and those of a mean over a few seeds."""
 
-PROOFS = ("highs", "uppers", "floors", "method_uppers")
+SAME = 1e-9
+"""How far two computations of one tolerance may differ."""
+
+PROOFS = ("highs", "uppers", "floors", "method_uppers", "ps")
 
 Flags = NDArray[np.bool_]
 
@@ -45,6 +48,7 @@ class Curves:
         uppers: Shape (..., T), one-sided 95 % upper bounds of the drops; NaN where unknown.
         floors: Shape (..., T), simultaneous 97.5 % lower bounds of the drops; NaN where unknown.
         method_uppers: Shape (..., T), as `uppers`, the seeds a sample too; NaN where unknown.
+        ps: Shape (..., T), p-values of "the drop is larger than `limits`"; NaN where unknown.
         scales: Shape (..., T), the largest magnitude among the numbers behind a drop, and at least 1.
         reference: Shape (...), the parent's value.
         limits: Shape (...), the largest drop that is commensurate, in the metric's unit.
@@ -59,6 +63,7 @@ class Curves:
     uppers: Floats
     floors: Floats
     method_uppers: Floats
+    ps: Floats
     scales: Floats
     reference: Floats
     limits: Floats
@@ -81,6 +86,11 @@ def marked_any(flags: Flags, axis: int, *, keepdims: bool = False) -> Flags:
     return np.asarray(flags.any(axis=axis, keepdims=keepdims))
 
 
+def about(tolerances: Floats, limits: Floats) -> Flags:
+    """Returns which p-values, of shape (..., T), are of tests against the limits (...), and not against other ones."""
+    return np.isclose(tolerances, limits[..., None], rtol=SAME, atol=0.0)
+
+
 def verdicts(curves: Curves) -> dict[str, Array]:
     """Returns what each curve says, as arrays of shape (...) named like the fields of `Threshold`.
 
@@ -101,7 +111,7 @@ def verdicts(curves: Curves) -> dict[str, Array]:
     x, drops, widths, limit = map(risen, (curves.ratios, curves.drops, curves.widths, limits))
     passed = drops <= limit
     failed = ~np.isnan(x) & ~passed
-    potential = _reached(x, passed)
+    potential = reached(x, passed)
     potential_any = _largest(x, passed)
     first_failure = np.fmin.reduce(np.where(failed, x, np.nan), axis=-1)
     decides = ~np.isnan(drops) & ((x == potential[..., None]) | (x == first_failure[..., None]))
@@ -134,20 +144,20 @@ def _proven(x: Floats, limit: Floats, *, drops: Floats, **proofs: Floats) -> dic
     known, known_floor, known_method = (
         marked_any(~np.isnan(bound), -1) for bound in (uppers, proofs["floors"], method_uppers)
     )
-    certified = _reached(x, uppers <= limit)
-    low = np.minimum(_reached(x, highs <= limit), certified)
+    certified = reached(x, uppers <= limit)
+    low = np.minimum(reached(x, highs <= limit), certified)
     high = _largest(x, ~np.isnan(x) & (x < _smallest(x, shown)))
     both = known & known_floor
     return {
         "certified": np.where(known, certified, np.nan),
         "potential_low": np.where(both, low, np.nan),
         "potential_high": np.where(both, high, np.nan),
-        "certified_method": np.where(known_method, _reached(x, method_uppers <= limit), np.nan),
+        "certified_method": np.where(known_method, reached(x, method_uppers <= limit), np.nan),
     }
 
 
-def _reached(ratios: Floats, passed: Flags) -> Floats:
-    """The largest ratio such that all candidates at it and below it passed."""
+def reached(ratios: Floats, passed: Flags) -> Floats:
+    """Returns the largest ratio such that all candidates at it and below it passed."""
     failed = ~np.isnan(ratios) & ~passed
     return _largest(ratios, passed & (ratios < _smallest(ratios, failed)))
 

@@ -15,8 +15,8 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from evalsuite.errors import UserError
-from evalsuite.potential.curves import Curves, joined, marked_any, mean_curves
-from evalsuite.potential.tidy import LIMITS
+from evalsuite.potential.curves import Curves, about, joined, marked_any, mean_curves
+from evalsuite.potential.tidy import LIMITS, TEST
 
 if TYPE_CHECKING:
     from evalsuite.potential.tidy import Axes
@@ -57,8 +57,9 @@ def with_seed_means(axes: Axes, curves: Curves, over_seeds: pd.DataFrame | None)
     means = mean_curves(curves, 1, expected=runs.sum(axis=1)[:, None, None])
     if over_seeds is not None:
         given = _placed(axes, over_seeds, means.drops.shape)
-        low, high, upper, floor = (given[name] for name in LIMITS)
-        bounds = {"widths": high - low, "highs": high, "uppers": upper, "floors": floor}
+        low, high, upper, floor, p, tolerance = (given[name] for name in (*LIMITS, *TEST))
+        p = np.where(about(tolerance, means.limits), p, np.nan)
+        bounds = {"widths": high - low, "highs": high, "uppers": upper, "floors": floor, "ps": p}
         means = replace(
             means,
             **{name: np.where(np.isnan(x), getattr(means, name), x) for name, x in bounds.items()},
@@ -122,7 +123,8 @@ def _placed(axes: Axes, frame: pd.DataFrame, shape: tuple[int, ...]) -> dict[str
         )
     method, slot = np.array([slots[name] for name in named], dtype=np.intp).reshape(-1, 2).T
     found = {}
-    for name in LIMITS:
+    for name in (*LIMITS, *TEST):
         found[name] = np.full(shape, np.nan)
-        found[name][method, 0, pair[pair >= 0], slot] = rows[name].to_numpy(dtype=np.float64)
+        if name in rows:
+            found[name][method, 0, pair[pair >= 0], slot] = rows[name].to_numpy(dtype=np.float64)
     return found

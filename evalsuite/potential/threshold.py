@@ -14,8 +14,10 @@ import pandas as pd
 
 from evalsuite.errors import UserError
 from evalsuite.potential.chance import at_chance
-from evalsuite.potential.curves import Curves, Flags, joined, marked_any, mean_curves, taken, verdicts
+from evalsuite.potential.curves import Curves, joined, mean_curves, taken, verdicts
+from evalsuite.potential.family import certified_jointly
 from evalsuite.potential.seeds import ALL, published, with_seed_means
+from evalsuite.potential.summaries import FLAGS, PROVEN, with_summaries
 from evalsuite.potential.tidy import Axes, tabulated
 from evalsuite.records import Array, Bounds, Floats, Threshold
 from evalsuite.tolerances import limit
@@ -28,12 +30,17 @@ if TYPE_CHECKING:
 COLUMNS = (
     *("method", "seed", "metric", "condition", "group", "aggregate", "unit", "higher_is_better", "tolerance"),
     *("reference", "potential", "potential_any", "potential_any_mean", "potential_any_std"),
-    *("certified", "potential_low", "potential_high", "certified_method", "first_failure"),
+    *(
+        "certified",
+        "potential_low",
+        "potential_high",
+        "certified_method",
+        "certified_jointly",
+        "first_failure",
+    ),
     *("censored", "infeasible", "non_monotone", "incomplete", "at_chance", "underpowered", "n", "tested"),
 )
 LABELS = ("metric", "condition", "group", "aggregate", "unit", "higher_is_better")
-PROVEN = ("certified", "potential_low", "potential_high", "certified_method")
-FLAGS = ("censored", "infeasible", "non_monotone", "incomplete")
 AGGREGATES = ("mean", "minimum", "of-mean")
 
 
@@ -84,7 +91,7 @@ def threshold(
     _check_curve(x, y, w)
     unknown, whole = np.asarray(np.nan), np.asarray(False)
     allowed = np.asarray(largest)
-    curve = Curves(x, y, w, high, upper, floor, none, np.ones_like(x), unknown, allowed, unknown, whole)
+    curve = Curves(x, y, w, high, upper, floor, none, none, np.ones_like(x), unknown, allowed, unknown, whole)
     found = verdicts(curve)
     ends = float(found["potential_low"]), float(found["potential_high"])
     return Threshold(
@@ -116,8 +123,9 @@ def thresholds(
     A group of two or more conditions has three more rows, with the group's name as the condition.
     ``certified``, ``potential_low`` and ``potential_high`` are about these networks: the images are a sample, the
     seeds are fixed; in headline rows they are about the mean over these seeds. ``certified_method`` is about the
-    method, its seeds a sample too: headline rows of three seeds or more have it. All are NaN where there are no
-    bounds, and in the rows of groups except for what the minimum certifies.
+    method, its seeds a sample too: headline rows of three seeds or more have it. ``certified_jointly`` may be read
+    together with those of all other rows of the method and seed (`evalsuite.potential.family`). All are NaN where there
+    are no bounds, and in the rows of groups except for what the minimum certifies.
 
     ``aggregate`` is ``mean`` and ``minimum`` for the mean and minimum of the potentials over its conditions,
     ``of-mean`` for the threshold of the mean drop over them, and ``single`` in all other rows. In ``mean``
@@ -129,17 +137,18 @@ def thresholds(
             parent), ``metric``, ``condition``, ``value``; optional ``seed`` (default 0), ``target_ratio``
             (default: the ratio), ``group``, ``n`` (images), ``unit``, ``status`` (other than ``ok``: not
             measured), ``drop`` (default: from the values), ``drop_low`` and ``drop_high`` (95 % interval),
-            ``drop_upper`` and ``drop_floor`` (`records.Bounds`), ``higher_is_better``, ``chance`` (value of a network
-            that guesses).
+            ``drop_upper`` and ``drop_floor`` (`records.Bounds`), ``drop_p`` with the ``tolerance`` that it is a test
+            against (used where that is the one asked for), ``higher_is_better``, ``chance`` (value of a network that
+            guesses).
         tolerance: Largest drop that is commensurate: one for each metric that is to be judged, or a single one
             for all metrics that have a direction. A number is in the metric's unit, ``"5%"`` a share of the
             parent's value; a mapping gives rules by condition or group, ``*`` for the others, and judges the
             conditions that have one.
         higher_is_better: Direction by metric, where the table has no such column.
         over_seeds: Bounds on the mean drop over the seeds of a method, one row for each ``method``,
-            ``metric``, ``condition`` and ``target_ratio``, with ``drop_low``, ``drop_high``, ``drop_upper``
-            and ``drop_floor`` (`evalsuite.statistics.mean_bounds`). Without it, headlines over several seeds
-            have no bounds.
+            ``metric``, ``condition`` and ``target_ratio``, with ``drop_low``, ``drop_high``, ``drop_upper``,
+            ``drop_floor``, optional ``drop_p`` and ``tolerance`` (`evalsuite.statistics.mean_bounds`). Without it,
+            headlines over several seeds have no bounds.
 
     Returns:
         A frame with columns `COLUMNS`, in order of first appearance. ``first_failure`` is NaN if nothing
@@ -156,12 +165,18 @@ def thresholds(
         return pd.DataFrame(columns=list(COLUMNS))
     curves = with_seed_means(axes, curves, over_seeds)
     groups = _groups(axes.pairs)
+    together = certified_jointly(curves, axes.pairs["condition"].tolist(), [members for _, members in groups])
     means = [mean_curves(taken(curves, members), 2, expected=len(members)) for _, members in groups]
     curves = joined([curves, *means], axis=2)
     entities = _entities(axes.pairs, groups)
     alike = axes.pairs.iloc[[*range(len(axes.pairs)), *(members[0] for _, members in groups)]]
     found = verdicts(curves) | {"at_chance": at_chance(alike, curves)}
-    found = _with_summaries(found, [members for _, members in groups], curves.exist)
+    found["certified_jointly"] = np.full(curves.limits.shape, np.nan)
+    known = np.where(
+        np.isnan(together), np.nan, np.fmin(together, found["certified"][:, :, : len(axes.pairs)])
+    )
+    found["certified_jointly"][:, :, : len(axes.pairs)] = known
+    found = with_summaries(found, [members for _, members in groups], curves.exist)
     origin = entities["origin"].to_numpy()
     partial = curves.partial[:, :, origin]
     found["incomplete"] |= partial
@@ -222,59 +237,6 @@ def _entities(pairs: pd.DataFrame, groups: Sequence[tuple[str, list[int]]]) -> p
     ]
     origin = [*range(len(pairs)), *3 * list(range(len(pairs), len(pairs) + len(groups)))]
     return pd.concat([singles, *frames], ignore_index=True).assign(origin=origin)
-
-
-def _with_summaries(
-    found: dict[str, Array], groups: Sequence[Sequence[int]], exist: Flags
-) -> dict[str, Array]:
-    """The verdicts, and behind them along axis 2 those on the mean, then on the minimum of each group."""
-    parts = [found]
-    for summary in (_mean_summary, _minimum_summary):
-        for members in groups:
-            inside = {name: array[:, :, members] for name, array in found.items()}
-            parts.append(summary(inside, exist[:, :, members]))
-    return {name: np.concatenate([part[name] for part in parts], axis=2) for name in found}
-
-
-def _mean_summary(found: dict[str, Array], member: Flags) -> dict[str, Array]:
-    """The means of the potentials over axis 2, and the flags of that number."""
-    count = np.maximum(member.sum(axis=2, keepdims=True), 1)
-    means = {
-        name: np.where(member, found[name], 0.0).sum(axis=2, keepdims=True) / count
-        for name in ("potential", "potential_any")
-    }
-    return _shared(found, member) | means | dict.fromkeys(PROVEN, np.full(count.shape, np.nan))
-
-
-def _minimum_summary(found: dict[str, Array], member: Flags) -> dict[str, Array]:
-    """The minima of the potentials over axis 2, and the flags of that number.
-
-    The minimum of what each condition certifies is certified for all of them, without a correction: it exceeds
-    the smallest true potential only if that very condition is certified too far (intersection-union test,
-    Berger 1982). Upper ends of intervals have no such rule.
-    """
-    minima = {
-        name: np.where(member, found[name], np.inf).min(axis=2, keepdims=True)  # NaN stays NaN
-        for name in ("potential", "potential_any", "certified", "certified_method")
-    }
-    unknown = np.full(minima["potential"].shape, np.nan)
-    attained = member & (found["potential"] == minima["potential"])
-    censored = ~marked_any(attained & ~found["censored"], 2, keepdims=True)
-    ends = {"potential_low": unknown, "potential_high": unknown}
-    return _shared(found, member) | minima | ends | {"censored": censored}
-
-
-def _shared(found: dict[str, Array], member: Flags) -> dict[str, Array]:
-    """What mean and minimum have in common."""
-    power = np.where(member, found["underpowered"], 0.0)
-    wide = marked_any(power == 1, 2, keepdims=True)
-    return {
-        **{name: marked_any(member & found[name], 2, keepdims=True) for name in (*FLAGS, "at_chance")},
-        "first_failure": np.fmin.reduce(
-            np.where(member, found["first_failure"], np.nan), axis=2, keepdims=True
-        ),
-        "underpowered": np.where(wide, 1.0, power.sum(axis=2, keepdims=True)),  # NaN stays NaN
-    }
 
 
 def _rows(axes: Axes, entities: pd.DataFrame, curves: Curves, found: dict[str, Array]) -> pd.DataFrame:

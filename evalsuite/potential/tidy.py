@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from evalsuite.errors import UnknownNameError, UserError
-from evalsuite.potential.curves import Curves
+from evalsuite.potential.curves import Curves, about
 from evalsuite.registry import unknown
 from evalsuite.tolerances import REST, Limit, applying, limits
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 REQUIRED = ("method", "ratio", "metric", "condition", "value")
 LIMITS = ("drop_low", "drop_high", "drop_upper", "drop_floor")
-RESULTS = ("value", "drop", *LIMITS, "n")
+TEST = ("drop_p", "tolerance")
+RESULTS = ("value", "drop", *LIMITS, *TEST, "n")
 NUMBERS = ("ratio", "target_ratio", "chance", *RESULTS)
 DIRECTION_HINT = "give a column higher_is_better with True or False, or the argument higher_is_better"
 OPTIONAL: dict[str, Any] = {
@@ -39,7 +40,7 @@ OPTIONAL: dict[str, Any] = {
     "status": "ok",
     "reason": "",
     "drop": np.nan,
-    **dict.fromkeys(LIMITS, np.nan),
+    **dict.fromkeys((*LIMITS, *TEST), np.nan),
     "chance": np.nan,
     "higher_is_better": None,
 }
@@ -236,6 +237,7 @@ def _pivoted(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[Axes, Curves]:
         array[method, seed[~parent], pair[~parent], slot] = numbers
         return array
 
+    allowed = np.broadcast_to(_limits(pairs, references), shape[:3])
     curves = Curves(
         ratios=spread(rows["ratio"]),
         drops=spread(_drops(rows)),
@@ -244,9 +246,10 @@ def _pivoted(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[Axes, Curves]:
         uppers=spread(rows["drop_upper"]),
         floors=spread(rows["drop_floor"]),
         method_uppers=np.full(shape, np.nan),
+        ps=np.where(about(spread(rows["tolerance"]), allowed), spread(rows["drop_p"]), np.nan),
         scales=spread(_scales(rows), 1.0),
         reference=np.broadcast_to(references, shape[:3]),
-        limits=np.broadcast_to(_limits(pairs, references), shape[:3]),
+        limits=allowed,
         n=np.fmin.reduce(spread(rows["n"]), axis=-1, initial=np.nan),
         partial=np.zeros(shape[:3], dtype=bool),
     )

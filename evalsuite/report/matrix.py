@@ -194,6 +194,10 @@ def _proven(row: Row) -> list[str]:
     proven = []
     if row.get("certified") is not None:
         proven.append(f"Shown at 95 % to hold to {percent(row['certified'])}")
+    if row.get("certified_jointly") is not None:
+        proven.append(
+            f"Read together with all other checks of the method (Holm): {percent(row['certified_jointly'])}"
+        )
     if row.get("potential_low") is not None and row.get("potential_high") is not None:
         low, high = percent(row["potential_low"]), percent(row["potential_high"])
         proven.append(f"95 % interval of the true value: {low} to {high}")

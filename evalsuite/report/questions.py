@@ -142,7 +142,10 @@ def _worst(rows: Sequence[Row], group: str = "") -> Answer | None:
     first = weakest(rows)
     if first is None or len(rows) == 1:
         return None if first is None else Answer(first, first)
-    proven = [row["certified"] for row in rows if row.get("certified") is not None]
+    proven, joint = (
+        [row[name] for row in rows if row.get(name) is not None]
+        for name in ("certified", "certified_jointly")
+    )
     failures = [row["first_failure"] for row in rows if row["first_failure"] is not None]
     last = [row for row in rows if row["potential"] == first["potential"]]
     together: dict[str, Any] = {
@@ -150,6 +153,7 @@ def _worst(rows: Sequence[Row], group: str = "") -> Answer | None:
         "censored": all(row["censored"] for row in last),
         "first_failure": min(failures, default=None),
         "certified": min(proven, default=None),
+        "certified_jointly": min(joint, default=None),
         "unproven": len(rows) - len(proven),
         "potential_low": None,
         "potential_high": None,

@@ -28,6 +28,8 @@ class Verdict:
             minimum of what each shows needs no correction (intersection-union test, Berger 1982). ``None``
             without any proof.
         unproven: How many conditions have none.
+        jointly: The same if all of them are read at once, each for itself (Holm's steps,
+            `evalsuite.potential.family`).
     """
 
     method: str
@@ -37,6 +39,7 @@ class Verdict:
     checks: int
     proven: float | None = None
     unproven: int = 0
+    jointly: float | None = None
 
     @property
     def gap(self) -> float:
@@ -84,7 +87,12 @@ def verdict(rows: Sequence[Row], method: str) -> Verdict:
         len(checked),
         proven=min(shown, default=None),
         unproven=len(checked) - len(shown),
+        jointly=min((float(r["certified_jointly"]) for r in checked if _known(r)), default=None),
     )
+
+
+def _known(row: Row) -> bool:
+    return row.get("certified_jointly") is not None
 
 
 def sentences(verdict: Verdict) -> list[Sentence]:

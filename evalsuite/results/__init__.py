@@ -24,14 +24,14 @@ from evalsuite.results.reliability import reliability
 from evalsuite.results.retraining import retrainings
 from evalsuite.storage.store import Cell, Key, Store
 from evalsuite.suite import DENSE
-from evalsuite.tolerances import Rule, Tolerance, moving, narrowed
+from evalsuite.tolerances import Rule, Tolerance, narrowed
 
 COLUMNS = (
     *("method", "seed", "target_ratio", "ratio", "axis", "prunable_ratio"),
     *COSTS,
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
     *("value", "value_low", "value_high", "n"),
-    *("drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "mcnemar"),
+    *("drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "drop_p", "tolerance", "mcnemar"),
     *("status", "reason", "flags"),
 )
 COUNTS = (*COSTS, "n")  # whole, also where one is missing
@@ -111,20 +111,21 @@ class Run:
         """Returns the thresholds at the run's tolerances, or at others.
 
         Args:
-            tolerance: One for all metrics, or by metric. What ``certified`` rests on is there for the metrics that the
-                run has tolerances for: give others as `tolerances` to `Run`. Bounds depend on shares: they are new.
+            tolerance: One for all metrics that were measured and have a direction, or by metric. Bounds are new.
 
         Raises:
             UserError: If a tolerance is for what nobody measured, or no candidate saves anything on the axis.
         """
         self._check_saved()
-        if tolerance is not None and moving(tolerance) and tolerance != self.tolerances:
-            directed = (name for name, one in self.metrics.items() if one.higher_is_better is not None)
-            named = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(directed, tolerance)
-            return Run(self.path, tolerances=named, axis=self.axis).thresholds()
         table = self._paired()
-        wanted = self._measured_rules(table) if tolerance is None else tolerance
-        if table.empty or (isinstance(wanted, Mapping) and not wanted):
+        if tolerance is not None and tolerance != self.tolerances:
+            measured = [
+                one for one in table["metric"].unique() if self.metrics[one].higher_is_better is not None
+            ]
+            named = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(measured, tolerance)
+            return Run(self.path, tolerances=named, axis=self.axis).thresholds()
+        wanted = self._measured_rules(table)
+        if table.empty or not wanted:
             table, wanted = table.head(0), {}
         seeds, searched = self.comparison.over_seeds(), self.record.get("tested", {})
         curved = None if seeds is None or table.empty else careful(seeds[self._curved(seeds)], searched)

@@ -14,10 +14,10 @@ from evalsuite.records import Array, Bounds, Metric, Score
 from evalsuite.statistics import bootstrap_weights, drop, mcnemar, mean_bounds, own_interval
 from evalsuite.storage.store import Cell, Key
 from evalsuite.suite import DENSE
-from evalsuite.tolerances import Tolerance, applying, limits
+from evalsuite.tolerances import Limit, Tolerance, applying, limits
 
 REPLICATES = 1000
-LIMITS = ("low", "high", "upper", "floor")
+LIMITS = ("low", "high", "upper", "floor", "p")
 Named = tuple[str, str]  # metric and condition
 Curve = tuple[str, str, str]  # method, metric and condition
 
@@ -135,14 +135,10 @@ class Comparison:
         """Limits of the mean drop over seeds at each place of their ladders."""
         parents = [self.scores[_dense(ladder[0].seed), metric, condition].evidence for ladder in keys]
         candidates = [[self.scores[key, metric, condition].evidence for key in ladder] for ladder in keys]
-        share = self._share(metric, condition, keys[0][0])
-        found = mean_bounds(self.metrics[metric], parents, candidates, weights=self._weights, share=share)
+        group = self.scores[keys[0][0], metric, condition].group
+        rule = applying(self._rules[metric], condition, group) or Limit(0.0)
+        found = mean_bounds(self.metrics[metric], parents, candidates, weights=self._weights, tolerance=rule)
         return [_limits_at(found, place) for place in range(len(keys[0]))]
-
-    def _share(self, metric: str, condition: str, key: Key) -> float:
-        """Which share of the parent's value the tolerance is; 0 if it is a fixed amount."""
-        rule = applying(self._rules[metric], condition, self.scores[key, metric, condition].group)
-        return rule.amount if rule is not None and rule.relative else 0.0
 
     @cached_property
     def _weights(self) -> Mapping[str, Array]:
@@ -172,11 +168,15 @@ def careful(table: pd.DataFrame, searched: Iterable[str]) -> pd.DataFrame:
     8 % were certified too far at 95 % (docs/statistics.md).
 
     Args:
-        table: With the columns method, drop_upper and drop_high.
+        table: With the columns method, drop_upper, drop_high and drop_p.
         searched: Methods whose ratios a search chose.
     """
+    plain = ~table["method"].isin(list(searched))
     higher = table[["drop_upper", "drop_high"]].max(axis=1, skipna=False)
-    return table.assign(drop_upper=table["drop_upper"].where(~table["method"].isin(list(searched)), higher))
+    twice = (2 * table["drop_p"]).clip(upper=1)
+    return table.assign(
+        drop_upper=table["drop_upper"].where(plain, higher), drop_p=table["drop_p"].where(plain, twice)
+    )
 
 
 def told_apart(cells: Mapping[tuple[Key, str], Cell]) -> Iterator[Cell]:
@@ -202,7 +202,9 @@ def _dense(seed: int) -> Key:
 
 
 def _limits_at(found: Bounds, place: int) -> dict[str, float]:
-    return {f"drop_{name}": float(getattr(found, name)[place]) for name in LIMITS}
+    return {f"drop_{name}": float(getattr(found, name)[place]) for name in LIMITS} | {
+        "tolerance": found.tolerance
+    }
 
 
 def _same_images(mine: Score, other: Score) -> bool:

@@ -13,20 +13,35 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import ndtr
 
 from evalsuite.errors import ContractError
 from evalsuite.metrics import evaluate
 from evalsuite.records import Bounds
 from evalsuite.statistics.functionals import of_functional
-from evalsuite.statistics.limits import Z_LIMIT, Z_ONE_SIDED, added_variance, of_means, of_rates, together
+from evalsuite.statistics.limits import (
+    Z_LIMIT,
+    Z_ONE_SIDED,
+    Limits,
+    added_variance,
+    of_means,
+    of_rates,
+    together,
+)  # fmt: skip
 from evalsuite.statistics.paired import check_paired, direction, is_rate
+from evalsuite.statistics.rates import HALVINGS
 from evalsuite.statistics.resampling import drop, one_thread
+from evalsuite.tolerances import limit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from evalsuite.records import Array, Floats, Metric
-    from evalsuite.statistics.limits import Limits
+    from evalsuite.tolerances import Limit, Rule
+
+LAST_DIGITS = 8 * float(np.finfo(np.float64).eps)
+FARTHEST = 40.0
+"""Normal quantile of a chance of 0 in double precision."""
 
 
 def bounds(
@@ -35,7 +50,7 @@ def bounds(
     candidates: Sequence[Mapping[str, Array]],
     *,
     weights: Mapping[str, Array],
-    share: float = 0.0,
+    tolerance: Rule | Limit = 0.0,
 ) -> Bounds:
     """Returns bounds on the drops of the candidates of one parent, made by one method.
 
@@ -45,14 +60,14 @@ def bounds(
         candidates: Evidence of the candidates for the same images in the same order, at rising ratios: all
             that were measured, for `Bounds.floor` holds for exactly these together.
         weights: What `bootstrap_weights` drew for these populations; at least 1,000 replicates.
-        share: Which share of the parent's value the tolerance is; 0 if it is a fixed amount.
+        tolerance: Largest drop that is commensurate, in the metric's unit, or a share of the parent's value: ``"5%"``.
 
     Returns:
         Bounds over the candidates. `low` and `high` are those of `paired_drop_interval`. `upper` and `floor`
         are NaN for functionals in `BIASED`; they are infinite where a mean of numbers outside [0, 1] differs on
-        fewer than `FEWEST` images, because such a sample shows no tail. With a `share` all of them are about the
-        drop beside a tolerance that moves with the parent's value, so compare them with that of the sample; they
-        hold for the drop itself as well.
+        fewer than `FEWEST` images, because such a sample shows no tail. If the tolerance is a share all of them are
+        about the drop beside a tolerance that moves with the parent's value, so compare them with that of the sample;
+        they hold for the drop itself as well. `p` has a resolution of 1 / (B + 1) where bounds come from B replicates.
 
     Raises:
         ContractError: If the metric has no direction, there are no candidates, weights are missing, or
@@ -62,7 +77,7 @@ def bounds(
         Romano and Wolf 2005, "Exact and approximate stepdown methods for multiple hypothesis testing" (max-T);
         Efron and Tibshirani 1993, "An introduction to the bootstrap", section 12.5 (bootstrap-t).
     """
-    return mean_bounds(metric, [parent], [candidates], weights=weights, share=share)
+    return mean_bounds(metric, [parent], [candidates], weights=weights, tolerance=tolerance)
 
 
 @one_thread()
@@ -72,7 +87,7 @@ def mean_bounds(
     candidates: Sequence[Sequence[Mapping[str, Array]]],
     *,
     weights: Mapping[str, Array],
-    share: float = 0.0,
+    tolerance: Rule | Limit = 0.0,
 ) -> Bounds:
     """Returns bounds on the mean drops over seeds: the seeds are fixed, the images a sample.
 
@@ -81,7 +96,7 @@ def mean_bounds(
         parents: Evidence of the parent of each seed, all on the same images.
         candidates: For each seed its candidates; those at one place belong to one target ratio.
         weights: See `bounds`.
-        share: See `bounds`; the tolerance is then this share of the parents' mean value.
+        tolerance: See `bounds`; a share is one of the parents' mean value.
 
     Returns:
         Bounds over the places.
@@ -95,13 +110,26 @@ def mean_bounds(
     """
     _check(parents, candidates)
     direction(metric)
+    allowed = limit(tolerance)
+    share = allowed.amount if allowed.relative else 0.0
     if metric.functional == "mean":
         limits, added = _of_images(metric, parents, candidates, weights=weights, share=share)
     else:
         limits, added = of_functional(metric, parents, candidates, weights=weights, share=share)
     estimate = _estimated(metric, parents, candidates)
-    low, high, upper, floor = _widened(estimate, limits, added) if share else limits
-    return Bounds(estimate, low, high, np.maximum(upper, estimate), np.minimum(floor, estimate))
+    if share:
+        limits = _widened(estimate, limits, added)
+    most = allowed.at(float(np.mean([_point(metric, parent) for parent in parents])))
+    low, high, upper, floor = limits[:4]
+    upper, floor = np.maximum(upper, estimate), np.minimum(floor, estimate)
+    return Bounds(estimate, low, high, upper, floor, _chances(limits, estimate, most), most)
+
+
+def _chances(limits: Limits, estimate: Floats, tolerance: float) -> Floats:
+    """One-sided p-values of drops larger than the tolerance; equal numbers may differ in their last digits."""
+    most = np.full_like(estimate, tolerance + LAST_DIGITS * max(1.0, tolerance))
+    p: Floats = np.where(estimate > most, 1.0, ndtr(-limits.quantile(most)))
+    return np.where(np.isnan(limits.upper), np.nan, p)
 
 
 def _estimated(
@@ -123,10 +151,24 @@ def _widened(estimate: Floats, limits: Limits, added: Floats) -> Limits:
     error = np.sqrt(np.maximum(added, 0.0))
     signs, quantiles = (-1, 1, 1, -1), (Z_LIMIT, Z_LIMIT, Z_ONE_SIDED, together(len(estimate)))
     low, high, upper, floor = (
-        estimate + sign * np.hypot(np.maximum(sign * (limit - estimate), 0.0), z * error)
-        for sign, z, limit in zip(signs, quantiles, limits, strict=True)
+        estimate + sign * np.hypot(np.maximum(sign * (end - estimate), 0.0), z * error)
+        for sign, z, end in zip(signs, quantiles, limits[:4], strict=True)
     )
-    return low, high, upper, floor
+    return Limits(low, high, upper, floor, lambda most: _narrowed(limits, most - estimate, estimate, error))
+
+
+def _narrowed(limits: Limits, room: Floats, estimate: Floats, error: Floats) -> Floats:
+    """The largest normal quantiles at which the widened upper limits leave no more than `room` above estimates (R,).
+
+    Found by bisection: at a quantile z the margin of the images may be what z times the `error` leaves of the room.
+    """
+    low, high = np.zeros_like(estimate), np.full_like(estimate, FARTHEST)
+    for _ in range(HALVINGS):
+        z = (low + high) / 2
+        left = np.maximum(room, 0.0) ** 2 - (z * error) ** 2
+        inside = (left >= 0) & (limits.quantile(estimate + np.sqrt(np.maximum(left, 0.0))) >= z)
+        low, high = np.where(inside, z, low), np.where(inside, high, z)
+    return low
 
 
 def _point(metric: Metric, evidence: Mapping[str, Array]) -> float:

@@ -7,13 +7,22 @@ the rule of three allows: detectors that separate the sample without an error ne
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtr, ndtri
 
 from evalsuite.metrics import evaluate
-from evalsuite.statistics.limits import FEWEST, ONE_SIDED, SIMULTANEOUS, Z_ONE_SIDED, added_variance, critical
+from evalsuite.statistics.limits import (
+    FEWEST,
+    ONE_SIDED,
+    SIMULTANEOUS,
+    Z_ONE_SIDED,
+    Limits,
+    added_variance,
+    critical,
+)  # fmt: skip
 from evalsuite.statistics.paired import BIASED, direction
 from evalsuite.statistics.resampling import drop, interval
 
@@ -21,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from evalsuite.records import Array, Floats, Metric
-    from evalsuite.statistics.limits import Limits
 
 MOST_SKEWED = 0.9
 """Where the correction for skewness would break down."""
@@ -51,18 +59,26 @@ def of_functional(
     if metric.functional in BIASED:
         unknown = np.full(estimate.shape, np.nan)
         ends = interval((replicates - 2 * (replicates.mean(axis=0) - estimate)).T)
-        return (*ends, unknown, unknown), added
+        return Limits(*ends, unknown, unknown, lambda most: np.full_like(most, np.nan)), added
     error = replicates.std(axis=0)
     moving = error > 0
     farthest = critical((replicates - estimate)[:, moving] / error[moving])
     one = np.array([_unseen(metric, parents, column) for column in zip(*candidates, strict=True)])
     rare, unseen = (-one * np.log(1 - level) for level in (ONE_SIDED, SIMULTANEOUS))
     low, high = interval(replicates.T)
-    return (
+    shape = Shape.of(replicates, estimate)
+
+    def quantile(most: Floats) -> Floats:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            unseen = np.where(one > 0, np.exp(-(most - estimate) / one), 0.0)
+        return np.minimum(shape.quantile(most), -ndtri(np.clip(unseen, 0.0, 1.0)))
+
+    return Limits(
         np.minimum(low, estimate - unseen),
         np.maximum(high, estimate + unseen),
-        np.maximum(_accelerated(replicates, estimate), estimate + rare),
+        np.maximum(shape.upper(), estimate + rare),
         estimate - np.maximum(farthest * error, unseen),
+        quantile,
     ), added
 
 
@@ -101,24 +117,55 @@ def _unseen(
     return weight if abs(value - BEST[metric.functional]) < FEWEST * weight else 0.0
 
 
-def _accelerated(replicates: Floats, estimate: Floats) -> Floats:
-    """One-sided upper limits at the percentile that allows for bias and skewness of the replicates, (B, R).
+@dataclass(frozen=True)
+class Shape:
+    """Is how replicates lie about the estimate, for upper limits that allow for their bias and skewness.
 
-    The acceleration is a sixth of their skewness: that of an estimate which is nearly a mean.
+    The acceleration is a sixth of their skewness: that of an estimate which is nearly a mean. A limit is never nearer
+    than the percentile without the correction.
+
+    Attributes:
+        ranked: Replicates, each column sorted, (B, R).
+        bias: Normal quantile of the share of replicates below the estimate, (R,).
+        acceleration: (R,).
 
     References:
         Efron 1987, "Better bootstrap confidence intervals" (BCa); Efron and Tibshirani 1993, section 14.3.
     """
-    centred = replicates - replicates.mean(axis=0)
-    spread = centred.std(axis=0)
-    third = (centred**3).mean(axis=0)
-    skewness = np.divide(third, spread**3, out=np.zeros_like(spread), where=spread > 0)
-    below = (replicates < estimate).mean(axis=0) + (replicates == estimate).mean(axis=0) / 2
-    edge = 0.5 / len(replicates)
-    moved = ndtri(np.clip(below, edge, 1 - edge)) + Z_ONE_SIDED
-    moved = moved - Z_ONE_SIDED + moved / (1 - np.minimum(skewness / 6 * moved, MOST_SKEWED))
-    shares = np.maximum(ndtr(moved), ONE_SIDED)  # never nearer than without the correction
-    ranked = np.sort(replicates, axis=0)
-    places = np.clip(np.ceil((len(ranked) + 1) * shares), 1, len(ranked)).astype(int) - 1
-    upper: Floats = np.take_along_axis(ranked, places[None], axis=0)[0]
-    return upper
+
+    ranked: Floats
+    bias: Floats
+    acceleration: Floats
+
+    @classmethod
+    def of(cls, replicates: Floats, estimate: Floats) -> Shape:
+        """Returns the shape of replicates (B, R) of estimates (R,)."""
+        centred = replicates - replicates.mean(axis=0)
+        spread = centred.std(axis=0)
+        third = (centred**3).mean(axis=0)
+        skewness = np.divide(third, spread**3, out=np.zeros_like(spread), where=spread > 0)
+        below = (replicates < estimate).mean(axis=0) + (replicates == estimate).mean(axis=0) / 2
+        edge = 0.5 / len(replicates)
+        return cls(np.sort(replicates, axis=0), ndtri(np.clip(below, edge, 1 - edge)), skewness / 6)
+
+    def upper(self) -> Floats:
+        """Returns one-sided 95 % upper limits, (R,)."""
+        moved = self.bias + Z_ONE_SIDED
+        moved = self.bias + moved / (1 - np.minimum(self.acceleration * moved, MOST_SKEWED))
+        shares = np.maximum(ndtr(moved), ONE_SIDED)
+        places = np.clip(np.ceil((len(self.ranked) + 1) * shares), 1, len(self.ranked)).astype(int) - 1
+        upper: Floats = np.take_along_axis(self.ranked, places[None], axis=0)[0]
+        return upper
+
+    def quantile(self, most: Floats) -> Floats:
+        """Returns the largest normal quantiles at which upper limits are within `most`, (R,).
+
+        B replicates show no more than one error in B + 1, unless all are the same.
+        """
+        inside = (self.ranked <= most).sum(axis=0)
+        plain = ndtri(np.maximum(inside, 0.5) / (len(self.ranked) + 1))
+        beyond = plain - self.bias
+        straight = np.minimum(1 + self.acceleration * beyond, 1 / (1 - MOST_SKEWED))
+        bent = np.divide(beyond, straight, out=np.copysign(np.inf, beyond), where=straight > 0) - self.bias
+        found = np.where(inside > 0, np.minimum(bent, plain), -np.inf)
+        return np.where((self.ranked[0] == self.ranked[-1]) & (inside > 0), np.inf, found)

@@ -11,19 +11,38 @@ deviation among them in each replicate.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from scipy.special import ndtri
 
-from evalsuite.statistics.rates import score_limit
+from evalsuite.statistics.rates import score_limit, score_quantile
 from evalsuite.statistics.resampling import interval, resampled_means
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from evalsuite.records import Array, Floats
 
-Limits = tuple["Floats", "Floats", "Floats", "Floats"]
-"""Low, high, upper and floor of `records.Bounds`, each (R,)."""
+
+class Limits(NamedTuple):
+    """Are limits on R drops.
+
+    Attributes:
+        low: As in `records.Bounds`, (R,); so are the next three.
+        high: Upper ends of intervals.
+        upper: One-sided upper limits at 95 %.
+        floor: Simultaneous lower limits.
+        quantile: From tolerances (R,) to the largest normal quantiles (R,) at which upper limits are within them; NaN
+            where there are no limits.
+    """
+
+    low: Floats
+    high: Floats
+    upper: Floats
+    floor: Floats
+    quantile: Callable[[Floats], Floats]
+
 
 ONE_SIDED = 0.95
 SIMULTANEOUS = 0.975
@@ -46,11 +65,12 @@ def of_rates(differences: Floats, weights: Array) -> Limits:
     deviations = resampled_means(weights, (mean - mean.mean(axis=0))[:, moving])
     z = critical(deviations / np.sqrt(variance[moving] / images))
     z = min(max(z, Z_LIMIT), together(len(variance)))
-    return (
+    return Limits(
         -score_limit(gained, lost, n=n, z=Z_LIMIT),
         score_limit(lost, gained, n=n, z=Z_LIMIT),
         score_limit(lost, gained, n=n, z=Z_ONE_SIDED, corrected=True),
         -score_limit(gained, lost, n=n, z=z, corrected=True),
+        lambda most: score_quantile(lost, gained, n=n, limit=most),
     )
 
 
@@ -69,7 +89,8 @@ def of_means(differences: Floats, weights: Array, *, unit: bool) -> Limits:
     with np.errstate(invalid="ignore", divide="ignore"):
         deviations = first / errors  # infinite where a resample has no spread: it then allows no bound
     equal = error <= np.finfo(np.float64).eps * np.abs(each).max(axis=0)
-    known = ~equal & ((each != 0).sum(axis=0) >= FEWEST)
+    few = (each != 0).sum(axis=0) < FEWEST
+    known = ~equal & ~few
     reach, farthest = np.full(mean.shape, -np.inf), critical(deviations[:, known])
     reach[known] = ordered(deviations[:, known], 1 - ONE_SIDED)
     with np.errstate(invalid="ignore"):
@@ -77,10 +98,22 @@ def of_means(differences: Floats, weights: Array, *, unit: bool) -> Limits:
         floor = np.where(equal, mean, np.where(known, mean - farthest * error, -np.inf))
     low, high = interval((first + mean).T)
     if unit:
-        few = (each != 0).sum(axis=0) < FEWEST
         upper, floor = (np.where(few, a, b) for a, b in zip(_of_few(each), (upper, floor), strict=True))
         low, high = np.where(few, np.minimum(low, floor), low), np.where(few, np.maximum(high, upper), high)
-    return low, high, upper, floor
+
+    def quantile(most: Floats) -> Floats:
+        found = np.where(equal & (mean <= most), np.inf, -np.inf)
+        found[known] = _studentised(deviations[:, known], ((mean - most)[known]) / error[known])
+        return np.where(few, _of_few_within(each, most), found) if unit else found
+
+    return Limits(low, high, upper, floor, quantile)
+
+
+def _studentised(deviations: Floats, at: Floats) -> Floats:
+    """The largest normal quantiles at which `ordered` deviations (B, R) are not below some numbers (R,)."""
+    tail = 1 + (deviations < at).sum(axis=0)
+    found: Floats = -ndtri(np.minimum(tail / (len(deviations) + 1), 1.0))
+    return found
 
 
 def _of_few(differences: Floats) -> tuple[Floats, Floats]:
@@ -91,6 +124,12 @@ def _of_few(differences: Floats) -> tuple[Floats, Floats]:
         score_limit(lost, np.zeros_like(lost), n=n, z=Z_ONE_SIDED, corrected=True),
         -score_limit(gained, np.zeros_like(gained), n=n, z=together(differences.shape[1]), corrected=True),
     )
+
+
+def _of_few_within(differences: Floats, most: Floats) -> Floats:
+    """The largest normal quantiles at which the upper bounds of `_of_few` are within tolerances (R,)."""
+    lost = (differences > 0).sum(axis=0)
+    return score_quantile(lost, np.zeros_like(lost), n=len(differences), limit=most)
 
 
 def critical(deviations: Floats) -> float:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import t
 
 from evalsuite.errors import UserError
-from evalsuite.potential.threshold import PROVEN, threshold, thresholds
+from evalsuite.potential.summaries import PROVEN
+from evalsuite.potential.threshold import threshold, thresholds
 from evalsuite.records import Bounds, Threshold
 
 NAN = float("nan")
@@ -24,9 +25,8 @@ LIMITS = ["drop_low", "drop_high", "drop_upper", "drop_floor"]
 
 def bounds(drops: Any, high: Any, upper: Any, floor: Any) -> Bounds:
     drop = np.array(drops, dtype=float)
-    return Bounds(
-        drop, 2 * drop - high, np.array(high, float), np.array(upper, float), np.array(floor, float)
-    )
+    high, upper, floor = (np.array(one, float) for one in (high, upper, floor))
+    return Bounds(drop, 2 * drop - high, high, upper, floor, p=np.full_like(drop, NAN), tolerance=NAN)
 
 
 def found(drops: Any, *, high: Any, upper: Any, floor: Any, tolerance: float = 0.02) -> Threshold:
@@ -102,7 +102,7 @@ def test_agrees_with_plain_loops_and_keeps_its_order(rows: list[tuple[float, ...
     ratios = [(k + 1) / 10 for k in range(len(rows))]
     drops, high, upper, floor = (np.array(column) for column in zip(*rows, strict=True))
     tolerance = 1 / 128
-    answer = threshold(ratios, drops.tolist(), tolerance, bounds=Bounds(drops, drops, high, upper, floor))
+    answer = threshold(ratios, drops.tolist(), tolerance, bounds=bounds(drops, high, upper, floor))
     certified = low = 0.0
     for ratio, drop, bound in zip(ratios, drops, upper, strict=True):
         if not (drop <= tolerance and bound <= tolerance):
@@ -165,7 +165,7 @@ def test_columns_of_a_table_are_used() -> None:
 def test_a_table_without_the_columns_certifies_nothing() -> None:
     answers = thresholds(frame([0, 0, 0]), tolerance=0.02)
     assert answers[list(PROVEN)].isna().all(axis=None)
-    assert answers.columns[13:18].tolist() == ["potential_any_std", *PROVEN]
+    assert answers.columns[13:19].tolist() == ["potential_any_std", *PROVEN]
 
 
 def test_rows_that_were_not_measured_have_no_bounds() -> None:

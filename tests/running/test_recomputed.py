@@ -126,3 +126,65 @@ def test_every_threshold_is_found_again(golden_run: Run) -> None:
         assert float(printed[place]["potential"]) == pytest.approx(potential, abs=1e-12), place
         assert float(printed[place]["potential_any"]) == pytest.approx(best, abs=1e-12), place
     assert len({answer[0] for answer in expected.values()}) > 10, "a run in which little happens shows little"
+
+
+def rows_of(folder: Path, name: str) -> list[dict[str, str]]:
+    with (folder / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def certified_to(ladder: dict[float, float], level: float) -> float:
+    reached = 0.0
+    for ratio in sorted(ladder):
+        if not ladder[ratio] <= level:
+            break
+        reached = ratio
+    return reached
+
+
+def stepped_down(members: dict[Any, dict[float, float]]) -> dict[Any, float]:
+    """What each ladder of p-values reaches after Holm's steps."""
+    waiting = set(members)
+    while True:
+        level = 0.05 / max(1, len(waiting))
+        through = {name for name in waiting if all(p <= level for p in members[name].values())}
+        if not through:
+            return {name: certified_to(ladder, level) for name, ladder in members.items()}
+        waiting -= through
+
+
+def test_what_is_certified_is_found_again_from_p_values(golden_run: Run) -> None:
+    printed: dict[tuple[str, ...], dict[str, str]] = {
+        (row["method"], row["metric"], row["condition"]): row
+        for row in rows_of(golden_run.path, "thresholds.csv")
+        if row["seed"] == "all" and row["aggregate"] == "single"
+    }
+    tests: dict[tuple[str, ...], dict[float, float]] = {}
+    groups: dict[tuple[str, ...], str] = {}
+    place: tuple[str, ...]
+    for row in rows_of(golden_run.path, "measurements.csv"):
+        place = row["method"], row["metric"], row["condition"]
+        if row["drop_p"]:
+            tests.setdefault(place, {})[float(row["ratio"])] = float(row["drop_p"])
+            groups[place] = row["group"]
+            assert float(row["tolerance"]) == pytest.approx(float(printed[place]["tolerance"]))
+            assert (float(row["drop_p"]) <= 0.05) == (
+                float(row["drop_upper"]) <= float(row["tolerance"]) + SLACK
+            )
+    assert {place for place, row in printed.items() if row["certified"]} == set(tests)
+    for method in {place[0] for place in tests}:
+        members: dict[Any, list[tuple[str, ...]]] = {}
+        for place in tests:
+            if place[0] == method and "*" not in place[2]:
+                together = groups[place] and [place[1], groups[place]] in [
+                    [p[1], groups[p]] for p in tests if p[0] == method and p != place
+                ]
+                members.setdefault((place[1], groups[place]) if together else place, []).append(place)
+        reached = stepped_down(
+            {name: {r: max(tests[p][r] for p in own) for r in tests[own[0]]} for name, own in members.items()}
+        )
+        for name, own in members.items():
+            for place in own:
+                assert float(printed[place]["certified"]) == certified_to(tests[place], 0.05)
+                assert float(printed[place]["certified_jointly"]) == reached[name], place
+        assert len(set(reached.values())) > 1

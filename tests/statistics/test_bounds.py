@@ -15,6 +15,7 @@ from scipy.stats import norm, skew
 from evalsuite import metrics, statistics
 from evalsuite.errors import ContractError
 from evalsuite.records import Metric
+from evalsuite.tolerances import limit
 
 if TYPE_CHECKING:
     from evalsuite.records import Array, Floats
@@ -310,3 +311,18 @@ def test_eighty_conditions_of_eighteen_candidates_take_less_than_four_seconds() 
     for _ in range(80):
         statistics.bounds(ACCURACY, {"x": right}, candidates, weights=weights)
     assert time.process_time() - start < 4  # half a second when nothing else runs
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.01, 0.05, 0.2, "3%", "30%"])
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"ece"}))
+def test_a_p_value_is_the_smallest_level_at_which_the_bound_is_within_the_tolerance(
+    kind: str, tolerance: float | str
+) -> None:
+    metric, evidence = KINDS[kind]
+    for seed in range(12):
+        parent, candidates = evidence(seed)
+        found = statistics.bounds(metric, parent, candidates, weights=WEIGHTS, tolerance=tolerance)
+        most = limit(tolerance).at(float(metrics.evaluate(metric.functional, parent)))
+        assert ((found.p <= 0.05) == (found.upper <= most)).all()
+        assert (found.p[found.drop > most] == 1).all()
+        assert ((found.p > 0) & (found.p <= 1)).all()

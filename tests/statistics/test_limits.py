@@ -120,7 +120,7 @@ def test_a_tolerance_that_is_a_share_is_as_uncertain_as_the_parent(metric: Metri
         parent, candidate = draw(np.random.default_rng(seed))
         limit = 2 * parent.mean()
         sides = {"test": parent}, [{"test": candidate}]
-        moving = statistics.bounds(metric, *sides, weights=WEIGHTS, share=2.0)
+        moving = statistics.bounds(metric, *sides, weights=WEIGHTS, tolerance="200%")
         fixed = statistics.bounds(metric, *sides, weights=WEIGHTS)
         wrong += moving.upper[0] <= limit
         failed += moving.floor[0] > limit
@@ -137,11 +137,13 @@ def test_what_a_share_adds_is_the_variance_of_the_limit() -> None:
     candidate = parent + 0.05 + 0.02 * np.random.default_rng(1).normal(size=N)
     sides = {"test": parent}, [{"test": candidate}]
     fixed = statistics.bounds(NLL, *sides, weights=WEIGHTS)
-    moving = statistics.bounds(NLL, *sides, weights=WEIGHTS, share=0.1)
+    moving = statistics.bounds(NLL, *sides, weights=WEIGHTS, tolerance="10%")
     rows = candidate - parent - 0.1 * parent
     added = (rows.var() - (candidate - parent).var()) / N
     margins = moving.upper - moving.drop, fixed.upper - fixed.drop
     assert margins[0] ** 2 - margins[1] ** 2 == pytest.approx([1.6448536**2 * added])
-    detector = statistics.bounds(AUROC, apart(0, lost=0.2), [apart(1, lost=0.3)], weights=WEIGHTS, share=0.5)
+    detector = statistics.bounds(
+        AUROC, apart(0, lost=0.2), [apart(1, lost=0.3)], weights=WEIGHTS, tolerance="50%"
+    )
     known = statistics.bounds(AUROC, apart(0, lost=0.2), [apart(1, lost=0.3)], weights=WEIGHTS)
     assert detector.upper[0] >= known.upper[0]

@@ -14,6 +14,7 @@ from scipy.stats import binomtest, multinomial
 from evalsuite import statistics
 from evalsuite.errors import DataError
 from evalsuite.statistics import mcnemar
+from evalsuite.statistics.rates import score_limit, score_quantile
 
 if TYPE_CHECKING:
     from evalsuite.records import Array
@@ -190,3 +191,16 @@ def test_mcnemars_p_value_is_that_of_an_exact_binomial_test(losses: int, gains: 
     expected = binomtest(losses, losses + gains).pvalue if losses + gains else 1.0
     assert mcnemar(losses, gains) == pytest.approx(expected, abs=1e-12)
     assert mcnemar(losses, gains) == mcnemar(gains, losses)
+
+
+@given(st.integers(0, 60), st.integers(0, 60), st.sampled_from([120, 900, 10_000]), st.floats(0.2, 3.0))
+def test_a_quantile_is_where_the_corrected_limit_meets_it(losses: int, gains: int, n: int, z: float) -> None:
+    """Back and forth, where the correction is far from its end."""
+    meets = float(score_limit(losses, gains, n=n, z=z, corrected=True))
+    found = float(score_quantile(losses, gains, n=n, limit=meets))
+    assert found == pytest.approx(z, abs=1e-6) or found < z
+
+
+def test_every_difference_is_within_one() -> None:
+    assert score_quantile([0, 50], [0, 3], n=50, limit=[1.0, 2.0]).tolist() == [np.inf, np.inf]
+    assert score_quantile(0, 0, n=50, limit=0.0) < -10
