@@ -30,15 +30,18 @@ if TYPE_CHECKING:
 COLUMNS = (
     *("method", "seed", "metric", "condition", "group", "aggregate", "unit", "higher_is_better", "tolerance"),
     *("reference", "potential", "potential_any", "potential_any_mean", "potential_any_std"),
+    *("certified", "potential_low", "potential_high", "certified_method", "certified_jointly"),
     *(
-        "certified",
-        "potential_low",
-        "potential_high",
-        "certified_method",
-        "certified_jointly",
         "first_failure",
+        "censored",
+        "infeasible",
+        "non_monotone",
+        "incomplete",
+        "at_chance",
+        "underpowered",
+        "n",
+        "tested",
     ),
-    *("censored", "infeasible", "non_monotone", "incomplete", "at_chance", "underpowered", "n", "tested"),
 )
 LABELS = ("metric", "condition", "group", "aggregate", "unit", "higher_is_better")
 AGGREGATES = ("mean", "minimum", "of-mean")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -163,3 +166,18 @@ def test_any_statement_goes_too_far_in_five_percent_of_families(failing: int, al
     assert wrong <= binom.ppf(0.9995, simulations, 0.05)
     if failing == 8 and alike < 0.9:
         assert plain > 0.1 * simulations  # what reading each for itself would do
+
+
+def test_p_values_of_evidence_keep_the_promise() -> None:
+    """Rates, losses and areas of one sample of images; the model of `tests/benchmarks/simulate_family.py`."""
+    script = Path(__file__).parents[1] / "benchmarks" / "simulate_family.py"
+    spec = spec_from_file_location("simulate_family", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    alone, together, complete = module.simulated(1000, 8, 40)
+    assert together <= binom.ppf(0.9995, 40, 0.05) < alone
+    assert complete == 40  # nothing else is there to find
+    assert module.simulated(1000, 1, 20)[2] > 15  # caution alone would never err
