@@ -55,12 +55,23 @@ class ImageSet:
         images: uint8 in 0..255 or float32 in [0, 1], shape (N, C, H, W), possibly memory-mapped.
         labels: int64 in 0..classes-1, shape (N,); ``None`` for images of no known class.
         classes: Number of classes K; 0 where there are no labels.
+        names: What people call the classes, one each; empty where nobody said.
     """
 
     name: str
     images: Array
     labels: NDArray[np.int64] | None
     classes: int
+    names: tuple[str, ...] = ()
+
+    def called(self, label: int) -> str:
+        """Returns what people call a class.
+
+        >>> pets = ImageSet("pets", np.zeros((1, 3, 8, 8)), np.array([1]), 2, ("cat", "dog"))
+        >>> pets.called(1), ImageSet("pets", pets.images, pets.labels, 2).called(1)
+        ('dog', 'class 1')
+        """
+        return self.names[label] if self.names else f"class {label}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -60,7 +60,7 @@ class FewDigits(DataSet):
         rows = slice(0, TRAINED_ON if split == "train" else TESTED_ON)
         labels = None if whole.labels is None else whole.labels[rows]
         places = np.arange(self.side) * whole.images.shape[-1] // self.side
-        return ImageSet(whole.name, whole.images[rows][:, :, places][..., places], labels, whole.classes)
+        return replace(whole, images=whole.images[rows][:, :, places][..., places], labels=labels)
 
 
 def check_model(model: nn.Module, *, classes: int = 10, side: int = 32) -> None:

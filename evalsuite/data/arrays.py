@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from evalsuite.data.dataset import DataSet, Place
 from evalsuite.errors import DataError
 from evalsuite.records import Array, ImageSet, Split
 
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 HELD_OUT = 0.1  # share of the training images that is never trained on, as in "Lost in Pruning"
 _FETCH = "allow fetching with --download"
 _WRITE = "write it with numpy.save: uint8, (N, H, W, C)"
@@ -57,7 +58,8 @@ class Cifar10(DataSet):
     def load(self, split: Split, place: Place) -> ImageSet:
         """Returns a split from ``cifar10/*.npy`` or torchvision's ``cifar-10-batches-py``."""
         images, labels = _either("cifar10", ["cifar10"], "CIFAR10", place=place, stem=_stem(split))
-        return _cut(ImageSet("cifar10", images, labels, 10), split, (self.train_limit, self.test_limit))
+        found = ImageSet("cifar10", images, labels, 10, CIFAR10_CLASSES)
+        return _cut(found, split, (self.train_limit, self.test_limit))
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def _cut(images: ImageSet, split: Split, limits: tuple[int, int]) -> ImageSet:
     else:
         rows = slice(0, limit or total)
     labels = None if images.labels is None else images.labels[rows]
-    return ImageSet(images.name, images.images[rows], labels, images.classes)
+    return replace(images, images=images.images[rows], labels=labels)
 
 
 def _either(

@@ -58,6 +58,10 @@ def checked(images: ImageSet) -> ImageSet:
     _check_images(images.name, images.images)
     if images.labels is not None:
         _check_labels(images.name, images.labels, len(images.images), images.classes)
+    if images.names and len(images.names) != images.classes:
+        raise DataError(
+            f"image set {images.name!r}: found {len(images.names)} names of {images.classes} classes, expected one each"
+        )
     return images
 
 

@@ -24,7 +24,7 @@ class Digits(DataSet):
         """Returns one split, uint8 (N, 3, 32, 32), stratified by class; the same on every machine."""
         images, labels = _upscaled()
         rows = _rows()[split]
-        return ImageSet("digits", images[rows], labels[rows], 10)
+        return ImageSet("digits", images[rows], labels[rows], 10, tuple(map(str, range(10))))
 
 
 def rgb(scans: Array) -> Array:

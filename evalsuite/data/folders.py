@@ -46,8 +46,8 @@ class Folder(DataSet):
         paths = pictures_under(home)[: self.limit or None]
         if not paths:
             raise DataError(f"{home}: found no picture, expected {_kinds()} files in it or deeper")
-        labels, classes = _labels(home, paths) if self.labelled else (None, 0)
-        return ImageSet(self.path, decoded(paths, self.side), labels, classes)
+        labels, names = _labels(home, paths) if self.labelled else (None, ())
+        return ImageSet(self.path, decoded(paths, self.side), labels, len(names), names)
 
 
 @dataclass(frozen=True)
@@ -155,14 +155,14 @@ def _decoded(path: Path, side: int) -> Array:
     return pixels[top : top + side, left : left + side].transpose(2, 0, 1)
 
 
-def _labels(home: Path, paths: Sequence[Path]) -> tuple[Array, int]:
-    """Class of each picture: the place of its first folder among those in `home`."""
+def _labels(home: Path, paths: Sequence[Path]) -> tuple[Array, tuple[str, ...]]:
+    """Class of each picture, the place of its first folder among those in `home`, and the names of all of them."""
     stray = [path for path in paths if path.parent == home]
     if stray:
         raise DataError(f"{stray[0]} is in no folder of a class: expected {home}/<class>/{stray[0].name}")
-    names = sorted(folder.name for folder in home.iterdir() if folder.is_dir())
+    names = tuple(sorted(folder.name for folder in home.iterdir() if folder.is_dir()))
     labels = [names.index(path.relative_to(home).parts[0]) for path in paths]
-    return np.array(labels, dtype=np.int64), len(names)
+    return np.array(labels, dtype=np.int64), names
 
 
 def _check(name: str, split: Split, side: int, limit: int = 0) -> None:

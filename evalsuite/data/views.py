@@ -215,7 +215,7 @@ class Gallery:
             return found
         if view.labelled:
             return _of_the_same_kind(found, self.images(View()))
-        return replace(found, labels=None, classes=0)
+        return replace(found, labels=None, classes=0, names=())
 
     def _source(self, view: View) -> DataSet:
         if not view.data.endswith(FOLDER):

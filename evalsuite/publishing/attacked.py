@@ -78,13 +78,14 @@ def _pictures(key: Key, bench: Bench, test: Attack, arms: Weapon) -> Iterator[Pi
         return
     first = int(fallen[0])
     clean, found = (one[first].cpu().numpy() for one in (aim.images, hit.images))
+    called = bench.images(View()).called
     with torch.no_grad():
         seen = int(bench.ready(hit.images[first : first + 1]).argmax())
     who = "parent" if key.method == DENSE else f"{key.method} at {100 * key.target_ratio:.3g} %"
     row = f"{who}: {condition_label(f'{arms.name}/{radius:g}:255')}"
-    yield Picture("attack", row, f"class {int(aim.labels[first])}", "", png(clean))
+    yield Picture("attack", row, called(int(aim.labels[first])), "", png(clean))
     yield Picture("attack", row, "perturbation", "grey is none", png(_magnified(clean, found)))
-    yield Picture("attack", row, f"taken for class {seen}", "", png(found))
+    yield Picture("attack", row, f"taken for {called(seen)}", "", png(found))
 
 
 def _target(bench: Bench) -> Target:

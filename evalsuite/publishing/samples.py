@@ -149,7 +149,7 @@ def broken(run: Run, plain: ImageSet) -> list[Picture]:
         Picture(
             "broken",
             "",
-            f"class {plain.labels[i]}",
+            plain.called(int(plain.labels[i])),
             _first_wrong([key for key, one in zip(keys, wrong[:, i], strict=True) if one]),
             png(plain.images[i]),
         )

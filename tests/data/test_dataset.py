@@ -22,8 +22,9 @@ FLOATS = np.linspace(0, 1, 4 * 3 * 8 * 8, dtype=np.float32).reshape(4, 3, 8, 8)
         {"labels": None, "classes": 0},
         {"labels": np.array([0, 1, 2, 0], np.uint8)},
         {"images": GOOD.images.transpose(0, 1, 3, 2)},
+        {"names": ("cat", "dog", "owl")},
     ],
-    ids=["uint8", "float32 in [0, 1]", "no labels", "small labels", "a view"],
+    ids=["uint8", "float32 in [0, 1]", "no labels", "small labels", "a view", "names"],
 )
 def test_what_is_right_comes_back_as_it_was(changes: dict[str, Any]) -> None:
     images = replace(GOOD, **changes)
@@ -45,11 +46,12 @@ def test_what_is_right_comes_back_as_it_was(changes: dict[str, Any]) -> None:
         ({"labels": np.array([0.0, 1.5, 2, 0])}, "found labels of shape .* and dtype float64, expected 4"),
         ({"labels": np.array([0, 1, 3, 0])}, "found labels from 0 to 3, expected 0 to 2 for 3 classes"),
         ({"labels": np.array([0, 1, -1, 0])}, "found labels from -1 to 1, expected 0 to 2 for 3 classes"),
+        ({"names": ("cat", "dog")}, "found 2 names of 3 classes, expected one each"),
         ({"labels": np.ones(4, np.int64)}, "every label is 1; expected at least two classes, or labels=None"),
     ],
     ids=[
         "one image", "empty", "float64", "int64", "0 to 255", "negative", "NaN", "too few labels", "one-hot",
-        "fractions", "too large", "negative label", "one class",
+        "fractions", "too large", "negative label", "two names", "one class",
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_sentence(changes: dict[str, Any], sentence: str) -> None:

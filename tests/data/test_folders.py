@@ -54,6 +54,7 @@ def test_the_folders_in_it_are_classes_if_they_are_labels(tmp_path: Path) -> Non
     found = loaded(Folder("mine", labelled=True), "test", Place(tmp_path))
     assert found.labels is not None
     assert (found.labels.tolist(), found.classes) == ([0, 0, 1], 2)
+    assert [found.called(label) for label in found.labels] == ["cat", "cat", "dog"]
     assert loaded(Folder("mine", limit=2), "test", Place(tmp_path)).images.shape[0] == 2
     pictures(tmp_path / "mine", ["stray.png"])
     with pytest.raises(DataError, match=r"stray\.png is in no folder of a class"):

@@ -34,5 +34,7 @@ def test_a_verdict_has_both(rows: Any, proven: float | None, jointly: float | No
 
 
 def test_a_number_says_what_holds_beside_all_others() -> None:
-    assert "Read together with all other checks of the method (Holm): 50\u202f%" in tip(row("clean", 0.9, 0.5))
+    assert "Read together with all other checks of the method (Holm): 50\u202f%" in tip(
+        row("clean", 0.9, 0.5)
+    )
     assert "Holm" not in tip(row("clean", 0.9, None))
