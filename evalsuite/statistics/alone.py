@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from evalsuite.records import Array, Floats
 
 RANKED = ("auroc", "mean_auroc")
+FLAGGED = ("fpr95_ood_positive", "mean_fpr95_ood_positive")
+KEPT = ("fpr95_id_positive", "mean_fpr95_id_positive")
+RECALL = 0.95
 
 
 def own_interval(
@@ -30,8 +33,11 @@ def own_interval(
     * An AUROC, or the mean of several with the same in-distribution images: DeLong's variance, inside [0, 1]; of a
       perfect separation the ends are those of Wilson's interval on the smallest population.
 
-    The others have none: resampling a calibration error or a false-positive rate at a quantile by itself is biased or
-    slow; their *drops* have bounds.
+    * A false-positive rate at 95 % recall, or the mean of several: the images that are counted (Wilson's) and the score
+      that the others set (ranks of a binomial) err independently, so their margins are added as squares.
+
+    The others have none: resampling a calibration error by itself is biased, an average precision slow; their *drops*
+    have bounds.
 
     Args:
         functional: Name in `evalsuite.metrics.FUNCTIONALS`.
@@ -41,7 +47,8 @@ def own_interval(
     References:
         Wilson 1927, "Probable inference, the law of succession, and statistical inference"; DeLong, DeLong and
         Clarke-Pearson 1988, "Comparing the areas under two or more correlated receiver operating characteristic
-        curves: a nonparametric approach".
+        curves: a nonparametric approach"; Zou and Donner 2008, "Construction of confidence limits about effect
+        measures: a general approach" (margins as squares).
 
     >>> [round(end, 3) for end in own_interval("mean", {"test": np.arange(200) < 104}) or ()]
     [0.451, 0.588]
@@ -49,6 +56,11 @@ def own_interval(
     samples = [np.asarray(values) for values in evidence.values()]
     if functional in RANKED and len(samples) > 1:
         return _area(*(one.astype(np.float64) for one in samples), level=level)
+    if functional in (*FLAGGED, *KEPT) and len(samples) > 1:
+        inside, *outside = (one.astype(np.float64) for one in samples)
+        if functional in FLAGGED:
+            return _at_recall([inside], outside, level=level)
+        return _at_recall([-one for one in outside], [-inside], level=level)
     if functional == "mean" and len(samples) == 1 and samples[0].ndim == 1:
         return _mean(samples[0], level=level)
     return None
@@ -80,6 +92,32 @@ def _area(negative: Floats, *positives: Floats, level: float) -> tuple[float, fl
     if variance == 0 and area in (0.0, 1.0):
         return wilson(round(area * min(sizes)), min(sizes), level=level)
     return _ends(area, quantile(level) * float(np.sqrt(variance)), unit=True)
+
+
+def _at_recall(counted: list[Floats], setting: list[Floats], *, level: float) -> tuple[float, float]:
+    """Of the mean share of `counted` scores from where 95 % of the `setting` ones are; one list has one set."""
+    cuts = [_cuts(scores, quantile(level)) for scores in setting]
+    pairs = [(scores, cut) for scores in counted for cut in cuts]
+    shares = np.array([[np.mean(scores >= one) for one in cut] for scores, cut in pairs])
+    centre = shares.mean(axis=0)
+    moved = np.abs(shares - shares[:, 1:2])
+    of_cuts = moved.mean(axis=0) if len(setting) == 1 else np.hypot.reduce(moved, axis=0) / len(pairs)
+    flagged = [[scores >= cut[1] for cut in cuts] for scores in counted]
+    each = [one[0] if len(cuts) == 1 else np.mean(one, axis=0) for one in flagged]
+    margins = [np.abs(np.array(_mean(one, level=level) or (0.0, 1.0)) - one.mean()) for one in each]
+    of_images = np.hypot.reduce(margins, axis=0) / len(counted)
+    low, high = np.hypot(of_images, of_cuts[[0, 2]])
+    return max(0.0, float(centre[1] - low)), min(1.0, float(centre[1] + high))
+
+
+def _cuts(scores: Floats, z: float) -> tuple[float, float, float]:
+    """The score that 95 % of all reach, and before and behind it the ends of its interval, from above."""
+    ranked = np.sort(scores)[::-1]
+    count = len(ranked)
+    place = int((np.arange(1, count + 1) / count >= RECALL).argmax())
+    apart = int(np.ceil(z * np.sqrt(count * RECALL * (1 - RECALL))))
+    lowest = ranked[place + apart] if place + apart < count else -np.inf
+    return float(ranked[max(0, place - apart)]), float(ranked[place]), float(lowest)
 
 
 def _wins(negative: Floats, positive: Floats) -> tuple[Floats, Floats]:

@@ -78,7 +78,8 @@ SIXTEENTHS = st.lists(st.integers(0, 16), min_size=2, max_size=20)
 @given(SIXTEENTHS, SIXTEENTHS)
 def test_the_number_is_inside_and_both_are_shares(first: list[int], second: list[int]) -> None:
     one, other = np.array(first) / 16, np.array(second) / 16
-    for functional, evidence in (("mean", {"t": one}), ("auroc", {"t": one, "f": other})):
+    pair = {"t": one, "f": other}
+    for functional, evidence in (("mean", {"t": one}), ("auroc", pair), *((name, pair) for name in RATES)):
         low, high = own_interval(functional, evidence) or (-1, -1)
         assert 0 <= low <= float(evaluate(functional, evidence)) + 1e-12
         assert float(evaluate(functional, evidence)) - 1e-12 <= high <= 1
@@ -88,4 +89,51 @@ def test_the_others_have_none() -> None:
     sure = np.column_stack([np.full(9, 0.7), np.ones(9)])
     assert own_interval("ece_equal_width", {"test": sure}) is None
     assert own_interval("median", {"test": np.arange(9.0)}) is None
-    assert own_interval("fpr95_ood_positive", {"test": np.arange(9.0), "far": np.arange(9.0)}) is None
+    assert own_interval("aupr_out", {"test": np.arange(9.0), "far": np.arange(9.0)}) is None
+
+
+RATES = ("fpr95_ood_positive", "fpr95_id_positive")
+
+
+@pytest.mark.parametrize("apart", [0.5, 2.0])
+def test_the_truth_of_a_false_positive_rate_is_inside(apart: float) -> None:
+    """2,000 samples would show 96 to 99 of a hundred; the quantile is that of whole images."""
+    random = np.random.default_rng(3)
+    cut = ndtr(-apart - stats.norm.ppf(0.05)), ndtr(stats.norm.ppf(0.95) - apart)
+    wider = (ndtr(-apart - 1 - 1.5 * stats.norm.ppf(0.05)), ndtr((stats.norm.ppf(0.95) - apart - 1) / 1.5))
+    held = dict.fromkeys((*RATES, *(f"mean_{name}" for name in RATES)), 0)
+    for _ in range(400):
+        test, far = random.normal(size=400), random.normal(apart, size=300)
+        farther = random.normal(apart + 1, 1.5, size=200)
+        for name, one, other in zip(RATES, cut, wider, strict=True):
+            for functional, evidence, truth in (
+                (name, {"t": test, "f": far}, one),
+                (f"mean_{name}", {"t": test, "f": far, "g": farther}, (one + other) / 2),
+            ):
+                low, high = own_interval(functional, evidence) or (2, 2)
+                held[functional] += bool(low <= truth <= high)
+    assert all(count > 0.93 * 400 for count in held.values()), held
+
+
+def test_both_conventions_are_one_with_sides_and_signs_swapped() -> None:
+    random = np.random.default_rng(4)
+    test, far = random.normal(size=90), random.normal(1, size=70)
+    there = own_interval("fpr95_ood_positive", {"t": test, "f": far})
+    assert there == own_interval("fpr95_id_positive", {"t": -far, "f": -test})
+    assert there == own_interval("mean_fpr95_ood_positive", {"t": test, "f": far})
+
+
+def test_the_images_that_are_counted_have_wilsons_interval_where_the_others_set_no_doubt() -> None:
+    """The outliers all have one score, so that only the share of the test images beyond it is in doubt."""
+    test = np.arange(200.0)
+    low, high = own_interval("fpr95_ood_positive", {"t": test, "f": np.full(500, 180.0)}) or (0, 0)
+    assert (low, high) == pytest.approx(wilson(20, 200))
+
+
+def test_few_outliers_say_little_about_their_quantile() -> None:
+    """The score that 95 % of all outliers reach may lie below all of 30: every test image may be flagged."""
+    low, high = own_interval("fpr95_ood_positive", {"t": np.arange(40.0), "f": np.arange(30.0) + 50}) or (
+        0,
+        0,
+    )
+    assert (low, high) == (0, 1)
