@@ -160,12 +160,14 @@ class Shape:
     def quantile(self, most: Floats) -> Floats:
         """Returns the largest normal quantiles at which upper limits are within `most`, (R,).
 
-        B replicates show no more than one error in B + 1, unless all are the same.
+        B replicates show no more than one error in B + 1, unless all are the same. The largest of them is the last
+        limit that there is.
         """
         inside = (self.ranked <= most).sum(axis=0)
         plain = ndtri(np.maximum(inside, 0.5) / (len(self.ranked) + 1))
         beyond = plain - self.bias
         straight = np.minimum(1 + self.acceleration * beyond, 1 / (1 - MOST_SKEWED))
         bent = np.divide(beyond, straight, out=np.copysign(np.inf, beyond), where=straight > 0) - self.bias
-        found = np.where(inside > 0, np.minimum(bent, plain), -np.inf)
+        found = np.where(inside == len(self.ranked), plain, np.minimum(bent, plain))
+        found = np.where(inside > 0, found, -np.inf)
         return np.where((self.ranked[0] == self.ranked[-1]) & (inside > 0), np.inf, found)

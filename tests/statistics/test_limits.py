@@ -147,3 +147,27 @@ def test_what_a_share_adds_is_the_variance_of_the_limit() -> None:
     )
     known = statistics.bounds(AUROC, apart(0, lost=0.2), [apart(1, lost=0.3)], weights=WEIGHTS)
     assert detector.upper[0] >= known.upper[0]
+
+
+def rarely_different(seed: int, *, images: int) -> Evidence:
+    """Shares of draws that are right, other than the parent's on a few images."""
+    random = np.random.default_rng(seed)
+    values = np.ones(N)
+    values[random.choice(N, images, replace=False)] -= random.choice([0.1, 0.5, 1.0], images)
+    return {"test": values}
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 0.005, 0.015, 0.05, "2%"])
+def test_p_values_agree_with_bounds_where_little_is_seen(tolerance: float | str) -> None:
+    passed = 0
+    for seed in range(20):
+        cases: list[tuple[Metric, Evidence, list[Evidence]]] = [
+            (AUROC, apart(0), [apart(seed, lost=0.005 * k) for k in range(4)]),
+            (FPR, apart(0), [apart(0), apart(seed, lost=0.02)]),
+            (MEAN, {"test": np.ones(N)}, [rarely_different(seed, images=k) for k in (0, 1, 5, 9, 12)]),
+        ]
+        for metric, parent, candidates in cases:
+            found = statistics.bounds(metric, parent, candidates, weights=WEIGHTS, tolerance=tolerance)
+            assert ((found.p <= 0.05) == (found.upper <= found.tolerance + 1e-14)).all(), metric.name
+            passed += int((found.p <= 0.05).sum())
+    assert 0 < passed < 20 * 11
