@@ -237,8 +237,8 @@ class Bounds:
             where no bound is sound.
         floor: Lower bounds that all hold together with 97.5 % confidence: a candidate is shown to fail where
             it is above the tolerance; NaN where no bound is sound.
-        p: One-sided p-values of "the drop is larger than the tolerance", in (0, 1]: at most 0.05 exactly where `upper`
-            is at most the tolerance; 1 where the sample itself is beyond it; NaN where no bound is sound.
+        p: One-sided p-values of "the drop is larger than the tolerance": at most 0.05 exactly where `upper` is at most
+            the tolerance; 1 where the sample itself is beyond it; NaN where no bound is sound.
         tolerance: The largest drop that is commensurate, in the metric's unit.
     """
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from evalsuite.metrics.weighted import Weights
     from evalsuite.records import Array, Floats
 
+RECALL = 0.95
+"""Share of one population that the score of a false-positive rate must catch."""
+
 
 def auroc(negative: Array, positive: Array, *, weights: Weights = None) -> Floats:
     """Returns the area under the ROC curve: P(positive > negative) + P(positive = negative) / 2.
@@ -97,7 +100,7 @@ def fpr95_ood_positive(negative: Array, positive: Array, *, weights: Weights = N
 
     def rate(wn: Floats, wp: Floats) -> Floats:
         recall = np.cumsum(columns(wp, order), axis=1) / wp.sum(axis=1, keepdims=True)
-        from_score = p[order][(recall >= 0.95).argmax(axis=1)]
+        from_score = p[order][(recall >= RECALL).argmax(axis=1)]
         return row_sums(wn * (n >= from_score[:, None])) / row_sums(wn)
 
     return resampled(rate, (n.size, p.size), weights=weights)

@@ -31,8 +31,8 @@ def certified_jointly(curves: Curves, conditions: Sequence[str], groups: Sequenc
     """Returns the ratios that are certified together, for each method and seed.
 
     Args:
-        curves: Of single conditions, shape (methods, seeds, pairs, T).
-        conditions: Their names.
+        curves: Shape (methods, seeds, pairs, T): of single conditions, and behind them of means, which belong to none.
+        conditions: Names of the single ones.
         groups: Indices of the pairs that are one member together; every other pair is one for itself.
 
     Returns:

@@ -31,17 +31,8 @@ COLUMNS = (
     *("method", "seed", "metric", "condition", "group", "aggregate", "unit", "higher_is_better", "tolerance"),
     *("reference", "potential", "potential_any", "potential_any_mean", "potential_any_std"),
     *("certified", "potential_low", "potential_high", "certified_method", "certified_jointly"),
-    *(
-        "first_failure",
-        "censored",
-        "infeasible",
-        "non_monotone",
-        "incomplete",
-        "at_chance",
-        "underpowered",
-        "n",
-        "tested",
-    ),
+    *("first_failure", "censored", "infeasible", "non_monotone", "incomplete", "at_chance", "underpowered"),
+    *("n", "tested"),
 )
 LABELS = ("metric", "condition", "group", "aggregate", "unit", "higher_is_better")
 AGGREGATES = ("mean", "minimum", "of-mean")
@@ -140,9 +131,9 @@ def thresholds(
             parent), ``metric``, ``condition``, ``value``; optional ``seed`` (default 0), ``target_ratio``
             (default: the ratio), ``group``, ``n`` (images), ``unit``, ``status`` (other than ``ok``: not
             measured), ``drop`` (default: from the values), ``drop_low`` and ``drop_high`` (95 % interval),
-            ``drop_upper`` and ``drop_floor`` (`records.Bounds`), ``drop_p`` with the ``tolerance`` that it is a test
-            against (used where that is the one asked for), ``higher_is_better``, ``chance`` (value of a network that
-            guesses).
+            ``drop_upper`` and ``drop_floor`` (`records.Bounds`), ``drop_p`` with the ``drop_tolerance`` that it is a
+            test against (used where that is the one asked for), ``higher_is_better``, ``chance`` (value of a network
+            that guesses).
         tolerance: Largest drop that is commensurate: one for each metric that is to be judged, or a single one
             for all metrics that have a direction. A number is in the metric's unit, ``"5%"`` a share of the
             parent's value; a mapping gives rules by condition or group, ``*`` for the others, and judges the
@@ -150,7 +141,7 @@ def thresholds(
         higher_is_better: Direction by metric, where the table has no such column.
         over_seeds: Bounds on the mean drop over the seeds of a method, one row for each ``method``,
             ``metric``, ``condition`` and ``target_ratio``, with ``drop_low``, ``drop_high``, ``drop_upper``,
-            ``drop_floor``, optional ``drop_p`` and ``tolerance`` (`evalsuite.statistics.mean_bounds`). Without it,
+            ``drop_floor``, optional ``drop_p`` and ``drop_tolerance`` (`evalsuite.statistics.mean_bounds`). Without it,
             headlines over several seeds have no bounds.
 
     Returns:
@@ -168,18 +159,15 @@ def thresholds(
         return pd.DataFrame(columns=list(COLUMNS))
     curves = with_seed_means(axes, curves, over_seeds)
     groups = _groups(axes.pairs)
-    together = certified_jointly(curves, axes.pairs["condition"].tolist(), [members for _, members in groups])
     means = [mean_curves(taken(curves, members), 2, expected=len(members)) for _, members in groups]
     curves = joined([curves, *means], axis=2)
     entities = _entities(axes.pairs, groups)
     alike = axes.pairs.iloc[[*range(len(axes.pairs)), *(members[0] for _, members in groups)]]
+    members = [indices for _, indices in groups]
+    together = certified_jointly(curves, axes.pairs["condition"].tolist(), members)
     found = verdicts(curves) | {"at_chance": at_chance(alike, curves)}
-    found["certified_jointly"] = np.full(curves.limits.shape, np.nan)
-    known = np.where(
-        np.isnan(together), np.nan, np.fmin(together, found["certified"][:, :, : len(axes.pairs)])
-    )
-    found["certified_jointly"][:, :, : len(axes.pairs)] = known
-    found = with_summaries(found, [members for _, members in groups], curves.exist)
+    found["certified_jointly"] = np.where(np.isnan(together), np.nan, np.fmin(together, found["certified"]))
+    found = with_summaries(found, members, curves.exist)
     origin = entities["origin"].to_numpy()
     partial = curves.partial[:, :, origin]
     found["incomplete"] |= partial

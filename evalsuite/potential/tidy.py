@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REQUIRED = ("method", "ratio", "metric", "condition", "value")
 LIMITS = ("drop_low", "drop_high", "drop_upper", "drop_floor")
-TEST = ("drop_p", "tolerance")
+TEST = ("drop_p", "drop_tolerance")
 RESULTS = ("value", "drop", *LIMITS, *TEST, "n")
 NUMBERS = ("ratio", "target_ratio", "chance", *RESULTS)
 DIRECTION_HINT = "give a column higher_is_better with True or False, or the argument higher_is_better"
@@ -246,7 +246,7 @@ def _pivoted(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[Axes, Curves]:
         uppers=spread(rows["drop_upper"]),
         floors=spread(rows["drop_floor"]),
         method_uppers=np.full(shape, np.nan),
-        ps=np.where(about(spread(rows["tolerance"]), allowed), spread(rows["drop_p"]), np.nan),
+        ps=np.where(about(spread(rows["drop_tolerance"]), allowed), spread(rows["drop_p"]), np.nan),
         scales=spread(_scales(rows), 1.0),
         reference=np.broadcast_to(references, shape[:3]),
         limits=allowed,

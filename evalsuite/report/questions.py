@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evalsuite.report.findings import unique
-from evalsuite.report.verdicts import Row, singles, weakest
+from evalsuite.report.verdicts import Row, known, singles, weakest
 from evalsuite.report.wording import group_label
 
 if TYPE_CHECKING:
@@ -142,18 +142,14 @@ def _worst(rows: Sequence[Row], group: str = "") -> Answer | None:
     first = weakest(rows)
     if first is None or len(rows) == 1:
         return None if first is None else Answer(first, first)
-    proven, joint = (
-        [row[name] for row in rows if row.get(name) is not None]
-        for name in ("certified", "certified_jointly")
-    )
-    failures = [row["first_failure"] for row in rows if row["first_failure"] is not None]
+    proven = known(rows, "certified")
     last = [row for row in rows if row["potential"] == first["potential"]]
     together: dict[str, Any] = {
         **{flag: any(row.get(flag) for row in rows) for flag in _ANY},
         "censored": all(row["censored"] for row in last),
-        "first_failure": min(failures, default=None),
+        "first_failure": min(known(rows, "first_failure"), default=None),
         "certified": min(proven, default=None),
-        "certified_jointly": min(joint, default=None),
+        "certified_jointly": min(known(rows, "certified_jointly"), default=None),
         "unproven": len(rows) - len(proven),
         "potential_low": None,
         "potential_high": None,

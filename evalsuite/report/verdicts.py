@@ -78,7 +78,7 @@ def verdict(rows: Sequence[Row], method: str) -> Verdict:
     first = weakest(checked)
     accuracy = next((r for r in checked if (r["metric"], r["condition"]) == ("accuracy", "clean")), None)
     tied = [row for row in checked if first is not None and row["potential"] == first["potential"]]
-    shown = [float(row["certified"]) for row in checked if row.get("certified") is not None]
+    shown = known(checked, "certified")
     return Verdict(
         method,
         accuracy,
@@ -87,12 +87,13 @@ def verdict(rows: Sequence[Row], method: str) -> Verdict:
         len(checked),
         proven=min(shown, default=None),
         unproven=len(checked) - len(shown),
-        jointly=min((float(r["certified_jointly"]) for r in checked if _known(r)), default=None),
+        jointly=min(known(checked, "certified_jointly"), default=None),
     )
 
 
-def _known(row: Row) -> bool:
-    return row.get("certified_jointly") is not None
+def known(rows: Sequence[Row], name: str) -> list[float]:
+    """Returns the numbers of a column, without what is missing."""
+    return [float(row[name]) for row in rows if row.get(name) is not None]
 
 
 def sentences(verdict: Verdict) -> list[Sentence]:

@@ -31,7 +31,7 @@ COLUMNS = (
     *COSTS,
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
     *("value", "value_low", "value_high", "n"),
-    *("drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "drop_p", "tolerance", "mcnemar"),
+    *("drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "drop_p", "drop_tolerance", "mcnemar"),
     *("status", "reason", "flags"),
 )
 COUNTS = (*COSTS, "n")  # whole, also where one is missing
@@ -117,13 +117,12 @@ class Run:
             UserError: If a tolerance is for what nobody measured, or no candidate saves anything on the axis.
         """
         self._check_saved()
-        table = self._paired()
         if tolerance is not None and tolerance != self.tolerances:
-            measured = [
-                one for one in table["metric"].unique() if self.metrics[one].higher_is_better is not None
-            ]
-            named = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(measured, tolerance)
+            measured = dict.fromkeys(metric for _, metric, _ in self.comparison.scores)
+            directed = [one for one in measured if self.metrics[one].higher_is_better is not None]
+            named = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(directed, tolerance)
             return Run(self.path, tolerances=named, axis=self.axis).thresholds()
+        table = self._paired()
         wanted = self._measured_rules(table)
         if table.empty or not wanted:
             table, wanted = table.head(0), {}

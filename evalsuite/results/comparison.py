@@ -202,9 +202,8 @@ def _dense(seed: int) -> Key:
 
 
 def _limits_at(found: Bounds, place: int) -> dict[str, float]:
-    return {f"drop_{name}": float(getattr(found, name)[place]) for name in LIMITS} | {
-        "tolerance": found.tolerance
-    }
+    ends = {f"drop_{name}": float(getattr(found, name)[place]) for name in LIMITS}
+    return ends | {"drop_tolerance": found.tolerance}
 
 
 def _same_images(mine: Score, other: Score) -> bool:

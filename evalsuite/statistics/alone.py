@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evalsuite.metrics.ood import RECALL
 from evalsuite.statistics.rates import quantile, wilson
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 RANKED = ("auroc", "mean_auroc")
 FLAGGED = ("fpr95_ood_positive", "mean_fpr95_ood_positive")
 KEPT = ("fpr95_id_positive", "mean_fpr95_id_positive")
-RECALL = 0.95
 
 
 def own_interval(

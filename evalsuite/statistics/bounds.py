@@ -27,7 +27,7 @@ from evalsuite.statistics.limits import (
     of_means,
     of_rates,
     together,
-)  # fmt: skip
+)
 from evalsuite.statistics.paired import check_paired, direction, is_rate
 from evalsuite.statistics.rates import HALVINGS
 from evalsuite.statistics.resampling import drop, one_thread

@@ -22,7 +22,7 @@ from evalsuite.statistics.limits import (
     Limits,
     added_variance,
     critical,
-)  # fmt: skip
+)
 from evalsuite.statistics.paired import BIASED, direction
 from evalsuite.statistics.resampling import drop, interval
 
@@ -70,8 +70,10 @@ def of_functional(
 
     def quantile(most: Floats) -> Floats:
         with np.errstate(divide="ignore", invalid="ignore"):
-            unseen = np.where(one > 0, np.exp(-(most - estimate) / one), 0.0)
-        return np.minimum(shape.quantile(most), -ndtri(np.clip(unseen, 0.0, 1.0)))
+            chance = np.where(
+                one > 0, np.exp(-(most - estimate) / one), 0.0
+            )  # that no error of theirs is in the sample
+        return np.minimum(shape.quantile(most), -ndtri(np.clip(chance, 0.0, 1.0)))
 
     return Limits(
         np.minimum(low, estimate - unseen),

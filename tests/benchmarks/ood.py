@@ -4,6 +4,9 @@ Run from the root of the repository, with CIFAR-10, CIFAR-100 and a published Re
 
     EVALSUITE_DATA=<folder> OMP_NUM_THREADS=1 python tests/benchmarks/ood.py --images 10000
 
+With ``--standard`` also what the tests of the depth `standard` that look at nothing but logits and features cost beside
+the passes that they share: `accuracy`, `corruptions`, `calibration` (on clean and corrupted images) and `ood`.
+
 The pass is over test images, outliers and training images, logits and features together. What comes after it,
 per detector and for all of them: fitting, scores of test images and outliers, and the five measures of each.
 ODIN, which calls the model again, is not in it. CPU time of one thread, median of the repeats.
@@ -17,34 +20,44 @@ import statistics
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import torch
 
 from evalsuite.bench import Bench
+from evalsuite.choices import choose
 from evalsuite.compat.allocator import keep_large_blocks
 from evalsuite.data.arrays import Cifar10
 from evalsuite.data.dataset import Place
+from evalsuite.data.shelf import Shelf
 from evalsuite.data.views import Gallery, View
 from evalsuite.detectors.table import DETECTORS
+from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.ood import Ood
 from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.loading import rebuilt
 from evalsuite.models.references import architecture
 from evalsuite.running.measuring import scored
+from evalsuite.suite.depths import battery
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from evalsuite.evaluators.contract import Evaluator
 
 CHECKPOINT = Path("checkpoints", "akamaster", "resnet20-12fca82f.th")
 WITHOUT_ODIN = tuple(name for name in DETECTORS if name != "odin")
 
 
-def bench(root: Path, images: int) -> Bench:
+SHARING = ("accuracy", "corruptions", "calibration", "ood")
+
+
+def bench(root: Path, images: int, shelf: Shelf | None = None) -> Bench:
     """The published network in front of so many test images."""
     plugin = architecture("resnet20", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], shortcut="A")
     model = rebuilt(plugin, read_weights(root / CHECKPOINT))
-    return Bench(model, Gallery(Cifar10(test_limit=images), Place(root)))
+    return Bench(model, Gallery(Cifar10(test_limit=images), Place(root), shelf=shelf))
 
 
 def evaluator(detectors: tuple[str, ...], images: int) -> Ood:
@@ -75,9 +88,45 @@ def measured(root: Path, images: int) -> dict[str, float]:
     for name in WITHOUT_ODIN:
         found[name] = seconds(lambda name=name: scored(evaluator((name,), images), on))  # type: ignore[misc]  # mypy cannot infer it
     found["all"] = seconds(lambda: scored(evaluator(WITHOUT_ODIN, images), on))
+    check_passes(on)
+    return found
+
+
+def check_passes(on: Bench) -> None:
+    """Every image set goes through the network once."""
     if set(on.passes.values()) != {1}:
         raise AssertionError(f"image sets went through the model {dict(on.passes)} times, expected once each")
-    return found
+
+
+def standard() -> dict[str, Evaluator]:
+    """The tests of that depth which share passes, as it has them."""
+    tables = battery("standard", [], data="cifar10", trained=False)
+    chosen = [choose(EVALUATORS, table, where="benchmark") for table in tables if table["name"] in SHARING]
+    return {one.label: one.plugin for one in chosen}
+
+
+def shared(root: Path, images: int) -> dict[str, float]:
+    """Seconds of making corrupted images, of the passes, of each test after them, and of all four."""
+    tests = standard()
+    found = {"making images": 0.0, "pass": 0.0}
+    with TemporaryDirectory() as folder:
+        on = bench(root, images, Shelf(Path(folder)))
+        for test in tests.values():
+            on.want(test.features)
+        for view in dict.fromkeys(v for test in tests.values() for v in (*test.needs, *test.features)):
+            found["making images"] += seconds(lambda view=view: on.images(view))  # type: ignore[misc]  # mypy cannot infer it
+            found["pass"] += seconds(lambda view=view: on.outputs(view))  # type: ignore[misc]  # the same
+        found |= {name: seconds(lambda test=test: scored(test, on)) for name, test in tests.items()}  # type: ignore[misc]  # the same
+        check_passes(on)
+    return found | {"all": sum(found[name] for name in tests)}
+
+
+def printed(title: str, runs: list[dict[str, float]]) -> None:
+    """A table of medians."""
+    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+    sys.stdout.write(f"{title}, torch {torch.__version__}\n\n| | s | share of the pass |\n|---|---|---|\n")
+    for name, value in medians.items():
+        sys.stdout.write(f"| {name} | {value:.3f} | {value / medians['pass']:.2%} |\n")
 
 
 def main() -> None:
@@ -87,18 +136,16 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=10_000, help="of each of the three sets")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--standard", action="store_true", help="also the tests that share passes")
     options = parser.parse_args()
     torch.set_num_threads(1)
     keep_large_blocks()
     root = Path(os.environ["EVALSUITE_DATA"])
-    runs = [measured(root, options.images) for _ in range(options.repeats)]
-    medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
-    sys.stdout.write(
-        f"{options.images} images of each set, {options.repeats} repeats, torch {torch.__version__}\n\n"
-    )
-    sys.stdout.write("| | s | share of the pass |\n|---|---|---|\n")
-    for name, value in medians.items():
-        sys.stdout.write(f"| {name} | {value:.3f} | {value / medians['pass']:.2%} |\n")
+    count = options.images
+    runs = [measured(root, count) for _ in range(options.repeats)]
+    printed(f"{count} images of each set, {options.repeats} repeats", runs)
+    if options.standard:
+        printed(f"{count} test images, the depth standard", [shared(root, count)])
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def frame(p: Any, *, tolerance: float = 0.02, groups: Any = ("", "", "")) -> pd.
     """One method with three conditions and the p-values of each, rows of `p`."""
     rows = [
         {"method": "parent" if ratio == 0 else "m", "ratio": ratio, "metric": "accuracy", "condition": f"c{k}",
-         "value": 0.9, "group": groups[k], "drop_p": chance, "tolerance": tolerance, "higher_is_better": True}
+         "value": 0.9, "group": groups[k], "drop_p": chance, "drop_tolerance": tolerance, "higher_is_better": True}
         for k, column in enumerate(p)
         for ratio, chance in zip([0.0, *RATIOS], [NAN, *column], strict=True)
     ]  # fmt: skip

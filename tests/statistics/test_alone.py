@@ -97,7 +97,7 @@ RATES = ("fpr95_ood_positive", "fpr95_id_positive")
 
 @pytest.mark.parametrize("apart", [0.5, 2.0])
 def test_the_truth_of_a_false_positive_rate_is_inside(apart: float) -> None:
-    """2,000 samples would show 96 to 99 of a hundred; the quantile is that of whole images."""
+    """More sizes and distances: `tests/benchmarks/simulate_recall.py`."""
     random = np.random.default_rng(3)
     cut = ndtr(-apart - stats.norm.ppf(0.05)), ndtr(stats.norm.ppf(0.95) - apart)
     wider = (ndtr(-apart - 1 - 1.5 * stats.norm.ppf(0.05)), ndtr((stats.norm.ppf(0.95) - apart - 1) / 1.5))
