@@ -69,7 +69,8 @@ def of_functional(
     shape = Shape.of(replicates, estimate)
 
     def quantile(most: Floats) -> Floats:
-        with np.errstate(divide="ignore", invalid="ignore"):  # that a sample has none of the errors between the two
+        # a sample may have none of the errors that lie between estimate and tolerance
+        with np.errstate(divide="ignore", invalid="ignore"):
             chance = np.where(one > 0, np.exp(-(most - estimate) / one), 0.0)
         return np.minimum(shape.quantile(most), -ndtri(np.clip(chance, 0.0, 1.0)))
 
