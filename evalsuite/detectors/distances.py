@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evalsuite.detectors.nearest import Nearest, nearest
 from evalsuite.errors import SkippedError
 
 if TYPE_CHECKING:
@@ -15,12 +16,6 @@ if TYPE_CHECKING:
 
 NEIGHBORS = 50
 """Rank of the neighbour whose distance counts, as published for CIFAR-10 (CIFAR-100: 200, ImageNet: 1000)."""
-
-BLOCK = 1 << 20
-"""Cosines that are in memory at once: 4 MB of float32."""
-
-GROUPS = 6
-"""Groups of columns for each neighbour that is looked for: the fastest of 2 to 14 at 10,000 columns."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +86,8 @@ def gaussians(features: Array, labels: Array) -> Gaussians:
     center = h.mean(axis=0)
     h = h - center
     _, place = np.unique(labels, return_inverse=True)
-    sums = np.zeros((place.max() + 1, h.shape[1]))
-    np.add.at(sums, place, h)
-    means = sums / np.bincount(place)[:, None]
+    member = np.equal.outer(np.arange(place.max() + 1), place)
+    means = member @ h / member.sum(axis=1, keepdims=True)
     within, total = (_whitening(x, noise=noise) for x in (h - means[place], h))
     return Gaussians(center, within, total, means @ within)
 
@@ -124,9 +118,8 @@ class Neighbors:
     rank: int
 
     @cached_property
-    def _columns(self) -> Array:
-        """The bank as matrix products want it, float32 (D, M)."""
-        return np.ascontiguousarray(self.bank.T, dtype=np.float32)
+    def _nearest(self) -> Nearest:
+        return nearest(self.bank.astype(np.float32), self.rank)
 
     def distances(self, features: Array) -> Floats:
         """Returns the Euclidean distance of each normalised feature to its k-th nearest, float64 (N,).
@@ -138,14 +131,8 @@ class Neighbors:
             Sun et al. 2022, "Out-of-distribution detection with deep nearest neighbors", section 3.
         """
         queries = directions(features)
-        single = queries.astype(np.float32)
-        step = max(1, BLOCK // len(self.bank))
-        cosines = np.empty((step, len(self.bank)), np.float32)  # fresh memory costs as much as the sums
-        chosen = []
-        for at in range(0, len(queries), step):
-            part = single[at : at + step]
-            chosen.append(kth_largest(np.matmul(part, self._columns, out=cosines[: len(part)]), self.rank))
-        found: Floats = np.linalg.norm(queries - self.bank[np.concatenate(chosen)], axis=1)
+        near = self.bank[self._nearest.places(queries.astype(np.float32))]
+        found: Floats = np.linalg.norm(queries - near, axis=1)
         return found
 
 
@@ -174,29 +161,3 @@ def directions(features: Array) -> Floats:
     length = np.linalg.norm(h, axis=1, keepdims=True)
     unit: Floats = np.divide(h, length, out=np.zeros_like(h), where=length > 0)
     return unit
-
-
-def kth_largest(numbers: Array, rank: int) -> Array:
-    """Returns where the `rank`-th largest number of each row stands, int (N,).
-
-    The columns are dealt into groups. The `rank`-th largest of the groups' maxima is at most the `rank`-th largest
-    number, since `rank` numbers reach it, so only numbers from there on are looked at closely: a few maxima and a
-    little more than `rank` numbers instead of M.
-
-    >>> kth_largest(np.array([[5.0, 9.0, 7.0, 1.0]]), 2).tolist()
-    [2]
-    """
-    rows, count = numbers.shape
-    size = max(1, count // (GROUPS * rank))
-    groups = count // size  # at least rank of them; columns that are left over belong to none
-    maxima = numbers[:, : groups * size].reshape(rows, size, groups).max(axis=1)
-    floor = np.partition(maxima, groups - rank, axis=1)[:, groups - rank]
-    place = np.flatnonzero(numbers >= floor[:, None])
-    row = place // count
-    start = np.searchsorted(row, np.arange(rows))
-    width = int(np.bincount(row).max())
-    near = np.full((rows, width), -np.inf, numbers.dtype)
-    near[row, np.arange(len(place)) - start[row]] = numbers.ravel()[place]
-    chosen = np.argpartition(near, width - rank, axis=1)[:, width - rank]
-    found: Array = place[start + chosen] - np.arange(rows) * count
-    return found

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evalsuite.errors import DataError
-from evalsuite.metrics.weighted import columns, cumulated, resampled, row_sums, vector
+from evalsuite.metrics.weighted import columns, cumulated, ordered, resampled, row_sums, vector
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from numpy.typing import NDArray
 
     from evalsuite.metrics.weighted import Weights
     from evalsuite.records import Array, Floats
@@ -42,11 +40,12 @@ def auroc(negative: Array, positive: Array, *, weights: Weights = None) -> Float
     0.875
     """
     n, p = vector("negative", negative), vector("positive", positive)
-    order = np.argsort(p)
-    below, up_to = _standing(n, p[order])
+    rising, place = ordered(p, weights)
+    sought, order = ordered(n, weights)  # a search in rising order goes on from where the last one ended
+    below, up_to = (np.searchsorted(rising, sought, side=side) for side in ("left", "right"))
 
     def area(wn: Floats, wp: Floats) -> Floats:
-        reached = cumulated(columns(wp, order))
+        reached, wn = cumulated(columns(wp, place)), columns(wn, order)
         total = reached[:, -1]
         lost = (
             row_sums(wn * (columns(reached, below) + columns(reached, up_to))) / 2
@@ -66,13 +65,13 @@ def aupr_out(negative: Array, positive: Array, *, weights: Weights = None) -> Fl
     The arguments are those of `auroc`; the value depends on the ratio of the numbers of images.
     """
     n, p = vector("negative", negative), vector("positive", positive)
-    falling_n, falling_p = np.argsort(-n), np.argsort(-p)
-    reached_n = np.searchsorted(-n[falling_n], -p[falling_p], side="right")
-    reached_p = np.searchsorted(-p[falling_p], -p[falling_p], side="right")
+    (falling_n, place_n), (falling_p, place_p) = ordered(-n, weights), ordered(-p, weights)
+    reached_n = np.searchsorted(falling_n, falling_p, side="right")
+    reached_p = np.searchsorted(falling_p, falling_p, side="right")
 
     def precision(wn: Floats, wp: Floats) -> Floats:
-        wp = columns(wp, falling_p)
-        false = columns(cumulated(columns(wn, falling_n)), reached_n)
+        wp = columns(wp, place_p)
+        false = columns(cumulated(columns(wn, place_n)), reached_n)
         true = columns(cumulated(wp), reached_p)
         at_each = np.divide(true, true + false, out=np.zeros_like(true), where=true > 0)
         return row_sums(wp * at_each) / row_sums(wp)
@@ -96,11 +95,11 @@ def fpr95_ood_positive(negative: Array, positive: Array, *, weights: Weights = N
         Yang et al. 2022, "OpenOOD: Benchmarking generalized out-of-distribution detection".
     """
     n, p = vector("negative", negative), vector("positive", positive)
-    order = np.argsort(-p)
+    falling, place = ordered(-p, weights)
 
     def rate(wn: Floats, wp: Floats) -> Floats:
-        recall = np.cumsum(columns(wp, order), axis=1) / wp.sum(axis=1, keepdims=True)
-        from_score = p[order][(recall >= RECALL).argmax(axis=1)]
+        recall = np.cumsum(columns(wp, place), axis=1) / wp.sum(axis=1, keepdims=True)
+        from_score = -falling[(recall >= RECALL).argmax(axis=1)]
         return row_sums(wn * (n >= from_score[:, None])) / row_sums(wn)
 
     return resampled(rate, (n.size, p.size), weights=weights)
@@ -155,18 +154,6 @@ def mean_fpr95_ood_positive(negative: Array, *positives: Array, weights: Weights
 def mean_fpr95_id_positive(negative: Array, *positives: Array, weights: Weights = None) -> Floats:
     """Returns the unweighted mean of `fpr95_id_positive` over several positive populations."""
     return _averaged(fpr95_id_positive, negative, positives, weights=weights)
-
-
-def _standing(scores: Floats, rising: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """How many of the `rising` numbers are below each score, and how many at most it, int (N,) each.
-
-    Looked up in rising order, where the search goes on from where the last one ended.
-    """
-    order = np.argsort(scores)
-    below, up_to = np.empty_like(order), np.empty_like(order)
-    below[order] = np.searchsorted(rising, scores[order], side="left")
-    up_to[order] = np.searchsorted(rising, scores[order], side="right")
-    return below, up_to
 
 
 def _averaged(

@@ -13,6 +13,8 @@ from evalsuite.records import Array, Floats
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Places = NDArray[np.intp] | None
+
 Weights = Sequence[Array] | None
 """One array of multiplicities, shape (B, N), per population of images; ``None`` counts every image once."""
 
@@ -49,13 +51,24 @@ def cumulated(weights: Floats) -> Floats:
     return sums
 
 
-def columns(numbers: Floats, places: NDArray[np.intp]) -> Floats:
-    """Returns the columns at `places`, row after row in memory.
+def ordered(scores: Floats, weights: Weights) -> tuple[Floats, Places]:
+    """Returns the scores (N,) in rising order, and where each stood.
+
+    Images that all count once need no places, and sorting alone is three times as fast.
+    """
+    if weights is None:
+        return np.sort(scores), None
+    order = np.argsort(scores)
+    return scores[order], order
+
+
+def columns(numbers: Floats, places: Places) -> Floats:
+    """Returns the columns at `places`, row after row in memory; all of them for ``None``.
 
     Indexing with ``[:, places]`` lays the columns out one after another; sums along a row then add their
     terms in an order that depends on the number of rows, so replicates would depend on the chunks.
     """
-    return np.take(numbers, places, axis=1)
+    return numbers if places is None else np.take(numbers, places, axis=1)
 
 
 def grouped(place: NDArray[np.intp]) -> Callable[[Floats], Floats]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from evalsuite.bench import Bench
@@ -76,16 +77,16 @@ def scored(evaluator: Evaluator, bench: Bench) -> tuple[Score, ...]:
     """
     bench.want(evaluator.features)
     bench.allow({*evaluator.needs, *evaluator.features})
+    known = {metric.name: metric for metric in evaluator.metrics}
     try:
-        scores = tuple(_completed(score, evaluator.metrics) for score in evaluator.evaluate(bench))
+        scores = tuple(_completed(score, known) for score in evaluator.evaluate(bench))
     finally:
         bench.allow(None)
     _check_unique(scores)
     return scores
 
 
-def _completed(score: Score, metrics: Iterable[Metric]) -> Score:
-    known = {metric.name: metric for metric in metrics}
+def _completed(score: Score, known: Mapping[str, Metric]) -> Score:
     if score.metric not in known:
         raise ContractError(
             f"a score names the metric {score.metric!r}, declared are {', '.join(sorted(known))}"
@@ -107,9 +108,9 @@ def _completed(score: Score, metrics: Iterable[Metric]) -> Score:
 
 
 def _check_unique(scores: tuple[Score, ...]) -> None:
-    names = [(score.metric, score.condition) for score in scores]
+    names = Counter((score.metric, score.condition) for score in scores)
     if not names:
         raise ContractError("the evaluator yielded no score, expected at least one")
-    for name in names:
-        if names.count(name) > 1:
-            raise ContractError(f"the score {name[0]} on {name[1]} is there twice")
+    for (metric, condition), times in names.items():
+        if times > 1:
+            raise ContractError(f"the score {metric} on {condition} is there twice")
