@@ -20,8 +20,8 @@ from evalsuite.publishing.labels import labelled, labels
 from evalsuite.publishing.samples import kept
 from evalsuite.randomness import address
 from evalsuite.records import ImageSet, Score
-from evalsuite.report import write
 from evalsuite.report.findings import Findings
+from evalsuite.report.writing import write
 from evalsuite.results import Run
 from evalsuite.running.checking import Question, suite_of, verdicts
 from evalsuite.running.provenance import Options, data_root

@@ -24,10 +24,11 @@ from evalsuite.data.views import Gallery, View
 from evalsuite.errors import ContractError
 from evalsuite.evaluators.contract import Evaluator
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import Architecture, to_settings
+from evalsuite.models.architecture import Architecture
 from evalsuite.models.cost import counted, prunable, weights_digest
 from evalsuite.models.forward import logits
 from evalsuite.models.saving import load, save
+from evalsuite.models.settings import to_settings
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.records import ImageSet, Score, Split
 from evalsuite.running.measuring import scored

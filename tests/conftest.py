@@ -17,7 +17,8 @@ from evalsuite.data.dataset import DataSet, Place, loaded
 from evalsuite.data.digits import Digits
 from evalsuite.data.views import Gallery
 from evalsuite.errors import DataError
-from evalsuite.models.architecture import assemble, from_settings
+from evalsuite.models.architecture import assemble
+from evalsuite.models.settings import from_settings
 from evalsuite.records import ImageSet, Split
 from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe

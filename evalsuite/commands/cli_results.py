@@ -56,7 +56,7 @@ def compare_command(
 ) -> None:
     """Put several runs, with several parents, into one report."""
     from evalsuite.publishing.compared import comparison
-    from evalsuite.report import write
+    from evalsuite.report.writing import write
     from evalsuite.results import Run
 
     print_report(write(comparison([Run(run, axis=axis) for run in runs]), out_dir))

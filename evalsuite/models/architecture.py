@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError
-from evalsuite.models import MODELS
 from evalsuite.models.naming import some
-from evalsuite.registry import unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
@@ -111,56 +107,6 @@ def assemble(architecture: Architecture) -> nn.Module:
 def core(model: nn.Module) -> nn.Module:
     """Returns the network inside a `Normalized` model, or the model itself."""
     return model.network if isinstance(model, Normalized) else model
-
-
-def from_settings(settings: Mapping[str, Any]) -> Architecture:
-    """Returns the architecture that a table such as ``{"name": "resnet20", "shortcut": "B"}`` describes.
-
-    Args:
-        settings: ``name`` is a registered model; the other keys are its fields.
-
-    Raises:
-        SuiteError: If the table has no name, an unknown key or a value of the wrong type.
-        UnknownNameError: If no model has the name.
-
-    >>> from_settings({"name": "resnet20", "classes": 100}).classes
-    100
-    """
-    values = dict(settings)
-    name = values.pop("name", None)
-    if not isinstance(name, str):
-        raise SuiteError(f"model: found name = {name!r}, expected one of {', '.join(MODELS)}")
-    kind = MODELS.get(name)
-    fields = [field.name for field in dataclasses.fields(kind) if field.init]
-    for key in values:
-        if key not in fields:
-            raise SuiteError(unknown(f"key of model {name}", key, fields))
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        if first["type"] == "missing":
-            raise SuiteError(f"model {name}: the key {where!r} is missing") from error
-        found = f"found {first['input']!r}"
-        raise SuiteError(f"model {name}: key {where!r}: {found}, expected: {first['msg']}") from error
-
-
-def to_settings(architecture: Architecture) -> dict[str, Any]:
-    """Returns the table from which `from_settings` builds `architecture` again, ready for JSON.
-
-    Raises:
-        SuiteError: If its class is not registered.
-
-    >>> from evalsuite.models.cnn import SmallCNN
-    >>> from_settings(to_settings(SmallCNN(classes=5))) == SmallCNN(classes=5)
-    True
-    """
-    kind = type(architecture)
-    name = next((name for name in MODELS if MODELS.get(name) is kind), None)
-    if name is None:
-        raise SuiteError(f"model {kind.__name__}: it is not registered; decorate it with @models.register")
-    return {"name": name, **TypeAdapter(kind).dump_python(architecture, mode="json")}
 
 
 def he_normal(network: nn.Module) -> None:

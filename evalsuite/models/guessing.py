@@ -18,12 +18,13 @@ from torch.overrides import TorchFunctionMode
 from evalsuite.compat.calling import quiet_imports
 from evalsuite.errors import CheckpointError
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import Architecture, from_settings
+from evalsuite.models.architecture import Architecture
 from evalsuite.models.checkpoints import matched
 from evalsuite.models.factors import EXPAND, REDUCE, put_together
 from evalsuite.models.libraries import torchvision_names
 from evalsuite.models.loading import rebuilt
 from evalsuite.models.resizing import check_widths
+from evalsuite.models.settings import from_settings
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -27,8 +27,9 @@ from torch import nn
 
 from evalsuite.errors import SuiteError, UnknownNameError
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import Architecture, from_settings
+from evalsuite.models.architecture import Architecture
 from evalsuite.models.libraries import LibraryNetwork, built, torchvision_names
+from evalsuite.models.settings import from_settings
 from evalsuite.registry import import_file, unknown
 
 LIBRARIES = ("torchvision", "timm", "robustbench")

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import ContractError, StoreError
-from evalsuite.models.architecture import Normalized, core, from_settings
+from evalsuite.models.architecture import Normalized, core
 from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.loading import rebuilt
 from evalsuite.models.packing import packed, plain_zeros
+from evalsuite.models.settings import from_settings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

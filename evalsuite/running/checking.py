@@ -96,7 +96,7 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
         raise SuiteError(
             "found no candidates, expected at least one: give --candidate FILE or --manifest FILE"
         )
-    from evalsuite.models.architecture import to_settings  # imports torch
+    from evalsuite.models.settings import to_settings  # imports torch
 
     battery = tomllib.loads(find(question.suite).read_text("utf-8")) if question.suite else BATTERY
     plugin = _architecture(question)

@@ -24,9 +24,10 @@ from evalsuite.data.views import Gallery, View
 from evalsuite.evaluators.attack import Attack
 from evalsuite.evaluators.minimal import MinimalNorm
 from evalsuite.evaluators.weapons import WEAPONS, Attacker, Force, target
-from evalsuite.models.architecture import assemble, from_settings
+from evalsuite.models.architecture import assemble
 from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.loading import rebuilt
+from evalsuite.models.settings import from_settings
 from evalsuite.records import ImageSet
 from evalsuite.running.measuring import scored
 

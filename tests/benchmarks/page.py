@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from evalsuite.report import write
+from evalsuite.report.writing import write
 
 SYNTHESIS = runpy.run_path(str(Path(__file__).parents[1] / "report" / "conftest.py"), run_name="synthesis")
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

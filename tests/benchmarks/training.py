@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from evalsuite.models.architecture import assemble, from_settings
+from evalsuite.models.architecture import assemble
+from evalsuite.models.settings import from_settings
 from evalsuite.records import ImageSet
 from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe

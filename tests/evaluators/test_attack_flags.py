@@ -19,8 +19,9 @@ from evalsuite.data.views import Gallery, View
 from evalsuite.evaluators.attack import Attack
 from evalsuite.evaluators.attack_flags import Doubts, doubts
 from evalsuite.evaluators.weapons import Force, Target, target, weapon
-from evalsuite.models.architecture import assemble, from_settings
+from evalsuite.models.architecture import assemble
 from evalsuite.models.intake import Intake, Loaded, Program
+from evalsuite.models.settings import from_settings
 from evalsuite.records import Score
 from evalsuite.running.measuring import scored
 from evalsuite.training.loop import train

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from evalsuite.errors import UserError
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import core, to_settings
+from evalsuite.models.architecture import core
 from evalsuite.models.checkpoints import load_weights
 from evalsuite.models.cost import cost
 from evalsuite.models.coupling import coupled_groups
@@ -22,6 +22,7 @@ from evalsuite.models.loading import load_candidate
 from evalsuite.models.references import architecture
 from evalsuite.models.resizing import resize_to
 from evalsuite.models.saving import load, save
+from evalsuite.models.settings import to_settings
 from evalsuite.models.surgery import ChannelGroup, Part, channel_groups, remove_channels
 
 Build = Callable[..., nn.Module]

@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError
 from evalsuite.models import onnx as reading
-from evalsuite.models.architecture import assemble, from_settings
+from evalsuite.models.architecture import assemble
 from evalsuite.models.forward import differentiable, gradient_obstacle, logits, prepared
 from evalsuite.models.programs import load_program, program_format
+from evalsuite.models.settings import from_settings
 from evalsuite.records import ImageSet
 from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from evalsuite.errors import CheckpointError
-from evalsuite.models.architecture import to_settings
 from evalsuite.models.bypass import bypassed, probe
 from evalsuite.models.checkpoints import read_weights
 from evalsuite.models.forward import logits
@@ -18,6 +17,7 @@ from evalsuite.models.guessing import guess
 from evalsuite.models.loading import load_candidate
 from evalsuite.models.references import architecture
 from evalsuite.models.saving import load, save
+from evalsuite.models.settings import to_settings
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,8 +12,9 @@ from torchvision import models
 
 from evalsuite.compat.calling import quiet_imports
 from evalsuite.errors import SuiteError, UnknownNameError
-from evalsuite.models.architecture import assemble, core, from_settings, to_settings
+from evalsuite.models.architecture import assemble, core
 from evalsuite.models.references import architecture
+from evalsuite.models.settings import from_settings, to_settings
 
 NETWORK = """
 from torch import nn

@@ -14,10 +14,10 @@ from torch.nn.utils import prune
 
 from evalsuite.errors import CheckpointError, ContractError, InvalidModelError
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import to_settings
 from evalsuite.models.checkpoints import load_weights
 from evalsuite.models.references import architecture
 from evalsuite.models.resizing import resize_to
+from evalsuite.models.settings import to_settings
 from evalsuite.models.surgery import ChannelGroup, Part, channel_groups, remove_channels
 
 Build = Callable[..., nn.Module]

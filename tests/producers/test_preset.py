@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from evalsuite.errors import SuiteError
-from evalsuite.models.architecture import assemble, from_settings
+from evalsuite.models.architecture import assemble
 from evalsuite.models.cnn import SmallCNN
 from evalsuite.models.cost import nonzero
+from evalsuite.models.settings import from_settings
 from evalsuite.producers.contract import Context
 from evalsuite.producers.preset import LiL1, scaled
 from evalsuite.producers.scratch import ScratchB

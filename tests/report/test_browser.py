@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from evalsuite.report import write
+from evalsuite.report.writing import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,10 +14,10 @@ import pytest
 
 from evalsuite.errors import StoreError
 from evalsuite.records import Metric
-from evalsuite.report import write
 from evalsuite.report.fairness import SETUPS, TOTALS
 from evalsuite.report.findings import Picture
 from evalsuite.report.page import page
+from evalsuite.report.writing import write
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -291,7 +291,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(findings: Findings, tm
 def test_a_report_needs_no_torch() -> None:
     code = (
         "import sys; sys.modules.update(torch=None, torchvision=None)\n"
-        "import evalsuite.report\n"
+        "import evalsuite.report.writing\n"
         "heavy = {'pandas', 'altair', 'jinja2', 'vl_convert'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
         "import evalsuite.report.page\n"
