@@ -23,7 +23,7 @@ SHORTER = {
     r"ratios = \[.*\]": "ratios = [0.5, 0.9]",
     r'name = "cifar10"$': 'name = "cifar10"\ntrain_limit = 1024\ntest_limit = 640',
     r"epsilons = \[0.25, 0.5, 1, 2\]\n": "epsilons = [0.25, 1]\nsteps = 5\nimages = 64\n",
-    r"\Z": '[[evaluators]]\nname = "corruptions"\nkinds = ["frost", "fog", "glass_blur"]\n'
+    r"\Z": '[[evaluators]]\nname = "corruptions"\nkinds = ["frost", "fog", "glass_blur"]\nseverities = [3]\n'
     '[[evaluators]]\nname = "ood"\nimages = 500\n',
 }
 

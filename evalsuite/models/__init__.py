@@ -25,6 +25,7 @@ MODELS: Registry[type[Architecture]] = Registry(
         "resnet44": "evalsuite.models.resnet:ResNet44",
         "resnet4b": "evalsuite.models.normless:ResNet4B",
         "resnet56": "evalsuite.models.resnet:ResNet56",
+        "resnet8": "evalsuite.models.resnet:ResNet8",
         "robustbench": "evalsuite.models.libraries:RobustBenchNetwork",
         "small-cnn": "evalsuite.models.cnn:SmallCNN",
         "timm": "evalsuite.models.libraries:TimmNetwork",

@@ -116,6 +116,12 @@ class CifarResNet(Architecture):
         return ResidualNetwork(len(self.mean), self.classes, blocks=blocks, shortcut=self.shortcut)
 
 
+class ResNet8(CifarResNet):
+    """ResNet-8 for 32 x 32 images: 0.08 million parameters, 12 million multiply-accumulates; for quick trials."""
+
+    depth = 8
+
+
 class ResNet20(CifarResNet):
     """ResNet-20 for 32 x 32 images: 0.27 million parameters, 41 million multiply-accumulates."""
 
