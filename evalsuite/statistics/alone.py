@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import gammaincinv
 
 from evalsuite.metrics.ood import RECALL
 from evalsuite.statistics.rates import quantile, wilson
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from evalsuite.records import Array, Floats
 
 RANKED = ("auroc", "mean_auroc")
+FOUND = ("aupr_out", "mean_aupr_out")
+KNOWN = ("aupr_in", "mean_aupr_in")
 FLAGGED = ("fpr95_ood_positive", "mean_fpr95_ood_positive")
 KEPT = ("fpr95_id_positive", "mean_fpr95_id_positive")
+LEAST_ERROR = 1e-12
+"""What is missing to a perfect separation is rounding if it is smaller: less than one pair of a million images each."""
 
 
 def own_interval(
@@ -30,14 +35,15 @@ def own_interval(
     * A share of images that are right or wrong: Wilson's interval.
     * Another mean of one number per image (over draws, over corruptions, of a loss): mean and normal quantile times
       standard error, inside the range of the numbers if that is [0, 1]; Wilson's where all images have the same 0 or 1.
-    * An AUROC, or the mean of several with the same in-distribution images: DeLong's variance, inside [0, 1]; of a
-      perfect separation the ends are those of Wilson's interval on the smallest population.
-
+    * An AUROC, or the mean of several with the same in-distribution images: a gamma interval with DeLong's variance,
+      for near 1 few images make the errors; of a perfect separation the ends are those of Wilson's interval on the
+      smallest population.
+    * An average precision (AUPR), or the mean of several: the same with the variance of its influence function. It
+      is about test sets of these sizes, which its value depends on.
     * A false-positive rate at 95 % recall, or the mean of several: the images that are counted (Wilson's) and the score
       that the others set (ranks of a binomial) err independently, so their margins are added as squares.
 
-    The others have none: resampling a calibration error by itself is biased, an average precision slow; their *drops*
-    have bounds.
+    The others, calibration errors above all, have none: resampling one by itself is biased; drops of some have bounds.
 
     Args:
         functional: Name in `evalsuite.metrics.FUNCTIONALS`.
@@ -48,22 +54,35 @@ def own_interval(
         Wilson 1927, "Probable inference, the law of succession, and statistical inference"; DeLong, DeLong and
         Clarke-Pearson 1988, "Comparing the areas under two or more correlated receiver operating characteristic
         curves: a nonparametric approach"; Zou and Donner 2008, "Construction of confidence limits about effect
-        measures: a general approach" (margins as squares).
+        measures: a general approach" (margins as squares); Fay and Feuer 1997, "Confidence intervals for directly
+        standardized rates: a method based on the gamma distribution".
 
     >>> [round(end, 3) for end in own_interval("mean", {"test": np.arange(200) < 104}) or ()]
     [0.451, 0.588]
     """
     samples = [np.asarray(values) for values in evidence.values()]
-    if functional in RANKED and len(samples) > 1:
-        return _area(*(one.astype(np.float64) for one in samples), level=level)
-    if functional in (*FLAGGED, *KEPT) and len(samples) > 1:
-        inside, *outside = (one.astype(np.float64) for one in samples)
-        if functional in FLAGGED:
-            return _at_recall([inside], outside, level=level)
-        return _at_recall([-one for one in outside], [-inside], level=level)
+    if len(samples) > 1 and functional in (*RANKED, *FOUND, *KNOWN, *FLAGGED, *KEPT):
+        return _apart(functional, *(one.astype(np.float64) for one in samples), level=level)
     if functional == "mean" and len(samples) == 1 and samples[0].ndim == 1:
         return _mean(samples[0], level=level)
     return None
+
+
+def _apart(functional: str, inside: Floats, *outside: Floats, level: float) -> tuple[float, float] | None:
+    """Of a number that says how far outliers are told apart from in-distribution images."""
+    if functional in FLAGGED:
+        return _at_recall([inside], list(outside), level=level)
+    if functional in KEPT:
+        return _at_recall([-one for one in outside], [-inside], level=level)
+    if min(len(inside), *map(len, outside)) < 2:
+        return None
+    if functional in RANKED:
+        return _spread([_wins(inside, one) for one in outside], level=level)
+    if functional in FOUND:
+        pulls = [_pulls(one, inside)[::-1] for one in outside]
+    else:
+        pulls = [_pulls(-inside, -one) for one in outside]
+    return _spread(pulls, level=level)
 
 
 def _mean(values: Array, *, level: float) -> tuple[float, float] | None:
@@ -79,19 +98,55 @@ def _mean(values: Array, *, level: float) -> tuple[float, float] | None:
     return _ends(float(x.mean()), float(half), unit=unit)
 
 
-def _area(negative: Floats, *positives: Floats, level: float) -> tuple[float, float] | None:
-    """Of a mean of areas: what an in-distribution image adds to all of them is one number."""
-    sizes = [len(one) for one in (negative, *positives)]
-    if min(sizes) < 2:
-        return None
-    wins = [_wins(negative, one) for one in positives]
-    shared = np.mean([below for below, _ in wins], axis=0)
-    own = sum(float(above.var(ddof=1)) / len(above) for _, above in wins) / len(wins) ** 2
-    variance = float(shared.var(ddof=1)) / len(negative) + own
-    area = float(shared.mean())
-    if variance == 0 and area in (0.0, 1.0):
-        return wilson(round(area * min(sizes)), min(sizes), level=level)
-    return _ends(area, quantile(level) * float(np.sqrt(variance)), unit=True)
+def _spread(pulls: list[tuple[Floats, Floats]], *, level: float) -> tuple[float, float]:
+    """Of a mean of numbers, of which each is the mean of what the images of one population contribute to it.
+
+    What is missing to 1 (or, below 1/2, to 0) is taken as a weighted sum of rare events, as few images make the
+    errors of a good detector: its interval is that of a gamma distribution, with one more event of the largest
+    weight for the upper end.
+
+    Args:
+        pulls: Of each number, the contributions of the population that all share and of its own one; their means are
+            the number.
+        level: Confidence.
+    """
+    shared = np.mean([of_shared for of_shared, _ in pulls], axis=0)
+    weights = [shared / len(shared), *(of_own / len(of_own) / len(pulls) for _, of_own in pulls)]
+    variance = sum(float(one.var(ddof=1)) * len(one) for one in weights)
+    value = float(np.clip(shared.mean(), 0.0, 1.0))
+    missing, least = min(value, 1 - value), min(map(len, weights))
+    if missing < LEAST_ERROR:
+        return wilson(round(value * least), least, level=level)
+    if variance < LEAST_ERROR**2:
+        return value, value
+    largest = max(float(np.abs(one - one.mean()).max()) for one in weights)
+    low = _gamma(missing, variance, (1 - level) / 2)
+    high = min(1.0, _gamma(missing + largest, variance + largest**2, (1 + level) / 2))
+    return (low, high) if value < 0.5 else (1 - high, 1 - low)
+
+
+def _gamma(mean: float, variance: float, share: float) -> float:
+    """Quantile of the gamma distribution with this mean and variance."""
+    return float(gammaincinv(mean**2 / variance, share)) * variance / mean
+
+
+def _pulls(positive: Floats, negative: Floats) -> tuple[Floats, Floats]:
+    """What each positive and each negative contributes to the average precision: it plus its influence function.
+
+    With T and F positives and negatives from a score on, the precision there is T / (T + F). One more positive of a
+    higher score adds F / (T + F)^2 to it, one more negative takes T / (T + F)^2.
+    """
+    rising = np.sort(positive)
+    true = len(rising) - np.searchsorted(rising, rising, side="left")
+    false = len(negative) - np.searchsorted(np.sort(negative), rising, side="left")
+    precision = true / (true + false)
+    value = precision.mean()
+    gained = np.concatenate([[0.0], np.cumsum(false / (true + false) ** 2)])
+    lost = np.concatenate([[0.0], np.cumsum(true / (true + false) ** 2)])
+    at_most = np.searchsorted(rising, rising, side="right")
+    of_positive = precision + gained[at_most]
+    of_negative = -lost[np.searchsorted(rising, negative, side="right")] * len(negative) / len(positive)
+    return value + of_positive - of_positive.mean(), value + of_negative - of_negative.mean()
 
 
 def _at_recall(counted: list[Floats], setting: list[Floats], *, level: float) -> tuple[float, float]:

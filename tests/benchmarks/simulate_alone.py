@@ -1,9 +1,9 @@
-"""How often does the interval of a false-positive rate at 95 % recall hold the truth?
+"""How often does the interval of a number by itself hold the truth?
 
-Normal scores whose true rates are known, one outlier set and the mean over two, in both conventions. Run from the root
-of the repository::
+Areas under the ROC curve, and false-positive rates at 95 % recall and average precisions in both conventions, of normal
+scores whose true values are known; one outlier set and the mean over two. Run from the root of the repository::
 
-    python tests/benchmarks/simulate_recall.py --simulations 2000
+    python tests/benchmarks/simulate_alone.py --simulations 2000
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import sys
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.integrate import quad
 from scipy.special import ndtr, ndtri
+from scipy.stats import norm
 
 from evalsuite.metrics.ood import RECALL
 from evalsuite.statistics import own_interval
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from evalsuite.records import Array
+
+    Normal = tuple[float, float]
 
 SIZES = ((80, 120), (400, 200), (1000, 1000), (10_000, 1000))
 APART = (0.5, 2.0, 4.0)
@@ -39,13 +43,31 @@ def sample(random: np.random.Generator, sizes: tuple[int, int], apart: float) ->
     )
 
 
-def truths(apart: float) -> dict[str, float]:
-    """The true rates by functional."""
-    flagged = [
-        1 - ndtr(mean + spread * ndtri(1 - RECALL)) for mean, spread in ((apart, 1), (apart + 1, WIDER))
-    ]
-    kept = [ndtr((ndtri(RECALL) - mean) / spread) for mean, spread in ((apart, 1), (apart + 1, WIDER))]
-    found = {"fpr95_ood_positive": flagged, "fpr95_id_positive": kept}
+def precision(positive: Normal, negative: Normal, share: float) -> float:
+    """The true average precision, where this share of all images is positive."""
+    mean, spread = positive
+
+    def at(score: float) -> float:
+        true, false = (
+            part * ndtr((m - score) / s)
+            for part, (m, s) in zip((share, 1 - share), (positive, negative), strict=True)
+        )
+        return float(true / (true + false) * norm.pdf(score, mean, spread))
+
+    return float(quad(at, mean - 8 * spread, mean + 8 * spread, limit=200)[0])
+
+
+def truths(sizes: tuple[int, int], apart: float) -> dict[str, float]:
+    """The true values by functional."""
+    inside, outside = (0.0, 1.0), ((apart, 1.0), (apart + 1, WIDER))
+    share = sizes[1] / sum(sizes)
+    found = {
+        "fpr95_ood_positive": [1 - ndtr(mean + spread * ndtri(1 - RECALL)) for mean, spread in outside],
+        "fpr95_id_positive": [ndtr((ndtri(RECALL) - mean) / spread) for mean, spread in outside],
+        "auroc": [ndtr(mean / np.hypot(1, spread)) for mean, spread in outside],
+        "aupr_out": [precision(one, inside, share) for one in outside],
+        "aupr_in": [precision(inside, (-one[0], one[1]), 1 - share) for one in outside],
+    }
     return {name: float(both[0]) for name, both in found.items()} | {
         f"mean_{name}": float(np.mean(both)) for name, both in found.items()
     }
@@ -54,7 +76,7 @@ def truths(apart: float) -> dict[str, float]:
 def held(sizes: tuple[int, int], apart: float, simulations: int) -> Iterator[tuple[str, float]]:
     """Functional, and the share of simulations whose interval holds the truth."""
     random = np.random.default_rng([*sizes, int(10 * apart)])
-    expected = truths(apart)
+    expected = truths(sizes, apart)
     count = dict.fromkeys(expected, 0)
     for _ in range(simulations):
         test, near, far = sample(random, sizes, apart)
