@@ -26,7 +26,7 @@ from evalsuite.models.cnn import SmallCNN
 from evalsuite.models.cost import prunable
 from evalsuite.models.densenet import DenseNet22
 from evalsuite.models.preresnet import PreResNet
-from evalsuite.models.resnet import ResNet8, ResNet20
+from evalsuite.models.resnet import ResNet8
 from evalsuite.producers import PRODUCERS
 from evalsuite.producers.contract import Context, Producer
 from evalsuite.producers.shrinking import Scoped
@@ -77,7 +77,7 @@ def test_every_producer_keeps_its_contract(name: str, architecture: Architecture
 @pytest.mark.parametrize(
     ("name", "architecture"),
     [
-        *((name, ResNet20(shortcut="B")) for name in SCOPED),
+        *((name, ResNet8(shortcut="B")) for name in SCOPED),
         ("filter-l1", SmallCNN()),
         ("pfp", SmallCNN()),
         ("filter-l1", DenseNet22()),

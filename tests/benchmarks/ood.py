@@ -4,6 +4,9 @@ Run from the root of the repository, with CIFAR-10, CIFAR-100 and a published Re
 
     EVALSUITE_DATA=<folder> OMP_NUM_THREADS=1 python tests/benchmarks/ood.py --images 10000
 
+With ``--neighbors`` also how long the search for the 50th nearest takes beside multiplying every pair out, for so many
+training images and for all; in turns, the best of three.
+
 With ``--standard`` also what the tests of the depth `standard` that look at nothing but logits and features cost beside
 the passes that they share: `accuracy`, `corruptions`, `calibration` (on clean and corrupted images) and `ood`.
 
@@ -23,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from evalsuite.bench import Bench
@@ -32,6 +36,8 @@ from evalsuite.data.arrays import Cifar10
 from evalsuite.data.dataset import Place
 from evalsuite.data.shelf import Shelf
 from evalsuite.data.views import Gallery, View
+from evalsuite.detectors.distances import NEIGHBORS, directions
+from evalsuite.detectors.nearest import BLOCK, kth_largest, nearest
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.ood import Ood
@@ -45,6 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from evalsuite.evaluators.contract import Evaluator
+    from evalsuite.records import Array
 
 CHECKPOINT = Path("checkpoints", "akamaster", "resnet20-12fca82f.th")
 WITHOUT_ODIN = tuple(name for name in DETECTORS if name != "odin")
@@ -121,6 +128,44 @@ def shared(root: Path, images: int) -> dict[str, float]:
     return found | {"all": sum(found[name] for name in tests)}
 
 
+def pointed(on: Bench, view: View) -> Array:
+    """Directions of the features of a view."""
+    features = on.outputs(view).features
+    if features is None:
+        raise AssertionError("the network has no penultimate features")
+    return directions(features).astype(np.float32)
+
+
+def multiplied(bank: Array, queries: Array, rank: int) -> Array:
+    """Places of the k-th nearest directions from all cosines: what the search is compared with."""
+    step = max(1, BLOCK // len(bank))
+    cosines = np.empty((step, len(bank)), np.float32)  # fresh memory costs as much as the sums
+    parts = (queries[at : at + step] for at in range(0, len(queries), step))
+    return np.concatenate(
+        [kth_largest(np.matmul(part, bank.T, out=cosines[: len(part)]), rank) for part in parts]
+    )
+
+
+def searched(root: Path, images: int) -> dict[str, tuple[float, float]]:
+    """Training images to seconds of the search, with what it has to prepare, and of multiplying every pair out."""
+    on = bench(root, images)
+    test, far, training = View(), View(data="cifar100", first=images), View(split="train")
+    on.want((test, far, training))
+    bank, *queries = (pointed(on, view) for view in (training, test, far))
+    asked, found = np.concatenate(queries), {}
+    for count in (images, len(bank)):
+        part = bank[:count]
+        both = [
+            (
+                seconds(lambda part=part: nearest(part, NEIGHBORS).places(asked)),  # type: ignore[misc]  # mypy cannot infer it
+                seconds(lambda part=part: multiplied(part, asked, NEIGHBORS)),  # type: ignore[misc]  # the same
+            )
+            for _ in range(3)
+        ]
+        found[f"{count:,}"] = (min(one for one, _ in both), min(other for _, other in both))
+    return found
+
+
 def printed(title: str, runs: list[dict[str, float]]) -> None:
     """A table of medians."""
     medians = {name: statistics.median(run[name] for run in runs) for name in runs[0]}
@@ -136,6 +181,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, default=10_000, help="of each of the three sets")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--neighbors", action="store_true", help="also the search for neighbours")
     parser.add_argument("--standard", action="store_true", help="also the tests that share passes")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -144,6 +190,9 @@ def main() -> None:
     count = options.images
     runs = [measured(root, count) for _ in range(options.repeats)]
     printed(f"{count} images of each set, {options.repeats} repeats", runs)
+    if options.neighbors:
+        for training, (ours, plain) in searched(root, count).items():
+            sys.stdout.write(f"{training} training images: search {ours:.3f} s, every pair {plain:.3f} s\n")
     if options.standard:
         printed(f"{count} test images, the depth standard", [shared(root, count)])
 

@@ -68,6 +68,10 @@ SEEDS = tuple(
     (f"seeds/resnet20_seed{seed}.th", "", accuracy)
     for seed, accuracy in ((1, 92.50), (2, 92.22), (3, 92.70), (4, 92.39))
 )
+SLOW = (
+    pytest.mark.slow,
+    pytest.mark.skipif(not os.environ.get("EVALSUITE_SLOW"), reason="EVALSUITE_SLOW is not set"),
+)
 Answer = tuple[int, str, str]
 Command = Callable[..., Answer]
 
@@ -155,14 +159,20 @@ def test_distillers_family(command: Command, tmp_path: Path, monkeypatch: pytest
     assert found["macs"].tolist()[2] < 0.75 * found["macs"].tolist()[1]  # skipped layers cost nothing
 
 
+@pytest.mark.parametrize(
+    "seeds", [SEEDS[:2], pytest.param(SEEDS[2:], marks=SLOW)], ids=["1 and 2", "3 and 4"]
+)
 def test_akamasters_resnet20_and_its_other_seeds(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    seeds: tuple[tuple[str, str, float], ...],
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    files = [(checkpoint(name), bypass) for name, bypass, _ in SEEDS]
+    files = [(checkpoint(name), bypass) for name, bypass, _ in seeds]
     found = checked(command, checkpoint("akamaster/resnet20-12fca82f.th"), files, *IMAGENET)  # guessed
     assert set(found["parent"]) == {right(91.73)}
-    assert found["value"].tolist() == [right(accuracy) for *_, accuracy in SEEDS]
+    assert found["value"].tolist() == [right(accuracy) for *_, accuracy in seeds]
     assert set(found["ratio"]) == {0.0}
 
 
@@ -177,7 +187,7 @@ def test_crowns_networks(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not os.environ.get("EVALSUITE_SLOW"), reason="EVALSUITE_SLOW is not set")
+@SLOW[1]
 @pytest.mark.parametrize(
     ("name", "accuracy"),
     [("resnet32-d509ac18", 92.63), ("resnet44-014dd654", 93.11), ("resnet56-4bfd9763", 93.39)],

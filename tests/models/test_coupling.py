@@ -29,7 +29,7 @@ Build = Callable[..., nn.Module]
 
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
     ("small-cnn", {}),
-    *((f"resnet{depth}", {"shortcut": "B"}) for depth in (20, 32, 44, 56, 110)),
+    *((f"resnet{depth}", {"shortcut": "B"}) for depth in (8, 20, 32, 44, 56, 110)),
     ("resnet2b", {}),
     ("resnet4b", {}),
     ("vgg16-bn", {}),
@@ -54,7 +54,7 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
 """With vgg11_bn, which is large, in a test of its own."""
 
 SHIFTED: dict[str, tuple[str, dict[str, Any]]] = {
-    f"resnet{depth}": (f"resnet{depth}", {"shortcut": "A"}) for depth in (20, 32, 44, 56, 110)
+    f"resnet{depth}": (f"resnet{depth}", {"shortcut": "A"}) for depth in (8, 20, 32, 44, 56, 110)
 }
 
 KILLED = ("weight", "bias")

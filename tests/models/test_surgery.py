@@ -24,7 +24,7 @@ Build = Callable[..., nn.Module]
 
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
     ("small-cnn", {}),
-    *((f"resnet{depth}", {"shortcut": kind}) for depth in (20, 32, 44, 56, 110) for kind in "AB"),
+    *((f"resnet{depth}", {"shortcut": kind}) for depth in (8, 20, 32, 44, 56, 110) for kind in "AB"),
     ("resnet2b", {}),
     ("resnet4b", {}),
     ("vgg16-bn", {}),
