@@ -139,10 +139,11 @@ def pointed(on: Bench, view: View) -> Array:
 def multiplied(bank: Array, queries: Array, rank: int) -> Array:
     """Places of the k-th nearest directions from all cosines: what the search is compared with."""
     step = max(1, BLOCK // len(bank))
+    columns = np.ascontiguousarray(bank.T)
     cosines = np.empty((step, len(bank)), np.float32)  # fresh memory costs as much as the sums
     parts = (queries[at : at + step] for at in range(0, len(queries), step))
     return np.concatenate(
-        [kth_largest(np.matmul(part, bank.T, out=cosines[: len(part)]), rank) for part in parts]
+        [kth_largest(np.matmul(part, columns, out=cosines[: len(part)]), rank) for part in parts]
     )
 
 
