@@ -32,8 +32,8 @@ class Sample(Protocol):
         """float32 (N, K)."""
 
     @property
-    def features(self) -> Floats:
-        """float64 (N, D); raises `evalsuite.errors.SkippedError` where the model has none."""
+    def features(self) -> Array:
+        """float32 (N, D); raises `evalsuite.errors.SkippedError` where the model has none."""
 
     def asked(self, question: Callable[..., Floats]) -> Floats:
         """Returns ``question(model, images, device=device)``, float64 (N,)."""

@@ -116,11 +116,10 @@ class Ood(Evaluator):
         for view in self.needs:
             bench.outputs(view)  # a model that fails on one of them has no numbers at all
         basis = _BenchBasis(bench, self._training, self.neighbors)
-        samples = {view: _BenchSample(bench, view) for view in self.needs}
         for detector in self.detectors:
             try:
                 scorer = DETECTORS[detector].built(basis)
-                scores = {view: scorer.scores(sample) for view, sample in samples.items()}
+                scores = {view: scorer.scores(_BenchSample(bench, view)) for view in self.needs}
             except SkippedError as error:
                 yield from self._left_out(detector, str(error))
             else:
@@ -171,13 +170,13 @@ class _BenchSample:
     def logits(self) -> Array:
         return self.bench.outputs(self.view).logits
 
-    @cached_property
-    def features(self) -> Floats:
+    @property
+    def features(self) -> Array:
         outputs = self.bench.outputs(self.view)
         if outputs.features is None:
             _ = self.bench.head  # says why there are none
             raise SkippedError("the model has no penultimate features; use detectors that need logits alone")
-        return outputs.features.astype(np.float64)  # once for all detectors
+        return outputs.features
 
     def asked(self, question: Callable[..., Floats]) -> Floats:
         images = self.bench.images(self.view).images
