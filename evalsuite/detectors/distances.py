@@ -109,31 +109,55 @@ def _whitening(deviations: Floats, *, noise: float) -> Floats:
 class Neighbors:
     """Are the directions of training features.
 
+    Features that are all zero have no direction. They are a point of their own, at distance 1 from every direction.
+
     Attributes:
         bank: Features of length 1, float64 (M, D).
+        dead: How many more features are all zero.
         rank: Which neighbour counts, k.
     """
 
     bank: Floats
+    dead: int
     rank: int
-
-    @cached_property
-    def _nearest(self) -> Nearest:
-        return nearest(self.bank.astype(np.float32), self.rank)
 
     def distances(self, features: Array) -> Floats:
         """Returns the Euclidean distance of each normalised feature to its k-th nearest, float64 (N,).
-
-        Which training image is the k-th nearest is found in float32, where cosines are wrong by 1e-7 or so; the
-        distance to it is then computed in float64. Both choices are neighbours whose distances agree to that rounding.
 
         References:
             Sun et al. 2022, "Out-of-distribution detection with deep nearest neighbors", section 3.
         """
         queries = directions(features)
-        near = self.bank[self._nearest.places(queries.astype(np.float32))]
-        found: Floats = np.linalg.norm(queries - near, axis=1)
+        found = np.full(len(queries), 0.0 if self.dead >= self.rank else 1.0)
+        alive = queries.any(axis=1)
+        if alive.any():
+            found[alive] = self._of_directions(queries[alive])
         return found
+
+    def _of_directions(self, queries: Floats) -> Floats:
+        """Of the sorted distances and as many ones as there are dead features the k-th, float64 (N,)."""
+        farther = self._kth(queries, self.rank)
+        if not self.dead:
+            return farther
+        nearer = self._kth(queries, self.rank - self.dead)
+        return np.maximum(nearer, np.minimum(farther, 1.0))
+
+    def _kth(self, queries: Floats, rank: int) -> Floats:
+        if rank < 1:
+            return np.zeros(len(queries))
+        if rank > len(self.bank):
+            return np.full(len(queries), np.inf)
+        return self._nearest(rank).distances(queries)
+
+    def _nearest(self, rank: int) -> Nearest:
+        known = self._searches
+        if rank not in known:
+            known[rank] = nearest(self.bank, rank)
+        return known[rank]
+
+    @cached_property
+    def _searches(self) -> dict[int, Nearest]:
+        return {}
 
 
 def neighbors(features: Array, *, rank: int = NEIGHBORS) -> Neighbors:
@@ -147,7 +171,9 @@ def neighbors(features: Array, *, rank: int = NEIGHBORS) -> Neighbors:
             f"there are {len(features)} training images and the {rank}th nearest of them is asked for; "
             "fit on more images (fit_images), or lower neighbors"
         )
-    return Neighbors(directions(features), rank)
+    bank = directions(features)
+    alive = bank.any(axis=1)
+    return Neighbors(bank[alive], int((~alive).sum()), rank)
 
 
 def directions(features: Array) -> Floats:

@@ -2,25 +2,27 @@
 
 Features of a trained classifier crowd around a few class means and spread in a few directions. So a short form of
 them rules nearly all pairs out, once it is known how near the k-th nearest is at least; and that is seen among the
-directions of the same crowd. Of 50,000 training images a ResNet-20 leaves 5,000 to be compared in full with a batch of
-test images, of which each has some 200 near it.
+directions of the same crowd, its home. Where features do not crowd, every pair is multiplied out after all.
+
+Cosines are of single precision, which is too coarse for neighbours that are close together: those that may be the
+k-th nearest are told apart in double precision.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from evalsuite.records import Array
+    from evalsuite.records import Array, Floats
 
 BLOCK = 1 << 20
-"""Cosines that are in memory at once: 4 MB of float32."""
+"""Cosines that are worked on at once: 4 MB of float32."""
 
 ROWS = 96
 """Queries that are answered together: more of them share fewer of the directions that can be near."""
@@ -37,10 +39,13 @@ SHORT = 4
 GROUPS = 4
 """Groups of columns for each neighbour that is looked for."""
 
+WORTH = 0.4
+"""Share of all directions that a batch may have to be compared with if ruling out the others is to pay."""
+
 
 @dataclass(frozen=True)
 class Sketch:
-    """Is a short form of directions, whose products are never smaller than the cosines.
+    """Is a short form of directions, whose products are not smaller than the cosines, but for rounding.
 
     It keeps the leading principal coordinates and the length of all others together. By the inequality of Cauchy and
     Schwarz ``q . x = q1 . x1 + q2 . x2 <= q1 . x1 + |q2| |x2|``.
@@ -63,29 +68,32 @@ class Nearest:
     """Are directions, in which the `rank`-th nearest to others is looked up.
 
     Attributes:
-        bank: Directions of length 1 (or 0), home after home, float32 (M, D).
-        order: Where each stood before, int (M,).
+        bank: Directions of length 1, home after home, float64 (M, D).
         homes: Where each home is; it has at least `rank` directions.
         centers: Direction of the middle of each home, float32 (H, D).
         rank: Which neighbour counts, k.
     """
 
-    bank: Array
-    order: Array
+    bank: Floats
     homes: tuple[slice, ...]
     centers: Array
     rank: int
 
     @cached_property
+    def single(self) -> Array:
+        """The bank in single precision, float32 (M, D)."""
+        return self.bank.astype(np.float32)
+
+    @cached_property
     def sketch(self) -> Sketch:
         """The short form that fits the bank."""
-        _, axes = np.linalg.eigh(self.bank.T @ self.bank)
+        _, axes = np.linalg.eigh(self.single.T @ self.single)
         return Sketch(np.ascontiguousarray(axes[:, ::-1]))
 
     @cached_property
     def _short(self) -> Array:
         """That of the bank, as matrix products want it, float32 (n, M)."""
-        return np.ascontiguousarray(self.sketch(self.bank).T)
+        return np.ascontiguousarray(self.sketch(self.single).T)
 
     @property
     def _rounding(self) -> float:
@@ -93,57 +101,86 @@ class Nearest:
         width: int = self.bank.shape[1]
         return 4 * width * float(np.finfo(np.float32).eps)
 
-    def places(self, queries: Array) -> Array:
-        """Returns where the `rank`-th nearest direction to each query stood, int (N,).
+    def distances(self, queries: Floats) -> Floats:
+        """Returns the Euclidean distance of each query to its `rank`-th nearest direction, float64 (N,).
 
         Args:
-            queries: Directions, float32 (N, D). Of directions whose cosines differ by the rounding of float32, any
-                may be the one.
+            queries: Directions of length 1, float64 (N, D).
         """
-        found = np.empty(len(queries), np.intp)
-        for home, rows in self._visits(queries):
+        found = np.empty(len(queries))
+        for home, rows in self._visits(queries.astype(np.float32)):
             asked = queries[rows]
-            cosines, near = asked @ self.bank[home].T, np.arange(len(self.bank))
-            if len(self.homes) > 1:
-                near = self._within(asked, reached(cosines, self.rank) - self._rounding)
-                cosines = asked @ self.bank[near].T
-            found[rows] = near[kth_largest(cosines, self.rank)]
-        return self.order[found]
+            near = self.near(asked.astype(np.float32), home)
+            found[rows] = self._measured(asked, near)
+        return found
 
-    def _visits(self, queries: Array) -> Iterator[tuple[slice, Array]]:
-        """Batches of queries with the home that they share, inner ones apart from those that belong nowhere."""
-        cosines = queries @ self.centers.T
-        home = cosines.argmax(axis=1)
-        order = np.lexsort((cosines.max(axis=1), home))
-        step = ROWS if len(self.homes) > 1 else max(1, BLOCK // len(self.bank))
-        edges = np.searchsorted(home[order], np.arange(1, len(self.homes)))
-        for place, rows in zip(self.homes, np.split(order, edges), strict=True):
-            for at in range(0, len(rows), step):
-                yield place, rows[at : at + step]
+    def near(self, asked: Array, home: slice) -> Array:
+        """Places of all directions that may be among the `rank` nearest of any query, int (n,).
 
-    def _within(self, asked: Array, floor: Array) -> Array:
-        """Places of the directions whose cosine with any of those that are asked for may reach its floor."""
-        short, step = self.sketch(asked), BLOCK // len(asked)
+        Args:
+            asked: Directions, float32 (N, D).
+            home: Directions that are near them for a start.
+        """
+        if home.stop - home.start == len(self.bank):
+            return np.arange(len(self.bank))
+        floor = reached(asked @ self.single[home].T, self.rank) - self._rounding
+        short, step = self.sketch(asked), max(1, BLOCK // len(asked))
         reaches = [
             (short @ self._short[:, at : at + step] >= floor[:, None]).any(axis=0)
             for at in range(0, len(self.bank), step)
         ]
         return np.flatnonzero(np.concatenate(reaches))
 
+    def _measured(self, asked: Floats, near: Array) -> Floats:
+        """Distances to the `rank`-th nearest among those that are near, float64 (N,)."""
+        single = self.single if len(near) == len(self.bank) else self.single[near]
+        close = doubtful(asked.astype(np.float32) @ single.T, self.rank, self._rounding)
+        apart, step = np.empty(len(close.place)), max(1, BLOCK // self.bank.shape[1])
+        for at in range(0, len(apart), step):
+            part = slice(at, at + step)
+            apart[part] = np.linalg.norm(asked[close.row[part]] - self.bank[near[close.place[part]]], axis=1)
+        order = np.lexsort((apart, close.row))
+        start = np.searchsorted(close.row, np.arange(len(asked)))
+        found: Floats = apart[order[start + close.rank - 1]]
+        return found
 
-def nearest(bank: Array, rank: int) -> Nearest:
-    """Returns directions (M, D), float32 of length 1 or 0, in which the `rank`-th nearest can be looked up."""
-    centers = _centers(bank, min(HOMES, len(bank) // (HOME * rank)))
-    home = (bank @ centers.T).argmax(axis=1)
+    def _visits(self, queries: Array) -> Iterator[tuple[slice, Array]]:
+        """Batches of queries with the home that they share, inner ones apart from those that belong nowhere."""
+        cosines = queries @ self.centers.T
+        home = cosines.argmax(axis=1)
+        order = np.lexsort((cosines.max(axis=1), home))
+        step = max(1, min(ROWS, 16 * BLOCK // len(self.bank)))
+        if self.homes[0].stop - self.homes[0].start == len(self.bank):
+            step = max(1, BLOCK // len(self.bank))
+        edges = np.searchsorted(home[order], np.arange(1, len(self.homes)))
+        for place, rows in zip(self.homes, np.split(order, edges), strict=True):
+            for at in range(0, len(rows), step):
+                yield place, rows[at : at + step]
+
+
+def nearest(bank: Floats, rank: int) -> Nearest:
+    """Returns directions (M, D), float64 of length 1, in which the `rank`-th nearest can be looked up."""
+    found = _homed(bank, rank)
+    some = found.single[:: max(1, len(bank) // ROWS)][:ROWS]
+    kept = sum(len(found.near(some[rows], home)) * len(rows) for home, rows in found._visits(some))
+    if len(found.homes) > 1 and kept > WORTH * len(bank) * len(some):
+        return Nearest(bank, (slice(0, len(bank)),), found.centers[:1], rank)
+    return found
+
+
+def _homed(bank: Floats, rank: int) -> Nearest:
+    """The bank in the order of its homes."""
+    centers = _centers(bank.astype(np.float32), min(HOMES, len(bank) // (HOME * rank)))
+    home = (bank.astype(np.float32) @ centers.T).argmax(axis=1)
     order = np.argsort(home, kind="stable")
     edges = np.searchsorted(home[order], np.arange(len(centers) + 1))
     kept = np.flatnonzero(np.diff(edges) >= rank)  # the largest home has HOME * rank or more
     homes = tuple(slice(int(edges[k]), int(edges[k + 1])) for k in kept)
-    return Nearest(bank[order], order, homes, centers[kept], rank)
+    return Nearest(bank[order], homes, centers[kept], rank)
 
 
 def _centers(bank: Array, count: int) -> Array:
-    """Middles of at least one home: two steps of spherical k-means on a part of the bank (Dhillon and Modha 2001)."""
+    """Middles of at least one home: three steps of spherical k-means on a part of the bank (Dhillon and Modha 2001)."""
     count = max(1, count)
     sample = bank[:: max(1, len(bank) // (32 * count))]
     centers = sample[:: len(sample) // count][:count]
@@ -170,21 +207,37 @@ def reached(numbers: Array, rank: int) -> Array:
     return least
 
 
-def kth_largest(numbers: Array, rank: int) -> Array:
-    """Returns where the `rank`-th largest number of each row stands, int (N,).
+class Doubtful(NamedTuple):
+    """Are the numbers of each row that may be the largest but so many, if all are a little wrong.
 
-    Only numbers that may be it are looked at closely: a little more than `rank` numbers instead of all.
+    Attributes:
+        row: Row of each, in rising order, int (n,).
+        place: Its column, int (n,).
+        rank: Which of those of a row it is, counted from the largest, int (N,).
+    """
 
-    >>> kth_largest(np.array([[5.0, 9.0, 7.0, 1.0]]), 2).tolist()
-    [2]
+    row: Array
+    place: Array
+    rank: Array
+
+
+def doubtful(numbers: Array, rank: int, rounding: float) -> Doubtful:
+    """Returns which numbers (N, M) may be the `rank`-th largest of their rows, if each is wrong by half the `rounding`.
+
+    Only numbers that are large enough are looked at closely: a little more than `rank` of a row instead of all.
+
+    >>> doubtful(np.array([[5.0, 9.0, 7.0, 6.9, 1.0]]), 2, 0.2)
+    Doubtful(row=array([0, 0]), place=array([2, 3]), rank=array([1]))
     """
     rows, count = numbers.shape
-    place = np.flatnonzero(numbers >= reached(numbers, rank)[:, None])
-    row = place // count
+    flat = np.flatnonzero(numbers >= (reached(numbers, rank) - rounding)[:, None])
+    row = flat // count
     start = np.searchsorted(row, np.arange(rows))
     width = int(np.bincount(row).max())
-    near = np.full((rows, width), -np.inf, numbers.dtype)
-    near[row, np.arange(len(place)) - start[row]] = numbers.ravel()[place]
-    chosen = np.argpartition(near, width - rank, axis=1)[:, width - rank]
-    found: Array = place[start + chosen] - np.arange(rows) * count
-    return found
+    close = np.full((rows, width), -np.inf, numbers.dtype)
+    large = numbers.ravel()[flat]
+    close[row, np.arange(len(flat)) - start[row]] = large
+    kth = np.partition(close, width - rank, axis=1)[:, width - rank]
+    above = (close > (kth + rounding)[:, None]).sum(axis=1)
+    chosen = np.abs(large - kth[row]) <= rounding
+    return Doubtful(row[chosen], flat[chosen] - row[chosen] * count, rank - above)

@@ -37,7 +37,7 @@ from evalsuite.data.dataset import Place
 from evalsuite.data.shelf import Shelf
 from evalsuite.data.views import Gallery, View
 from evalsuite.detectors.distances import NEIGHBORS, directions
-from evalsuite.detectors.nearest import BLOCK, kth_largest, nearest
+from evalsuite.detectors.nearest import Nearest, nearest
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.ood import Ood
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from evalsuite.evaluators.contract import Evaluator
-    from evalsuite.records import Array
+    from evalsuite.records import Floats
 
 CHECKPOINT = Path("checkpoints", "akamaster", "resnet20-12fca82f.th")
 WITHOUT_ODIN = tuple(name for name in DETECTORS if name != "odin")
@@ -128,23 +128,12 @@ def shared(root: Path, images: int) -> dict[str, float]:
     return found | {"all": sum(found[name] for name in tests)}
 
 
-def pointed(on: Bench, view: View) -> Array:
+def pointed(on: Bench, view: View) -> Floats:
     """Directions of the features of a view."""
     features = on.outputs(view).features
     if features is None:
         raise AssertionError("the network has no penultimate features")
-    return directions(features).astype(np.float32)
-
-
-def multiplied(bank: Array, queries: Array, rank: int) -> Array:
-    """Places of the k-th nearest directions from all cosines: what the search is compared with."""
-    step = max(1, BLOCK // len(bank))
-    columns = np.ascontiguousarray(bank.T)
-    cosines = np.empty((step, len(bank)), np.float32)  # fresh memory costs as much as the sums
-    parts = (queries[at : at + step] for at in range(0, len(queries), step))
-    return np.concatenate(
-        [kth_largest(np.matmul(part, columns, out=cosines[: len(part)]), rank) for part in parts]
-    )
+    return directions(features)
 
 
 def searched(root: Path, images: int) -> dict[str, tuple[float, float]]:
@@ -156,10 +145,11 @@ def searched(root: Path, images: int) -> dict[str, tuple[float, float]]:
     asked, found = np.concatenate(queries), {}
     for count in (images, len(bank)):
         part = bank[:count]
+        whole = Nearest(part, (slice(0, count),), part[:1].astype(np.float32), NEIGHBORS)
         both = [
             (
-                seconds(lambda part=part: nearest(part, NEIGHBORS).places(asked)),  # type: ignore[misc]  # mypy cannot infer it
-                seconds(lambda part=part: multiplied(part, asked, NEIGHBORS)),  # type: ignore[misc]  # the same
+                seconds(lambda part=part: nearest(part, NEIGHBORS).distances(asked)),  # type: ignore[misc]  # mypy cannot infer it
+                seconds(lambda whole=whole: whole.distances(asked)),  # type: ignore[misc]  # the same
             )
             for _ in range(3)
         ]

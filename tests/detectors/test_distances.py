@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import NearestNeighbors
 
@@ -90,7 +92,7 @@ def test_scikit_learn_finds_the_same_neighbours(world: Any, rank: int) -> None:
     oracle = NearestNeighbors(n_neighbors=rank, algorithm="brute").fit(unit)
     expected = oracle.kneighbors(distances.directions(world.both))[0][:, -1]
     fitted = neighbors(world.training, rank=rank)
-    np.testing.assert_allclose(fitted.distances(world.both), expected, atol=1e-6)
+    np.testing.assert_allclose(fitted.distances(world.both), expected, atol=1e-12)
 
 
 def test_pytorch_ood_finds_the_same_neighbours(world: Any, oracle: Any) -> None:
@@ -105,8 +107,34 @@ def test_lengths_do_not_count_and_zero_features_are_a_point_of_their_own() -> No
     near = neighbors(bank, rank=1).distances(np.array([[5.0, 0.0], [0.0, 0.1], [0.0, 0.0], [1.0, 1.0]]))
     assert near.tolist() == pytest.approx([0, 0, 0, np.sqrt(2 - np.sqrt(2))])
     assert near[:3].tolist() == [0, 0, 0]  # exactly, although cosines are of single precision
-    second = neighbors(bank, rank=2).distances(np.array([[5.0, 0.0]]))
-    assert second.tolist() in ([1.0], [np.sqrt(2.0)])  # cosine 0 with both
+    second = neighbors(bank, rank=2).distances(np.array([[5.0, 0.0], [0.0, 0.0]]))
+    assert second.tolist() == [1.0, 1.0]  # nearer than what is at right angles
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 99), st.integers(0, 12), st.integers(1, 20))
+def test_dead_features_are_as_far_away_as_they_are(seed: int, dead: int, rank: int) -> None:
+    random = np.random.default_rng(seed)
+    training, asked = random.normal(size=(20, 5)), random.normal(size=(9, 5))
+    training[:dead] = asked[:2] = 0
+    unit = distances.directions(random.permutation(training))
+    every = np.linalg.norm(distances.directions(asked)[:, None] - unit[None], axis=2)
+    found = neighbors(unit, rank=rank).distances(asked)
+    np.testing.assert_allclose(found, np.sort(every, axis=1)[:, rank - 1], rtol=0, atol=1e-12)
+
+
+def test_outliers_of_a_half_dead_network_are_found_as_pytorch_ood_finds_them(oracle: Any) -> None:
+    """Half of the images make no unit fire; ranked by cosines alone they would look farther than any outlier."""
+    random = np.random.default_rng(5)
+    training, test = np.abs(random.normal(size=(2, 400, 8))).astype(np.float32)
+    training[::2] = test[::2] = 0
+    outliers = np.abs(random.normal(size=(400, 8)) ** 3).astype(np.float32)
+    theirs = oracle.KNN(None, k=20)
+    theirs.fit_features(torch.from_numpy(training), torch.zeros(400, dtype=torch.long))
+    for features in (test, outliers):
+        expected = theirs.predict_features(torch.from_numpy(features)).numpy()
+        found = neighbors(training, rank=20).distances(features)
+        np.testing.assert_allclose(found, expected, atol=2e-3)  # theirs takes roots of rounded squares
 
 
 def test_more_neighbours_than_images() -> None:
