@@ -61,7 +61,8 @@ def virtual_logit(
         dimensions: Principal directions d below D; `principal` of D by default.
 
     Raises:
-        SkippedError: If training features have no residual, so that it has no scale.
+        SkippedError: If training features have no residual, so that it has no scale; or if the mean largest logit is
+            not above 0, so that the scale would turn the residual over.
     """
     h = np.asarray(features, np.float64)
     # weights are float32: rows that depend on each other do so up to its rounding, as after weight decay
@@ -76,7 +77,14 @@ def virtual_logit(
             f"the penultimate features of the training images lie in {h.shape[1] - rest.shape[1]} of "
             f"{h.shape[1]} directions: there is no residual to scale the virtual logit by; use another detector"
         )
-    return VirtualLogit(origin, rest, float(np.asarray(logits, np.float64).max(axis=1).mean()) / residual)
+    largest = float(np.asarray(logits, np.float64).max(axis=1).mean())
+    if largest <= 0:
+        raise SkippedError(
+            f"the mean largest logit of the training images is {largest:.3g}, expected more than 0: the virtual logit "
+            "would be smaller for larger residuals; add a constant to the bias of the classifier, which changes no "
+            "prediction, or use another detector"
+        )
+    return VirtualLogit(origin, rest, largest / residual)
 
 
 def _residual(features: Array, origin: Floats, rest: Floats) -> Floats:

@@ -35,6 +35,8 @@ PROBE_SHARE = 0.02
 """The same for the probe, which is small."""
 LARGE = 0.5
 """Linf radius at which every image can be turned into the same grey one."""
+LOOK = 32
+"""Images whose logits and gradients are looked at although none is attacked again: it costs next to nothing."""
 QUERIES = 100
 """Questions of Square to each image of the probe that withstood."""
 SATURATED = 24 * math.log(2)
@@ -76,13 +78,13 @@ def doubts(target: Target, record: Record, *, force: Force, probe: int) -> Doubt
         record: What each attack broke, or had been broken when it was done; at least one with gradients.
         force: How hard they tried.
         probe: Number of images that are attacked again; 0 for none: then the attacks are only compared with
-            each other. On at most so many images: two passes and a gradient; on those that withstood the
+            each other. On at most so many images, or `LOOK`: two passes and a gradient; on those that withstood the
             iterative attack at the middle radius: twice the steps, as many restarts again, noise, `QUERIES`
             questions of Square, as many steps along the margin where no attack followed it, and what PGD makes of
             them on the unpruned network; on all of them: the attack at a large radius.
     """
-    general = (*_gradients(target.first(probe)), *_probed(target, record, force, probe)) if probe else ()
-    found = Doubts(general)
+    general = _gradients(target.first(probe or LOOK))
+    found = Doubts((*general, *(_probed(target, record, force, probe) if probe else ())))
     radii = sorted({radius for _, radius in record})
     for one in {one for one, _ in record}:
         if one.iterative:

@@ -15,6 +15,7 @@ from evalsuite.data.views import Corruption, View
 from evalsuite.errors import CellError, ContractError, SuiteError
 from evalsuite.evaluators.accuracy import ECE, NLL, POPULATION, single
 from evalsuite.evaluators.contract import Evaluator, check_once
+from evalsuite.evaluators.published import SEVERITIES, gaps, unverified
 from evalsuite.metrics import brier, ece_by_chance, evaluate, softmax, temperature
 from evalsuite.records import Array, Floats, Metric, Score
 
@@ -101,12 +102,12 @@ class Calibration(Evaluator):
     historical: ClassVar[bool] = True
     held_out: Literal["validation", "cross-fit"] = "validation"
     corruptions: bool = False
-    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    severities: tuple[int, ...] = SEVERITIES
     source: Literal["generated", "official"] = "generated"
     per_image: bool = False
 
     def __post_init__(self) -> None:
-        if not self.severities or not set(self.severities) <= {1, 2, 3, 4, 5}:
+        if not self.severities or not set(self.severities) <= set(SEVERITIES):
             raise SuiteError(
                 f"calibration: found severities {list(self.severities)}, expected some of 1 to 5; "
                 "corruptions = false leaves corrupted images out"
@@ -126,13 +127,15 @@ class Calibration(Evaluator):
     def needs(self) -> tuple[View, ...]:
         """The clean test images, the validation images if they are used, and the corrupted ones."""
         held = (View(split="validation"),) if self.held_out == "validation" else ()
-        return (View(), *held, *self._shifts)
+        return (View(), *held, *self._shifts.values())
 
     @property
-    def _shifts(self) -> tuple[View, ...]:
+    def _shifts(self) -> dict[tuple[str, int], View]:
         kinds = CORRUPTIONS if self.corruptions else ()
         change = Corruption if self.source == "generated" else Official
-        return tuple(View(change=change(kind, level)) for kind in kinds for level in self.severities)
+        return {
+            (kind, level): View(change=change(kind, level)) for kind in kinds for level in self.severities
+        }
 
     @property
     def _group(self) -> str:
@@ -153,7 +156,9 @@ class Calibration(Evaluator):
             flags = self._unsure(bench)
             for score in _renamed(_measures(scaled, bench.seed)):
                 yield replace(score, flags=(*flags, *score.flags))
-            yield Score(TEMPERATURE.name, "clean", value=fitted, n=len(outputs.logits), flags=flags)
+            fit = View(split="validation") if self.held_out == "validation" else View()
+            count = len(bench.outputs(fit).logits)
+            yield Score(TEMPERATURE.name, "clean", value=fitted, n=count, flags=flags)
         yield from self._shifted(bench, scaling, reason)
 
     def _unsure(self, bench: Bench) -> tuple[str, ...]:
@@ -183,16 +188,20 @@ class Calibration(Evaluator):
         """
         kept = single if self.per_image else _valued
         found: dict[str, list[Score]] = {}
-        for view in self._shifts:
+        counted: dict[tuple[str, int], View] = {}
+        for cell, view in self._shifts.items():
             condition, outputs = bench.condition(view), bench.outputs(view)
             group = "" if "*" in condition else self._group
+            if group:
+                counted[cell] = view
             for score in _on_shift(outputs, scaling, reason):
                 yield replace(kept(score), condition=condition, group=group)
                 if group:
                     found.setdefault(score.metric, []).append(score)
+        flags = (*unverified(bench, {kind: view for (kind, _), view in counted.items()}), *gaps(counted))
         for name, scores in found.items():
             mean = Score(name, "", reason=reason) if scores[0].reason else _mean(name, scores)
-            yield replace(mean, condition=self._group)
+            yield replace(mean, condition=self._group, flags=() if mean.reason else flags)
 
 
 def _divided_by(temperatures: Floats) -> Scaling:
@@ -265,7 +274,7 @@ def _mean(name: str, scores: Sequence[Score]) -> Score:
     evidence = [score.evidence[POPULATION] for score in scores]
     if name == ECE.name + SCALED:
         value = np.mean([evaluate(ECE.functional, score.evidence) for score in scores])
-        return Score(name, "", value=float(value), n=sum(map(len, evidence)))
+        return Score(name, "", value=float(value), n=len(evidence[0]))  # the same images each time
     return _score(name, np.asarray(np.mean(evidence, axis=0, dtype=np.float64)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,12 +25,12 @@ from evalsuite.evaluators.accuracy import (
     single,
 )
 from evalsuite.evaluators.contract import Evaluator, check_once
+from evalsuite.evaluators.published import SEVERITIES, gaps, some, unverified
 from evalsuite.records import Array, Metric, Score
 from evalsuite.registry import unknown
 
 GROUP = "corruptions"
 EXTRA_GROUP = "corruptions-extra"
-SEVERITIES = (1, 2, 3, 4, 5)
 FEW = 20
 """Images that the parent must have wrong under a kind: below, a resample may have none, and no ratio exists."""
 CLEAR = 5.0
@@ -132,12 +132,12 @@ class Corruptions(Evaluator):
                     kept[score.metric][cell] = score.evidence[POPULATION]
             yield single(calibration_score(bench, view, group=group))
         if counted:
-            doubts = (*self._doubts(bench, counted), *_gaps(counted))
+            unsure = unverified(bench, {kind: view for (kind, _), view in counted.items()})
             for metric, cells in kept.items():
-                yield from self._means(metric, cells, doubts)
-            yield from self._worst(kept[ACCURACY.name], doubts)
+                yield from self._means(metric, cells, unsure)
+            yield from self._worst(kept[ACCURACY.name], unsure)
             for score in self._relative(bench, counted):
-                yield score if score.reason else replace(score, flags=doubts)
+                yield score if score.reason else replace(score, flags=(*unsure, *gaps(counted)))
 
     def _views(self) -> dict[_Cell, View]:
         kinds = (*self.kinds, *(EXTRA if self.extra else ()))
@@ -157,30 +157,26 @@ class Corruptions(Evaluator):
         """What generated and official corruptions may not share."""
         return name if self.source == "generated" else f"{name} official"
 
-    def _doubts(self, bench: Bench, counted: Mapping[_Cell, View]) -> tuple[str, ...]:
-        """Why official files may not be what they are called."""
-        origins = {kind: bench.gallery.origin(view) for (kind, _), view in counted.items()}
-        unsure = [kind for kind, origin in origins.items() if "not verified" in origin]
-        return (f"official files whose MD5 is not verified: {_some(unsure)}",) if unsure else ()
-
-    def _means(self, metric: str, cells: _Cells, doubts: tuple[str, ...]) -> Iterator[Score]:
+    def _means(self, metric: str, cells: _Cells, unsure: tuple[str, ...]) -> Iterator[Score]:
         """The mean over all kinds, and over those of each family."""
         families = {f"{family} corruptions": kinds for family, kinds in FAMILIES.items()}
         for name, kinds in {GROUP: CORRUPTIONS, **families}.items():
             chosen = [values for (kind, _), values in cells.items() if kind in kinds]
             if chosen:
                 mean = np.asarray(np.mean(np.stack(chosen), axis=0, dtype=np.float64))
-                flags = doubts if name == GROUP else ()
+                flags = (*(unsure if name == GROUP else ()), *gaps(cells, kinds=kinds))  # the files once
                 yield Score(metric, self._named(name), evidence={POPULATION: mean}, flags=flags)
 
-    def _worst(self, correct: _Cells, doubts: tuple[str, ...]) -> Iterator[Score]:
+    def _worst(self, correct: _Cells, unsure: tuple[str, ...]) -> Iterator[Score]:
         """The worst condition of all, and at each severity the worst that each image meets."""
         everything = np.stack(list(correct.values()), axis=1)
-        yield Score(WORST.name, self._named(GROUP), evidence={POPULATION: everything}, flags=doubts)
+        flags = (*unsure, *gaps(correct))
+        yield Score(WORST.name, self._named(GROUP), evidence={POPULATION: everything}, flags=flags)
         for level in self.severities:
-            here = [values for (_, severity), values in correct.items() if severity == level]
-            condition = f"{self._named(GROUP)}/{level}"
-            yield Score(ALL.name, condition, evidence={POPULATION: np.all(here, axis=0)})
+            here = {cell: values for cell, values in correct.items() if cell[1] == level}
+            right = np.all(list(here.values()), axis=0)
+            flags = gaps(here, severities=(level,))
+            yield Score(ALL.name, f"{self._named(GROUP)}/{level}", evidence={POPULATION: right}, flags=flags)
 
     def _relative(self, bench: Bench, views: Mapping[_Cell, View]) -> Iterator[Score]:
         """Corruption errors relative to the parent; a reason where the parent is no measure of them."""
@@ -188,27 +184,12 @@ class Corruptions(Evaluator):
         mine, parents = (_wrong(one, views) for one in (bench, bench.parent))
         few = [kind for kind, column in zip(kinds, parents.T, strict=True) if (column > 0).sum() < FEW]
         yield _ratio(
-            MCE, condition, mine, parents, few and f"fewer than {FEW} images wrong under {_some(few)}"
+            MCE, condition, mine, parents, few and f"fewer than {FEW} images wrong under {some(few)}"
         )
         gaps = mine - _clean(bench, views), parents - _clean(bench.parent, views)
         unclear = [kind for kind, column in zip(kinds, gaps[1].T, strict=True) if not _clear(column)]
-        why = unclear and f"an error that is not clearly above its clean one under {_some(unclear)}"
+        why = unclear and f"an error that is not clearly above its clean one under {some(unclear)}"
         yield _ratio(RELATIVE_MCE, condition, *gaps, why)
-
-
-def _gaps(counted: Collection[_Cell]) -> tuple[str, ...]:
-    """What keeps the mean from being the published one, over 15 kinds and 5 severities."""
-    kinds, levels = ({cell[place] for cell in counted} for place in (0, 1))
-    missing = [kind for kind in CORRUPTIONS if kind not in kinds]
-    here = [level for level in SEVERITIES if level in levels]
-    if not missing and len(here) == len(SEVERITIES):
-        return ()
-    without = f" (without {_some(missing)})" if missing else ""
-    severities = "" if len(here) == len(SEVERITIES) else f", severity {', '.join(map(str, here))} alone"
-    return (
-        f"over {len(kinds)} of the {len(CORRUPTIONS)} corruptions{without}{severities}: not the published mean, so "
-        "compare it only with others over the same.",
-    )
 
 
 def _ratio(metric: Metric, condition: str, mine: Array, parents: Array, why: str | list[str]) -> Score:
@@ -236,9 +217,3 @@ def _clear(gaps: Array) -> bool:
     """Whether the mean of one number per image is clearly above 0."""
     error = gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.inf
     return bool(gaps.mean() > CLEAR * error)
-
-
-def _some(kinds: Sequence[str]) -> str:
-    """At most three of them, and how many more there are."""
-    more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
-    return ", ".join(kinds[:3]) + more

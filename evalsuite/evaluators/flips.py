@@ -12,6 +12,7 @@ from evalsuite.data.videos import PERTURBATIONS, Videos
 from evalsuite.data.views import View
 from evalsuite.errors import DataError, SuiteError
 from evalsuite.evaluators.contract import Evaluator, check_once
+from evalsuite.evaluators.published import lacking, unverified
 from evalsuite.records import Array, Floats, Metric, Score
 from evalsuite.registry import unknown
 
@@ -83,7 +84,9 @@ class Flips(Evaluator):
             raise DataError(
                 f"{self.folder}: found {counts} videos of {', '.join(self.kinds)}, expected equally many"
             )
-        yield Score(FLIPS.name, GROUP, evidence={population: np.mean(rates, axis=0)})
+        unsure = unverified(bench, {video.kind: View(change=video) for video in self._videos()})
+        flags = (*unsure, *lacking(self.kinds, PERTURBATIONS, noun="perturbations"))
+        yield Score(FLIPS.name, GROUP, evidence={population: np.mean(rates, axis=0)}, flags=flags)
 
     def _videos(self) -> tuple[Videos, ...]:
         return tuple(Videos(kind, self.folder, self.videos) for kind in self.kinds)

@@ -139,15 +139,18 @@ def _scores(condition: str, norms: Array, aim: Target, *, order: float, populati
     else:
         yield Score(f"median_{norm}_norm", condition, evidence={population: capped}, group=GROUP, flags=flags)
     values = {
-        f"median_{norm}_norm_right": float(np.median(right)) if 2 * missed < len(right) else math.nan,
-        f"mean_{norm}_norm_right": float(found.mean()) if len(found) else math.nan,
-        f"{norm}_found": len(found) / len(right) if len(right) else math.nan,
+        f"median_{norm}_norm_right": (
+            float(np.median(right)) if 2 * missed < len(right) else math.nan,
+            len(right),
+        ),
+        f"mean_{norm}_norm_right": (float(found.mean()) if len(found) else math.nan, len(found)),
+        f"{norm}_found": (len(found) / len(right) if len(right) else math.nan, len(right)),
     }
-    for name, value in values.items():
+    for name, (value, n) in values.items():
         if math.isnan(value):
             yield Score(name, condition, reason=_unfound(missed, len(right)))
         else:
-            yield Score(name, condition, value=value, n=len(right), flags=flags)
+            yield Score(name, condition, value=value, n=n, flags=flags)
 
 
 def _unfound(missed: int, total: int) -> str:

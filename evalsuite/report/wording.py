@@ -16,6 +16,9 @@ THIN = "\u202f"
 NOTHING = "\u2013"
 """What stands where there is no number."""
 
+APPROXIMATE = ("motion_blur", "snow")
+"""Generated corruptions that are not the published ones pixel by pixel (`evalsuite.data.corruptions.APPROXIMATE`)."""
+
 _ACRONYMS = {
     name.lower(): name
     for name in (
@@ -104,6 +107,8 @@ def condition_label(name: str) -> str:
 
     >>> condition_label("gaussian_noise/5"), condition_label("fog official/3"), condition_label("linf-pgd/2:255")
     ('gaussian noise, severity 5', 'official fog, severity 3', 'Linf PGD, ε = 2/255')
+    >>> condition_label("snow/3"), condition_label("snow official/3")
+    ('snow (approx.), severity 3', 'official snow, severity 3')
     >>> condition_label("corruptions"), condition_label("worst black-box/2:255"), condition_label("l2-pgd/1")
     ('all generated corruptions', 'worst black box attack, ε = 2/255', 'L2 PGD, ε = 1')
     """
@@ -123,8 +128,8 @@ def _base(name: str) -> str:
     words = kind.replace("_", " ").replace("-", " ").split()
     if words[:1] == ["worst"] and "of" not in words:
         words.append("attack")
-    painted = " (painted)" if kind.endswith("*") else ""
-    return origin + " ".join(_ACRONYMS.get(word, word) for word in words).removesuffix("*") + painted
+    made = " (painted)" if kind.endswith("*") else " (approx.)" if name in APPROXIMATE else ""
+    return origin + " ".join(_ACRONYMS.get(word, word) for word in words).removesuffix("*") + made
 
 
 def _setting(base: str, text: str) -> str:

@@ -23,6 +23,8 @@ FOUND = ("aupr_out", "mean_aupr_out")
 KNOWN = ("aupr_in", "mean_aupr_in")
 FLAGGED = ("fpr95_ood_positive", "mean_fpr95_ood_positive")
 KEPT = ("fpr95_id_positive", "mean_fpr95_id_positive")
+UNSEEN = 0.5
+"""Share of an image's weight that one may have which the sample shows none of."""
 LEAST_ERROR = 1e-12
 """What is missing to a perfect separation is rounding if it is smaller: less than one pair of a million images each."""
 
@@ -103,7 +105,8 @@ def _spread(pulls: list[tuple[Floats, Floats]], *, level: float) -> tuple[float,
 
     What is missing to 1 (or, below 1/2, to 0) is taken as a weighted sum of rare events, as few images make the
     errors of a good detector: its interval is that of a gamma distribution, with one more event of the largest
-    weight for the upper end.
+    weight for the upper end. The largest weight is at least that of half an image of the smallest population, whether
+    the sample has such a one or not.
 
     Args:
         pulls: Of each number, the contributions of the population that all share and of its own one; their means are
@@ -115,11 +118,10 @@ def _spread(pulls: list[tuple[Floats, Floats]], *, level: float) -> tuple[float,
     variance = sum(float(one.var(ddof=1)) * len(one) for one in weights)
     value = float(np.clip(shared.mean(), 0.0, 1.0))
     missing, least = min(value, 1 - value), min(map(len, weights))
-    if missing < LEAST_ERROR:
-        return wilson(round(value * least), least, level=level)
-    if variance < LEAST_ERROR**2:
-        return value, value
-    largest = max(float(np.abs(one - one.mean()).max()) for one in weights)
+    if min(missing, np.sqrt(variance)) < LEAST_ERROR:  # all images say the same: of others nobody knows
+        low, high = wilson(round(value * least), least, level=level)
+        return min(low, value), max(high, value)
+    largest = max(UNSEEN / least, *(float(np.abs(one - one.mean()).max()) for one in weights))
     low = _gamma(missing, variance, (1 - level) / 2)
     high = min(1.0, _gamma(missing + largest, variance + largest**2, (1 + level) / 2))
     return (low, high) if value < 0.5 else (1 - high, 1 - low)

@@ -31,7 +31,7 @@ DEPTHS: Mapping[str, tuple[Table, ...]] = MappingProxyType(
             {"name": "corruptions", "severities": [3]},
             {"name": "ood"},
             {"name": "noise"},
-            {"name": "attack", "images": 200, "steps": 10, "probe": 0},
+            {"name": "attack", "images": 200, "steps": 10, "probe": 32},
             {"name": "calibration"},
         ),
         "standard": (

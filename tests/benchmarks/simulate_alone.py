@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     Normal = tuple[float, float]
 
-SIZES = ((80, 120), (400, 200), (1000, 1000), (10_000, 1000))
+SIZES = ((300, 30), (2000, 20), (80, 120), (400, 200), (1000, 1000), (10_000, 50), (10_000, 1000))
 APART = (0.5, 2.0, 4.0)
 WIDER = 1.5
 """Standard deviation of the scores of the second outlier set, which lies one unit farther away."""

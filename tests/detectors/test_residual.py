@@ -53,3 +53,14 @@ def test_features_without_a_residual() -> None:
         SkippedError, match="of the training images lie in 2 of 4 directions: there is no residual"
     ):
         virtual_logit(flat, flat[:, :2], head)
+
+
+def test_a_negative_scale_would_turn_the_residual_over() -> None:
+    """A constant added to all logits changes no prediction, but the sign of their mean largest."""
+    random = np.random.default_rng(1)
+    features = random.random((50, 4))
+    head = Head(random.normal(size=(3, 4)).astype(np.float32), np.full(3, -100, np.float32))
+    logits = features @ head.weight.T.astype(float) + head.bias
+    with pytest.raises(SkippedError, match="expected more than 0: the virtual logit would be smaller"):
+        virtual_logit(features, logits, head)
+    assert virtual_logit(features, logits + 200, head).scale > 0

@@ -24,6 +24,7 @@ from evalsuite.models.intake import Intake, Loaded, Program
 from evalsuite.models.settings import from_settings
 from evalsuite.records import Score
 from evalsuite.running.measuring import scored
+from evalsuite.suite.depths import battery
 from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe
 
@@ -178,7 +179,20 @@ def test_a_model_that_is_random_under_attack_is_flagged(sound: nn.Module) -> Non
 
 def test_without_a_probe_attacks_are_only_compared(sound: nn.Module) -> None:
     silent = Attack((2.0,), ("linf-pgd",), steps=5, images=32, probe=0)
-    assert flags(Changed(sound, before=lambda images: (8 * images).round() / 8), silent) == ""
+    assert flags(Changed(sound, before=lambda images: images + 0.01 * images.sin()), silent) == ""
+
+
+def test_without_a_probe_the_gradients_are_looked_at_all_the_same(sound: nn.Module) -> None:
+    silent = Attack((2.0,), ("linf-pgd",), steps=5, images=64, probe=0)
+    stepped = Changed(sound, before=lambda images: (8 * images).round() / 8)
+    assert "The gradient is zero or not finite on 32 of 32 images." in flags(stepped, silent)
+    loud = Changed(sound, behind=lambda logits: 1000 * logits)
+    assert "The softmax is saturated in float32 on" in flags(loud, silent)
+
+
+def test_the_quick_depth_attacks_some_images_again() -> None:
+    (table,) = (one for one in battery("quick", [], data="digits", trained=True) if one["name"] == "attack")
+    assert table["probe"] > 0
 
 
 FGSM, PGD, NOISE = weapon("fgsm"), weapon("linf-pgd"), weapon("linf-noise")
@@ -191,7 +205,10 @@ def hit(*broken: int, count: int = 100) -> Any:
 
 
 def compared(record: dict[Any, Any]) -> Doubts:
-    aim = Target(nn.Identity(), torch.zeros(1), torch.zeros(1), hit(), 10, 0)
+    torch.manual_seed(0)
+    model, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 10)).eval(), torch.rand(100, 3, 2, 2)
+    wrong = (model(images).argmax(dim=1) + 1) % 10
+    aim = Target(model, images, wrong, hit(), 10, 0)
     return doubts(aim, record, force=Force(), probe=0)
 
 

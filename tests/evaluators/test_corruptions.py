@@ -16,7 +16,8 @@ from evalsuite.data.dataset import Place
 from evalsuite.data.views import Corruption, Gallery, View, frost_textures
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators.accuracy import single
-from evalsuite.evaluators.corruptions import Corruptions
+from evalsuite.evaluators.calibration import Calibration
+from evalsuite.evaluators.corruptions import ALL, Corruptions
 from evalsuite.metrics import reliability
 from evalsuite.records import Array, ImageSet, Score
 from evalsuite.running.measuring import scored
@@ -104,8 +105,18 @@ def test_a_mean_over_fewer_than_fifteen_says_so(textures: Path) -> None:
         "over 14 of the 15 corruptions (without frost): not the published mean, so compare it only with others over "
         "the same."
     )
-    assert {condition for condition, found in flags.items() if found} == {"corruptions"}
+    assert {condition for condition, found in flags.items() if found} == {
+        "corruptions",
+        "weather corruptions",
+    }
     assert flags["corruptions"] == (sentence,)
+    assert flags["weather corruptions"] == (sentence.replace("14 of the 15", "3 of the 4"),)
+    over = {one.condition: one.flags for one in scored(Corruptions(), bench()) if one.metric == ALL.name}
+    assert set(over.values()) == {(sentence,)}
+    shifted = scored(Calibration(corruptions=True, severities=(5,), held_out="cross-fit"), bench())
+    means = [one for one in shifted if one.condition == Calibration()._group and not one.reason]
+    assert means
+    assert all("(without frost), severity 5 alone" in " ".join(one.flags) for one in means)
     assert not any(one.flags for one in scored(Corruptions(), bench(textures)))
     few = scored(Corruptions((1, 3), ("fog", "snow", "contrast")), bench(textures))
     ratios = {"accuracy_worst_corruption", "mce_parent", "relative_mce_parent"}

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from evalsuite.data import corruptions
 from evalsuite.errors import StoreError
 from evalsuite.records import Metric
+from evalsuite.report import wording
 from evalsuite.report.fairness import SETUPS, TOTALS
 from evalsuite.report.findings import Picture
 from evalsuite.report.page import page
@@ -299,3 +301,7 @@ def test_a_report_needs_no_torch() -> None:
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_what_is_called_approximate_is_what_the_generator_calls_so() -> None:
+    assert set(wording.APPROXIMATE) == corruptions.APPROXIMATE
