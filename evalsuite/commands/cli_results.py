@@ -137,7 +137,10 @@ def plan_command(
     from evalsuite.statistics import plan, plan_seeds
 
     images = plan(tolerance, discordance, drop=drop, power=power)
-    out.print(f"{images:,} images certify a drop of at most {tolerance:g} in {power:.0%} of the tests")
+    assumed = f"(--discordance {discordance:g}, --drop {drop:g})"
+    out.print(
+        f"{images:,} images certify a drop of at most {tolerance:g} in {power:.0%} of the tests {assumed}"
+    )
     if spread:
         seeds = plan_seeds(tolerance, spread, drop=drop, power=power)
         out.print(f"{seeds} seeds do so for the method, as if images were plenty")

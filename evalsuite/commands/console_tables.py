@@ -35,6 +35,8 @@ def print_summary(found: Run) -> None:
     """Prints, per method, the largest ratio up to which each headline metric is commensurate."""
     import pandas as pd
 
+    from evalsuite.results import UNCOMPUTED, UNTESTED
+
     thresholds = found.thresholds()
     headline = thresholds[(thresholds["seed"] == "all") & thresholds["aggregate"].isin(["single", "minimum"])]
     worst = headline["aggregate"] == "minimum"
@@ -46,8 +48,14 @@ def print_summary(found: Run) -> None:
         return
     chosen = _told_apart(chosen)
     out.print(_by_method(chosen) if chosen["method"].nunique() > MANY else _by_condition(chosen))
-    if missing := len(found.failures):
-        out.print(f"{missing:,} of {len(found.measurements):,} numbers are missing; the report says why.")
+    total, reasons = len(found.measurements), found.failures["reason"]
+    left, pending = int((reasons == UNTESTED).sum()), int((reasons == UNCOMPUTED).sum())
+    if missing := len(reasons) - left - pending:
+        out.print(f"{missing:,} of {total:,} numbers are missing; the report says why.")
+    if pending:
+        out.print(f"{pending:,} of {total:,} numbers are not computed yet; start the same run again.")
+    if left:
+        out.print(f"{left:,} of {total:,} numbers were left out by the search, which did not need them.")
 
 
 def _by_condition(chosen: pd.DataFrame) -> Table:

@@ -138,6 +138,7 @@ def _trust(findings: Findings) -> dict[str, Any]:
     return {
         "failures": trust.failures(findings.measurements),
         "lost": trust.lost(findings),
+        "pending": trust.pending(findings),
         "doubts": trust.doubts(findings.measurements),
         "notes": trust.notes(findings),
         "preprocessing": trust.preprocessing(findings),

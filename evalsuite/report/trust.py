@@ -37,6 +37,10 @@ _SHOWN_ELSEWHERE = ("command", "inputs", "notes", "spent")  # digests say nothin
 _EMPTY: tuple[object, ...] = (None, "", {}, [], ())
 
 
+_UNTRIED = ("not tested", "not computed yet")
+"""How reasons begin where nobody tried: a search left the ratio out, or the run is unfinished."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Is what could not be measured for one reason."""
@@ -81,12 +85,19 @@ class Fact:
 def lost(findings: Findings) -> int:
     """Returns how many numbers are missing that count as failed: those that a threshold rests on."""
     judged = findings.measurements["metric"].isin(findings.thresholds["metric"].unique())
-    untested = (
-        findings.measurements["reason"].fillna("").str.startswith("not tested")
-    )  # a search left them out
-    bad = (findings.measurements["status"] != "ok") & ~untested
+    bad = (findings.measurements["status"] != "ok") & ~_untried(findings.measurements, *_UNTRIED)
     failed = findings.measurements["status"].isin(["error", "invalid"])
     return int((bad & (judged | failed)).sum())
+
+
+def pending(findings: Findings) -> int:
+    """Returns how many numbers an unfinished run, or one of a part of its suite, has not computed yet."""
+    return int(_untried(findings.measurements, _UNTRIED[1]).sum())
+
+
+def _untried(measurements: pd.DataFrame, *beginnings: str) -> pd.Series[bool]:
+    """Which rows have no number because nobody tried."""
+    return measurements["reason"].fillna("").str.startswith(beginnings)
 
 
 def failures(measurements: pd.DataFrame) -> list[Failure]:
@@ -199,7 +210,8 @@ def _place(name: str) -> str:
 
 def grid(measurements: pd.DataFrame) -> list[Fact]:
     """Returns the measured ratios of each method, over its seeds."""
-    candidates = measurements[measurements["target_ratio"] > 0].dropna(subset=["ratio"])
+    tried = ~_untried(measurements, *_UNTRIED)
+    candidates = measurements[(measurements["target_ratio"] > 0) & tried].dropna(subset=["ratio"])
     return [
         Fact(str(method), ", ".join(_achieved(ratios["ratio"]) for _, ratios in rows.groupby("target_ratio")))
         for method, rows in candidates.groupby("method", sort=False)

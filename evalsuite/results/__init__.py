@@ -37,6 +37,7 @@ COLUMNS = (
 COUNTS = (*COSTS, "n")  # whole, also where one is missing
 
 UNTESTED = "not tested: the search did not need it"
+UNCOMPUTED = "not computed yet: start the same run again"
 
 
 class Run:
@@ -166,10 +167,11 @@ class Run:
         """Measurements on a curve that have a parent's number to compare with.
 
         A finished model that is as dense as its parent, or denser, is measured but lies on no curve of pruning;
-        nor do those of a method that prunes nothing, such as ``dense-retrained``.
+        nor do those of a method that prunes nothing, such as ``dense-retrained``. Of what nobody tried to measure
+        nothing is concluded, as little as of a ratio between two tested ones.
         """
         table = self.measurements
-        table = table[self._curved(table) & (table["reason"] != UNTESTED)]
+        table = table[self._curved(table) & ~table["reason"].isin([UNTESTED, UNCOMPUTED])]
         dense = table[(table["method"] == DENSE) & (table["status"] == "ok")]
         known = pd.MultiIndex.from_frame(dense[["seed", "metric", "condition"]])
         return table[pd.MultiIndex.from_frame(table[["seed", "metric", "condition"]]).isin(known)]
@@ -283,7 +285,7 @@ class Run:
             return production.status, production.reason
         if not self._is_tested(key):
             return "skipped", UNTESTED
-        return "skipped", "not computed yet: start the same run again"
+        return "skipped", UNCOMPUTED
 
     def _identity(self, key: Key) -> dict[str, Any]:
         planned = key.target_ratio if self._is_own(key.method) else math.nan

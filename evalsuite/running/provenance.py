@@ -49,6 +49,7 @@ MEASURING = (
     "evaluators/accuracy.py",
     "evaluators/attack.py",
     "evaluators/attack_flags.py",
+    "evaluators/published.py",
     "evaluators/weapons.py",
     "metrics",
     "statistics/classes.py",
@@ -103,6 +104,7 @@ class Options:
         retry_failed: Whether cells that ended as ``skipped`` or ``invalid`` are computed again, as those that
             ended in an error always are.
         steps: Places on the ladder of ratios that are measured, by method; all of a method that is not named.
+        search: What a search is for, ``metric@condition``.
         recipe: Name of a recipe instead of the suite's, for parents that are trained and for all retraining.
     """
 
@@ -116,6 +118,7 @@ class Options:
     executor: str = ""
     only: tuple[str, ...] = ()
     retry_failed: bool = False
+    search: str = ""
     steps: Mapping[str, frozenset[int]] = dataclasses.field(default_factory=dict)
     recipe: str = ""
 
@@ -269,6 +272,7 @@ def command(suite: Suite, options: Options) -> str:
     words = ["python", "-m", "evalsuite", "run", _called(suite)]
     words += ["--seed", str(options.seed)] if options.seed is not None else []
     words += ["--recipe", options.recipe] if options.recipe else []
+    words += ["--search", options.search] if options.search else []
     words += ["--device", options.device] if options.device != "cpu" else []
     words += ["--data", str(options.data)] if options.data is not None else []
     words += ["--download"] if options.download else []

@@ -81,7 +81,7 @@ def search(
     wanted = dict.fromkeys(steps, next_steps(len(chosen.ratios), {}))
     while any(wanted.values()):
         steps = {label: steps[label] | wanted[label] for label in steps}
-        found = run(chosen, out=out, options=replace(options, steps=steps), progress=progress)
+        found = run(chosen, out=out, options=replace(options, steps=steps, search=place), progress=progress)
         passed = _passed(found, metric, condition, chosen)
         wanted = {label: next_steps(len(chosen.ratios), passed[label]) for label in steps}
     return found

@@ -162,7 +162,10 @@ def _candidates(
         parent = store.candidate(dense, digest)
         yield dense, digest, parent, parent
         for choice in suite["producers"]:
+            wanted = record.get("tested", {}).get(choice["label"], ratios)  # a search needs no others
             for i, ratio in enumerate(ratios):
+                if ratio not in wanted:
+                    continue
                 key = Key(choice["label"], seed, ratio)
                 method = inputs["producers"][key.method]
                 own = "" if parent is None else candidate_digest(parent, method, ratios[: i + 1])

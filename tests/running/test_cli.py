@@ -139,7 +139,9 @@ def test_export_writes_the_tables(command: Command, done: Run, tmp_path: Path) -
 def test_plan_says_how_many_images_a_tolerance_needs(command: Command) -> None:
     code, out, _ = command("plan", "--tolerance", "0.02", "--spread", "0.01")
     assert code == 0
-    assert out.startswith("1,024 images certify a drop of at most 0.02 in 80% of the tests\n")
+    assert out.startswith(
+        "1,024 images certify a drop of at most 0.02 in 80% of the tests (--discordance 0.06, --drop 0)\n"
+    )
     assert "seeds do so for the method" in out
 
 

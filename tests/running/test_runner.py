@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ import torch
 import evalsuite
 from evalsuite import api
 from evalsuite.errors import CheckpointError, DataError, UserError
+from evalsuite.results import UNCOMPUTED
 from evalsuite.running import runner
 from evalsuite.running.provenance import Options
 from evalsuite.storage.store import Key, Store
@@ -543,3 +545,29 @@ def test_the_number_of_threads_is_put_back() -> None:
     with pytest.raises(RuntimeError), runner.threads(before + 1):
         raise RuntimeError
     assert torch.get_num_threads() == before
+
+
+def test_of_methods_that_were_not_run_nothing_is_concluded(tiny: Path, tmp_path: Path) -> None:
+    """They have neither failed nor been tested; a page that says otherwise would be wrong."""
+    found = api.run(tiny, out=tmp_path / "run", options=Options(only=("magnitude",)))
+    assert set(found.thresholds()["method"]) == {"magnitude"}
+    assert set(found.failures.query("method == 'filter-l1'")["reason"]) == {UNCOMPUTED}
+    page = (found.path / "index.html").read_text("utf-8")
+    assert re.search(r"<b>\d+ numbers of this suite are not computed yet.</b>", page)
+    assert "filter-l1</b>" not in page.partition('id="answer"')[2].partition("</section>")[0]
+
+
+def test_of_ratios_that_were_not_reached_nothing_is_concluded(done: Run, tmp_path: Path) -> None:
+    """As if it had been killed before the last ratio was measured."""
+    path = copied(done, tmp_path)
+    last = [
+        cell for cell in path.rglob("*.cell") if "magnitude" in cell.as_posix() and "0.8" in cell.as_posix()
+    ]
+    assert last
+    for cell in last:
+        cell.unlink()
+    one = "method == 'magnitude' and aggregate == 'single'"
+    cut, whole = (run.thresholds().query(one) for run in (evalsuite.Run(path), done))
+    assert (cut["tested"].str.count(" ") == 0).all()
+    assert (whole["tested"].str.count(" ") == 1).all()
+    assert not cut["incomplete"].any()

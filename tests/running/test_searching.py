@@ -15,6 +15,7 @@ from evalsuite import Run, api
 from evalsuite.errors import UserError
 from evalsuite.running.provenance import Options
 from evalsuite.running.searching import next_steps, search
+from evalsuite.running.status import status
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +106,13 @@ def test_a_search_finds_what_the_whole_grid_finds(suite_file: Callable[..., Path
     pd.testing.assert_series_equal(short["certified"], short["potential_low"], check_names=False)
     left = found.measurements.query("status == 'skipped'")
     assert set(left["reason"]) == {"not tested: the search did not need it"}
-    api.publish(found)
+    page = api.publish(found).read_text("utf-8")
+    assert found.record["command"].endswith("--search accuracy")
+    listed = page.partition("<h3>Tested ratios</h3>")[2].partition("</dl>")[0]
+    assert listed.count("%") == sum(map(len, tested.values()))
+    counts = status(found.path).counts.values()
+    assert all(one.done for one in counts)
+    assert not any(one.left for one in counts)
 
 
 def test_a_search_for_what_nobody_judges_is_refused(tiny: Path, tmp_path: Path) -> None:
