@@ -112,7 +112,7 @@ def test_a_search_finds_what_the_whole_grid_finds(suite_file: Callable[..., Path
     assert listed.count("%") == sum(map(len, tested.values()))
     counts = status(found.path).counts.values()
     assert all(one.done for one in counts)
-    assert not any(one.left for one in counts)
+    assert not any(one.missing for one in counts)
 
 
 def test_a_search_for_what_nobody_judges_is_refused(tiny: Path, tmp_path: Path) -> None:
