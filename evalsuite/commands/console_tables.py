@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FLAGS = ("censored", "infeasible", "non_monotone", "incomplete", "at_chance", "underpowered")
 MANY = 6
 """Methods beyond which a table with a column for each is too wide."""
+MOST_REASONS = 8
 TITLE = "Prune potential: commensurate up to this ratio"
 PARTIAL = r"\*| corruptions\b|corruptions[^/]*/"
 """Conditions that the report shows and a summary leaves out: painted frost, means of a family, of a severity."""
@@ -52,10 +53,20 @@ def print_summary(found: Run) -> None:
     left, pending = int((reasons == UNTESTED).sum()), int((reasons == UNCOMPUTED).sum())
     if missing := len(reasons) - left - pending:
         out.print(f"{missing:,} of {total:,} numbers are missing; the report says why.")
+        _print_reasons(found.failures)
     if pending:
         out.print(f"{pending:,} of {total:,} numbers are not computed yet; start the same run again.")
     if left:
         out.print(f"{left:,} of {total:,} numbers were left out by the search, which did not need them.")
+
+
+def _print_reasons(failures: pd.DataFrame) -> None:
+    """Prints what went wrong, the same reason once; what does not apply to a model is in the report alone."""
+    bad = failures[failures["status"].isin(["error", "invalid"])]
+    cells = bad.drop_duplicates(["method", "seed", "target_ratio", "evaluator"])
+    for (test, reason), rows in list(cells.groupby(["evaluator", "reason"], sort=False))[:MOST_REASONS]:
+        times = "" if len(rows) == 1 else f" ({len(rows)} times)"
+        out.print(escaped(f"  {test}: {reason}{times}"), soft_wrap=True)
 
 
 def _by_condition(chosen: pd.DataFrame) -> Table:

@@ -118,7 +118,7 @@ class Official(Stored):
         if place.root is None:
             raise DataError(
                 f"the official corruptions in {name} need a data folder and none was named: "
-                "give it with --data, the environment variable EVALSUITE_DATA, or data_root in the suite"
+                "give it with --data (of check: --data-root), the variable EVALSUITE_DATA, or data_root in the suite"
             )
         return _existing(place.root / name, self._source(plain))
 

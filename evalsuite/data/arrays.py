@@ -151,11 +151,11 @@ def _missing(name: str, tried: Sequence[str], place: Place, *, how: str) -> Data
     if place.root is None:
         return DataError(
             f"data set {name!r} needs a data folder and none was named: "
-            "give it with --data, the environment variable EVALSUITE_DATA, or data_root in the suite"
+            "give it with --data (of check: --data-root), the variable EVALSUITE_DATA, or data_root in the suite"
         )
     return DataError(
         f"data set {name!r}: found none of {', '.join(tried)} under {place.root}; "
-        f"put one there, name another folder with --data, or {how}"
+        f"put one there, name another folder with --data (of check: --data-root), or {how}"
     )
 
 

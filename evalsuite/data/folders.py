@@ -74,7 +74,8 @@ class _Published(DataSet):
                 return found
         raise DataError(
             f"data set {self.name!r}: found neither the list {LISTS / f'test_{self.listed}.txt'} nor pictures in "
-            f"{', '.join(homes)} under {root}; unpack the set there, or name another folder with --data"
+            f"{', '.join(homes)} under {root}; unpack the set there, or name another folder with "
+            "--data (of check: --data-root)"
         )
 
 
@@ -179,7 +180,7 @@ def _root(name: str, place: Place) -> Path:
     if place.root is None:
         raise DataError(
             f"data set {name!r} needs a data folder and none was named: "
-            "give it with --data, the environment variable EVALSUITE_DATA, or data_root in the suite"
+            "give it with --data (of check: --data-root), the variable EVALSUITE_DATA, or data_root in the suite"
         )
     return place.root
 

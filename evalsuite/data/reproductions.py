@@ -82,7 +82,7 @@ def _found(place: Place, folders: Sequence[str], file: str) -> Path:
     if place.root is None:
         raise DataError(
             f"{file} needs a data folder and none was named: "
-            "give it with --data, the environment variable EVALSUITE_DATA, or data_root in the suite"
+            "give it with --data (of check: --data-root), the variable EVALSUITE_DATA, or data_root in the suite"
         )
     tried = [place.root / folder / file for folder in ("", *folders)]
     for path in tried:

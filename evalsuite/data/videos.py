@@ -85,6 +85,6 @@ class Videos(Stored):
         if place.root is None:
             raise DataError(
                 f"the videos of {self.folder} need a data folder and none was named: "
-                "give it with --data, the environment variable EVALSUITE_DATA, or data_root in the suite"
+                "give it with --data (of check: --data-root), the variable EVALSUITE_DATA, or data_root in the suite"
             )
         return place.root / self.folder / f"{self.kind}.npy"

@@ -44,7 +44,12 @@ def load_candidate(
             f"the model takes images of {len(architecture.mean)} channels (its mean has as many numbers), "
             f"those of the data set have {image_shape[0]}: give mean and std for each channel"
         )
-    model = rebuilt(architecture, tensors)
+    try:
+        model = rebuilt(architecture, tensors)
+    except CheckpointError as error:
+        if isinstance(weights, Path):
+            raise CheckpointError(f"{weights}: {error}") from error
+        raise
     check_widths(model, image_shape, classes=architecture.classes)
     return model
 

@@ -100,7 +100,7 @@ def sentences(verdict: Verdict) -> list[Sentence]:
     """Returns the one or two sentences of a verdict."""
     accuracy, first = verdict.accuracy, verdict.weakest
     if first is None:
-        return [Sentence("No tolerance applies, so no threshold can be stated.", "", "")]
+        return [Sentence("No threshold can be stated: nothing that has a tolerance was measured at a ratio above 0.", "", "")]
     if accuracy is None:
         return [_holding("Everything measured", first), *_first(first)]
     if verdict.gap > 0:

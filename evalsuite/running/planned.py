@@ -75,10 +75,8 @@ def plan(
 def _lines(schedule: Schedule, store: Store) -> dict[str, Line]:
     labels = [PRODUCTION, *(choice.label for choice in schedule.scope.evaluators)]
     lines = {label: Line(label) for label in labels}
-    size = {
-        choice.label: _images(schedule, choice.plugin.needs) + choice.plugin.extra_images
-        for choice in schedule.scope.evaluators
-    }
+    plugins = {choice.label: choice.plugin for choice in schedule.scope.evaluators}
+    size = {view: _images(schedule, view) for plugin in plugins.values() for view in plugin.needs}
     tests, controlled = schedule.inputs["evaluators"], schedule.inputs["controlled"]
     for key, candidate, parent in _candidates(schedule, store):
         if candidate is None:
@@ -86,7 +84,10 @@ def _lines(schedule: Schedule, store: Store) -> dict[str, Line]:
             lines[PRODUCTION].images += _training(schedule, key)
         else:
             lines[PRODUCTION].done += 1
-        for label in labels[1:]:
+        passed: set[View] = (
+            set()
+        )  # an image set goes through a network once, for the first test that wants it
+        for label, plugin in plugins.items():
             known = None
             if candidate is not None and parent is not None:
                 other = _control(schedule, store, key, parent) if label in controlled else None
@@ -97,7 +98,9 @@ def _lines(schedule: Schedule, store: Store) -> dict[str, Line]:
                 lines[label].done += 1
             else:
                 lines[label].left += 1
-                lines[label].images += size[label]
+                new = set(plugin.needs) - passed
+                lines[label].images += plugin.extra_images + sum(size[view] for view in new)
+                passed |= new
     return lines
 
 
@@ -127,8 +130,8 @@ def _candidates(schedule: Schedule, store: Store) -> Iterator[tuple[Key, Candida
                 yield Key(one.method, seed, one.ratio or 0.0), None, parent
 
 
-def _images(schedule: Schedule, views: tuple[View, ...]) -> int:
-    return sum(len(schedule.gallery.images(replace(view, change=None)).images) for view in views)
+def _images(schedule: Schedule, view: View) -> int:
+    return len(schedule.gallery.images(replace(view, change=None)).images)
 
 
 def _training(schedule: Schedule, key: Key) -> int:

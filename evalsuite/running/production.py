@@ -268,5 +268,5 @@ class Production:
                 return path
         raise CheckpointError(
             f"{what} {named}: no such file in {' or '.join(str(path.parent) for path in tried)}; "
-            "put it there, name the data folder with --data, or correct the path"
+            "put it there, name the data folder with --data (of check: --data-root), or correct the path"
         )

@@ -149,7 +149,7 @@ def data_root(suite: Suite | None, options: Options) -> Path | None:
         else None
     )
     named = [
-        ("--data", options.data),
+        ("--data-root" if options.command else "--data", options.data),  # of check, and of run
         (DATA_VARIABLE, os.environ.get(DATA_VARIABLE)),
         ("data_root", inherited),
     ]

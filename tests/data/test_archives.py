@@ -219,7 +219,7 @@ def test_an_empty_folder_is_said_to_lack_the_file_or_the_folder(tmp_path: Path) 
 
 def test_without_a_data_folder_the_three_ways_to_name_one_are_said() -> None:
     with pytest.raises(
-        DataError, match=r"CIFAR-10-C need a data folder .* --data, .* EVALSUITE_DATA, or data_root"
+        DataError, match=r"CIFAR-10-C need a data folder .* --data .* EVALSUITE_DATA, or data_root"
     ):
         gallery(None).images(FOG)
 

@@ -81,7 +81,7 @@ def test_splits_and_limits(
 @pytest.mark.parametrize("dataset", [MINE, Cifar10(), Cifar100(), Mnist(), FashionMnist(), Svhn()], ids=str)
 def test_without_a_data_root_the_sentence_says_how_to_name_one(dataset: DataSet) -> None:
     with pytest.raises(
-        DataError, match=r"none was named: give it with --data, .* EVALSUITE_DATA, or data_root"
+        DataError, match=r"none was named: give it with --data .* EVALSUITE_DATA, or data_root"
     ):
         dataset.load("test", Place())
 
@@ -115,7 +115,10 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(
         dataset.load(split, Place(tmp_path))
     sentence = str(caught.value)
     assert f"found none of {files}" in sentence
-    assert f"under {tmp_path}; put one there, name another folder with --data, or " in sentence
+    assert (
+        f"under {tmp_path}; put one there, name another folder with --data (of check: --data-root), or "
+        in sentence
+    )
     assert remedy in sentence
     assert ("--download" in sentence) == (remedy == "--download")  # nobody can fetch a user's own arrays
 

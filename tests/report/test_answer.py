@@ -74,7 +74,7 @@ FOG = {"group": "corruptions"}
             [row("nll", "clean", 0.8)],
             "Everything measured holds to 80 %. The first to give way: NLL on clean images.",
         ),
-        ([], "No tolerance applies, so no threshold can be stated."),
+        ([], "No threshold can be stated: nothing that has a tolerance was measured at a ratio above 0."),
     ],
 )
 def test_the_answer_is_one_plain_sentence(rows: list[dict[str, Any]], words: str) -> None:

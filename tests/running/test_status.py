@@ -19,6 +19,7 @@ from evalsuite.running.provenance import Options
 from evalsuite.storage.lock import locked
 from evalsuite.storage.sealing import FORMAT
 from evalsuite.storage.store import Key, Store
+from evalsuite.suite import load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -179,7 +180,10 @@ def test_a_plan_counts_what_a_run_would_do_and_writes_nothing(
     assert [(line.what, line.left) for line in fresh] == [(name, 5) for name in ["production", *TESTS]]
     assert fresh[0].images == 5 * 3 * 2 * 718  # two epochs, three passes for a step
     assert not any(line.measured for line in fresh)
-    assert all(line.seconds > 0 for line in fresh)
+    assert all(line.seconds > 0 for line in fresh if line.images)
+    passes = {view for choice in load(tiny).evaluators for view in choice.plugin.needs}
+    assert sum(line.images for line in fresh[1:]) >= 5 * images * (len(passes) - 2)  # some sets are smaller
+    assert sum(line.images for line in fresh[1:]) <= 5 * images * (len(passes) + 2)  # each is passed once
     assert not (tmp_path / "gone").exists()
 
 
