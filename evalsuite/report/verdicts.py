@@ -14,6 +14,9 @@ _PREFERRED = ("accuracy", "robust_accuracy", "msp_auroc", "energy_auroc", "ece_e
 """Among conditions that give out at the same ratio, name the best-known metric."""
 
 
+NOTHING = "No threshold can be stated: nothing that has a tolerance was measured at a ratio above 0."
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """Is what a method may be pruned to, by test accuracy and by everything.
@@ -100,7 +103,7 @@ def sentences(verdict: Verdict) -> list[Sentence]:
     """Returns the one or two sentences of a verdict."""
     accuracy, first = verdict.accuracy, verdict.weakest
     if first is None:
-        return [Sentence("No threshold can be stated: nothing that has a tolerance was measured at a ratio above 0.", "", "")]
+        return [Sentence(NOTHING, "", "")]
     if accuracy is None:
         return [_holding("Everything measured", first), *_first(first)]
     if verdict.gap > 0:
