@@ -142,7 +142,7 @@ def _curve(
         "condition": first["condition"],
         "label": condition_label(first["condition"]),
         "group": first["group"] or "",
-        "n": first["n"],
+        "n": first["n"] if len({row["n"] for row in rows}) == 1 else None,
         **limits.get((first["metric"], first["condition"]), plain),
         "points": points,
     }

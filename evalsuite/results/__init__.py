@@ -167,8 +167,7 @@ class Run:
         """Measurements on a curve that have a parent's number to compare with.
 
         A finished model that is as dense as its parent, or denser, is measured but lies on no curve of pruning;
-        nor do those of a method that prunes nothing, such as ``dense-retrained``. Of what nobody tried to measure
-        nothing is concluded, as little as of a ratio between two tested ones.
+        nor do those of a method that prunes nothing, such as ``dense-retrained``, nor what nobody tried to measure.
         """
         table = self.measurements
         table = table[self._curved(table) & ~table["reason"].isin([UNTESTED, UNCOMPUTED])]

@@ -96,13 +96,14 @@ def _completed(score: Score, known: Mapping[str, Metric]) -> Score:
     if score.evidence:
         value = float(evaluate(known[score.metric].functional, score.evidence))
         score = replace(score, value=value, n=sum(len(rows) for rows in score.evidence.values()))
-    if score.value is None or score.n is None:
-        raise ContractError(
-            f"the score {score.metric} on {score.condition} has no evidence, so it needs value and n"
-        )
-    if not math.isfinite(score.value):
+    if score.value is not None and not math.isfinite(score.value):
         raise ContractError(
             f"the score {score.metric} on {score.condition} is {score.value}, expected a finite number"
+        )
+    if missing := [name for name in ("value", "n") if getattr(score, name) is None]:
+        raise ContractError(
+            f"the score {score.metric} on {score.condition} has no evidence, so it needs value and n: "
+            f"there is no {' and no '.join(missing)}"
         )
     return score
 

@@ -143,11 +143,8 @@ def data_root(suite: Suite | None, options: Options) -> Path | None:
     Raises:
         UserError: If the folder that is named does not exist.
     """
-    inherited = (
-        suite.source.parent / Path(suite.data_root).expanduser()
-        if suite is not None and suite.data_root
-        else None
-    )
+    known = suite.data_root if suite is not None else ""
+    inherited = suite.source.parent / Path(known).expanduser() if suite is not None and known else None
     named = [
         ("--data-root" if options.command else "--data", options.data),  # of check, and of run
         (DATA_VARIABLE, os.environ.get(DATA_VARIABLE)),
@@ -271,8 +268,8 @@ def command(suite: Suite, options: Options) -> str:
         return options.command
     words = ["python", "-m", "evalsuite", "run", _called(suite)]
     words += ["--seed", str(options.seed)] if options.seed is not None else []
-    words += ["--recipe", options.recipe] if options.recipe else []
-    words += ["--search", options.search] if options.search else []
+    for name in ("recipe", "search"):
+        words += [f"--{name}", value] if (value := getattr(options, name)) else []
     words += ["--device", options.device] if options.device != "cpu" else []
     words += ["--data", str(options.data)] if options.data is not None else []
     words += ["--download"] if options.download else []

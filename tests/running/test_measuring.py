@@ -73,8 +73,9 @@ def test_values_and_counts_come_from_the_evidence(bench: Bench) -> None:
     [
         (giving(), ContractError, "the evaluator yielded no score, expected at least one"),
         (giving(evidence("mena")), ContractError, "a score names the metric 'mena', declared are area, mean, odd"),
-        (giving(Score("mean", "clean", value=0.5)), ContractError, "mean on clean has no evidence, so it needs value"),
-        (giving(Score("mean", "clean", n=4)), ContractError, "mean on clean has no evidence, so it needs value and n"),
+        (giving(Score("mean", "clean", value=0.5)), ContractError, "so it needs value and n: there is no n$"),
+        (giving(Score("mean", "clean", value=float("nan"))), ContractError, "mean on clean is nan, expected a finite"),
+        (giving(Score("mean", "clean", n=4)), ContractError, "mean on clean has no evidence, .*: there is no value$"),
         (giving(Score("mean", "clean", value=np.nan, n=4)), ContractError, "mean on clean is nan, expected a finite"),
         (giving(Score("mean", "clean", value=np.inf, n=4)), ContractError, "mean on clean is inf, expected a finite"),
         (giving(evidence(test=np.array([1.0, np.nan]))), ContractError, "population 'test'.*finite"),
@@ -84,7 +85,7 @@ def test_values_and_counts_come_from_the_evidence(bench: Bench) -> None:
         (Giving(lambda b: iter([evidence(test=b.outputs(View(change=UniformNoise(1))).correct)])), ContractError,
          "an evaluator asked for View.* which its needs do not name"),
     ],
-    ids=["nothing", "unknown metric", "no count", "no value", "NaN", "infinite", "NaN in evidence", "twice",
+    ids=["nothing", "unknown metric", "no count", "NaN without a count", "no value", "NaN", "infinite", "NaN in evidence", "twice",
          "populations", "functional", "undeclared view"],
 )  # fmt: skip
 class TestWrongScores:
