@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from evalsuite.errors import SuiteError, UnknownNameError, UserError
-from evalsuite.registry import Registry, unknown
+from evalsuite.registry import Registry, unknown, wanted
 
 T = TypeVar("T")
 
@@ -136,8 +136,4 @@ def _typed(hint: Any, value: Any, *, where: str) -> Any:
     except ValidationError as error:
         first = error.errors()[0]
         place = "".join(f"[{part}]" for part in first["loc"])
-        raise SuiteError(f"{where}{place}: found {first['input']!r}; {_lower(first['msg'])}") from error
-
-
-def _lower(text: str) -> str:
-    return text[:1].lower() + text[1:]
+        raise SuiteError(f"{where}{place}: found {first['input']!r}, {wanted(first['msg'])}") from error

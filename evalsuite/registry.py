@@ -116,6 +116,21 @@ class Registry(Generic[T]):
         return self._targets
 
 
+def wanted(message: str) -> str:
+    """Returns what a message of pydantic says was expected.
+
+    >>> wanted("Input should be 'A' or 'B'")
+    "expected 'A' or 'B'"
+    >>> wanted("Input should be a valid number, unable to parse string as a number")
+    'expected a valid number'
+    >>> wanted("Field required")
+    'field required'
+    """
+    if message.startswith("Input should be "):
+        return f"expected {message.removeprefix('Input should be ').partition(', unable')[0]}"
+    return message[:1].lower() + message[1:]
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Returns the sentence that says that `name` is not among the `known` ones, with near misses.
 

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from evalsuite.errors import SuiteError
 from evalsuite.models import MODELS
-from evalsuite.registry import unknown
+from evalsuite.registry import unknown, wanted
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,7 +47,7 @@ def from_settings(settings: Mapping[str, Any]) -> Architecture:
         if first["type"] == "missing":
             raise SuiteError(f"model {name}: the key {where!r} is missing") from error
         found = f"found {first['input']!r}"
-        raise SuiteError(f"model {name}: key {where!r}: {found}, expected: {first['msg']}") from error
+        raise SuiteError(f"model {name}: key {where!r}: {found}, {wanted(first['msg'])}") from error
 
 
 def to_settings(architecture: Architecture) -> dict[str, Any]:

@@ -85,8 +85,8 @@ def test_values_and_counts_come_from_the_evidence(bench: Bench) -> None:
         (Giving(lambda b: iter([evidence(test=b.outputs(View(change=UniformNoise(1))).correct)])), ContractError,
          "an evaluator asked for View.* which its needs do not name"),
     ],
-    ids=["nothing", "unknown metric", "no count", "NaN without a count", "no value", "NaN", "infinite", "NaN in evidence", "twice",
-         "populations", "functional", "undeclared view"],
+    ids=["nothing", "unknown metric", "no count", "NaN without a count", "no value", "NaN", "infinite",
+         "NaN in evidence", "twice", "populations", "functional", "undeclared view"],
 )  # fmt: skip
 class TestWrongScores:
     def test_are_refused_in_one_sentence(
