@@ -43,6 +43,10 @@ WORTH = 0.4
 """Share of all directions that a batch may have to be compared with if ruling out the others is to pay."""
 
 
+_UNTROUBLED = np.errstate(invalid="ignore")
+"""Products of small matrices now and then report what the processor did beside the numbers, in unused lanes."""
+
+
 @dataclass(frozen=True)
 class Sketch:
     """Is a short form of directions, whose products are not smaller than the cosines, but for rounding.
@@ -95,12 +99,18 @@ class Nearest:
         """That of the bank, as matrix products want it, float32 (n, M)."""
         return np.ascontiguousarray(self.sketch(self.single).T)
 
+    @cached_property
+    def _columns(self) -> Array:
+        """The bank where nothing is ruled out, as matrix products want it, float32 (D, M)."""
+        return np.ascontiguousarray(self.single.T)
+
     @property
     def _rounding(self) -> float:
         """More than two ways to compute a cosine in float32 can differ."""
         width: int = self.bank.shape[1]
         return 4 * width * float(np.finfo(np.float32).eps)
 
+    @_UNTROUBLED
     def distances(self, queries: Floats) -> Floats:
         """Returns the Euclidean distance of each query to its `rank`-th nearest direction, float64 (N,).
 
@@ -133,8 +143,8 @@ class Nearest:
 
     def _measured(self, asked: Floats, near: Array) -> Floats:
         """Distances to the `rank`-th nearest among those that are near, float64 (N,)."""
-        single = self.single if len(near) == len(self.bank) else self.single[near]
-        close = doubtful(asked.astype(np.float32) @ single.T, self.rank, self._rounding)
+        columns = self._columns if len(near) == len(self.bank) else self.single[near].T
+        close = doubtful(asked.astype(np.float32) @ columns, self.rank, self._rounding)
         apart, step = np.empty(len(close.place)), max(1, BLOCK // self.bank.shape[1])
         for at in range(0, len(apart), step):
             part = slice(at, at + step)
@@ -158,6 +168,7 @@ class Nearest:
                 yield place, rows[at : at + step]
 
 
+@_UNTROUBLED
 def nearest(bank: Floats, rank: int) -> Nearest:
     """Returns directions (M, D), float64 of length 1, in which the `rank`-th nearest can be looked up."""
     found = _homed(bank, rank)
