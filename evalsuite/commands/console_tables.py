@@ -36,8 +36,6 @@ def print_summary(found: Run) -> None:
     """Prints, per method, the largest ratio up to which each headline metric is commensurate."""
     import pandas as pd
 
-    from evalsuite.results import UNCOMPUTED, UNTESTED
-
     thresholds = found.thresholds()
     headline = thresholds[(thresholds["seed"] == "all") & thresholds["aggregate"].isin(["single", "minimum"])]
     worst = headline["aggregate"] == "minimum"
@@ -45,10 +43,16 @@ def print_summary(found: Run) -> None:
     alone = ~pd.MultiIndex.from_frame(headline[["metric", "group"]]).isin(grouped)
     partial = headline["condition"].str.contains(PARTIAL, regex=True)
     chosen = headline[worst | (alone & ~partial)]  # of a group the worst condition; the report has them all
-    if chosen.empty:
-        return
-    chosen = _told_apart(chosen)
-    out.print(_by_method(chosen) if chosen["method"].nunique() > MANY else _by_condition(chosen))
+    if not chosen.empty:
+        chosen = _told_apart(chosen)
+        out.print(_by_method(chosen) if chosen["method"].nunique() > MANY else _by_condition(chosen))
+    _print_missing(found)
+
+
+def _print_missing(found: Run) -> None:
+    """Prints how many numbers there are not, and why."""
+    from evalsuite.results import UNCOMPUTED, UNTESTED
+
     total, reasons = len(found.measurements), found.failures["reason"]
     left, pending = int((reasons == UNTESTED).sum()), int((reasons == UNCOMPUTED).sum())
     if missing := len(reasons) - left - pending:

@@ -147,17 +147,13 @@ class Neighbors:
             return np.zeros(len(queries))
         if rank > len(self.bank):
             return np.full(len(queries), np.inf)
-        return self._nearest(rank).distances(queries)
-
-    def _nearest(self, rank: int) -> Nearest:
-        known = self._searches
-        if rank not in known:
-            known[rank] = nearest(self.bank, rank)
-        return known[rank]
+        return self._nearest[rank].distances(queries)
 
     @cached_property
-    def _searches(self) -> dict[int, Nearest]:
-        return {}
+    def _nearest(self) -> dict[int, Nearest]:
+        """The searches for both ranks that may be asked for."""
+        ranks = {self.rank, self.rank - self.dead}
+        return {rank: nearest(self.bank, rank) for rank in ranks if 1 <= rank <= len(self.bank)}
 
 
 def neighbors(features: Array, *, rank: int = NEIGHBORS) -> Neighbors:

@@ -118,10 +118,12 @@ class Nearest:
             queries: Directions of length 1, float64 (N, D).
         """
         found = np.empty(len(queries))
-        for home, rows in self._visits(queries.astype(np.float32)):
-            asked = queries[rows]
-            near = self.near(asked.astype(np.float32), home)
-            found[rows] = self._measured(asked, near)
+        single = queries.astype(np.float32)
+        for home, rows in self._visits(single):
+            near = self.near(single[rows], home)
+            columns = self._columns if len(near) == len(self.bank) else self.single[near].T
+            close = doubtful(single[rows] @ columns, self.rank, self._rounding)
+            found[rows] = self._measured(queries[rows], near, close)
         return found
 
     def near(self, asked: Array, home: slice) -> Array:
@@ -141,10 +143,8 @@ class Nearest:
         ]
         return np.flatnonzero(np.concatenate(reaches))
 
-    def _measured(self, asked: Floats, near: Array) -> Floats:
-        """Distances to the `rank`-th nearest among those that are near, float64 (N,)."""
-        columns = self._columns if len(near) == len(self.bank) else self.single[near].T
-        close = doubtful(asked.astype(np.float32) @ columns, self.rank, self._rounding)
+    def _measured(self, asked: Floats, near: Array, close: Doubtful) -> Floats:
+        """Distances to the `rank`-th nearest, of which those that are `close` may be it, float64 (N,)."""
         apart, step = np.empty(len(close.place)), max(1, BLOCK // self.bank.shape[1])
         for at in range(0, len(apart), step):
             part = slice(at, at + step)
@@ -181,8 +181,9 @@ def nearest(bank: Floats, rank: int) -> Nearest:
 
 def _homed(bank: Floats, rank: int) -> Nearest:
     """The bank in the order of its homes."""
-    centers = _centers(bank.astype(np.float32), min(HOMES, len(bank) // (HOME * rank)))
-    home = (bank.astype(np.float32) @ centers.T).argmax(axis=1)
+    single = bank.astype(np.float32)
+    centers = _centers(single, min(HOMES, len(bank) // (HOME * rank)))
+    home = (single @ centers.T).argmax(axis=1)
     order = np.argsort(home, kind="stable")
     edges = np.searchsorted(home[order], np.arange(len(centers) + 1))
     kept = np.flatnonzero(np.diff(edges) >= rank)  # the largest home has HOME * rank or more

@@ -25,7 +25,8 @@ from evalsuite.evaluators.accuracy import (
     single,
 )
 from evalsuite.evaluators.contract import Evaluator, check_once
-from evalsuite.evaluators.published import SEVERITIES, gaps, some, unverified
+from evalsuite.evaluators.published import SEVERITIES, gaps, unverified
+from evalsuite.models.naming import some
 from evalsuite.records import Array, Metric, Score
 from evalsuite.registry import unknown
 

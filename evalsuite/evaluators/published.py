@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from evalsuite.bench import Bench
 from evalsuite.data.corruptions import CORRUPTIONS
 from evalsuite.data.views import View
+from evalsuite.models.naming import some
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -64,13 +65,3 @@ def unverified(bench: Bench, views: Mapping[str, View]) -> tuple[str, ...]:
     """
     unsure = [kind for kind, view in views.items() if "not verified" in bench.gallery.origin(view)]
     return (f"official files whose MD5 is not verified: {some(unsure)}",) if unsure else ()
-
-
-def some(kinds: Sequence[str]) -> str:
-    """Returns at most three of them, and how many more there are.
-
-    >>> some(["fog", "snow", "frost", "rain", "hail"])
-    'fog, snow, frost and 2 more'
-    """
-    more = f" and {len(kinds) - 3} more" if len(kinds) > 3 else ""
-    return ", ".join(kinds[:3]) + more

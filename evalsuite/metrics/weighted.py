@@ -54,7 +54,7 @@ def cumulated(weights: Floats) -> Floats:
 def ordered(scores: Floats, weights: Weights) -> tuple[Floats, Places]:
     """Returns the scores (N,) in rising order, and where each stood.
 
-    Images that all count once need no places, and sorting alone is three times as fast.
+    Images that all count once need no places, and sorting alone is faster.
     """
     if weights is None:
         return np.sort(scores), None

@@ -231,11 +231,19 @@ def test_a_failed_cell_is_exit_code_1_and_told(
     assert err.splitlines()[0] == "dense 0 moody (seed 0): error"
     assert len(err.splitlines()) == 5
     assert re.search(r"^5 of \d+ numbers are missing; the report says why\.$", out, re.MULTILINE)
+    assert re.search(r"^  moody: \w+: .+ \(5 times\)$", out, re.MULTILINE)
     assert f"Report: {tmp_path / 'run' / 'index.html'}" in out.splitlines()[-1]
     flag.unlink()
     code, out, err = command("run", suite, "--out", tmp_path / "run")
     assert (code, err) == (0, "")
     assert "are missing" not in out
+    code, out, err = command(
+        "run", suite, "--out", tmp_path / "part", "--only", "magnitude", "--only", "accuracy"
+    )
+    assert (code, err) == (0, "")
+    assert re.search(
+        r"^\d+ of \d+ numbers are not computed yet; start the same run again\.$", out, re.MULTILINE
+    )
 
 
 def test_a_plan_and_a_status_are_tables_and_write_nothing(
