@@ -10,38 +10,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from evalsuite.api import evaluate, publish, run
-    from evalsuite.data.dataset import DataSet
+    from evalsuite.config.suite import Suite
+    from evalsuite.datasets.base import DataSet
     from evalsuite.errors import EvalsuiteError, UserError
-    from evalsuite.evaluators.contract import Evaluator
-    from evalsuite.models.architecture import Architecture
-    from evalsuite.potential.threshold import threshold, thresholds
-    from evalsuite.producers.contract import Context, Producer
-    from evalsuite.records import Candidate, ImageSet, Metric, Score, Threshold
-    from evalsuite.results import Run
-    from evalsuite.running.provenance import Options
-    from evalsuite.suite import Suite
+    from evalsuite.evaluators.base import Evaluator
+    from evalsuite.models.architectures.base import Architecture
+    from evalsuite.producers.base import Context, Producer
+    from evalsuite.results.run import Run
+    from evalsuite.runs.provenance import Options
+    from evalsuite.thresholds.threshold import threshold, thresholds
+    from evalsuite.types import Candidate, ImageSet, Metric, Score, Threshold
 
 _HOMES = {
-    "Architecture": "models.architecture",
-    "Candidate": "records",
-    "Context": "producers.contract",
-    "DataSet": "data.dataset",
+    "Architecture": "models.architectures.base",
+    "Candidate": "types",
+    "Context": "producers.base",
+    "DataSet": "datasets.base",
     "EvalsuiteError": "errors",
-    "Evaluator": "evaluators.contract",
-    "ImageSet": "records",
-    "Metric": "records",
-    "Options": "running.provenance",
-    "Producer": "producers.contract",
-    "Run": "results",
-    "Score": "records",
-    "Suite": "suite",
-    "Threshold": "records",
+    "Evaluator": "evaluators.base",
+    "ImageSet": "types",
+    "Metric": "types",
+    "Options": "runs.provenance",
+    "Producer": "producers.base",
+    "Run": "results.run",
+    "Score": "types",
+    "Suite": "config.suite",
+    "Threshold": "types",
     "UserError": "errors",
     "evaluate": "api",
     "publish": "api",
     "run": "api",
-    "threshold": "potential.threshold",
-    "thresholds": "potential.threshold",
+    "threshold": "thresholds.threshold",
+    "thresholds": "thresholds.threshold",
 }
 
 __all__ = [

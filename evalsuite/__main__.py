@@ -1,6 +1,6 @@
 """``python -m evalsuite``."""
 
-from evalsuite.commands.cli import main
+from evalsuite.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -10,29 +10,29 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from evalsuite.axes import AXES
-from evalsuite.choices import choose
-from evalsuite.data import DATASETS
+from evalsuite.config.suite import Suite, load
+from evalsuite.cost_axes import AXES
+from evalsuite.datasets import DATASETS
 from evalsuite.errors import DataError
-from evalsuite.publishing.exhibits import exhibits
-from evalsuite.publishing.exporting import export, tables
-from evalsuite.publishing.labels import labelled, labels
-from evalsuite.publishing.samples import kept
-from evalsuite.randomness import address
-from evalsuite.records import ImageSet, Score
+from evalsuite.execution.check import Question, suite_of, verdicts
+from evalsuite.plugin_config import choose
+from evalsuite.random_streams import address
+from evalsuite.report.exhibits import exhibits
+from evalsuite.report.export import export, tables
 from evalsuite.report.findings import Findings
+from evalsuite.report.labels import labelled, labels
+from evalsuite.report.samples import kept
 from evalsuite.report.writing import write
-from evalsuite.results import Run
-from evalsuite.running.checking import Question, suite_of, verdicts
-from evalsuite.running.provenance import Options, data_root
-from evalsuite.suite import Suite, load
+from evalsuite.results.run import Run
+from evalsuite.runs.provenance import Options, data_root
+from evalsuite.types import ImageSet, Score
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from evalsuite.data.dataset import DataSet
-    from evalsuite.evaluators.contract import Evaluator
-    from evalsuite.running.runner import Progress
+    from evalsuite.datasets.base import DataSet
+    from evalsuite.evaluators.base import Evaluator
+    from evalsuite.execution.scheduler import Progress
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def run(
         options: Seed, device and data, where they differ from the suite's.
         progress: Called after each cell.
         search_for: ``metric@condition`` whose thresholds are searched with fewer ratios; see
-            `evalsuite.running.searching`.
+            `evalsuite.execution.search`.
 
     Returns:
         The results; ``run.measurements`` and ``run.thresholds()`` are tables.
@@ -67,8 +67,8 @@ def run(
         UserError: If the suite, its data or its checkpoint is not as it must be; nothing has been computed
             then.
     """
-    from evalsuite.running.runner import run as computed  # torch takes seconds to import
-    from evalsuite.running.searching import search
+    from evalsuite.execution.scheduler import run as computed  # torch takes seconds to import
+    from evalsuite.execution.search import search
 
     if search_for:
         found = search(suite, search_for, out=out, options=options or Options(), progress=progress)
@@ -81,10 +81,10 @@ def run(
 
 def _keep_pictures(found: Run, suite: Suite | str | Path, options: Options) -> None:
     """Writes the pictures of a run into its folder, if they are not there: they need data and models."""
-    from evalsuite.data.dataset import Place
-    from evalsuite.data.views import Gallery
-    from evalsuite.publishing.attacked import attacked
-    from evalsuite.publishing.samples import is_kept, keep
+    from evalsuite.datasets.base import Place
+    from evalsuite.datasets.source import Gallery
+    from evalsuite.execution.attacked_samples import attacked
+    from evalsuite.report.samples import is_kept, keep
 
     if is_kept(found):
         return
@@ -191,10 +191,10 @@ def evaluate(
         UserError: If data or evaluators are not as they must be.
         CellError: If the model or a plug-in breaks its contract.
     """
-    from evalsuite.bench import Bench
-    from evalsuite.data.dataset import Place
-    from evalsuite.data.views import Gallery
-    from evalsuite.running.measuring import scored
+    from evalsuite.datasets.base import Place
+    from evalsuite.datasets.source import Gallery
+    from evalsuite.evaluation import Bench
+    from evalsuite.execution.measuring import scored
 
     options = options or Options()
     seed = options.seed or 0

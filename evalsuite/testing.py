@@ -17,24 +17,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from evalsuite.bench import Bench
-from evalsuite.data.dataset import DataSet, Place, loaded
-from evalsuite.data.digits import Digits
-from evalsuite.data.views import Gallery, View
+from evalsuite.datasets.base import DataSet, Place, loaded
+from evalsuite.datasets.digits import Digits
+from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.views import View
 from evalsuite.errors import ContractError
-from evalsuite.evaluators.contract import Evaluator
+from evalsuite.evaluation import Bench
+from evalsuite.evaluators.base import Evaluator
+from evalsuite.execution.measuring import scored
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import Architecture
+from evalsuite.models.architectures.base import Architecture, to_settings
+from evalsuite.models.checkpoints.saving import load, save
 from evalsuite.models.cost import counted, prunable, weights_digest
-from evalsuite.models.forward import logits
-from evalsuite.models.saving import load, save
-from evalsuite.models.settings import to_settings
-from evalsuite.producers.contract import Context, Producer
-from evalsuite.records import ImageSet, Score, Split
-from evalsuite.running.measuring import scored
+from evalsuite.models.inference import logits
+from evalsuite.producers.base import Context, Producer
 from evalsuite.training.history import history
 from evalsuite.training.origin import Origin
 from evalsuite.training.recipe import Recipe
+from evalsuite.types import ImageSet, Score, Split
 
 RATIOS = (0.4, 0.7, 0.9)
 RECIPE = Recipe(epochs=1, batch_size=32, learning_rate=0.05)

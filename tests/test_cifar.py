@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from evalsuite import suite
 from evalsuite.api import run
-from evalsuite.results import Run
+from evalsuite.config import suite
+from evalsuite.results.run import Run
 
 DATA = os.environ.get("EVALSUITE_DATA")
 pytestmark = [

@@ -12,27 +12,28 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.bench import Bench
-from evalsuite.data.views import UniformNoise, View
+from evalsuite.datasets.transforms.noise import RandomNoise
+from evalsuite.datasets.views import View
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.errors import CellError, ContractError, InvalidModelError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.accuracy import ACCURACY
+from evalsuite.evaluators.base import Evaluator
 from evalsuite.evaluators.calibration import Calibration
-from evalsuite.evaluators.contract import Evaluator
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import Architecture, assemble
-from evalsuite.models.cnn import SmallCNN
+from evalsuite.models.architectures.base import Architecture, assemble
+from evalsuite.models.architectures.cnn import SmallCNN
+from evalsuite.models.architectures.densenet import DenseNet22
+from evalsuite.models.architectures.preresnet import PreResNet
+from evalsuite.models.architectures.resnet import ResNet8
 from evalsuite.models.cost import prunable
-from evalsuite.models.densenet import DenseNet22
-from evalsuite.models.preresnet import PreResNet
-from evalsuite.models.resnet import ResNet8
 from evalsuite.producers import PRODUCERS
-from evalsuite.producers.contract import Context, Producer
-from evalsuite.producers.shrinking import Scoped
-from evalsuite.producers.weights import Magnitude
-from evalsuite.records import Metric, Score
+from evalsuite.producers.base import Context, Producer
+from evalsuite.producers.structured.removal import Scoped
+from evalsuite.producers.unstructured.global_threshold import Magnitude
 from evalsuite.testing import check_evaluator, check_model, check_producer
+from evalsuite.types import Metric, Score
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "ood": {
@@ -223,7 +224,7 @@ def unspoilt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 OTHER = Metric("other", higher_is_better=True, unit="fraction", text="Is declared by nobody.")
-NOISE = View(change=UniformNoise(8.0))
+NOISE = View(change=RandomNoise("uniform", 8.0))
 
 
 @dataclass

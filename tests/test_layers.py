@@ -1,4 +1,4 @@
-"""Doors open one way: who imports whom, read from the source, and what start-up may not load."""
+"""Layers: imports point down only, as read from the source; and what start-up may not load."""
 
 from __future__ import annotations
 
@@ -13,33 +13,32 @@ from textwrap import dedent
 
 import pytest
 
-HOUSE = Path(__file__).parents[1] / "evalsuite"
+PACKAGE = Path(__file__).parents[1] / "evalsuite"
 
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "randomness"),
-    ("records", "registry", "tolerances"),
-    ("axes", "choices", "storage"),
-    ("compat",),
+LAYERS: tuple[tuple[str, ...], ...] = (
+    ("errors", "types", "random_streams"),
+    ("registry", "tolerances", "atomic_files"),
+    ("cost_axes", "plugin_config", "compat"),
     ("metrics",),
-    ("statistics", "potential", "data", "models", "report"),
-    ("bench", "detectors"),
-    ("training",),
+    ("statistics", "thresholds"),
+    ("datasets", "models"),
+    ("detectors", "model_checks", "training"),
+    ("evaluation",),
+    ("attacks",),
     ("producers", "evaluators"),
-    ("suite",),
+    ("config",),
+    ("runs",),
     ("results",),
-    ("running",),
-    ("publishing",),
+    ("execution",),
+    ("report",),
     ("api",),
-    ("testing",),
-    ("commands",),
+    ("plugins", "testing"),
+    ("cli",),
     ("__init__", "__main__"),
 )
-"""Rooms from the ground up: a room may import from the floors below it, and never from one beside it."""
+"""Packages and modules from the ground up: each imports from the layers below its own, never from beside it."""
 
-PARTS = {"gates": "bench"}
-"""Modules that share a room with the one that gives it its name."""
-
-FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+LAYER = {package: index for index, packages in enumerate(LAYERS) for package in packages}
 FRAGILE = {"robustbench", "foolbox", "torchvision", "torch_pruning", "altair", "vl_convert"}
 """Heavy or fragile packages, imported inside functions only."""
 
@@ -92,18 +91,17 @@ def imports(source: str) -> Imports:
     return visitor
 
 
-def modules(house: Path) -> dict[str, str]:
+def modules(package: Path) -> dict[str, str]:
     """Dotted names of all modules of a package, and their source."""
     return {
-        ".".join([house.name, *path.relative_to(house).with_suffix("").parts]): path.read_text("utf-8")
-        for path in sorted(house.rglob("*.py"))
+        ".".join([package.name, *path.relative_to(package).with_suffix("").parts]): path.read_text("utf-8")
+        for path in sorted(package.rglob("*.py"))
     }
 
 
-def room(module: str) -> str:
-    """The room of ``evalsuite.data.views`` is ``data``."""
-    name = module.split(".")[1]
-    return PARTS.get(name, name)
+def layer_of(module: str) -> str:
+    """The package or module of a layer: that of ``evalsuite.datasets.views`` is ``datasets``."""
+    return module.split(".")[1]
 
 
 def resolved(target: str, known: dict[str, str]) -> str | None:
@@ -116,7 +114,7 @@ def resolved(target: str, known: dict[str, str]) -> str | None:
     return None
 
 
-def doors(known: dict[str, str], *, typing: bool) -> dict[str, list[tuple[int, str]]]:
+def internal_imports(known: dict[str, str], *, typing: bool) -> dict[str, list[tuple[int, str]]]:
     """The lines and modules that each module imports from its own package."""
     return {
         module: [
@@ -130,19 +128,22 @@ def doors(known: dict[str, str], *, typing: bool) -> dict[str, list[tuple[int, s
     }
 
 
-def wrong_doors(known: dict[str, str]) -> list[str]:
+def upward_imports(known: dict[str, str]) -> list[str]:
     """Imports that do not point down, type-checking ones included."""
     return [
-        f"{module}, line {line}: {room(module)} may not import from {room(target)}"
-        for module, targets in doors(known, typing=True).items()
+        f"{module}, line {line}: {layer_of(module)} may not import from {layer_of(target)}"
+        for module, targets in internal_imports(known, typing=True).items()
         for line, target in targets
-        if room(module) != room(target) and FLOOR[room(target)] >= FLOOR[room(module)]
+        if layer_of(module) != layer_of(target) and LAYER[layer_of(target)] >= LAYER[layer_of(module)]
     ]
 
 
 def cycle(known: dict[str, str]) -> list[str]:
     """Modules that import each other at run time, be it inside functions; empty if there are none."""
-    graph = {module: {target for _, target in found} for module, found in doors(known, typing=False).items()}
+    graph = {
+        module: {target for _, target in found}
+        for module, found in internal_imports(known, typing=False).items()
+    }
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -150,18 +151,17 @@ def cycle(known: dict[str, str]) -> list[str]:
     return []
 
 
-KNOWN = modules(HOUSE)
+KNOWN = modules(PACKAGE)
 
 
-def test_every_module_has_a_room() -> None:
-    homeless = [module for module in KNOWN if room(module) not in FLOOR]
-    assert not homeless, f"give them a room in FLOORS or PARTS: {homeless}"
+def test_every_module_has_a_layer() -> None:
+    missing = [module for module in KNOWN if layer_of(module) not in LAYER]
+    assert not missing, f"give them a layer in LAYERS: {missing}"
     assert len(KNOWN) > 20
-    assert set(PARTS.values()) <= set(FLOOR)
 
 
-def test_doors_open_one_way() -> None:
-    assert wrong_doors({module: text for module, text in KNOWN.items() if room(module) in FLOOR}) == []
+def test_imports_point_down() -> None:
+    assert upward_imports({module: text for module, text in KNOWN.items() if layer_of(module) in LAYER}) == []
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -169,7 +169,7 @@ def test_no_module_imports_itself_through_others() -> None:
 
 
 @pytest.mark.parametrize("module", KNOWN)
-def test_manners(module: str) -> None:
+def test_conventions(module: str) -> None:
     tree = ast.parse(KNOWN[module])
     found = imports(KNOWN[module])
     assert ast.get_docstring(tree), "a module starts with a docstring"
@@ -181,41 +181,39 @@ def test_manners(module: str) -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
-    assert not prints or module == "evalsuite.commands.cli", (
-        f"only the command line prints, not lines {prints}"
-    )
+    assert not prints or module == "evalsuite.cli.main", f"only the command line prints, not lines {prints}"
 
 
 SAMPLE = {
-    "evalsuite.errors": "from evalsuite.records import Metric",
-    "evalsuite.records": "",
-    "evalsuite.metrics": "from evalsuite.records import Metric\nimport evalsuite.errors",
+    "evalsuite.errors": "from evalsuite.types import Metric",
+    "evalsuite.types": "",
+    "evalsuite.metrics": "from evalsuite.types import Metric\nimport evalsuite.errors",
     "evalsuite.metrics.weighted": "from evalsuite import metrics",
-    "evalsuite.producers.__init__": "if TYPE_CHECKING:\n    from evalsuite.evaluators import contract",
-    "evalsuite.evaluators.contract": "def later():\n    from evalsuite.commands.cli import main",
-    "evalsuite.commands.cli": "from evalsuite.evaluators import contract",
+    "evalsuite.producers.__init__": "if TYPE_CHECKING:\n    from evalsuite.evaluators import base",
+    "evalsuite.evaluators.base": "def later():\n    from evalsuite.cli.main import main",
+    "evalsuite.cli.main": "from evalsuite.evaluators import base",
 }
 
 
-def test_the_reader_sees_wrong_doors() -> None:
-    assert wrong_doors(SAMPLE) == [
-        "evalsuite.errors, line 1: errors may not import from records",
+def test_the_reader_sees_upward_imports() -> None:
+    assert upward_imports(SAMPLE) == [
+        "evalsuite.errors, line 1: errors may not import from types",
         "evalsuite.producers.__init__, line 2: producers may not import from evaluators",
-        "evalsuite.evaluators.contract, line 2: evaluators may not import from commands",
+        "evalsuite.evaluators.base, line 2: evaluators may not import from cli",
     ]
 
 
 def test_the_reader_sees_cycles_and_relative_imports() -> None:
-    assert set(cycle(SAMPLE)) == {"evalsuite.evaluators.contract", "evalsuite.commands.cli"}
-    assert cycle(SAMPLE | {"evalsuite.commands.cli": ""}) == []
+    assert set(cycle(SAMPLE)) == {"evalsuite.evaluators.base", "evalsuite.cli.main"}
+    assert cycle(SAMPLE | {"evalsuite.cli.main": ""}) == []
     assert cycle(
-        SAMPLE | {"evalsuite.commands.cli": "", "evalsuite.metrics": "import evalsuite.metrics.weighted"}
+        SAMPLE | {"evalsuite.cli.main": "", "evalsuite.metrics": "import evalsuite.metrics.weighted"}
     )
     assert imports("from . import errors\nfrom .records import Metric").relative == [1, 2]
 
 
 def run(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(HOUSE.parent)}
+    environment = os.environ | {"PYTHONPATH": str(PACKAGE.parent)}
     command = [sys.executable, "-c", dedent(script)]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=120
@@ -245,13 +243,13 @@ def test_help_and_listings_do_not_load_torch(arguments: str, tmp_path: Path) -> 
 
 
 def test_thresholds_results_and_report_never_load_torch(tmp_path: Path) -> None:
-    rooms = ("statistics", "potential", "storage", "suite", "results", "report")
-    names = [module.removesuffix(".__init__") for module in KNOWN if room(module) in rooms]
+    packages = ("statistics", "thresholds", "runs", "config", "results", "report")
+    names = [module.removesuffix(".__init__") for module in KNOWN if layer_of(module) in packages]
     assert {
         "evalsuite.report",
-        "evalsuite.results",
-        "evalsuite.potential.threshold",
-        "evalsuite.potential.tidy",
+        "evalsuite.results.run",
+        "evalsuite.thresholds.threshold",
+        "evalsuite.thresholds.long_table",
     } <= set(names)
     done = run(
         f"""

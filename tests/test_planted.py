@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalsuite.data.views import View
+from evalsuite.config.depths import DEPTHS
+from evalsuite.datasets.views import View
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.errors import ContractError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.accuracy import ACCURACY, Accuracy
-from evalsuite.records import ImageSet
-from evalsuite.running.measuring import scored
+from evalsuite.execution.measuring import scored
 from evalsuite.statistics import bootstrap_weights, mean_bounds
-from evalsuite.suite.depths import DEPTHS
+from evalsuite.types import ImageSet
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "battery.md").read_text("utf-8")

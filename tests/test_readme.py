@@ -10,7 +10,7 @@ import pytest
 from evalsuite import suite, testing
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.models import MODELS
-from evalsuite.models.architecture import assemble
+from evalsuite.models.architectures.base import assemble
 from evalsuite.producers import PRODUCERS
 
 README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from evalsuite.errors import UserError
-from evalsuite.potential.threshold import thresholds
+from evalsuite.thresholds.threshold import thresholds
 from evalsuite.tolerances import Limit, applying, limit, limits, parsed
 
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evalsuite.detectors.nearest import Nearest, nearest
+from evalsuite.detectors.nearest_neighbours import Nearest, nearest
 from evalsuite.errors import SkippedError
 
 if TYPE_CHECKING:
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 NEIGHBORS = 50
 """Rank of the neighbour whose distance counts, as published for CIFAR-10 (CIFAR-100: 200, ImageNet: 1000)."""

@@ -9,7 +9,7 @@ import numpy as np
 from evalsuite.metrics import log_softmax
 
 if TYPE_CHECKING:
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 GAMMA = 0.1
 LARGEST = 100

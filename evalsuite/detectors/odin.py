@@ -11,10 +11,10 @@ from torch.nn import functional
 
 from evalsuite.errors import SkippedError
 from evalsuite.metrics import msp
-from evalsuite.models.forward import BATCH_SIZE, evaluation_mode, gradient_obstacle
+from evalsuite.models.inference import BATCH_SIZE, evaluation_mode, gradient_obstacle
 
 if TYPE_CHECKING:
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 TEMPERATURE = 1000.0
 EPSILON = 0.0014
@@ -64,7 +64,7 @@ def odin(
 
 
 def _batch(images: Array, start: int) -> Tensor:
-    """Images from `start` on; the last batch is filled up, as in `evalsuite.models.forward.logits`."""
+    """Images from `start` on; the last batch is filled up, as in `evalsuite.models.inference.logits`."""
     rows = np.minimum(np.arange(start, start + BATCH_SIZE), len(images) - 1)
     part = np.ascontiguousarray(images[rows])
     batch = torch.from_numpy(part).to(torch.float32, memory_format=torch.channels_last)

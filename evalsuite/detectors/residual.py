@@ -12,7 +12,7 @@ from evalsuite.metrics import energy
 
 if TYPE_CHECKING:
     from evalsuite.models.features import Head
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 
 @dataclass(frozen=True)

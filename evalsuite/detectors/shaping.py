@@ -15,7 +15,7 @@ from evalsuite.metrics import energy, softmax
 
 if TYPE_CHECKING:
     from evalsuite.models.features import Head
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 REACT = 90.0
 ASH = 90.0

@@ -18,7 +18,7 @@ from evalsuite.detectors.shaping import ash, gradnorm, react, react_limit, scale
 from evalsuite.errors import SkippedError
 from evalsuite.metrics import energy, msp
 from evalsuite.models.features import Head
-from evalsuite.records import Array, Floats
+from evalsuite.types import Array, Floats
 
 Needs = Literal["logits", "features", "training", "gradients"]
 """What a detector needs beside the logits: features, training images and their features, or gradients."""

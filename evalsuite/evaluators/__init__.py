@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from evalsuite.registry import Registry
 
 if TYPE_CHECKING:
-    from evalsuite.evaluators.contract import Evaluator
+    from evalsuite.evaluators.base import Evaluator
 
 EVALUATORS: Registry[type[Evaluator]] = Registry(
     "evaluator",
@@ -19,11 +19,11 @@ EVALUATORS: Registry[type[Evaluator]] = Registry(
         "flips": "evalsuite.evaluators.flips:Flips",
         "jacobian": "evalsuite.evaluators.jacobian:Jacobian",
         "latency": "evalsuite.evaluators.latency:Latency",
-        "minimal-norm": "evalsuite.evaluators.minimal:MinimalNorm",
+        "minimal-norm": "evalsuite.evaluators.minimal_norm:MinimalNorm",
         "noise": "evalsuite.evaluators.noise:Noise",
         "ood": "evalsuite.evaluators.ood:Ood",
         "pixels": "evalsuite.evaluators.pixels:Pixels",
-        "robustbench-benchmark": "evalsuite.evaluators.official:RobustBench",
+        "robustbench-benchmark": "evalsuite.evaluators.robustbench:RobustBench",
         "shift": "evalsuite.evaluators.shift:Shift",
         "similarity": "evalsuite.evaluators.similarity:Similarity",
         "trainability": "evalsuite.evaluators.trainability:Trainability",

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evalsuite.bench import Bench
-from evalsuite.data.views import View
-from evalsuite.evaluators.contract import Evaluator
+from evalsuite.datasets.views import View
+from evalsuite.evaluation import Bench
+from evalsuite.evaluators.base import Evaluator
 from evalsuite.metrics import correct_among
-from evalsuite.records import Array, Metric, Score
+from evalsuite.types import Array, Metric, Score
 
 ACCURACY = Metric(
     "accuracy", higher_is_better=True, unit="fraction", tolerance=0.005,

@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from evalsuite.bench import Bench
-from evalsuite.compat.autoattack import playable
-from evalsuite.data.views import View
+from evalsuite.attacks.backends.autoattack import playable
+from evalsuite.attacks.specs import WEAPONS, Attacker, Force, Target, Weapon, check, target, weapon
+from evalsuite.attacks.validity import Doubts, Record, doubts
+from evalsuite.datasets.views import View
 from evalsuite.errors import SkippedError, SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.attack_flags import Doubts, Record, doubts
-from evalsuite.evaluators.contract import (
+from evalsuite.evaluators.base import (
     Evaluator,
     check_epsilons,
     check_once,
     sorted_by_class,
 )
-from evalsuite.evaluators.weapons import WEAPONS, Attacker, Force, Target, Weapon, check, target, weapon
-from evalsuite.models.forward import gradient_obstacle
-from evalsuite.records import Array, Metric, Score
+from evalsuite.models.inference import gradient_obstacle
+from evalsuite.types import Array, Metric, Score
 
 ROBUST_ACCURACY = Metric(
     "robust_accuracy", higher_is_better=True, unit="fraction", tolerance=0.01,
@@ -42,14 +42,14 @@ class Attack(Evaluator):
     without gradients has these scores, with the parent's to compare them with, and a reason for the others;
     if no attack is black-box, it is skipped.
 
-    Every white-box score carries the validity checks that it did not pass (`evalsuite.evaluators.attack_flags`).
+    Every white-box score carries the validity checks that it did not pass (`evalsuite.attacks.validity`).
     They attack the first `probe` images again, with more steps, more restarts, Square, the margin for a loss, the
     adversarials of the unpruned network and a large radius: at most six times the iterative attack's gradients at
     one radius, and `steps` + 100 passes without.
 
     Attributes:
         epsilons: Linf radii on [0, 1] images in units of 1/255.
-        attacks: Names in `evalsuite.evaluators.weapons`: foolbox's at a fixed radius (``fgsm``, ``linf-pgd``,
+        attacks: Names in `evalsuite.attacks.specs`: foolbox's at a fixed radius (``fgsm``, ``linf-pgd``,
             ``linf-noise``, ``fgm``, ``l2-pgd``), its minimal-norm attacks (``linf-deepfool``, ``linf-fmn``,
             ``l2-deepfool``, ``ddn``, ``l2-fmn``), and AutoAttack's parts (``apgd-ce``, ``apgd-t``,
             ``apgd-dlr``, ``fab``, ``fab-t``, ``square``, each also with ``l2-`` before it).

@@ -8,16 +8,17 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from evalsuite.bench import Bench, Outputs
-from evalsuite.data.archives import Official
-from evalsuite.data.corruptions import CORRUPTIONS
-from evalsuite.data.views import Corruption, View
+from evalsuite.datasets.transforms.archives import Official
+from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS
+from evalsuite.datasets.transforms.corruption import Corruption
+from evalsuite.datasets.views import View
 from evalsuite.errors import CellError, ContractError, SuiteError
+from evalsuite.evaluation import Bench, Outputs
 from evalsuite.evaluators.accuracy import ECE, NLL, POPULATION, single
-from evalsuite.evaluators.contract import Evaluator, check_once
-from evalsuite.evaluators.published import SEVERITIES, gaps, unverified
+from evalsuite.evaluators.base import Evaluator, check_once
+from evalsuite.evaluators.published_means import SEVERITIES, gaps, unverified
 from evalsuite.metrics import brier, ece_by_chance, evaluate, softmax, temperature
-from evalsuite.records import Array, Floats, Metric, Score
+from evalsuite.types import Array, Floats, Metric, Score
 
 SCALED = "_scaled"
 PRETRAINING = "pretraining"

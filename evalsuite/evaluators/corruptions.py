@@ -9,11 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from evalsuite.bench import Bench
-from evalsuite.data.archives import Official
-from evalsuite.data.corruptions import CORRUPTIONS, EXTRA, FAMILIES
-from evalsuite.data.views import Corruption, View
+from evalsuite.datasets.transforms.archives import Official
+from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, EXTRA, FAMILIES
+from evalsuite.datasets.transforms.corruption import Corruption
+from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import (
     ACCURACY,
     AGREEMENT,
@@ -24,11 +25,11 @@ from evalsuite.evaluators.accuracy import (
     labelled_scores,
     single,
 )
-from evalsuite.evaluators.contract import Evaluator, check_once
-from evalsuite.evaluators.published import SEVERITIES, gaps, unverified
-from evalsuite.models.naming import some
-from evalsuite.records import Array, Metric, Score
+from evalsuite.evaluators.base import Evaluator, check_once
+from evalsuite.evaluators.published_means import SEVERITIES, gaps, unverified
+from evalsuite.models.checkpoints.names import some
 from evalsuite.registry import unknown
+from evalsuite.types import Array, Metric, Score
 
 GROUP = "corruptions"
 EXTRA_GROUP = "corruptions-extra"

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evalsuite.bench import Bench
-from evalsuite.data.videos import PERTURBATIONS, Videos
-from evalsuite.data.views import View
+from evalsuite.datasets.transforms.sequences import PERTURBATIONS, Videos
+from evalsuite.datasets.views import View
 from evalsuite.errors import DataError, SuiteError
-from evalsuite.evaluators.contract import Evaluator, check_once
-from evalsuite.evaluators.published import lacking, unverified
-from evalsuite.records import Array, Floats, Metric, Score
+from evalsuite.evaluation import Bench
+from evalsuite.evaluators.base import Evaluator, check_once
+from evalsuite.evaluators.published_means import lacking, unverified
 from evalsuite.registry import unknown
+from evalsuite.types import Array, Floats, Metric, Score
 
 FLIPS = Metric(
     "flip_probability", higher_is_better=False, unit="fraction",

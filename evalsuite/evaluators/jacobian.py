@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evalsuite.bench import Bench
-from evalsuite.compat.calling import unit_images
-from evalsuite.data.views import View
+from evalsuite.compat.calls import unit_images
+from evalsuite.datasets.views import View
 from evalsuite.errors import InvalidModelError, SkippedError, SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.contract import Evaluator
-from evalsuite.models.forward import gradient_obstacle, single_precision
-from evalsuite.records import Floats, Metric, Score
+from evalsuite.evaluators.base import Evaluator
+from evalsuite.models.inference import gradient_obstacle, single_precision
+from evalsuite.types import Floats, Metric, Score
 
 LARGEST_CONDITION = float(1 / np.finfo(np.float32).eps)
 """What single precision can tell from infinity: a smaller singular value is rounding."""

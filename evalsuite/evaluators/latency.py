@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evalsuite.bench import Bench
-from evalsuite.compat.calling import unit_images
-from evalsuite.data.views import View
+from evalsuite.compat.calls import unit_images
+from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError
-from evalsuite.evaluators.contract import Evaluator
+from evalsuite.evaluation import Bench
+from evalsuite.evaluators.base import Evaluator
 from evalsuite.metrics.quantiles import median
-from evalsuite.models.forward import BATCH_SIZE, Prepared, single_precision
-from evalsuite.records import Floats, Metric, Score
-from evalsuite.statistics.medians import median_interval
+from evalsuite.models.inference import BATCH_SIZE, Prepared, single_precision
+from evalsuite.statistics.intervals import median_interval
+from evalsuite.types import Floats, Metric, Score
 
 ROUNDS = "rounds"
 """Name of the rounds in evidence: each times the parent and the candidate once."""

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evalsuite.bench import Bench, Outputs
-from evalsuite.data.noises import NoiseKind, RandomNoise, packed
-from evalsuite.data.views import View
+from evalsuite.datasets.transforms.noise import NoiseKind, RandomNoise, packed
+from evalsuite.datasets.views import View
 from evalsuite.errors import SkippedError, SuiteError
+from evalsuite.evaluation import Bench, Outputs
 from evalsuite.evaluators.accuracy import (
     ACCURACY,
     AGREEMENT,
@@ -23,11 +23,11 @@ from evalsuite.evaluators.accuracy import (
     SOFTMAX_DISTANCE,
     single,
 )
-from evalsuite.evaluators.contract import Evaluator, check_epsilons, check_once
+from evalsuite.evaluators.base import Evaluator, check_epsilons, check_once
 from evalsuite.metrics import softmax
-from evalsuite.models.architecture import Normalized, core
-from evalsuite.models.forward import Prepared, logits, prepared
-from evalsuite.records import Array, Metric, Score
+from evalsuite.models.architectures.base import Normalized, core
+from evalsuite.models.inference import Prepared, logits, prepared
+from evalsuite.types import Array, Metric, Score
 
 GROUP = "noise"
 
@@ -161,7 +161,7 @@ def _mean(values: Array) -> Array:
 
 
 class NoisyInside(nn.Module):
-    """Is a network that adds noise to its normalised images; see `evalsuite.data.noises.packed`.
+    """Is a network that adds noise to its normalised images; see `evalsuite.datasets.transforms.noise.packed`.
 
     Args:
         network: Takes normalised images.

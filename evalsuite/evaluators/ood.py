@@ -8,17 +8,18 @@ from functools import cached_property
 
 import numpy as np
 
-from evalsuite.bench import Bench
-from evalsuite.data import DATASETS
-from evalsuite.data.views import FOLDER, View
+from evalsuite.datasets import DATASETS
+from evalsuite.datasets.source import FOLDER
+from evalsuite.datasets.views import View
 from evalsuite.detectors.distances import Gaussians, gaussians
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.errors import DataError, SkippedError, SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.contract import Evaluator, check_once
+from evalsuite.evaluators.base import Evaluator, check_once
 from evalsuite.models.features import Head
-from evalsuite.records import Array, Floats, Metric, Score
 from evalsuite.registry import unknown
+from evalsuite.types import Array, Floats, Metric, Score
 
 NEAR = "ood-near"
 FAR = "ood-far"

@@ -8,15 +8,15 @@ from typing import ClassVar
 
 import numpy as np
 
-from evalsuite.bench import Bench
-from evalsuite.data.views import View
+from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.contract import Evaluator
+from evalsuite.evaluators.base import Evaluator
 from evalsuite.metrics import softmax
-from evalsuite.models.architecture import Normalized
-from evalsuite.models.forward import logits
-from evalsuite.records import Array, Floats, Metric, Score
+from evalsuite.models.architectures.base import Normalized
+from evalsuite.models.inference import logits
+from evalsuite.types import Array, Floats, Metric, Score
 
 AT_ONCE = 1024
 """Masked images that are in memory at once."""

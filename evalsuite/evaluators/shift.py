@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from evalsuite.bench import Bench
-from evalsuite.data import DATASETS
-from evalsuite.data.views import FOLDER, View
+from evalsuite.datasets import DATASETS
+from evalsuite.datasets.source import FOLDER
+from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import (
     ACCURACY,
     AGREEMENT,
@@ -18,9 +19,9 @@ from evalsuite.evaluators.accuracy import (
     calibration_score,
     labelled_scores,
 )
-from evalsuite.evaluators.contract import Evaluator, check_once
-from evalsuite.records import Metric, Score
+from evalsuite.evaluators.base import Evaluator, check_once
 from evalsuite.registry import unknown
+from evalsuite.types import Metric, Score
 
 GAP = Metric(
     "gap_to_clean", higher_is_better=False, unit="fraction", functional="mean_difference",

@@ -8,13 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from evalsuite.bench import Bench, Outputs
-from evalsuite.data.views import View
+from evalsuite.datasets.views import View
+from evalsuite.evaluation import Bench, Outputs
 from evalsuite.evaluators.accuracy import AGREEMENT, CONTROL, POPULATION, SOFTMAX_DISTANCE
-from evalsuite.evaluators.contract import Evaluator
+from evalsuite.evaluators.base import Evaluator
 from evalsuite.metrics import softmax
-from evalsuite.records import Array, Metric, Score
-from evalsuite.statistics.classes import harder_hit, holm
+from evalsuite.statistics.class_effects import harder_hit, holm
+from evalsuite.types import Array, Metric, Score
 
 GROUP = "classes"
 MOST_CLASSES = 100

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from evalsuite.bench import Bench
-from evalsuite.data.views import View
-from evalsuite.evaluators.contract import Evaluator
-from evalsuite.records import Metric, Phase, Score
+from evalsuite.datasets.views import View
+from evalsuite.evaluation import Bench
+from evalsuite.evaluators.base import Evaluator
+from evalsuite.types import Metric, Phase, Score
 
 RETRAINING = "retraining"
 TRAINABILITY = Metric(

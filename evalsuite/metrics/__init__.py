@@ -20,16 +20,17 @@ import numpy as np
 from evalsuite.errors import ContractError, UnknownNameError
 from evalsuite.metrics.calibration import (
     ReliabilityBin,
+    ece_by_chance,
+    ece_classwise,
     ece_equal_mass,
     ece_equal_width,
+    ece_l2_debiased,
+    ece_l2_squared_debiased,
     mce,
     reliability,
     signed_gap,
 )
-from evalsuite.metrics.chance import ece_by_chance
-from evalsuite.metrics.classwise import ece_classwise
 from evalsuite.metrics.corruption_error import mean_difference, mean_ratio, smallest_mean
-from evalsuite.metrics.debiased import ece_l2_debiased, ece_l2_squared_debiased
 from evalsuite.metrics.logits import (
     brier,
     confidence,
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from evalsuite.metrics.weighted import Weights
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 __all__ = [
     "FUNCTIONALS", "ReliabilityBin", "aupr_in", "aupr_out", "auroc", "brier", "confidence", "correct",

@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evalsuite.errors import ContractError
-from evalsuite.metrics.weighted import columns, cumulated, group_sums, resampled, row_sums, vector
+from evalsuite.errors import ContractError, DataError
+from evalsuite.metrics.weighted import columns, cumulated, group_sums, grouped, resampled, row_sums, vector
+from evalsuite.random_streams import BLOCK, blocks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from evalsuite.metrics.weighted import Weights
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 
 def ece_equal_width(confidence: Array, correct: Array, *, weights: Weights = None, bins: int = 15) -> Floats:
@@ -172,3 +173,145 @@ def bin_of(confidence: Floats, bins: int) -> NDArray[np.intp]:
 def _check_bins(bins: int) -> None:
     if bins < 1:
         raise ContractError(f"there are {bins} bins, expected at least 1")
+
+
+def ece_classwise(table: Array, *, weights: Weights = None, bins: int = 15) -> Floats:
+    """Returns the mean over classes of the binned error of a class's probability against being of that class.
+
+    All images count for each class, so most of its images lie in the first bin, where errors are small: expect
+    numbers about K/2 times smaller than the expected calibration error of the predictions.
+
+    Args:
+        table: Probabilities of the K classes and, last, the label in 0..K-1, shape (N, K + 1); float32 is
+            enough: keep it so.
+        weights: One array of multiplicities, shape (B, N).
+        bins: Number M of bins of equal width, ((m-1)/M, m/M]; 0 belongs to the first.
+
+    Returns:
+        float64, fraction, shape () or (B,).
+
+    Raises:
+        DataError: If there is no image.
+        ContractError: If the table holds anything else.
+
+    References:
+        Kull et al. 2019, "Beyond temperature scaling: obtaining well-calibrated multi-class probabilities with
+        Dirichlet calibration", equation 2.
+
+    >>> float(ece_classwise(np.array([[0.75, 0.25, 0.0]])))
+    0.25
+    """
+    p, labels = _probabilities(table)
+    classes = [(grouped(bin_of(column, bins)), (labels == k) - column) for k, column in enumerate(p.T)]
+
+    def error(w: Floats) -> Floats:
+        total = sum(row_sums(np.abs(by_bin(w * residual))) for by_bin, residual in classes)
+        return total / (row_sums(w) * len(classes))
+
+    return resampled(error, (len(p),), weights=weights)
+
+
+def _probabilities(table: Array) -> tuple[Floats, Floats]:
+    x = np.asarray(table, dtype=np.float64)
+    if x.ndim != 2 or x.shape[1] < 2:
+        raise ContractError(
+            f"the table has shape {x.shape}, expected the probabilities of all classes and the label per image"
+        )
+    if not len(x):
+        raise DataError("the table is empty: a metric needs at least one image")
+    p, labels = x[:, :-1], x[:, -1]
+    if not (p.min() >= 0 and p.max() <= 1 and np.isfinite(p).all()):
+        raise ContractError(f"found numbers from {p.min():g} to {p.max():g}, expected probabilities")
+    if not np.isin(labels, np.arange(p.shape[1])).all():
+        raise ContractError(f"the last column holds no labels: expected integers from 0 to {p.shape[1] - 1}")
+    return p, labels
+
+
+def ece_l2_squared_debiased(
+    confidence: Array, correct: Array, *, weights: Weights = None, bins: int = 15
+) -> Floats:
+    """Returns an unbiased estimate of the mean over images of the squared gap of the image's bin.
+
+    Each bin adds ``n_b / N * (gap^2 - accuracy * (1 - accuracy) / (n_b - 1))``; bins with fewer than two images
+    add nothing. It may be negative, and is for half of all calibrated networks: cutting it at 0 would bias it.
+    It is the calibration term of the binary Brier score of "the prediction is right".
+
+    Args:
+        confidence: Probability of the predicted class in [0, 1], shape (N,).
+        correct: Whether the prediction is right, 0 or 1, shape (N,).
+        weights: One array of multiplicities, shape (B, N); a weight w is w images.
+        bins: Number M of bins of equal width, ((m-1)/M, m/M].
+
+    Returns:
+        float64, squared fraction, shape () or (B,).
+
+    References:
+        Kumar, Liang and Ma 2019, "Verified uncertainty calibration", section 4; Ferro and Fricker 2012, "A
+        bias-corrected decomposition of the Brier score".
+
+    >>> float(ece_l2_squared_debiased(np.full(4, 0.5), np.array([1, 1, 0, 0])))  # 0 - 0.25 / 3
+    -0.08333333333333333
+    """
+    c, a = predictions(confidence, correct)
+    by_bin = group_sums(bin_of(c, bins), np.ones_like(c), a, a - c)
+
+    def error(w: Floats) -> Floats:
+        counts, gaps, accuracy = _bins(*by_bin(w))
+        chance = np.divide(accuracy * (1 - accuracy), counts - 1, out=np.zeros_like(gaps), where=counts >= 2)
+        return row_sums(counts * np.where(counts >= 2, gaps**2 - chance, 0.0)) / row_sums(w)
+
+    return resampled(error, (c.size,), weights=weights)
+
+
+def ece_l2_debiased(confidence: Array, correct: Array, *, weights: Weights = None, bins: int = 15) -> Floats:
+    """Returns the root of `ece_l2_squared_debiased`, 0 where that is negative: in the unit of confidences.
+
+    The arguments are those of `ece_l2_squared_debiased`. It is at least the L1 error (`ece_equal_width`) of the
+    same bins, up to chance.
+
+    References:
+        Kumar, Liang and Ma 2019, "Verified uncertainty calibration", section 4.
+    """
+    squared = ece_l2_squared_debiased(confidence, correct, weights=weights, bins=bins)
+    return np.sqrt(np.maximum(squared, 0.0))
+
+
+def _bins(counts: Floats, right: Floats, surplus: Floats) -> tuple[Floats, Floats, Floats]:
+    """Counts, absolute gaps and accuracies of the bins, each (b, bins that occur); 0 in empty ones."""
+    some = np.maximum(counts, np.finfo(np.float64).tiny)
+    return counts, np.abs(surplus) / some, right / some
+
+
+DRAWS = 400
+"""Simulated tests: the floor is then known to about 2 %, the limit to about 4 %."""
+
+
+def ece_by_chance(confidence: Array, *, seed: int, bins: int = 15, draws: int = DRAWS) -> tuple[float, float]:
+    """Returns mean and 95 % quantile of `ece_equal_width` if each prediction is right as often as it says.
+
+    Whether image i would have been right is drawn anew, with its confidence as the probability. An error at the
+    mean is what a perfectly calibrated network shows on so many images; one above the quantile is no chance.
+
+    Args:
+        confidence: Probability of the predicted class in [0, 1], shape (N,).
+        seed: Address of the draws; an image's depend on it and on its place, so candidates meet the same.
+        bins: Number of bins.
+        draws: Number of simulated tests.
+
+    References:
+        Brocker and Smith 2007, "Increasing the reliability of reliability diagrams" (consistency resampling).
+
+    >>> ece_by_chance(np.ones(10), seed=0)
+    (0.0, 0.0)
+    """
+    c = vector("confidence", confidence)
+    if c.min() < 0 or c.max() > 1:
+        raise ContractError(f"confidence runs from {c.min():g} to {c.max():g}, expected probabilities")
+    place = bin_of(c, bins)
+    gaps = np.zeros((draws, bins))
+    for rows, random in blocks(c.size, seed, "calibrated"):
+        drawn = random.random((BLOCK, draws))[: rows.stop - rows.start]
+        members = place[rows, None] == np.arange(bins)
+        gaps += ((drawn < c[rows, None]) - c[rows, None]).T @ members
+    errors = np.abs(gaps).sum(axis=1) / c.size
+    return float(errors.mean()), float(np.quantile(errors, 0.95))

@@ -11,7 +11,7 @@ from evalsuite.metrics.weighted import resampled, row_sums, vector
 
 if TYPE_CHECKING:
     from evalsuite.metrics.weighted import Weights
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 
 def mean_ratio(table: Array, *, weights: Weights = None) -> Floats:

@@ -17,7 +17,7 @@ from evalsuite.metrics.weighted import row_sums
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 TEMPERATURES = (1e-4, 1e4)
 """Range searched by `temperature`, in units of the mean margin of the largest logit over the mean logit."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from evalsuite.metrics.weighted import Weights
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 RECALL = 0.95
 """Share of one population that the score of a false-positive rate must catch."""

@@ -10,7 +10,7 @@ from evalsuite.metrics.weighted import columns, cumulated, grouped, resampled, r
 
 if TYPE_CHECKING:
     from evalsuite.metrics.weighted import Weights
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 
 def median(values: Array, *, weights: Weights = None) -> Floats:

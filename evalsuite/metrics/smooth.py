@@ -12,7 +12,7 @@ from evalsuite.metrics.weighted import resampled, row_sums
 
 if TYPE_CHECKING:
     from evalsuite.metrics.weighted import Weights
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 CELLS = 2048
 """Cells of [0, 1] that residuals are put into: narrow beside the widths that matter."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evalsuite.errors import ContractError, DataError
-from evalsuite.records import Array, Floats
+from evalsuite.types import Array, Floats
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,29 +10,29 @@ from typing import TYPE_CHECKING
 from evalsuite.registry import Registry
 
 if TYPE_CHECKING:
-    from evalsuite.models.architecture import Architecture
+    from evalsuite.models.architectures.base import Architecture
 
 MODELS: Registry[type[Architecture]] = Registry(
     "model",
     builtin={
-        "densenet22": "evalsuite.models.densenet:DenseNet22",
-        "preresnet": "evalsuite.models.preresnet:PreResNet",
-        "python": "evalsuite.models.references:PythonNetwork",
-        "resnet110": "evalsuite.models.resnet:ResNet110",
-        "resnet20": "evalsuite.models.resnet:ResNet20",
-        "resnet2b": "evalsuite.models.normless:ResNet2B",
-        "resnet32": "evalsuite.models.resnet:ResNet32",
-        "resnet44": "evalsuite.models.resnet:ResNet44",
-        "resnet4b": "evalsuite.models.normless:ResNet4B",
-        "resnet56": "evalsuite.models.resnet:ResNet56",
-        "resnet8": "evalsuite.models.resnet:ResNet8",
-        "robustbench": "evalsuite.models.libraries:RobustBenchNetwork",
-        "small-cnn": "evalsuite.models.cnn:SmallCNN",
-        "timm": "evalsuite.models.libraries:TimmNetwork",
-        "torchvision": "evalsuite.models.libraries:TorchvisionNetwork",
-        "vgg16-bn": "evalsuite.models.vgg:VGG16",
-        "vgg19-bn": "evalsuite.models.vgg:VGG19",
-        "wide-resnet": "evalsuite.models.wide:WideResNet",
+        "densenet22": "evalsuite.models.architectures.densenet:DenseNet22",
+        "preresnet": "evalsuite.models.architectures.preresnet:PreResNet",
+        "python": "evalsuite.models.architectures.uris:PythonNetwork",
+        "resnet110": "evalsuite.models.architectures.resnet:ResNet110",
+        "resnet20": "evalsuite.models.architectures.resnet:ResNet20",
+        "resnet2b": "evalsuite.models.architectures.norm_free_resnet:ResNet2B",
+        "resnet32": "evalsuite.models.architectures.resnet:ResNet32",
+        "resnet44": "evalsuite.models.architectures.resnet:ResNet44",
+        "resnet4b": "evalsuite.models.architectures.norm_free_resnet:ResNet4B",
+        "resnet56": "evalsuite.models.architectures.resnet:ResNet56",
+        "resnet8": "evalsuite.models.architectures.resnet:ResNet8",
+        "robustbench": "evalsuite.models.architectures.zoos:RobustBenchNetwork",
+        "small-cnn": "evalsuite.models.architectures.cnn:SmallCNN",
+        "timm": "evalsuite.models.architectures.zoos:TimmNetwork",
+        "torchvision": "evalsuite.models.architectures.zoos:TorchvisionNetwork",
+        "vgg16-bn": "evalsuite.models.architectures.vgg:VGG16",
+        "vgg19-bn": "evalsuite.models.architectures.vgg:VGG19",
+        "wide-resnet": "evalsuite.models.architectures.wide_resnet:WideResNet",
     },
     group="evalsuite.models",
 )

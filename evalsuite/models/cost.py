@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import ContractError
-from evalsuite.models.forward import evaluation_mode
-from evalsuite.models.saving import packed_size, serialized
-from evalsuite.records import Cost
+from evalsuite.models.checkpoints.saving import packed_size, serialized
+from evalsuite.models.inference import evaluation_mode
+from evalsuite.types import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SkippedError
-from evalsuite.models.forward import logits
+from evalsuite.models.inference import logits
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
-    from evalsuite.records import Array
+    from evalsuite.types import Array
 
 ROUNDING = 1e-5
 """How far W f + b may be from the logits, as a share of the sum of the terms' magnitudes: float32 sums of a

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from evalsuite.errors import DataError
 
 if TYPE_CHECKING:
-    from evalsuite.records import Array
+    from evalsuite.types import Array
 
 
 def has_norms(model: nn.Module) -> bool:

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from evalsuite.errors import SkippedError
 from evalsuite.models.cost import prunable
-from evalsuite.models.forward import evaluation_mode
+from evalsuite.models.inference import evaluation_mode
 
 CHUNK = 8
 """Images at once: the unfolded input of one layer must fit the cache or little more."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.axes import AXES as COSTS
-from evalsuite.axes import USUAL
+from evalsuite.cost_axes import AXES as COSTS
+from evalsuite.cost_axes import USUAL
 from evalsuite.report.findings import PARENT, Findings, counted_in, headline, methods, ratio_label, records
 from evalsuite.report.wording import condition_label, counted, metric_label
 

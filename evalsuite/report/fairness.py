@@ -9,9 +9,9 @@ from itertools import combinations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.axes import AXES
-from evalsuite.records import Candidate, PhaseName
+from evalsuite.cost_axes import AXES
 from evalsuite.report.findings import records
+from evalsuite.types import Candidate, PhaseName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +105,7 @@ def before_and_after(retraining: pd.DataFrame) -> list[dict[str, Any]]:
     """Returns what retraining was worth to each method at each target ratio, as means over the seeds.
 
     Args:
-        retraining: See `evalsuite.results.retraining`.
+        retraining: See `evalsuite.results.tables`.
     """
     if retraining.empty:
         return []

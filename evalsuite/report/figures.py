@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from evalsuite.errors import StoreError, UserError
 from evalsuite.registry import unknown
-from evalsuite.report import calibration, charts, excess
+from evalsuite.report import charts, excess, reliability
 from evalsuite.report.breaking import breaking
 from evalsuite.report.curves import curves
 from evalsuite.report.findings import Findings, methods, ratio_label
@@ -113,7 +113,7 @@ def specifications(findings: Findings) -> Iterator[tuple[str, Spec]]:
         yield _name("curve", curve["metric"], curve["condition"]), {
             **base, "title": title, "height": 260, "datasets": _points(curve, told, names),
         }  # fmt: skip
-    for diagram in calibration.diagrams(findings):
+    for diagram in reliability.diagrams(findings):
         spec = charts.reliability(diagram.bins, diagram.colour, PAPER)
         yield _name("reliability", diagram.title), {**spec, "title": diagram.title, "height": WIDTH}
     if rows := excess.slopes(findings):

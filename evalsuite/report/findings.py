@@ -3,41 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from evalsuite.axes import AXES, USUAL
+from evalsuite.cost_axes import AXES, USUAL
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from evalsuite.records import Metric
+    from evalsuite.types import Metric, Picture, PictureKind
 
-PictureKind = Literal["broken", "corruption", "attack"]
 MANY = 6
 """Methods beyond which their order is a ranking, and not that of the suite."""
 PARENT = "dense"
 """The method of the parent in a table of measurements."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """Is an image for the page.
-
-    Attributes:
-        kind: What it is an example of.
-        row: Which row of a sheet it belongs to: the corruption, the attack; empty where there are no rows.
-        column: Which column: the severity, ``clean``; a title where there are no rows.
-        note: What a reader should see in it.
-        png: The image as a PNG file.
-    """
-
-    kind: PictureKind
-    row: str
-    column: str
-    note: str
-    png: bytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,13 +29,13 @@ class Findings:
             prunable_ratio, parameters, nonzero, macs, macs_nonzero, bytes, packed, evaluator, metric, condition,
             group, value, n, drop, drop_low, drop_high, status, reason.
         thresholds: One row per method, seed (numbers and ``all``), metric, condition and aggregate; its
-            columns are those of `evalsuite.potential.threshold.COLUMNS`.
+            columns are those of `evalsuite.thresholds.threshold.COLUMNS`.
         reliability: One row per bin: method, seed, ratio, lower, upper, count, confidence, accuracy.
         metrics: The definition of each metric by its name.
         record: What was run: suite, versions, git, hardware, command, seconds.
-        excess: Slope of the excess error by method, seed and condition; see `evalsuite.results.excess`.
-        exemplars: How many images pruning changes whatever the seed; see `evalsuite.results.forgetting`.
-        retraining: Accuracy before and after the last training; see `evalsuite.results.retraining`.
+        excess: Slope of the excess error by method, seed and condition; see `evalsuite.results.excess_error`.
+        exemplars: How many images pruning changes whatever the seed; see `evalsuite.results.exemplars`.
+        retraining: Accuracy before and after the last training; see `evalsuite.results.tables`.
         robust: Robust accuracy over the radius, radius 0 included; columns method, seed, target_ratio, ratio,
             norm, attack, epsilon, value, n.
         histograms: Detector scores in bins; columns method, target_ratio, ratio, detector, sample (``test`` or

@@ -16,15 +16,13 @@ import jinja2
 from markupsafe import Markup
 
 from evalsuite.errors import StoreError
-from evalsuite.report import breaking, calibration, charts, excess, trust
+from evalsuite.report import breaking, charts, excess, reliability, trust
 from evalsuite.report.curves import curves
 from evalsuite.report.details import blocks
 from evalsuite.report.fairness import LEAST, SETUPS, TOTALS, before_and_after
 from evalsuite.report.findings import (
     MANY,
     Findings,
-    Picture,
-    PictureKind,
     counted,
     headline,
     methods,
@@ -33,6 +31,7 @@ from evalsuite.report.findings import (
 from evalsuite.report.matrix import FLAGS, matrix
 from evalsuite.report.verdicts import sentences, verdict
 from evalsuite.report.wording import condition_label, metric_label, number, percent
+from evalsuite.types import Picture, PictureKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,7 +104,7 @@ def _answer(findings: Findings) -> dict[str, Any]:
 
 def _evidence(findings: Findings) -> dict[str, Any]:
     """The curves and the reliability diagrams."""
-    drawn, diagrams = curves(findings), calibration.diagrams(findings)
+    drawn, diagrams = curves(findings), reliability.diagrams(findings)
     return {
         "curves": drawn,
         "drawable": {(curve["metric"], curve["condition"]) for curve in drawn["curves"]},
@@ -182,10 +181,14 @@ def _datauri(png: bytes) -> str:
 
 
 def _strips(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
-    """Pictures by the row that they belong to, in order."""
+    """Pictures by the row that they belong to, in order; the row of an attack ends in the name of its condition."""
     rows: dict[str, list[Picture]] = {}
-    for one in pictures:
-        rows.setdefault(one.row, []).append(one)
+    for picture in pictures:
+        method, colon, condition = picture.row.partition(": ")
+        title = (
+            f"{method}: {condition_label(condition)}" if colon and picture.kind == "attack" else picture.row
+        )
+        rows.setdefault(title, []).append(picture)
     return list(rows.items())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalsuite.axes import share
+from evalsuite.cost_axes import share
 from evalsuite.report.wording import percent, subject
 
 Row = Mapping[str, Any]
@@ -32,7 +32,7 @@ class Verdict:
             without any proof.
         unproven: How many conditions have none.
         jointly: The same if all of them are read at once, each for itself (Holm's steps,
-            `evalsuite.potential.family`).
+            `evalsuite.thresholds.family`).
     """
 
     method: str

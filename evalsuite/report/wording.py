@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from evalsuite.records import Metric
+    from evalsuite.types import Metric
 
 THIN = "\u202f"
 """Narrow no-break space, between a number and its unit."""
@@ -17,7 +17,7 @@ NOTHING = "\u2013"
 """What stands where there is no number."""
 
 APPROXIMATE = ("motion_blur", "snow")
-"""Generated corruptions that are not the published ones pixel by pixel (`evalsuite.data.corruptions.APPROXIMATE`)."""
+"""Generated corruptions that are not the published ones pixel by pixel (`APPROXIMATE` of the generator)."""
 
 _ACRONYMS = {
     name.lower(): name

@@ -10,11 +10,11 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from evalsuite.records import Array, Bounds, Metric, Score
+from evalsuite.config.suite import DENSE
+from evalsuite.runs.store import Cell, Key
 from evalsuite.statistics import bootstrap_weights, drop, mcnemar, mean_bounds, own_interval
-from evalsuite.storage.store import Cell, Key
-from evalsuite.suite import DENSE
 from evalsuite.tolerances import Limit, Tolerance, applying, limits
+from evalsuite.types import Array, Bounds, Metric, Score
 
 REPLICATES = 1000
 LIMITS = ("low", "high", "upper", "floor", "p")

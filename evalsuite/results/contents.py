@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from evalsuite.records import Candidate
+from evalsuite.config.suite import DENSE, PRODUCTION
 from evalsuite.results.comparison import told_apart
-from evalsuite.storage.digests import candidate_digest, cell_digest, control, control_of
-from evalsuite.storage.store import Cell, Key, Store
-from evalsuite.suite import DENSE, PRODUCTION
+from evalsuite.runs.digests import candidate_digest, cell_digest, control, control_of
+from evalsuite.runs.store import Cell, Key, Store
+from evalsuite.types import Candidate
 
 
 class Contents:

@@ -4,13 +4,13 @@ Parent and candidate see the same images, so everything here is paired: one set 
 the parent, all candidates and all metrics, and the interval is that of the difference.
 """
 
-from evalsuite.records import Bounds
-from evalsuite.statistics.alone import own_interval
 from evalsuite.statistics.bounds import bounds, mean_bounds
+from evalsuite.statistics.intervals import own_interval
 from evalsuite.statistics.paired import BIASED, paired_drop_interval
-from evalsuite.statistics.planning import plan, plan_seeds
 from evalsuite.statistics.rates import mcnemar, paired_rate_interval, score_limit, wilson
 from evalsuite.statistics.resampling import bootstrap_weights, drop, interval
+from evalsuite.statistics.sample_size import plan, plan_seeds
+from evalsuite.types import Bounds
 
 __all__ = [
     "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "mcnemar", "mean_bounds", "own_interval",

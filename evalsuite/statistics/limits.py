@@ -22,7 +22,7 @@ from evalsuite.statistics.resampling import interval, resampled_means
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 
 class Limits(NamedTuple):

@@ -14,7 +14,7 @@ from evalsuite.statistics.resampling import drop, interval
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from evalsuite.records import Array, Metric
+    from evalsuite.types import Array, Metric
 
 BIASED = frozenset(
     {

@@ -12,7 +12,7 @@ from evalsuite.errors import ContractError, DataError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-    from evalsuite.records import Floats
+    from evalsuite.types import Floats
 
 HALVINGS = 52
 """Steps of the bisection of [-1, 1]: the limits are exact to 5e-16."""

@@ -10,7 +10,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from evalsuite.errors import ContractError, DataError
-from evalsuite.randomness import generator
+from evalsuite.random_streams import generator
 from evalsuite.statistics.rates import confidence
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 Number = TypeVar("Number", float, "Floats")
 

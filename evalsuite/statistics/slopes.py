@@ -17,10 +17,10 @@ import numpy as np
 from scipy.special import ndtri, stdtrit
 
 from evalsuite.errors import ContractError
-from evalsuite.randomness import generator
+from evalsuite.random_streams import generator
 
 if TYPE_CHECKING:
-    from evalsuite.records import Floats
+    from evalsuite.types import Floats
 
 FEWEST_SEEDS = 3
 """Below, nobody can tell how much training runs differ."""

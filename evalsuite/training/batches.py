@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from evalsuite.randomness import address, generator
-from evalsuite.records import Array
+from evalsuite.random_streams import address, generator
 from evalsuite.training.recipe import Recipe
+from evalsuite.types import Array
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from torch import nn
 
 from evalsuite.models.cost import cost
-from evalsuite.records import ImageSet, Phase, PhaseName
 from evalsuite.training.recipe import Recipe, first_stage, in_words, learning_rate
+from evalsuite.types import ImageSet, Phase, PhaseName
 
 PASSES = 3
 """Forward passes that one training step costs: one forward, and twice as much backward."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from evalsuite.records import PhaseName
+from evalsuite.types import PhaseName
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ from torch.nn import functional
 
 from evalsuite.errors import CellError, DataError, UserError
 from evalsuite.models.cost import weights_digest
-from evalsuite.randomness import address
-from evalsuite.records import ImageSet
+from evalsuite.random_streams import address
 from evalsuite.training.batches import Batch, batches
 from evalsuite.training.hooks import Hooks
 from evalsuite.training.progress import Progress
 from evalsuite.training.recipe import Recipe, learning_rate
 from evalsuite.training.state import State, accuracy, autocast
+from evalsuite.types import ImageSet
 
 Masks = Mapping[str, Tensor]
 """Names of parameters to bool tensors of their shape: True is kept, False stays zero."""

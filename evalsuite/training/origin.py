@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from evalsuite.errors import SkippedError
-from evalsuite.models.architecture import Architecture, assemble
-from evalsuite.records import ImageSet
+from evalsuite.models.architectures.base import Architecture, assemble
 from evalsuite.training.history import Span, phase_of, remember
 from evalsuite.training.loop import Plan, train, training_seed
 from evalsuite.training.recipe import Recipe
+from evalsuite.types import ImageSet
 
 CPU = torch.device("cpu")
 

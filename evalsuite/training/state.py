@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import DataError
-from evalsuite.models.forward import evaluation_mode
-from evalsuite.records import ImageSet
+from evalsuite.models.inference import evaluation_mode
 from evalsuite.training import progress as saving
 from evalsuite.training.batches import pixels
 from evalsuite.training.progress import Progress
 from evalsuite.training.recipe import Recipe
+from evalsuite.types import ImageSet
 
 ROWS = 512
 """Validation images per forward pass."""

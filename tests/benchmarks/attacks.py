@@ -17,19 +17,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from evalsuite.bench import Bench
-from evalsuite.data.arrays import Cifar10
-from evalsuite.data.dataset import Place
-from evalsuite.data.views import Gallery, View
+from evalsuite.attacks.specs import WEAPONS, Attacker, Force, target
+from evalsuite.datasets.arrays import Cifar10
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.views import View
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.attack import Attack
-from evalsuite.evaluators.minimal import MinimalNorm
-from evalsuite.evaluators.weapons import WEAPONS, Attacker, Force, target
-from evalsuite.models.architecture import assemble
-from evalsuite.models.checkpoints import read_weights
-from evalsuite.models.loading import rebuilt
-from evalsuite.models.settings import from_settings
-from evalsuite.records import ImageSet
-from evalsuite.running.measuring import scored
+from evalsuite.evaluators.minimal_norm import MinimalNorm
+from evalsuite.execution.measuring import scored
+from evalsuite.models.architectures.base import assemble, from_settings
+from evalsuite.models.checkpoints.loading import rebuilt
+from evalsuite.models.checkpoints.reading import read_weights
+from evalsuite.types import ImageSet
 
 COUNT = 100
 """Images; the table says seconds of processor time per 100, whatever this is (second argument)."""

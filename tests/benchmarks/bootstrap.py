@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from evalsuite.records import Array, Metric
 from evalsuite.statistics import bootstrap_weights, bounds
+from evalsuite.types import Array, Metric
 
 KINDS = (("rate", "mean", 10), ("mean", "mean", 14), ("auroc", "auroc", 3), ("fpr95", "fpr95_ood_positive", 1),
          ("ece", "ece_equal_width", 2))  # fmt: skip

@@ -28,7 +28,7 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
-from evalsuite.data.corruptions import CORRUPTIONS, EXTRA, corrupt
+from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, EXTRA, corrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

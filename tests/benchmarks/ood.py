@@ -30,29 +30,30 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from evalsuite.bench import Bench
-from evalsuite.choices import choose
-from evalsuite.compat.allocator import keep_large_blocks
-from evalsuite.data.arrays import Cifar10
-from evalsuite.data.dataset import Place
-from evalsuite.data.shelf import Shelf
-from evalsuite.data.views import Gallery, View
+from evalsuite.config.depths import battery
+from evalsuite.datasets.arrays import Cifar10
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.shared_cache import Shelf
+from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.views import View
 from evalsuite.detectors.distances import NEIGHBORS, directions
-from evalsuite.detectors.nearest import Nearest, nearest
+from evalsuite.detectors.nearest_neighbours import Nearest, nearest
 from evalsuite.detectors.table import DETECTORS
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.ood import Ood
-from evalsuite.models.checkpoints import read_weights
-from evalsuite.models.loading import rebuilt
-from evalsuite.models.references import architecture
-from evalsuite.running.measuring import scored
-from evalsuite.suite.depths import battery
+from evalsuite.execution.measuring import scored
+from evalsuite.models.architectures.uris import architecture
+from evalsuite.models.checkpoints.loading import rebuilt
+from evalsuite.models.checkpoints.reading import read_weights
+from evalsuite.models.inference import keep_large_blocks
+from evalsuite.plugin_config import choose
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from evalsuite.evaluators.contract import Evaluator
-    from evalsuite.records import Floats
+    from evalsuite.evaluators.base import Evaluator
+    from evalsuite.types import Floats
 
 CHECKPOINT = Path("checkpoints", "akamaster", "resnet20-12fca82f.th")
 WITHOUT_ODIN = tuple(name for name in DETECTORS if name != "odin")

@@ -23,7 +23,7 @@ from evalsuite.statistics import own_interval
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from evalsuite.records import Array
+    from evalsuite.types import Array
 
     Normal = tuple[float, float]
 

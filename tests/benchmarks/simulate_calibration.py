@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from evalsuite.metrics import evaluate
-from evalsuite.records import Array, Floats, Metric
 from evalsuite.statistics import bootstrap_weights, mean_bounds
+from evalsuite.types import Array, Floats, Metric
 
 FUNCTIONALS = ("ece_l2_squared_debiased", "ece_l2_debiased", "ece_equal_width")
 REPLICATES = 400

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evalsuite.potential.family import ERROR, holm_ladders
 from evalsuite.statistics import bootstrap_weights, bounds
+from evalsuite.thresholds.family import ERROR, holm_ladders
 
 if TYPE_CHECKING:
-    from evalsuite.records import Floats
+    from evalsuite.types import Floats
 
 FAMILY = ("accuracy", "accuracy", "accuracy", "accuracy", "nll", "nll", "auroc", "auroc")
 RATIOS = np.array([0.5, 0.7, 0.9])

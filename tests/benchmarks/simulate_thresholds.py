@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from evalsuite.potential.threshold import threshold
-from evalsuite.records import Metric
 from evalsuite.statistics import bootstrap_weights, mean_bounds
 from evalsuite.statistics.resampling import resampled_means
+from evalsuite.thresholds.threshold import threshold
+from evalsuite.types import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 RATIOS = np.linspace(0.5, 0.95, 10)
 SHAPES: dict[str, tuple[float, ...]] = {

@@ -9,11 +9,10 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from evalsuite.models.architecture import assemble
-from evalsuite.models.settings import from_settings
-from evalsuite.records import ImageSet
+from evalsuite.models.architectures.base import assemble, from_settings
 from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe
+from evalsuite.types import ImageSet
 
 IMAGES = 512
 RECIPE = Recipe(epochs=1, batch_size=128, augment="crop-flip")

@@ -25,8 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from evalsuite.running import runner
-from evalsuite.running.provenance import Options
+from evalsuite.execution import scheduler as runner
+from evalsuite.runs.provenance import Options
 
 GIB = 1 << 30
 BOUND = 2 * GIB

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from evalsuite.attacks.backends.autoattack import StrongAttack, strong_success
 from evalsuite.compat import robustbench as compat
-from evalsuite.compat.autoattack import StrongAttack, strong_success
 from evalsuite.compat.robustbench import AutoAttack, clean_accuracy, robustbench
 from evalsuite.errors import DataError, InvalidModelError, UserError
 
 if TYPE_CHECKING:
-    from evalsuite.records import Array
+    from evalsuite.types import Array
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("nothing_left_behind")
@@ -51,7 +51,7 @@ def test_imports_in_a_strict_process() -> None:
     code = (
         "class Any(dict):\n"
         "    def __missing__(self, key): return 0\n"
-        "import sys, os, evalsuite.compat.robustbench as compat, evalsuite.compat.cifar_c\n"
+        "import sys, os, evalsuite.compat.robustbench as compat, evalsuite.compat.robustbench\n"
         "assert not {'robustbench', 'pyautoattack', 'torchvision'} & set(sys.modules)\n"
         "path = list(sys.path)\n"
         "sys.modules['pkg_resources'] = None  # as with setuptools 82\n"

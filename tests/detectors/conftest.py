@@ -13,7 +13,7 @@ import pytest
 from evalsuite.models.features import Head
 
 if TYPE_CHECKING:
-    from evalsuite.records import Array
+    from evalsuite.types import Array
 
 D, K = 24, 5
 

@@ -13,7 +13,7 @@ from evalsuite.detectors.logits import entropy, gen, max_logit
 from evalsuite.metrics import auroc, energy, msp, softmax
 
 if TYPE_CHECKING:
-    from evalsuite.records import Array
+    from evalsuite.types import Array
 
 ROWS = st.integers(2, 8).flatmap(
     lambda k: st.lists(st.lists(st.integers(-40, 40), min_size=k, max_size=k), min_size=1, max_size=6)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from evalsuite.detectors.odin import EPSILON, TEMPERATURE, odin
 from evalsuite.errors import SkippedError
-from evalsuite.models.forward import prepared
+from evalsuite.models.inference import prepared
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 3, 8, 8), dtype=np.uint8)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from evalsuite.evaluators.accuracy import Accuracy
-from evalsuite.records import Score
-from evalsuite.running.measuring import scored
+from evalsuite.execution.measuring import scored
+from evalsuite.types import Score
 
 LABELS = np.array([0, 1, 2, 3, 0, 0])
 ONE_HOT = np.eye(4)[LABELS]  # as logits times a number, since rows that sum to 1 look like a softmax

@@ -7,16 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.bench import Bench
-from evalsuite.data.dataset import Place
-from evalsuite.data.views import Gallery
+from evalsuite.attacks.specs import Attacker
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.source import Gallery
 from evalsuite.errors import SuiteError, UserError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.attack import Attack
-from evalsuite.evaluators.contract import sorted_by_class
-from evalsuite.evaluators.minimal import MinimalNorm
-from evalsuite.evaluators.weapons import Attacker
-from evalsuite.records import Array, ImageSet, Score
-from evalsuite.running.measuring import measured, scored
+from evalsuite.evaluators.base import sorted_by_class
+from evalsuite.evaluators.minimal_norm import MinimalNorm
+from evalsuite.execution.measuring import measured, scored
+from evalsuite.types import Array, ImageSet, Score
 
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(

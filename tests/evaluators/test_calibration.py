@@ -8,15 +8,16 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from evalsuite import metrics
-from evalsuite.bench import Bench, Outputs
-from evalsuite.data.archives import Official
-from evalsuite.data.corruptions import CORRUPTIONS
-from evalsuite.data.views import Corruption, View
+from evalsuite.datasets.transforms.archives import Official
+from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS
+from evalsuite.datasets.transforms.corruption import Corruption
+from evalsuite.datasets.views import View
 from evalsuite.errors import ContractError, SuiteError
+from evalsuite.evaluation import Bench, Outputs
 from evalsuite.evaluators.calibration import Calibration, _divided_by, _doubts
-from evalsuite.records import Phase, Score
-from evalsuite.running.measuring import scored
+from evalsuite.execution.measuring import scored
 from evalsuite.statistics import bootstrap_weights, paired_drop_interval
+from evalsuite.types import Phase, Score
 
 N, K = 90, 3
 rng = np.random.default_rng(0)

@@ -10,17 +10,19 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from evalsuite.bench import Bench
-from evalsuite.data.corruptions import CORRUPTIONS, corrupt
-from evalsuite.data.dataset import Place
-from evalsuite.data.views import Corruption, Gallery, View, frost_textures
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, corrupt
+from evalsuite.datasets.transforms.corruption import Corruption, frost_textures
+from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import single
 from evalsuite.evaluators.calibration import Calibration
 from evalsuite.evaluators.corruptions import ALL, Corruptions
+from evalsuite.execution.measuring import scored
 from evalsuite.metrics import reliability
-from evalsuite.records import Array, ImageSet, Score
-from evalsuite.running.measuring import scored
+from evalsuite.types import Array, ImageSet, Score
 
 rng = np.random.default_rng(0)
 LEVELS = rng.integers(40, 216, (70, 1, 1, 1))

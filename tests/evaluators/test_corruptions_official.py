@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.bench import Bench
-from evalsuite.compat.cifar_c import corruption_benchmark
-from evalsuite.data import archives
-from evalsuite.data.checksums import md5
-from evalsuite.data.corruptions import CORRUPTIONS, EXTRA, FAMILIES
-from evalsuite.data.dataset import Place
-from evalsuite.data.views import Gallery
+from evalsuite.compat.robustbench import corruption_benchmark
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.transforms import archives
+from evalsuite.datasets.transforms.archives import md5
+from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, EXTRA, FAMILIES
 from evalsuite.errors import DataError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.corruptions import Corruptions
+from evalsuite.execution.measuring import scored
 from evalsuite.metrics import ece_equal_width
-from evalsuite.records import Array, ImageSet, Score
-from evalsuite.running.measuring import scored
+from evalsuite.types import Array, ImageSet, Score
 
 ROWS, N = 10_000, 80
 LABELS = np.arange(ROWS) % 2

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite import testing
-from evalsuite.bench import Bench
-from evalsuite.data.dataset import Place
-from evalsuite.data.videos import PERTURBATIONS
-from evalsuite.data.views import Gallery
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.transforms.sequences import PERTURBATIONS
 from evalsuite.errors import DataError, SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.flips import Flips, flip_rates
-from evalsuite.records import Array, ImageSet
-from evalsuite.running.measuring import scored
+from evalsuite.execution.measuring import scored
+from evalsuite.types import Array, ImageSet
 
 VIDEOS, FRAMES = 6, 5
 PLAIN = ImageSet(

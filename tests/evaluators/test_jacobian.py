@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from evalsuite.bench import Bench
-from evalsuite.data.dataset import Place
-from evalsuite.data.views import Gallery, View
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.views import View
 from evalsuite.errors import InvalidModelError, SkippedError, SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators import jacobian
 from evalsuite.evaluators.jacobian import Jacobian, condition_numbers, jacobians, singular_values
-from evalsuite.models.intake import Intake, Loaded, Program
-from evalsuite.records import Floats, ImageSet, Score
-from evalsuite.running.measuring import measured, scored
+from evalsuite.execution.measuring import measured, scored
+from evalsuite.models.exported.input_spec import Intake, Loaded, Program
+from evalsuite.types import Floats, ImageSet, Score
 
 rng = np.random.default_rng(0)
 PIXELS = rng.integers(0, 256, (10, 1, 2, 2), dtype=np.uint8)

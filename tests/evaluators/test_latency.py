@@ -15,19 +15,19 @@ import pytest
 import torch
 from torch import nn
 
-from evalsuite.bench import Bench
-from evalsuite.data.dataset import Place
-from evalsuite.data.digits import Digits
-from evalsuite.data.views import Gallery
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.digits import Digits
+from evalsuite.datasets.source import Gallery
 from evalsuite.errors import InvalidModelError, SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators import latency
 from evalsuite.evaluators.latency import Latency, forward, interleaved
-from evalsuite.models.forward import Prepared, prepared
-from evalsuite.models.programs import load_program
-from evalsuite.records import Score
-from evalsuite.running.devices import threads
-from evalsuite.running.measuring import scored
+from evalsuite.execution.devices import threads
+from evalsuite.execution.measuring import scored
+from evalsuite.models.exported.programs import load_program
+from evalsuite.models.inference import Prepared, prepared
 from evalsuite.testing import check_evaluator
+from evalsuite.types import Score
 
 
 class Clock:

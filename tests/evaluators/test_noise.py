@@ -8,17 +8,18 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from evalsuite.bench import Bench
-from evalsuite.data.dataset import Place
-from evalsuite.data.noises import RandomNoise
-from evalsuite.data.views import Gallery, UniformNoise, View
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.transforms.noise import RandomNoise
+from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError
-from evalsuite.evaluators.contract import check_epsilons
+from evalsuite.evaluation import Bench
+from evalsuite.evaluators.base import check_epsilons
 from evalsuite.evaluators.noise import Noise
-from evalsuite.models.architecture import Normalized
-from evalsuite.models.forward import BATCH_SIZE
-from evalsuite.records import Array, ImageSet, Score
-from evalsuite.running.measuring import measured, scored
+from evalsuite.execution.measuring import measured, scored
+from evalsuite.models.architectures.base import Normalized
+from evalsuite.models.inference import BATCH_SIZE
+from evalsuite.types import Array, ImageSet, Score
 
 LABELS = np.arange(70) % 3
 TABLE = 4 * np.eye(3)[LABELS]
@@ -34,7 +35,7 @@ def test_parent_and_child_meet_the_same_addressed_noise(planting: Any) -> None:
     for bench in (child, fewer):
         scored(Noise(epsilons=(0.25,)), bench)
     images = child.gallery.images(Noise().needs[0].__class__()).images
-    expected = torch.from_numpy(UniformNoise(0.25).apply(images, Place(seed=0)))
+    expected = torch.from_numpy(RandomNoise("uniform", 0.25).apply(images, Place(seed=0)))
     assert torch.equal(shown(child.model, 70), expected)
     assert torch.equal(shown(child.parent.model, 70), expected)
     assert torch.equal(shown(fewer.model, 66), expected[:66])  # how many images follow does not matter

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from evalsuite.bench import Bench
-from evalsuite.data import DATASETS
-from evalsuite.data.dataset import DataSet, Place
+from evalsuite.datasets import DATASETS
+from evalsuite.datasets.base import DataSet, Place
 from evalsuite.errors import SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.ood import Ood
-from evalsuite.records import ImageSet, Score, Split
-from evalsuite.running.measuring import scored
+from evalsuite.execution.measuring import scored
+from evalsuite.types import ImageSet, Score, Split
 
 LABELS = np.arange(40) % 3
 

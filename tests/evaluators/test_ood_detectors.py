@@ -9,17 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.bench import Bench
-from evalsuite.data.dataset import Place
-from evalsuite.data.views import Gallery, View
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.views import View
 from evalsuite.detectors.table import DETECTORS
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import Accuracy
 from evalsuite.evaluators.calibration import Calibration
 from evalsuite.evaluators.ood import FAR, NEAR, Ood
+from evalsuite.execution.measuring import scored
 from evalsuite.metrics import auroc, evaluate
-from evalsuite.records import Score
-from evalsuite.running.measuring import scored
 from evalsuite.statistics.resampling import bootstrap_weights
+from evalsuite.types import Score
 
 ALL = tuple(DETECTORS)
 LABELS = np.arange(60) % 3

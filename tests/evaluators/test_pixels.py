@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.bench import Bench
 from evalsuite.errors import SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.pixels import Pixels, backward_selection, mean_colour
-from evalsuite.models.architecture import Normalized
-from evalsuite.records import ImageSet
-from evalsuite.running.measuring import scored
+from evalsuite.execution.measuring import scored
+from evalsuite.models.architectures.base import Normalized
+from evalsuite.types import ImageSet
 
 SIDE = 4
 FILL = np.array([0.2, 0.4, 0.6], np.float32)

@@ -6,15 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalsuite.bench import Bench
-from evalsuite.data.dataset import Place
-from evalsuite.data.views import Gallery
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.source import Gallery
 from evalsuite.errors import DataError, SuiteError
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.shift import Shift
+from evalsuite.execution.measuring import scored
 from evalsuite.metrics import ece_equal_width, softmax
 from evalsuite.metrics import nll as likelihood
-from evalsuite.records import Array, Score
-from evalsuite.running.measuring import scored
+from evalsuite.types import Array, Score
 
 LABELS = np.arange(100) % 4
 OURS = (np.arange(40) * 3) % 4

@@ -5,13 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalsuite.bench import Bench
-from evalsuite.data.views import View
+from evalsuite.datasets.views import View
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.similarity import Similarity
-from evalsuite.records import Score
-from evalsuite.running.measuring import scored
+from evalsuite.execution.measuring import scored
 from evalsuite.statistics import paired_rate_interval
-from evalsuite.statistics.classes import harder_hit, holm
+from evalsuite.statistics.class_effects import harder_hit, holm
+from evalsuite.types import Score
 
 N, K = 120, 3
 LABELS = np.arange(N) % K

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalsuite.bench import Bench
+from evalsuite.evaluation import Bench
 from evalsuite.evaluators.trainability import Trainability, trainability_accuracy
-from evalsuite.records import Phase, Score
-from evalsuite.results import Run
-from evalsuite.running import runner
-from evalsuite.running.measuring import scored
-from evalsuite.running.planned import plan
-from evalsuite.running.status import status
-from evalsuite.storage.digests import cell_digest
+from evalsuite.execution import scheduler as runner
+from evalsuite.execution.dry_run import plan
+from evalsuite.execution.measuring import scored
+from evalsuite.results.run import Run
+from evalsuite.runs.digests import cell_digest
+from evalsuite.runs.status import status
+from evalsuite.types import Phase, Score
 
 PRETRAINING = Phase("pretraining", 4, 100, 1, "0.1", "a", (0.1, 0.1, 0.1, 0.1), stage=4)
 TRACKED = Phase("retraining", 4, 100, 1, "0.1, x0.1 at 3", "b", (0.5, 0.6, 0.7, 0.9), stage=3)

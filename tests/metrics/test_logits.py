@@ -19,7 +19,7 @@ from evalsuite.errors import CellError, ContractError, DataError, InvalidModelEr
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from evalsuite.records import Array
+    from evalsuite.types import Array
 
 
 def imported(module: str) -> Any:

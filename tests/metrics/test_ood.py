@@ -18,7 +18,7 @@ from evalsuite.errors import ContractError, DataError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from evalsuite.records import Array
+    from evalsuite.types import Array
 
     Functional = Callable[..., Array]
 

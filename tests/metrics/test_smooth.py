@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from evalsuite import metrics
 
 if TYPE_CHECKING:
-    from evalsuite.records import Array
+    from evalsuite.types import Array
 
 
 def smoothed(confidence: Array, correct: Array, width: float, points: int = 2001) -> float:

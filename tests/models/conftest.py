@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from evalsuite.models.architecture import assemble
-from evalsuite.models.references import architecture
+from evalsuite.models.architectures.base import assemble
+from evalsuite.models.architectures.uris import architecture
 
 Build = Callable[..., nn.Module]
 

@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evalsuite.models import MODELS
+from evalsuite.models.checkpoints.saving import save
 from evalsuite.models.cost import cost, nonzero, prunable, weights_digest
-from evalsuite.models.saving import save
-from evalsuite.records import Cost
+from evalsuite.types import Cost
 
 if TYPE_CHECKING:
     from pathlib import Path

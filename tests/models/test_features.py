@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from evalsuite.errors import InvalidModelError, SkippedError
-from evalsuite.models.architecture import assemble
+from evalsuite.models.architectures.base import assemble, from_settings
 from evalsuite.models.features import classifier, features_and_logits, head
-from evalsuite.models.forward import logits, prepared
-from evalsuite.models.settings import from_settings
-from evalsuite.records import ImageSet
+from evalsuite.models.inference import logits, prepared
+from evalsuite.types import ImageSet
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 3, 32, 32), dtype=np.uint8)
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError
+from evalsuite.models.checkpoints.saving import packed_size
 from evalsuite.models.cost import cost
 from evalsuite.models.packing import MAGIC, packed, plain_zeros, unpacked
-from evalsuite.models.saving import packed_size
-from evalsuite.producers.weights import best, enforce, magnitudes
+from evalsuite.producers.unstructured.global_threshold import best, enforce, magnitudes
 
 Build = Callable[..., nn.Module]
 

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from torch import nn
 
-from evalsuite.models.cnn import SmallCNN
-from evalsuite.producers.contract import Context
-from evalsuite.producers.weights import enforce
-from evalsuite.records import ImageSet
+from evalsuite.models.architectures.cnn import SmallCNN
+from evalsuite.producers.base import Context
+from evalsuite.producers.unstructured.global_threshold import enforce
 from evalsuite.training.origin import Origin
 from evalsuite.training.recipe import Recipe
+from evalsuite.types import ImageSet
 
 
 @pytest.fixture

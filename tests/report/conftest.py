@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evalsuite.records import Metric
 from evalsuite.report.findings import Findings
+from evalsuite.types import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

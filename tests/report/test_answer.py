@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from evalsuite.report.findings import headline, methods
-from evalsuite.report.matrix import matrix
-from evalsuite.report.questions import EVERYTHING
+from evalsuite.report.matrix import EVERYTHING, matrix
 from evalsuite.report.verdicts import sentences, verdict
 from evalsuite.report.wording import THIN, condition_label
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from evalsuite.records import Candidate, Cost, Phase
 from evalsuite.report.fairness import fairness
 from evalsuite.report.matrix import tip
 from evalsuite.report.verdicts import sentences, verdict
+from evalsuite.types import Candidate, Cost, Phase
 
 ROW = {
     "method": "m", "metric": "accuracy", "condition": "clean", "group": "", "aggregate": "single", "unit": "",

@@ -16,11 +16,12 @@ from evalsuite.errors import StoreError, UserError
 from evalsuite.report import excess, trust
 from evalsuite.report.breaking import Breaking, breaking
 from evalsuite.report.figures import drawn, figures, specifications
-from evalsuite.report.findings import Findings, Picture, headline
+from evalsuite.report.findings import Findings, headline
+from evalsuite.report.matrix import COLUMNS, answer, answered
 from evalsuite.report.page import page
-from evalsuite.report.questions import COLUMNS, answer, answered
 from evalsuite.report.verdicts import verdict
 from evalsuite.report.wording import THIN, condition_label, group_label, metric_label, subject
+from evalsuite.types import Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable

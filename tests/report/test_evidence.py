@@ -9,12 +9,12 @@ import pandas as pd
 import pytest
 
 from evalsuite.report import charts, trust
-from evalsuite.report.calibration import diagrams
 from evalsuite.report.curves import curves
 from evalsuite.report.details import blocks
 from evalsuite.report.findings import headline, methods
 from evalsuite.report.page import page
 from evalsuite.report.page import page as html
+from evalsuite.report.reliability import diagrams
 from evalsuite.report.wording import THIN
 
 if TYPE_CHECKING:

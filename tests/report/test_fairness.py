@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalsuite.records import Candidate, Cost, Phase
 from evalsuite.report.fairness import LEAST, SETUPS, TOTALS, Fairness, before_and_after, fairness
-from evalsuite.results.retraining import retrainings
+from evalsuite.results.tables import retrainings
+from evalsuite.types import Candidate, Cost, Phase
 
 PRETRAINING = Phase("pretraining", 20, 100, 2_000, "0.1 cosine to 0", "base")
 RETRAINING = Phase("retraining", 5, 100, 500, "0.01 cosine to 0", "tuned")

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from evalsuite.data import corruptions
+from evalsuite.datasets.transforms.common_corruptions import kinds as corruptions
 from evalsuite.errors import StoreError
-from evalsuite.records import Metric
 from evalsuite.report import wording
 from evalsuite.report.fairness import SETUPS, TOTALS
-from evalsuite.report.findings import Picture
 from evalsuite.report.page import page
 from evalsuite.report.writing import write
+from evalsuite.types import Metric, Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from evalsuite.report.findings import Findings, PictureKind
+    from evalsuite.report.findings import Findings
+    from evalsuite.types import PictureKind
 
 VOID = {"meta", "link", "input", "br", "col", "img", "hr"}
 ATTACK = "<script>alert(1)</script>\"' onload=x \u2028</script><!--"

@@ -14,11 +14,11 @@ from scipy.stats import norm, skew
 
 from evalsuite import metrics, statistics
 from evalsuite.errors import ContractError
-from evalsuite.records import Metric
 from evalsuite.tolerances import limit
+from evalsuite.types import Metric
 
 if TYPE_CHECKING:
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 ACCURACY = Metric("accuracy", higher_is_better=True, unit="fraction", text="")
 ERROR = Metric("error", higher_is_better=False, unit="fraction", text="")

@@ -9,10 +9,10 @@ import pytest
 from scipy.stats import binom
 
 from evalsuite import statistics
-from evalsuite.records import Metric
+from evalsuite.types import Metric
 
 if TYPE_CHECKING:
-    from evalsuite.records import Array, Floats
+    from evalsuite.types import Array, Floats
 
 AUROC = Metric("auroc", higher_is_better=True, unit="fraction", text="", functional="auroc")
 NEAR = Metric("near_auroc", higher_is_better=True, unit="fraction", text="", functional="mean_auroc")

@@ -10,12 +10,12 @@ import pytest
 
 from evalsuite import metrics, statistics
 from evalsuite.errors import ContractError, DataError
-from evalsuite.records import Metric
+from evalsuite.types import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from evalsuite.records import Array
+    from evalsuite.types import Array
 
 SIZES = {"clean": 200, "letters": 50}
 

@@ -17,7 +17,7 @@ from evalsuite.statistics import mcnemar
 from evalsuite.statistics.rates import score_limit, score_quantile
 
 if TYPE_CHECKING:
-    from evalsuite.records import Array
+    from evalsuite.types import Array
 
 
 @pytest.mark.parametrize("level", [0.8, 0.95, 0.999])

@@ -14,12 +14,12 @@ from torch.nn import functional
 
 from evalsuite.errors import CellError, DataError
 from evalsuite.models.cost import weights_digest
-from evalsuite.records import Array, ImageSet
 from evalsuite.training import loop
 from evalsuite.training.batches import augmented
 from evalsuite.training.hooks import Hooks
 from evalsuite.training.loop import Plan, train, training_seed
 from evalsuite.training.recipe import Recipe, learning_rate
+from evalsuite.types import Array, ImageSet
 
 SIDE = 4
 CLASSES = 3

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from evalsuite.config.suite import parse
 from evalsuite.errors import SuiteError
-from evalsuite.records import Candidate, Cost, Phase
-from evalsuite.storage.store import Key, Store
-from evalsuite.suite import parse
+from evalsuite.runs.store import Key, Store
+from evalsuite.types import Candidate, Cost, Phase
 
 SUITE = """
 name = "s"

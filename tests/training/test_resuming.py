@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from evalsuite.errors import StoreError, UserError
 from evalsuite.models.cost import weights_digest
-from evalsuite.records import ImageSet
 from evalsuite.training import progress
 from evalsuite.training.hooks import Hooks
 from evalsuite.training.loop import Plan, train
 from evalsuite.training.progress import Progress
 from evalsuite.training.recipe import Recipe, learning_rate
+from evalsuite.types import ImageSet
 
 ROOT = Path(__file__).parents[2]
 RICH = Recipe(
@@ -128,7 +128,7 @@ def test_a_killed_process_goes_on_to_the_same_bytes(images: ImageSet, tmp_path: 
         from pathlib import Path
         import numpy as np, torch
         from torch import nn
-        from evalsuite.records import ImageSet
+        from evalsuite.types import ImageSet
         from evalsuite.training import progress
         from evalsuite.training.hooks import Hooks
         from evalsuite.training.loop import Plan, train

@@ -1,0 +1,1 @@
+"""Adversarial attacks: their specifications, validity checks, and the libraries that implement them."""

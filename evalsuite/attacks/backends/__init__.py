@@ -1,0 +1,1 @@
+"""Attack libraries behind one interface."""

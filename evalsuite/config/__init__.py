@@ -1,0 +1,1 @@
+"""Configuration: suites, depths of the battery, manifests, options of a run."""

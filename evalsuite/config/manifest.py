@@ -1,0 +1,84 @@
+"""Lists of finished models: a manifest in CSV or TOML, or paths on a command line."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from evalsuite.config.suite import RESERVED
+from evalsuite.errors import CheckpointError, SuiteError
+from evalsuite.plugin_config import built
+from evalsuite.types import Given
+
+
+def manifest(path: Path) -> tuple[Given, ...]:
+    """Returns the models that a manifest lists: CSV with a header, or TOML with ``[[candidates]]``.
+
+    Columns or keys are those of `evalsuite.types.Given`; relative paths start at the manifest.
+
+    Raises:
+        SuiteError: If the file cannot be read or a line does not say what it must.
+    """
+    try:
+        text = path.read_text("utf-8")
+        rows = tomllib.loads(text).get("candidates", []) if path.suffix == ".toml" else _lines(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SuiteError(f"manifest {path} cannot be read: {error}") from error
+    if not rows:
+        raise SuiteError(
+            f"manifest {path} lists no candidates; expected a header with 'file' and a line for each"
+        )
+    found = (built(Given, row, where=f"{path}, candidate {index}") for index, row in enumerate(rows, start=1))
+    return tuple(_beside(path.parent, one) for one in found)
+
+
+def named(paths: Iterable[str]) -> tuple[Given, ...]:
+    """Returns one model per path, each a method of its own, named after the file as shortly as tells them apart."""
+    files = list(paths)
+    stems = [Path(path).name.partition(".")[0] for path in files]
+    names = [
+        stem if stems.count(stem) == 1 and stem not in RESERVED else path
+        for stem, path in zip(stems, files, strict=True)
+    ]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CheckpointError(f"--candidate {twice} is there twice; name each file once")
+    return tuple(Given(path, name) for path, name in zip(files, names, strict=True))
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    """Rows of a CSV manifest with numbers where numbers belong, empty cells left out."""
+    rows = []
+    for row in csv.DictReader(text.splitlines(), skipinitialspace=True):
+        filled: dict[str, Any] = {
+            key: value.strip() for key, value in row.items() if key and value and value.strip()
+        }
+        for key, kind in (("seed", int), ("ratio", float)):
+            if key in filled:
+                filled[key] = _number(filled[key], kind)
+        if "bypass" in filled:
+            filled["bypass"] = filled["bypass"].split()
+        for key in {"mean", "std"} & filled.keys():
+            filled[key] = [_number(part, float) for part in filled[key].split()]
+        rows.append({"method": Path(filled.get("file", "")).name.partition(".")[0], **filled})
+    return rows
+
+
+def _number(text: str, kind: type[int] | type[float]) -> float | str:
+    try:
+        return kind(text)
+    except ValueError:
+        return text  # refused below, with its key
+
+
+def _beside(folder: Path, one: Given) -> Given:
+    """A manifest's own paths are its neighbours' where they exist there; else they are left as they are."""
+
+    def placed(name: str) -> str:
+        return str((folder / name).resolve()) if name and (folder / name).exists() else name
+
+    return dataclasses.replace(one, file=placed(one.file), masks=placed(one.masks))

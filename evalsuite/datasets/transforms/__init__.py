@@ -1,0 +1,1 @@
+"""Transforms of test images: random noise, common corruptions, official archives, perturbation sequences."""

@@ -1,0 +1,286 @@
+"""Official archives of corrupted test images: CIFAR-10-C, CIFAR-100-C, ImageNet-C and others of their layouts.
+
+Two layouts. CIFAR's: ``<kind>.npy``, uint8 (50000, 32, 32, 3), severity s in rows (s-1)*10000 to s*10000 in
+the order of the test set, and ``labels.npy``; the files are memory-mapped. ImageNet's:
+``<kind>/<1..5>/<class>/<image>``, perhaps in a folder per family, classes in sorted order; images are decoded
+when they are shown. The labels must be those of the test images, so that every corruption shows the same
+images in the same order.
+
+References:
+    Hendrycks and Dietterich 2019, arXiv 1903.12261.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.pictures import Pictures, listing
+from evalsuite.datasets.views import Stored
+from evalsuite.errors import DataError
+from evalsuite.types import Array, ImageSet
+
+CIFAR10_C: Mapping[str, str] = MappingProxyType(
+    {
+        "labels": "c439b113295ed5254878798ffe28fd54",
+        "gaussian_noise": "ecaf8b9a2399ffeda7680934c33405fd",
+        "shot_noise": "3a7239bb118894f013d9bf1984be7f11",
+        "impulse_noise": "2090e01c83519ec51427e65116af6b1a",
+        "defocus_blur": "7d1322666342a0702b1957e92f6254bc",
+        "glass_blur": "7361fb4019269e02dbf6925f083e8629",
+        "motion_blur": "fffa5f852ff7ad299cfe8a7643f090f4",
+        "zoom_blur": "6ea8e63f1c5cdee1517533840641641b",
+        "snow": "bb238de8555123da9c282dea23bd6e55",
+        "frost": "31f6ab3bce1d9934abfb0cc13656f141",
+        "fog": "7b397314b5670f825465fbcd1f6e9ccd",
+        "brightness": "0a81ef75e0b523c3383219c330a85d48",
+        "contrast": "3c8262171c51307f916c30a3308235a8",
+        "elastic_transform": "9421657c6cd452429cf6ce96cc412b5f",
+        "pixelate": "0f14f7e2db14288304e1de10df16832f",
+        "jpeg_compression": "2b9cc4c864e0193bb64db8d7728f8187",
+        "speckle_noise": "ef00b87611792b00df09c0b0237a1e30",
+        "gaussian_blur": "c33370155bc9b055fb4a89113d3c559d",
+        "spatter": "8a5a3903a7f8f65b59501a6093b4311e",
+        "saturate": "1cfae0964219c5102abbb883e538cc56",
+    }
+)
+"""Of the files of CIFAR-10-C (Zenodo record 2535967), as torch-uncertainty lists them."""
+
+CIFAR100_C: Mapping[str, str] = MappingProxyType(
+    {
+        "labels": "bb4026e9ce52996b95f439544568cdb2",
+        "gaussian_noise": "ecc4d366eac432bdf25c024086f5e97d",
+        "shot_noise": "b0a1fa6e1e465a747c1b204b1914048a",
+        "impulse_noise": "3b3c210ddfa0b5cb918ff4537a429fef",
+        "defocus_blur": "d923e3d9c585a27f0956e2f2ad832564",
+        "glass_blur": "0bf384f38e5ccbf8dd479d9059b913e1",
+        "motion_blur": "732a7e2e54152ff97c742d4c388c5516",
+        "zoom_blur": "0204613400c034a81c4830d5df81cb82",
+        "snow": "0237be164583af146b7b144e73b43465",
+        "frost": "3a39c6823bdfaa0bf8b12fe7004b8117",
+        "fog": "4efc7ebd5e82b028bdbe13048e3ea564",
+        "brightness": "f22d7195aecd6abb541e27fca230c171",
+        "contrast": "322bb385f1d05154ee197ca16535f71e",
+        "elastic_transform": "a0792bd6581f6810878be71acedfc65a",
+        "pixelate": "96c00c60f144539e14cffb02ddbd0640",
+        "jpeg_compression": "c851b7f1324e1d2ffddeb76920576d11",
+        "speckle_noise": "e3f215b1a0f9fd9fd6f0d1cf94a7ce99",
+        "gaussian_blur": "5204ba0d557839772ef5a4196a052c3e",
+        "spatter": "12ccf41d62564d36e1f6a6ada5022728",
+        "saturate": "c0697e9fdd646916a61e9c312c77bf6b",
+    }
+)
+"""Of the files of CIFAR-100-C (Zenodo record 3555552), as torch-uncertainty lists them."""
+
+
+def md5(path: Path) -> str:
+    """Returns the MD5 sum of a file, hexadecimal; read once per process, unless the file changes."""
+    found = path.stat()
+    return _md5(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _md5(path: Path, size: int, changed: int) -> str:  # noqa: ARG001  # they are the key of the cache
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+ROWS = 10_000  # images of one severity in an array
+SEVERITIES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Is a published archive.
+
+    Attributes:
+        folder: What its folder is called.
+        source: Where it comes from, in words.
+        checksums: MD5 sums of its files, by stem; empty where nobody lists them.
+        tree: Whether it has the layout of ImageNet-C.
+    """
+
+    folder: str
+    source: str
+    checksums: Mapping[str, str]
+    tree: bool = False
+
+
+_NO_SUMS: Mapping[str, str] = MappingProxyType({})
+
+ARCHIVES: Mapping[str, Archive] = MappingProxyType(
+    {
+        "cifar10": Archive("CIFAR-10-C", "Zenodo record 2535967", CIFAR10_C),
+        "cifar100": Archive("CIFAR-100-C", "Zenodo record 3555552", CIFAR100_C),
+        "imagenet": Archive("ImageNet-C", "Zenodo record 2235448", _NO_SUMS, tree=True),
+        "tiny-imagenet": Archive("Tiny-ImageNet-C", "Zenodo record 2536630", _NO_SUMS, tree=True),
+    }
+)
+"""Archives by the name of the data set whose test images they corrupt."""
+
+
+@dataclass(frozen=True)
+class Official(Stored):
+    """Is a corruption of the test images at a severity of 1 to 5 that somebody published.
+
+    Attributes:
+        kind: Name of the corruption, as its file or folder is called.
+        severity: 1 to 5.
+        folder: Folder of the archive under the data root; empty for the one that belongs to the data set
+            (`ARCHIVES`).
+        verify: Refuse files whose MD5 sum is not the published one. Without, they are shown and called not
+            verified.
+    """
+
+    kind: str
+    severity: int
+    folder: str = ""
+    verify: bool = True
+
+    def name(self, place: Place) -> str:  # noqa: ARG002  # the same everywhere
+        """Returns for example ``fog official/3``, which nothing generated is called."""
+        return f"{self.kind} official/{self.severity}"
+
+    def load(self, plain: ImageSet, place: Place) -> ImageSet:
+        """Returns the rows of this severity: a memory-mapped view of the array, or pictures not yet decoded."""
+        home = self._home(plain, place)
+        if self._is_tree(home, plain):
+            labels, images = self._tree(home, plain)
+            _check_labels(f"{home / self.kind / str(self.severity)}", labels, plain)
+        else:
+            images = self._rows(home, plain)
+        return replace(plain, name=self.name(place), images=images)
+
+    def digest(self, plain: ImageSet, place: Place) -> str:
+        """Returns the MD5 sum of the array; of a tree, what its listing says: names, sizes and dates."""
+        home = self._home(plain, place)
+        if self._is_tree(home, plain):
+            return listing(home, self.kind, self.severity).digest(len(plain.images))
+        return md5(_existing(home / f"{self.kind}.npy", self._source(plain)))
+
+    def origin(self, plain: ImageSet, place: Place) -> str:
+        """Returns ``official, MD5 verified`` or ``official, MD5 not verified``."""
+        home = self._home(plain, place)
+        known = not self._is_tree(home, plain) and all(
+            self._sum(plain, stem) == md5(home / f"{stem}.npy") for stem in ("labels", self.kind)
+        )
+        return f"official, MD5 {'verified' if known else 'not verified'}"
+
+    def _home(self, plain: ImageSet, place: Place) -> Path:
+        archive = ARCHIVES.get(plain.name)
+        name = self.folder or (archive.folder if archive else "")
+        if not name:
+            raise DataError(
+                f"no official corruptions of the data set {plain.name!r} are known, only of {', '.join(ARCHIVES)}; "
+                "name the folder of your own, or use source = 'generated'"
+            )
+        if place.root is None:
+            raise DataError(
+                f"the official corruptions in {name} need a data folder and none was named: "
+                "give it with --data (of check: --data-root), the variable EVALSUITE_DATA, or data_root in the suite"
+            )
+        return _existing(place.root / name, self._source(plain))
+
+    def _is_tree(self, home: Path, plain: ImageSet) -> bool:
+        """The layout of a published archive is known; another is a tree if there is no array in it."""
+        archive = ARCHIVES.get(plain.name)
+        if archive is not None and not self.folder:
+            return archive.tree
+        return not any(home.glob("*.npy"))
+
+    def _rows(self, home: Path, plain: ImageSet) -> Array:
+        found = self._array(home, self.kind, plain)
+        expected = (SEVERITIES * ROWS, *(plain.images.shape[side] for side in (2, 3, 1)))
+        _check_array(home / f"{self.kind}.npy", found, "uint8", expected)
+        labels = self._array(home, "labels", plain)
+        _check_array(home / "labels.npy", labels, "integers", expected[:1])
+        for severity in range(SEVERITIES):
+            _check_labels(
+                f"{home / 'labels.npy'}, severity {severity + 1}", labels[severity * ROWS :][:ROWS], plain
+            )
+        start = (self.severity - 1) * ROWS
+        rows: Array = found[start : start + len(plain.images)]
+        return rows.transpose(0, 3, 1, 2)
+
+    def _array(self, home: Path, stem: str, plain: ImageSet) -> Array:
+        path = _existing(home / f"{stem}.npy", self._source(plain))
+        try:
+            found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError, OSError) as error:
+            raise DataError(
+                f"{path}: found {path.stat().st_size} bytes that are no whole NumPy array ({error}), expected the "
+                f"file of {self._source(plain)}; fetch it again"
+            ) from error
+        self._verify(path, plain)
+        return found
+
+    def _verify(self, path: Path, plain: ImageSet) -> None:
+        expected = self._sum(plain, path.stem)
+        if self.verify and expected and md5(path) != expected:
+            found = np.load(path, mmap_mode="r", allow_pickle=False)
+            raise DataError(
+                f"{path}: found MD5 {md5(path)} ({found.dtype}, shape {found.shape}), expected {expected}; fetch the "
+                "file again, or set verify = false if these are images of your own"
+            )
+
+    def _tree(self, home: Path, plain: ImageSet) -> tuple[Array, Array]:
+        found = listing(home, self.kind, self.severity)
+        if found.classes != plain.classes or len(found.paths) < len(plain.images):
+            raise DataError(
+                f"{found.folder}: found {found.classes} folders of classes with {len(found.paths)} images, expected "
+                f"{plain.classes} with {len(plain.images)}, those of {self._source(plain)}"
+            )
+        pictures = Pictures(found.paths[: len(plain.images)], plain.images.shape[-1])
+        return np.asarray(found.labels), pictures.array
+
+    def _sum(self, plain: ImageSet, stem: str) -> str:
+        archive = ARCHIVES.get(plain.name)
+        return archive.checksums.get(stem, "") if archive else ""
+
+    def _source(self, plain: ImageSet) -> str:
+        archive = ARCHIVES.get(plain.name)
+        return f"{archive.folder} ({archive.source})" if archive else "an archive of corrupted images"
+
+
+def _existing(path: Path, source: str) -> Path:
+    if not path.exists():
+        raise DataError(
+            f"{path}: no such {'file' if path.suffix else 'folder'}, expected that of {source}; put it there, or use "
+            "source = 'generated'"
+        )
+    return path
+
+
+def _check_array(path: Path, found: Array, kind: str, shape: tuple[int, ...]) -> None:
+    right = found.dtype == np.uint8 if kind == "uint8" else np.issubdtype(found.dtype, np.integer)
+    if not right or found.shape != shape:
+        raise DataError(
+            f"{path}: found {found.dtype} of shape {found.shape}, expected {kind} of shape {shape}; fetch the file "
+            "again"
+        )
+
+
+def _check_labels(where: str, found: Array, plain: ImageSet) -> None:
+    """The corrupted images must be the test images, in their order."""
+    if plain.labels is None:
+        raise DataError(
+            f"data set {plain.name!r} has no labels, so official corruptions cannot be told to be its own"
+        )
+    own, count = plain.labels, len(plain.labels)
+    wrong = (
+        np.flatnonzero(np.asarray(found[:count]) != own) if len(found) >= count else np.array([len(found)])
+    )
+    if len(wrong):
+        place = int(wrong[0])
+        label = f"label {found[place]}" if place < len(found) else "no label"
+        raise DataError(
+            f"{where}: found {label} for image {place}, expected {own[place]}, the label of test image {place} of "
+            f"{plain.name!r}: the images must be the same in the same order"
+        )

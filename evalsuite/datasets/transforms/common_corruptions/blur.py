@@ -1,0 +1,296 @@
+"""Blurs: defocus, Gaussian, motion, zoom."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from scipy import ndimage, signal, sparse
+
+from evalsuite.datasets.transforms.common_corruptions.batch import truncated
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from evalsuite.datasets.transforms.common_corruptions.batch import Batch, Constants, Floats, Pixels
+
+    Operator = sparse.csr_array[Any, tuple[int, int]]
+    Places = NDArray[np.intp]
+
+
+_SMALLEST_GRID = 8  # reach of the grid that a disk is drawn on, px
+_SPARSE = (
+    1 << 20
+)  # weights up to which a sparse operator is faster than Fourier transforms and fits the cache
+_WHOLE = 1e-6  # keeps even areas at their level, as the published sums mostly do, when levels are cut off
+_NEGLIGIBLE = 1e-7  # share of a kernel that cannot move a level
+
+
+def defocus_blur(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the correlation with a smoothed disk, with (radius px, sigma px) = `constants`.
+
+    The border is mirrored without repeating its pixels.
+    """
+    kernel = disk(*constants)
+    images = batch.images.astype(np.float64)
+    if np.count_nonzero(kernel) * batch.side**2 <= _SPARSE:
+        return truncated(_applied(_defocus(batch.side, *constants), images))
+    reach = len(kernel) // 2
+    padded = np.pad(images, [(0, 0), (0, 0), (reach, reach), (reach, reach)], mode="reflect")
+    return truncated(signal.fftconvolve(padded, kernel[None, None].astype(np.float64), "valid", axes=(2, 3)))
+
+
+def gaussian_blur(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the image smoothed by a Gaussian with (sigma px,) = `constants`."""
+    (sigma,) = constants
+    return smoothed(batch.images, sigma)
+
+
+def motion_blur(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the image smeared at an angle in U(-45°, 45°), approximately: (radius px, sigma px)."""
+    values = streaked(batch.images.astype(np.float32), batch.angles(-45, 45), *constants)
+    return truncated(values + np.float32(0.5))  # this one is rounded, as by the program that made the files
+
+
+def zoom_blur(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the mean of the image and of its zooms 1, 1 + step, … below the nominal end: (end, step)."""
+    return truncated(_applied(_zooms(batch.side, *constants), batch.images.astype(np.float64)))
+
+
+def streaked(layers: NDArray[np.float32], angles: NDArray[np.float32], radius: float, sigma: float) -> Floats:
+    """Returns layers smeared to one side, each at its own angle.
+
+    The kernel is one half of a Gaussian: the value at distance i = 0 … 2 radius along the angle (x to the
+    right, y downwards), at the nearest pixel, has the weight exp(-i²/2 sigma²), and all weights sum to one.
+    Beyond the border the nearest pixel counts. This approximates ImageMagick, which made the official files.
+
+    Args:
+        layers: Values, shape (N, C, S, S).
+        angles: Degrees, shape (N,).
+        radius: px.
+        sigma: px.
+    """
+    order = np.argsort(angles, kind="stable")  # neighbours in angle share their offsets: few, long additions
+    distance = np.arange(2 * int(radius) + 1)
+    weights = np.exp(-(distance**2) / (2 * sigma**2))
+    weights = weights[weights > _NEGLIGIBLE] / weights.sum()
+    turn = np.deg2rad(angles[order].astype(np.float64))
+    steps = np.stack([np.sin(turn), np.cos(turn)], axis=-1) * distance[: len(weights), None, None]
+    offsets = np.ceil(steps - 0.5).astype(np.int64)  # shape (taps, N, 2): rows down, columns right
+    return _summed(layers[order], offsets, weights)[np.argsort(order)]
+
+
+def zoom_matrix(side: int, factor: float) -> Floats:
+    """Returns the matrix M for which M X Mᵀ is X zoomed by `factor` about its centre, bilinear, same size."""
+    crop = int(np.ceil(side / factor))
+    top = (side - crop) // 2
+    zoomed = ndimage.zoom(np.eye(crop), (factor, 1), order=1)
+    trim = (len(zoomed) - side) // 2
+    matrix = np.zeros((side, side))
+    matrix[:, top : top + crop] = zoomed[trim : trim + side]
+    return matrix
+
+
+def _summed(layers: NDArray[np.float32], offsets: NDArray[np.int64], weights: Floats) -> Floats:
+    """Adds up shifted layers: runs of layers with the same offset are one slice."""
+    side = layers.shape[-1]
+    low, high = offsets.min(axis=(0, 1)), offsets.max(axis=(0, 1))
+    margin = (int(-low[1]), int(high[1]), int(-low[0]), int(high[0]))
+    source = torch.nn.functional.pad(torch.from_numpy(layers), margin, mode="replicate")
+    total = torch.zeros(layers.shape)
+    for places, weight in zip(offsets - low, weights.tolist(), strict=True):
+        changes = np.flatnonzero((places[1:] != places[:-1]).any(axis=1)) + 1
+        starts = [0, *changes.tolist()]
+        for start, stop in zip(starts, [*starts[1:], len(places)], strict=True):
+            y, x = places[start].tolist()
+            total[start:stop].add_(source[start:stop, :, y : y + side, x : x + side], alpha=weight)
+    return total.numpy()
+
+
+def _applied(operator: Operator, images: Floats) -> Floats:
+    """Applies an operator on the pixels of a channel; pixels come first: the inner loop is the batch."""
+    columns = torch.from_numpy(images).reshape(-1, operator.shape[1]).t().contiguous()
+    result = torch.from_numpy(operator @ columns.numpy())
+    return result.t().contiguous().reshape(images.shape).numpy()
+
+
+@lru_cache(maxsize=8)
+def _defocus(side: int, radius: float, sigma: float) -> Operator:
+    """Correlation with the disk as an operator on the pixels."""
+    kernel = disk(radius, sigma)
+    taps = np.argwhere(kernel)
+    mirrored = np.pad(np.arange(side * side).reshape(side, side), len(kernel) // 2, mode="reflect")
+    sources = np.stack([mirrored[y : y + side, x : x + side].ravel() for y, x in taps])
+    targets = np.broadcast_to(np.arange(side * side), sources.shape)
+    weights = np.broadcast_to(kernel[tuple(taps.T)][:, None], sources.shape).astype(np.float64)
+    return _operator(targets.ravel(), sources.ravel(), weights.ravel())
+
+
+def disk(radius: float, sigma: float) -> NDArray[np.float32]:
+    """Returns a disk, smoothed by a Gaussian of 3 x 3 px, or of 5 x 5 px for a radius above 8 px, float32.
+
+    The grid reaches 8 px or the radius; its own border is mirrored while the disk is smoothed. In float32,
+    because whether its sum falls short of one decides whether a white sky becomes 254 or 255.
+    """
+    reach, width = (_SMALLEST_GRID, 1) if radius <= _SMALLEST_GRID else (int(radius), 2)
+    squares = np.arange(-reach, reach + 1) ** 2
+    flat = (squares[:, None] + squares <= radius**2).astype(np.float32)
+    flat /= flat.sum()
+    tails = np.exp(-(np.arange(width + 1) ** 2) / (2 * sigma**2))
+    weights = (tails / (2 * tails.sum() - 1)).astype(np.float32)
+    for axis in (1, 0):
+        margin = [(width, width) if axis == own else (0, 0) for own in (0, 1)]
+        shifted = np.lib.stride_tricks.sliding_window_view(
+            np.pad(flat, margin, mode="reflect"), 2 * width + 1, axis=axis
+        )
+        total = shifted[..., width] * weights[0]
+        for tap in range(1, width + 1):
+            total = total + (shifted[..., width + tap] + shifted[..., width - tap]) * weights[tap]
+        flat = total
+    return flat
+
+
+@lru_cache(maxsize=8)
+def _zooms(side: int, end: float, step: float) -> Operator:
+    """Mean of the image and all its zooms: ten entries per row; M X Mᵀ zoom by zoom costs ten times more."""
+    factors = np.arange(1, end, step)  # rounding of the end adds an element at 1.06 and 1.11: published so
+    matrices = [np.eye(side), *(zoom_matrix(side, float(factor)) for factor in factors)]
+    targets, sources, weights = zip(*map(_two_sided, matrices), strict=True)
+    shares = np.concatenate(weights) * ((1 + _WHOLE) / len(matrices))
+    return _operator(np.concatenate(targets), np.concatenate(sources), shares)
+
+
+def _two_sided(matrix: Floats) -> tuple[Places, Places, Floats]:
+    """Rows, columns and values of X -> M X Mᵀ as an operator on the pixels of X."""
+    row, column = np.nonzero(matrix)
+    value = matrix[row, column]
+    targets, sources = (len(matrix) * place[:, None] + place for place in (row, column))
+    return targets.ravel(), sources.ravel(), np.outer(value, value).ravel()
+
+
+def _operator(targets: Places, sources: Places, weights: Floats) -> Operator:
+    size = int(targets.max()) + 1
+    return sparse.csr_array(sparse.coo_array((weights, (targets, sources)), shape=(size, size)))
+
+
+def smoothed(images: Pixels, sigma: float) -> Pixels:
+    """Returns images smoothed by a Gaussian as `blurred`, truncated."""
+    if _reach(sigma) == 0:
+        return images
+    return truncated(blurred(images / 255, sigma) * 255)
+
+
+def blurred(values: Floats, sigma: float) -> Floats:
+    """Returns values smoothed on the last two axes by a Gaussian cut at four sigma, the border's pixels repeated.
+
+    Sums run in the order of scipy's: in even areas the last bit decides between a level and the one below.
+    """
+    reach = _reach(sigma)
+    weights = np.exp(-0.5 / sigma**2 * np.arange(-reach, reach + 1) ** 2)
+    weights /= weights.sum()
+    for axis in (-2, -1):
+        values = _correlated(values, weights, axis)
+    return values
+
+
+def _reach(sigma: float) -> int:
+    return int(4 * sigma + 0.5)
+
+
+def _correlated(values: Floats, weights: Floats, axis: int) -> Floats:
+    reach, size = len(weights) // 2, values.shape[axis]
+    margin = [(0, 0)] * values.ndim
+    margin[axis] = (reach, reach)
+    padded = np.pad(values, margin, mode="edge").swapaxes(axis, -2)
+    total: Floats = values.swapaxes(axis, -2) * weights[reach]
+    pair = np.empty_like(total)
+    for tap in range(reach):
+        mirror = 2 * reach - tap
+        np.add(padded[..., tap : tap + size, :], padded[..., mirror : mirror + size, :], out=pair)
+        pair *= weights[tap]
+        total += pair
+    return total.swapaxes(axis, -2)
+
+
+def glass_blur(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the image smoothed, its pixels copied from near neighbours, smoothed: (sigma px, reach px, passes)."""
+    sigma, reach, passes = constants
+    images = smoothed(batch.images, sigma)
+    reach = int(reach)
+    size = (batch.block, 1, batch.side - 2 * reach, batch.side - 2 * reach)
+    for _ in range(int(passes)):
+        choice = batch.draw(lambda rng: rng.integers(0, 4 * reach**2, size, dtype=np.uint8))
+        images = _scattered_by_one(images, choice) if reach == 1 else scattered(images, choice[:, 0], reach)
+    return smoothed(images, sigma)
+
+
+def _scattered_by_one(images: Pixels, choice: NDArray[np.uint8]) -> Pixels:
+    return beside(images, left=choice & np.uint8(1), up=choice >> np.uint8(1))
+
+
+def beside(images: Pixels, *, left: NDArray[np.uint8], up: NDArray[np.uint8]) -> Pixels:
+    """Returns the images with each pixel from the third row and column on copied from a neighbour.
+
+    The published loop runs from the lower right to the upper left and means to exchange two pixels, but
+    exchanges two views of one array, so that both end as the neighbour; and its offsets are -1 or 0, since
+    the draw excludes +1. What is read was therefore never written: the loop is one selection among four.
+
+    Args:
+        images: uint8, shape (N, 3, S, S).
+        left: 1 where a pixel comes from the column to the left, else 0; uint8, shape (N, 1, S - 2, S - 2).
+        up: 1 where it comes from the row above, else 0; likewise.
+    """
+    from_left, from_up = -left, -up  # 0 or 255: selection by bits is many times faster than by np.where
+    here, beside = images[..., 2:, 2:], images[..., 2:, 1:-1]
+    above, across = images[..., 1:-1, 2:], images[..., 1:-1, 1:-1]
+    level = here ^ ((here ^ beside) & from_left)
+    higher = above ^ ((above ^ across) & from_left)
+    result = images.copy()
+    result[..., 2:, 2:] = level ^ ((level ^ higher) & from_up)
+    return result
+
+
+def scattered(images: Pixels, choice: NDArray[np.uint8], reach: int) -> Pixels:
+    """Returns the images with each inner pixel copied from a neighbour at -reach … reach - 1 on both axes.
+
+    Like `beside`, but of more than a pixel, where the loop also reads what it wrote before: below, and to the
+    right in the same row. Such a pixel holds what its own neighbour held, so the chain is followed to a
+    pixel that was read before it was written.
+
+    Args:
+        images: uint8, shape (N, 3, S, S).
+        choice: The neighbour's number, row by row from the lower right, 0 … 4 reach² - 1; uint8, shape
+            (N, S - 2 reach, S - 2 reach), for rows and columns from reach + 1 on.
+        reach: px.
+    """
+    count, channels, side, _ = images.shape
+    source, written = _sources(choice, reach, side=side)
+    final = source.copy()
+    open_ = np.flatnonzero(written)
+    while len(open_):  # each link is followed by less than half of the pixels
+        place = final[open_]
+        final[open_] = source[place]
+        open_ = open_[written[place]]
+    size = side * side
+    first = np.arange(count)[:, None] * ((channels - 1) * size) + final.reshape(count, size)
+    levels = np.ascontiguousarray(images).reshape(-1)
+    return np.stack([levels.take(first + c * size) for c in range(channels)], axis=1).reshape(images.shape)
+
+
+def _sources(
+    choice: NDArray[np.uint8], reach: int, *, side: int
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
+    """Finds where each pixel of each image is read from, and whether that had been written by then; flat."""
+    inner = slice(reach + 1, side - reach + 1)
+    code = np.arange(4 * reach**2)
+    ahead = (reach - 1 - code // (2 * reach)) * side + reach - 1 - code % (2 * reach)
+    source = np.arange(len(choice) * side * side).reshape(-1, side, side)
+    offset = ahead.take(choice)
+    source[:, inner, inner] += offset
+    inside = np.zeros((len(choice), side, side), bool)
+    inside[:, inner, inner] = True
+    written = np.zeros_like(inside)
+    written[:, inner, inner] = (offset > 0) & inside.reshape(-1).take(source[:, inner, inner])
+    return source.reshape(-1), written.reshape(-1)

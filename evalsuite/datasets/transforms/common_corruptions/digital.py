@@ -1,0 +1,205 @@
+"""Digital: contrast, elastic transform, pixelate, JPEG compression."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from scipy import ndimage
+
+from evalsuite.datasets.transforms.common_corruptions.batch import truncated
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from evalsuite.datasets.transforms.common_corruptions.batch import Batch, Constants, Floats, Pixels
+
+
+_BITS = 22  # of the fixed point in which Pillow resizes
+_ONE = 1 << _BITS
+_TRUNCATE = 3.0  # where the Gaussian of the elastic field is cut, in sigma
+
+
+def contrast(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the deviation from each channel's mean times (factor,) = `constants`."""
+    (factor,) = constants
+    values = batch.images / 255
+    means = values.mean(axis=(2, 3), keepdims=True)
+    values -= means
+    values *= factor
+    values += means
+    values *= 255
+    return truncated(values)
+
+
+def elastic_transform(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the image after a random affine warp and a smooth displacement: (alpha, sigma, affine) px."""
+    alpha, sigma, affine = constants
+    images = batch.images.astype(np.float32)
+    images = warped(images, affine * (2 * batch.uniform(3, 2) - 1))
+    if alpha > 0:
+        noise = 2 * batch.uniform(2, batch.side, batch.side) - 1
+        images = displaced(images, smooth_field(noise, sigma) * np.float32(alpha))
+    return truncated(images)
+
+
+def pixelate(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the image box-filtered to (factor,) = `constants` of its side and back."""
+    (factor,) = constants
+    side, small = batch.side, int(batch.side * factor)
+    boxes = _boxes(side, small)
+    rows = _averages(batch.images, boxes)  # columns first: each pass rounds
+    little = _averages(rows.swapaxes(2, 3), boxes).swapaxes(2, 3)
+    nearest = np.floor((np.arange(side) + 0.5) * (small / side)).astype(np.intp)
+    return np.ascontiguousarray(little[:, :, nearest][..., nearest])
+
+
+def jpeg_compression(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the image encoded as JPEG of (quality,) = `constants`, chroma halved, and decoded."""
+    (quality,) = constants
+    result = np.empty_like(batch.images)
+    for image, place in zip(np.ascontiguousarray(batch.images.transpose(0, 2, 3, 1)), result, strict=True):
+        file = BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=int(quality))
+        place[:] = np.asarray(Image.open(file, formats=("JPEG",))).transpose(2, 0, 1)
+    return result
+
+
+def warped(images: NDArray[np.float32], jitter: Floats) -> NDArray[np.float32]:
+    """Returns images under the affine maps that move three anchor points by `jitter`.
+
+    Bilinear; the border is mirrored without repeating its pixels. The anchors are a third of the side away
+    from the centre.
+
+    Args:
+        images: Shape (N, C, S, S).
+        jitter: px, shape (N, 3, 2), x before y; anchors at the lower right, the upper right, the upper left.
+    """
+    side = images.shape[-1]
+    near, far = side // 2 - side // 3, side // 2 + side // 3
+    anchors = np.array([[far, far], [far, near], [near, near]], np.float64)
+    moved = np.concatenate([anchors + jitter, np.ones((len(images), 3, 1))], axis=-1)
+    back = np.linalg.solve(moved, np.broadcast_to(anchors, (len(images), 3, 2)))  # (x', y', 1) back = (x, y)
+    y, x = np.divmod(np.arange(side * side), side)
+    pixels = np.stack([x, y, np.ones_like(x)], axis=-1)
+    places = (pixels @ back).reshape(-1, side, side, 2)
+    return _sampled(images, places * (2 / (side - 1)) - 1, repeat_border=False)
+
+
+def displaced(images: NDArray[np.float32], shift: Floats) -> NDArray[np.float32]:
+    """Returns images sampled at each pixel's place plus `shift`.
+
+    Bilinear; the border is mirrored with its pixels repeated.
+
+    Args:
+        images: Shape (N, C, S, S).
+        shift: px, shape (N, 2, S, S), x before y.
+    """
+    side = images.shape[-1]
+    y, x = np.divmod(np.arange(side * side), side)
+    places = shift + np.stack([x, y]).reshape(2, side, side)
+    return _sampled(images, np.moveaxis((2 * places + 1) / side - 1, 1, -1), repeat_border=True)
+
+
+def smooth_field(noise: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Returns fields smoothed by a Gaussian on both axes, border mirrored with its pixels repeated."""
+    matrix = _gaussian_matrix(noise.shape[-1], sigma)
+    return np.asarray(matrix @ noise @ matrix.T)
+
+
+def _sampled(images: NDArray[np.float32], places: Floats, *, repeat_border: bool) -> NDArray[np.float32]:
+    grid = torch.from_numpy(places.astype(np.float32))
+    result: torch.Tensor = torch.nn.functional.grid_sample(
+        torch.from_numpy(images),
+        grid,
+        mode="bilinear",
+        padding_mode="reflection",
+        align_corners=not repeat_border,
+    )
+    return result.numpy()
+
+
+@lru_cache(maxsize=8)
+def _gaussian_matrix(side: int, sigma: float) -> NDArray[np.float32]:
+    smooth = ndimage.gaussian_filter1d(np.eye(side), sigma, axis=0, mode="reflect", truncate=_TRUNCATE)
+    return np.asarray(smooth, np.float32)
+
+
+@lru_cache(maxsize=8)
+def _boxes(side: int, small: int) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
+    """Finds, for each pixel of the small row, the pixels that it averages.
+
+    Returns:
+        The first of them, shape (small,), and the weight of each, in units of 2**-22, shape (most, small); a
+        weight of zero stands where a box has fewer pixels than the largest. Boxes near the end are listed
+        from further left, so that all stay inside.
+    """
+    scale = side / small
+    centre = (np.arange(small) + 0.5) * scale
+    first = np.floor(centre - scale / 2 + 0.5).astype(np.intp)  # a centre on the left edge of a box is inside
+    last = np.ceil(centre + scale / 2 - 0.5).astype(np.intp) - 1
+    most = int((last - first).max()) + 1
+    start = np.minimum(first, side - most)
+    place = start + np.arange(most)[:, None]
+    share = np.floor(_ONE / (last - first + 1) + 0.5)
+    return start, np.where((first <= place) & (place <= last), share, 0).astype(np.uint32)
+
+
+def _averages(images: Pixels, boxes: tuple[NDArray[np.intp], NDArray[np.uint32]]) -> Pixels:
+    """Returns the averages over boxes of columns, in Pillow's fixed point."""
+    start, shares = boxes
+    total = np.full((*images.shape[:-1], len(start)), _ONE // 2, np.uint32)
+    for tap, share in enumerate(shares):
+        total += images.take(start + tap, axis=-1) * share
+    return (total >> _BITS).astype(np.uint8)
+
+
+def saturate(batch: Batch, constants: Constants) -> Pixels:
+    """Returns the image with its saturation in HSV times a, plus b, clipped: (a, b) = `constants`.
+
+    The largest channel stays, the least is a table of two levels, and only the middle one needs the hue. Grey
+    has the hue of red: with b > 0 it turns red. All sums run in the order of the published way through HSV,
+    since with a = 2 the exact level is an integer, where the last bit decides between it and the one below.
+    """
+    saturations, lows = _tables(*constants)
+    most, least = batch.images.max(axis=1), batch.images.min(axis=1)
+    pair = (most.astype(np.uint16) << 8) | least
+    share = _middle_share(batch.images / 255, batch.images == most[:, None])
+    middle = truncated(most / 255 * (1 - share * saturations.take(pair)) * 255)
+    low = lows.take(pair)[:, None]
+    result = np.where(batch.images == least[:, None], low, middle[:, None])
+    is_most = batch.images == most[:, None]
+    is_most[:, 1:] &= (most > least)[:, None]
+    return np.where(is_most, most[:, None], result)
+
+
+def _middle_share(values: Floats, is_most: NDArray[np.bool_]) -> Floats:
+    """Returns (most - middle) / (most - least), as the way through the hue rounds it, shape (N, S, S)."""
+    red, green, blue = values.swapaxes(0, 1)
+    _, green_most, blue_most = is_most.swapaxes(0, 1)
+    spread = np.maximum(
+        values.max(axis=1) - values.min(axis=1), 1e-9
+    )  # in greys no channel is the middle one
+    hue = np.select(
+        [blue_most, green_most],
+        [4 + (red - green) / spread, 2 + (blue - red) / spread],
+        (green - blue) / spread,
+    )
+    hue = (hue / 6) % 1 * 6
+    sector = np.floor(hue)
+    hue -= sector
+    share: Floats = np.where(sector % 2 == 1, hue, 1 - hue)
+    return share
+
+
+@lru_cache(maxsize=8)
+def _tables(factor: float, offset: float) -> tuple[Floats, Pixels]:
+    """Tabulates the saturation and the level of the least channel, for each largest and least level."""
+    most, least = np.arange(256)[:, None] / 255, np.arange(256) / 255
+    plain = np.where(most > 0, (most - least) / np.maximum(most, 1 / 255), 0)
+    saturation = np.clip(plain * factor + offset, 0, 1)
+    return saturation, truncated(most * (1 - saturation) * 255)

@@ -1,0 +1,249 @@
+"""The engineer's question: here is my dense model and what other tools made of it; which of them may ship?"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from evalsuite.config.suite import DENSE, Suite, assembled, find
+from evalsuite.errors import SuiteError
+from evalsuite.registry import unknown
+from evalsuite.results.run import Run
+from evalsuite.runs.store import write_atomically
+from evalsuite.thresholds.curves import ULPS
+from evalsuite.tolerances import Limit, Tolerance, applying, limits
+from evalsuite.types import Given
+
+if TYPE_CHECKING:
+    from evalsuite.models.architectures.base import Architecture
+
+BATTERY: Mapping[str, Any] = {
+    "evaluators": [
+        {"name": "accuracy"},
+        {"name": "corruptions", "severities": [3]},
+        {"name": "ood", "far": ["photographs", "uniform-noise"]},
+        {"name": "noise", "epsilons": [8, 16]},
+        {"name": "attack", "epsilons": [0.5, 1], "steps": 10, "images": 200},
+        {"name": "attack", "label": "black-box", "attacks": ["linf-noise"], "epsilons": [4], "images": 200},
+        {"name": "calibration", "held_out": "cross-fit"},
+    ],
+    "tolerances": {
+        "accuracy": 0.005,
+        "robust_accuracy": 0.02,
+        "msp_auroc": 0.01,
+        "energy_auroc": 0.01,
+        "ece_equal_width": {"clean": 0.01},
+    },
+}
+"""What is asked where no suite is named: tests that need no data beside the data set."""
+
+COLUMNS = (
+    *("candidate", "seed", "ratio", "parameters", "macs", "packed", "metric", "condition"),
+    *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "shown", "passed"),
+    *("reason", "flags"),
+)
+YES, NO, OPEN = "commensurate", "not commensurate", "open"
+"""What the images show at 95 %: that the true drop is tolerated, that it is not, or neither."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """Is what is to be checked.
+
+    Attributes:
+        parent: Weights of the dense network.
+        candidates: The models that somebody made of it.
+        model: Reference of the architecture, see `evalsuite.models.architectures.uris`; empty: it is guessed from the
+            parent's tensors.
+        settings: Settings of the architecture: ``mean``, ``std``, ``classes``, ``shortcut`` ...
+        data: Name and settings of the data set.
+        suite: Path or name of the suite that says which tests and tolerances; empty for `BATTERY`.
+        tolerances: Metric to tolerance, where it differs; see `evalsuite.tolerances`.
+        metrics: Only these decide; empty for all that have a tolerance.
+        proof: Whether only what is shown at 95 % passes; otherwise what was measured decides.
+    """
+
+    parent: str
+    candidates: tuple[Given, ...]
+    data: Mapping[str, Any]
+    model: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    suite: str = ""
+    tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
+    metrics: tuple[str, ...] = ()
+    proof: bool = False
+
+
+def suite_of(question: Question, *, folder: Path) -> Suite:
+    """Returns the suite that answers `question`.
+
+    Args:
+        question: What is to be checked.
+        folder: Where relative paths start.
+
+    Raises:
+        SuiteError: If something in the question is not as it must be.
+    """
+    if not question.candidates:
+        raise SuiteError(
+            "found no candidates, expected at least one: give --candidate FILE or --manifest FILE"
+        )
+    from evalsuite.models.architectures.base import to_settings  # imports torch
+
+    battery = tomllib.loads(find(question.suite).read_text("utf-8")) if question.suite else BATTERY
+    plugin = _architecture(question)
+    tolerances = {**battery.get("tolerances", {}), **question.tolerances}
+    for name in question.metrics:
+        if name not in tolerances:
+            raise SuiteError(f"--metric {name}: {unknown('metric with a tolerance', name, tolerances)}")
+    raw = {
+        "name": "check",
+        "description": f"finished models beside {Path(question.parent).name}",
+        "checkpoint": question.parent,
+        "seeds": sorted({one.seed for one in question.candidates}),
+        "data": dict(question.data),
+        "model": to_settings(plugin),
+        "candidates": [_table(one) for one in question.candidates],
+        "depth": battery.get("depth", ""),
+        "evaluators": battery.get("evaluators", []),
+        "threads": battery.get("threads", 1),
+        "tolerances": {k: v for k, v in tolerances.items() if not question.metrics or k in question.metrics},
+    }
+    return assembled(raw, source=folder / "check")
+
+
+def verdicts(run: Run, *, proof: bool = False) -> pd.DataFrame:
+    """Returns one row per candidate, metric and condition: value, parent's value, drop, interval, verdict.
+
+    ``shown`` is `YES` where a one-sided 95 % bound of the drop is within the tolerance; for all rows of a candidate at
+    once that needs no correction (an intersection-union test). It is `NO` where a lower bound, which holds for
+    all candidates of a method at once at 97.5 %, is above it; that is said of each metric and condition alone. Else it
+    is `OPEN`: so for metrics that have no bounds.
+
+    ``flags`` are the doubts about the candidate's number: a masked gradient makes an attack look withstood.
+
+    Args:
+        run: What was measured.
+        proof: Whether ``passed`` is what is shown; otherwise a measured drop within the tolerance passes.
+    """
+    table = run.measurements
+    rules = {name: limits(one) for name, one in run.tolerances.items()}
+    judged = table[table["metric"].isin(list(rules))]
+    keys = ["seed", "metric", "condition"]
+    parents = judged[judged["method"] == DENSE].set_index(keys)["value"].rename("parent")
+    rows = judged[judged["method"] != DENSE].join(parents, on=keys)
+    rows["tolerance"] = [_tolerated(rules[row["metric"]], row) for _, row in rows.iterrows()]
+    rows = rows[rows["tolerance"].notna()]
+    slack = (
+        ULPS * np.finfo(np.float64).eps * rows["tolerance"].clip(lower=1.0)
+    )  # equality passes, as in thresholds
+    most = rows["tolerance"] + slack
+    failed, held = rows["drop_floor"] > most, rows["drop_upper"] <= most
+    rows["shown"] = np.select([failed, held], [NO, YES], OPEN)
+    rows["passed"] = held if proof else rows["drop"] <= most
+    return rows.rename(columns={"method": "candidate"})[list(COLUMNS)].reset_index(drop=True)
+
+
+def _tolerated(rules: Mapping[str, Limit], row: pd.Series[Any]) -> float:
+    """Largest drop that is commensurate in one row; NaN where nobody set one."""
+    found = applying(rules, row["condition"], row["group"])
+    return np.nan if found is None else found.at(float(row["parent"]))
+
+
+def junit(found: pd.DataFrame) -> bytes:
+    """Returns verdicts as JUnit XML: a test suite per candidate, a test case per metric and condition."""
+    root = ET.Element("testsuites", name="evalsuite check")
+    for candidate, rows in found.groupby("candidate", sort=False):
+        failures = str(int((~rows["passed"]).sum()))
+        suite = ET.SubElement(root, "testsuite", name=str(candidate), tests=str(len(rows)), failures=failures)
+        for row in _records(rows):
+            case = ET.SubElement(
+                suite, "testcase", classname=str(candidate), name=f"{row['metric']} on {row['condition']}"
+            )
+            if not row["passed"]:
+                ET.SubElement(case, "failure", message=sentence(row))
+            if row["flags"]:
+                ET.SubElement(case, "system-out").text = f"Doubted: {row['flags']}"
+    ET.indent(root)
+    data: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return data
+
+
+def write_junit(found: pd.DataFrame, path: Path) -> None:
+    """Writes verdicts as JUnit XML.
+
+    Raises:
+        StoreError: If the file cannot be written.
+    """
+    write_atomically(path, junit(found))
+
+
+def settings(pairs: Iterable[str]) -> dict[str, Any]:
+    """Returns ``key=value`` pairs as settings: numbers, lists of numbers between commas, or words.
+
+    >>> settings(["shortcut=B", "mean=0.5,0.5,0.5", "depth=20"])
+    {'shortcut': 'B', 'mean': [0.5, 0.5, 0.5], 'depth': 20}
+    """
+    return {key: _value(text) for key, text in map(_pair, pairs)}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key.strip() and equals and value.strip()):
+        raise SuiteError(f"found {text!r}, expected key=value")
+    return key.strip(), value.strip()
+
+
+def _value(text: str) -> Any:
+    if "," in text:
+        return [_value(part.strip()) for part in text.split(",")]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def sentence(row: Mapping[str, Any]) -> str:
+    """Returns one verdict in words."""
+    if row["reason"]:
+        return f"{row['metric']} on {row['condition']} could not be measured: {row['reason']}"
+    within = row["drop"] <= row["tolerance"] and not row["passed"]
+    return (
+        f"{row['metric']} on {row['condition']} is {row['value']:.4f}, the parent's {row['parent']:.4f}: "
+        f"a drop of {row['drop']:.4f}, tolerated are {row['tolerance']:g}"
+        + (", and the images do not show at 95 % that it is no more" if within else "")
+    )
+
+
+def _architecture(question: Question) -> Architecture:
+    from evalsuite.models.architectures.uris import architecture
+    from evalsuite.models.checkpoints.architecture_detection import guess  # both import torch
+
+    if question.model:
+        return architecture(question.model, **question.settings)
+    fit = guess(_weights(Path(question.parent)))
+    return architecture(fit.reference, **{**fit.settings, **question.settings})
+
+
+def _weights(path: Path) -> Mapping[str, Any]:
+    from evalsuite.models.checkpoints.reading import read_weights  # imports torch
+
+    return read_weights(path)
+
+
+def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
+
+
+def _table(one: Given) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(one).items() if value is not None}

@@ -1,0 +1,117 @@
+"""One evaluator on one candidate: what it yields is checked, and what goes wrong is written down."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from evalsuite.errors import ContractError, InvalidModelError, SkippedError
+from evalsuite.evaluation import Bench
+from evalsuite.evaluators.base import Evaluator
+from evalsuite.execution.limits import limited, out_of_memory
+from evalsuite.metrics import evaluate
+from evalsuite.runs.store import Cell
+from evalsuite.types import Metric, Score
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """Is one try at a cell.
+
+    Attributes:
+        cell: What came of it.
+        again: Whether another try may end otherwise.
+        starved: Whether memory ran out: the next try must take less.
+    """
+
+    cell: Cell
+    again: bool = False
+    starved: bool = False
+
+
+def measured(evaluator: Evaluator, bench: Bench, *, digest: str = "") -> Cell:
+    """Returns the cell of one evaluator on one candidate, whatever happens.
+
+    What does not apply to a model makes the cell ``skipped``, a model that breaks its contract ``invalid``, any
+    other exception ``error``; the reason is kept and there are no numbers.
+    """
+    return attempted(evaluator, bench, digest=digest).cell
+
+
+def attempted(evaluator: Evaluator, bench: Bench, *, digest: str = "", limit: float | None = None) -> Attempt:
+    """Returns what came of one try at a cell, as in `measured`.
+
+    Args:
+        evaluator: The test.
+        bench: The candidate's.
+        digest: Of what the cell depends on.
+        limit: Seconds that it may take; ``None`` for any number.
+    """
+    try:
+        with limited(limit):
+            scores = scored(evaluator, bench)
+    except SkippedError as error:
+        return Attempt(Cell(digest, "skipped", str(error)))
+    except InvalidModelError as error:
+        return Attempt(Cell(digest, "invalid", str(error)))
+    except (Exception, SystemExit) as error:  # a test that wants to exit does not end the run
+        log.info("evaluator %s failed", type(evaluator).__name__, exc_info=True)
+        reason = f"{type(error).__name__}: {error}"
+        again = not isinstance(error, ContractError)  # a plug-in that is wrong stays wrong
+        return Attempt(Cell(digest, "error", reason), again=again, starved=out_of_memory(error))
+    return Attempt(Cell(digest, "ok", metrics=evaluator.metrics, scores=scores))
+
+
+def scored(evaluator: Evaluator, bench: Bench) -> tuple[Score, ...]:
+    """Returns what `evaluator` yields, with values computed from evidence.
+
+    Raises:
+        ContractError: If a score names an unknown metric, has neither value nor evidence, is not finite, or
+            is there twice.
+        InvalidModelError: If the model breaks its contract.
+    """
+    bench.want(evaluator.features)
+    bench.allow({*evaluator.needs, *evaluator.features})
+    known = {metric.name: metric for metric in evaluator.metrics}
+    try:
+        scores = tuple(_completed(score, known) for score in evaluator.evaluate(bench))
+    finally:
+        bench.allow(None)
+    _check_unique(scores)
+    return scores
+
+
+def _completed(score: Score, known: Mapping[str, Metric]) -> Score:
+    if score.metric not in known:
+        raise ContractError(
+            f"a score names the metric {score.metric!r}, declared are {', '.join(sorted(known))}"
+        )
+    if score.reason:
+        return score
+    if score.evidence:
+        value = float(evaluate(known[score.metric].functional, score.evidence))
+        score = replace(score, value=value, n=sum(len(rows) for rows in score.evidence.values()))
+    if score.value is not None and not math.isfinite(score.value):
+        raise ContractError(
+            f"the score {score.metric} on {score.condition} is {score.value}, expected a finite number"
+        )
+    if missing := [name for name in ("value", "n") if getattr(score, name) is None]:
+        raise ContractError(
+            f"the score {score.metric} on {score.condition} has no evidence, so it needs value and n: "
+            f"there is no {' and no '.join(missing)}"
+        )
+    return score
+
+
+def _check_unique(scores: tuple[Score, ...]) -> None:
+    names = Counter((score.metric, score.condition) for score in scores)
+    if not names:
+        raise ContractError("the evaluator yielded no score, expected at least one")
+    for (metric, condition), times in names.items():
+        if times > 1:
+            raise ContractError(f"the score {metric} on {condition} is there twice")

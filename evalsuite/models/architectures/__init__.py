@@ -1,0 +1,1 @@
+"""Architectures: registered ones, those of other libraries, and how settings build them."""

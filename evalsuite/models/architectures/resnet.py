@@ -1,0 +1,157 @@
+"""The residual networks for 32 x 32 images, with both kinds of shortcut.
+
+References:
+    He et al. 2016, "Deep residual learning for image recognition", arXiv 1512.03385, section 4.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evalsuite.models.architectures.base import Architecture, he_normal
+
+Shortcut = Literal["A", "B"]
+WIDTHS = (16, 32, 64)
+
+
+class ZeroPadding(nn.Module):
+    """Shortcut of option A: takes every second pixel and adds zero channels, half before and half after.
+
+    How many follows from the block's convolutions, so that thinner networks of the same kind fit too.
+
+    Args:
+        first: Takes the same maps as the shortcut.
+        last: Gives the maps that it is added to.
+    """
+
+    def __init__(self, first: nn.Conv2d, last: nn.Conv2d) -> None:
+        super().__init__()
+        self.beside = (first, last)  # a tuple: their weights belong to the block, not to the shortcut
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Returns maps (N, C', H/2, W/2) of maps (N, C, H, W)."""
+        first, last = self.beside
+        added = max(last.out_channels - first.in_channels, 0)
+        return functional.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, added // 2, added - added // 2))
+
+
+class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions with batch norm beside a shortcut.
+
+    Args:
+        before: Input channels.
+        after: Output channels; the first convolution has stride 2 where they differ.
+        shortcut: How the shortcut then changes shape.
+    """
+
+    def __init__(self, before: int, after: int, *, shortcut: Shortcut) -> None:
+        super().__init__()
+        stride = 1 if before == after else 2
+        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        self.shortcut = nn.Identity() if stride == 1 else self._shortcut(shortcut)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Returns maps (N, after, H', W') of maps (N, before, H, W)."""
+        inner = functional.relu(self.bn1(self.conv1(maps)))
+        return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(maps))
+
+    def _shortcut(self, kind: Shortcut) -> nn.Module:
+        if kind == "A":
+            return ZeroPadding(self.conv1, self.conv2)
+        before, after = self.conv1.in_channels, self.conv1.out_channels
+        return nn.Sequential(nn.Conv2d(before, after, 1, stride=2, bias=False), nn.BatchNorm2d(after))
+
+
+class ResidualNetwork(nn.Module):
+    """A 3 x 3 convolution, three stages of residual blocks of 16, 32 and 64 channels, a linear layer.
+
+    Args:
+        channels: Of the image.
+        classes: Number of logits.
+        blocks: Residual blocks per stage.
+        shortcut: Kind of the two shortcuts that change shape.
+    """
+
+    def __init__(self, channels: int, classes: int, *, blocks: int, shortcut: Shortcut) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(WIDTHS[0])
+        self.layer1, self.layer2, self.layer3 = (
+            _stage(before, after, blocks=blocks, shortcut=shortcut)
+            for before, after in pairwise((WIDTHS[0], *WIDTHS))
+        )
+        self.linear = nn.Linear(WIDTHS[-1], classes)
+        he_normal(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Returns logits (N, classes) of normalised images (N, channels, H, W)."""
+        maps = functional.relu(self.bn1(self.conv1(images)))
+        maps = self.layer3(self.layer2(self.layer1(maps)))
+        logits: Tensor = self.linear(functional.adaptive_avg_pool2d(maps, 1).flatten(1))
+        return logits
+
+
+@dataclass(frozen=True, kw_only=True)
+class CifarResNet(Architecture):
+    """Is a residual network of ``6 n + 2`` layers.
+
+    Attributes:
+        shortcut: ``A`` is zero padding without weights, ``B`` a 1 x 1 convolution with batch norm.
+    """
+
+    depth: ClassVar[int]
+    shortcut: Shortcut = "A"
+
+    def network(self) -> nn.Module:
+        """Returns the network; its keys are those of the published option-A checkpoints."""
+        blocks = (self.depth - 2) // 6
+        return ResidualNetwork(len(self.mean), self.classes, blocks=blocks, shortcut=self.shortcut)
+
+
+class ResNet8(CifarResNet):
+    """ResNet-8 for 32 x 32 images: 0.08 million parameters, 12 million multiply-accumulates; for quick trials."""
+
+    depth = 8
+
+
+class ResNet20(CifarResNet):
+    """ResNet-20 for 32 x 32 images: 0.27 million parameters, 41 million multiply-accumulates."""
+
+    depth = 20
+
+
+class ResNet32(CifarResNet):
+    """ResNet-32 for 32 x 32 images: 0.46 million parameters, 69 million multiply-accumulates."""
+
+    depth = 32
+
+
+class ResNet44(CifarResNet):
+    """ResNet-44 for 32 x 32 images: 0.66 million parameters, 97 million multiply-accumulates."""
+
+    depth = 44
+
+
+class ResNet56(CifarResNet):
+    """ResNet-56 for 32 x 32 images: 0.85 million parameters, 126 million multiply-accumulates."""
+
+    depth = 56
+
+
+class ResNet110(CifarResNet):
+    """ResNet-110 for 32 x 32 images: 1.7 million parameters, 253 million multiply-accumulates."""
+
+    depth = 110
+
+
+def _stage(before: int, after: int, *, blocks: int, shortcut: Shortcut) -> nn.Sequential:
+    inputs = (before, *[after] * (blocks - 1))
+    return nn.Sequential(*[ResidualBlock(channels, after, shortcut=shortcut) for channels in inputs])

@@ -1,0 +1,1 @@
+"""Exported programs: torch.export, TorchScript and ONNX files as networks."""

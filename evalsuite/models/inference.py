@@ -1,0 +1,237 @@
+"""Forward passes: images to logits, checked, in single precision, the same whatever else runs."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from evalsuite.errors import DataError, InvalidModelError
+from evalsuite.models.exported.input_spec import Program
+from evalsuite.models.surgery.graph import flow, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from evalsuite.types import Array
+
+
+BATCH_SIZE = 32
+"""Images per forward pass: the fastest of 16 to 128 on one thread; larger ones thrash the allocator."""
+
+_log = logging.getLogger(__name__)
+
+
+class Prepared(nn.Module):
+    """Is a model made ready for many forward passes; see `prepared`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.training = model.training
+        self._in_order = False
+
+    def forward(self, images: Tensor) -> object:
+        """Returns whatever the model returns for float images in [0, 1]."""
+        try:
+            return self.model(images.contiguous() if self._in_order else images)
+        except RuntimeError as error:
+            if self._in_order or "view size is not compatible" not in str(error):
+                raise
+        self._in_order = True  # its code calls view() where reshape() would take any layout
+        self.model.to(memory_format=torch.contiguous_format)
+        return self(images)
+
+
+def prepared(model: nn.Module, *, device: str | torch.device = "cpu") -> Prepared:
+    """Returns a copy for inference, with batch norms folded into their convolutions and channels last.
+
+    Folding is exact up to rounding. It is left out where the data flow cannot be traced. A model that cannot
+    be copied runs as it is.
+
+    Args:
+        model: Takes float images in [0, 1]; it is untouched.
+        device: Where the copy lives.
+    """
+    try:
+        fast = copy.deepcopy(model)
+    except (TypeError, RuntimeError) as error:  # a session or a handle of another runtime
+        _log.info("%s cannot be copied (%s): it runs as it is", type(model).__name__, error)
+        return Prepared(model)
+    fast.requires_grad_(False).eval()
+    _fold(fast)
+    return Prepared(fast.to(device).to(memory_format=torch.channels_last)).eval()
+
+
+def differentiable(model: nn.Module) -> bool:
+    """Returns whether a model, however wrapped, has gradients, so that white-box attacks can run."""
+    return not gradient_obstacle(model)
+
+
+def gradient_obstacle(model: nn.Module) -> str:
+    """Returns why a model, however wrapped, has no gradients; empty if it has.
+
+    >>> gradient_obstacle(nn.Linear(2, 2))
+    ''
+    """
+    return next((f"{part.format}: {part.obstacle}" for part in _programs(model) if part.obstacle), "")
+
+
+def logits(
+    model: nn.Module, images: Array, *, device: str | torch.device = "cpu", batch_size: int = BATCH_SIZE
+) -> NDArray[np.float32]:
+    """Returns the logits of all `images`, computed in evaluation mode and single precision.
+
+    Every batch has the same size (the last one is filled up), so that an image's logits depend on its place
+    in the set and not on how many follow it. The model is untouched.
+
+    Args:
+        model: Takes float images in [0, 1]; give a `prepared` one to prepare it once for many image sets.
+        images: uint8, or float32 in [0, 1], (N, C, H, W), N at least 1; may be memory-mapped or a view.
+        device: Where to compute.
+        batch_size: Images per forward pass.
+
+    Returns:
+        float32, (N, K).
+
+    Raises:
+        DataError: If the images have another shape, dtype or range.
+        InvalidModelError: If the model returns no finite (N, K) logits.
+    """
+    _check_images(images)
+    ready = model if isinstance(model, Prepared) else prepared(model, device=device)
+    with evaluation_mode(ready), torch.inference_mode(), single_precision():
+        outputs = [_outputs(ready, batch.to(device)) for batch in _batches(images, batch_size)]
+    if len({output.shape[1] for output in outputs}) > 1:
+        raise InvalidModelError("the model returns another number of classes for another batch of images")
+    values: NDArray[np.float32] = torch.cat(outputs)[: len(images)].numpy()
+    _check_values(values)
+    return values
+
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Switches `model` to evaluation and gives every module its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def single_precision() -> Iterator[None]:
+    """Keeps graphics cards from rounding inputs of convolutions to 10 bits (TF32) and from varying."""
+    if not torch.cuda.is_available():
+        yield
+        return
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
+def _programs(model: nn.Module) -> list[Program]:
+    return [part for part in model.modules() if isinstance(part, Program)]
+
+
+def _fold(model: nn.Module) -> None:
+    """Folds batch norms into the convolutions that only they read; the model's code still runs."""
+    try:
+        traced = flow(model)
+    except InvalidModelError as error:
+        _log.info("batch norms are not folded: %s", error)
+        return
+    for node in traced.nodes:
+        norm, source = traced.module(node), next(iter(node.all_input_nodes), None)
+        conv = traced.module(source) if source is not None else None
+        if not isinstance(norm, nn.BatchNorm2d) or not isinstance(conv, nn.Conv2d) or source is None:
+            continue
+        alone = traced.once(node) and traced.once(source) and len(source.users) == 1
+        if alone and plain(norm) and plain(conv) and norm.track_running_stats:
+            fused = fuse_conv_bn_eval(conv.double(), norm.double()).float()
+            model.set_submodule(str(source.target), fused)
+            model.set_submodule(str(node.target), nn.Identity())
+
+
+def _batches(images: Array, size: int) -> Iterator[Tensor]:
+    """Float batches of equal size in [0, 1], channels last."""
+    for start in range(0, len(images), size):
+        part = np.array(images[start : start + size])  # a copy: torch must not see read-only memory
+        if len(part) < size:
+            part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+        if part.dtype != np.uint8 and not (part.min() >= 0 and part.max() <= 1):
+            raise DataError(
+                f"images {start} to {start + size - 1} range from {part.min():g} to {part.max():g}, "
+                "expected numbers in [0, 1]: the model normalises by itself"
+            )
+        batch = torch.from_numpy(part).to(torch.float32, memory_format=torch.channels_last)
+        yield batch.div_(255) if part.dtype == np.uint8 else batch
+
+
+def _outputs(model: nn.Module, batch: Tensor) -> Tensor:
+    output = model(batch)
+    if not isinstance(output, Tensor):
+        raise InvalidModelError(
+            f"the model returns a {type(output).__name__}, expected a tensor of logits (N, K)"
+        )
+    if output.dim() != 2 or output.shape[0] != batch.shape[0] or output.shape[1] < 2:
+        raise InvalidModelError(
+            f"the model returns shape {tuple(output.shape)} for {batch.shape[0]} images, "
+            "expected one row of at least two logits for each image (N, K)"
+        )
+    return output.to("cpu", torch.float32)
+
+
+def _check_images(images: Array) -> None:
+    if images.ndim != 4 or not len(images):
+        raise DataError(f"images have shape {images.shape}, expected (N, C, H, W) with at least one image")
+    if images.dtype not in (np.uint8, np.float32):
+        raise DataError(f"images are {images.dtype}, expected uint8 in 0..255 or float32 in [0, 1]")
+
+
+def _check_values(values: NDArray[np.float32]) -> None:
+    broken = int((~np.isfinite(values)).any(axis=1).sum())
+    if broken:
+        raise InvalidModelError(
+            f"the model returns NaN or infinite logits for {broken} of {len(values)} images"
+        )
+    sums = values.sum(axis=1, dtype=np.float64)
+    if values.min() >= 0 and values.max() <= 1 and np.abs(sums - 1).max() <= 1e-5:
+        raise InvalidModelError(
+            "the model returns probabilities (rows in [0, 1] that sum to 1), expected logits: "
+            "remove its softmax"
+        )
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+_NEVER = 2**31 - 1
+_LARGEST_BLOCKS = (2**30, 2**25)  # some releases refuse more than 32 MiB
+
+
+def keep_large_blocks() -> bool:
+    """Makes freed memory stay with the process; call it once, before the first large allocation.
+
+    The process then never shrinks: its peak is what it holds. Nothing that it computes changes.
+
+    Returns:
+        Whether the C library took it; False where that is not glibc (musl, macOS, Windows).
+    """
+    try:
+        library = ctypes.CDLL(None)
+        library.gnu_get_libc_version  # noqa: B018  # only glibc has it, and only its mallopt is meant
+        mallopt = library.mallopt
+    except (AttributeError, OSError, TypeError):  # no such symbol; no such library; Windows takes no None
+        return False
+    mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
+    mapped = any(mallopt(_MMAP_THRESHOLD, size) == 1 for size in _LARGEST_BLOCKS)
+    return mapped and mallopt(_TRIM_THRESHOLD, _NEVER) == 1

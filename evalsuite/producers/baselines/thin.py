@@ -1,0 +1,132 @@
+"""The thin baseline: the same architecture with fewer channels everywhere, never pruned."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from torch import nn
+
+from evalsuite.errors import SuiteError, UserError
+from evalsuite.models.cost import cost, nonzero
+from evalsuite.models.surgery.width_scaling import free_widths, with_widths
+from evalsuite.producers.at_init.scores import first_recipe
+from evalsuite.producers.base import Context, Producer
+from evalsuite.producers.baselines.controls import Control
+from evalsuite.producers.baselines.scratch import redraw
+from evalsuite.producers.structured.removal import Widths, uniform
+from evalsuite.producers.unstructured.global_threshold import weights_of
+from evalsuite.random_streams import address
+from evalsuite.training.history import remember
+
+Size = Callable[[nn.Module], int]
+
+
+@dataclass(frozen=True)
+class Thin(Control):
+    """Thin dense network: every layer has the same share of its width, and weights of its own from the start.
+
+    All layers take part, those of a residual stream too; the last one keeps its outputs. It is drawn anew and
+    trained as the parent was, once for each ratio.
+
+    Attributes:
+        match: What it has in common with the model that it is compared with: the number of its parameters or,
+            of another method's model, the multiply-accumulates of weights that are not zero.
+        of: Name of that method, or its table; without one the model has the share of the parent's parameters
+            that the ratio leaves.
+
+    References:
+        The idea of ThinResNet, arXiv 2309.12854. Widths are ``width * share``, rounded half up, at least one.
+        First weights are those of `ScratchE`: normal with variance 2 / n, n the inputs of an output.
+    """
+
+    of: str | dict[str, Any] = ""
+    match: Literal["parameters", "macs"] = "parameters"
+
+    def __post_init__(self) -> None:
+        if self.of:
+            super().__post_init__()
+        elif self.match != "parameters":
+            raise SuiteError(
+                f"thin: found match = {self.match!r} without of, expected the name of the method whose "
+                "multiply-accumulates it is to have"
+            )
+
+    @property
+    def parts(self) -> tuple[Producer, ...]:
+        """The other producer, if there is one."""
+        return super().parts if self.of else ()
+
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        """Yields trained networks whose size is as near to the target as one share for all layers allows.
+
+        Raises:
+            SkippedError: If the architecture has no thinner version.
+        """
+        shape = context.train.images.shape[1:]
+        size = parameters if self.match == "parameters" else _Macs(shape)
+        for ratio in ratios:
+            budget = self._budget(parent, ratio, context)
+            model = thinner(parent, budget, shape, size=size)
+            whole = {
+                f"{name}.weight": one.new_ones(one.shape).bool() for name, one in weights_of(model).items()
+            }
+            redraw(model, whole, address(context.seed, "thin", ratio))
+            remember(model, ())
+            context.fit(model, ratio, recipe=first_recipe(context))
+            yield model
+
+    def _budget(self, parent: nn.Module, ratio: float, context: Context) -> float:
+        """What the thin network may cost: as much as the other method's model, or the share of the parent."""
+        if not self.of:
+            total = nonzero(parent)
+            return total - ratio * total
+        found = self.found(parent, ratio, context)
+        if self.match == "parameters":
+            return nonzero(found)
+        return cost(found, context.train.images.shape[1:]).macs_nonzero or 0
+
+
+def thinner(parent: nn.Module, budget: float, image_shape: Sequence[int], *, size: Size) -> nn.Module:
+    """Returns an untrained network of the parent's architecture whose size comes as near to `budget` as it can.
+
+    Args:
+        parent: Is left as it was.
+        budget: In units of `size`.
+        image_shape: Of one image, (C, H, W).
+        size: Of a network; it must rise with every width.
+
+    Raises:
+        UserError: If even one channel in each layer is too large.
+        SkippedError: If the architecture has no thinner version.
+    """
+    ladder = uniform(free_widths(parent, image_shape))
+
+    def left(widths: Widths) -> int:
+        return size(with_widths(parent, widths, image_shape))
+
+    above = bisect_left(ladder, budget, key=left)
+    if above == 0 and (least := left(ladder[0])) > budget:
+        raise UserError(
+            f"too high a prune ratio: a thin network may have the size {round(budget)}, but with one channel "
+            f"in each layer it has {least}; ask for a smaller ratio"
+        )
+    nearest = min(ladder[max(above - 1, 0) : above + 1], key=lambda one: abs(left(one) - budget))
+    return with_widths(parent, nearest, image_shape)
+
+
+def parameters(model: nn.Module) -> int:
+    """Returns the number of parameters."""
+    return sum(one.numel() for one in model.parameters())
+
+
+@dataclass(frozen=True)
+class _Macs:
+    """Is the number of multiply-accumulates for an image of one shape."""
+
+    image_shape: Sequence[int]
+
+    def __call__(self, model: nn.Module) -> int:
+        return cost(model, self.image_shape).macs or 0

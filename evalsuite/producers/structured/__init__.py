@@ -1,0 +1,1 @@
+"""Structured pruning: whole filters or channels are removed."""

@@ -1,0 +1,154 @@
+"""Provable filter pruning: empirical sensitivities of channels, and a budget that one error shares out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from evalsuite.errors import SuiteError
+from evalsuite.models.surgery.removal import ChannelGroup, Groups, Part, remove_channels
+from evalsuite.producers.base import Context, Producer
+from evalsuite.producers.sensitivity import NOTHING
+from evalsuite.producers.structured.layer_inputs import Reader, readers
+from evalsuite.producers.structured.removal import Goal, Scoped, nearest, ranks, shrinking
+
+FAILURE = 1e-16
+"""Probability with which a bound may fail (torchprune's)."""
+ERRORS = torch.logspace(12, -6, 18_001, dtype=torch.float64)
+"""Errors at which budgets are computed, largest first: 1000 per power of ten."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Is what is known of the channels behind one convolution.
+
+    Attributes:
+        channels: Of each channel, (C,), float64, in [0, 1].
+        patches: Patches per image of the layer that reads them; the most if there are several.
+        kernel: Weights per channel and output of that layer.
+    """
+
+    channels: Tensor
+    patches: int
+    kernel: int
+
+
+@dataclass(frozen=True)
+class ProvableFilterPruning(Scoped, Producer):
+    """Provable filter pruning (PFP): the channels of least empirical sensitivity go.
+
+    A channel's sensitivity is the largest share that one of its weights has in an output of the next layer,
+    over images, patches, kernel elements and outputs. How many channels each layer keeps follows from one
+    error for all layers, which is searched to reach the ratio.
+
+    Attributes:
+        images: Training images that the sensitivities are taken from.
+
+    References:
+        Liebenwein et al. 2020, arXiv 1911.07412, definition 1 and theorem 2; "PFP" of Liebenwein et al. 2021,
+        "Lost in Pruning", in the deterministic form that keeps the largest. Differs from torchprune in that
+        channels are removed physically: those of the residual stream, which torchprune sets to zero for each
+        layer that reads them, with ``scope = "coupled"`` alone, by the most sensitive of their readers; and
+        in that the images are training images.
+    """
+
+    images: int = 128
+
+    def __post_init__(self) -> None:
+        if self.images < 1:
+            raise SuiteError(f"pfp: found images = {self.images}, expected 1 or more")
+
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        """Yields models whose number of parameters is as near to the target as whole filters allow."""
+
+        def step(model: nn.Module, goal: Goal) -> nn.Module:
+            own = self.groups(model, context)
+            found = sensitivities(model, own, context.batch(self.images, "pfp")[0])
+            order = ranks({name: one.channels for name, one in found.items()})
+            return remove_channels(model, nearest(model, order, budgets(found), goal.budget, own), own)
+
+        return shrinking(parent, ratios, context, step, self.groups(parent, context))
+
+
+def sensitivities(model: nn.Module, own: Groups, images: Tensor) -> dict[str, Sensitivity]:
+    """Returns the sensitivities of the channels of each group.
+
+    Args:
+        model: Is left as it was.
+        own: Its groups.
+        images: Float in [0, 1], (N, C, H, W).
+    """
+    names = dict.fromkeys(part.name for group in own.values() for part in group.consumers)
+    seen = readers(model, [Part(name) for name in names], images)
+    shares = {name: channel_shares(reader) for name, reader in seen.items()}
+    return {name: _sensitivity(group, seen, shares) for name, group in own.items()}
+
+
+def channel_shares(reader: Reader) -> Tensor:
+    """Returns for each channel the largest share of one of its products in an output of the layer, (channels,).
+
+    Activations are split by their sign, and so are the weights: for positive activations ``a`` it is the
+    maximum of ``w+ a / sum(w+ a)`` and ``w- a / sum(w- a)`` over patches, outputs and kernel elements. Nothing
+    has no share of nothing.
+    """
+    weight = reader.weight
+    largest = torch.zeros_like(weight)
+    for rows in reader.rows():
+        for part in (rows.clamp(min=0), rows.clamp(max=0).neg()):
+            if not part.any():  # behind a ReLU nothing is negative
+                continue
+            for sign in (weight.clamp(min=0), weight.clamp(max=0).neg()):
+                torch.maximum(largest, _shares(part, sign), out=largest)
+    return largest.view(len(weight), reader.channels, reader.columns).amax((0, 2))
+
+
+def _sensitivity(
+    group: ChannelGroup, seen: Mapping[str, Reader], shares: Mapping[str, Tensor]
+) -> Sensitivity:
+    """That of the layers that read a group's channels, by the shares of each of their inputs."""
+    channels = torch.arange(group.channels)
+    read = [shares[part.name][part.entries(channels)].view(-1, part.columns) for part in group.consumers]
+    return Sensitivity(
+        torch.stack([one.amax(1) for one in read]).amax(0).double().cpu(),
+        max(seen[part.name].patches for part in group.consumers),
+        max(seen[part.name].columns * part.columns for part in group.consumers),
+    )
+
+
+def budgets(found: Mapping[str, Sensitivity]) -> list[dict[str, int]]:
+    """Returns the widths that falling errors give, least first; the last is all channels.
+
+    References:
+        Liebenwein et al. 2020, arXiv 1911.07412, theorem 2, as torchprune computes it: of ``m = ceil(3 (6 +
+        2 eps) c / eps^2)`` draws, ``c = 6 sum(sens) ln(8 (patches + 1) kernel / failure)``, as many channels
+        as are expected to be drawn at least once; rounded, at least one.
+    """
+    widths = {name: expected_widths(one, ERRORS) for name, one in found.items()}
+    table = torch.stack([*widths.values()], dim=1)
+    full = torch.tensor([[len(one.channels) for one in found.values()]])
+    distinct = torch.unique_consecutive(torch.cat([table, full]), dim=0)
+    return [dict(zip(widths, row, strict=True)) for row in distinct.tolist()]
+
+
+def expected_widths(one: Sensitivity, errors: Tensor) -> Tensor:
+    """Returns how many channels each of `errors` keeps, int64 of their shape."""
+    total = one.channels.sum()
+    if total == 0:
+        return torch.ones(len(errors), dtype=torch.int64)
+    constant = 6 * total * math.log(8 * (one.patches + 1) * one.kernel / FAILURE)
+    draws = (3 * (6 + 2 * errors) * constant / errors.square()).ceil()
+    missed = torch.log1p(-(one.channels / total).clamp(max=1 - 1e-15))
+    kept = -torch.expm1(draws[:, None] * missed).sum(1)
+    return kept.round().clamp(min=1).long()
+
+
+def _shares(rows: Tensor, weight: Tensor) -> Tensor:
+    """Largest share over `rows` of each weight's product in its output, both non-negative, shaped as `weight`."""
+    sums = rows @ weight.T
+    inverse = torch.where(sums > NOTHING, 1 / sums, torch.zeros_like(sums))
+    factors = [(rows * inverse[:, [output]]).amax(0) for output in range(len(weight))]
+    return (torch.stack(factors) * weight).clamp(max=1)

@@ -1,0 +1,1 @@
+"""Unstructured pruning: single weights are set to zero."""

@@ -1,1 +1,0 @@
-"""What becomes of a finished run for people and for other programs."""

@@ -1,0 +1,300 @@
+"""A run folder read back: measurements, thresholds and reliability as tables, without torch and without the models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from evalsuite.config.suite import DENSE
+from evalsuite.cost_axes import AXES, USUAL, known
+from evalsuite.errors import StoreError, UserError
+from evalsuite.results.chance_level import chances
+from evalsuite.results.comparison import Comparison, careful
+from evalsuite.results.contents import Contents
+from evalsuite.results.cost_axis import COSTS, UNCOUNTED, axes_of, identity, notes, off_curve, on_axis
+from evalsuite.results.excess_error import excess_slopes
+from evalsuite.results.exemplars import forgetting
+from evalsuite.results.tables import reliability, retrainings
+from evalsuite.runs.store import Cell, Key, Store
+from evalsuite.thresholds.threshold import thresholds
+from evalsuite.tolerances import Rule, Tolerance, narrowed
+from evalsuite.types import Candidate, Metric, Score
+
+COLUMNS = (
+    *("method", "seed", "target_ratio", "ratio", "axis", "prunable_ratio"),
+    *COSTS,
+    *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
+    *("value", "value_low", "value_high", "n"),
+    *("drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "drop_p", "drop_tolerance", "mcnemar"),
+    *("status", "reason", "flags"),
+)
+COUNTS = (*COSTS, "n")  # whole, also where one is missing
+
+UNTESTED = "not tested: the search did not need it"
+UNCOMPUTED = "not computed yet: start the same run again"
+
+
+class Run:
+    """Is what a run found, as far as it has come.
+
+    Args:
+        path: The run folder.
+        tolerances: Metric to tolerance instead of the suite's; conclusions, bounds included, are drawn anew.
+        axis: What ratios are counted in, one of `evalsuite.cost_axes.AXES`: a candidate's is then
+            ``1 - cost(candidate) / cost(parent)``. By default in what each method saves,
+            which for nearly all is non-zero parameters.
+
+    Raises:
+        StoreError: If it is none.
+        UnknownNameError: If there is no such axis.
+    """
+
+    def __init__(
+        self, path: Path | str, *, tolerances: Mapping[str, Tolerance] | None = None, axis: str = ""
+    ) -> None:
+        self.path = Path(path)
+        self.axis = known(axis) if axis else ""
+        self._other = tolerances
+        store = Store(self.path)
+        self.record: Mapping[str, Any] = store.record()
+        if missing := [key for key in ("suite", "inputs") if not isinstance(self.record.get(key), Mapping)]:
+            raise StoreError(f"{self.path / 'run.json'} has no {missing[0]}; run the suite again")
+        self._contents = Contents(store, self.record)
+
+    @cached_property
+    def measurements(self) -> pd.DataFrame:
+        """One row per number, the parent first; drops are paired and their 95 % intervals hold over images.
+
+        Rows without a number say why: ``status`` is ``skipped``, ``invalid`` or ``error``.
+        """
+        rows = [row for seed in self._suite["seeds"] for row in self._seed_rows(seed)]
+        return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
+
+    @cached_property
+    def metrics(self) -> dict[str, Metric]:
+        """The definition of every metric that was measured."""
+        return {metric.name: metric for cell in self._cells.values() for metric in cell.metrics}
+
+    @cached_property
+    def reliability(self) -> pd.DataFrame:
+        """Reliability table of every candidate on clean images: one row per bin of the confidence."""
+        return reliability(self.candidates, self.comparison.scores)
+
+    @cached_property
+    def excess(self) -> pd.DataFrame:
+        """Slope of the excess error on corrupted images over the prune ratio; see `evalsuite.results.excess_error`."""
+        ratios = {key: candidate.ratio for key, candidate in self.candidates.items()}
+        scores = {at: score for at, score in self.comparison.scores.items() if self._is_on_curve(at[0])}
+        return excess_slopes(scores, ratios, seed=self._suite["seeds"][0])
+
+    @cached_property
+    def exemplars(self) -> pd.DataFrame:
+        """Images on which pruning changes the answer whatever the seed; see `evalsuite.results.exemplars`."""
+        return forgetting(self.comparison.scores, {key: one.ratio for key, one in self.candidates.items()})
+
+    @cached_property
+    def retraining(self) -> pd.DataFrame:
+        """How good each candidate was before and after its last training; see `evalsuite.results.tables`."""
+        return retrainings(self.candidates.values())
+
+    @property
+    def failures(self) -> pd.DataFrame:
+        """Rows of `measurements` that have a reason instead of a number."""
+        found = self.measurements
+        return found[found["status"] != "ok"]
+
+    def thresholds(self, tolerance: Rule | Mapping[str, Tolerance] | None = None) -> pd.DataFrame:
+        """Returns the thresholds at the run's tolerances, or at others.
+
+        Args:
+            tolerance: One for all metrics that were measured and have a direction, or by metric. Bounds are new.
+
+        Raises:
+            UserError: If a tolerance is for what nobody measured, or no candidate saves anything on the axis.
+        """
+        self._check_saved()
+        if tolerance is not None and tolerance != self.tolerances:
+            measured = dict.fromkeys(metric for _, metric, _ in self.comparison.scores)
+            directed = [one for one in measured if self.metrics[one].higher_is_better is not None]
+            named = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(directed, tolerance)
+            return Run(self.path, tolerances=named, axis=self.axis).thresholds()
+        table = self._paired()
+        wanted = self._measured_rules(table)
+        if table.empty or not wanted:
+            table, wanted = table.head(0), {}
+        seeds, searched = self.comparison.over_seeds(), self.record.get("tested", {})
+        curved = None if seeds is None or table.empty else careful(seeds[self._curved(seeds)], searched)
+        judged = careful(table, searched).assign(chance=chances(table["metric"], self._suite))
+        found = thresholds(judged, tolerance=wanted, over_seeds=curved)
+        found.insert(1, "axis", [self.counted_in(str(method)) for method in found["method"]])
+        return found
+
+    def counted_in(self, method: str) -> str:
+        """Returns the axis that ratios of a method are counted in."""
+        return self.axis or self._own_axes.get(method, USUAL)
+
+    @property
+    def notes(self) -> list[dict[str, Any]]:
+        """What a reader should know about models: what the record says, and who lies on no curve over the axis."""
+        return [*(self.record.get("notes") or ()), *notes(self._off_curve)]
+
+    @property
+    def tolerances(self) -> Mapping[str, Tolerance]:
+        """Metric to tolerance, as the suite says or as they were given."""
+        own: Mapping[str, Tolerance] = self._suite["tolerances"]
+        return own if self._other is None else self._other
+
+    def _measured_rules(self, table: pd.DataFrame) -> dict[str, Tolerance]:
+        """The tolerances of what is there: a run that is unfinished, or of a part of its suite, lacks some."""
+        places: Any = table[["metric", "condition", "group"]].drop_duplicates().to_numpy().tolist()
+        named = {metric for metric, _, _ in places}
+        rules = {name: rule for name, rule in self.tolerances.items() if name in named or self._other}
+        met = {label for key, label in self._cells if key.method == DENSE}
+        whole = met >= {choice["label"] for choice in self._suite["evaluators"]}
+        return rules if whole else narrowed(rules, places)  # of the whole, what is not there is a mistake
+
+    def tested(self, method: str) -> tuple[float, ...]:
+        """Returns the target ratios of a producer that the run tests: all, unless it is a search."""
+        every = {choice["label"]: self._suite["ratios"] for choice in self._suite["producers"]}
+        return tuple(self.record.get("tested", {}).get(method, every.get(method, ())))
+
+    def _paired(self) -> pd.DataFrame:
+        """Measurements on a curve that have a parent's number to compare with.
+
+        A finished model that is as dense as its parent, or denser, is measured but lies on no curve of pruning;
+        nor do those of a method that prunes nothing, such as ``dense-retrained``, nor what nobody tried to measure.
+        """
+        table = self.measurements
+        table = table[self._curved(table) & ~table["reason"].isin([UNTESTED, UNCOMPUTED])]
+        dense = table[(table["method"] == DENSE) & (table["status"] == "ok")]
+        known = pd.MultiIndex.from_frame(dense[["seed", "metric", "condition"]])
+        return table[pd.MultiIndex.from_frame(table[["seed", "metric", "condition"]]).isin(known)]
+
+    def _curved(self, table: pd.DataFrame) -> pd.Series[bool]:
+        """Which rows lie on a curve of pruning."""
+        places = list(zip(table["method"], table["target_ratio"], strict=True))
+        on = {place: self._is_on_curve(Key(place[0], 0, place[1])) for place in set(places)}
+        return pd.Series([on[place] for place in places], table.index, dtype=bool)
+
+    def _is_on_curve(self, key: Key) -> bool:
+        """Whether a candidate, of whatever seed, lies on a curve of pruning; the parent is where they start."""
+        pruned = key.target_ratio > 0 or bool(self.axis)  # a finished model may save what is not its target
+        place = (key.method, key.target_ratio)
+        return key.method == DENSE or (
+            pruned and key.method not in self._unpruned and place not in self._off_curve
+        )
+
+    @cached_property
+    def _off_curve(self) -> dict[tuple[str, float], str]:
+        """Places on no curve over the axis that was asked for; on a method's own axis targets are places as well."""
+        made = self._contents.candidates
+        keys = [key for key in self._contents.keys if key in made or not self._is_own(key.method)]
+        wanted = [key for key in keys if key.method not in self._unpruned and self._is_tested(key)]
+        return off_curve(wanted, self.candidates, self.axis) if self.axis else {}
+
+    def _is_tested(self, key: Key) -> bool:
+        return key.method not in self.record.get("tested", {}) or key.target_ratio in self.tested(key.method)
+
+    def _is_own(self, method: str) -> bool:
+        """Whether the axis is the one that target ratios of a method are meant on."""
+        return self.axis in ("", self._own_axes.get(method, USUAL))
+
+    def _check_saved(self) -> None:
+        """An axis on which nothing is saved is a mistake of whoever asks for it."""
+        made = [key for key in self._contents.candidates if key.method != DENSE]
+        if self.axis and made and not any(map(self._is_on_curve, made)):
+            raise UserError(
+                f"no candidate in {self.path} saves {AXES[self.axis].noun}: there are no thresholds over the axis "
+                f"{self.axis!r}; choose another one of {', '.join(AXES)}"
+            )
+
+    @property
+    def _unpruned(self) -> set[str]:
+        return {choice["label"] for choice in self._suite["producers"] if choice.get("dense")}
+
+    @cached_property
+    def _own_axes(self) -> dict[str, str]:
+        return axes_of(self._suite)
+
+    @property
+    def _suite(self) -> Mapping[str, Any]:
+        suite: Mapping[str, Any] = self.record["suite"]
+        return suite
+
+    @cached_property
+    def candidates(self) -> dict[Key, Candidate]:
+        """Every candidate that was made or given, each parent before its children, with its ratio on the axis."""
+        made = self._contents.candidates
+        return on_axis(made, self.axis) if self.axis else made
+
+    @cached_property
+    def _cells(self) -> dict[tuple[Key, str], Cell]:
+        return {
+            address: cell for address, cell in self._contents.cells.items() if address[0] in self.candidates
+        }
+
+    @cached_property
+    def comparison(self) -> Comparison:
+        """Every score with its evidence, and what it says against the parent's."""
+        return Comparison(self._cells, self.metrics, self.tolerances, seed=self._suite["seeds"][0])
+
+    def _seed_rows(self, seed: int) -> Iterator[dict[str, Any]]:
+        for key in self._contents.keys:
+            if key.seed == seed:
+                for choice in self._suite["evaluators"]:
+                    yield from self._rows(key, choice["label"])
+
+    def _rows(self, key: Key, evaluator: str) -> Iterator[dict[str, Any]]:
+        """Rows of one evaluator on one candidate; without scores, one row for each number that is missing."""
+        cell = self._cells.get((key, evaluator))
+        shared = {
+            **self._identity(key),
+            "evaluator": evaluator,
+        }
+        if cell is not None and cell.status == "ok":
+            for score in cell.scores:
+                status = "skipped" if score.reason else "ok"
+                notes = {"status": status, "reason": score.reason, "flags": " ".join(score.flags)}
+                yield {**shared, **self._measured(key, score), **notes}
+            return
+        status, reason = self._missing(key, cell)
+        for score in self.comparison.expected(key.seed, evaluator):
+            found = {"metric": score.metric, "condition": score.condition, "group": score.group}
+            yield {
+                **shared,
+                **found,
+                **self._direction(score.metric),
+                "status": status,
+                "reason": reason,
+                "flags": "",
+            }
+
+    def _missing(self, key: Key, cell: Cell | None) -> tuple[str, str]:
+        if cell is not None:
+            return cell.status, cell.reason
+        if key in self._contents.candidates and key not in self.candidates:
+            return "skipped", UNCOUNTED.format(noun=AXES[self.axis].noun)
+        production = self._contents.production(key)
+        if key not in self.candidates and production is not None:
+            return production.status, production.reason
+        if not self._is_tested(key):
+            return "skipped", UNTESTED
+        return "skipped", UNCOMPUTED
+
+    def _identity(self, key: Key) -> dict[str, Any]:
+        planned = key.target_ratio if self._is_own(key.method) else math.nan
+        return identity(key, self.candidates.get(key), self.counted_in(key.method), planned=planned)
+
+    def _direction(self, metric: str) -> dict[str, Any]:
+        known = self.metrics.get(metric)
+        return {} if known is None else {"unit": known.unit, "higher_is_better": known.higher_is_better}
+
+    def _measured(self, key: Key, score: Score) -> dict[str, Any]:
+        found = {"metric": score.metric, "condition": score.condition, "group": score.group}
+        change = self.comparison.change(key, score)
+        return {**found, **self._direction(score.metric), "value": score.value, "n": score.n, **change}

@@ -1,0 +1,79 @@
+"""What is written about results in JSON: with the version of the format, and a checksum."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from evalsuite.types import Array
+
+FORMAT = 3
+"""Version of the files that are written: 2 brought checksums of what is said about arrays; 3 the packed size of
+weights, and what a candidate's ratio is counted in."""
+READABLE = (1, 2, 3)
+"""Versions of the files that are read."""
+
+
+class DamagedError(ValueError):
+    """Says that a file is not what was written."""
+
+
+class UnreadableError(ValueError):
+    """Says that a file is of a version that is not read here."""
+
+
+def json_of(content: Mapping[str, Any]) -> bytes:
+    """Returns `content` as JSON that people can read."""
+    return json.dumps(content, indent=1, ensure_ascii=False, default=str).encode()
+
+
+def table_of(text: str) -> dict[str, Any]:
+    """Returns what JSON says.
+
+    Raises:
+        ValueError: If it is no table.
+    """
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"found {type(content).__name__}, expected a table")
+    return content
+
+
+def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `content` with its checksum."""
+    return {**content, "checksum": hashlib.sha256(json_of(content)).hexdigest()}
+
+
+def unsealed(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what was sealed; version 1 had no checksums.
+
+    Raises:
+        UnreadableError: If it has a version that is not read here.
+        ValueError: If it is not what was written.
+    """
+    content = dict(found)
+    checksum = content.pop("checksum", None)
+    whole = checksum == hashlib.sha256(json_of(content)).hexdigest()
+    if not whole and (checksum is not None or content["format"] != 1):
+        raise ValueError("the checksum is wrong")
+    if content["format"] not in READABLE:
+        raise UnreadableError(f"format {content['format']!r}, expected 1 to {FORMAT}")
+    return content
+
+
+def array_name(values: Array) -> str:
+    """Returns the name under which an array is stored: its own digest."""
+    return hashlib.sha256(f"{values.dtype}{values.shape}".encode() + values.tobytes()).hexdigest()[:16]
+
+
+def whole(name: str, values: Array) -> Array:
+    """Returns `values`, if they are still what they were called after.
+
+    Raises:
+        ValueError: If they are not.
+    """
+    if array_name(values) != name:
+        raise ValueError(f"array {name} is damaged")
+    return values

@@ -1,0 +1,308 @@
+"""The nouns of evalsuite: frozen records without behaviour and without torch at run time.
+
+A *condition* is a distribution of images, a *metric* a function of a model's outputs on it, a *candidate* a
+model at a measured prune ratio, a *score* one number with the per-image evidence behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Split = Literal["train", "validation", "test"]
+PictureKind = Literal["broken", "corruption", "attack"]
+Status = Literal["ok", "skipped", "invalid", "error"]
+PhaseName = Literal["pretraining", "pruning", "retraining"]
+
+NO_EVIDENCE: Mapping[str, Array] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """Is a kind of number, with its direction.
+
+    Attributes:
+        name: The field's standard term in snake case, with the convention in it, for example
+            ``fpr95_ood_positive``.
+        higher_is_better: Direction; ``None`` for numbers that only describe.
+        unit: What one unit is, for example ``fraction`` or ``nats``.
+        text: One sentence with the definition and its source; the report prints it.
+        functional: Name in `evalsuite.metrics.FUNCTIONALS` of the function that turns per-image evidence into
+            the number.
+        tolerance: Default tolerance, in `unit`; ``None`` if the metric has no usual one.
+    """
+
+    name: str
+    higher_is_better: bool | None
+    unit: str
+    text: str
+    functional: str = "mean"
+    tolerance: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSet:
+    """Is a set of images, labelled or (out of distribution) not.
+
+    Attributes:
+        name: What reports call it.
+        images: uint8 in 0..255 or float32 in [0, 1], shape (N, C, H, W), possibly memory-mapped.
+        labels: int64 in 0..classes-1, shape (N,); ``None`` for images of no known class.
+        classes: Number of classes K; 0 where there are no labels.
+        names: What people call the classes, one each; empty where nobody said.
+    """
+
+    name: str
+    images: Array
+    labels: NDArray[np.int64] | None
+    classes: int
+    names: tuple[str, ...] = ()
+
+    def called(self, label: int) -> str:
+        """Returns what people call a class.
+
+        >>> pets = ImageSet("pets", np.zeros((1, 3, 8, 8)), np.array([1]), 2, ("cat", "dog"))
+        >>> pets.called(1), ImageSet("pets", pets.images, pets.labels, 2).called(1)
+        ('dog', 'class 1')
+        """
+        return self.names[label] if self.names else f"class {label}"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Is one number that an evaluator found.
+
+    Attributes:
+        metric: Name of one of the evaluator's metrics.
+        condition: What the images were: ``clean``, ``fog/3``, ``letters``, ``linf-pgd/2:255``.
+        value: The number; leave it out where `evidence` is given, it is then computed from that.
+        n: Number of images behind it; taken from `evidence` where that is given.
+        evidence: Per-image outputs by population, in the order in which the metric's functional takes them.
+            Each array has one row per image; populations that share a name are the same images in the same
+            order for every candidate, so that comparisons are paired. Several columns are several arguments.
+        group: Conditions to summarise together, for example ``corruptions``; empty for none.
+        reason: Why this number does not exist for this model, where the others do; then nothing else is given.
+        flags: Why this number should be doubted, one sentence each: validity checks that it did not pass.
+    """
+
+    metric: str
+    condition: str
+    value: float | None = None
+    n: int | None = None
+    evidence: Mapping[str, Array] = field(default_factory=lambda: NO_EVIDENCE)
+    group: str = ""
+    reason: str = ""
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Is what a model costs.
+
+    Attributes:
+        parameters: Number of parameters, zeros included.
+        nonzero: Number of parameters that are not exactly zero.
+        prunable: Number of weights of convolutions and linear layers.
+        prunable_nonzero: Those of them that are not zero.
+        macs: Multiply-accumulates of convolutions and linear layers for one image, zeros included; ``None``
+            for whole programs, where nobody can count them.
+        macs_nonzero: The same without the multiplications by a zero weight (theoretical: no kernel skips
+            them).
+        bytes: Size of the weights on disk.
+        packed: Bytes of the weights, losslessly packed so that zeros and shared magnitudes take no room
+            (`evalsuite.models.packing`); ``None`` for whole programs, and where an older evalsuite wrote the record.
+    """
+
+    parameters: int
+    nonzero: int
+    prunable: int
+    prunable_nonzero: int
+    macs: int | None
+    macs_nonzero: int | None
+    bytes: int
+    packed: int | None = None
+
+
+@dataclass(frozen=True)
+class Given:
+    """Is a finished model that somebody else made: a ``[[candidates]]`` table of a suite, a line of a manifest.
+
+    Attributes:
+        file: Path of its weights, or of a whole program; relative to the suite or the data root.
+        method: What made it; models of one method and seed are one curve.
+        seed: Seed of the parent that it is compared with.
+        masks: Path of separate masks; empty for none.
+        bypass: Names of layers that its tool removed and its network skipped; ``dead`` for all convolutions
+            whose weights are all zero.
+        ratio: Prune ratio that it is said to have; the ratio that counts is measured, and must agree.
+        mean: Per channel, where its preprocessing is not the parent's: a program may bring its own.
+        std: As `mean`; zeros and ones are no preprocessing.
+    """
+
+    file: str
+    method: str
+    seed: int = 0
+    masks: str = ""
+    bypass: tuple[str, ...] = ()
+    ratio: float | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """Is one training in the life of a model.
+
+    Attributes:
+        what: ``pretraining`` made the parent, ``pruning`` went on while weights were pushed or taken away,
+            ``retraining`` is every other training of a candidate.
+        epochs: Passes over the training images; a fraction where weights were rewound into an epoch.
+        images: Training images per epoch.
+        macs: Multiply-accumulates of the whole phase, calculated as 3 (forward once, backward twice) times
+            those of one forward pass, zeros included, times images, times epochs.
+        rates: The learning-rate schedule in words.
+        schedule: Digest of the learning rates along the phase: equal for equal schedules.
+        curve: Validation accuracy after each epoch, where the recipe tracks it.
+        stage: How many epochs of it belong to its first learning-rate stage: up to the first drop, or all.
+        rest: Digest of all of the recipe but its epochs and learning rates: batch, optimiser, augmentation.
+        before: Accuracy on the validation split with which the training began, what is pruned being gone;
+            ``None`` where nobody looked.
+        recalibrated: The same with batch norms that were re-estimated on training images, nothing else trained;
+            ``None`` without such norms.
+        after: Accuracy on the validation split with which it ended.
+    """
+
+    what: PhaseName
+    epochs: float
+    images: int
+    macs: int
+    rates: str
+    schedule: str
+    curve: tuple[float, ...] = ()
+    stage: int = 0
+    rest: str = ""
+    before: float | None = None
+    recalibrated: float | None = None
+    after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Is a model at a measured prune ratio, on disk.
+
+    Attributes:
+        method: Label of the producer, or ``dense`` for the parent.
+        seed: Training seed of parent and candidate.
+        target_ratio: What was asked for; 0 for the parent.
+        ratio: ``1 - nonzero(candidate) / nonzero(parent)`` over all parameters, counted, never the target; of
+            a method that saves something else, ``1 - cost(candidate) / cost(parent)`` on its `axis`.
+        prunable_ratio: The share of non-zero prunable weights that is gone, whatever the axis.
+        cost: What it costs.
+        weights: Digest of the weights, hexadecimal.
+        model: Registered architecture and its settings, from which the module is rebuilt.
+        history: Every training that it went through, the parent's first; empty where nobody knows.
+        axis: The field of `Cost` that `ratio` is counted in; see `evalsuite.cost_axes`.
+    """
+
+    method: str
+    seed: int
+    target_ratio: float
+    ratio: float
+    prunable_ratio: float
+    cost: Cost
+    weights: str
+    model: Mapping[str, Any]
+    history: tuple[Phase, ...] = ()
+    axis: str = "nonzero"
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Is what the images in the sample allow to say about the drops of some candidates.
+
+    The networks are fixed and the images a sample. Each array has one number per candidate, in the metric's
+    unit, positive = worse, shape (R,).
+
+    Attributes:
+        drop: Drops, as estimated.
+        low: Lower ends of their two-sided 95 % intervals.
+        high: Upper ends of these.
+        upper: One-sided 95 % upper bounds: a candidate is non-inferior where it is at most the tolerance; NaN
+            where no bound is sound.
+        floor: Lower bounds that all hold together with 97.5 % confidence: a candidate is shown to fail where
+            it is above the tolerance; NaN where no bound is sound.
+        p: One-sided p-values of "the drop is larger than the tolerance": at most 0.05 exactly where `upper` is at most
+            the tolerance; 1 where the sample itself is beyond it; NaN where no bound is sound.
+        tolerance: The largest drop that is commensurate, in the metric's unit.
+    """
+
+    drop: Floats
+    low: Floats
+    high: Floats
+    upper: Floats
+    floor: Floats
+    p: Floats
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Is a statement about a curve of drops over the ratio.
+
+    Attributes:
+        potential: Largest tested ratio such that it and every smaller tested ratio are commensurate; 0 if
+            none.
+        potential_any: Largest tested ratio that is commensurate, whatever lies between; 0 if none. The
+            published definition (Liebenwein et al. 2021, "Lost in Pruning").
+        first_failure: Smallest tested ratio that is not commensurate; ``None`` if there is none.
+        censored: No tested ratio failed: the true value may be higher.
+        infeasible: The smallest tested ratio failed.
+        non_monotone: A ratio above a failing one passed.
+        incomplete: A ratio could not be measured; it counts as not commensurate.
+        underpowered: The 95 % interval of a drop that decides is wider than the tolerance; ``None`` without
+            intervals.
+        tested: The tested ratios, rising.
+        certified: Largest tested ratio such that it and every smaller one are shown to be non-inferior, by
+            one-sided 95 % tests in rising order that stop at the first failure: it exceeds the true potential
+            in at most 5 % of samples of images. 0 if none; ``None`` without bounds.
+        interval: At least 95 % confidence for the true potential, given the seeds: certified at 97.5 %, to
+            the largest tested ratio below the first that is shown to fail; ``None`` without bounds.
+    """
+
+    potential: float
+    potential_any: float
+    first_failure: float | None
+    censored: bool
+    infeasible: bool
+    non_monotone: bool
+    incomplete: bool
+    underpowered: bool | None
+    tested: tuple[float, ...]
+    certified: float | None = None
+    interval: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Is an image for the page.
+
+    Attributes:
+        kind: What it is an example of.
+        row: Which row of a sheet it belongs to: the corruption, the attack; empty where there are no rows.
+        column: Which column: the severity, ``clean``; a title where there are no rows.
+        note: What a reader should see in it.
+        png: The image as a PNG file.
+    """
+
+    kind: PictureKind
+    row: str
+    column: str
+    note: str
+    png: bytes

@@ -1,0 +1,386 @@
+"""The commands: what they print, where it goes, and how they end."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import shutil
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from evalsuite import Run
+from evalsuite.cli import console, main, tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Command = Any
+
+
+@pytest.fixture(name="command")
+def _command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command in this process; returns exit code, output and errors."""
+
+    def call(*words: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["evalsuite", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return call
+
+
+def copied(done: Run, folder: Path) -> Path:
+    path = folder / "a [bold]run[/bold]"
+    shutil.copytree(done.path, path)
+    return path
+
+
+def test_a_run_says_where_its_report_is_and_nothing_on_the_side(
+    command: Command, done: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(done, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command("run", tiny, "--out", "a [bold]run[/bold]")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[-1] == f"Report: {tmp_path / 'a [bold]run[/bold]' / 'index.html'}"
+    (row,) = [line.split() for line in lines if line.startswith("accuracy") and "clean" in line]
+    rows = done.thresholds().query("metric == 'accuracy' and condition == 'clean' and seed == 'all'")
+    potentials = dict(zip(rows["method"], rows["potential"], strict=True))
+    assert row[2:] == [f"{potentials[method]:.1%}" for method in ("magnitude", "filter-l1")]
+
+
+def test_report_prints_the_full_path(command: Command, done: Run, tmp_path: Path) -> None:
+    path = copied(done, tmp_path)
+    assert command("report", path) == (0, f"Report: {path / 'index.html'}\n", "")
+
+
+def test_threshold_draws_conclusions_at_another_tolerance_without_torch(command: Command, done: Run) -> None:
+    code, out, err = command(
+        "threshold", done.path, "--metric", "accuracy@clean", "--tolerance", "0.2", "--json"
+    )
+    assert (code, err) == (0, "")
+    rows = {row["method"]: row for row in json.loads(out)}
+    expected = Run(done.path, tolerances={"accuracy": {"clean": 0.2}}).thresholds().query("seed == 'all'")
+    assert {m: row["potential"] for m, row in rows.items()} == dict(
+        zip(expected["method"], expected["potential"], strict=True)
+    )
+    assert all(row["certified"] is not None and row["tolerance"] == 0.2 for row in rows.values())
+
+
+def test_many_methods_have_a_line_each(done: Run) -> None:
+    table = done.thresholds().query("seed == 'all' and aggregate == 'single'")
+    many = pd.concat([table.assign(method=f"{method} {n}") for n in range(4) for method in ("a", "b")])
+    lines = rendered(tables._by_method(many))
+    assert len(lines) == 2 + 8
+    weakest = table.sort_values("potential", kind="stable").iloc[0]
+    assert f"{weakest['potential']:.1%}" in lines[-1]
+    assert lines[-1].endswith(f"{weakest['metric']}, {weakest['condition']}")
+
+
+def rendered(table: Any) -> list[str]:
+    page = Console(width=200, file=io.StringIO(), highlight=False)
+    page.print(table)
+    assert isinstance(page.file, io.StringIO)
+    return [line.rstrip() for line in page.file.getvalue().splitlines()]
+
+
+def test_compare_puts_runs_into_one_page(command: Command, done: Run, tmp_path: Path) -> None:
+    other = copied(done, tmp_path)
+    code, out, err = command("compare", done.path, other, "--out", tmp_path / "both")
+    assert (code, out, err) == (0, f"Report: {tmp_path / 'both' / 'index.html'}\n", "")
+    assert (tmp_path / "both" / "index.html").read_text("utf-8").count("magnitude (") > 1
+    code, _, err = command("compare", done.path)
+    assert (code, "found 1 run to compare, expected at least two" in err) == (2, True)
+
+
+def test_report_writes_figures(command: Command, done: Run, tmp_path: Path) -> None:
+    path = copied(done, tmp_path)
+    code, out, err = command("report", path, "--figures", "svg")
+    assert (code, err) == (0, "")
+    figures = list((path / "figures").glob("*.svg"))
+    assert f"Figures: {len(figures)} in {path / 'figures'}" in out
+    assert len(figures) > 5
+    assert all(figure.read_text("utf-8").startswith("<svg") for figure in figures)
+
+
+def test_threshold_prints_a_line_for_every_threshold_of_the_suite(command: Command, done: Run) -> None:
+    code, out, err = command("threshold", done.path)
+    assert (code, err) == (0, "")
+    assert len(out.splitlines()) == 1 + len(done.thresholds().query("seed == 'all'"))
+    assert "certified" in out.splitlines()[0]
+
+
+def test_threshold_names_the_nearest_metric(command: Command, done: Run) -> None:
+    code, out, err = command("threshold", done.path, "--metric", "acuracy")
+    assert (code, out) == (2, "")
+    assert "unknown metric with a tolerance in this run 'acuracy': did you mean 'accuracy'" in err
+
+
+def test_export_writes_the_tables(command: Command, done: Run, tmp_path: Path) -> None:
+    assert command("export", done.path, "--out", tmp_path / "x") == (0, f"Tables: {tmp_path / 'x'}\n", "")
+    assert (tmp_path / "x" / "thresholds.csv").read_bytes() == (done.path / "thresholds.csv").read_bytes()
+    code, _, err = command("export", done.path, "--format", "excel")
+    assert (code, "unknown export format 'excel'" in err) == (2, True)
+
+
+def test_plan_says_how_many_images_a_tolerance_needs(command: Command) -> None:
+    code, out, _ = command("plan", "--tolerance", "0.02", "--spread", "0.01")
+    assert code == 0
+    assert out.startswith(
+        "1,024 images certify a drop of at most 0.02 in 80% of the tests (--discordance 0.06, --drop 0)\n"
+    )
+    assert "seeds do so for the method" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        pytest.param(
+            ["run", "digit"], "unknown suite 'digit': did you mean 'digits'? Known:", id="suite name"
+        ),
+        pytest.param(["run", "gone.toml"], "suite gone.toml: no such file", id="suite file"),
+        pytest.param(["run", "--device", "cuda:99"], "device 'cuda:99' is not there", id="device"),
+        pytest.param(
+            ["run", "--workers", "0"], "found --workers 0, expected a number from 1 on, or auto", id="workers"
+        ),
+        pytest.param(
+            ["check", "--parent", "dense.pt", "--candidate", "pruned.pt", "--workers", "x"],
+            "found --workers x, expected a number from 1 on, or auto",
+            id="workers of a check",
+        ),
+        pytest.param(
+            ["run", "--workers", "2", "--executor", "serial"],
+            "found 2 workers for the executor serial, which is one",
+            id="serial workers",
+        ),
+        pytest.param(
+            ["run", "--executor", "rai"], "unknown executor 'rai': did you mean 'ray'", id="executor"
+        ),
+        pytest.param(["run", "--only", "accurracy"], "--only accurracy: unknown test or method", id="only"),
+        pytest.param(["status", "gone"], "gone is not a run folder: it has no run.json", id="status"),
+        pytest.param(["run", "--seed", "-1"], "found seed -1, expected an integer from 0 on", id="seed"),
+        pytest.param(
+            ["run", "--data", "gone"], "--data names the data folder gone, which does not exist", id="data"
+        ),
+        pytest.param(["report", "gone"], "gone is not a run folder: it has no run.json", id="no run"),
+        pytest.param(["report", "."], ". is not a run folder: it has no run.json", id="another folder"),
+        pytest.param(
+            ["list", "producer"], "unknown listing 'producer': did you mean 'producers'", id="listing"
+        ),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    words: list[str], sentence: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = command(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"evalsuite: {sentence}")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["run", "--sed", "1"], ["run", "--seed", "one"], ["report"], ["list"], ["nothing"]]
+)
+def test_a_word_that_is_no_option_is_exit_code_2(words: list[str], command: Command) -> None:
+    code, out, err = command(*words)
+    assert (code, out) == (2, "")
+    assert "Usage" in err
+
+
+def test_a_mistake_in_a_suite_keeps_its_brackets(
+    command: Command, suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = suite_file({'"magnitude"': '"magnitud"'})
+    code, _, err = command("run", path, "--out", tmp_path / "x")
+    assert code == 2
+    assert err.startswith(
+        f"evalsuite: {path}, [[producers]]: unknown producer 'magnitud': did you mean 'magnitude'"
+    )
+
+
+def test_a_failed_cell_is_exit_code_1_and_told(
+    command: Command, suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    flag.touch()
+    few = (
+        suite_file()
+        .read_text()
+        .partition('[[evaluators]]\nname = "corruptions"')[0]
+        .replace("epochs = 2", "epochs = 1")
+    )
+    few += f'[[evaluators]]\nname = "moody"\nflag = "{flag}"\n[tolerances]\naccuracy = 0.1\n'
+    suite = suite_file(text=few)
+    code, out, err = command("run", suite, "--out", tmp_path / "run")
+    assert code == 1
+    assert err.splitlines()[0] == "dense 0 moody (seed 0): error"
+    assert len(err.splitlines()) == 5
+    assert re.search(r"^5 of \d+ numbers are missing; the report says why\.$", out, re.MULTILINE)
+    assert re.search(r"^  moody: \w+: .+ \(5 times\)$", out, re.MULTILINE)
+    assert f"Report: {tmp_path / 'run' / 'index.html'}" in out.splitlines()[-1]
+    flag.unlink()
+    code, out, err = command("run", suite, "--out", tmp_path / "run")
+    assert (code, err) == (0, "")
+    assert "are missing" not in out
+    code, out, err = command(
+        "run", suite, "--out", tmp_path / "part", "--only", "magnitude", "--only", "accuracy"
+    )
+    assert (code, err) == (0, "")
+    assert re.search(
+        r"^\d+ of \d+ numbers are not computed yet; start the same run again\.$", out, re.MULTILINE
+    )
+
+
+def test_a_plan_and_a_status_are_tables_and_write_nothing(
+    command: Command, done: Run, tiny: Path, tmp_path: Path
+) -> None:
+    path = copied(done, tmp_path)
+    (path / "cells/magnitude/seed-0/0.5/ood.cell").unlink()
+    before = sorted((file, file.stat().st_mtime_ns) for file in path.rglob("*"))
+    code, out, err = command("run", tiny, "--out", path, "--dry-run")
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:3] for line in out.splitlines()}
+    assert rows["ood"] == ["4", "1"]
+    assert rows["noise"] == ["5", "0"]
+    assert "Together 1 cells" in out
+    code, out, err = command("status", path)
+    assert (code, err) == (0, "")
+    rows = {line.split()[0]: line.split()[1:5] for line in out.splitlines()}
+    assert rows["ood"] == ["4", "0", "0", "1"]
+    assert "1 cells are left, nobody works on it; time left: about" in out
+    assert sorted((file, file.stat().st_mtime_ns) for file in path.rglob("*")) == before
+    assert "Everything is done." in command("status", done.path)[1]
+
+
+def test_workers_are_as_good_as_one(command: Command, done: Run, tiny: Path, tmp_path: Path) -> None:
+    path = copied(done, tmp_path)
+    victim = path / "cells/magnitude/seed-0/0.5/ood.cell"
+    data = victim.read_bytes()
+    victim.unlink()
+    code, out, err = command("run", tiny, "--out", path, "--workers", "auto", "--executor", "local")
+    assert (code, err) == (0, "")
+    assert "Spent: production" in out
+    assert victim.read_bytes() == data
+
+
+def test_an_interrupt_is_one_sentence(
+    command: Command, suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    flag = tmp_path / "flag"
+    flag.touch()
+    few = (
+        suite_file()
+        .read_text()
+        .partition('[[evaluators]]\nname = "accuracy"')[0]
+        .replace("epochs = 2", "epochs = 1")
+    )
+    suite = suite_file(text=few + f'[[evaluators]]\nname = "stopping"\nflag = "{flag}"\n')
+    sentence = "Stopped. What is finished is kept: the same command goes on from here.\n"
+    assert command("run", suite, "--out", tmp_path / "run") == (130, "", sentence)
+    flag.unlink()
+    assert command("run", suite, "--out", tmp_path / "run")[0] == 0
+
+
+LISTED = {
+    "producers": (
+        "magnitude",
+        "smallest absolute weights",
+        "evalsuite.producers.unstructured.global_threshold:Magnitude",
+    ),
+    "evaluators": ("attack", "FGSM and LinfPGD", "evalsuite.evaluators.attack:Attack"),
+    "datasets": ("digits", "1,797 handwritten digits", "evalsuite.datasets.digits:Digits"),
+    "models": ("small-cnn", "Four convolutions", "evalsuite.models.architectures.cnn:SmallCNN"),
+    "recipes": ("lost-cifar-resnet", "ResNet-20, 56 and 110", "evalsuite.training.published_recipes"),
+    "suites": ("digits", "handwritten digits", "digits.toml"),
+}
+
+
+@pytest.mark.parametrize("kind", main.KINDS)
+def test_a_listing_in_a_pipe_is_one_line_each(kind: str, command: Command) -> None:
+    code, out, err = command("list", kind)
+    assert (code, err) == (0, "")
+    title, *lines = out.splitlines()
+    assert title.split("  ")[0] == "name"
+    places = [title.index(word) for word in ("what it is", "defined in")]
+    name, text, defined = LISTED[kind]
+    (line,) = [line for line in lines if line.startswith(f"{name} ")]
+    assert text in line[places[0] : places[1]]
+    assert line[places[1] :].endswith(defined)
+    assert all(
+        line[: places[0]].strip() and line[places[0] : places[1]].strip() and line[places[1] :]
+        for line in lines
+    )
+    names = [line.split()[0] for line in lines]
+    assert names == sorted(names)
+
+
+@pytest.mark.parametrize("kind", main.KINDS)
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_a_listing_on_a_terminal_breaks_no_word(
+    kind: str,
+    width: int,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        console, "out", Console(highlight=False, force_terminal=True, color_system=None, width=width)
+    )
+    _, out, _ = command("list", kind)
+    name, text, defined = LISTED[kind]
+    places = [entry.defined for entry in main._entries(kind)]
+    assert all(len(line) <= width or line.endswith(tuple(places)) for line in out.splitlines())
+    assert name in out
+    assert defined in out  # in one piece
+    assert text.split()[0] in out
+    assert len(out.splitlines()) <= (1 if width == 200 else 4) * (1 + len(places))
+
+
+def test_a_run_on_a_terminal_shows_a_bar(
+    command: Command, done: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "err", Console(stderr=True, highlight=False, force_terminal=True, width=100))
+    code, _, err = command("run", tiny, "--out", copied(done, tmp_path))
+    assert code == 0
+    assert "35/35" in err
+
+
+LIGHT = """
+import sys
+from evalsuite.cli.main import main
+sys.argv = ["evalsuite", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+heavy = {"torch", "sklearn", "scipy"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+@pytest.mark.parametrize("words", [["--help"], ["list", "models"], ["list", "suites"]], ids=" ".join)
+def test_help_and_listings_do_without_torch(words: list[str], python: Callable[..., Any]) -> None:
+    ended = python("-c", LIGHT, *words)
+    assert (ended.code, ended.err) == (0, "")
+
+
+def test_the_module_is_the_command(python: Callable[..., Any], tmp_path: Path) -> None:
+    ended = python("-m", "evalsuite", "report", "gone", cwd=tmp_path)
+    assert ended.code == 2
+    assert ended.err.startswith("evalsuite: gone is not a run folder")
+    assert find_spec("evalsuite.__main__") is not None
+    assert os.environ.get("OMP_NUM_THREADS")

@@ -1,0 +1,315 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evalsuite.datasets import DATASETS, source
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.digits import Digits
+from evalsuite.datasets.outliers import Letters
+from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.transforms.common_corruptions.kinds import corrupt
+from evalsuite.datasets.transforms.corruption import Corruption, frost_textures
+from evalsuite.datasets.transforms.noise import RandomNoise
+from evalsuite.datasets.views import Change, View
+from evalsuite.errors import DataError, UnknownNameError
+from evalsuite.types import Array, ImageSet
+
+FOG = View(change=Corruption("fog", 3))
+NOISE = View(change=RandomNoise("uniform", 8.0))
+rng = np.random.default_rng(0)
+IMAGES = ImageSet("mine", rng.integers(0, 256, (70, 3, 16, 16), dtype=np.uint8), np.arange(70) % 10, 10)
+
+
+def gallery(*, seed: int = 0, root: Path | None = None, **changes: Any) -> Gallery:
+    return Gallery(replace(IMAGES, **changes), Place(root=root, seed=seed))
+
+
+@dataclass
+class Inverted(Change):
+    """Counts how often it is applied."""
+
+    calls: int = 0
+
+    def name(self, place: Place) -> str:  # noqa: ARG002  # the same everywhere
+        return "inverted"
+
+    def apply(self, images: Array, place: Place) -> Array:  # noqa: ARG002  # nothing is drawn
+        self.calls += 1
+        return 255 - images
+
+    __hash__ = object.__hash__
+
+
+@pytest.fixture
+def textures(tmp_path: Path) -> Iterator[Path]:
+    """A data root with six photographs of frost, numbered by their grey."""
+    (tmp_path / "frost").mkdir()
+    for number in range(1, 7):
+        Image.new("RGB", (200, 150), (30 * number,) * 3).save(tmp_path / "frost" / f"frost{number}.png")
+    frost_textures.cache_clear()
+    yield tmp_path
+    frost_textures.cache_clear()
+
+
+def test_a_view_is_a_split_of_the_suites_data_or_a_registered_set_without_labels() -> None:
+    shown = Gallery(Digits(), Place())
+    assert shown.images(View()) is shown.images(View())  # loaded once
+    assert len(shown.images(View(split="train")).images) == 718
+    letters = shown.images(View(data="letters"))
+    np.testing.assert_array_equal(letters.images, Letters().load("test", Place()).images)
+    digits = shown.images(View(data="digits"))  # a labelled set that serves as outliers loses its labels
+    assert (digits.labels, digits.classes) == (None, 0)
+
+
+class TestLabelled:
+    def test_sets_keep_their_labels_and_others_lose_them(self) -> None:
+        shown = Gallery(Digits(), Place())
+        own, other = shown.images(View()), shown.images(View(data="digits", labelled=True))
+        np.testing.assert_array_equal(other.labels, own.labels)
+        assert other.classes == 10
+        assert shown.images(View(data="digits")).labels is None
+        assert shown.digest(View(data="digits", labelled=True)) != shown.digest(View(data="digits"))
+        few = shown.images(View(data="digits", labelled=True, first=9))
+        assert few.labels is not None
+        assert (len(few.images), len(few.labels)) == (9, 9)
+
+    @pytest.mark.parametrize(
+        ("data", "changes", "sentence"),
+        [
+            ("letters", {"images": np.zeros((70, 3, 32, 32), np.uint8)}, "data set 'letters': found no labels and"),
+            ("digits", {}, r"data set 'digits': found 10 classes and images of shape \(3, 32, 32\), expected the 10 "
+             r"classes and the shape \(3, 16, 16\) of 'mine'"),
+            ("digits", {"images": np.zeros((70, 3, 32, 32), np.uint8), "classes": 11}, "found 10 classes .* the 11 "),
+        ],
+        ids=["no labels", "other size", "other classes"],
+    )  # fmt: skip
+    def test_sets_have_the_classes_and_the_shape_of_the_suites_images(
+        self, data: str, changes: dict[str, Any], sentence: str
+    ) -> None:
+        with pytest.raises(DataError, match=sentence):
+            gallery(**changes).images(View(data=data, labelled=True))
+
+    def test_folders_of_arrays_end_with_a_slash(self, tmp_path: Path) -> None:
+        (tmp_path / "ours").mkdir()
+        np.save(tmp_path / "ours" / "test_images.npy", IMAGES.images.transpose(0, 2, 3, 1)[::-1])
+        np.save(tmp_path / "ours" / "test_labels.npy", np.arange(70)[::-1] % 10)
+        view = View(data="ours/", labelled=True)
+        shown = gallery(root=tmp_path)
+        np.testing.assert_array_equal(shown.images(view).images, IMAGES.images[::-1])
+        np.testing.assert_array_equal(shown.images(view).labels, np.arange(70)[::-1] % 10)
+        assert shown.condition(view) == "ours"
+        assert shown.images(View(data="ours/")).labels is None
+        with pytest.raises(DataError, match=r"found none of theirs/test_images\.npy"):
+            shown.images(View(data="theirs/", labelled=True))
+
+
+@pytest.mark.parametrize(
+    ("view", "condition"),
+    [
+        (View(), "clean"),
+        (View(split="validation"), "clean"),
+        (View(data="letters"), "letters"),
+        (FOG, "fog/3"),
+        (View(change=Corruption("frost", 2)), "frost*/2"),
+        (View(change=RandomNoise("uniform", 8.0)), "uniform/8:255"),
+        (View(change=RandomNoise("uniform", 0.5)), "uniform/0.5:255"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_conditions_have_names(view: View, condition: str) -> None:
+    assert gallery().condition(view) == condition
+    if view.change is not None:
+        assert gallery().images(view).name == condition
+
+
+def test_a_corruption_is_that_of_the_data_room_under_the_runs_seed() -> None:
+    for seed in (0, 3):
+        expected = corrupt(IMAGES.images, "fog", 3, seed=seed)
+        found = gallery(seed=seed).images(FOG)
+        np.testing.assert_array_equal(found.images, expected)
+        assert found.labels is IMAGES.labels
+
+
+def test_changes_are_made_once_while_memory_lasts_and_again_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = View(change=Inverted()), View(change=Inverted())
+    monkeypatch.setattr(source, "BUDGET", IMAGES.images.nbytes)  # room for one changed set
+    shown = gallery()
+    for view, calls in ((first, 1), (second, 3)):
+        found = [shown.images(view).images for _ in range(3)]
+        assert view.change == Inverted(calls)
+        for images in found:
+            np.testing.assert_array_equal(images, 255 - IMAGES.images)
+
+
+@pytest.mark.parametrize("view", [FOG, NOISE], ids=["fog", "noise"])
+def test_a_full_memory_changes_no_pixel(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = gallery().images(view).images
+    monkeypatch.setattr(source, "BUDGET", 0)
+    full = gallery()
+    for _ in range(2):
+        np.testing.assert_array_equal(full.images(view).images, kept)
+
+
+class TestUniformNoise:
+    @pytest.mark.parametrize("epsilon", [2.0, 64.0])
+    def test_is_uniform_within_epsilon_and_clipped_to_the_unit(self, epsilon: float) -> None:
+        grey = np.full((70, 3, 16, 16), 128, np.uint8)
+        noisy = RandomNoise("uniform", epsilon).apply(grey, Place())
+        assert noisy.dtype == np.float32
+        offset = (noisy.astype(np.float64) - 128 / 255) * 255 / epsilon
+        assert np.abs(offset).max() <= 1 + 1e-4
+        assert offset.std() == pytest.approx(1 / np.sqrt(3), rel=0.01)
+        assert abs(offset.mean()) < 0.01
+        ends = RandomNoise("uniform", epsilon).apply(
+            np.where(grey[:, :, :, :] > 0, np.uint8(255), grey), Place()
+        )
+        assert ends.max() == 1
+        assert 0.45 < (ends == 1).mean() < 0.55  # what would leave the unit is cut off
+
+    def test_of_an_image_depends_on_its_place_alone(self) -> None:
+        noise = RandomNoise("uniform", 8.0)
+        whole = noise.apply(IMAGES.images, Place())
+        np.testing.assert_array_equal(noise.apply(IMAGES.images[:66], Place()), whole[:66])
+        assert not np.array_equal(noise.apply(IMAGES.images[::-1].copy(), Place())[::-1], whole)
+        grey = np.full_like(IMAGES.images, 128)
+        drawn = noise.apply(grey, Place())
+        assert len(np.unique(drawn.reshape(70, -1), axis=0)) == 70
+
+    def test_depends_on_seed_and_epsilon(self) -> None:
+        grey = np.full_like(IMAGES.images, 128)
+        base = RandomNoise("uniform", 8.0).apply(grey, Place()) - np.float32(128 / 255)
+        assert not np.allclose(
+            RandomNoise("uniform", 8.0).apply(grey, Place(seed=1)) - np.float32(128 / 255), base
+        )
+        assert not np.allclose(
+            (RandomNoise("uniform", 16.0).apply(grey, Place()) - np.float32(128 / 255)) / 2, base
+        )
+
+    def test_whole_numbers_are_the_same_view_and_the_same_noise(self) -> None:
+        assert View(change=RandomNoise("uniform", 8)) == NOISE
+        np.testing.assert_array_equal(
+            RandomNoise("uniform", 8).apply(IMAGES.images, Place()),
+            RandomNoise("uniform", 8.0).apply(IMAGES.images, Place()),
+        )
+
+    def test_of_float_images_is_that_of_bytes(self) -> None:
+        floats = (IMAGES.images / np.float32(255)).astype(np.float32)
+        np.testing.assert_allclose(
+            RandomNoise("uniform", 8.0).apply(floats, Place()),
+            RandomNoise("uniform", 8.0).apply(IMAGES.images, Place()),
+            atol=1e-7,
+        )
+
+
+class TestDigest:
+    def test_is_the_same_for_the_same_pixels(self) -> None:
+        for view in (View(), FOG, NOISE):
+            assert gallery().digest(view) == gallery(images=IMAGES.images.copy()).digest(view)
+
+    def test_differs_where_anything_differs(self) -> None:
+        other = IMAGES.images.copy()
+        other[69, 2, 15, 15] ^= 1
+        digests = [
+            *(
+                shown.digest(view)
+                for shown in (gallery(), gallery(images=other))
+                for view in (View(), FOG, NOISE)
+            ),
+            *(gallery(seed=1).digest(view) for view in (FOG, NOISE)),
+            gallery(labels=(np.arange(70) + 1) % 10).digest(View()),
+            gallery().digest(View(change=Corruption("fog", 4))),
+            gallery().digest(View(change=Corruption("snow", 3))),
+            gallery().digest(View(change=RandomNoise("uniform", 9.0))),
+            gallery().digest(View(data="letters")),
+        ]
+        assert len(set(digests)) == len(digests)
+
+    def test_of_clean_images_does_not_see_the_seed(self) -> None:
+        assert gallery(seed=0).digest(View()) == gallery(seed=1).digest(View())
+
+    def test_of_frost_sees_its_photographs(self, textures: Path) -> None:
+        frost, fog = View(change=Corruption("frost", 3)), FOG
+        before = [gallery(root=textures).digest(view) for view in (frost, fog)]
+        assert before[0] != gallery().digest(frost)
+        Image.new("RGB", (200, 150), (200, 10, 10)).save(textures / "frost" / "frost3.png")
+        frost_textures.cache_clear()
+        after = [gallery(root=textures).digest(view) for view in (frost, fog)]
+        assert after[0] != before[0]
+        assert after[1] == before[1]
+
+
+def test_photographs_of_frost_are_the_first_five_of_the_data_root(textures: Path) -> None:
+    (textures / "frost" / "readme.txt").write_text("not a picture")
+    found = frost_textures(textures)
+    assert [int(one[0, 0, 0]) for one in found] == [30, 60, 90, 120, 150]
+    assert {one.shape for one in found} == {(150, 200, 3)}
+    place = Place(root=textures)
+    assert Corruption("frost", 3).name(place) == "frost/3"
+    expected = corrupt(IMAGES.images, "frost", 3, seed=0, textures=found)
+    np.testing.assert_array_equal(
+        gallery(root=textures).images(View(change=Corruption("frost", 3))).images, expected
+    )
+    assert not np.array_equal(expected, corrupt(IMAGES.images, "frost", 3, seed=0))
+
+
+class Cropped(Inverted):
+    def apply(self, images: Array, place: Place) -> Array:
+        return super().apply(images, place)[:, :, 1:]
+
+
+@pytest.mark.parametrize(
+    ("view", "error", "sentence"),
+    [
+        (View(data="leters"), UnknownNameError, "unknown data set 'leters': did you mean 'letters'"),
+        (View(data="arrays"), DataError, "data set 'arrays' cannot serve by its name alone .*'folder' and 'classes'"),
+        (View(data="letters", split="train"), DataError, "data set 'letters' has no split 'train'"),
+        (View(split="validation"), DataError, "there are test images only, no split 'validation'"),
+        (View(change=Cropped()), DataError, r"turned images \(70, 3, 16, 16\) into \(70, 3, 15, 16\)"),
+        (View(change=Corruption("fog", 6)), DataError, "corruption severity: found 6"),
+    ],
+    ids=["unknown", "needs settings", "no such split", "images in memory", "shape", "severity"],
+)  # fmt: skip
+def test_what_cannot_be_shown_is_said(view: View, error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=sentence):
+        gallery().images(view)
+
+
+def test_images_in_memory_are_checked() -> None:
+    with pytest.raises(DataError, match="found labels from 0 to 9, expected 0 to 4 for 5 classes"):
+        gallery(classes=5).images(View())
+
+
+def test_every_registered_data_set_says_what_it_is() -> None:
+    for entry in DATASETS.entries():
+        assert entry.text.endswith("."), entry
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda folder: [path.unlink() for path in folder.glob("frost[3-6].png")],
+            "found 2 frost photographs, expected",
+        ),
+        (
+            lambda folder: (folder / "frost4.png").write_text("no"),
+            "a frost photograph is not a readable picture",
+        ),
+    ],
+    ids=["some are missing", "one is broken"],
+)
+def test_some_photographs_of_frost_are_no_frost(
+    textures: Path, change: Callable[[Path], object], sentence: str
+) -> None:
+    """Two of five are other probabilities and other ice: neither the published corruption nor the painted one."""
+    change(textures / "frost")
+    frost_textures.cache_clear()
+    with pytest.raises(DataError, match=sentence):
+        Corruption("frost", 3).name(Place(root=textures))

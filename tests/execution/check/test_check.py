@@ -1,0 +1,300 @@
+"""Finished models of other people: what they are called, what is asked of them, and what comes out."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from evalsuite.cli import main as cli
+from evalsuite.cli.tables import print_verdicts
+from evalsuite.config.manifest import manifest, named
+from evalsuite.errors import CheckpointError, SuiteError
+from evalsuite.execution import check as checking
+from evalsuite.execution.check import Question, junit, settings, suite_of, verdicts
+from evalsuite.models.architectures.base import assemble, core
+from evalsuite.types import Given
+
+WIDTHS = (8, 12, 16, 16)
+Answer = Callable[..., int]
+
+
+def test_a_good_model_passes_and_a_bad_one_fails(
+    answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = ["--candidate", str(shelf / "light.safetensors"), "--out"]
+    assert answer(*good, str(tmp_path / "good")) == 0
+    assert "pass" in capsys.readouterr().out
+    both = [*good, str(tmp_path / "both"), "--candidate", str(shelf / "heavy.safetensors"), "--json"]
+    assert answer(*both, "--junit", str(tmp_path / "junit.xml")) == 1
+    rows = pd.DataFrame(json.loads(capsys.readouterr().out))
+    passed = rows.groupby("candidate")["passed"].all()
+    assert passed.to_dict() == {"light": True, "heavy": False}
+    ratios = rows.groupby("candidate")["ratio"].first()
+    assert ratios["light"] == pytest.approx(0.2, abs=1e-3)  # measured: nobody said it
+    assert ratios["heavy"] == pytest.approx(0.97, abs=1e-3)
+    assert (rows["drop"] - (rows["parent"] - rows["value"])).abs().max() < 1e-12
+    assert set(rows.query("candidate == 'heavy'")["shown"]) == {
+        "open"
+    }  # it has no numbers: no gate lets it in
+    page = (tmp_path / "both" / "index.html").read_text("utf-8")
+    assert "heavy" in page
+    cases = ET.parse(tmp_path / "junit.xml").getroot()  # noqa: S314  # our own file
+    failures = {suite.get("name"): int(suite.get("failures", 0)) for suite in cases}
+    assert failures["light"] == 0
+    assert failures["heavy"] > 0
+
+
+def test_the_command_in_the_record_runs_it_again(answer: Answer, shelf: Path, tmp_path: Path) -> None:
+    assert answer("--candidate", str(shelf / "light.safetensors"), "--out", str(tmp_path / "run")) == 0
+    record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert record["command"].startswith("python -m evalsuite check --parent")
+    assert str(shelf / "light.safetensors") in record["command"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--candidate", "nowhere.pt"], r"candidate nowhere.pt: no such file"),
+        ([], "no candidates|neither|none"),
+        (["--candidate", "{shelf}/light.safetensors", "--metric", "acuracy"], "did you mean 'accuracy'"),
+        (["--candidate", "{shelf}/light.safetensors", "--tolerance", "accuracy"], "expected metric=number"),
+        (["--candidate", "{shelf}/light.safetensors", "--tolerance", "accuracy=much"], "expected a number"),
+        (["--candidate", "{shelf}/battery.toml"], "battery.toml"),
+        (["--candidate", "{shelf}/light.safetensors", "--mean", "0.5"], "mean"),
+    ],
+    ids=["no file", "no candidates", "metric", "pair", "number", "no weights", "one mean"],
+)
+def test_mistakes_are_one_sentence_and_write_nothing(
+    words: list[str],
+    sentence: str,
+    answer: Answer,
+    shelf: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    filled = [word.replace("{shelf}", str(shelf)) for word in words]
+    assert answer(*filled, "--out", str(tmp_path / "run")) == 2
+    said = capsys.readouterr().err
+    assert pd.Series([said]).str.contains(sentence).all(), said
+    assert not (tmp_path / "run" / "measurements.csv").exists()
+
+
+def test_a_claimed_ratio_is_checked(answer: Answer, shelf: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "models.csv"
+    listed.write_text(f"file,method,ratio\n{shelf / 'light.safetensors'},ours,0.2\n", "utf-8")
+    words = ("--manifest", str(listed), "--out", str(tmp_path / "run"))
+    assert answer(*words) == 0
+    listed.write_text(f"file,method,ratio\n{shelf / 'light.safetensors'},ours,0.5\n", "utf-8")
+    assert answer(*words) == 2
+
+
+def test_a_manifest_makes_curves(shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_text(
+        f"[[candidates]]\nfile = '{shelf / 'heavy.safetensors'}'\nmethod = 'tool'\n"
+        f"[[candidates]]\nfile = '{shelf / 'light.safetensors'}'\nmethod = 'tool'\nratio = 0.2\n",
+        "utf-8",
+    )
+    import evalsuite
+
+    question = Question(
+        parent=str(shelf / "dense.pt"),
+        candidates=manifest(tmp_path / "models.toml"),
+        model="small-cnn",
+        settings={"widths": list(WIDTHS)},
+        data={"name": "digits"},
+        suite=str(shelf / "battery.toml"),
+    )
+    run = evalsuite.run(suite_of(question, folder=tmp_path), out=tmp_path / "run")
+    found = run.thresholds().query("condition == 'clean' and seed == 'all'").iloc[0]
+    assert found["tested"].count(" ") == 1
+    assert found["potential"] == pytest.approx(0.2, abs=1e-3)
+    again = evalsuite.run(suite_of(question, folder=tmp_path), out=tmp_path / "run")
+    assert again.record["computed"] == 0
+    assert set(verdicts(again)["candidate"]) == {"tool"}
+
+
+def test_the_depth_of_a_suite_is_asked_too(shelf: Path, tmp_path: Path) -> None:
+    """With the temperatures of networks that somebody else trained, and the suite's own changes."""
+    (tmp_path / "deep.toml").write_text(
+        "depth = 'quick'\n[[evaluators]]\nname = 'attack'\nimages = 20\n[tolerances]\naccuracy = 0.01\n",
+        "utf-8",
+    )
+    question = Question(
+        parent=str(shelf / "dense.pt"),
+        candidates=(Given(str(shelf / "light.safetensors"), "light"),),
+        model="small-cnn",
+        settings={"widths": list(WIDTHS)},
+        data={"name": "digits"},
+        suite=str(tmp_path / "deep.toml"),
+    )
+    found = {one.label: one.plugin for one in suite_of(question, folder=tmp_path).evaluators}
+    assert list(found) == ["accuracy", "corruptions", "ood", "noise", "attack", "calibration"]
+    assert (found["attack"].images, found["attack"].steps) == (20, 10)  # type: ignore[attr-defined]  # an Attack
+    assert found["calibration"].held_out == "cross-fit"  # type: ignore[attr-defined]  # a Calibration
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("file\na/x.pt\n", [Given("a/x.pt", "x")]),
+        (
+            "file,method,seed,masks,ratio,bypass\na.pt, m , 2 ,b.pt,0.5,layer1.0.conv1 layer2\n",
+            [Given("a.pt", "m", 2, "b.pt", ("layer1.0.conv1", "layer2"), 0.5)],
+        ),
+    ],
+    ids=["file alone", "everything"],
+)
+def test_csv_manifest(text: str, expected: list[Given], tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(text, "utf-8")
+    assert list(manifest(tmp_path / "m.csv")) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "lists no candidates"),
+        ("file,method\n", "lists no candidates"),
+        ("path,method\na.pt,m\n", "unknown key 'path'"),
+        ("method\nm\n", "'file' is missing"),
+        ("file,seed\na.pt,one\n", "key 'seed'"),
+        ("file,ratio\na.pt,half\n", "key 'ratio'"),
+    ],
+    ids=["empty", "header alone", "unknown column", "no file", "seed in words", "ratio in words"],
+)
+def test_mistakes_in_a_manifest(text: str, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text(text, "utf-8")
+    with pytest.raises(SuiteError, match=sentence):
+        manifest(tmp_path / "m.csv")
+    with pytest.raises(SuiteError, match="cannot be read"):
+        manifest(tmp_path / "other.csv")
+
+
+def test_candidates_are_named_as_shortly_as_tells_them_apart() -> None:
+    assert [one.method for one in named(["a/x.pt", "b/y.pth.tar"])] == ["x", "y"]
+    assert [one.method for one in named(["a/x.pt", "b/x.pt"])] == ["a/x.pt", "b/x.pt"]
+    assert [one.method for one in named(["a/dense.pt"])] == ["a/dense.pt"]  # the parent's name is taken
+    with pytest.raises(CheckpointError, match="twice"):
+        named(["a/x.pt", "a/x.pt"])
+
+
+def test_settings() -> None:
+    assert settings(["a=1", "b=0.5", "c=x,2", "d=A"]) == {"a": 1, "b": 0.5, "c": ["x", 2], "d": "A"}
+    with pytest.raises(SuiteError, match="expected key=value"):
+        settings(["=1"])
+
+
+def test_junit_says_what_could_not_be_measured() -> None:
+    row: dict[str, Any] = dict.fromkeys(checking.COLUMNS, float("nan"))
+    row |= {
+        "candidate": "m",
+        "metric": "accuracy",
+        "condition": "clean",
+        "passed": False,
+        "reason": "no gradients <>",
+    }
+    text = junit(pd.DataFrame([row])).decode()
+    assert "could not be measured: no gradients &lt;&gt;" in text
+
+
+def test_a_doubted_number_passes_with_its_doubt(capsys: pytest.CaptureFixture[str]) -> None:
+    row: dict[str, Any] = dict.fromkeys(checking.COLUMNS, 0.5)
+    row |= {"candidate": "m", "metric": "robust_accuracy", "condition": "worst/2:255", "shown": "open"}
+    row |= {"passed": True, "reason": "", "flags": "The gradient is zero on 9 of 10 images <>."}
+    found = pd.DataFrame([row, row | {"metric": "accuracy", "flags": ""}])
+    case, other = ET.fromstring(junit(found)).iter("testcase")  # noqa: S314  # our own file
+    assert case.findtext("system-out") == "Doubted: The gradient is zero on 9 of 10 images <>."
+    assert other.find("system-out") is None
+    print_verdicts(found)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "m, robust_accuracy on worst/2:255: The gradient is zero on 9 of 10 images <>." in printed
+    assert "accuracy on worst/2:255: The" not in printed.replace("robust_accuracy", "")
+
+
+def test_the_architecture_is_guessed_where_nobody_names_it(tmp_path: Path) -> None:
+    from evalsuite.models.architectures.resnet import ResNet20
+
+    torch.manual_seed(0)
+    torch.save(core(assemble(ResNet20(shortcut="B"))).state_dict(), tmp_path / "dense.pt")
+    question = Question(
+        parent=str(tmp_path / "dense.pt"), candidates=(Given("x.pt", "x"),), data={"name": "digits"}
+    )
+    guessed = suite_of(question, folder=tmp_path).model
+    assert guessed.name == "resnet20"
+    assert guessed.settings["shortcut"] == "B"
+
+
+def test_inspect_says_what_is_there(
+    shelf: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["evalsuite", "inspect", str(shelf / "heavy.safetensors"), "--parent", str(shelf / "dense.pt")]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    said = capsys.readouterr().out
+    assert "safetensors" in said
+    assert "of the parent's parameters are gone" in said
+    monkeypatch.setattr("sys.argv", [*words, "--json"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert json.loads(capsys.readouterr().out)["ratio"] == pytest.approx(0.97, abs=1e-3)
+
+
+def test_a_candidate_as_dense_as_its_parent_is_judged_and_lies_on_no_curve(
+    answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = torch.load(shelf / "dense.pt", weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "again.pt")
+    words = ["--candidate", str(tmp_path / "again.pt"), "--json", "--out", str(tmp_path / "run")]
+    assert answer(*words) == 0
+    rows = pd.DataFrame(json.loads(capsys.readouterr().out))
+    assert set(rows["ratio"]) == {0.0}
+    assert (rows["drop"] == 0).all()
+    assert answer(*words, "--candidate", str(shelf / "heavy.safetensors")) == 1
+    assert {"again", "heavy"} == {row["candidate"] for row in json.loads(capsys.readouterr().out)}
+    found = pd.read_csv(tmp_path / "run" / "thresholds.csv")
+    assert set(found["method"]) == {"heavy"}
+
+
+def test_a_measured_drop_is_no_proof(
+    answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A copy of the parent loses nothing on 899 images; that alone allows a drop of 0.0033 on all others."""
+    weights = torch.load(shelf / "dense.pt", weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "again.pt")
+    words = [
+        "--candidate",
+        str(tmp_path / "again.pt"),
+        "--out",
+        str(tmp_path / "run"),
+        "--metric",
+        "accuracy",
+    ]
+    strict = [*words, "--tolerance", "accuracy=0.003"]
+    assert answer(*strict) == 0
+    assert "pass (0 of 2 shown)" in capsys.readouterr().out
+    assert answer(*strict, "--proof", "--junit", str(tmp_path / "junit.xml")) == 1
+    assert "do not show at 95 % that it is no more" in (tmp_path / "junit.xml").read_text("utf-8")
+    capsys.readouterr()
+    assert answer(*words, "--tolerance", "accuracy=0.004", "--proof", "--json") == 0
+    assert {row["shown"] for row in json.loads(capsys.readouterr().out)} == {"commensurate"}
+    last = [name for name in weights if name.endswith(".bias")][-1]
+    weights[last] = weights[last] + 1000 * (torch.arange(10) == 3)  # everything is a three
+    torch.save(weights, tmp_path / "threes.pt")
+    assert answer("--candidate", str(tmp_path / "threes.pt"), "--out", str(tmp_path / "threes")) == 1
+    assert "FAIL 2 of 2 (2 shown)" in capsys.readouterr().out
+
+
+def test_a_candidate_denser_than_its_parent_is_judged(
+    answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--parent", str(shelf / "light.safetensors"), "--candidate", str(shelf / "dense.pt")]
+    assert answer(*words, "--json", "--out", str(tmp_path / "run")) == 0
+    assert {row["ratio"] < 0 for row in json.loads(capsys.readouterr().out)} == {True}

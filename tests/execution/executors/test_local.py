@@ -1,0 +1,261 @@
+"""Workers: the same bytes as one after the other, and workers that die, hang or cannot be had."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from evalsuite.config.suite import load
+from evalsuite.errors import UserError
+from evalsuite.evaluators.base import Evaluator
+from evalsuite.execution import scheduler as runner
+from evalsuite.execution.executors import executor
+from evalsuite.execution.executors.local import Local, Worker
+from evalsuite.execution.tasks import Open, Opened, Order
+from evalsuite.execution.worker import Workshop
+from evalsuite.runs.provenance import Options, identity
+from evalsuite.types import Metric, Score
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from evalsuite import Run
+    from evalsuite.evaluation import Bench
+
+TWO = Options(workers=2)
+ONE = Options(workers=1, executor="local")
+
+HURT = '''
+import os, signal, time
+from dataclasses import dataclass
+from pathlib import Path
+from evalsuite import evaluators
+from evalsuite.datasets.views import View
+from evalsuite.evaluators.base import Evaluator
+from evalsuite.types import Metric, Score
+
+@evaluators.register("hurt")
+@dataclass(frozen=True)
+class Hurt(Evaluator):
+    """Does something terrible, as often as lines are left in a file."""
+
+    flag: str = ""
+    how: str = "die"
+    metrics = (Metric("mood", True, "fraction", "How it feels."),)
+    needs = (View(),)
+
+    def evaluate(self, bench):
+        if bench.parent is not bench and self._unlucky():
+            if self.how == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if self.how == "memory":
+                raise MemoryError("nothing left")
+            if self.how == "exit":
+                raise SystemExit(3)
+            if self.how == "sleep":
+                time.sleep(60)
+            if self.how == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+        yield Score("mood", "clean", evidence={"test": bench.outputs(View()).correct})
+        yield Score("mood", f"batch", value=float(bench.batch_size), n=1)
+
+    def _unlucky(self):
+        path = Path(self.flag)
+        left = int(path.read_text() or 0)
+        path.write_text(str(max(left - 1, 0)))
+        return left > 0
+'''
+
+FEW = """
+name = "few"
+seeds = [0]
+ratios = [0.5, 0.8]
+plugins = ["hurt.py"]
+[data]
+name = "digits"
+[model]
+name = "small-cnn"
+widths = [8, 12, 16, 16]
+[recipe]
+epochs = 1
+[resources]
+LIMIT
+[[producers]]
+name = "magnitude"
+[[evaluators]]
+name = "accuracy"
+[[evaluators]]
+name = "hurt"
+flag = "FLAG"
+how = "HOW"
+[[evaluators]]
+name = "calibration"
+"""
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    """Every cell and candidate of a run folder."""
+    files = [*path.rglob("*.cell"), *path.rglob("candidates/*/*/*.*")]
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+
+
+def hurting(folder: Path, *, times: int, how: str, limit: str = "") -> Path:
+    """A suite with one test that hurts its worker so many times."""
+    (folder / "hurt.py").write_text(HURT)
+    (folder / "flag").write_text(str(times))
+    text = FEW.replace("FLAG", str(folder / "flag")).replace("HOW", how).replace("LIMIT", limit)
+    path = folder / "few.toml"
+    path.write_text(text)
+    return path
+
+
+def reasons(found: Run) -> dict[tuple[float, str], str]:
+    failed = found.failures.drop_duplicates(["target_ratio", "evaluator"])
+    rows: list[Any] = list(failed.itertuples())
+    return {(row.target_ratio, row.evaluator): row.reason for row in rows}
+
+
+def test_two_workers_write_the_same_bytes_as_one_after_the_other(
+    done: Run, tiny: Path, tmp_path: Path
+) -> None:
+    steps: list[runner.Step] = []
+    runner.run(tiny, out=tmp_path / "two", options=TWO, progress=steps.append)
+    assert contents(tmp_path / "two") == contents(done.path)
+    assert [step.done for step in steps] == list(range(1, 36))
+    assert {(step.total, step.computed) for step in steps} == {(35, True)}
+    assert not list((tmp_path / "two").glob("run.lock*"))
+    assert not (tmp_path / "two" / "running.json").exists()
+
+
+def test_devices_are_dealt_to_workers_in_turn(tiny: Path, tmp_path: Path) -> None:
+    order = Order(load(tiny), tmp_path)
+    hands = executor("local", order, Workshop(order), devices=("cuda:0", "cuda:1"), workers=3)
+    assert isinstance(hands, Local)
+    assert [one.device for one in hands._orders] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert hands.slots == 3
+
+
+def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again(tmp_path: Path) -> None:
+    suite = hurting(tmp_path, times=1, how="die")
+    hurt = runner.run(suite, out=tmp_path / "hurt", options=TWO)
+    assert hurt.failures.empty
+    whole = runner.run(suite, out=tmp_path / "whole")
+    assert contents(hurt.path) == contents(whole.path)
+
+
+def test_a_cell_that_kills_its_worker_twice_has_a_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
+    found = runner.run(
+        hurting(tmp_path, times=2, how="die"),
+        out=tmp_path / "run",
+        options=Options(workers=1, executor="local"),
+    )
+    (only,) = reasons(found).items()
+    assert only[0] == (0.5, "hurt")
+    assert only[1] == "its process was killed by SIGKILL; the system kills what takes too much memory"
+    again = runner.run(tmp_path / "few.toml", out=tmp_path / "run", options=TWO)
+    assert again.failures.empty
+    assert again.record["computed"] == 1
+
+
+@pytest.mark.parametrize("executor", ["serial", "local"])
+def test_a_cell_over_its_time_limit_is_tried_once_more(executor: str, tmp_path: Path) -> None:
+    suite = hurting(tmp_path, times=3, how="sleep", limit="time_limit = 0.5")
+    begun = time.monotonic()
+    found = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
+    assert time.monotonic() - begun < 50
+    assert reasons(found) == {
+        (
+            0.5,
+            "hurt",
+        ): "TimeLimitError: it took longer than its limit of 0.5 s; raise the limit or make it smaller"
+    }
+
+
+def test_a_worker_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evalsuite.execution.executors.local.GRACE", 0.5)
+    suite = hurting(tmp_path, times=2, how="stop", limit="time_limit = 2")
+    found = runner.run(suite, out=tmp_path / "run", options=ONE)
+    assert reasons(found) == {(0.5, "hurt"): "it did not come back within its time limit, and was killed"}
+
+
+@pytest.mark.parametrize("executor", ["serial", "local"])
+def test_out_of_memory_is_tried_again_with_half_the_batch(executor: str, tmp_path: Path) -> None:
+    suite = hurting(tmp_path, times=1, how="memory")
+    found = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
+    assert found.failures.empty
+    sizes = found.measurements.query("condition == 'batch'").set_index("target_ratio")["value"]
+    assert dict(sizes) == {0.0: 32, 0.5: 16, 0.8: 32}
+
+
+def test_a_suite_that_cannot_be_sent_is_told_how(suite_file: Callable[..., Path], tmp_path: Path) -> None:
+    suite = load(suite_file())
+
+    @dataclass(frozen=True)
+    class Local(Evaluator):
+        metrics = (Metric("mood", True, "fraction", "How it feels."),)
+        needs = ()
+
+        def evaluate(self, bench: Bench) -> Iterator[Score]:
+            yield Score("mood", "clean", value=float(bench.batch_size), n=1)
+
+    broken = replace(suite, evaluators=(replace(suite.evaluators[0], plugin=Local()),))
+    with pytest.raises(
+        UserError, match=r"cannot be sent to another process .*in a file that the suite names"
+    ):
+        runner.run(broken, out=tmp_path / "run", options=TWO)
+
+
+def test_a_worker_imports_nothing_from_the_folder_that_it_happens_to_be_in(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A console script does not look there either; a folder called like a package is common."""
+    (tmp_path / "evalsuite.py").write_text("raise SystemExit('the wrong one')\n")
+    monkeypatch.chdir(tmp_path)
+    hands = Local([Order(load(tiny), tmp_path / "run")])
+    try:
+        hands.submit(Open(7))
+        said = hands.event(100.0)
+    finally:
+        hands.close()
+    assert said is not None
+    assert isinstance(said[1], Opened)
+
+
+def test_an_interrupt_from_the_terminal_is_not_for_workers(tiny: Path, tmp_path: Path) -> None:
+    """It goes to every process of a group, and one that is still importing would say so at length."""
+    worker = Worker(Order(load(tiny), tmp_path / "run"))
+    try:
+        assert os.getpgid(worker.process.pid) == worker.process.pid != os.getpgid(0)
+    finally:
+        worker.kill()
+
+
+@pytest.mark.parametrize(("name", "found"), [("torch", r" \(.*, expected 1.0\)"), ("code", "")])
+def test_a_worker_with_other_code_than_the_run_computes_nothing(
+    name: str, found: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = {**identity(), name: "1.0"}
+    monkeypatch.setattr("evalsuite.execution.executors.identity", lambda: other)
+    with pytest.raises(
+        UserError, match=f"a worker cannot start: .* another {name} than the run{found}; install"
+    ):
+        runner.run(tiny, out=tmp_path / "run", options=TWO)
+    assert not list((tmp_path / "run").rglob("*.cell"))
+
+
+def test_one_after_the_other_is_not_for_several_workers(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="found 2 workers for the executor serial, which is one"):
+        runner.run(tiny, out=tmp_path / "run", options=Options(workers=2, executor="serial"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("executor", ["serial", "local"])
+def test_a_test_that_exits_does_not_end_the_run(executor: str, tmp_path: Path) -> None:
+    suite = hurting(tmp_path, times=2, how="exit")
+    found = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
+    assert reasons(found) == {(0.5, "hurt"): "SystemExit: 3"}

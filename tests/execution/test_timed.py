@@ -1,0 +1,67 @@
+"""A test that reads a clock in a run: measured once, again on another machine, counted in plans, an axis of curves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from evalsuite import Run, api
+from evalsuite.execution import dry_run, schedule
+from evalsuite.report.curves import curves
+
+CUT = '[[evaluators]]\nname = "corruptions"'
+LATENCY = '[[evaluators]]\nname = "latency"\nrepeats = 7\nwarm_up = 1\nbatch_size = 8\n'
+ACCURACY = "[tolerances]\naccuracy = 0.05\n"
+
+
+@pytest.fixture
+def timed(suite_file: Callable[..., Path]) -> Path:
+    """Three networks, their accuracy and their times."""
+    text = suite_file().read_text()
+    few = text.partition(CUT)[0].replace("[0.5, 0.8]", "[0.8]").replace("epochs = 2", "epochs = 1")
+    return suite_file(text=few + LATENCY + ACCURACY)
+
+
+def cells(path: Path) -> dict[str, bytes]:
+    return {str(cell): cell.read_bytes() for cell in sorted((path / "cells").rglob("latency.cell"))}
+
+
+def test_times_are_measured_once_and_again_on_another_machine(
+    timed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = {line.what: line for line in dry_run.plan(timed, out=tmp_path / "run")}
+    assert lines["latency"].left == 3
+    assert (
+        lines["latency"].images == 3 * 2 * 8 * 8
+    )  # the gates look at the test images, which the first test passed
+    found = api.run(timed, out=tmp_path / "run")
+    before = cells(found.path)
+    assert len(before) == 3
+    api.run(timed, out=tmp_path / "run")
+    assert cells(found.path) == before
+    monkeypatch.setattr(schedule, "hardware", lambda _: {"processor": "another"})
+    left = {line.what: line.left for line in dry_run.plan(timed, out=tmp_path / "run")}
+    assert {what: count for what, count in left.items() if count} == {"latency": 3}
+    _draws(found)
+
+
+def _draws(found: Run) -> None:
+    """Both times are axes of the page's curves, for each candidate what was measured."""
+    told = curves(api.findings(found))
+    table = found.measurements[found.measurements["evaluator"] == "latency"]
+    names = ["latency batch of 8", "latency_ratio batch of 8"]
+    assert list(told["axes"])[-2:] == names
+    assert told["axes"][names[0]] == "Measured milliseconds per image, batch of 8"
+    for name in names:
+        rows = table[table["metric"] == name.partition(" ")[0]]
+        shown = {one["method"]: one[name] for one in told["candidates"]}
+        assert shown == dict(zip(rows["method"], rows["value"], strict=True))
+        curve = next(one for one in told["curves"] if one["metric"] == name.partition(" ")[0])
+        for index, value, low, high in curve["points"]:
+            mine = table[table["method"] == told["candidates"][index]["method"]].set_index("metric")["value"]
+            metric = curve["metric"]
+            assert value == mine[metric]
+            assert [low, high] == pytest.approx([mine[f"{metric}_lower"], mine[f"{metric}_upper"]], rel=1e-5)
+    assert "latency" not in set(found.thresholds()["metric"])  # times describe until a suite sets a tolerance

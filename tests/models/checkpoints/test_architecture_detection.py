@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from evalsuite.errors import CheckpointError
+from evalsuite.models import MODELS
+from evalsuite.models.architectures.base import core
+from evalsuite.models.architectures.cnn import SmallCNN
+from evalsuite.models.checkpoints.architecture_detection import fits, guess, nearest, signature
+from evalsuite.models.surgery.removal import channel_groups, remove_channels
+
+Build = Callable[..., nn.Module]
+
+KNOWN: list[tuple[str, dict[str, Any]]] = [
+    ("resnet20", {}),
+    ("resnet56", {"shortcut": "B"}),
+    ("vgg16-bn", {"bias": False}),
+    ("wide-resnet", {"depth": 16, "width": 8}),
+    ("wide-resnet", {"depth": 40, "width": 2}),
+    ("densenet22", {}),
+    ("preresnet", {"depth": 29, "selection": True}),
+    ("preresnet", {"depth": 29, "selection": False}),
+    ("resnet4b", {}),
+    ("small-cnn", {}),
+    ("torchvision:resnet18", {}),
+    ("torchvision:resnet34", {}),
+    ("torchvision:mobilenet_v2", {}),
+    ("torchvision:squeezenet1_1", {}),
+    ("torchvision:regnet_y_400mf", {}),
+]
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    return dict(core(model).state_dict())
+
+
+def hollow(reference: str, classes: int) -> dict[str, Tensor]:
+    """Tensors of the right shapes that take no memory."""
+    return {
+        name: torch.empty([classes if side == 1009 else side for side in shape], device="meta")
+        for name, shape in signature(reference).items()
+    }
+
+
+@pytest.mark.parametrize(("reference", "settings"), KNOWN, ids=str)
+def test_every_network_is_known_by_its_tensors(
+    build: Build, reference: str, settings: dict[str, Any]
+) -> None:
+    found = guess(tensors(build(reference, classes=13, **settings)))
+    assert (found.reference, found.shrunk) == (reference, False)
+    assert found.settings == {**settings, "classes": 13}
+    assert found.architecture.classes == 13
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet50", "wide_resnet50_2", "resnext50_32x4d", "vit_h_14", "densenet121"]
+)
+def test_members_of_a_family_are_told_apart_without_memory(name: str) -> None:
+    found = fits(hollow(f"torchvision:{name}", 1000))
+    assert (found[0].reference, found[0].shrunk) == (f"torchvision:{name}", False)
+    assert found[0].settings == {"classes": 1000}
+
+
+def test_other_names_of_head_and_shortcut_and_missing_counters_are_forgiven(build: Build) -> None:
+    weights = {
+        name.replace("linear", "fc").replace("shortcut", "downsample"): tensor
+        for name, tensor in tensors(build("resnet20", shortcut="B")).items()
+        if "num_batches_tracked" not in name
+    }
+    assert guess(weights).settings == {"shortcut": "B", "classes": 10}
+
+
+@pytest.mark.parametrize("reference", ["resnet20", "vgg16-bn", "torchvision:resnet18"])
+def test_fewer_channels_are_a_shrunk_network(build: Build, reference: str) -> None:
+    model = build(reference)
+    keep = {group.conv: torch.arange(0, group.channels, 2) for group in channel_groups(model)}
+    found = guess(tensors(remove_channels(model, keep)))
+    assert (found.reference, found.shrunk) == (reference, True)
+    assert found.architecture.classes == 10
+
+
+def test_groups_tell_shrunk_members_of_a_family_apart(
+    build: Build, torch_pruned: Callable[..., None]
+) -> None:
+    model = build("torchvision:resnext50_32x4d")
+    torch_pruned(core(model), 10, shared=False, ratio=0.5)
+    assert len(fits(tensors(model))) > 1
+    assert guess(tensors(model)).reference == "torchvision:resnext50_32x4d"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: w.update({"conv1.weight": torch.zeros(16, 3, 5, 5)}),
+        lambda w: w.update({"conv1.weight": torch.zeros(16, 3, 1, 1)}),
+        lambda w: w.update({"conv1.weight": torch.zeros(17, 3, 3, 3)}),
+        lambda w: w.update({"conv1.weight": torch.zeros(0, 3, 3, 3)}),
+        lambda w: w.update({"conv1.weight": torch.zeros(16, 3, 3)}),
+        lambda w: w.update({"linear.bias": torch.zeros(9)}),
+        lambda w: w.pop("bn1.bias"),
+        lambda w: w.update({"extra": torch.zeros(1)}),
+    ],
+)
+def test_what_does_not_fit_is_said_with_the_nearest(
+    build: Build, change: Callable[[dict[str, Tensor]], object]
+) -> None:
+    weights = tensors(build("resnet20"))
+    change(weights)
+    with pytest.raises(
+        CheckpointError, match=r"fit no architecture .*nearest: resnet20 \(\d+% of the names .*name the arch"
+    ):
+        guess(weights)
+
+
+def test_the_nearest_are_those_with_the_most_common_names(build: Build) -> None:
+    weights = tensors(build("torchvision:resnet18"))
+    del weights["fc.bias"]
+    names, shares = zip(*nearest(weights), strict=True)
+    assert names[0] == "torchvision:resnet18"
+    assert shares[0] == 101 / 102  # 20 convolutions, 20 norms of four tensors, weight and bias of the head
+    assert list(shares) == sorted(shares, reverse=True)
+    with pytest.raises(CheckpointError, match="or torchvision knows; name the architecture"):
+        guess({"strange": torch.zeros(3)})
+
+
+def test_two_that_fit_are_both_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Twin(SmallCNN):
+        """Is another network of the same shapes."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Demanding(SmallCNN):
+        """Cannot be built without a setting, so it is never guessed."""
+
+        origin: str
+
+    monkeypatch.setattr(MODELS, "_loaded", {**MODELS._loaded, "twin": Twin, "demanding": Demanding})
+    with pytest.raises(CheckpointError, match="fit several known architectures: small-cnn, twin; name one"):
+        guess(tensors(build("small-cnn")))
+    shrunk = tensors(build("small-cnn", widths=[4, 5, 6, 7]))
+    with pytest.raises(CheckpointError, match="small-cnn, twin; name one"):
+        guess(shrunk)
+
+
+def test_guessing_draws_no_random_numbers(build: Build) -> None:
+    weights = tensors(build("small-cnn"))
+    state = torch.random.get_rng_state()
+    signature.cache_clear()
+    assert guess(weights).reference == "small-cnn"
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_signatures_take_no_memory_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    built: list[nn.Module] = []
+    original = SmallCNN.network
+
+    def network(self: SmallCNN) -> nn.Module:
+        built.append(original(self))
+        return built[0]
+
+    monkeypatch.setattr(SmallCNN, "network", network)
+    signature.cache_clear()
+    assert signature("small-cnn")["layer1.conv.weight"] == (48, 24, 3, 3)
+    assert built[0].get_parameter("layer1.conv.weight").is_meta

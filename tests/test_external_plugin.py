@@ -1,0 +1,76 @@
+"""Plug-ins of another package are found by entry points: installed, listed, conforming, and used in a run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+SUITE = """
+name = "outside"
+ratios = [0.5]
+[data]
+name = "digits"
+[model]
+name = "slim"
+[recipe]
+epochs = 1
+[[producers]]
+name = "tail"
+[[evaluators]]
+name = "doubt"
+[[evaluators]]
+name = "ood"
+far = ["greys"]
+[tolerances]
+doubt = 0.5
+"""
+CHECKS = """
+from evalsuite.evaluators import EVALUATORS
+from evalsuite.models import MODELS
+from evalsuite.models.architectures.base import assemble
+from evalsuite.producers import PRODUCERS
+from evalsuite.testing import check_evaluator, check_model, check_producer
+check_producer(PRODUCERS.get("tail")())
+check_evaluator(EVALUATORS.get("doubt")())
+check_model(assemble(MODELS.get("slim")()))
+"""
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which the package in ``outside`` is installed."""
+    site = tmp_path_factory.mktemp("site")
+    install = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
+    subprocess.run([sys.executable, *install, "--target", str(site), str(HERE / "outside")], check=True)
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(HERE.parent)])}
+
+
+def test_its_plugins_are_listed_with_their_place(environment: dict[str, str]) -> None:
+    for kind, name, place in (
+        ("producers", "tail", "evalsuite_outside:Tail"),
+        ("evaluators", "doubt", "evalsuite_outside:Doubt"),
+        ("datasets", "greys", "evalsuite_outside:Greys"),
+        ("models", "slim", "evalsuite_outside:Slim"),
+    ):
+        command = [sys.executable, "-m", "evalsuite", "list", kind]
+        listed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+        line = next(line for line in listed.splitlines() if line.startswith(name))
+        assert line.endswith(place)
+
+
+def test_they_conform_and_run(environment: dict[str, str], tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", CHECKS], env=environment, check=True)
+    (tmp_path / "outside.toml").write_text(SUITE, "utf-8")
+    command = [sys.executable, "-m", "evalsuite", "run", "outside.toml", "--out", "run"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    table = (tmp_path / "run" / "thresholds.csv").read_text("utf-8")
+    assert "tail,nonzero,0,doubt,clean" in table
+    assert "greys" in (tmp_path / "run" / "measurements.csv").read_text("utf-8")
