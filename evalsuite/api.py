@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from evalsuite.config.suite import Suite, load
+from evalsuite.config.suite import Suite, load_suite
 from evalsuite.cost_axes import AXES
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import DataError
-from evalsuite.execution.check import Question, suite_of, verdicts
-from evalsuite.plugin_config import choose
+from evalsuite.execution.check import CheckRequest, suite_for, verdict_table
+from evalsuite.plugin_config import from_table
 from evalsuite.random_streams import address
 from evalsuite.report.exhibits import exhibits
 from evalsuite.report.export import export, tables
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from evalsuite.datasets.base import DataSet
     from evalsuite.evaluators.base import Evaluator
-    from evalsuite.execution.scheduler import Progress
+    from evalsuite.execution.scheduler import ProgressCallback
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def run(
     *,
     out: Path | str | None = None,
     options: Options | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
     search_for: str = "",
 ) -> Run:
     """Runs a suite and writes its report; what an earlier run finished is not computed again.
@@ -82,24 +82,24 @@ def run(
 def _keep_pictures(found: Run, suite: Suite | str | Path, options: Options) -> None:
     """Writes the pictures of a run into its folder, if they are not there: they need data and models."""
     from evalsuite.datasets.base import Place
-    from evalsuite.datasets.source import Gallery
+    from evalsuite.datasets.source import ImageSource
     from evalsuite.execution.attacked_samples import attacked
     from evalsuite.report.samples import is_kept, keep
 
     if is_kept(found):
         return
-    chosen = options.applied(suite if isinstance(suite, Suite) else load(suite))
-    gallery = Gallery(
+    chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
+    image_source = ImageSource(
         chosen.data.plugin, Place(data_root(chosen, options), options.download, chosen.seeds[0])
     )
     try:
-        attacks = attacked(found, chosen, gallery)
+        attacks = attacked(found, chosen, image_source)
     except Exception:
         log.warning(
             "no attacked images for the report", exc_info=True
         )  # a picture may not cost a run its report
         attacks = []
-    keep(found, gallery, attacks=attacks)
+    keep(found, image_source, attacks=attacks)
 
 
 def publish(found: Run | Path | str) -> Path:
@@ -142,11 +142,11 @@ def findings(run: Run) -> Findings:
 
 
 def check(
-    question: Question,
+    question: CheckRequest,
     *,
     out: Path | str = Path("reports/check"),
     options: Options | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> tuple[pd.DataFrame, Run]:
     """Compares finished models with their parent and writes the same report as `run`.
 
@@ -162,8 +162,8 @@ def check(
     Raises:
         UserError: If a file cannot be read, does not fit, or something else in the question is wrong.
     """
-    found = run(suite_of(question, folder=Path.cwd()), out=out, options=options, progress=progress)
-    return verdicts(found, proof=question.proof), found
+    found = run(suite_for(question, folder=Path.cwd()), out=out, options=options, progress=progress)
+    return verdict_table(found, proof=question.proof), found
 
 
 def evaluate(
@@ -192,13 +192,13 @@ def evaluate(
         CellError: If the model or a plug-in breaks its contract.
     """
     from evalsuite.datasets.base import Place
-    from evalsuite.datasets.source import Gallery
+    from evalsuite.datasets.source import ImageSource
     from evalsuite.evaluation import Bench
     from evalsuite.execution.measuring import scored
 
     options = options or Options()
     seed = options.seed or 0
-    gallery = Gallery(_source(data), Place(data_root(None, options), options.download, seed))
+    image_source = ImageSource(_source(data), Place(data_root(None, options), options.download, seed))
     several = (
         evaluators
         if isinstance(evaluators, Iterable) and not isinstance(evaluators, str | Mapping)
@@ -206,10 +206,10 @@ def evaluate(
     )
     rows = []
     with _unchanged(model), _unchanged(parent):
-        dense = None if parent is None else Bench(parent, gallery)
-        bench = Bench(model, gallery, parent=dense, seed=address(seed, "bench"))
+        dense = None if parent is None else Bench(parent, image_source)
+        bench = Bench(model, image_source, parent=dense, seed=address(seed, "bench"))
         chosen = list(map(_evaluator, several))
-        bench.want([view for _, evaluator in chosen for view in evaluator.features])
+        bench.request_features([view for _, evaluator in chosen for view in evaluator.features])
         for label, evaluator in chosen:
             rows += [_row(label, evaluator, score) for score in scored(evaluator, bench)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -234,7 +234,7 @@ def _row(label: str, evaluator: Evaluator, score: Score) -> tuple[Any, ...]:
 
 def _source(data: str | Table | ImageSet | DataSet) -> DataSet | ImageSet:
     if isinstance(data, str | Mapping):
-        return choose(DATASETS, data, where="data").plugin
+        return from_table(DATASETS, data, where="data").plugin
     if isinstance(data, ImageSet) and data.labels is None:
         raise DataError(f"image set {data.name!r} has no labels: expected labelled test images")
     return data
@@ -244,6 +244,6 @@ def _evaluator(evaluator: str | Table | Evaluator) -> tuple[str, Evaluator]:
     from evalsuite.evaluators import EVALUATORS
 
     if isinstance(evaluator, str | Mapping):
-        choice = choose(EVALUATORS, evaluator, where="evaluators")
+        choice = from_table(EVALUATORS, evaluator, where="evaluators")
         return choice.label, choice.plugin
     return type(evaluator).__name__.lower(), evaluator

@@ -72,7 +72,7 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
-def sweep(root: Path) -> None:
+def remove_leftovers(root: Path) -> None:
     """Removes what killed writes left behind; younger than an hour, it may be of somebody who writes now.
 
     A date in the future is that of a clock that was set back, and as old.
@@ -84,7 +84,7 @@ def sweep(root: Path) -> None:
                 path.unlink()
 
 
-def awaited(path: Path, patience: float) -> bool:
+def wait_for_file(path: Path, patience: float) -> bool:
     """Returns whether a file is there, at most `patience` seconds from now: shared folders show it late.
 
     Listing its folder makes the client of a network file system ask the server again.

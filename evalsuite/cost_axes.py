@@ -13,7 +13,7 @@ from evalsuite.registry import unknown
 if TYPE_CHECKING:
     from evalsuite.types import Cost
 
-USUAL = "nonzero"
+DEFAULT_AXIS = "nonzero"
 """The axis of the prune-potential literature, on which a ratio is counted where nobody says otherwise."""
 
 
@@ -36,7 +36,7 @@ AXES: Mapping[str, Axis] = MappingProxyType(
     {
         axis.name: axis
         for axis in (
-            Axis(USUAL, "non-zero parameters", "Parameters that are not zero"),
+            Axis(DEFAULT_AXIS, "non-zero parameters", "Parameters that are not zero"),
             Axis("prunable_nonzero", "non-zero prunable weights", "Prunable weights that are not zero"),
             Axis("parameters", "parameters", "Parameters"),
             Axis("macs", "multiply-accumulates", "Multiply-accumulates per image"),
@@ -53,7 +53,7 @@ AXES: Mapping[str, Axis] = MappingProxyType(
 """The axes by name."""
 
 
-def known(name: str) -> str:
+def known_axis(name: str) -> str:
     """Returns `name`, if it is that of an axis.
 
     Raises:
@@ -67,7 +67,7 @@ def known(name: str) -> str:
     return name
 
 
-def saved(candidate: Cost, parent: Cost, axis: str) -> float | None:
+def ratio_on_axis(candidate: Cost, parent: Cost, axis: str) -> float | None:
     """Returns ``1 - cost(candidate) / cost(parent)``; ``None`` where nobody could count one of them.
 
     A candidate that costs more than its parent has a ratio below 0. A whole program may show no parameters at all.
@@ -82,4 +82,4 @@ def share(axis: str | None) -> str:
     >>> share("packed"), share("nonzero"), share(None)
     (' of the packed bytes gone', '', '')
     """
-    return "" if axis in (None, "", USUAL) else f" of the {AXES[axis].noun} gone"
+    return "" if axis in (None, "", DEFAULT_AXIS) else f" of the {AXES[axis].noun} gone"

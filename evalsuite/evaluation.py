@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import ContractError, DataError, InvalidModelError, SkippedError
-from evalsuite.metrics import confidence, correct, nll
+from evalsuite.metrics.logits import confidence, correct, nll
 from evalsuite.model_checks import PROBE, check_model
 from evalsuite.models.features import Head, classifier, features_and_logits, head
 from evalsuite.models.inference import BATCH_SIZE, Prepared, logits, prepared
@@ -77,7 +77,7 @@ class Bench:
     Args:
         model: Takes float images in [0, 1], (B, C, H, W); returns logits (B, K). It is put into evaluation
             mode.
-        gallery: Where the images come from.
+        image_source: Where the images come from.
         parent: Bench of the unpruned network of the same seed; ``None`` if this is it.
         seed: Address of an evaluator's own draws; the same for parent and candidates.
         history: Every training that the model went through; empty where nobody knows.
@@ -86,14 +86,14 @@ class Bench:
     def __init__(
         self,
         model: nn.Module,
-        gallery: Gallery,
+        image_source: ImageSource,
         *,
         parent: Bench | None = None,
         seed: int = 0,
         history: tuple[Phase, ...] = (),
     ) -> None:
         self.model = model.eval()
-        self.gallery = gallery
+        self.image_source = image_source
         self.seed = seed
         self.history = history
         self.batch_size = BATCH_SIZE
@@ -117,11 +117,11 @@ class Bench:
         """The parent's control: an unpruned network that was trained independently; ``None`` if there is none."""
         return self.parent._control
 
-    def contrast(self, control: Bench | None) -> None:
+    def set_control(self, control: Bench | None) -> None:
         """Gives a parent its control, which its candidates share."""
         self.parent._control = control
 
-    def remember(self, key: Hashable, compute: Callable[[], Found]) -> Found:
+    def memoise(self, key: Hashable, compute: Callable[[], Found]) -> Found:
         """Returns what `compute` returned at the first call with `key`: what a parent is asked for is asked once.
 
         Args:
@@ -139,7 +139,7 @@ class Bench:
         return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
     @property
-    def ready(self) -> Prepared:
+    def inference_model(self) -> Prepared:
         """The model prepared for many passes: a copy with batch norms folded, its weights frozen."""
         if self._ready is None:
             self._ready = prepared(self.model, device=self.device)
@@ -159,21 +159,21 @@ class Bench:
         """
         return head(self._last())
 
-    def want(self, views: Collection[View]) -> None:
+    def request_features(self, views: Collection[View]) -> None:
         """Asks for the penultimate features of `views` too; tell it before their passes, or they run again."""
         self._wanted.update(views)
 
-    def allow(self, views: Collection[View] | None) -> None:
+    def restrict_inputs(self, views: Collection[View] | None) -> None:
         """Restricts what may be asked for to the `views` that an evaluator declared; ``None`` allows all."""
         self._allowed = views
 
     def images(self, view: View) -> ImageSet:
         """Returns the images of `view`."""
-        return self.gallery.images(view)
+        return self.image_source.images(view)
 
     def condition(self, view: View) -> str:
         """Returns the name of the condition that `view` shows."""
-        return self.gallery.condition(view)
+        return self.image_source.condition(view)
 
     def outputs(self, view: View) -> Outputs:
         """Returns what the model says about `view`, computed at the first call.
@@ -192,12 +192,12 @@ class Bench:
     def _passed(self, view: View) -> Outputs:
         images = self.images(view)
         if not self._outputs:
-            check_model(self.ready.model, self._logits, self.images(View()).images)
+            check_model(self.inference_model.model, self._logits, self.images(View()).images)
         if view in self._wanted and self._has_features():
             try:
                 self.passes[view] += 1
                 found, values = features_and_logits(
-                    self.ready, images.images, self._last(), device=self.device
+                    self.inference_model, images.images, self._last(), device=self.device
                 )
                 return Outputs(self._checked(values), images.labels, found)
             except SkippedError as error:  # they fail on these images: nobody gets them any more
@@ -206,7 +206,9 @@ class Bench:
         return Outputs(self._logits(images.images), images.labels)
 
     def _logits(self, images: Array) -> Array:
-        return self._checked(logits(self.ready, images, device=self.device, batch_size=self.batch_size))
+        return self._checked(
+            logits(self.inference_model, images, device=self.device, batch_size=self.batch_size)
+        )
 
     def _checked(self, found: Array) -> Array:
         if found.shape[1] != self.classes:
@@ -221,7 +223,7 @@ class Bench:
         if self._classifier is None:
             try:
                 few = self.images(View()).images[:PROBE]
-                self._classifier = classifier(self.ready, few, device=self.device)
+                self._classifier = classifier(self.inference_model, few, device=self.device)
             except SkippedError as error:
                 self._classifier = error
         if isinstance(self._classifier, SkippedError):

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Choice(Generic[T]):
+class PluginConfig(Generic[T]):
     """Is a plug-in that a suite chose.
 
     Attributes:
@@ -42,7 +42,7 @@ class Choice(Generic[T]):
         return {"name": self.name, **self.settings}
 
 
-def choose(registry: Registry[type[T]], table: Mapping[str, Any] | str, *, where: str) -> Choice[T]:
+def from_table(registry: Registry[type[T]], table: Mapping[str, Any] | str, *, where: str) -> PluginConfig[T]:
     """Returns the plug-in that a table (or a bare name) chooses.
 
     Raises:
@@ -68,17 +68,17 @@ def choose(registry: Registry[type[T]], table: Mapping[str, Any] | str, *, where
             f"{where}, {name}: found {kind.__qualname__}, expected a frozen dataclass without abstract methods "
             f"(abstract now: {missing}); mend the plug-in"
         )
-    plugin = built(kind, settings, where=f"{where}, {name}")
-    return Choice(label, name, json.loads(json.dumps(dataclasses.asdict(plugin), default=str)), plugin)
+    plugin = build(kind, settings, where=f"{where}, {name}")
+    return PluginConfig(label, name, json.loads(json.dumps(dataclasses.asdict(plugin), default=str)), plugin)
 
 
-def labelled(
+def from_tables(
     registry: Registry[type[T]],
     tables: Iterable[Mapping[str, Any]],
     *,
     where: str,
     reserved: Mapping[str, str],
-) -> tuple[Choice[T], ...]:
+) -> tuple[PluginConfig[T], ...]:
     """Returns what a list of tables chooses, with labels that tell the choices apart.
 
     Args:
@@ -90,7 +90,7 @@ def labelled(
     Raises:
         SuiteError: If a label is there twice or reserved, or a table chooses nothing.
     """
-    choices = tuple(choose(registry, table, where=where) for table in tables)
+    choices = tuple(from_table(registry, table, where=where) for table in tables)
     labels = [choice.label for choice in choices]
     for label in labels:
         if labels.count(label) > 1 or label in reserved:
@@ -101,7 +101,7 @@ def labelled(
     return choices
 
 
-def built(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
+def build(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
     """Returns an instance of a dataclass from a TOML table: keys known, values of the right type, settings sensible.
 
     Args:

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from evalsuite.datasets.base import DataSet, Place, loaded
+from evalsuite.datasets.base import DataSet, Place, load_checked
 from evalsuite.datasets.digits import Digits
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import ContractError
 from evalsuite.evaluation import Bench
@@ -108,7 +108,7 @@ def check_producer(
         ContractError: Otherwise.
     """
     plugin, parent = _parent(architecture, FewDigits(side))
-    images = loaded(FewDigits(side), "train", Place())
+    images = load_checked(FewDigits(side), "train", Place())
     before = weights_digest(parent)
     origin = Origin(plugin, 0, RECIPE)
     make = partial(_trail, producer, parent, origin=origin, images=images)
@@ -135,7 +135,7 @@ def check_producer(
 def check_evaluator(evaluator: Evaluator, *, architecture: str = "small-cnn") -> None:
     """Checks that an evaluator yields what it declares, the same every time, whatever ran before it.
 
-    The numbers of one that reads a clock (`timed`) may differ; what they are of and how many there are may not.
+    The numbers of one that reads a clock (`measures_time`) may differ; what they are of and how many there are may not.
 
     Args:
         evaluator: What to check.
@@ -145,17 +145,17 @@ def check_evaluator(evaluator: Evaluator, *, architecture: str = "small-cnn") ->
         ContractError: Otherwise.
     """
     _, parent = _parent(architecture, Digits())  # it knows enough for a temperature
-    gallery = _gallery()
+    image_source = _image_source()
     names = [metric.name for metric in evaluator.metrics]
     _expect(bool(names) and len(set(names)) == len(names), f"metrics {names}: none, or one twice")
     _expect(len(set(evaluator.needs)) == len(evaluator.needs), "an image set is in its needs twice")
-    alone = scored(evaluator, Bench(parent, gallery))
-    shared = Bench(parent, gallery)
-    shared.want(evaluator.features)
+    alone = scored(evaluator, Bench(parent, image_source))
+    shared = Bench(parent, image_source)
+    shared.request_features(evaluator.features)
     for view in reversed(evaluator.needs):
         shared.outputs(view)
     after = scored(evaluator, shared)
-    told = _names if evaluator.timed else _plain
+    told = _names if evaluator.measures_time else _plain
     _expect(told(alone) == told(after), "the scores depend on what was computed before")
     _expect(set(shared.passes.values()) <= {1}, "an image set went through the model twice")
 
@@ -188,7 +188,7 @@ def _digests(models: list[nn.Module]) -> list[str]:
 def _reloaded(plugin: Architecture, model: nn.Module) -> nn.Module:
     """The model after a trip to disk, which must not change what it says."""
     settings = to_settings(plugin)
-    images = _gallery().images(View()).images
+    images = _image_source().images(View()).images
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "candidate.safetensors")
         save(model, settings, path)
@@ -200,8 +200,8 @@ def _reloaded(plugin: Architecture, model: nn.Module) -> nn.Module:
 
 
 @cache
-def _gallery() -> Gallery:
-    return Gallery(FewDigits(), Place())
+def _image_source() -> ImageSource:
+    return ImageSource(FewDigits(), Place())
 
 
 @cache
@@ -209,7 +209,7 @@ def _parent(architecture: str | Architecture, data: DataSet) -> tuple[Architectu
     """A network that has learned a little, in evaluation mode."""
     plugin = MODELS.get(architecture)() if isinstance(architecture, str) else architecture
     origin = Origin(plugin, 0, RECIPE)
-    return plugin, origin.rewound(RECIPE.epochs, loaded(data, "train", Place()))
+    return plugin, origin.rewound(RECIPE.epochs, load_checked(data, "train", Place()))
 
 
 def _plain(scores: tuple[Score, ...]) -> list[tuple[str, str, float | None, int | None]]:

@@ -18,7 +18,7 @@ Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Split = Literal["train", "validation", "test"]
 PictureKind = Literal["broken", "corruption", "attack"]
-Status = Literal["ok", "skipped", "invalid", "error"]
+CellStatus = Literal["ok", "skipped", "invalid", "error"]
 PhaseName = Literal["pretraining", "pruning", "retraining"]
 
 NO_EVIDENCE: Mapping[str, Array] = MappingProxyType({})
@@ -131,7 +131,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Given:
+class ExternalCandidate:
     """Is a finished model that somebody else made: a ``[[candidates]]`` table of a suite, a line of a manifest.
 
     Attributes:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite import Run, api
-from evalsuite.datasets.base import DataSet, Place, loaded
+from evalsuite.datasets.base import DataSet, Place, load_checked
 from evalsuite.datasets.digits import Digits
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.errors import DataError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators import EVALUATORS
@@ -85,31 +85,31 @@ def numbered(labels: Any, *, classes: int, start: int = 0, side: int = 16) -> Im
 class Planting:
     """Is what tests make planted benches from."""
 
-    data: Callable[..., Gallery]
+    data: Callable[..., ImageSource]
     numbered: Callable[..., ImageSet]
     lookup: Callable[[Any], Lookup]
 
     def bench(self, labels: Any, table: Any, *, parent: Any = None, seed: int = 0) -> Bench:
         """The bench of a look-up model on numbered images; `parent` is the parent's table."""
-        gallery = self.data(test=self.numbered(labels, classes=np.shape(table)[1]))
-        above = None if parent is None else Bench(self.lookup(parent), gallery)
-        return Bench(self.lookup(table), gallery, parent=above, seed=seed)
+        image_source = self.data(test=self.numbered(labels, classes=np.shape(table)[1]))
+        above = None if parent is None else Bench(self.lookup(parent), image_source)
+        return Bench(self.lookup(table), image_source, parent=above, seed=seed)
 
 
-def gallery(*, seed: int = 0, **splits: ImageSet) -> Gallery:
-    return Gallery(Planted(tuple(splits.items())), Place(seed=seed))
+def image_source(*, seed: int = 0, **splits: ImageSet) -> ImageSource:
+    return ImageSource(Planted(tuple(splits.items())), Place(seed=seed))
 
 
 @pytest.fixture(scope="session")
 def planting() -> Planting:
-    """Planted image sets, galleries, models and benches."""
-    return Planting(gallery, numbered, Lookup)
+    """Planted image sets, image sources, models and benches."""
+    return Planting(image_source, numbered, Lookup)
 
 
 @pytest.fixture(scope="session")
 def few() -> ImageSet:
     """The first 96 training images of the digits."""
-    whole = loaded(Digits(), "train", Place())
+    whole = load_checked(Digits(), "train", Place())
     assert whole.labels is not None
     return ImageSet("few digits", whole.images[:96], whole.labels[:96], whole.classes)
 

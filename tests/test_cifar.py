@@ -31,7 +31,7 @@ SHORTER = {
 @pytest.fixture(scope="module")
 def shortened(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped suite with fewer images, ratios and methods."""
-    text = suite.find("cifar10-resnet20").read_text("utf-8")
+    text = suite.find_suite("cifar10-resnet20").read_text("utf-8")
     for pattern, replacement in SHORTER.items():
         text, changes = re.subn(pattern, replacement, text, count=1, flags=re.MULTILINE)
         assert changes == 1, pattern

@@ -224,7 +224,7 @@ def unspoilt(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 OTHER = Metric("other", higher_is_better=True, unit="fraction", text="Is declared by nobody.")
-NOISE = View(change=RandomNoise("uniform", 8.0))
+NOISE = View(transform=RandomNoise("uniform", 8.0))
 
 
 @dataclass

@@ -22,7 +22,7 @@ from evalsuite.models.inference import BATCH_SIZE
 
 N, K = 100, 4
 NOISE = View(
-    change=RandomNoise("uniform", 0.1)
+    transform=RandomNoise("uniform", 0.1)
 )  # less than half a level: a look-up model still knows its images
 rng = np.random.default_rng(0)
 LABELS = np.arange(N) % K
@@ -115,15 +115,15 @@ def test_agreement_is_with_the_parents_predictions(planting: Any) -> None:
 
 
 def test_views_that_were_not_declared_are_refused(bench: Bench) -> None:
-    bench.allow((View(),))
+    bench.restrict_inputs((View(),))
     bench.outputs(View())
     with pytest.raises(
         ContractError, match=r"^an evaluator asked for View\(.*RandomNoise.*, which its needs do not"
     ):
         bench.outputs(NOISE)
-    bench.allow(None)
+    bench.restrict_inputs(None)
     bench.outputs(NOISE)
-    bench.allow((View(),))
+    bench.restrict_inputs((View(),))
     with pytest.raises(ContractError, match="which its needs do not name; add it there"):
         bench.outputs(NOISE)  # also when it was computed for somebody else
 
@@ -172,8 +172,8 @@ def test_the_model_is_put_into_evaluation_mode_and_stays_untouched(planting: Any
     bench.outputs(View())
     assert not any(module.training for module in model.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in bench.ready.parameters())
-    assert bench.ready is bench.ready
+    assert not any(parameter.requires_grad for parameter in bench.inference_model.parameters())
+    assert bench.inference_model is bench.inference_model
 
 
 def test_images_of_no_class_have_no_labels(planting: Any) -> None:
@@ -209,7 +209,7 @@ def tied(planting: Any, model: nn.Module | None = None) -> Bench:
 
 def test_features_come_with_the_logits_of_one_pass(planting: Any) -> None:
     bench = tied(planting)
-    bench.want((View(), FAR))
+    bench.request_features((View(), FAR))
     for view in (View(), FAR):
         outputs = bench.outputs(view)
         assert outputs.features is not None
@@ -224,7 +224,7 @@ def test_features_come_with_the_logits_of_one_pass(planting: Any) -> None:
 
 def test_features_that_nobody_wants_are_not_kept(planting: Any) -> None:
     bench = tied(planting)
-    bench.want((FAR,))
+    bench.request_features((FAR,))
     assert bench.outputs(View()).features is None
     assert bench.outputs(FAR).features is not None
 
@@ -232,7 +232,7 @@ def test_features_that_nobody_wants_are_not_kept(planting: Any) -> None:
 def test_features_that_are_wanted_late_cost_a_second_pass(planting: Any) -> None:
     bench = tied(planting)
     assert bench.outputs(View()).features is None
-    bench.want((View(),))
+    bench.request_features((View(),))
     assert bench.outputs(View()).features is not None
     bench.outputs(View())
     assert bench.passes == {View(): 2}
@@ -240,7 +240,7 @@ def test_features_that_are_wanted_late_cost_a_second_pass(planting: Any) -> None
 
 def test_a_model_without_features_passes_once_all_the_same(planting: Any) -> None:
     bench = planting.bench(LABELS, TABLE)
-    bench.want((View(),))
+    bench.request_features((View(),))
     for _ in range(2):
         assert bench.outputs(View()).features is None
     assert bench.passes == {View(): 1}
@@ -254,7 +254,7 @@ def test_features_that_fail_on_some_images_are_given_to_nobody(planting: Any) ->
         return torch.where(h[:, :1] > 60 / 255, z + 1, z)
 
     bench = tied(planting, Tied(late))
-    bench.want((View(),))
+    bench.request_features((View(),))
     assert bench.outputs(View()).features is None
     np.testing.assert_array_equal(
         bench.outputs(View()).logits, tied(planting, Tied(late)).outputs(View()).logits
@@ -273,17 +273,17 @@ def test_a_parent_is_asked_once_for_what_is_remembered(planting: Any) -> None:
         asked.append(name)
         return name.upper()
 
-    assert [bench.parent.remember("key", lambda: compute("parent")) for _ in range(2)] == ["PARENT"] * 2
-    assert bench.remember("key", lambda: compute("candidate")) == "CANDIDATE"
-    assert bench.remember("other", lambda: compute("again")) == "AGAIN"
+    assert [bench.parent.memoise("key", lambda: compute("parent")) for _ in range(2)] == ["PARENT"] * 2
+    assert bench.memoise("key", lambda: compute("candidate")) == "CANDIDATE"
+    assert bench.memoise("other", lambda: compute("again")) == "AGAIN"
     assert asked == ["parent", "candidate", "again"]
 
 
 def test_candidates_share_the_control_of_their_parent(planting: Any) -> None:
     bench = planting.bench([0, 1, 2], np.eye(3), parent=np.eye(3))
     other = planting.bench([0, 1, 2], -np.eye(3))
-    bench.contrast(None)
+    bench.set_control(None)
     assert bench.parent.control is None
-    bench.contrast(other)
+    bench.set_control(other)
     assert [bench.parent.control, bench.control] == [other, other]
-    assert Bench(other.model, other.gallery).control is None
+    assert Bench(other.model, other.image_source).control is None

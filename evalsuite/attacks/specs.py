@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.attacks.backends import autoattack, foolbox
-from evalsuite.attacks.backends.base import first_look
+from evalsuite.attacks.backends.base import misclassified
 from evalsuite.compat.calls import device_of, unit_images
 from evalsuite.datasets.views import View
 from evalsuite.errors import UnknownNameError
@@ -26,7 +26,7 @@ Kind = Literal["fixed", "minimal", "strong"]
 
 
 @dataclass(frozen=True, slots=True)
-class Weapon:
+class AttackSpec:
     """Is a kind of attack.
 
     Attributes:
@@ -50,7 +50,7 @@ class Weapon:
 
 
 @dataclass(frozen=True, slots=True)
-class Force:
+class AttackBudget:
     """Is how hard attacks try.
 
     Attributes:
@@ -65,7 +65,7 @@ class Force:
     restarts: int = 1
     queries: int = 500
 
-    def doubled(self) -> Force:
+    def doubled(self) -> AttackBudget:
         """Returns twice the steps."""
         return replace(self, steps=2 * self.steps, iterations=2 * self.iterations)
 
@@ -103,35 +103,39 @@ def target(bench: Bench, count: int) -> Target:
     """Returns the first `count` clean test images of a bench, all for 0, as a target."""
     outputs, cut = bench.outputs(View()), slice(0, count or None)
     return Target(
-        model=bench.ready,
+        model=bench.inference_model,
         images=unit_images(np.array(bench.images(View()).images[cut])),
         labels=torch.from_numpy(np.array(outputs.known[cut], dtype=np.int64)),
         right=outputs.correct[cut],
         classes=bench.classes,
         seed=bench.seed,
-        parent=None if bench.parent is bench or gradient_obstacle(bench.parent.model) else bench.parent.ready,
+        parent=None
+        if bench.parent is bench or gradient_obstacle(bench.parent.model)
+        else bench.parent.inference_model,
     )
 
 
-def _weapons() -> Mapping[str, Weapon]:
+def _attack_specs() -> Mapping[str, AttackSpec]:
     found = [
-        Weapon(one.name, one.order, "fixed", black_box=not one.needs_gradients, iterative=one.iterative)
+        AttackSpec(one.name, one.order, "fixed", black_box=not one.needs_gradients, iterative=one.iterative)
         for one in (foolbox.Attack(name, 0.0) for name in foolbox.NAMES)
     ]
-    found += [Weapon(name, foolbox.MinimalAttack(name).order, "minimal") for name in foolbox.MINIMAL_NAMES]
+    found += [
+        AttackSpec(name, foolbox.MinimalAttack(name).order, "minimal") for name in foolbox.MINIMAL_NAMES
+    ]
     for prefix, order in (("", math.inf), ("l2-", 2.0)):
         found += [
-            Weapon(f"{prefix}{name}", order, "strong", name == "square", name.startswith("apgd"))
+            AttackSpec(f"{prefix}{name}", order, "strong", name == "square", name.startswith("apgd"))
             for name in autoattack.STRONG_NAMES
         ]
     return MappingProxyType({weapon.name: weapon for weapon in found})
 
 
-WEAPONS = _weapons()
+WEAPONS = _attack_specs()
 """Name to weapon: linf where the name says nothing."""
 
 
-def weapon(name: str) -> Weapon:
+def attack_spec(name: str) -> AttackSpec:
     """Returns the weapon called `name`.
 
     Raises:
@@ -142,7 +146,7 @@ def weapon(name: str) -> Weapon:
     return WEAPONS[name]
 
 
-def check(weapon: Weapon, epsilon: float, force: Force) -> None:
+def check(weapon: AttackSpec, epsilon: float, force: AttackBudget) -> None:
     """Checks the numbers that an attack is told.
 
     Raises:
@@ -154,14 +158,14 @@ def check(weapon: Weapon, epsilon: float, force: Force) -> None:
         _strong(weapon, epsilon, force)
 
 
-class Attacker:
+class AttackRunner:
     """Attacks one target; minimal norms are searched once and serve every radius."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._norms: dict[str, Array] = {}
 
-    def norms(self, weapon: Weapon, *, steps: int = 0) -> Array:
+    def norms(self, weapon: AttackSpec, *, steps: int = 0) -> Array:
         """Returns each image's distance to the nearest adversarial, float64 (N,); see `minimal_norms`."""
         if weapon.name not in self._norms:
             at = self._target
@@ -170,7 +174,9 @@ class Attacker:
             self._norms[weapon.name] = found.cpu().numpy().astype(np.float64)
         return self._norms[weapon.name]
 
-    def broken(self, weapon: Weapon, epsilon: float, *, force: Force, among: Array | None = None) -> Array:
+    def broken(
+        self, weapon: AttackSpec, epsilon: float, *, force: AttackBudget, among: Array | None = None
+    ) -> Array:
         """Returns which images are wrong as they are or fall, bool (N,).
 
         Args:
@@ -198,7 +204,7 @@ class Attacker:
         return hit
 
 
-def transferred(target: Target, order: float, epsilon: float, *, force: Force) -> Array:
+def transferred(target: Target, order: float, epsilon: float, *, force: AttackBudget) -> Array:
     """Returns which images of a target PGD on its parent turns into some that it gets wrong, bool (N,).
 
     Args:
@@ -209,19 +215,19 @@ def transferred(target: Target, order: float, epsilon: float, *, force: Force) -
     """
     if target.parent is None:
         return np.zeros(len(target.labels), bool)
-    attack = _fixed(weapon("l2-pgd" if order == 2 else "linf-pgd"), epsilon, replace(force, restarts=1))
+    attack = _fixed(attack_spec("l2-pgd" if order == 2 else "linf-pgd"), epsilon, replace(force, restarts=1))
     shown = foolbox.last_points(target.parent, target.images, target.labels, attack=attack, seed=target.seed)
     device = device_of(target.model)
-    hit: Array = first_look(target.model, shown.to(device), target.labels.to(device)).cpu().numpy()
+    hit: Array = misclassified(target.model, shown.to(device), target.labels.to(device)).cpu().numpy()
     return hit
 
 
-def _fixed(weapon: Weapon, epsilon: float, force: Force) -> foolbox.Attack:
+def _fixed(weapon: AttackSpec, epsilon: float, force: AttackBudget) -> foolbox.Attack:
     restarts = force.restarts if weapon.iterative else 1
     return foolbox.Attack(weapon.name, epsilon, force.steps, restarts=restarts)
 
 
-def _strong(weapon: Weapon, epsilon: float, force: Force) -> autoattack.StrongAttack:
+def _strong(weapon: AttackSpec, epsilon: float, force: AttackBudget) -> autoattack.StrongAttack:
     return autoattack.StrongAttack(
         weapon.plain, epsilon, "L2" if weapon.order == 2 else "Linf",
         steps=force.iterations, restarts=force.restarts, queries=force.queries,

@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from evalsuite.attacks.backends.autoattack import playable
-from evalsuite.attacks.backends.base import first_look
-from evalsuite.attacks.specs import Attacker, Force, Target, Weapon, transferred, weapon
-from evalsuite.compat.calls import borrowed
+from evalsuite.attacks.backends.base import misclassified
+from evalsuite.attacks.specs import AttackBudget, AttackRunner, AttackSpec, Target, attack_spec, transferred
+from evalsuite.compat.calls import frozen_eval
 from evalsuite.random_streams import address
 from evalsuite.types import Array
 
-Record = dict[tuple[Weapon, float], Array]
+Record = dict[tuple[AttackSpec, float], Array]
 """Attack and radius (as the suite has it) to the images that were broken, bool (N,)."""
 
 SHARE = 0.01
@@ -47,7 +47,7 @@ _SINGLE = {math.inf: "fgsm", 2.0: "fgm"}
 
 
 @dataclass(frozen=True)
-class Doubts:
+class ValidityWarnings:
     """Are sentences about attacks in one norm.
 
     Attributes:
@@ -60,7 +60,7 @@ class Doubts:
     special: dict[tuple[str, float], list[str]] = field(default_factory=lambda: defaultdict(list))
     radius: dict[float, list[str]] = field(default_factory=lambda: defaultdict(list))
 
-    def on(self, one: Weapon, radius: float) -> tuple[str, ...]:
+    def on(self, one: AttackSpec, radius: float) -> tuple[str, ...]:
         """Returns the flags of one attack's score."""
         own = self.special.get((one.name, radius), [])
         return *self.general, *own, *self.radius.get(radius, [])
@@ -70,7 +70,7 @@ class Doubts:
         return *self.general, *self.radius.get(radius, [])
 
 
-def doubts(target: Target, record: Record, *, force: Force, probe: int) -> Doubts:
+def validity_warnings(target: Target, record: Record, *, force: AttackBudget, probe: int) -> ValidityWarnings:
     """Returns what speaks against the attacks of one norm.
 
     Args:
@@ -84,7 +84,7 @@ def doubts(target: Target, record: Record, *, force: Force, probe: int) -> Doubt
             them on the unpruned network; on all of them: the attack at a large radius.
     """
     general = _gradients(target.first(probe or LOOK))
-    found = Doubts((*general, *(_probed(target, record, force, probe) if probe else ())))
+    found = ValidityWarnings((*general, *(_probed(target, record, force, probe) if probe else ())))
     radii = sorted({radius for _, radius in record})
     for one in {one for one, _ in record}:
         if one.iterative:
@@ -99,7 +99,7 @@ def _irregular(count: int, total: int, *, share: float) -> bool:
     return count > 1 and count > share * total
 
 
-def _reversals(one: Weapon, radii: list[float], record: Record, found: Doubts) -> None:
+def _reversals(one: AttackSpec, radii: list[float], record: Record, found: ValidityWarnings) -> None:
     for small, large in pairwise(radii):
         lost = int((record[one, small] & ~record[one, large]).sum())
         if _irregular(lost, len(record[one, large]), share=SHARE):
@@ -108,9 +108,9 @@ def _reversals(one: Weapon, radii: list[float], record: Record, found: Doubts) -
             )
 
 
-def _single_steps(one: Weapon, radii: list[float], record: Record, found: Doubts) -> None:
+def _single_steps(one: AttackSpec, radii: list[float], record: Record, found: ValidityWarnings) -> None:
     """In a cascade, where the attack of one step comes second, it only had what the other left: all of that counts."""
-    single = weapon(_SINGLE[one.order])
+    single = attack_spec(_SINGLE[one.order])
     for radius in radii:
         if (single, radius) not in record:
             continue
@@ -122,7 +122,7 @@ def _single_steps(one: Weapon, radii: list[float], record: Record, found: Doubts
             )
 
 
-def _gradient_free(radius: float, record: Record, found: Doubts) -> None:
+def _gradient_free(radius: float, record: Record, found: ValidityWarnings) -> None:
     white = [hit for (one, at), hit in record.items() if at == radius and not one.black_box]
     for (one, at), hit in record.items():
         if at == radius and one.black_box and white:
@@ -135,14 +135,14 @@ def _gradient_free(radius: float, record: Record, found: Doubts) -> None:
 
 def _gradients(target: Target) -> Iterator[str]:
     """What the model says and how it slopes at the images as they are."""
-    with borrowed(target.model) as device:
+    with frozen_eval(target.model) as device:
         labels = target.labels.to(device)
         images = target.images.to(device).clone().requires_grad_()
         logits = target.model(images)
         again = target.model(images).detach()
         loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
         (slope,) = torch.autograd.grad(loss, images)
-        unequal = first_look(target.model, images.detach(), labels).cpu().numpy() == target.right
+        unequal = misclassified(target.model, images.detach(), labels).cpu().numpy() == target.right
     total = len(labels)
     flat = slope.flatten(1)
     flats = int((~flat.isfinite().all(1) | (flat == 0).all(1)).sum())
@@ -161,7 +161,7 @@ def _gradients(target: Target) -> Iterator[str]:
         )
 
 
-def _probed(target: Target, record: Record, force: Force, probe: int) -> Iterator[str]:
+def _probed(target: Target, record: Record, force: AttackBudget, probe: int) -> Iterator[str]:
     """What other attacks find on the images that withstood."""
     iterative = [one for one, _ in record if one.iterative]
     if not iterative:
@@ -186,24 +186,24 @@ def _probed(target: Target, record: Record, force: Force, probe: int) -> Iterato
 
 
 def _trials(
-    few: Target, one: Weapon, force: Force, tried: Collection[Weapon]
-) -> Iterator[tuple[Attacker, Weapon, Force, str]]:
+    few: Target, one: AttackSpec, force: AttackBudget, tried: Collection[AttackSpec]
+) -> Iterator[tuple[AttackRunner, AttackSpec, AttackBudget, str]]:
     """Who attacks again, with what, how hard, and what it is called."""
-    other = Attacker(replace(few, seed=address(few.seed, "probe")))
+    other = AttackRunner(replace(few, seed=address(few.seed, "probe")))
     prefix = "l2-" if one.order == 2 else ""
-    yield Attacker(few), one, force.doubled(), f"twice the steps of {one.name}"
+    yield AttackRunner(few), one, force.doubled(), f"twice the steps of {one.name}"
     yield other, one, force, f"as many restarts of {one.name} again"
     if few.images.shape[-2] > 4:
         asking = replace(force, queries=QUERIES)
-        yield other, weapon(f"{prefix}square"), asking, f"{QUERIES} questions without gradients"
+        yield other, attack_spec(f"{prefix}square"), asking, f"{QUERIES} questions without gradients"
     if one.order != 2:
-        yield other, weapon("linf-noise"), force, f"{force.steps} draws of random noise"
+        yield other, attack_spec("linf-noise"), force, f"{force.steps} draws of random noise"
     if playable("apgd-dlr", classes=few.classes) and not any(map(_follows_margins, tried)):
-        margin, short = weapon(f"{prefix}apgd-dlr"), replace(force, iterations=force.steps, restarts=1)
+        margin, short = attack_spec(f"{prefix}apgd-dlr"), replace(force, iterations=force.steps, restarts=1)
         yield other, margin, short, f"{force.steps} steps of {margin.name}, along the margin"
 
 
-def _follows_margins(one: Weapon) -> bool:
+def _follows_margins(one: AttackSpec) -> bool:
     """Whether an attack follows the margin, whose slope large logits cannot make vanish."""
     return one.plain in ("apgd-dlr", "apgd-t")
 
@@ -213,10 +213,10 @@ def _fell(count: int, total: int, radius: float, words: str) -> Iterator[str]:
         yield f"Of {total} images, {count} that withstood radius {radius:g} fell to {words}."
 
 
-def _large(few: Target, one: Weapon, force: Force) -> Iterator[str]:
+def _large(few: Target, one: AttackSpec, force: AttackBudget) -> Iterator[str]:
     """Nothing withstands a radius at which every image can become any other's equal."""
     epsilon = LARGE * math.sqrt(few.images[0].numel()) if one.order == 2 else LARGE
-    right = ~Attacker(few).broken(one, epsilon, force=force)
+    right = ~AttackRunner(few).broken(one, epsilon, force=force)
     total = len(right)
     count = int(right.sum())
     if _irregular(count - math.ceil(total / few.classes), total, share=SHARE):

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
     from evalsuite.execution.dry_run import Line
-    from evalsuite.execution.scheduler import Progress, Step
-    from evalsuite.models.checkpoints.architecture_detection import Identity
+    from evalsuite.execution.scheduler import CellProgress, ProgressCallback
+    from evalsuite.models.checkpoints.architecture_detection import ArchitectureMatch
     from evalsuite.models.checkpoints.inspection import Inspection, LayerContent
     from evalsuite.models.exported.contents import ProgramContent
-    from evalsuite.runs.status import Status
+    from evalsuite.runs.status import RunStatus
 
 LEGIBLE = 40  # columns below which a text beside its name is a ribbon
 WIDE = 160  # columns of tables in pipes and files, where nobody has said how wide they are
@@ -69,12 +69,12 @@ def listing(entries: Sequence[Entry], *, width: int | None) -> Iterator[str]:
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress() -> Iterator[ProgressCallback]:
     """Shows a bar on a terminal, nothing elsewhere; failed cells are told in both."""
     with _bar() as bar:
         task = bar.add_task("reading the suite", total=None)
 
-        def tell(step: Step) -> None:
+        def tell(step: CellProgress) -> None:
             name = f"{step.key.method} {step.key.target_ratio:g} {step.what}"
             bar.update(task, description=escaped(name), completed=step.done, total=step.total)
             if step.status != "ok":
@@ -105,7 +105,7 @@ def _bar() -> Bar:
     return Bar(*columns, TimeRemainingColumn(), console=err, disable=not err.is_terminal, transient=True)
 
 
-def print_inspection(found: Inspection, known: Identity) -> None:
+def print_inspection(found: Inspection, known: ArchitectureMatch) -> None:
     """Prints what is in a file of weights: first the whole, then a line per layer."""
     _print_facts(
         {
@@ -153,7 +153,7 @@ def print_program(found: ProgramContent) -> None:
         _print_layers(found.layers)
 
 
-def _macs(known: Identity) -> str:
+def _macs(known: ArchitectureMatch) -> str:
     if known.macs is None or known.image is None:
         return f"not counted: {known.uncounted}"
     image = "x".join(map(str, known.image))
@@ -212,7 +212,7 @@ def print_plan(lines: Sequence[Line]) -> None:
     )
 
 
-def print_status(found: Status) -> None:
+def print_status(found: RunStatus) -> None:
     """Prints how far a run has come."""
     table = Table(box=None, pad_edge=False)
     for title in ("component", "done", "failed", "stale", "missing"):

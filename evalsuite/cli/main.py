@@ -161,14 +161,14 @@ def check_command(
 ) -> None:
     """Check finished models against their parent: exit code 0 if all are commensurate, 1 if one is not."""
     from evalsuite.api import check
-    from evalsuite.config.manifest import manifest as listed
-    from evalsuite.config.manifest import named
+    from evalsuite.config.manifest import candidates_of_paths
+    from evalsuite.config.manifest import read_manifest as listed
     from evalsuite.execution import check as checking
     from evalsuite.runs.provenance import Options
     from evalsuite.tolerances import parsed
 
-    given = named(candidate or []) + (listed(manifest) if manifest else ())
-    question = checking.Question(
+    given = candidates_of_paths(candidate or []) + (listed(manifest) if manifest else ())
+    question = checking.CheckRequest(
         parent=parent,
         candidates=given,
         model=model,
@@ -211,7 +211,7 @@ def inspect_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Say what is in a checkpoint or a program, without running anything that is in it."""
-    from evalsuite.models.checkpoints.architecture_detection import identity, image_shape
+    from evalsuite.models.checkpoints.architecture_detection import image_shape, match_architecture
     from evalsuite.models.checkpoints.inspection import inspect
     from evalsuite.models.checkpoints.reading import read_weights
     from evalsuite.models.exported.contents import is_program, program_content
@@ -222,7 +222,7 @@ def inspect_command(
         print_json(json.dumps(dataclasses.asdict(program))) if as_json else print_program(program)
         return
     found = inspect(file, parent=parent, masks=masks)
-    known = identity(read_weights(file, masks=masks), image_shape=shape)
+    known = match_architecture(read_weights(file, masks=masks), image_shape=shape)
     if as_json:
         print_json(json.dumps({**dataclasses.asdict(found), **dataclasses.asdict(known)}))
     else:
@@ -275,9 +275,9 @@ def _count(workers: str) -> int | None:
 
 def _entries(kind: str) -> list[Entry]:
     if kind == "suites":
-        from evalsuite.config.suite import shipped
+        from evalsuite.config.suite import shipped_suites
 
-        return [Entry(name, _description(path), str(path)) for name, path in shipped().items()]
+        return [Entry(name, _description(path), str(path)) for name, path in shipped_suites().items()]
     if kind == "recipes":
         from evalsuite.training.published_recipes import RECIPES
 

@@ -96,10 +96,10 @@ def cross_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Compare pairs of methods under pairs of recipes: who wins under both, and where the recipe decides."""
-    from evalsuite.results.factorial_comparison import recipe_cross
+    from evalsuite.results.factorial_comparison import factorial_comparison
     from evalsuite.results.run import Run
 
-    rows = recipe_cross(Run(run), metric=metric, condition=condition)
+    rows = factorial_comparison(Run(run), metric=metric, condition=condition)
     if as_json:
         print_rows(rows)
     else:
@@ -134,15 +134,15 @@ def plan_command(
     ] = 0.0,
 ) -> None:
     """Say how many images (and seeds) a tolerance needs to be certified."""
-    from evalsuite.statistics import plan, plan_seeds
+    from evalsuite.statistics.sample_size import required_images, required_seeds
 
-    images = plan(tolerance, discordance, drop=drop, power=power)
+    images = required_images(tolerance, discordance, drop=drop, power=power)
     assumed = f"(--discordance {discordance:g}, --drop {drop:g})"
     out.print(
         f"{images:,} images certify a drop of at most {tolerance:g} in {power:.0%} of the tests {assumed}"
     )
     if spread:
-        seeds = plan_seeds(tolerance, spread, drop=drop, power=power)
+        seeds = required_seeds(tolerance, spread, drop=drop, power=power)
         out.print(f"{seeds} seeds do so for the method, as if images were plenty")
 
 

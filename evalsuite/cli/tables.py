@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from evalsuite.cli.console import escaped, out, print_json
-from evalsuite.cost_axes import AXES, USUAL
+from evalsuite.cost_axes import AXES, DEFAULT_AXIS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,10 +119,10 @@ def _told_apart(rows: pd.DataFrame) -> pd.DataFrame:
     """
     axes = rows["axis"].unique()
     if len(axes) == 1:
-        if axes[0] != USUAL:
+        if axes[0] != DEFAULT_AXIS:
             out.print(f"Ratios are shares of the parent's {AXES[axes[0]].noun} that are gone.")
         return rows
-    counted = ["" if axis == USUAL else f" ({AXES[axis].noun})" for axis in rows["axis"]]
+    counted = ["" if axis == DEFAULT_AXIS else f" ({AXES[axis].noun})" for axis in rows["axis"]]
     return rows.assign(method=[f"{name}{text}" for name, text in zip(rows["method"], counted, strict=True)])
 
 

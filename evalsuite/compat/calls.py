@@ -45,7 +45,7 @@ def replaced(module: ModuleType, **names: Any) -> Iterator[None]:
 
 
 @contextmanager
-def borrowed(model: nn.Module) -> Iterator[torch.device]:
+def frozen_eval(model: nn.Module) -> Iterator[torch.device]:
     """Makes a model ready for an attack and gives it back as it was.
 
     Inside, gradients are on whatever the caller had switched off, parameters are frozen, so that attacks

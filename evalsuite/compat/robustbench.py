@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from evalsuite.compat.calls import (
-    borrowed,
     class_labels,
     device_of,
+    frozen_eval,
     logits_of,
     quiet_imports,
     replaced,
@@ -201,7 +201,7 @@ def on_own_data(model: nn.Module, images: Tensor | Array, labels: Tensor | Array
     """Turns the library's benchmark to given images, a scratch folder and the log."""
     library = robustbench()
     with ExitStack() as stack:
-        device = stack.enter_context(borrowed(model))
+        device = stack.enter_context(frozen_eval(model))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evalsuite-")))
         # the library calls view() on what is shaped like its images
         unit = unit_images(images).clone(memory_format=torch.contiguous_format)

@@ -69,7 +69,7 @@ latency, the one test whose numbers are not the same in every run.
 """
 
 
-def battery(depth: str, own: Iterable[Table], *, data: str, trained: bool) -> list[Table]:
+def depth_tables(depth: str, own: Iterable[Table], *, data: str, trained: bool) -> list[Table]:
     """Returns the tables of evaluators that a suite means.
 
     Args:

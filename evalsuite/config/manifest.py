@@ -11,14 +11,14 @@ from typing import Any
 
 from evalsuite.config.suite import RESERVED
 from evalsuite.errors import CheckpointError, SuiteError
-from evalsuite.plugin_config import built
-from evalsuite.types import Given
+from evalsuite.plugin_config import build
+from evalsuite.types import ExternalCandidate
 
 
-def manifest(path: Path) -> tuple[Given, ...]:
+def read_manifest(path: Path) -> tuple[ExternalCandidate, ...]:
     """Returns the models that a manifest lists: CSV with a header, or TOML with ``[[candidates]]``.
 
-    Columns or keys are those of `evalsuite.types.Given`; relative paths start at the manifest.
+    Columns or keys are those of `evalsuite.types.ExternalCandidate`; relative paths start at the manifest.
 
     Raises:
         SuiteError: If the file cannot be read or a line does not say what it must.
@@ -32,11 +32,14 @@ def manifest(path: Path) -> tuple[Given, ...]:
         raise SuiteError(
             f"manifest {path} lists no candidates; expected a header with 'file' and a line for each"
         )
-    found = (built(Given, row, where=f"{path}, candidate {index}") for index, row in enumerate(rows, start=1))
+    found = (
+        build(ExternalCandidate, row, where=f"{path}, candidate {index}")
+        for index, row in enumerate(rows, start=1)
+    )
     return tuple(_beside(path.parent, one) for one in found)
 
 
-def named(paths: Iterable[str]) -> tuple[Given, ...]:
+def candidates_of_paths(paths: Iterable[str]) -> tuple[ExternalCandidate, ...]:
     """Returns one model per path, each a method of its own, named after the file as shortly as tells them apart."""
     files = list(paths)
     stems = [Path(path).name.partition(".")[0] for path in files]
@@ -47,7 +50,7 @@ def named(paths: Iterable[str]) -> tuple[Given, ...]:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise CheckpointError(f"--candidate {twice} is there twice; name each file once")
-    return tuple(Given(path, name) for path, name in zip(files, names, strict=True))
+    return tuple(ExternalCandidate(path, name) for path, name in zip(files, names, strict=True))
 
 
 def _lines(text: str) -> list[dict[str, Any]]:
@@ -75,7 +78,7 @@ def _number(text: str, kind: type[int] | type[float]) -> float | str:
         return text  # refused below, with its key
 
 
-def _beside(folder: Path, one: Given) -> Given:
+def _beside(folder: Path, one: ExternalCandidate) -> ExternalCandidate:
     """A manifest's own paths are its neighbours' where they exist there; else they are left as they are."""
 
     def placed(name: str) -> str:

@@ -11,19 +11,19 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from evalsuite.config import values
-from evalsuite.config.depths import battery
+from evalsuite.config.depths import depth_tables
 from evalsuite.config.values import Resources
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.models import MODELS
-from evalsuite.plugin_config import Choice, built, choose, labelled
+from evalsuite.plugin_config import PluginConfig, build, from_table, from_tables
 from evalsuite.producers import PRODUCERS
 from evalsuite.registry import import_file, unknown
 from evalsuite.tolerances import Tolerance, limits
-from evalsuite.training.published_recipes import merged
+from evalsuite.training.published_recipes import merge_recipe
 from evalsuite.training.recipe import Recipe
-from evalsuite.types import Given, Metric
+from evalsuite.types import ExternalCandidate, Metric
 
 if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
     from evalsuite.datasets.base import DataSet
@@ -40,7 +40,7 @@ RESERVED = MappingProxyType({DENSE: "the parent", PRODUCTION: "the making of a c
 
 @dataclass(frozen=True)
 class Suite:
-    """Is everything that a run depends on; build it with `load`.
+    """Is everything that a run depends on; build it with `load_suite`.
 
     Attributes:
         name: Also the name of the report's folder.
@@ -69,14 +69,14 @@ class Suite:
     description: str
     seeds: tuple[int, ...]
     ratios: tuple[float, ...]
-    data: Choice[DataSet]
-    model: Choice[Architecture]
+    data: PluginConfig[DataSet]
+    model: PluginConfig[Architecture]
     checkpoint: str
     recipe: Recipe
     retraining: Recipe
-    producers: tuple[Choice[Producer], ...]
-    candidates: tuple[Given, ...]
-    evaluators: tuple[Choice[Evaluator], ...]
+    producers: tuple[PluginConfig[Producer], ...]
+    candidates: tuple[ExternalCandidate, ...]
+    evaluators: tuple[PluginConfig[Evaluator], ...]
     tolerances: Mapping[str, Tolerance]
     threads: int
     data_root: str
@@ -96,7 +96,7 @@ class Suite:
 
 
 @dataclass(frozen=True)
-class _Page:
+class _SuiteTables:
     """The top level of a suite file."""
 
     name: str
@@ -119,14 +119,14 @@ class _Page:
     resources: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def shipped() -> dict[str, Path]:
+def shipped_suites() -> dict[str, Path]:
     """Returns the suites that travel with the package, by name."""
     here = Path(__file__).parents[1]
     folders = (here / "suites", here.parent / "suites")  # inside the wheel; beside the package in a checkout
     return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
 
 
-def find(suite: str | Path) -> Path:
+def find_suite(suite: str | Path) -> Path:
     """Returns the file of a suite given by path or by the name of one that ships with the package.
 
     Raises:
@@ -135,7 +135,7 @@ def find(suite: str | Path) -> Path:
     path = Path(suite)
     if path.is_file():
         return path
-    known = shipped()
+    known = shipped_suites()
     if str(suite) in known:
         return known[str(suite)]
     if path.suffix == ".toml" or path.is_dir():
@@ -145,7 +145,7 @@ def find(suite: str | Path) -> Path:
     raise SuiteError(unknown("suite", str(suite), known))
 
 
-def load(suite: str | Path) -> Suite:
+def load_suite(suite: str | Path) -> Suite:
     """Reads and checks a suite.
 
     Args:
@@ -154,23 +154,23 @@ def load(suite: str | Path) -> Suite:
     Raises:
         SuiteError: At the first mistake, in one sentence with file, table and key.
     """
-    path = find(suite)
+    path = find_suite(suite)
     try:
-        return parse(path.read_text("utf-8"), source=path)
+        return parse_suite(path.read_text("utf-8"), source=path)
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"suite {path} cannot be read: {error}") from error
 
 
-def parse(text: str, *, source: Path) -> Suite:
-    """Returns the suite that `text` describes; see `load`."""
+def parse_suite(text: str, *, source: Path) -> Suite:
+    """Returns the suite that `text` describes; see `load_suite`."""
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SuiteError(f"{source}: not valid TOML: {error}") from error
-    return assembled(raw, source=source)
+    return suite_from_tables(raw, source=source)
 
 
-def assembled(raw: Mapping[str, Any], *, source: Path) -> Suite:
+def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
     """Returns the suite that a dictionary of tables describes.
 
     Args:
@@ -180,37 +180,43 @@ def assembled(raw: Mapping[str, Any], *, source: Path) -> Suite:
     Raises:
         SuiteError: At the first mistake, in one sentence.
     """
-    page = built(_Page, raw, where=f"{source}")
+    page = build(_SuiteTables, raw, where=f"{source}")
     for plugin in page.plugins:
         import_file(source.parent / plugin)
     suite = Suite(
-        name=values.named(page.name, f"{source}"),
+        name=values.valid_name(page.name, f"{source}"),
         description=page.description,
-        seeds=values.seeds(page.seeds, f"{source}"),
-        ratios=values.rising(page.ratios, f"{source}", needed=bool(page.producers) or not page.candidates),
-        data=choose(DATASETS, page.data, where=f"{source}, [data]"),
-        model=choose(MODELS, page.model, where=f"{source}, [model]"),
+        seeds=values.valid_seeds(page.seeds, f"{source}"),
+        ratios=values.valid_ratios(
+            page.ratios, f"{source}", needed=bool(page.producers) or not page.candidates
+        ),
+        data=from_table(DATASETS, page.data, where=f"{source}, [data]"),
+        model=from_table(MODELS, page.model, where=f"{source}, [model]"),
         checkpoint=page.checkpoint,
-        recipe=values.recipe(page.recipe, {}, f"{source}, [recipe]"),
-        retraining=values.recipe(page.retraining, merged(page.recipe), f"{source}, [retraining]"),
-        producers=labelled(
+        recipe=values.build_recipe(page.recipe, {}, f"{source}, [recipe]"),
+        retraining=values.build_recipe(page.retraining, merge_recipe(page.recipe), f"{source}, [retraining]"),
+        producers=from_tables(
             PRODUCERS,
             [{key: value for key, value in table.items() if key != values.OWN} for table in page.producers],
             where=f"{source}, [[producers]]",
             reserved=RESERVED,
         ),
-        candidates=tuple(built(Given, one, where=f"{source}, [[candidates]]") for one in page.candidates),
-        evaluators=labelled(
+        candidates=tuple(
+            build(ExternalCandidate, one, where=f"{source}, [[candidates]]") for one in page.candidates
+        ),
+        evaluators=from_tables(
             EVALUATORS, _battery(page, f"{source}"), where=f"{source}, [[evaluators]]", reserved=RESERVED
         ),
         tolerances=page.tolerances,
-        threads=values.threads(page.threads, f"{source}"),
+        threads=values.valid_threads(page.threads, f"{source}"),
         data_root=page.data_root,
         plugins=page.plugins,
         source=source,
-        resources=built(Resources, page.resources, where=f"{source}, [resources]"),
-        retrainings=values.retrainings(
-            page.producers, merged(page.retraining, merged(page.recipe)), f"{source}, [[producers]]"
+        resources=build(Resources, page.resources, where=f"{source}, [resources]"),
+        retrainings=values.build_retrainings(
+            page.producers,
+            merge_recipe(page.retraining, merge_recipe(page.recipe)),
+            f"{source}, [[producers]]",
         ),
     )
     _check_some(suite)
@@ -220,10 +226,10 @@ def assembled(raw: Mapping[str, Any], *, source: Path) -> Suite:
     return suite
 
 
-def _battery(page: _Page, where: str) -> list[Mapping[str, Any]]:
+def _battery(page: _SuiteTables, where: str) -> list[Mapping[str, Any]]:
     try:
         data = str(page.data.get("name", ""))
-        return battery(page.depth, page.evaluators, data=data, trained=not page.checkpoint)
+        return depth_tables(page.depth, page.evaluators, data=data, trained=not page.checkpoint)
     except SuiteError as error:
         raise SuiteError(f"{where}: {error}") from None
 
@@ -268,7 +274,7 @@ def _check_tolerances(suite: Suite, where: str) -> None:
             raise SuiteError(f"{where}: {name} has no direction, so no tolerance; leave it out")
 
 
-def _check_metrics(evaluators: tuple[Choice[Evaluator], ...], where: str) -> None:
+def _check_metrics(evaluators: tuple[PluginConfig[Evaluator], ...], where: str) -> None:
     """Two evaluators may share a metric (accuracy under noise is accuracy) but must mean the same by it."""
     seen: dict[str, Metric] = {}
     for choice in evaluators:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalsuite.errors import SuiteError
-from evalsuite.plugin_config import built
-from evalsuite.training.published_recipes import merged
+from evalsuite.plugin_config import build
+from evalsuite.training.published_recipes import merge_recipe
 from evalsuite.training.recipe import Recipe
 
 OWN = "retraining"
 """Key of a producer's table that is the suite's and not the producer's: how its candidates are retrained."""
 
 
-def named(name: str, where: str) -> str:
+def valid_name(name: str, where: str) -> str:
     """Returns the name of a suite, which also names a folder.
 
     Raises:
@@ -29,7 +29,7 @@ def named(name: str, where: str) -> str:
     return name
 
 
-def rising(ratios: tuple[float, ...], where: str, *, needed: bool) -> tuple[float, ...]:
+def valid_ratios(ratios: tuple[float, ...], where: str, *, needed: bool) -> tuple[float, ...]:
     """Returns the target ratios of a suite; they may be missing where nothing is pruned here.
 
     Raises:
@@ -47,7 +47,7 @@ def rising(ratios: tuple[float, ...], where: str, *, needed: bool) -> tuple[floa
     return ratios
 
 
-def seeds(seeds: tuple[int, ...], where: str) -> tuple[int, ...]:
+def valid_seeds(seeds: tuple[int, ...], where: str) -> tuple[int, ...]:
     """Returns the seeds of a suite.
 
     Raises:
@@ -58,7 +58,7 @@ def seeds(seeds: tuple[int, ...], where: str) -> tuple[int, ...]:
     return seeds
 
 
-def threads(threads: int, where: str) -> int:
+def valid_threads(threads: int, where: str) -> int:
     """Returns the number of threads of each computation.
 
     Raises:
@@ -69,20 +69,20 @@ def threads(threads: int, where: str) -> int:
     return threads
 
 
-def recipe(table: Mapping[str, Any], under: Mapping[str, Any], where: str) -> Recipe:
+def build_recipe(table: Mapping[str, Any], under: Mapping[str, Any], where: str) -> Recipe:
     """Returns the recipe of a table, which may name one and leave out what holds otherwise.
 
     Raises:
         SuiteError: If no recipe has the name, or a key or value is none of a recipe.
     """
     try:
-        keys = merged(table, under)
+        keys = merge_recipe(table, under)
     except SuiteError as error:
         raise SuiteError(f"{where}: {error}") from error
-    return built(Recipe, keys, where=where)
+    return build(Recipe, keys, where=where)
 
 
-def retrainings(
+def build_retrainings(
     producers: Iterable[Mapping[str, Any]], under: Mapping[str, Any], where: str
 ) -> dict[str, Recipe]:
     """Returns the recipes of the producers that have one of their own, by label.
@@ -101,7 +101,9 @@ def retrainings(
         if own is not None and not isinstance(own, str | dict):
             raise SuiteError(f"{where}, {label}: found {OWN} = {own!r}, expected a recipe's name or a table")
         if own is not None:
-            found[label] = recipe({"name": own} if isinstance(own, str) else own, under, f"{where}, {label}")
+            found[label] = build_recipe(
+                {"name": own} if isinstance(own, str) else own, under, f"{where}, {label}"
+            )
     return found
 
 

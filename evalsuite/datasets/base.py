@@ -40,16 +40,16 @@ class DataSet(ABC):
         """
 
 
-def loaded(dataset: DataSet, split: Split, place: Place) -> ImageSet:
+def load_checked(dataset: DataSet, split: Split, place: Place) -> ImageSet:
     """Returns a split after checking it.
 
     Raises:
-        DataError: If the set is not there or breaks a rule of `checked`.
+        DataError: If the set is not there or breaks a rule of `check_image_set`.
     """
-    return checked(dataset.load(split, place))
+    return check_image_set(dataset.load(split, place))
 
 
-def checked(images: ImageSet) -> ImageSet:
+def check_image_set(images: ImageSet) -> ImageSet:
     """Returns `images` unchanged if they are what `evalsuite.types.ImageSet` promises.
 
     Raises:

@@ -22,7 +22,7 @@ RESERVE = 5 << 30
 """Bytes of the disk, or a tenth of a small one, that are left for results."""
 
 
-class Shelf:
+class SharedArrayCache:
     """Keeps arrays in a folder of this machine.
 
     Args:

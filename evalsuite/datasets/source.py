@@ -9,10 +9,10 @@ import numpy as np
 
 from evalsuite.datasets import DATASETS
 from evalsuite.datasets.arrays import Arrays
-from evalsuite.datasets.base import DataSet, Place, checked, digest, loaded
+from evalsuite.datasets.base import DataSet, Place, check_image_set, digest, load_checked
 from evalsuite.datasets.folders import Folder, holds_pictures
-from evalsuite.datasets.shared_cache import Shelf
-from evalsuite.datasets.views import Change, Stored, View
+from evalsuite.datasets.shared_cache import SharedArrayCache
+from evalsuite.datasets.views import StoredImages, Transform, View
 from evalsuite.errors import DataError
 from evalsuite.types import ImageSet
 
@@ -20,7 +20,7 @@ BUDGET = 2 << 30  # bytes of changed images that are kept in memory
 FOLDER = "/"  # ends the name of a data set that is a folder under the data root
 
 
-class Gallery:
+class ImageSource:
     """Holds the image sets of a run: loads and changes each once, checks it, and keeps it while memory lasts.
 
     Args:
@@ -29,7 +29,9 @@ class Gallery:
         shelf: Where large changed images are shared with other processes; in memory without one.
     """
 
-    def __init__(self, data: DataSet | ImageSet, place: Place, *, shelf: Shelf | None = None) -> None:
+    def __init__(
+        self, data: DataSet | ImageSet, place: Place, *, shelf: SharedArrayCache | None = None
+    ) -> None:
         self.data = data
         self.place = place
         self._shelf = shelf
@@ -46,7 +48,7 @@ class Gallery:
         """
         if view not in self._kept:
             made = self._made(view)
-            on_disk = not isinstance(view.change, Change) or isinstance(made.images, np.memmap)
+            on_disk = not isinstance(view.transform, Transform) or isinstance(made.images, np.memmap)
             size = 0 if on_disk else made.images.nbytes
             if size > self._room:
                 return made  # made anew each time: no eviction, since runs walk the views in a circle
@@ -56,39 +58,39 @@ class Gallery:
 
     def condition(self, view: View) -> str:
         """Returns the name that scores on `view` carry: ``clean``, ``fog/3``, ``fog official/3``, ``letters``."""
-        if view.change is not None:
-            return view.change.name(self.place)
+        if view.transform is not None:
+            return view.transform.name(self.place)
         return view.data.removesuffix(FOLDER) or "clean"
 
     def origin(self, view: View) -> str:
         """Returns where the images of `view` come from, in words; empty where nothing was changed."""
-        if isinstance(view.change, Stored):
-            return view.change.origin(self.images(replace(view, change=None)), self.place)
-        return "" if view.change is None else f"generated, seed {self.place.seed}"
+        if isinstance(view.transform, StoredImages):
+            return view.transform.origin(self.images(replace(view, transform=None)), self.place)
+        return "" if view.transform is None else f"generated, seed {self.place.seed}"
 
     def digest(self, view: View) -> str:
         """Returns a digest of everything that the pixels of `view` depend on."""
-        plain = replace(view, change=None)
+        plain = replace(view, transform=None)
         if plain not in self._digests:
             self._digests[plain] = digest(self.images(plain))
-        if view.change is None:
+        if view.transform is None:
             return self._digests[plain]
-        key = f"{self._digests[plain]} {view.change!r} {self.condition(view)} {self.place.seed}"
+        key = f"{self._digests[plain]} {view.transform!r} {self.condition(view)} {self.place.seed}"
         total = hashlib.sha256(key.encode())
-        if isinstance(view.change, Stored):
-            total.update(view.change.digest(self.images(plain), self.place).encode())
+        if isinstance(view.transform, StoredImages):
+            total.update(view.transform.digest(self.images(plain), self.place).encode())
         else:
-            for content in view.change.inputs(self.place):
+            for content in view.transform.inputs(self.place):
                 total.update(content)
         return total.hexdigest()
 
     def _made(self, view: View) -> ImageSet:
-        if view.change is None:
+        if view.transform is None:
             return self._plain(view)
-        plain = self.images(replace(view, change=None))
-        if isinstance(view.change, Stored):
-            return view.change.load(plain, self.place)
-        change = view.change
+        plain = self.images(replace(view, transform=None))
+        if isinstance(view.transform, StoredImages):
+            return view.transform.load(plain, self.place)
+        change = view.transform
         if self._shelf is None:
             return self._changed(plain, change)
         images = self._shelf.array(self.digest(view), lambda: self._changed(plain, change).images)
@@ -102,8 +104,8 @@ class Gallery:
                     f"there are test images only, no split {view.split!r}; "
                     "use a data set that has one, or an evaluator that needs none"
                 )
-            return _cut(checked(source), view.first)
-        found = _cut(loaded(source, view.split, self.place), view.first)
+            return _cut(check_image_set(source), view.first)
+        found = _cut(load_checked(source, view.split, self.place), view.first)
         if not view.data:
             return found
         if view.labelled:
@@ -118,7 +120,7 @@ class Gallery:
             return Folder(path, own.images.shape[-1], view.labelled)
         return Arrays(path, own.classes)
 
-    def _changed(self, plain: ImageSet, change: Change) -> ImageSet:
+    def _changed(self, plain: ImageSet, change: Transform) -> ImageSet:
         changed = change.apply(plain.images, self.place)
         if changed.shape != plain.images.shape:
             raise DataError(

@@ -10,7 +10,7 @@ from evalsuite.datasets.base import Place
 from evalsuite.types import Array, ImageSet, Split
 
 
-class Change(ABC):
+class Transform(ABC):
     """Is something that is done to images; derive a frozen dataclass."""
 
     @abstractmethod
@@ -26,12 +26,12 @@ class Change(ABC):
         return ()
 
 
-class Stored(ABC):
+class StoredImages(ABC):
     """Is a set of images that somebody made of the test images and stored; derive a frozen dataclass."""
 
     @abstractmethod
     def name(self, place: Place) -> str:
-        """Returns the name of the condition, which no `Change` may have: ``fog official/3``."""
+        """Returns the name of the condition, which no `Transform` may have: ``fog official/3``."""
 
     @abstractmethod
     def load(self, plain: ImageSet, place: Place) -> ImageSet:
@@ -60,7 +60,7 @@ class View:
             root: arrays with the suite's classes (`evalsuite.datasets.arrays.Arrays`), or pictures, which get the
             suite's size (`evalsuite.datasets.folders.Folder`).
         split: Which part of it.
-        change: What is done to its images, or what was stored in their place.
+        transform: What is done to its images, or what was stored in their place.
         first: Only the first so many of them; 0 for all.
         labelled: Whether another data set keeps its labels, which must be the suite's classes; without, it is
             out of distribution.
@@ -68,6 +68,6 @@ class View:
 
     data: str = ""
     split: Split = "test"
-    change: Change | Stored | None = None
+    transform: Transform | StoredImages | None = None
     first: int = 0
     labelled: bool = False

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evalsuite.metrics import log_softmax
+from evalsuite.metrics.logits import log_softmax
 
 if TYPE_CHECKING:
     from evalsuite.types import Array, Floats

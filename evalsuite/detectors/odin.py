@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalsuite.errors import SkippedError
-from evalsuite.metrics import msp
+from evalsuite.metrics.logits import msp
 from evalsuite.models.inference import BATCH_SIZE, evaluation_mode, gradient_obstacle
 
 if TYPE_CHECKING:

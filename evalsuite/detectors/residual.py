@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evalsuite.errors import SkippedError
-from evalsuite.metrics import energy
+from evalsuite.metrics.logits import energy
 
 if TYPE_CHECKING:
     from evalsuite.models.features import Head

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from evalsuite.errors import SkippedError
-from evalsuite.metrics import energy, softmax
+from evalsuite.metrics.logits import energy, softmax
 
 if TYPE_CHECKING:
     from evalsuite.models.features import Head

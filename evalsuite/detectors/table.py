@@ -16,7 +16,7 @@ from evalsuite.detectors.odin import odin
 from evalsuite.detectors.residual import principal, virtual_logit
 from evalsuite.detectors.shaping import ash, gradnorm, react, react_limit, scale
 from evalsuite.errors import SkippedError
-from evalsuite.metrics import energy, msp
+from evalsuite.metrics.logits import energy, msp
 from evalsuite.models.features import Head
 from evalsuite.types import Array, Floats
 

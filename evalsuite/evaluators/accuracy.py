@@ -10,7 +10,7 @@ import numpy as np
 from evalsuite.datasets.views import View
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.base import Evaluator
-from evalsuite.metrics import correct_among
+from evalsuite.metrics.logits import correct_among
 from evalsuite.types import Array, Metric, Score
 
 ACCURACY = Metric(

@@ -9,8 +9,17 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from evalsuite.attacks.backends.autoattack import playable
-from evalsuite.attacks.specs import WEAPONS, Attacker, Force, Target, Weapon, check, target, weapon
-from evalsuite.attacks.validity import Doubts, Record, doubts
+from evalsuite.attacks.specs import (
+    WEAPONS,
+    AttackBudget,
+    AttackRunner,
+    AttackSpec,
+    Target,
+    attack_spec,
+    check,
+    target,
+)
+from evalsuite.attacks.validity import Record, ValidityWarnings, validity_warnings
 from evalsuite.datasets.views import View
 from evalsuite.errors import SkippedError, SuiteError
 from evalsuite.evaluation import Bench
@@ -97,7 +106,7 @@ class Attack(Evaluator):
                     f"attack: found {key} = {getattr(self, key)}, expected a count, or 0 for {default}"
                 )
         for name in self.attacks:
-            check(weapon(name), 0.1, self.force)  # refuses unknown names and numbers out of range
+            check(attack_spec(name), 0.1, self.force)  # refuses unknown names and numbers out of range
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -110,9 +119,9 @@ class Attack(Evaluator):
         return (View(),)
 
     @property
-    def force(self) -> Force:
+    def force(self) -> AttackBudget:
         """How hard the attacks try."""
-        return Force(self.steps, self.iterations, self.restarts, self.queries)
+        return AttackBudget(self.steps, self.iterations, self.restarts, self.queries)
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields one score per attack and radius, and one per radius for the worst case of each image.
@@ -125,7 +134,7 @@ class Attack(Evaluator):
         aim = target(bench, self.images)
         whole = len(aim.labels) == len(bench.outputs(View()).known)
         population = POPULATION if whole else f"{POPULATION}[:{self.images}]"
-        campaign = _Campaign(self, aim, population)
+        campaign = _AttackRun(self, aim, population)
         partial = sorted_by_class(bench.outputs(View()).known, self.images)
         for order in sorted({one.order for one in weapons}, reverse=True):
             for score in campaign.scores([one for one in weapons if one.order == order], obstacle):
@@ -133,30 +142,30 @@ class Attack(Evaluator):
         for name in missing:
             reason = f"{name} needs more than {bench.classes} classes"
             yield from (
-                Score(ROBUST_ACCURACY.name, _named(name, radius, weapon(name).order), reason=reason)
-                for radius in self.radii(weapon(name).order)
+                Score(ROBUST_ACCURACY.name, _named(name, radius, attack_spec(name).order), reason=reason)
+                for radius in self.radii(attack_spec(name).order)
             )
 
     def radii(self, order: float) -> tuple[float, ...]:
         """Returns the radii of a norm as the suite has them, rising."""
         return tuple(sorted(self.l2_epsilons if order == 2 else self.epsilons))
 
-    def _playable(self, classes: int) -> tuple[list[Weapon], list[str]]:
+    def _playable(self, classes: int) -> tuple[list[AttackSpec], list[str]]:
         """The attacks that the number of classes allows, without repetition, and the names of the others."""
-        found: dict[str, Weapon] = {}
+        found: dict[str, AttackSpec] = {}
         missing = []
-        for one in map(weapon, self.attacks):
+        for one in map(attack_spec, self.attacks):
             prefix = one.name.removesuffix(one.plain)
             stand_in = playable(one.plain, classes=classes) if one.kind == "strong" else one.plain
             if stand_in:
-                found[prefix + stand_in] = weapon(prefix + stand_in)
+                found[prefix + stand_in] = attack_spec(prefix + stand_in)
             else:
                 missing.append(one.name)
         if not found:
             raise SkippedError(f"{', '.join(missing)} cannot run with {classes} classes; add apgd-ce or fab")
         return list(found.values()), missing
 
-    def _obstacle(self, bench: Bench, weapons: list[Weapon]) -> str:
+    def _obstacle(self, bench: Bench, weapons: list[AttackSpec]) -> str:
         """Why the white-box attacks have no number; empty if they have."""
         needy = [one.name for one in weapons if not one.black_box]
         obstacle = gradient_obstacle(bench.model) if needy else ""
@@ -173,34 +182,34 @@ class Attack(Evaluator):
 
 
 @dataclass(frozen=True)
-class _Campaign:
+class _AttackRun:
     """Is what happens to one target."""
 
     attack: Attack
     target: Target
     population: str
-    attacker: Attacker = field(init=False)
+    attacker: AttackRunner = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "attacker", Attacker(self.target))
+        object.__setattr__(self, "attacker", AttackRunner(self.target))
 
-    def scores(self, weapons: list[Weapon], obstacle: str) -> Iterator[Score]:
+    def scores(self, weapons: list[AttackSpec], obstacle: str) -> Iterator[Score]:
         """Yields the scores of all attacks in one norm."""
         order = weapons[0].order
         radii = self.attack.radii(order)
         usable = [one for one in weapons if one.black_box or not obstacle]
         record = self._record(usable, radii)
         white = [] if obstacle else [one for one in weapons if not one.black_box]
-        found = Doubts()
+        found = ValidityWarnings()
         if white:
-            found = doubts(self.target, record, force=self.attack.force, probe=self.attack.probe)
+            found = validity_warnings(self.target, record, force=self.attack.force, probe=self.attack.probe)
         for radius in radii:
             if not self.attack.cascade:
                 for one in weapons:
                     yield self._score(one, radius, record, doubt=found, obstacle=obstacle)
             yield from self._worst(weapons, radius, record, doubt=found, obstacle=obstacle)
 
-    def _record(self, weapons: list[Weapon], radii: tuple[float, ...]) -> Record:
+    def _record(self, weapons: list[AttackSpec], radii: tuple[float, ...]) -> Record:
         """Which images each attack broke at each radius; in a cascade, what was broken when it was done."""
         record: Record = {}
         fallen = ~self.target.right
@@ -214,7 +223,9 @@ class _Campaign:
                 record[one, radius] = fallen if self.attack.cascade else hit
         return record
 
-    def _score(self, one: Weapon, radius: float, record: Record, *, doubt: Doubts, obstacle: str) -> Score:
+    def _score(
+        self, one: AttackSpec, radius: float, record: Record, *, doubt: ValidityWarnings, obstacle: str
+    ) -> Score:
         condition = _named(one.name, radius, one.order)
         group = BLACK_BOX_GROUP if one.black_box else GROUP
         if obstacle and not one.black_box:
@@ -224,7 +235,13 @@ class _Campaign:
         return Score(ROBUST_ACCURACY.name, condition, evidence=evidence, group=group, flags=flags)
 
     def _worst(
-        self, weapons: list[Weapon], radius: float, record: Record, *, doubt: Doubts, obstacle: str
+        self,
+        weapons: list[AttackSpec],
+        radius: float,
+        record: Record,
+        *,
+        doubt: ValidityWarnings,
+        obstacle: str,
     ) -> Iterator[Score]:
         """The worst case over all attacks, and over the black-box ones if they are a part of them."""
         black = [one for one in weapons if one.black_box]
@@ -243,7 +260,7 @@ class _Campaign:
             )
 
 
-def _survived(weapons: list[Weapon], radius: float, record: Record) -> Array:
+def _survived(weapons: list[AttackSpec], radius: float, record: Record) -> Array:
     """Images that none of the attacks broke up to the radius: the ball of a smaller one is inside."""
     hits = [hit for (one, at), hit in record.items() if one in weapons and at <= radius]
     survived: Array = ~np.logical_or.reduce(hits)

@@ -31,16 +31,17 @@ class Evaluator(ABC):
 
     Attributes:
         version: Raise it when the meaning of the numbers changes: cells of older versions are measured again.
-        controlled: Whether `evaluate` uses `evalsuite.evaluation.Bench.control`: cells then depend on its weights too.
-        historical: Whether `evaluate` uses `evalsuite.evaluation.Bench.history`: cells then depend on it too.
-        timed: Whether `evaluate` reads a clock: its numbers then differ from run to run, and cells depend on the
-            machine too.
+        uses_control: Whether `evaluate` uses `evalsuite.evaluation.Bench.control`: cells then depend
+            on its weights too.
+        uses_history: Whether `evaluate` uses `evalsuite.evaluation.Bench.history`: cells then depend on it too.
+        measures_time: Whether `evaluate` reads a clock: its numbers then differ from run to run, and cells
+            depend on the machine too.
     """
 
     version: ClassVar[int] = 1
-    controlled: ClassVar[bool] = False
-    historical: ClassVar[bool] = False
-    timed: ClassVar[bool] = False
+    uses_control: ClassVar[bool] = False
+    uses_history: ClassVar[bool] = False
+    measures_time: ClassVar[bool] = False
 
     @property
     @abstractmethod

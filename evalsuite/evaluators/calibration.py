@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from evalsuite.datasets.transforms.archives import Official
+from evalsuite.datasets.transforms.archives import OfficialCorruption
 from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
@@ -16,8 +16,10 @@ from evalsuite.errors import CellError, ContractError, SuiteError
 from evalsuite.evaluation import Bench, Outputs
 from evalsuite.evaluators.accuracy import ECE, NLL, POPULATION, single
 from evalsuite.evaluators.base import Evaluator, check_once
-from evalsuite.evaluators.published_means import SEVERITIES, gaps, unverified
-from evalsuite.metrics import brier, ece_by_chance, evaluate, softmax, temperature
+from evalsuite.evaluators.published_means import SEVERITIES, missing_kinds, unverified
+from evalsuite.metrics.calibration import ece_by_chance
+from evalsuite.metrics.functionals import evaluate
+from evalsuite.metrics.logits import brier, softmax, temperature
 from evalsuite.types import Array, Floats, Metric, Score
 
 SCALED = "_scaled"
@@ -100,7 +102,7 @@ class Calibration(Evaluator):
         dataset shift" (clean temperature under corruption).
     """
 
-    historical: ClassVar[bool] = True
+    uses_history: ClassVar[bool] = True
     held_out: Literal["validation", "cross-fit"] = "validation"
     corruptions: bool = False
     severities: tuple[int, ...] = SEVERITIES
@@ -133,9 +135,9 @@ class Calibration(Evaluator):
     @property
     def _shifts(self) -> dict[tuple[str, int], View]:
         kinds = CORRUPTIONS if self.corruptions else ()
-        change = Corruption if self.source == "generated" else Official
+        change = Corruption if self.source == "generated" else OfficialCorruption
         return {
-            (kind, level): View(change=change(kind, level)) for kind in kinds for level in self.severities
+            (kind, level): View(transform=change(kind, level)) for kind in kinds for level in self.severities
         }
 
     @property
@@ -199,7 +201,10 @@ class Calibration(Evaluator):
                 yield replace(kept(score), condition=condition, group=group)
                 if group:
                     found.setdefault(score.metric, []).append(score)
-        flags = (*unverified(bench, {kind: view for (kind, _), view in counted.items()}), *gaps(counted))
+        flags = (
+            *unverified(bench, {kind: view for (kind, _), view in counted.items()}),
+            *missing_kinds(counted),
+        )
         for name, scores in found.items():
             mean = Score(name, "", reason=reason) if scores[0].reason else _mean(name, scores)
             yield replace(mean, condition=self._group, flags=() if mean.reason else flags)

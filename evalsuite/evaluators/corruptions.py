@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from evalsuite.datasets.transforms.archives import Official
+from evalsuite.datasets.transforms.archives import OfficialCorruption
 from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, EXTRA, FAMILIES
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
@@ -26,7 +26,7 @@ from evalsuite.evaluators.accuracy import (
     single,
 )
 from evalsuite.evaluators.base import Evaluator, check_once
-from evalsuite.evaluators.published_means import SEVERITIES, gaps, unverified
+from evalsuite.evaluators.published_means import SEVERITIES, missing_kinds, unverified
 from evalsuite.models.checkpoints.names import some
 from evalsuite.registry import unknown
 from evalsuite.types import Array, Metric, Score
@@ -139,7 +139,7 @@ class Corruptions(Evaluator):
                 yield from self._means(metric, cells, unsure)
             yield from self._worst(kept[ACCURACY.name], unsure)
             for score in self._relative(bench, counted):
-                yield score if score.reason else replace(score, flags=(*unsure, *gaps(counted)))
+                yield score if score.reason else replace(score, flags=(*unsure, *missing_kinds(counted)))
 
     def _views(self) -> dict[_Cell, View]:
         kinds = (*self.kinds, *(EXTRA if self.extra else ()))
@@ -147,8 +147,8 @@ class Corruptions(Evaluator):
 
     def _view(self, kind: str, level: int) -> View:
         if self.source == "generated":
-            return View(change=Corruption(kind, level))
-        return View(change=Official(kind, level, self.folder, self.verify))
+            return View(transform=Corruption(kind, level))
+        return View(transform=OfficialCorruption(kind, level, self.folder, self.verify))
 
     def _group(self, cell: _Cell, condition: str) -> str:
         if cell[0] in EXTRA:
@@ -166,18 +166,21 @@ class Corruptions(Evaluator):
             chosen = [values for (kind, _), values in cells.items() if kind in kinds]
             if chosen:
                 mean = np.asarray(np.mean(np.stack(chosen), axis=0, dtype=np.float64))
-                flags = (*(unsure if name == GROUP else ()), *gaps(cells, kinds=kinds))  # the files once
+                flags = (
+                    *(unsure if name == GROUP else ()),
+                    *missing_kinds(cells, kinds=kinds),
+                )  # the files once
                 yield Score(metric, self._named(name), evidence={POPULATION: mean}, flags=flags)
 
     def _worst(self, correct: _Cells, unsure: tuple[str, ...]) -> Iterator[Score]:
         """The worst condition of all, and at each severity the worst that each image meets."""
         everything = np.stack(list(correct.values()), axis=1)
-        flags = (*unsure, *gaps(correct))
+        flags = (*unsure, *missing_kinds(correct))
         yield Score(WORST.name, self._named(GROUP), evidence={POPULATION: everything}, flags=flags)
         for level in self.severities:
             here = {cell: values for cell, values in correct.items() if cell[1] == level}
             right = np.all(list(here.values()), axis=0)
-            flags = gaps(here, severities=(level,))
+            flags = missing_kinds(here, severities=(level,))
             yield Score(ALL.name, f"{self._named(GROUP)}/{level}", evidence={POPULATION: right}, flags=flags)
 
     def _relative(self, bench: Bench, views: Mapping[_Cell, View]) -> Iterator[Score]:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evalsuite.datasets.transforms.sequences import PERTURBATIONS, Videos
+from evalsuite.datasets.transforms.sequences import PERTURBATIONS, PerturbationSequences
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError, SuiteError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.base import Evaluator, check_once
-from evalsuite.evaluators.published_means import lacking, unverified
+from evalsuite.evaluators.published_means import missing_flags, unverified
 from evalsuite.registry import unknown
 from evalsuite.types import Array, Floats, Metric, Score
 
@@ -63,7 +63,7 @@ class Flips(Evaluator):
     @property
     def needs(self) -> tuple[View, ...]:
         """All frames of each perturbation."""
-        return tuple(View(change=video) for video in self._videos())
+        return tuple(View(transform=video) for video in self._videos())
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields one score per perturbation, and one for their mean, all with one number per video.
@@ -74,8 +74,8 @@ class Flips(Evaluator):
         population = f"{self.folder}[:{self.videos}]" if self.videos else self.folder
         rates: list[Floats] = []
         for video in self._videos():
-            view = View(change=video)
-            films = video.films(bench.gallery.place)
+            view = View(transform=video)
+            films = video.films(bench.image_source.place)
             predictions = bench.outputs(view).predictions.reshape(films.shape[:2])
             rates.append(flip_rates(predictions, independent="noise" in video.kind))
             yield Score(FLIPS.name, bench.condition(view), evidence={population: rates[-1]}, group=GROUP)
@@ -84,12 +84,12 @@ class Flips(Evaluator):
             raise DataError(
                 f"{self.folder}: found {counts} videos of {', '.join(self.kinds)}, expected equally many"
             )
-        unsure = unverified(bench, {video.kind: View(change=video) for video in self._videos()})
-        flags = (*unsure, *lacking(self.kinds, PERTURBATIONS, noun="perturbations"))
+        unsure = unverified(bench, {video.kind: View(transform=video) for video in self._videos()})
+        flags = (*unsure, *missing_flags(self.kinds, PERTURBATIONS, noun="perturbations"))
         yield Score(FLIPS.name, GROUP, evidence={population: np.mean(rates, axis=0)}, flags=flags)
 
-    def _videos(self) -> tuple[Videos, ...]:
-        return tuple(Videos(kind, self.folder, self.videos) for kind in self.kinds)
+    def _videos(self) -> tuple[PerturbationSequences, ...]:
+        return tuple(PerturbationSequences(kind, self.folder, self.videos) for kind in self.kinds)
 
 
 def flip_rates(predictions: Array, *, independent: bool) -> Floats:

@@ -103,7 +103,9 @@ class Jacobian(Evaluator):
         step = max(1, min(bench.batch_size, ELEMENTS // size))
         starts = range(0, len(images), step)
         batches = (images[start : start + step].to(bench.device) for start in starts)
-        found = np.concatenate([singular_values(jacobians(bench.ready, batch)) for batch in batches])
+        found = np.concatenate(
+            [singular_values(jacobians(bench.inference_model, batch)) for batch in batches]
+        )
         yield from _scores(found, population)
 
 

@@ -78,7 +78,7 @@ class Latency(Evaluator):
         warm_up: Rounds before them that do not.
     """
 
-    timed: ClassVar[bool] = True
+    measures_time: ClassVar[bool] = True
 
     batch_size: int = BATCH_SIZE
     repeats: int = 30
@@ -108,7 +108,10 @@ class Latency(Evaluator):
         """Yields seven scores on ``batch of 32``, or whatever its size is."""
         bench.outputs(View())  # the gates come first: a network that does not work has no speed
         batch = self._batch(bench)
-        passes = [partial(forward, network, batch) for network in (bench.parent.ready, bench.ready)]
+        passes = [
+            partial(forward, network, batch)
+            for network in (bench.parent.inference_model, bench.inference_model)
+        ]
         begun = time.perf_counter(), time.process_time()
         with torch.inference_mode(), single_precision(), _uncollected():
             seconds = interleaved(passes, repeats=self.repeats, warm_up=self.warm_up)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from evalsuite.attacks.backends.foolbox import MINIMAL_NAMES, MinimalAttack
-from evalsuite.attacks.specs import Attacker, Target, Weapon, target, weapon
+from evalsuite.attacks.specs import AttackRunner, AttackSpec, Target, attack_spec, target
 from evalsuite.datasets.views import View
 from evalsuite.errors import SkippedError, SuiteError
 from evalsuite.evaluation import Bench
@@ -102,7 +102,7 @@ class MinimalNorm(Evaluator):
         aim = target(bench, self.images)
         whole = len(aim.labels) == len(bench.outputs(View()).known)
         population = POPULATION if whole else f"{POPULATION}[:{self.images}]"
-        attacker = Attacker(aim)
+        attacker = AttackRunner(aim)
         partial = sorted_by_class(bench.outputs(View()).known, self.images)
         for order in self._orders:
             found = {
@@ -116,8 +116,8 @@ class MinimalNorm(Evaluator):
                     yield score if score.reason else replace(score, flags=(*partial, *score.flags))
 
     @property
-    def _weapons(self) -> list[Weapon]:
-        return [weapon(name) for name in self.attacks]
+    def _weapons(self) -> list[AttackSpec]:
+        return [attack_spec(name) for name in self.attacks]
 
     @property
     def _orders(self) -> list[float]:

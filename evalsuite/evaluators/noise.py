@@ -24,7 +24,7 @@ from evalsuite.evaluators.accuracy import (
     single,
 )
 from evalsuite.evaluators.base import Evaluator, check_epsilons, check_once
-from evalsuite.metrics import softmax
+from evalsuite.metrics.logits import softmax
 from evalsuite.models.architectures.base import Normalized, core
 from evalsuite.models.inference import Prepared, logits, prepared
 from evalsuite.types import Array, Metric, Score
@@ -53,7 +53,7 @@ class Noise(Evaluator):
         Liebenwein et al. 2021, "Lost in Pruning", arXiv 2104.03438, section 3.
     """
 
-    controlled: ClassVar[bool] = True
+    uses_control: ClassVar[bool] = True
     epsilons: tuple[float, ...] = (8.0, 16.0, 32.0)
     kinds: tuple[NoiseKind, ...] = ("uniform",)
     draws: int = 1
@@ -106,7 +106,7 @@ class Noise(Evaluator):
         return [(self._outputs(bench, one), self._outputs(other, one)) for one in noises]
 
     def _view(self, noise: RandomNoise) -> View:
-        return View(change=noise)
+        return View(transform=noise)
 
     def _condition(self, bench: Bench, noise: RandomNoise) -> str:
         if self.space == "normalised":
@@ -116,12 +116,12 @@ class Noise(Evaluator):
     def _outputs(self, bench: Bench, noise: RandomNoise) -> Outputs:
         if self.space == "pixels":
             return bench.outputs(self._view(noise))
-        return bench.remember(("noise", noise), lambda: self._behind(bench, noise))
+        return bench.memoise(("noise", noise), lambda: self._behind(bench, noise))
 
     def _behind(self, bench: Bench, noise: RandomNoise) -> Outputs:
         """What the model says to noise behind its normalisation."""
         clean = bench.images(View())
-        key = (bench.gallery.place.seed, "normalised", noise.kind, float(noise.epsilon), noise.draw)
+        key = (bench.image_source.place.seed, "normalised", noise.kind, float(noise.epsilon), noise.draw)
         model = noisy_inside(bench.model, noise)
         found = [logits(model, part, device=bench.device) for _, part in packed(clean.images, *key)]
         return Outputs(np.concatenate(found), clean.labels)

@@ -181,7 +181,7 @@ class _BenchSample:
 
     def asked(self, question: Callable[..., Floats]) -> Floats:
         images = self.bench.images(self.view).images
-        return question(self.bench.ready, images, device=self.bench.device)
+        return question(self.bench.inference_model, images, device=self.bench.device)
 
 
 @dataclass(frozen=True)

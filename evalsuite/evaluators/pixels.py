@@ -13,7 +13,7 @@ from evalsuite.errors import SuiteError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import POPULATION
 from evalsuite.evaluators.base import Evaluator
-from evalsuite.metrics import softmax
+from evalsuite.metrics.logits import softmax
 from evalsuite.models.architectures.base import Normalized
 from evalsuite.models.inference import logits
 from evalsuite.types import Array, Floats, Metric, Score
@@ -58,7 +58,7 @@ class Pixels(Evaluator):
         subsets", arXiv 1810.03805 (backward selection); Liebenwein et al. 2021, arXiv 2104.03438 (settings).
     """
 
-    controlled: ClassVar[bool] = True
+    uses_control: ClassVar[bool] = True
     images: int = 10
     share: float = 0.1
     step: int = 128
@@ -93,7 +93,7 @@ class Pixels(Evaluator):
         for chooser, pixels in kept.items():
             masked = np.where(pixels[:, None], shown, fill[:, None, None])
             for name, network in networks.items():
-                found = logits(network.ready, masked, device=network.device)
+                found = logits(network.inference_model, masked, device=network.device)
                 p = softmax(found)[np.arange(len(found)), outputs.known]
                 evidence = {f"{POPULATION}[:{len(p)}]": p}
                 yield Score(CONFIDENCE.name, f"{name} on pixels of {chooser}", evidence=evidence, group=GROUP)
@@ -103,7 +103,7 @@ class Pixels(Evaluator):
     def _kept(self, network: Bench, shown: Array, fill: Array) -> Array:
         """The pixels that `network` needs most, bool (N, H, W)."""
         key = ("pixels", self.images, self.step, fill.tobytes())
-        order = network.remember(
+        order = network.memoise(
             key,
             lambda: np.stack([backward_selection(network, image, fill, step=self.step) for image in shown]),
         )
@@ -124,7 +124,7 @@ def backward_selection(network: Bench, image: Array, fill: Array, *, step: int =
     Returns:
         int64 (H, W): 0 for the pixel masked first, H * W - 1 for the last.
     """
-    target = int(logits(network.ready, image[None], device=network.device).argmax())
+    target = int(logits(network.inference_model, image[None], device=network.device).argmax())
     height, width = image.shape[1:]
     current = image.reshape(len(image), -1).copy()
     left = np.arange(height * width)
@@ -147,7 +147,9 @@ def _chances(network: Bench, image: Array, pixels: Array, masking: tuple[Array, 
         some = pixels[start : start + AT_ONCE]
         masked = np.repeat(image.reshape(1, len(fill), -1), len(some), axis=0)
         masked[np.arange(len(some)), :, some] = fill
-        found.append(logits(network.ready, masked.reshape(len(some), *image.shape), device=network.device))
+        found.append(
+            logits(network.inference_model, masked.reshape(len(some), *image.shape), device=network.device)
+        )
     p: Floats = softmax(np.concatenate(found))[:, target]
     return p
 

@@ -12,7 +12,7 @@ from evalsuite.models.checkpoints.names import some
 SEVERITIES = (1, 2, 3, 4, 5)
 
 
-def gaps(
+def missing_kinds(
     cells: Collection[tuple[str, int]],
     *,
     kinds: Collection[str] = CORRUPTIONS,
@@ -32,10 +32,10 @@ def gaps(
     there = {kind for kind, _ in cells if kind in kinds}
     here = [level for level in severities if level in {level for kind, level in cells if kind in there}]
     alone = "" if len(here) == len(severities) else f", severity {', '.join(map(str, here))} alone"
-    return lacking(there, kinds, noun="corruptions", alone=alone)
+    return missing_flags(there, kinds, noun="corruptions", alone=alone)
 
 
-def lacking(
+def missing_flags(
     there: Collection[str], published: Collection[str], *, noun: str, alone: str = ""
 ) -> tuple[str, ...]:
     """Returns a flag if a mean is over fewer kinds than the published one, or over what is `alone` there.
@@ -63,5 +63,5 @@ def unverified(bench: Bench, views: Mapping[str, View]) -> tuple[str, ...]:
         bench: Knows where images come from.
         views: Kind to one of its views.
     """
-    unsure = [kind for kind, view in views.items() if "not verified" in bench.gallery.origin(view)]
+    unsure = [kind for kind, view in views.items() if "not verified" in bench.image_source.origin(view)]
     return (f"official files whose MD5 is not verified: {some(unsure)}",) if unsure else ()

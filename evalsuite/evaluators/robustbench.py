@@ -76,7 +76,7 @@ class RobustBench(Evaluator):
         outputs, cut = bench.outputs(View()), slice(0, self.images or None)
         linf = self.norm == "Linf"
         found = benchmark(
-            bench.ready,
+            bench.inference_model,
             np.array(bench.images(View()).images[cut]),
             outputs.known[cut],
             attack=AutoAttack(

@@ -12,7 +12,7 @@ from evalsuite.datasets.views import View
 from evalsuite.evaluation import Bench, Outputs
 from evalsuite.evaluators.accuracy import AGREEMENT, CONTROL, POPULATION, SOFTMAX_DISTANCE
 from evalsuite.evaluators.base import Evaluator
-from evalsuite.metrics import softmax
+from evalsuite.metrics.logits import softmax
 from evalsuite.statistics.class_effects import harder_hit, holm
 from evalsuite.types import Array, Metric, Score
 
@@ -80,7 +80,7 @@ class Similarity(Evaluator):
         2019, arXiv 1911.05248 (class impact); Yan et al. 2021, arXiv 2011.09161 (flips).
     """
 
-    controlled: ClassVar[bool] = True
+    uses_control: ClassVar[bool] = True
     classes: bool = True
 
     @property

@@ -39,7 +39,7 @@ class Trainability(Evaluator):
         Wang et al. 2023, "Why is the state of neural network pruning so confusing?", arXiv 2301.05219.
     """
 
-    historical: ClassVar[bool] = True
+    uses_history: ClassVar[bool] = True
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from evalsuite.attacks.specs import Target, Weapon, weapon
+from evalsuite.attacks.specs import AttackSpec, Target, attack_spec
 from evalsuite.compat.calls import unit_images
 from evalsuite.config.suite import DENSE
 from evalsuite.datasets.pictures import encode_png
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from evalsuite.config.suite import Suite
-    from evalsuite.datasets.source import Gallery
+    from evalsuite.datasets.source import ImageSource
     from evalsuite.results.run import Run
     from evalsuite.types import Array
 
@@ -32,7 +32,7 @@ IMAGES = 32
 """The first test images: among them one is shown that the attack breaks."""
 
 
-def attacked(run: Run, suite: Suite, gallery: Gallery) -> list[Picture]:
+def attacked(run: Run, suite: Suite, image_source: ImageSource) -> list[Picture]:
     """Returns an attacked image for the parent and for the middle candidate of each method, of the first seed.
 
     The attack is the suite's own, with its settings at its largest radius, and its random starts are those of the
@@ -47,24 +47,26 @@ def attacked(run: Run, suite: Suite, gallery: Gallery) -> list[Picture]:
     for key in run.candidates:
         if key.seed == seed:
             ladders.setdefault(key.method, []).append(key)
-    production = Production(suite, Store(run.path), gallery, device=torch.device("cpu"))
+    production = Production(suite, Store(run.path), image_source, device=torch.device("cpu"))
     found: list[Picture] = []
     for key in (ladder[len(ladder) // 2] for ladder in ladders.values()):
         try:
-            bench = Bench(production.module(key, run.candidates[key]), gallery, seed=address(seed, "bench"))
+            bench = Bench(
+                production.module(key, run.candidates[key]), image_source, seed=address(seed, "bench")
+            )
             found += _pictures(key, bench, test, arms)
         except (EvalsuiteError, RuntimeError):
             continue  # what stopped the attack is told where it has no number
     return found
 
 
-def _usable(test: Attack) -> Iterator[Weapon]:
-    arms = [weapon(name) for name in test.attacks]
+def _usable(test: Attack) -> Iterator[AttackSpec]:
+    arms = [attack_spec(name) for name in test.attacks]
     fixed = [one for one in arms if one.kind == "fixed" and not one.black_box and one.order != 2]
     return iter(sorted(fixed, key=lambda one: one.name != "linf-pgd"))
 
 
-def _pictures(key: Key, bench: Bench, test: Attack, arms: Weapon) -> Iterator[Picture]:
+def _pictures(key: Key, bench: Bench, test: Attack, arms: AttackSpec) -> Iterator[Picture]:
     from evalsuite.attacks.backends import foolbox
 
     radius = test.radii(arms.order)[-1]
@@ -79,7 +81,7 @@ def _pictures(key: Key, bench: Bench, test: Attack, arms: Weapon) -> Iterator[Pi
     clean, found = (one[first].cpu().numpy() for one in (aim.images, hit.images))
     called = bench.images(View()).called
     with torch.no_grad():
-        seen = int(bench.ready(hit.images[first : first + 1]).argmax())
+        seen = int(bench.inference_model(hit.images[first : first + 1]).argmax())
     who = "parent" if key.method == DENSE else f"{key.method} at {100 * key.target_ratio:.3g} %"
     row = f"{who}: {arms.name}/{radius:g}:255"
     yield Picture("attack", row, called(int(aim.labels[first])), "", encode_png(clean))
@@ -92,7 +94,7 @@ def _target(bench: Bench) -> Target:
     view = View(first=IMAGES)
     outputs = bench.outputs(view)
     return Target(
-        model=bench.ready,
+        model=bench.inference_model,
         images=unit_images(np.array(bench.images(view).images)),
         labels=torch.from_numpy(np.array(outputs.known, dtype=np.int64)),
         right=outputs.correct,

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from evalsuite.config.suite import DENSE, Suite, assembled, find
+from evalsuite.config.suite import DENSE, Suite, find_suite, suite_from_tables
 from evalsuite.errors import SuiteError
 from evalsuite.registry import unknown
 from evalsuite.results.run import Run
 from evalsuite.runs.store import write_atomically
 from evalsuite.thresholds.curves import ULPS
 from evalsuite.tolerances import Limit, Tolerance, applying, limits
-from evalsuite.types import Given
+from evalsuite.types import ExternalCandidate
 
 if TYPE_CHECKING:
     from evalsuite.models.architectures.base import Architecture
@@ -55,7 +55,7 @@ YES, NO, OPEN = "commensurate", "not commensurate", "open"
 
 
 @dataclass(frozen=True)
-class Question:
+class CheckRequest:
     """Is what is to be checked.
 
     Attributes:
@@ -72,7 +72,7 @@ class Question:
     """
 
     parent: str
-    candidates: tuple[Given, ...]
+    candidates: tuple[ExternalCandidate, ...]
     data: Mapping[str, Any]
     model: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class Question:
     proof: bool = False
 
 
-def suite_of(question: Question, *, folder: Path) -> Suite:
+def suite_for(question: CheckRequest, *, folder: Path) -> Suite:
     """Returns the suite that answers `question`.
 
     Args:
@@ -98,7 +98,7 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
         )
     from evalsuite.models.architectures.base import to_settings  # imports torch
 
-    battery = tomllib.loads(find(question.suite).read_text("utf-8")) if question.suite else BATTERY
+    battery = tomllib.loads(find_suite(question.suite).read_text("utf-8")) if question.suite else BATTERY
     plugin = _architecture(question)
     tolerances = {**battery.get("tolerances", {}), **question.tolerances}
     for name in question.metrics:
@@ -117,10 +117,10 @@ def suite_of(question: Question, *, folder: Path) -> Suite:
         "threads": battery.get("threads", 1),
         "tolerances": {k: v for k, v in tolerances.items() if not question.metrics or k in question.metrics},
     }
-    return assembled(raw, source=folder / "check")
+    return suite_from_tables(raw, source=folder / "check")
 
 
-def verdicts(run: Run, *, proof: bool = False) -> pd.DataFrame:
+def verdict_table(run: Run, *, proof: bool = False) -> pd.DataFrame:
     """Returns one row per candidate, metric and condition: value, parent's value, drop, interval, verdict.
 
     ``shown`` is `YES` where a one-sided 95 % bound of the drop is within the tolerance; for all rows of a candidate at
@@ -225,13 +225,13 @@ def sentence(row: Mapping[str, Any]) -> str:
     )
 
 
-def _architecture(question: Question) -> Architecture:
+def _architecture(question: CheckRequest) -> Architecture:
     from evalsuite.models.architectures.uris import architecture
-    from evalsuite.models.checkpoints.architecture_detection import guess  # both import torch
+    from evalsuite.models.checkpoints.architecture_detection import detect_architecture  # both import torch
 
     if question.model:
         return architecture(question.model, **question.settings)
-    fit = guess(_weights(Path(question.parent)))
+    fit = detect_architecture(_weights(Path(question.parent)))
     return architecture(fit.reference, **{**fit.settings, **question.settings})
 
 
@@ -245,5 +245,5 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
 
 
-def _table(one: Given) -> dict[str, Any]:
+def _table(one: ExternalCandidate) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(one).items() if value is not None}

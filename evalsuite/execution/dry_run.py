@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalsuite.config.suite import DENSE, PRODUCTION, Suite, load
+from evalsuite.config.suite import DENSE, PRODUCTION, Suite, load_suite
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.execution.devices import device, devices, threads
 from evalsuite.execution.production import Production
@@ -20,7 +20,7 @@ from evalsuite.models.inference import logits, prepared
 from evalsuite.runs.digests import cell_digest, control, control_of
 from evalsuite.runs.provenance import Options, data_root
 from evalsuite.runs.store import Key, Store
-from evalsuite.runs.timings import Ledger
+from evalsuite.runs.timings import RunTimings
 from evalsuite.types import Candidate
 
 PROBE = 256
@@ -59,17 +59,17 @@ def plan(
         UserError: If the suite, its data or its checkpoint is not as it must be.
     """
     options = options or Options()
-    chosen = options.applied(suite if isinstance(suite, Suite) else load(suite))
+    chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
     store = Store(Path(out) if out is not None else Path("reports") / chosen.name)
     with threads(chosen.threads):
-        gallery = Gallery(
+        image_source = ImageSource(
             chosen.data.plugin, Place(data_root(chosen, options), options.download, chosen.seeds[0])
         )
         place = device(devices(options.device)[0])
-        production = Production(chosen, store, gallery, device=place, trust=options.trust_program)
-        schedule = Schedule(production, gallery, scope(chosen, options))
+        production = Production(chosen, store, image_source, device=place, trust=options.trust_program)
+        schedule = Schedule(production, image_source, scope(chosen, options))
         lines = _lines(schedule, store)
-        _priced(lines, schedule, Ledger(store, workers=1).spent)
+        _priced(lines, schedule, RunTimings(store, workers=1).spent)
     return tuple(lines.values())
 
 
@@ -132,7 +132,7 @@ def _candidates(schedule: Schedule, store: Store) -> Iterator[tuple[Key, Candida
 
 
 def _images(schedule: Schedule, view: View) -> int:
-    return len(schedule.gallery.images(replace(view, change=None)).images)
+    return len(schedule.image_source.images(replace(view, transform=None)).images)
 
 
 def _training(schedule: Schedule, key: Key) -> int:
@@ -143,7 +143,7 @@ def _training(schedule: Schedule, key: Key) -> int:
     if key.method == DENSE and suite.checkpoint:
         return 0
     recipe = suite.recipe if key.method == DENSE else suite.retraining_of(key.method)
-    return int(BACKWARD * recipe.epochs * len(schedule.gallery.images(View(split="train")).images))
+    return int(BACKWARD * recipe.epochs * len(schedule.image_source.images(View(split="train")).images))
 
 
 def _priced(lines: Mapping[str, Line], schedule: Schedule, spent: Mapping[str, Mapping[str, Any]]) -> None:
@@ -160,7 +160,7 @@ def _priced(lines: Mapping[str, Line], schedule: Schedule, spent: Mapping[str, M
 
 def _rate(schedule: Schedule) -> float:
     """Images per second of the parent's architecture, with weights as they are drawn."""
-    images = schedule.gallery.images(View()).images[:PROBE]
+    images = schedule.image_source.images(View()).images[:PROBE]
     ready = prepared(assemble(schedule.suite.model.plugin).eval())
     logits(ready, images[:32])
     begun = time.perf_counter()

@@ -15,19 +15,19 @@ from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.names import some
 from evalsuite.models.checkpoints.reading import read_weights
 from evalsuite.models.cost import nonzero
-from evalsuite.models.exported.input_spec import Program
+from evalsuite.models.exported.input_spec import ExportedProgram
 from evalsuite.models.exported.programs import load_program, program_format
 from evalsuite.models.surgery.bypass import DEAD, bypassed, dead_layers, without_dead
-from evalsuite.plugin_config import Choice
+from evalsuite.plugin_config import PluginConfig
 from evalsuite.runs.digests import file_digest
-from evalsuite.types import Candidate, Cost, Given
+from evalsuite.types import Candidate, Cost, ExternalCandidate
 
 PROGRAM = "program"
 """Model name of candidates that are whole programs: they stay in their own files."""
 
 
 @dataclass(frozen=True)
-class Opened:
+class LoadedModel:
     """Is a finished model in memory.
 
     Attributes:
@@ -48,7 +48,7 @@ class Opened:
         return bool(self.settings["name"] == PROGRAM)
 
 
-class Intake:
+class ExternalCandidateLoader:
     """Opens finished models of one suite.
 
     Args:
@@ -58,11 +58,11 @@ class Intake:
     """
 
     def __init__(
-        self, architecture: Choice[Architecture], image_shape: Sequence[int], *, trust: bool
+        self, architecture: PluginConfig[Architecture], image_shape: Sequence[int], *, trust: bool
     ) -> None:
         self.architecture, self.image_shape, self.trust = architecture, image_shape, trust
 
-    def opened(self, one: Given, path: Path, masks: Path | None) -> Opened:
+    def opened(self, one: ExternalCandidate, path: Path, masks: Path | None) -> LoadedModel:
         """Returns the model in `path`.
 
         Raises:
@@ -79,9 +79,9 @@ class Intake:
         model = load_candidate(weights, fitted, image_shape=self.image_shape)
         files = tuple(file_digest(file) for file in (path, masks) if file is not None)
         own = {"bypass": list(fitted.bypass), "mean": list(fitted.mean), "std": list(fitted.std)}
-        return Opened(model, self.architecture.table | own, files, _layer_notes(model, fitted.bypass))
+        return LoadedModel(model, self.architecture.table | own, files, _layer_notes(model, fitted.bypass))
 
-    def _program(self, one: Given, path: Path, plugin: Architecture) -> Opened:
+    def _program(self, one: ExternalCandidate, path: Path, plugin: Architecture) -> LoadedModel:
         if one.masks or one.bypass:
             raise SuiteError(
                 f"{one.file} is a whole program, which takes neither masks nor bypass; leave them out"
@@ -90,10 +90,10 @@ class Intake:
         settings = {"name": PROGRAM, "file": str(path.resolve()), **preprocessing}
         model = self.program(settings)
         inside = core(model)
-        notes = inside.notes if isinstance(inside, Program) else ()
-        return Opened(model, settings, (file_digest(path),), notes)
+        notes = inside.notes if isinstance(inside, ExportedProgram) else ()
+        return LoadedModel(model, settings, (file_digest(path),), notes)
 
-    def _preprocessed(self, one: Given) -> Architecture:
+    def _preprocessed(self, one: ExternalCandidate) -> Architecture:
         """The architecture with a candidate's own preprocessing, if it has one."""
         plugin = self.architecture.plugin
         try:
@@ -122,7 +122,7 @@ def _layer_notes(model: nn.Module, bypass: Sequence[str]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def program_candidate(one: Given, found: Opened, parent: Candidate) -> Candidate:
+def program_candidate(one: ExternalCandidate, found: LoadedModel, parent: Candidate) -> Candidate:
     """Returns the record of a whole program: counted over the tensors that it shows, else as it is claimed.
 
     Raises:

@@ -12,7 +12,7 @@ from evalsuite.errors import ContractError, InvalidModelError, SkippedError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.base import Evaluator
 from evalsuite.execution.limits import limited, out_of_memory
-from evalsuite.metrics import evaluate
+from evalsuite.metrics.functionals import evaluate
 from evalsuite.runs.store import Cell
 from evalsuite.types import Metric, Score
 
@@ -75,13 +75,13 @@ def scored(evaluator: Evaluator, bench: Bench) -> tuple[Score, ...]:
             is there twice.
         InvalidModelError: If the model breaks its contract.
     """
-    bench.want(evaluator.features)
-    bench.allow({*evaluator.needs, *evaluator.features})
+    bench.request_features(evaluator.features)
+    bench.restrict_inputs({*evaluator.needs, *evaluator.features})
     known = {metric.name: metric for metric in evaluator.metrics}
     try:
         scores = tuple(_completed(score, known) for score in evaluator.evaluate(bench))
     finally:
-        bench.allow(None)
+        bench.restrict_inputs(None)
     _check_unique(scores)
     return scores
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from evalsuite.config.suite import DENSE, Suite
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError
-from evalsuite.plugin_config import Choice
+from evalsuite.plugin_config import PluginConfig
 from evalsuite.producers.base import Context, Producer
 from evalsuite.random_streams import address
 from evalsuite.runs.digests import digest_of
@@ -21,25 +21,25 @@ from evalsuite.runs.store import Key, Store
 from evalsuite.training.history import Span, phase_of, remember
 from evalsuite.training.loop import Plan, train
 from evalsuite.training.origin import Origin
-from evalsuite.training.progress import Progress
+from evalsuite.training.progress import TrainingCheckpoint
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import Candidate, ImageSet
 
 
 @dataclass(frozen=True)
-class Trainings:
+class TrainingInputs:
     """Are the trainings of one suite: of its parents, and what a producer is given to train with.
 
     Attributes:
         suite: Model and recipes.
         store: In whose folder long trainings keep their progress.
-        gallery: Training and validation images.
+        image_source: Training and validation images.
         device: Where to train.
     """
 
     suite: Suite
     store: Store
-    gallery: Gallery
+    image_source: ImageSource
     _: dataclasses.KW_ONLY
     device: torch.device
 
@@ -56,7 +56,7 @@ class Trainings:
         return model
 
     def context(
-        self, choice: Choice[Producer], parent: Candidate, last: Candidate | None, *, digest: str
+        self, choice: PluginConfig[Producer], parent: Candidate, last: Candidate | None, *, digest: str
     ) -> Context:
         """Returns what a producer may use that goes on from the candidate `last`, or starts at the parent."""
         recipe = self.suite.retraining_of(choice.label)
@@ -81,8 +81,8 @@ class Trainings:
         split = View(split="validation")
         return {
             "recipe": dataclasses.asdict(recipe),
-            "train": self.gallery.digest(View(split="train")),
-            "validation": "" if self.judging is None else self.gallery.digest(split),
+            "train": self.image_source.digest(View(split="train")),
+            "validation": "" if self.judging is None else self.image_source.digest(split),
             "threads": self.suite.threads,
             "device": self.device.type,
         }
@@ -90,20 +90,20 @@ class Trainings:
     def validation(self, recipe: Recipe) -> ImageSet | None:
         """Returns the images to select or track by, where `recipe` wants them."""
         wanted = recipe.track or recipe.select == "validation"
-        return self.gallery.images(View(split="validation")) if wanted else None
+        return self.image_source.images(View(split="validation")) if wanted else None
 
     @property
     def judging(self) -> ImageSet | None:
         """The validation split, on which candidates are judged before and after retraining; if the data has one."""
         try:
-            found = self.gallery.images(View(split="validation"))
+            found = self.image_source.images(View(split="validation"))
         except DataError:
             return None
         return None if found.labels is None else found
 
     @property
     def _train(self) -> ImageSet:
-        return self.gallery.images(View(split="train"))
+        return self.image_source.images(View(split="train"))
 
-    def _progress(self, method: str, seed: int, digest: str) -> Progress:
-        return Progress(self.store.weights_path(Key(method, seed, 0.0)).parent, digest)
+    def _progress(self, method: str, seed: int, digest: str) -> TrainingCheckpoint:
+        return TrainingCheckpoint(self.store.weights_path(Key(method, seed, 0.0)).parent, digest)

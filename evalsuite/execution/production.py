@@ -14,24 +14,24 @@ import torch
 from torch import nn
 
 from evalsuite.config.suite import DENSE, Suite
-from evalsuite.cost_axes import USUAL, saved
-from evalsuite.datasets.source import Gallery
+from evalsuite.cost_axes import DEFAULT_AXIS, ratio_on_axis
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import CheckpointError, ContractError, EvalsuiteError, StoreError
-from evalsuite.execution.external_candidates import PROGRAM, Intake, program_candidate
+from evalsuite.execution.external_candidates import PROGRAM, ExternalCandidateLoader, program_candidate
 from evalsuite.execution.limits import TimeLimitError
-from evalsuite.execution.parent_training import Trainings
-from evalsuite.execution.tasks import LostError, Made
+from evalsuite.execution.parent_training import TrainingInputs
+from evalsuite.execution.tasks import ProductionResult, WeightsLostError
 from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.saving import load, save
 from evalsuite.models.cost import cost, counted, weights_digest
-from evalsuite.plugin_config import Choice
+from evalsuite.plugin_config import PluginConfig
 from evalsuite.producers.base import Context, Producer
 from evalsuite.runs.digests import candidate_digest, digest_of, file_digest
 from evalsuite.runs.provenance import PRODUCING, code_digest
 from evalsuite.runs.store import Key, Store
 from evalsuite.training.history import history, remember
-from evalsuite.types import Candidate, Given, Phase
+from evalsuite.types import Candidate, ExternalCandidate, Phase
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +42,27 @@ class Production:
     Args:
         suite: What to make.
         store: Where finished candidates are.
-        gallery: Training images.
+        image_source: Training images.
         device: Where to train.
         trust: Whether whole programs may be loaded that may run code.
     """
 
     def __init__(
-        self, suite: Suite, store: Store, gallery: Gallery, *, device: torch.device, trust: bool = False
+        self,
+        suite: Suite,
+        store: Store,
+        image_source: ImageSource,
+        *,
+        device: torch.device,
+        trust: bool = False,
     ) -> None:
-        self.suite, self.store, self.gallery, self.device, self.trust = suite, store, gallery, device, trust
+        self.suite, self.store, self.image_source, self.device, self.trust = (
+            suite,
+            store,
+            image_source,
+            device,
+            trust,
+        )
 
     def parent(self, seed: int) -> tuple[Candidate, bool]:
         """Returns the unpruned network of one seed, read from the suite's checkpoint or trained, and if it is new.
@@ -81,7 +93,7 @@ class Production:
         origin = trained if path is None else {"checkpoint": file_digest(path)}
         return digest_of({"model": self.suite.model.table, **origin, "code": code_digest(PRODUCING)})
 
-    def producer_digest(self, choice: Choice[Producer]) -> str:
+    def producer_digest(self, choice: PluginConfig[Producer]) -> str:
         """Returns the digest of a method and of how it retrains."""
         plugin = choice.plugin
         code = [code_digest(PRODUCING, type(one)) for one in (plugin, *plugin.parts)]
@@ -107,14 +119,14 @@ class Production:
         try:
             model = self.module(key, candidate)
         except CheckpointError as error:
-            raise LostError(key, str(error)) from error
+            raise WeightsLostError(key, str(error)) from error
         if weights_digest(model) != candidate.weights:
-            raise LostError(
+            raise WeightsLostError(
                 key, f"the weights of {key.method} at {key.target_ratio:g} are not those of its record"
             )
         return model
 
-    def given(self, seed: int, parent: Candidate) -> list[Made]:
+    def given(self, seed: int, parent: Candidate) -> list[ProductionResult]:
         """Returns the finished models of one seed, all of them read before any is measured.
 
         Raises:
@@ -130,14 +142,14 @@ class Production:
                 )
         return found
 
-    def _opened(self, one: Given, parent: Candidate) -> Made:
+    def _opened(self, one: ExternalCandidate, parent: Candidate) -> ProductionResult:
         path = self._located(one.file, "candidate")
         opened = self._intake.opened(one, path, self._located(one.masks, "masks") if one.masks else None)
         if opened.is_program:
             made = program_candidate(one, opened, parent)
             ratio = made.ratio
         else:
-            ratio = ratio_of(opened.model, parent, USUAL)
+            ratio = ratio_of(opened.model, parent, DEFAULT_AXIS)
         origin = digest_of({"files": opened.files, "model": opened.settings, "code": code_digest(PRODUCING)})
         key, digest = Key(one.method, one.seed, ratio), candidate_digest(parent, origin, (ratio,))
         found = self.store.candidate(key, digest) if opened.is_program else self._stored(key, digest)
@@ -147,17 +159,19 @@ class Production:
             made = self._saved(key, opened.model, parent, digest=digest, settings=opened.settings)
         kept = found or made
         check_claim(one, kept)
-        return Made(key, kept, computed=found is None, digest=digest, notes=opened.notes)
+        return ProductionResult(key, kept, computed=found is None, digest=digest, notes=opened.notes)
 
     @cached_property
-    def _trainings(self) -> Trainings:
-        return Trainings(self.suite, self.store, self.gallery, device=self.device)
+    def _trainings(self) -> TrainingInputs:
+        return TrainingInputs(self.suite, self.store, self.image_source, device=self.device)
 
     @cached_property
-    def _intake(self) -> Intake:
-        return Intake(self.suite.model, self._shape, trust=self.trust)
+    def _intake(self) -> ExternalCandidateLoader:
+        return ExternalCandidateLoader(self.suite.model, self._shape, trust=self.trust)
 
-    def candidates(self, choice: Choice[Producer], parent: Candidate, module: nn.Module) -> Iterator[Made]:
+    def candidates(
+        self, choice: PluginConfig[Producer], parent: Candidate, module: nn.Module
+    ) -> Iterator[ProductionResult]:
         """Yields one producer's candidates at rising ratios: those in the store, then those still to be made.
 
         A failure ends the chain: every ratio from there on has its reason.
@@ -168,7 +182,7 @@ class Production:
         stored = (self._stored(key, digest) for key, digest in zip(keys, digests, strict=True))
         ready = [found for found in takewhile(lambda found: found is not None, stored) if found is not None]
         for key, found in zip(keys, ready, strict=False):
-            yield Made(key, found, computed=False)
+            yield ProductionResult(key, found, computed=False)
         if len(ready) < len(keys):
             missing = list(zip(keys, digests, strict=True))[len(ready) :]
             last = ready[-1] if ready else None
@@ -188,7 +202,7 @@ class Production:
         wanted: Sequence[tuple[Key, str]],
         parent: Candidate,
         context: Context,
-    ) -> Iterator[Made]:
+    ) -> Iterator[ProductionResult]:
         reason, again = "", False
         for key, digest in wanted:
             found = None
@@ -203,7 +217,7 @@ class Production:
                     again = isinstance(error, TimeLimitError) or not isinstance(error, EvalsuiteError)
                     log.info("production of %s at %s failed", key.method, key.target_ratio, exc_info=True)
                     reason = f"production failed at ratio {key.target_ratio:g}: {sentence(error)}"
-            yield Made(key, found, reason, digest=digest, again=again)
+            yield ProductionResult(key, found, reason, digest=digest, again=again)
 
     def _saved(
         self,
@@ -222,13 +236,15 @@ class Production:
         save(model, settings, path)
         spent = cost(model, self._shape)
         whole = spent if parent is None else parent.cost
-        axis = next((one.plugin.axis for one in self.suite.producers if one.label == key.method), USUAL)
+        axis = next(
+            (one.plugin.axis for one in self.suite.producers if one.label == key.method), DEFAULT_AXIS
+        )
         candidate = Candidate(
             method=key.method,
             seed=key.seed,
             target_ratio=key.target_ratio,
-            ratio=saved(spent, whole, axis) or 0.0,
-            prunable_ratio=saved(spent, whole, "prunable_nonzero") or 0.0,
+            ratio=ratio_on_axis(spent, whole, axis) or 0.0,
+            prunable_ratio=ratio_on_axis(spent, whole, "prunable_nonzero") or 0.0,
             cost=spent,
             weights=weights_digest(model),
             model=settings,
@@ -243,7 +259,7 @@ class Production:
     @property
     def _shape(self) -> Sequence[int]:
         """(C, H, W) of one image."""
-        return self.gallery.images(View()).images.shape[1:]
+        return self.image_source.images(View()).images.shape[1:]
 
     def _stored(self, key: Key, digest: str) -> Candidate | None:
         """A finished candidate whose weights are there as well."""
@@ -261,7 +277,7 @@ class Production:
     def _located(self, name: str, what: str) -> Path:
         """A file that the suite names: beside the suite, in the data root, or absolute."""
         named = Path(name).expanduser()
-        root = self.gallery.place.root
+        root = self.image_source.place.root
         tried = [self.suite.source.parent / named, *([root / named] if root else [])]
         for path in tried:
             if path.exists():
@@ -278,7 +294,7 @@ CLAIM = 0.01
 """How far a claimed ratio may be from a measured one, over all parameters or over prunable weights."""
 
 
-def check_claim(one: Given, found: Candidate) -> None:
+def check_claim(one: ExternalCandidate, found: Candidate) -> None:
     """Checks the ratio that a finished model is said to have.
 
     Raises:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from evalsuite.atomic_files import set_aside
-from evalsuite.config.suite import PRODUCTION, Suite, load
-from evalsuite.datasets.shared_cache import Shelf
+from evalsuite.config.suite import PRODUCTION, Suite, load_suite
+from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.errors import CellError
 from evalsuite.execution.devices import device as device
 from evalsuite.execution.devices import devices
@@ -24,29 +24,29 @@ from evalsuite.execution.executors import check, count, executor
 from evalsuite.execution.executors.base import Executor
 from evalsuite.execution.schedule import Rank, Schedule, scope
 from evalsuite.execution.tasks import (
-    Begun,
-    Died,
-    Ended,
+    CandidatesReady,
+    CellFinished,
+    CellStarted,
     Event,
-    Finished,
-    Lost,
-    Measure,
-    Open,
-    Opened,
-    Order,
-    Produce,
-    Produced,
-    Stop,
+    LoadParent,
+    MeasureCandidate,
+    ParentReady,
+    ProduceCandidate,
+    RunAborted,
+    RunContext,
     Task,
+    TaskFinished,
+    WeightsLost,
+    WorkerDied,
 )
-from evalsuite.execution.tasks import Step as Step
-from evalsuite.execution.worker import Workshop
+from evalsuite.execution.tasks import CellProgress as CellProgress
+from evalsuite.execution.worker import TaskRunner
 from evalsuite.results.run import Run
 from evalsuite.runs.lock import Lock, locked
 from evalsuite.runs.provenance import Options, data_root, record
 from evalsuite.runs.store import Cell, Key, Store
-from evalsuite.runs.timings import Doing, Ledger
-from evalsuite.types import Status
+from evalsuite.runs.timings import ActiveTask, RunTimings
+from evalsuite.types import CellStatus
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ SCRATCH = "scratch"
 LOOK = 2.0
 """Seconds after which the lock is looked at again."""
 
-Progress = Callable[[Step], None]
+ProgressCallback = Callable[[CellProgress], None]
 
 
 def run(
@@ -63,7 +63,7 @@ def run(
     *,
     out: Path | str | None = None,
     options: Options | None = None,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Run:
     """Runs a suite and returns its results; what an earlier run finished is not computed again.
 
@@ -77,10 +77,10 @@ def run(
         UserError: If the suite, its data or its checkpoint is not as it must be; nothing is computed then.
     """
     options = options or Options()
-    chosen = options.applied(suite if isinstance(suite, Suite) else load(suite))
+    chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
     root = Path(out) if out is not None else Path("reports") / chosen.name
     places = devices(options.device)
-    order = Order(
+    order = RunContext(
         suite=chosen,
         root=root.absolute(),
         data=data_root(chosen, options),
@@ -90,8 +90,8 @@ def run(
         scratch=root.absolute() / SCRATCH,
     )
     with threads(chosen.threads):
-        here = Workshop(order)
-        schedule = Schedule(here.production, here.gallery, scope(chosen, options))
+        here = TaskRunner(order)
+        schedule = Schedule(here.production, here.image_source, scope(chosen, options))
         workers = count(options, chosen, places)
         name = options.executor or ("serial" if workers == 1 else "local")
         check(name, workers=workers)
@@ -99,7 +99,7 @@ def run(
         store.refuse_newer()
         with (
             locked(root) as lock,
-            _cleared(Shelf(root / SCRATCH)),
+            _cleared(SharedArrayCache(root / SCRATCH)),
             closing(executor(name, order, here, devices=places, workers=workers)) as hands,
         ):
             store.sweep()
@@ -108,7 +108,7 @@ def run(
 
 
 @contextmanager
-def _cleared(shelf: Shelf) -> Iterator[None]:
+def _cleared(shelf: SharedArrayCache) -> Iterator[None]:
     """Leaves nothing on the shelf, and believes nothing that a killed run left there."""
     shelf.clear()
     try:
@@ -123,7 +123,7 @@ class _Work:
     def __init__(self, schedule: Schedule, hands: Executor, lock: Lock) -> None:
         self.schedule, self.hands, self.lock = schedule, hands, lock
         self.store = schedule.store
-        self.ledger = Ledger(self.store, workers=hands.slots)
+        self.ledger = RunTimings(self.store, workers=hands.slots)
         self.done = self.computed = 0
         self.notes: list[dict[str, Any]] = []  # what readers of the report should know about the models
         self._ready: list[tuple[Rank, int, Task]] = []
@@ -133,7 +133,7 @@ class _Work:
         self._tries: Counter[tuple[Key, str]] = Counter()
         self._look = 0.0
 
-    def run(self, kept: dict[str, Any], progress: Progress) -> None:
+    def run(self, kept: dict[str, Any], progress: ProgressCallback) -> None:
         """Does everything that is not in the store."""
         self.progress = progress
         earlier = self.store.seconds()
@@ -159,7 +159,9 @@ class _Work:
             self._heard(task, event, computed=False)
         if rest is not None:
             self._running[rest.name] = rest
-            self.ledger.doing[rest.name] = Doing(rest.key, "" if isinstance(rest, Measure) else PRODUCTION)
+            self.ledger.doing[rest.name] = ActiveTask(
+                rest.key, "" if isinstance(rest, MeasureCandidate) else PRODUCTION
+            )
             self.hands.submit(rest)
 
     def _wait(self) -> None:
@@ -171,25 +173,25 @@ class _Work:
             return
         task, event = found
         task = self._running[task.name]  # less what it has done already
-        if isinstance(event, Finished | Died | Lost | Stop):
+        if isinstance(event, TaskFinished | WorkerDied | WeightsLost | RunAborted):
             del self._running[task.name], self.ledger.doing[task.name]
-        if isinstance(event, Stop):
+        if isinstance(event, RunAborted):
             raise event.error
-        if isinstance(event, Begun):
-            self.ledger.doing[task.name] = Doing(task.key, event.what)
-        elif isinstance(event, Died):
+        if isinstance(event, CellStarted):
+            self.ledger.doing[task.name] = ActiveTask(task.key, event.what)
+        elif isinstance(event, WorkerDied):
             self._again(task, event.reason)
-        elif isinstance(event, Lost):
+        elif isinstance(event, WeightsLost):
             self._make_again(task, event)
         else:
             self._heard(task, event, computed=True)
 
     def _heard(self, task: Task, event: Event, *, computed: bool) -> None:
         """Writes down what an event says, and has done what waited for it."""
-        if isinstance(event, Ended):
+        if isinstance(event, CellFinished):
             self._book(event.what, event.seconds, computed=computed)
             self._tell(task.key, event.what, event.status, computed=computed)
-            if computed and isinstance(task, Measure):
+            if computed and isinstance(task, MeasureCandidate):
                 left = {label: digest for label, digest in task.cells.items() if label != event.what}
                 self._running[task.name] = dataclasses.replace(task, cells=left)
             return
@@ -198,16 +200,16 @@ class _Work:
             for one in waiting:
                 self._push(one)
             return
-        if isinstance(event, Opened):
+        if isinstance(event, ParentReady):
             self._opened(task.key, event)
-        elif isinstance(event, Produced):
+        elif isinstance(event, CandidatesReady):
             self._produced(event, computed=computed)
         else:
             return
         for one in self.schedule.after(task, event):
             self._push(one)
 
-    def _opened(self, key: Key, event: Opened) -> None:
+    def _opened(self, key: Key, event: ParentReady) -> None:
         """Writes down who is compared before anything of it is measured."""
         listed = self.schedule.inputs["given"]
         listed += [{**dataclasses.asdict(made.key), "digest": made.digest} for made in event.given]
@@ -222,7 +224,7 @@ class _Work:
                 self._tell(made.key, PRODUCTION, "ok", computed=made.computed)
         self._record(seconds=None)
 
-    def _produced(self, event: Produced, *, computed: bool) -> None:
+    def _produced(self, event: CandidatesReady, *, computed: bool) -> None:
         self._book(PRODUCTION, event.seconds, computed=computed)
         for made in event.made:
             if made.candidate is not None:
@@ -234,23 +236,23 @@ class _Work:
 
     def _again(self, task: Task, reason: str) -> None:
         """Has a task whose worker died done once more; the second time, its cell has a reason and no number."""
-        what = next(iter(task.cells), "") if isinstance(task, Measure) else PRODUCTION
+        what = next(iter(task.cells), "") if isinstance(task, MeasureCandidate) else PRODUCTION
         self._tries[task.key, what] += 1
         if self._tries[task.key, what] == 1:
             log.warning(
                 "%s of %s at %g: %s; it is tried again", what, task.key.method, task.key.target_ratio, reason
             )
             self._push(task)
-        elif isinstance(task, Open):
+        elif isinstance(task, LoadParent):
             raise CellError(f"the parent of seed {task.seed} could not be made: {reason}")
-        elif isinstance(task, Produce):
+        elif isinstance(task, ProduceCandidate):
             self._heard(task, self.schedule.failed(task, reason), computed=True)
         else:
             self._give_up(task, [what], reason)
 
-    def _make_again(self, task: Task, event: Lost) -> None:
+    def _make_again(self, task: Task, event: WeightsLost) -> None:
         """Has weights made again that are not those of their record; once, then it is an error."""
-        parent = None if isinstance(task, Open) else task.parent
+        parent = None if isinstance(task, LoadParent) else task.parent
         maker = None if parent is None else self.schedule.remade(event.key, parent)
         if maker is not None and maker.name in self._waiting:  # for another task that met them first
             self._waiting[maker.name].append(task)
@@ -260,14 +262,14 @@ class _Work:
             set_aside(self.store.weights_path(event.key))
             self._waiting[maker.name] = [task]
             self._push(maker)
-        elif isinstance(task, Measure):
+        elif isinstance(task, MeasureCandidate):
             self._give_up(task, list(task.cells), event.reason)
-        elif isinstance(task, Produce):
+        elif isinstance(task, ProduceCandidate):
             self._heard(task, self.schedule.failed(task, event.reason), computed=True)
         else:
             raise CellError(event.reason)
 
-    def _give_up(self, task: Measure, labels: list[str], reason: str) -> None:
+    def _give_up(self, task: MeasureCandidate, labels: list[str], reason: str) -> None:
         for label in labels:
             self.store.write_cell(task.key, label, Cell(task.cells[label], "error", reason))
             self._tell(task.key, label, "error", computed=True)
@@ -283,10 +285,10 @@ class _Work:
         if computed:
             self.ledger.add(what, seconds)
 
-    def _tell(self, key: Key, what: str, status: Status, *, computed: bool) -> None:
+    def _tell(self, key: Key, what: str, status: CellStatus, *, computed: bool) -> None:
         self.done += 1
         self.computed += computed
-        self.progress(Step(key, what, status, self.done, self.schedule.total, computed))
+        self.progress(CellProgress(key, what, status, self.done, self.schedule.total, computed))
 
     def _record(self, *, seconds: float | None, **more: Any) -> None:
         self.store.write_record({**self.kept, "seconds": seconds, "spent": self.ledger.spent, **more})

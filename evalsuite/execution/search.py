@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evalsuite.config.suite import Suite, load
+from evalsuite.config.suite import Suite, load_suite
 from evalsuite.errors import UserError
 from evalsuite.execution.scheduler import run
 from evalsuite.registry import unknown
@@ -25,7 +25,7 @@ from evalsuite.thresholds.curves import ULPS
 from evalsuite.tolerances import limits
 
 if TYPE_CHECKING:
-    from evalsuite.execution.scheduler import Progress
+    from evalsuite.execution.scheduler import ProgressCallback
     from evalsuite.results.run import Run
     from evalsuite.runs.provenance import Options
 
@@ -54,7 +54,7 @@ def search(
     *,
     out: Path | str | None = None,
     options: Options,
-    progress: Progress | None = None,
+    progress: ProgressCallback | None = None,
 ) -> Run:
     """Runs only as much of a suite as the threshold of one metric on one condition needs, for every producer.
 
@@ -71,7 +71,7 @@ def search(
     Raises:
         UserError: If the suite has no tolerance for this, or nobody measured it.
     """
-    chosen = options.applied(suite if isinstance(suite, Suite) else load(suite))
+    chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
     metric, _, condition = place.partition("@")
     condition = condition or "clean"
     if metric not in chosen.tolerances:

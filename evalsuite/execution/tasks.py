@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from evalsuite.config.suite import DENSE, Suite
 from evalsuite.runs.store import Key
-from evalsuite.types import Candidate, Status
+from evalsuite.types import Candidate, CellStatus
 
 if TYPE_CHECKING:
     from evalsuite.runs.store import Key
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Order:
+class RunContext:
     """Is what a worker must know to do the tasks of a run.
 
     Attributes:
@@ -29,7 +29,8 @@ class Order:
         trust: Whether whole programs may be loaded that may run code.
         scratch: Folder where changed images are shared between workers; ``None`` to keep them in memory.
         patience: Seconds to wait for a file that another machine has written.
-        identity: Versions and code of the run (`evalsuite.runs.provenance.identity`), which the worker's must equal.
+        identity: Versions and code of the run (`evalsuite.runs.provenance.environment_fingerprint`), which the
+            worker's must equal.
     """
 
     suite: Suite
@@ -44,7 +45,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Open:
+class LoadParent:
     """Is the task to have the parent of one seed and its finished models."""
 
     seed: int
@@ -61,7 +62,7 @@ class Open:
 
 
 @dataclass(frozen=True)
-class Produce:
+class ProduceCandidate:
     """Is the task to make one candidate, the next of its chain.
 
     Attributes:
@@ -88,7 +89,7 @@ class Produce:
 
 
 @dataclass(frozen=True)
-class Measure:
+class MeasureCandidate:
     """Is the task to fill the missing cells of one candidate.
 
     Attributes:
@@ -113,18 +114,18 @@ class Measure:
         return f"measure {self.key.method} {self.key.seed} {self.key.target_ratio!r}"
 
 
-Task = Open | Produce | Measure
+Task = LoadParent | ProduceCandidate | MeasureCandidate
 
 
 @dataclass(frozen=True)
-class Begun:
+class CellStarted:
     """Says that a worker starts on a cell."""
 
     what: str
 
 
 @dataclass(frozen=True)
-class Ended:
+class CellFinished:
     """Says that a cell is in the store.
 
     Attributes:
@@ -134,12 +135,12 @@ class Ended:
     """
 
     what: str
-    status: Status
+    status: CellStatus
     seconds: float
 
 
 @dataclass(frozen=True)
-class Opened:
+class ParentReady:
     """Says who is compared in one seed.
 
     Attributes:
@@ -152,13 +153,13 @@ class Opened:
 
     parent: Candidate
     fresh: bool
-    given: tuple[Made, ...] = ()
+    given: tuple[ProductionResult, ...] = ()
     notes: tuple[tuple[Key, str], ...] = ()
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
-class Produced:
+class CandidatesReady:
     """Says what became of one step of a chain: one candidate, or reasons for all the rest.
 
     Attributes:
@@ -166,12 +167,12 @@ class Produced:
         seconds: How long it took.
     """
 
-    made: tuple[Made, ...]
+    made: tuple[ProductionResult, ...]
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
-class Lost:
+class WeightsLost:
     """Says that the weights of a candidate are not those of its record: they must be made again.
 
     Attributes:
@@ -184,7 +185,7 @@ class Lost:
 
 
 @dataclass(frozen=True)
-class Stop:
+class RunAborted:
     """Says that the whole run cannot go on.
 
     Attributes:
@@ -195,7 +196,7 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Died:
+class WorkerDied:
     """Says that the worker of a task is gone.
 
     Attributes:
@@ -206,15 +207,24 @@ class Died:
 
 
 @dataclass(frozen=True)
-class Finished:
+class TaskFinished:
     """Says that a worker is through with its task."""
 
 
-Event = Begun | Ended | Opened | Produced | Lost | Stop | Died | Finished
+Event = (
+    CellStarted
+    | CellFinished
+    | ParentReady
+    | CandidatesReady
+    | WeightsLost
+    | RunAborted
+    | WorkerDied
+    | TaskFinished
+)
 
 
 @dataclass(frozen=True)
-class Step:
+class CellProgress:
     """Is one finished cell, as told to a progress bar.
 
     Attributes:
@@ -228,14 +238,14 @@ class Step:
 
     key: Key
     what: str
-    status: Status
+    status: CellStatus
     done: int
     total: int
     computed: bool
 
 
 @dataclass(frozen=True)
-class Made:
+class ProductionResult:
     """Is one candidate, or the reason why there is none.
 
     Attributes:
@@ -257,7 +267,7 @@ class Made:
     again: bool = False
 
 
-class LostError(Exception):
+class WeightsLostError(Exception):
     """Says that weights on disk are not those of the candidate's record."""
 
     def __init__(self, key: Key, reason: str) -> None:

@@ -147,3 +147,13 @@ def _rows(weights: Sequence[Array], sizes: tuple[int, ...]) -> int:
                 "weights must be finite and not negative, with at least one image in each row"
             )
     return rows
+
+
+def mean(values: Array, *, weights: Weights = None) -> Floats:
+    """Returns the weighted mean: accuracy, negative log-likelihood, Brier score and other averages.
+
+    >>> mean(np.array([0.0, 1.0]), weights=[np.array([[3.0, 1.0]])])
+    array([0.25])
+    """
+    x = vector("values", values)
+    return resampled(lambda w: row_sums(w * x) / row_sums(w), (x.size,), weights=weights)

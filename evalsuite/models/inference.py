@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from evalsuite.errors import DataError, InvalidModelError
-from evalsuite.models.exported.input_spec import Program
+from evalsuite.models.exported.input_spec import ExportedProgram
 from evalsuite.models.surgery.graph import flow, plain
 
 if TYPE_CHECKING:
@@ -140,8 +140,8 @@ def single_precision() -> Iterator[None]:
         yield
 
 
-def _programs(model: nn.Module) -> list[Program]:
-    return [part for part in model.modules() if isinstance(part, Program)]
+def _programs(model: nn.Module) -> list[ExportedProgram]:
+    return [part for part in model.modules() if isinstance(part, ExportedProgram)]
 
 
 def _fold(model: nn.Module) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evalsuite.cost_axes import USUAL
+from evalsuite.cost_axes import DEFAULT_AXIS
 from evalsuite.errors import InvalidModelError, SkippedError, UserError
 from evalsuite.models.inference import logits
 from evalsuite.models.norms import has_norms, reestimated
@@ -25,7 +25,7 @@ from evalsuite.training.history import Span, history, phase_of, remember
 from evalsuite.training.hooks import Hooks
 from evalsuite.training.loop import Masks, Plan, masked, train, training_seed
 from evalsuite.training.origin import Origin
-from evalsuite.training.progress import Progress
+from evalsuite.training.progress import TrainingCheckpoint
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import Array, ImageSet, Phase
 
@@ -59,7 +59,7 @@ class Context:
     origin: Origin | None = None
     validation: ImageSet | None = None
     lineage: tuple[Phase, ...] = ()
-    progress: Progress | None = None
+    progress: TrainingCheckpoint | None = None
     _phases: list[Phase] = field(default_factory=list, init=False, repr=False, compare=False)
     _fits: Counter[float] = field(default_factory=Counter, init=False, repr=False, compare=False)
     _rewound: dict[float, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -229,7 +229,7 @@ class Producer(ABC):
     """
 
     dense: ClassVar[bool] = False
-    axis: ClassVar[str] = USUAL
+    axis: ClassVar[str] = DEFAULT_AXIS
 
     @property
     def parts(self) -> tuple[Producer, ...]:
@@ -240,7 +240,7 @@ class Producer(ABC):
     def remembered(self) -> dict[str, Any]:
         """What results must know of it where it is not there: that it prunes nothing, or what it saves."""
         dense = {"dense": True} if self.dense else {}
-        return {**dense, **({"axis": self.axis} if self.axis != USUAL else {})}
+        return {**dense, **({"axis": self.axis} if self.axis != DEFAULT_AXIS else {})}
 
     @abstractmethod
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:

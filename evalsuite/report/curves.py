@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from evalsuite.cost_axes import AXES as COSTS
-from evalsuite.cost_axes import USUAL
+from evalsuite.cost_axes import DEFAULT_AXIS
 from evalsuite.report.findings import PARENT, Findings, counted_in, headline, methods, ratio_label, records
 from evalsuite.report.wording import condition_label, counted, metric_label
 
@@ -63,7 +63,7 @@ def curves(findings: Findings) -> dict[str, Any]:
 
 def _ratio(findings: Findings) -> dict[str, str]:
     """What the ratio is called where it is not the usual one for all methods."""
-    return {} if counted_in(findings) == [USUAL] else {"ratio": ratio_label(findings)}
+    return {} if counted_in(findings) == [DEFAULT_AXIS] else {"ratio": ratio_label(findings)}
 
 
 def _clocked(measured: pd.DataFrame) -> dict[str, tuple[str, pd.DataFrame]]:

@@ -21,7 +21,7 @@ Key = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ThresholdEntry:
     """Is a method's threshold on a line of the table.
 
     Attributes:
@@ -52,7 +52,7 @@ class Line:
     label: str
     summary: bool
     row: Row
-    entries: tuple[Entry | None, ...]
+    entries: tuple[ThresholdEntry | None, ...]
 
     def common(self, key: str) -> float | None:
         """Returns what all methods share, for example the parent's number; ``None`` where they differ."""
@@ -108,7 +108,7 @@ def _by_seed(thresholds: pd.DataFrame) -> Mapping[Key, list[Row]]:
     return found
 
 
-def _entry(row: Row | None, seeds: Mapping[Key, list[Row]], digits: int) -> Entry | None:
+def _entry(row: Row | None, seeds: Mapping[Key, list[Row]], digits: int) -> ThresholdEntry | None:
     if row is None:
         return None
     failure = NOTHING if row["first_failure"] is None else percentage(row["first_failure"], digits)
@@ -116,7 +116,9 @@ def _entry(row: Row | None, seeds: Mapping[Key, list[Row]], digits: int) -> Entr
     each = " · ".join(figure(seed, digits) for seed in mine) if len(mine) > 1 else ""
     certified = row.get("certified")
     proven = "" if certified is None else f"shown {percentage(certified, digits)}"
-    return Entry(row, figure(row, digits), marks(row), proven, failure, each, _published(row), tip(row))
+    return ThresholdEntry(
+        row, figure(row, digits), marks(row), proven, failure, each, _published(row), tip(row)
+    )
 
 
 def _published(row: Row) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from evalsuite.cost_axes import AXES, USUAL
+from evalsuite.cost_axes import AXES, DEFAULT_AXIS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -84,26 +84,26 @@ def counted_in(findings: Findings) -> list[str]:
     """Returns the axes that the ratios of the methods are counted in, in order; the usual one if nobody says."""
     table = findings.measurements
     found = table.loc[table["method"] != PARENT, "axis"].dropna() if "axis" in table else ()
-    return [str(axis) for axis in unique(found)] or [USUAL]
+    return [str(axis) for axis in unique(found)] or [DEFAULT_AXIS]
 
 
 def ratio_label(findings: Findings) -> str:
     """Returns what an axis of ratios is called."""
     found = counted_in(findings)
-    nouns = "" if found == [USUAL] else ", " + " or ".join(AXES[axis].noun for axis in found)
+    nouns = "" if found == [DEFAULT_AXIS] else ", " + " or ".join(AXES[axis].noun for axis in found)
     return f"Prune ratio{nouns}"
 
 
 def counted(findings: Findings) -> str:
     """Returns the sentence that says what ratios are shares of; empty where all are of non-zero parameters."""
-    found = [AXES[axis].noun for axis in counted_in(findings) if axis != USUAL]
+    found = [AXES[axis].noun for axis in counted_in(findings) if axis != DEFAULT_AXIS]
     if not found:
         return ""
     if len(found) == len(counted_in(findings)) == 1:
         return f"Ratios are shares of the parent's {found[0]} that are gone."
     nouns = " or ".join(found)
     return (
-        f"Ratios are shares of the parent's {AXES[USUAL].noun} that are gone; of {nouns} where the name of a "
+        f"Ratios are shares of the parent's {AXES[DEFAULT_AXIS].noun} that are gone; of {nouns} where the name of a "
         "method says so."
     )
 

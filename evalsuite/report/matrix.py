@@ -48,7 +48,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class MatrixCell:
     """Is one number of the matrix and all that is said about it.
 
     Attributes:
@@ -86,8 +86,8 @@ class Cell:
 class Matrix:
     """Is the table: `cells` has a row per method and an entry, possibly ``None``, per column."""
 
-    columns: tuple[Column, ...]
-    cells: Mapping[str, tuple[Cell | None, ...]]
+    columns: tuple[MatrixColumn, ...]
+    cells: Mapping[str, tuple[MatrixCell | None, ...]]
     legend: tuple[tuple[str, str], ...]
     summarised: tuple[tuple[str, str], ...]
 
@@ -120,7 +120,7 @@ def matrix(rows: Sequence[Row], methods: Sequence[str]) -> Matrix:
 
 
 def _summarised(
-    columns: Sequence[Column], chosen: Mapping[str, Sequence[Answer | None]]
+    columns: Sequence[MatrixColumn], chosen: Mapping[str, Sequence[Answer | None]]
 ) -> tuple[tuple[str, str], ...]:
     """What each column is about: its metric, its tolerance, and how many conditions it stands for."""
     told = []
@@ -140,20 +140,22 @@ def _everywhere(rows: Sequence[Row]) -> str:
     return "".join(common) if len(rows) > 1 else ""
 
 
-def _unmarked(cell: Cell | None, everywhere: str) -> Cell | None:
+def _unmarked(cell: MatrixCell | None, everywhere: str) -> MatrixCell | None:
     if cell is None:
         return None
     return replace(cell, marks="".join(mark for mark in cell.marks if mark not in everywhere))
 
 
-def _legend(cells: Mapping[str, Sequence[Cell | None]], everywhere: str) -> tuple[tuple[str, str], ...]:
+def _legend(cells: Mapping[str, Sequence[MatrixCell | None]], everywhere: str) -> tuple[tuple[str, str], ...]:
     shown = [cell for line in cells.values() for cell in line if cell is not None]
     used = "".join(cell.text[0] + cell.marks for cell in shown)
     explained = tuple((mark, meaning) for mark, meaning in FLAGS.values() if mark in used)
     return explained + tuple(("everywhere", text) for mark, text in FLAGS.values() if mark in everywhere)
 
 
-def _line(columns: Sequence[Column], found: Sequence[Answer | None], digits: int) -> tuple[Cell | None, ...]:
+def _line(
+    columns: Sequence[MatrixColumn], found: Sequence[Answer | None], digits: int
+) -> tuple[MatrixCell | None, ...]:
     accuracy = found[0].row if columns[:1] == COLUMNS[:1] and found[0] is not None else None
     return tuple(_cell(one, accuracy, digits) for one in found)
 
@@ -226,7 +228,7 @@ def interval(row: Row, digits: int) -> str:
     return "" if certified is None else f"shown {percentage(certified, digits)}"
 
 
-def _cell(found: Answer | None, accuracy: Row | None, digits: int) -> Cell | None:
+def _cell(found: Answer | None, accuracy: Row | None, digits: int) -> MatrixCell | None:
     if found is None:
         return None
     row, tested = found.row, ratios(found.row["tested"])
@@ -238,7 +240,7 @@ def _cell(found: Answer | None, accuracy: Row | None, digits: int) -> Cell | Non
         told += f", {row['unproven']} of them without a proof" if row["unproven"] else ""
     if row["aggregate"] == "minimum":
         told += f"\nGives way first: {condition_label(found.shown['condition'])}"
-    return Cell(
+    return MatrixCell(
         row, found.shown, figure(row, digits), marks(row), interval(row, digits), told, shortfall, tested
     )
 
@@ -252,7 +254,7 @@ _ANY = ("infeasible", "non_monotone", "incomplete", "at_chance", "underpowered")
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class MatrixColumn:
     """Is one question of the matrix.
 
     Attributes:
@@ -290,36 +292,38 @@ class Answer:
 
 
 COLUMNS = (
-    Column("Test accuracy", "", ("accuracy",), condition="clean"),
-    Column("Corruptions, generated", "mean", ("accuracy",), group="corruptions", aggregate="mean"),
-    Column("Corruptions, generated", "worst", ("accuracy",), group="corruptions"),
-    Column("Corruptions, official", "mean", ("accuracy",), group="corruptions official", aggregate="mean"),
-    Column("Corruptions, official", "worst", ("accuracy",), group="corruptions official"),
-    Column("Natural shift", "worst", ("accuracy",), group="shift"),
-    Column("Videos", "mean", ("flip_probability",), group="videos", aggregate="mean"),
-    Column("Noise", "worst", ("accuracy",), group="noise"),
-    Column("Attack", "worst", ("robust_accuracy",), group="attack", also=("worst/", "worst l2/")),
-    Column(
+    MatrixColumn("Test accuracy", "", ("accuracy",), condition="clean"),
+    MatrixColumn("Corruptions, generated", "mean", ("accuracy",), group="corruptions", aggregate="mean"),
+    MatrixColumn("Corruptions, generated", "worst", ("accuracy",), group="corruptions"),
+    MatrixColumn(
+        "Corruptions, official", "mean", ("accuracy",), group="corruptions official", aggregate="mean"
+    ),
+    MatrixColumn("Corruptions, official", "worst", ("accuracy",), group="corruptions official"),
+    MatrixColumn("Natural shift", "worst", ("accuracy",), group="shift"),
+    MatrixColumn("Videos", "mean", ("flip_probability",), group="videos", aggregate="mean"),
+    MatrixColumn("Noise", "worst", ("accuracy",), group="noise"),
+    MatrixColumn("Attack", "worst", ("robust_accuracy",), group="attack", also=("worst/", "worst l2/")),
+    MatrixColumn(
         "Black-box attack", "worst", ("robust_accuracy",), group="black-box attack", also=("worst black-box",)
     ),
-    Column("OOD, near", "worst", _OOD, group="ood-near"),
-    Column("OOD, far", "worst", _OOD, group="ood-far"),
-    Column("Calibration", "", _CALIBRATION, condition="clean"),
-    Column("Calibration, shifted", "worst", _SHIFTED, group="calibration-shift"),
-    Column("Similarity", "", _SIMILARITY, condition="clean"),
-    Column("Classes", "worst", ("class_accuracy",), group="classes"),
+    MatrixColumn("OOD, near", "worst", _OOD, group="ood-near"),
+    MatrixColumn("OOD, far", "worst", _OOD, group="ood-far"),
+    MatrixColumn("Calibration", "", _CALIBRATION, condition="clean"),
+    MatrixColumn("Calibration, shifted", "worst", _SHIFTED, group="calibration-shift"),
+    MatrixColumn("Similarity", "", _SIMILARITY, condition="clean"),
+    MatrixColumn("Classes", "worst", ("class_accuracy",), group="classes"),
 )
-EVERYTHING = Column("Everything", "weakest", ())
+EVERYTHING = MatrixColumn("Everything", "weakest", ())
 
 
-def answered(rows: Sequence[Row], methods: Sequence[str]) -> tuple[Column, ...]:
+def answered(rows: Sequence[Row], methods: Sequence[str]) -> tuple[MatrixColumn, ...]:
     """Returns the columns that some method can answer, a plug-in's own groups included, and the last one.
 
     The note of a column for the worst of several conditions says how many these are.
     """
     known = {column.group for column in COLUMNS}
     groups = unique(row["group"] for row in rows if row["group"] and row["group"] not in known)
-    extra = tuple(Column(group_label(g).capitalize(), "worst", (), group=g) for g in groups)
+    extra = tuple(MatrixColumn(group_label(g).capitalize(), "worst", (), group=g) for g in groups)
     asked = []
     for column in (*COLUMNS, *extra):
         found = [one for one in (answer(column, rows, method) for method in methods) if one]
@@ -328,7 +332,7 @@ def answered(rows: Sequence[Row], methods: Sequence[str]) -> tuple[Column, ...]:
     return (*asked, EVERYTHING) if asked or any(singles(rows, method) for method in methods) else ()
 
 
-def answer(column: Column, rows: Sequence[Row], method: str) -> Answer | None:
+def answer(column: MatrixColumn, rows: Sequence[Row], method: str) -> Answer | None:
     """Returns the threshold that answers a column's question, by the first of its metrics that has one."""
     single = singles(rows, method)
     if column.title == EVERYTHING.title:
@@ -347,15 +351,15 @@ def answer(column: Column, rows: Sequence[Row], method: str) -> Answer | None:
     return None
 
 
-def _counted(column: Column, count: int) -> Column:
+def _counted(column: MatrixColumn, count: int) -> MatrixColumn:
     return replace(column, note=f"worst of {count}") if column.note == "worst" and count > 1 else column
 
 
-def _belongs(row: Row, column: Column) -> bool:
+def _belongs(row: Row, column: MatrixColumn) -> bool:
     return not row["group"] and bool(column.also) and str(row["condition"]).startswith(column.also)
 
 
-def _mean(column: Column, metric: str, method: str, rows: Sequence[Row]) -> list[Row]:
+def _mean(column: MatrixColumn, metric: str, method: str, rows: Sequence[Row]) -> list[Row]:
     """The threshold of the mean over a group: best the one that was measured, which has an interval."""
     mine = [row for row in rows if (row["method"], row["metric"]) == (method, metric)]
     measured = [r for r in mine if r["condition"] == column.group and r["aggregate"] == "single"]

@@ -138,7 +138,7 @@ def _trust(findings: Findings) -> dict[str, Any]:
         "failures": trust.failures(findings.measurements),
         "lost": trust.lost(findings),
         "pending": trust.pending(findings),
-        "doubts": trust.doubts(findings.measurements),
+        "doubts": trust.quality_warnings(findings.measurements),
         "notes": trust.notes(findings),
         "preprocessing": trust.preprocessing(findings),
         "fairness": records(findings.fairness),

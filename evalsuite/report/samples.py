@@ -20,10 +20,10 @@ import numpy as np
 
 from evalsuite.config.suite import DENSE
 from evalsuite.datasets.pictures import encode_png
-from evalsuite.datasets.source import Gallery
-from evalsuite.datasets.transforms.archives import Official
+from evalsuite.datasets.source import ImageSource
+from evalsuite.datasets.transforms.archives import OfficialCorruption
 from evalsuite.datasets.transforms.noise import RandomNoise
-from evalsuite.datasets.views import Change, View
+from evalsuite.datasets.views import Transform, View
 from evalsuite.errors import DataError, UserError
 from evalsuite.report.wording import percent
 from evalsuite.runs.store import Key, write_atomically
@@ -50,18 +50,18 @@ _NOISE = re.compile(r"(?P<kind>uniform|gaussian)/(?P<epsilon>[\d.]+):255")
 Found = tuple[tuple[Picture, ...], Mapping[PictureKind, str]]
 
 
-def keep(run: Run, gallery: Gallery, *, attacks: Sequence[Picture] = ()) -> Path:
+def keep(run: Run, image_source: ImageSource, *, attacks: Sequence[Picture] = ()) -> Path:
     """Writes the pictures of a run into its folder, and returns the path of the file.
 
     Args:
         run: A run that has ended.
-        gallery: Its images.
+        image_source: Its images.
         attacks: Pictures that need the models; see `evalsuite.execution.attacked_samples`.
 
     Raises:
         StoreError: If the folder cannot be written.
     """
-    found, missing = _collected(run, gallery)
+    found, missing = _collected(run, image_source)
     content = {
         "of": _of(run),
         "pictures": [
@@ -111,15 +111,15 @@ def _of(run: Run) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _collected(run: Run, gallery: Gallery) -> tuple[list[Picture], dict[PictureKind, str]]:
+def _collected(run: Run, image_source: ImageSource) -> tuple[list[Picture], dict[PictureKind, str]]:
     found: list[Picture] = []
     missing: dict[PictureKind, str] = {}
     try:
-        found += broken(run, gallery.images(View()))
+        found += broken(run, image_source.images(View()))
     except UserError as error:
         missing["broken"] = str(error)
     try:
-        found += changed(run, gallery)
+        found += changed(run, image_source)
     except UserError as error:
         missing["corruption"] = str(error)
     return found, missing
@@ -160,16 +160,16 @@ def broken(run: Run, plain: ImageSet) -> list[Picture]:
     return found
 
 
-def changed(run: Run, gallery: Gallery) -> list[Picture]:
+def changed(run: Run, image_source: ImageSource) -> list[Picture]:
     """Returns the first test image as it is, and under every corruption and noise that was measured.
 
     Raises:
         DataError: If the official images cannot be read, or nothing was changed.
     """
     conditions = dict.fromkeys(condition for _, _, condition in run.comparison.scores)
-    plain = gallery.images(View())
+    plain = image_source.images(View())
     found = [
-        Picture("corruption", row, column, "", encode_png(_shown(gallery, plain, change)))
+        Picture("corruption", row, column, "", encode_png(_shown(image_source, plain, change)))
         for row, column, change in _changes(run, conditions)
     ]
     if not found:
@@ -191,7 +191,9 @@ def _first_wrong(keys: Iterable[Key]) -> str:
     return ", ".join(f"{method} at {percent(ratio)}" for method, ratio in first.items())
 
 
-def _changes(run: Run, conditions: Iterable[str]) -> Iterator[tuple[str, str, Change | Official]]:
+def _changes(
+    run: Run, conditions: Iterable[str]
+) -> Iterator[tuple[str, str, Transform | OfficialCorruption]]:
     """Row, column and change of every condition that is a corruption or a noise."""
     # torch takes seconds to import
     from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, EXTRA
@@ -210,15 +212,15 @@ def _changes(run: Run, conditions: Iterable[str]) -> Iterator[tuple[str, str, Ch
             yield f"{found['kind']} noise", f"ε = {found['epsilon']}/255", noise
 
 
-def _official(run: Run, kind: str, severity: int) -> Official:
+def _official(run: Run, kind: str, severity: int) -> OfficialCorruption:
     tables: list[dict[str, Any]] = run.record["suite"]["evaluators"]
     named = (one.get("folder", "") for one in tables if one.get("source") == "official")
-    return Official(kind, severity, next(named, ""), verify=False)
+    return OfficialCorruption(kind, severity, next(named, ""), verify=False)
 
 
-def _shown(gallery: Gallery, plain: ImageSet, change: Change | Official) -> Array:
+def _shown(image_source: ImageSource, plain: ImageSet, change: Transform | OfficialCorruption) -> Array:
     """The first image under a change: a row depends on its own index and pixels alone."""
-    if isinstance(change, Official):
-        return np.asarray(gallery.images(View(change=change)).images[0])
-    first: Array = change.apply(plain.images[:1], gallery.place)[0]
+    if isinstance(change, OfficialCorruption):
+        return np.asarray(image_source.images(View(transform=change)).images[0])
+    first: Array = change.apply(plain.images[:1], image_source.place)[0]
     return first

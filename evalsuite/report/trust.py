@@ -55,7 +55,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class QualityWarning:
     """Is a validity check that some numbers of a test did not pass."""
 
     method: str
@@ -120,7 +120,7 @@ def failures(measurements: pd.DataFrame) -> list[Failure]:
     ]
 
 
-def doubts(measurements: pd.DataFrame) -> list[Doubt]:
+def quality_warnings(measurements: pd.DataFrame) -> list[QualityWarning]:
     """Returns the numbers that were measured but failed a validity check, the same text once.
 
     Of many texts that differ in their numbers alone, the first stands for all.
@@ -136,9 +136,9 @@ def _told(rows: pd.DataFrame) -> list[pd.DataFrame]:
     return [one for _, one in rows.groupby("flags", sort=False)] if several else [rows]
 
 
-def _doubt(rows: pd.DataFrame) -> Doubt:
+def _doubt(rows: pd.DataFrame) -> QualityWarning:
     more = rows["flags"].nunique() - 1
-    return Doubt(
+    return QualityWarning(
         method=str(rows["method"].iloc[0]),
         evaluator=str(rows["evaluator"].iloc[0]),
         text=str(rows["flags"].iloc[0])

@@ -14,7 +14,7 @@ _RATES = {"accuracy": 1, "robust_accuracy": 1, "accuracy_top5": 5}
 """Rate to the number of classes that count as one answer."""
 
 
-def by_guessing(metric: str, classes: int) -> float:
+def chance_level(metric: str, classes: int) -> float:
     """Returns the value of a network that gives all images the same answer; NaN where nobody can say.
 
     It calls every class equally likely and one of them the first, of classes that are equally many; an attack does
@@ -37,7 +37,7 @@ def by_guessing(metric: str, classes: int) -> float:
     return {"nll": log(classes), "brier": 1 - 1 / classes}.get(plain, float("nan"))
 
 
-def chances(metrics: pd.Series[str], suite: Mapping[str, Any]) -> pd.Series[float]:
+def chance_levels(metrics: pd.Series[str], suite: Mapping[str, Any]) -> pd.Series[float]:
     """Returns the value by guessing beside the name of each metric, NaN where the number of classes is not known.
 
     Args:
@@ -45,5 +45,5 @@ def chances(metrics: pd.Series[str], suite: Mapping[str, Any]) -> pd.Series[floa
         suite: As the record has it; the settings of its model say how many classes there are.
     """
     classes = int((suite.get("model") or {}).get("classes") or 0)
-    known = {name: by_guessing(name, classes) for name in metrics.unique()} if classes else {}
+    known = {name: chance_level(name, classes) for name in metrics.unique()} if classes else {}
     return metrics.map(known).astype(float)

@@ -12,7 +12,10 @@ import pandas as pd
 
 from evalsuite.config.suite import DENSE
 from evalsuite.runs.store import Cell, Key
-from evalsuite.statistics import bootstrap_weights, drop, mcnemar, mean_bounds, own_interval
+from evalsuite.statistics.bounds import mean_bounds
+from evalsuite.statistics.intervals import marginal_interval
+from evalsuite.statistics.rates import mcnemar
+from evalsuite.statistics.resampling import bootstrap_weights, drop
 from evalsuite.tolerances import Limit, Tolerance, applying, limits
 from evalsuite.types import Array, Bounds, Metric, Score
 
@@ -61,7 +64,11 @@ class Comparison:
 
     def _alone(self, score: Score) -> dict[str, float]:
         """The interval of the number by itself, where there is one."""
-        ends = own_interval(self.metrics[score.metric].functional, score.evidence) if score.evidence else None
+        ends = (
+            marginal_interval(self.metrics[score.metric].functional, score.evidence)
+            if score.evidence
+            else None
+        )
         return {} if ends is None else {"value_low": ends[0], "value_high": ends[1]}
 
     def _change(self, key: Key, score: Score) -> dict[str, float]:
@@ -161,7 +168,7 @@ def _discordance(parent: Score, candidate: Score) -> dict[str, float]:
     return {"mcnemar": mcnemar(int((mine & ~other).sum()), int((other & ~mine).sum()))}
 
 
-def careful(table: pd.DataFrame, searched: Iterable[str]) -> pd.DataFrame:
+def apply_search_correction(table: pd.DataFrame, searched: Iterable[str]) -> pd.DataFrame:
     """Returns a table with bounds at 97.5 % for those at 95 % where a search chose the ratios by their drops.
 
     The first tested ratio that truly fails is then no longer one ratio, given beforehand: in simulated searches up to
@@ -179,7 +186,7 @@ def careful(table: pd.DataFrame, searched: Iterable[str]) -> pd.DataFrame:
     )
 
 
-def told_apart(cells: Mapping[tuple[Key, str], Cell]) -> Iterator[Cell]:
+def disambiguate_conditions(cells: Mapping[tuple[Key, str], Cell]) -> Iterator[Cell]:
     """Yields the cells; where several tests report one metric under one condition, that carries the test's label.
 
     Two attacks of different strength, for example: each candidate must meet the parent under its own test.

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from evalsuite.config.suite import DENSE, PRODUCTION
-from evalsuite.results.comparison import told_apart
+from evalsuite.results.comparison import disambiguate_conditions
 from evalsuite.runs.digests import candidate_digest, cell_digest, control, control_of
 from evalsuite.runs.store import Cell, Key, Store
 from evalsuite.types import Candidate
@@ -56,7 +56,7 @@ class Contents:
         labels = [choice["label"] for choice in self._suite["evaluators"]]
         found = {(key, label): self._cell(key, label) for key in self.candidates for label in labels}
         known = {address: cell for address, cell in found.items() if cell is not None}
-        return dict(zip(known, told_apart(known), strict=True))
+        return dict(zip(known, disambiguate_conditions(known), strict=True))
 
     def production(self, key: Key) -> Cell | None:
         """Returns why a candidate was not made, where that is known."""

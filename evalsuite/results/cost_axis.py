@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from evalsuite.config.suite import DENSE
-from evalsuite.cost_axes import AXES, USUAL, saved
+from evalsuite.cost_axes import AXES, DEFAULT_AXIS, ratio_on_axis
 from evalsuite.errors import StoreError
 from evalsuite.runs.store import Key
 from evalsuite.types import Candidate
@@ -45,7 +45,7 @@ def on_axis(found: Mapping[Key, Candidate], axis: str) -> dict[Key, Candidate]:
 def _counted(one: Candidate, parent: Candidate | None, axis: str) -> Candidate | None:
     if one.axis == axis or parent is None or one.method == DENSE:
         return replace(one, axis=axis)
-    share = saved(one.cost, parent.cost, axis)
+    share = ratio_on_axis(one.cost, parent.cost, axis)
     return None if share is None else replace(one, ratio=share, axis=axis)
 
 
@@ -73,7 +73,7 @@ def notes(off: Mapping[Place, str]) -> Iterator[dict[str, Any]]:
         yield {"method": method, "seed": "all", "note": f"Lies on no curve at {places}: it {reason}."}
 
 
-def identity(key: Key, candidate: Candidate | None, axis: str, *, planned: float) -> dict[str, Any]:
+def candidate_columns(key: Key, candidate: Candidate | None, axis: str, *, planned: float) -> dict[str, Any]:
     """Returns the first columns of a measurement: which candidate, its ratio, its costs.
 
     Args:
@@ -95,5 +95,5 @@ def axes_of(suite: Mapping[str, Any]) -> dict[str, str]:
     return {
         str(choice["label"]): str(choice["axis"])
         for choice in suite["producers"]
-        if choice.get("axis", USUAL) != USUAL
+        if choice.get("axis", DEFAULT_AXIS) != DEFAULT_AXIS
     }

@@ -23,7 +23,7 @@ COLUMNS = (
 Scores = Mapping[tuple[Key, str, str], Score]
 
 
-def forgetting(scores: Scores, ratios: Mapping[Key, float]) -> pd.DataFrame:
+def pruning_identified_exemplars(scores: Scores, ratios: Mapping[Key, float]) -> pd.DataFrame:
     """Returns how many pruning-identified exemplars there are, and the accuracy on them and on all other images.
 
     Only target ratios whose candidates were measured in every seed have a row, and there must be two seeds: with

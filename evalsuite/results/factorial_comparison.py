@@ -22,7 +22,7 @@ COLUMNS = (
 )
 
 
-def recipe_cross(run: Run, *, metric: str = "accuracy", condition: str = "clean") -> pd.DataFrame:
+def factorial_comparison(run: Run, *, metric: str = "accuracy", condition: str = "clean") -> pd.DataFrame:
     """Returns, for each pair of methods and pair of recipes of a run, who wins under each recipe.
 
     A suite makes the cross by giving the same producers twice, under two labels, with a ``retraining`` of their own.

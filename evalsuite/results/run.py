@@ -11,14 +11,22 @@ from typing import Any
 import pandas as pd
 
 from evalsuite.config.suite import DENSE
-from evalsuite.cost_axes import AXES, USUAL, known
+from evalsuite.cost_axes import AXES, DEFAULT_AXIS, known_axis
 from evalsuite.errors import StoreError, UserError
-from evalsuite.results.chance_level import chances
-from evalsuite.results.comparison import Comparison, careful
+from evalsuite.results.chance_level import chance_levels
+from evalsuite.results.comparison import Comparison, apply_search_correction
 from evalsuite.results.contents import Contents
-from evalsuite.results.cost_axis import COSTS, UNCOUNTED, axes_of, identity, notes, off_curve, on_axis
+from evalsuite.results.cost_axis import (
+    COSTS,
+    UNCOUNTED,
+    axes_of,
+    candidate_columns,
+    notes,
+    off_curve,
+    on_axis,
+)
 from evalsuite.results.excess_error import excess_slopes
-from evalsuite.results.exemplars import forgetting
+from evalsuite.results.exemplars import pruning_identified_exemplars
 from evalsuite.results.tables import reliability, retrainings
 from evalsuite.runs.store import Cell, Key, Store
 from evalsuite.thresholds.threshold import thresholds
@@ -58,7 +66,7 @@ class Run:
         self, path: Path | str, *, tolerances: Mapping[str, Tolerance] | None = None, axis: str = ""
     ) -> None:
         self.path = Path(path)
-        self.axis = known(axis) if axis else ""
+        self.axis = known_axis(axis) if axis else ""
         self._other = tolerances
         store = Store(self.path)
         self.record: Mapping[str, Any] = store.record()
@@ -95,7 +103,9 @@ class Run:
     @cached_property
     def exemplars(self) -> pd.DataFrame:
         """Images on which pruning changes the answer whatever the seed; see `evalsuite.results.exemplars`."""
-        return forgetting(self.comparison.scores, {key: one.ratio for key, one in self.candidates.items()})
+        return pruning_identified_exemplars(
+            self.comparison.scores, {key: one.ratio for key, one in self.candidates.items()}
+        )
 
     @cached_property
     def retraining(self) -> pd.DataFrame:
@@ -128,15 +138,21 @@ class Run:
         if table.empty or not wanted:
             table, wanted = table.head(0), {}
         seeds, searched = self.comparison.over_seeds(), self.record.get("tested", {})
-        curved = None if seeds is None or table.empty else careful(seeds[self._curved(seeds)], searched)
-        judged = careful(table, searched).assign(chance=chances(table["metric"], self._suite))
+        curved = (
+            None
+            if seeds is None or table.empty
+            else apply_search_correction(seeds[self._curved(seeds)], searched)
+        )
+        judged = apply_search_correction(table, searched).assign(
+            chance=chance_levels(table["metric"], self._suite)
+        )
         found = thresholds(judged, tolerance=wanted, over_seeds=curved)
         found.insert(1, "axis", [self.counted_in(str(method)) for method in found["method"]])
         return found
 
     def counted_in(self, method: str) -> str:
         """Returns the axis that ratios of a method are counted in."""
-        return self.axis or self._own_axes.get(method, USUAL)
+        return self.axis or self._own_axes.get(method, DEFAULT_AXIS)
 
     @property
     def notes(self) -> list[dict[str, Any]]:
@@ -202,7 +218,7 @@ class Run:
 
     def _is_own(self, method: str) -> bool:
         """Whether the axis is the one that target ratios of a method are meant on."""
-        return self.axis in ("", self._own_axes.get(method, USUAL))
+        return self.axis in ("", self._own_axes.get(method, DEFAULT_AXIS))
 
     def _check_saved(self) -> None:
         """An axis on which nothing is saved is a mistake of whoever asks for it."""
@@ -288,7 +304,7 @@ class Run:
 
     def _identity(self, key: Key) -> dict[str, Any]:
         planned = key.target_ratio if self._is_own(key.method) else math.nan
-        return identity(key, self.candidates.get(key), self.counted_in(key.method), planned=planned)
+        return candidate_columns(key, self.candidates.get(key), self.counted_in(key.method), planned=planned)
 
     def _direction(self, metric: str) -> dict[str, Any]:
         known = self.metrics.get(metric)

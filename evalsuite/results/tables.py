@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from evalsuite.metrics import reliability as bins
+from evalsuite.metrics.calibration import reliability as bins
 from evalsuite.runs.store import Key
 from evalsuite.types import Candidate, Score
 

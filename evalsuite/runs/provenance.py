@@ -17,9 +17,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from evalsuite.config.suite import Suite, shipped
+from evalsuite.config.suite import Suite, shipped_suites
 from evalsuite.errors import UserError
-from evalsuite.training.published_recipes import named
+from evalsuite.training.published_recipes import named_recipe
 
 DATA_VARIABLE = "EVALSUITE_DATA"
 PACKAGES = (
@@ -133,7 +133,7 @@ class Options:
         seeds = suite.seeds if self.seed is None else (self.seed,)
         if not self.recipe:
             return replace(suite, seeds=seeds)
-        recipe = named(self.recipe)
+        recipe = named_recipe(self.recipe)
         return replace(suite, seeds=seeds, recipe=recipe, retraining=recipe, retrainings={})
 
 
@@ -197,7 +197,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def identity() -> dict[str, str]:
+def environment_fingerprint() -> dict[str, str]:
     """Returns what must be the same wherever parts of one run are computed: versions, and a digest of the code."""
     return {**versions(), "code": code_digest((*MEASURING, *PRODUCING))}
 
@@ -259,7 +259,7 @@ def described(suite: Suite) -> dict[str, Any]:
 
 def _called(suite: Suite) -> str:
     """What a command line calls a suite: its name if it ships with the package, else its path."""
-    return suite.name if shipped().get(suite.name) == suite.source else str(suite.source)
+    return suite.name if shipped_suites().get(suite.name) == suite.source else str(suite.source)
 
 
 def command(suite: Suite, options: Options) -> str:

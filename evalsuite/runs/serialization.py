@@ -24,12 +24,12 @@ class UnreadableError(ValueError):
     """Says that a file is of a version that is not read here."""
 
 
-def json_of(content: Mapping[str, Any]) -> bytes:
+def to_json(content: Mapping[str, Any]) -> bytes:
     """Returns `content` as JSON that people can read."""
     return json.dumps(content, indent=1, ensure_ascii=False, default=str).encode()
 
 
-def table_of(text: str) -> dict[str, Any]:
+def parse_table(text: str) -> dict[str, Any]:
     """Returns what JSON says.
 
     Raises:
@@ -41,12 +41,12 @@ def table_of(text: str) -> dict[str, Any]:
     return content
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `content` with its checksum."""
-    return {**content, "checksum": hashlib.sha256(json_of(content)).hexdigest()}
+    return {**content, "checksum": hashlib.sha256(to_json(content)).hexdigest()}
 
 
-def unsealed(found: Mapping[str, Any]) -> dict[str, Any]:
+def verify_checksum(found: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what was sealed; version 1 had no checksums.
 
     Raises:
@@ -55,7 +55,7 @@ def unsealed(found: Mapping[str, Any]) -> dict[str, Any]:
     """
     content = dict(found)
     checksum = content.pop("checksum", None)
-    whole = checksum == hashlib.sha256(json_of(content)).hexdigest()
+    whole = checksum == hashlib.sha256(to_json(content)).hexdigest()
     if not whole and (checksum is not None or content["format"] != 1):
         raise ValueError("the checksum is wrong")
     if content["format"] not in READABLE:
@@ -68,7 +68,7 @@ def array_name(values: Array) -> str:
     return hashlib.sha256(f"{values.dtype}{values.shape}".encode() + values.tobytes()).hexdigest()[:16]
 
 
-def whole(name: str, values: Array) -> Array:
+def verify_array(name: str, values: Array) -> Array:
     """Returns `values`, if they are still what they were called after.
 
     Raises:

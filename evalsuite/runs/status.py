@@ -39,7 +39,7 @@ class Count:
 
 
 @dataclass(frozen=True)
-class Status:
+class RunStatus:
     """Is how far a run has come.
 
     Attributes:
@@ -61,7 +61,7 @@ class Status:
     seconds_left: float | None
 
 
-def status(path: Path | str) -> Status:
+def status(path: Path | str) -> RunStatus:
     """Returns how far a run has come.
 
     Args:
@@ -82,7 +82,7 @@ def status(path: Path | str) -> Status:
     counts = {label: Count() for label in labels}
     failures = tuple(_counted(store, record, counts))
     left = _left(counts, now.get("spent") or record.get("spent") or {}, now.get("workers", 1) if lives else 1)
-    return Status(
+    return RunStatus(
         root,
         counts,
         str(found or ""),

@@ -27,7 +27,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from evalsuite.atomic_files import set_aside, sweep, unwritable
+from evalsuite.atomic_files import remove_leftovers, set_aside, unwritable
 from evalsuite.atomic_files import write_atomically as write_atomically
 from evalsuite.errors import StoreError
 from evalsuite.runs.serialization import (
@@ -36,13 +36,13 @@ from evalsuite.runs.serialization import (
     DamagedError,
     UnreadableError,
     array_name,
-    json_of,
-    sealed,
-    table_of,
-    unsealed,
-    whole,
+    parse_table,
+    to_json,
+    verify_array,
+    verify_checksum,
+    with_checksum,
 )
-from evalsuite.types import Array, Candidate, Cost, Metric, Phase, Score, Status
+from evalsuite.types import Array, Candidate, CellStatus, Cost, Metric, Phase, Score
 
 LONGEST = 80
 """Characters of a label that its file name shows; file systems take 255 bytes."""
@@ -75,7 +75,7 @@ class Cell:
     """
 
     digest: str
-    status: Status
+    status: CellStatus
     reason: str = ""
     metrics: tuple[Metric, ...] = ()
     scores: tuple[Score, ...] = ()
@@ -93,7 +93,7 @@ class Store:
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Writes ``run.json``."""
-        write_atomically(self.root / "run.json", json_of({"format": FORMAT, **record}))
+        write_atomically(self.root / "run.json", to_json({"format": FORMAT, **record}))
 
     def refuse_newer(self) -> None:
         """Checks that no newer evalsuite wrote this folder.
@@ -127,7 +127,7 @@ class Store:
         """
         path = self.root / "run.json"
         try:
-            record = table_of(path.read_text("utf-8"))
+            record = parse_table(path.read_text("utf-8"))
         except FileNotFoundError:
             raise StoreError(
                 f"{self.root} is not a run folder: it has no run.json; start one with 'evalsuite run SUITE'"
@@ -156,7 +156,7 @@ class Store:
     def candidate(self, key: Key, digest: str | None = None) -> Candidate | None:
         """Returns a finished candidate; ``None`` if there is none, or not of this digest."""
         try:
-            content = unsealed(table_of(self.candidate_path(key).read_text("utf-8")))
+            content = verify_checksum(parse_table(self.candidate_path(key).read_text("utf-8")))
             if digest is not None and content["digest"] != digest:
                 return None
             fields = content["candidate"]
@@ -181,7 +181,7 @@ class Store:
     def write_candidate(self, key: Key, candidate: Candidate, *, digest: str) -> None:
         """Writes the JSON beside the weights, which must be there already: with it the candidate is finished."""
         content = {"format": FORMAT, "digest": digest, "candidate": asdict(candidate)}
-        write_atomically(self.candidate_path(key), json_of(sealed(content)))
+        write_atomically(self.candidate_path(key), to_json(with_checksum(content)))
 
     def cell(self, key: Key, evaluator: str, digest: str | None = None) -> Cell | None:
         """Returns a cell; ``None`` if there is none, not of this digest, or one that cannot be read."""
@@ -203,11 +203,11 @@ class Store:
             set_aside(path)
             return None
 
-    def status(self, key: Key, evaluator: str, digest: str) -> tuple[Status, str] | None:
+    def status(self, key: Key, evaluator: str, digest: str) -> tuple[CellStatus, str] | None:
         """Returns how a cell of this digest ended and why, without reading its arrays; ``None`` if there is none."""
         try:
             with safe_open(self.cell_path(key, evaluator), framework="numpy") as file:
-                content = unsealed(table_of(file.metadata()["cell"]))
+                content = verify_checksum(parse_table(file.metadata()["cell"]))
             return (content["status"], content["reason"]) if content["digest"] == digest else None
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             return None
@@ -233,12 +233,12 @@ class Store:
             "scores": scores,
         }
         # one metadata entry only: safetensors does not keep the order of several, and bytes must be the same
-        data = save(arrays, metadata={"cell": json_of(sealed(content)).decode()})
+        data = save(arrays, metadata={"cell": to_json(with_checksum(content)).decode()})
         write_atomically(self.cell_path(key, evaluator), data)
 
     def sweep(self) -> None:
         """Removes what killed writes left behind."""
-        sweep(self.root)
+        remove_leftovers(self.root)
 
     def candidate_path(self, key: Key) -> Path:
         """Returns where the record of a candidate is or belongs."""
@@ -261,10 +261,10 @@ def _read(path: Path, digest: str | None) -> Cell | None:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            content = unsealed(table_of(file.metadata()["cell"]))
+            content = verify_checksum(parse_table(file.metadata()["cell"]))
             if digest is not None and content["digest"] != digest:
                 return None
-            return _cell(content, {name: whole(name, file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118  # no mapping
+            return _cell(content, {name: verify_array(name, file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118  # no mapping
     except (OSError, UnreadableError):  # not there, or of another version
         return None
     except (SafetensorError, KeyError, ValueError, TypeError) as error:

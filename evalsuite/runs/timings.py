@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evalsuite.errors import StoreError
-from evalsuite.runs.serialization import FORMAT, json_of
+from evalsuite.runs.serialization import FORMAT, to_json
 from evalsuite.runs.store import Key, Store, write_atomically
 
 NAME = "running.json"
@@ -21,7 +21,7 @@ PAUSE = 5.0
 
 
 @dataclass
-class Spent:
+class TimeSpent:
     """Is what one component of a run took.
 
     Attributes:
@@ -34,7 +34,7 @@ class Spent:
 
 
 @dataclass
-class Doing:
+class ActiveTask:
     """Is what a worker does now."""
 
     key: Key
@@ -42,7 +42,7 @@ class Doing:
     begun: float = field(default_factory=time.monotonic)
 
 
-class Ledger:
+class RunTimings:
     """Adds up what components cost, over all runs in one folder; no cell holds a time.
 
     Args:
@@ -54,8 +54,8 @@ class Ledger:
         self._path = store.root / NAME
         self._workers = workers
         self._begun = time.monotonic()
-        self._own: dict[str, Spent] = {}
-        self.doing: dict[str, Doing] = {}
+        self._own: dict[str, TimeSpent] = {}
+        self.doing: dict[str, ActiveTask] = {}
         self._before = _read(store)
 
     @property
@@ -66,15 +66,15 @@ class Ledger:
     @property
     def spent(self) -> dict[str, dict[str, float]]:
         """Cells and seconds by component, over all runs in this folder."""
-        total = {what: Spent(**one) for what, one in self._before.items()}
+        total = {what: TimeSpent(**one) for what, one in self._before.items()}
         for what, one in list(self._own.items()):
-            known = total.setdefault(what, Spent())
+            known = total.setdefault(what, TimeSpent())
             known.cells, known.seconds = known.cells + one.cells, known.seconds + one.seconds
         return {what: {"cells": one.cells, "seconds": round(one.seconds, 3)} for what, one in total.items()}
 
     def add(self, what: str, seconds: float) -> None:
         """Books one computed cell."""
-        one = self._own.setdefault(what, Spent())
+        one = self._own.setdefault(what, TimeSpent())
         one.cells, one.seconds = one.cells + 1, one.seconds + seconds
 
     @contextlib.contextmanager
@@ -114,7 +114,7 @@ class Ledger:
         ]
         content: dict[str, Any] = {"format": FORMAT, "done": done, "total": total}
         content |= {"workers": self._workers, "elapsed": round(self.elapsed, 1)}
-        write_atomically(self._path, json_of({**content, "spent": self.spent, "running": running}))
+        write_atomically(self._path, to_json({**content, "spent": self.spent, "running": running}))
 
 
 def running(root: Path) -> dict[str, Any]:

@@ -5,14 +5,14 @@ the parent, all candidates and all metrics, and the interval is that of the diff
 """
 
 from evalsuite.statistics.bounds import bounds, mean_bounds
-from evalsuite.statistics.intervals import own_interval
+from evalsuite.statistics.intervals import marginal_interval
 from evalsuite.statistics.paired import BIASED, paired_drop_interval
 from evalsuite.statistics.rates import mcnemar, paired_rate_interval, score_limit, wilson
 from evalsuite.statistics.resampling import bootstrap_weights, drop, interval
-from evalsuite.statistics.sample_size import plan, plan_seeds
+from evalsuite.statistics.sample_size import required_images, required_seeds
 from evalsuite.types import Bounds
 
 __all__ = [
-    "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "mcnemar", "mean_bounds", "own_interval",
-    "paired_drop_interval", "paired_rate_interval", "plan", "plan_seeds", "score_limit", "wilson",
+    "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "marginal_interval", "mcnemar", "mean_bounds",
+    "paired_drop_interval", "paired_rate_interval", "required_images", "required_seeds", "score_limit", "wilson",
 ]  # fmt: skip

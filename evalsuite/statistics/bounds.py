@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from evalsuite.errors import ContractError
-from evalsuite.metrics import evaluate
+from evalsuite.metrics.functionals import evaluate
 from evalsuite.statistics.limits import (
     FEWEST,
     ONE_SIDED,

@@ -33,7 +33,7 @@ LEAST_ERROR = 1e-12
 """What is missing to a perfect separation is rounding if it is smaller: less than one pair of a million images each."""
 
 
-def own_interval(
+def marginal_interval(
     functional: str, evidence: Mapping[str, Array], *, level: float = 0.95
 ) -> tuple[float, float] | None:
     """Returns the confidence interval of one number, for other images of the same kind; ``None`` where nobody has it.

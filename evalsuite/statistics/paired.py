@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evalsuite.errors import ContractError
-from evalsuite.metrics import evaluate
+from evalsuite.metrics.functionals import evaluate
 from evalsuite.statistics.rates import paired_rate_interval
 from evalsuite.statistics.resampling import drop, interval
 

@@ -15,7 +15,7 @@ FEWEST_SEEDS = 3
 """Below, nobody can tell how much training runs differ."""
 
 
-def plan(tolerance: float, discordance: float, *, drop: float = 0.0, power: float = 0.8) -> int:
+def required_images(tolerance: float, discordance: float, *, drop: float = 0.0, power: float = 0.8) -> int:
     """Returns how many images certify one ratio for a rate (accuracy and its kin).
 
     It solves the condition for the corrected score limit to lie below the tolerance with probability
@@ -59,7 +59,7 @@ def plan(tolerance: float, discordance: float, *, drop: float = 0.0, power: floa
     return ceil(root * root)
 
 
-def plan_seeds(tolerance: float, spread: float, *, drop: float = 0.0, power: float = 0.8) -> int:
+def required_seeds(tolerance: float, spread: float, *, drop: float = 0.0, power: float = 0.8) -> int:
     """Returns how many seeds certify one ratio for a method (scope *method*), as if images were plenty.
 
     Args:

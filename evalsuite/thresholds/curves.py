@@ -111,7 +111,7 @@ def verdicts(curves: Curves) -> dict[str, Array]:
     x, drops, widths, limit = map(risen, (curves.ratios, curves.drops, curves.widths, limits))
     passed = drops <= limit
     failed = ~np.isnan(x) & ~passed
-    potential = reached(x, passed)
+    potential = longest_passing_prefix(x, passed)
     potential_any = _largest(x, passed)
     first_failure = np.fmin.reduce(np.where(failed, x, np.nan), axis=-1)
     decides = ~np.isnan(drops) & ((x == potential[..., None]) | (x == first_failure[..., None]))
@@ -144,19 +144,19 @@ def _proven(x: Floats, limit: Floats, *, drops: Floats, **proofs: Floats) -> dic
     known, known_floor, known_method = (
         marked_any(~np.isnan(bound), -1) for bound in (uppers, proofs["floors"], method_uppers)
     )
-    certified = reached(x, uppers <= limit)
-    low = np.minimum(reached(x, highs <= limit), certified)
+    certified = longest_passing_prefix(x, uppers <= limit)
+    low = np.minimum(longest_passing_prefix(x, highs <= limit), certified)
     high = _largest(x, ~np.isnan(x) & (x < _smallest(x, shown)))
     both = known & known_floor
     return {
         "certified": np.where(known, certified, np.nan),
         "potential_low": np.where(both, low, np.nan),
         "potential_high": np.where(both, high, np.nan),
-        "certified_method": np.where(known_method, reached(x, method_uppers <= limit), np.nan),
+        "certified_method": np.where(known_method, longest_passing_prefix(x, method_uppers <= limit), np.nan),
     }
 
 
-def reached(ratios: Floats, passed: Flags) -> Floats:
+def longest_passing_prefix(ratios: Floats, passed: Flags) -> Floats:
     """Returns the largest ratio such that all candidates at it and below it passed."""
     failed = ~np.isnan(ratios) & ~passed
     return _largest(ratios, passed & (ratios < _smallest(ratios, failed)))
@@ -220,13 +220,13 @@ def _total(values: Floats, inside: Flags, axis: int) -> Floats:
     return total
 
 
-def joined(parts: Sequence[Curves], axis: int) -> Curves:
+def concatenated(parts: Sequence[Curves], axis: int) -> Curves:
     """Returns curves one behind the other along a leading axis."""
     return Curves(
         **{f.name: np.concatenate([getattr(p, f.name) for p in parts], axis=axis) for f in fields(Curves)}
     )
 
 
-def taken(curves: Curves, members: Sequence[int]) -> Curves:
+def selected(curves: Curves, members: Sequence[int]) -> Curves:
     """Returns the curves with the indices `members` of axis 2."""
     return Curves(**{f.name: getattr(curves, f.name)[:, :, members] for f in fields(Curves)})

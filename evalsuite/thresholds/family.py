@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evalsuite.thresholds.curves import marked_any, reached
+from evalsuite.thresholds.curves import longest_passing_prefix, marked_any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -89,5 +89,5 @@ def holm_ladders(ratios: Floats, chances: Floats) -> Floats:
         passed = chances <= level
         through = waiting & ~marked_any(tested & ~passed, -1)
         if not through.any():
-            return np.where(inside, reached(ratios, passed), np.nan)
+            return np.where(inside, longest_passing_prefix(ratios, passed), np.nan)
         waiting = waiting & ~through

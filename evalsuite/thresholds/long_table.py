@@ -47,7 +47,7 @@ OPTIONAL: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Axes:
+class TableAxes:
     """Are the labels of the axes of curves with shape (methods, seeds, pairs, slots).
 
     Attributes:
@@ -64,9 +64,9 @@ class Axes:
     ladders: list[list[float]]
 
 
-def tabulated(
+def curves_of_table(
     frame: pd.DataFrame, tolerance: Rule | Mapping[str, Tolerance], directions: Mapping[str, bool]
-) -> tuple[Axes, Curves]:
+) -> tuple[TableAxes, Curves]:
     """Returns the curves of a table, and their labels.
 
     Args:
@@ -215,7 +215,7 @@ def _rules(
     return rules
 
 
-def _pivoted(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[Axes, Curves]:
+def _pivoted(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[TableAxes, Curves]:
     """The table as arrays of shape (methods, seeds, pairs, slots)."""
     seed, seeds = pd.factorize(table["seed"])
     pair = pd.MultiIndex.from_frame(pairs[["metric", "condition"]]).get_indexer(
@@ -254,7 +254,7 @@ def _pivoted(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[Axes, Curves]:
         partial=np.zeros(shape[:3], dtype=bool),
     )
     ladders = [sorted(set(rows["target_ratio"].to_numpy()[method == m])) for m in range(len(methods))]
-    return Axes(methods.tolist(), seeds.tolist(), pairs, ladders), curves
+    return TableAxes(methods.tolist(), seeds.tolist(), pairs, ladders), curves
 
 
 def _limits(pairs: pd.DataFrame, references: Floats) -> Floats:

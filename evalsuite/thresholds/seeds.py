@@ -15,11 +15,11 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from evalsuite.errors import UserError
-from evalsuite.thresholds.curves import Curves, about, joined, marked_any, mean_curves
+from evalsuite.thresholds.curves import Curves, about, concatenated, marked_any, mean_curves
 from evalsuite.thresholds.long_table import LIMITS, TEST
 
 if TYPE_CHECKING:
-    from evalsuite.thresholds.long_table import Axes
+    from evalsuite.thresholds.long_table import TableAxes
     from evalsuite.types import Array, Floats
 
 ALL = "all"
@@ -31,7 +31,7 @@ FEWEST_SEEDS = 3
 KEYS = ("method", "metric", "condition", "target_ratio")
 
 
-def with_seed_means(axes: Axes, curves: Curves, over_seeds: pd.DataFrame | None) -> Curves:
+def with_seed_means(axes: TableAxes, curves: Curves, over_seeds: pd.DataFrame | None) -> Curves:
     """Returns the curves with one seed more: the mean over all seeds of the method.
 
     Args:
@@ -64,7 +64,7 @@ def with_seed_means(axes: Axes, curves: Curves, over_seeds: pd.DataFrame | None)
             means,
             **{name: np.where(np.isnan(x), getattr(means, name), x) for name, x in bounds.items()},
         )
-    return joined([curves, replace(means, method_uppers=_method_uppers(curves, means))], axis=1)
+    return concatenated([curves, replace(means, method_uppers=_method_uppers(curves, means))], axis=1)
 
 
 def published(potential_any: Floats, exist: Array) -> dict[str, Array]:
@@ -103,7 +103,7 @@ def _method_uppers(curves: Curves, means: Curves) -> Floats:
     return np.where(count >= FEWEST_SEEDS, bound, np.nan)
 
 
-def _placed(axes: Axes, frame: pd.DataFrame, shape: tuple[int, ...]) -> dict[str, Floats]:
+def _placed(axes: TableAxes, frame: pd.DataFrame, shape: tuple[int, ...]) -> dict[str, Floats]:
     """The bounds of a table in arrays of `shape`; rows about metrics that are not judged have no place."""
     if missing := [name for name in (*KEYS, *LIMITS) if name not in frame]:
         raise UserError(f"over_seeds has no column {missing[0]}; it needs {', '.join((*KEYS, *LIMITS))}")

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 
 from evalsuite.errors import UserError
-from evalsuite.thresholds.curves import Curves, joined, mean_curves, taken, verdicts
+from evalsuite.thresholds.curves import Curves, concatenated, mean_curves, selected, verdicts
 from evalsuite.thresholds.family import certified_jointly
-from evalsuite.thresholds.long_table import Axes, tabulated
+from evalsuite.thresholds.long_table import TableAxes, curves_of_table
 from evalsuite.thresholds.seeds import ALL, published, with_seed_means
 from evalsuite.thresholds.summaries import FLAGS, PROVEN, with_summaries
 from evalsuite.tolerances import limit
@@ -157,13 +157,13 @@ def thresholds(
         UserError: If the table does not say what it must, or a tolerance is for what nobody measured; the
             sentence says what is missing, and where.
     """
-    axes, curves = tabulated(frame, tolerance, higher_is_better or {})
+    axes, curves = curves_of_table(frame, tolerance, higher_is_better or {})
     if not axes.methods:
         return pd.DataFrame(columns=list(COLUMNS))
     curves = with_seed_means(axes, curves, over_seeds)
     groups = _groups(axes.pairs)
-    means = [mean_curves(taken(curves, members), 2, expected=len(members)) for _, members in groups]
-    curves = joined([curves, *means], axis=2)
+    means = [mean_curves(selected(curves, members), 2, expected=len(members)) for _, members in groups]
+    curves = concatenated([curves, *means], axis=2)
     entities = _entities(axes.pairs, groups)
     alike = axes.pairs.iloc[[*range(len(axes.pairs)), *(members[0] for _, members in groups)]]
     members = [indices for _, indices in groups]
@@ -233,7 +233,7 @@ def _entities(pairs: pd.DataFrame, groups: Sequence[tuple[str, list[int]]]) -> p
     return pd.concat([singles, *frames], ignore_index=True).assign(origin=origin)
 
 
-def _rows(axes: Axes, entities: pd.DataFrame, curves: Curves, found: dict[str, Array]) -> pd.DataFrame:
+def _rows(axes: TableAxes, entities: pd.DataFrame, curves: Curves, found: dict[str, Array]) -> pd.DataFrame:
     """The verdicts as a table: methods, then entities, then seeds."""
     origin = entities["origin"].to_numpy()
     exist = curves.exist[:, :, origin]

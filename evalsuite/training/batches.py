@@ -16,7 +16,7 @@ from evalsuite.types import Array
 
 
 @dataclass(frozen=True)
-class Batch:
+class TrainingBatch:
     """Is what one step sees.
 
     Attributes:
@@ -39,14 +39,16 @@ class Batch:
     share: float = 1.0
 
 
-def batches(images: Array, labels: Tensor, recipe: Recipe, *, seed: int, epoch: int) -> Iterator[Batch]:
+def batches(
+    images: Array, labels: Tensor, recipe: Recipe, *, seed: int, epoch: int
+) -> Iterator[TrainingBatch]:
     """Yields the batches of one epoch, each image once; nothing is needed to go on but the epoch's number."""
     order = torch.randperm(len(labels), generator=_torch_generator(seed, "order", epoch))
     parts = torch.split(order, recipe.batch_size)
     for step, rows in enumerate(parts):
         draws = _torch_generator(seed, "augment", epoch, step)
         shown = augmented(pixels(images, rows.numpy()), recipe.augment, draws, padding=recipe.padding or None)
-        plain = Batch(
+        plain = TrainingBatch(
             at=epoch + (step + 0.5) / len(parts),
             step=epoch * len(parts) + step + 1,
             seed=address(seed, "model", epoch, step),
@@ -81,7 +83,7 @@ def augmented(batch: Tensor, augment: str, draws: torch.Generator, *, padding: i
     return cropped.permute(0, 3, 1, 2)
 
 
-def mixed(batch: Batch, recipe: Recipe, draws: np.random.Generator) -> Batch:
+def mixed(batch: TrainingBatch, recipe: Recipe, draws: np.random.Generator) -> TrainingBatch:
     """Returns `batch` with other images of it mixed in, if the recipe says so.
 
     References:

@@ -16,9 +16,9 @@ from torch.nn import functional
 from evalsuite.errors import CellError, DataError, UserError
 from evalsuite.models.cost import weights_digest
 from evalsuite.random_streams import address
-from evalsuite.training.batches import Batch, batches
+from evalsuite.training.batches import TrainingBatch, batches
 from evalsuite.training.hooks import Hooks
-from evalsuite.training.progress import Progress
+from evalsuite.training.progress import TrainingCheckpoint
 from evalsuite.training.recipe import Recipe, learning_rate
 from evalsuite.training.state import State, accuracy, autocast
 from evalsuite.types import ImageSet
@@ -46,7 +46,7 @@ class Plan:
     start: float = 0.0
     stop: float | None = None
     validation: ImageSet | None = None
-    progress: Progress | None = None
+    progress: TrainingCheckpoint | None = None
 
 
 def train(
@@ -101,7 +101,7 @@ def training_seed(seed: int, *key: str | int | float) -> int:
     return address(seed, "train", *key)
 
 
-def _step(state: State, batch: Batch, hooks: Hooks, held: list[tuple[Tensor, Tensor]]) -> None:
+def _step(state: State, batch: TrainingBatch, hooks: Hooks, held: list[tuple[Tensor, Tensor]]) -> None:
     model, recipe, optimiser = state.model, state.recipe, state.optimiser
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(recipe, batch.at)
@@ -126,7 +126,7 @@ def _step(state: State, batch: Batch, hooks: Hooks, held: list[tuple[Tensor, Ten
     state.average()
 
 
-def _loss(state: State, batch: Batch) -> Tensor:
+def _loss(state: State, batch: TrainingBatch) -> Tensor:
     """Cross-entropy with the recipe's smoothing, shared out between the labels of images that were mixed."""
     device, smoothing = state.device, state.recipe.label_smoothing
     images = batch.images.to(device, memory_format=torch.channels_last)

@@ -19,7 +19,7 @@ INTERVAL = 10.0
 
 
 @dataclass(frozen=True)
-class Progress:
+class TrainingCheckpoint:
     """Is where the progress of one training is kept, and what it belongs to.
 
     Attributes:
@@ -31,9 +31,9 @@ class Progress:
     path: Path
     digest: str = ""
 
-    def of(self, ratio: float, index: int) -> Progress:
+    def of(self, ratio: float, index: int) -> TrainingCheckpoint:
         """Returns where, in the folder `path`, the training number `index` of a candidate keeps its progress."""
-        return Progress(self.path / f"{ratio!r}.{index}.training", self.digest)
+        return TrainingCheckpoint(self.path / f"{ratio!r}.{index}.training", self.digest)
 
     def write(self, key: str, epoch: int, tensors: Mapping[str, Tensor]) -> None:
         """Writes how far a training has come, all or nothing.

@@ -20,7 +20,7 @@ SHAPE = ("milestones", "gamma", "rates", "floor")
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedRecipe:
     """Is a recipe with a name.
 
     Attributes:
@@ -32,7 +32,7 @@ class Named:
     keys: Mapping[str, Any] = field(default_factory=dict)
 
 
-def named(name: str) -> Recipe:
+def named_recipe(name: str) -> Recipe:
     """Returns the recipe with a name.
 
     Raises:
@@ -43,7 +43,7 @@ def named(name: str) -> Recipe:
     return Recipe(**RECIPES[name].keys)
 
 
-def merged(table: Mapping[str, Any], under: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def merge_recipe(table: Mapping[str, Any], under: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Returns the keys of a recipe: those of `table` over those of the recipe that it names, or over `under`.
 
     Args:
@@ -77,13 +77,13 @@ LOST = 'Liebenwein et al. 2021, "Lost in Pruning": parents and retraining'
 LIU = "Liu et al. 2019, arXiv 1810.05270"
 WANG = "Wang et al. 2023, arXiv 2301.05219"
 
-RECIPES: Mapping[str, Named] = MappingProxyType(
+RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
     {
-        "lost-cifar-resnet": Named(
+        "lost-cifar-resnet": NamedRecipe(
             f"{LOST}; ResNet-20, 56 and 110.",
             _step(182, 0.1, (91, 136), batch_size=128, warmup_epochs=5.0),
         ),
-        "lost-vgg16": Named(
+        "lost-vgg16": NamedRecipe(
             f"{LOST}; VGG16 with batch normalisation; retrain with lost-vgg16-retraining.",
             _step(
                 300,
@@ -95,7 +95,7 @@ RECIPES: Mapping[str, Named] = MappingProxyType(
                 weight_decay=5e-4,
             ),
         ),
-        "lost-vgg16-retraining": Named(
+        "lost-vgg16-retraining": NamedRecipe(
             f"{LOST}; 150 epochs of lost-vgg16.",
             _step(
                 150,
@@ -107,7 +107,7 @@ RECIPES: Mapping[str, Named] = MappingProxyType(
                 weight_decay=5e-4,
             ),
         ),
-        "lost-wrn16-8": Named(
+        "lost-wrn16-8": NamedRecipe(
             f"{LOST}; WRN16-8.",
             _step(
                 200,
@@ -120,20 +120,22 @@ RECIPES: Mapping[str, Named] = MappingProxyType(
                 nesterov=True,
             ),
         ),
-        "lost-densenet22": Named(
+        "lost-densenet22": NamedRecipe(
             f"{LOST}; DenseNet-22.", _step(300, 0.1, (150, 225), warmup_epochs=10.0, nesterov=True)
         ),
-        "lost-imagenet-resnet": Named(
+        "lost-imagenet-resnet": NamedRecipe(
             f"{LOST}; ResNet-18 and 101 on ImageNet.",
             _step(90, 0.1, (30, 60, 80), batch_size=256, warmup_epochs=5.0),
         ),
-        "rethinking-cifar": Named(f"{LIU}; parents and Scratch-E.", _step(160, 0.1, (80, 120))),
-        "rethinking-cifar-finetune": Named(
+        "rethinking-cifar": NamedRecipe(f"{LIU}; parents and Scratch-E.", _step(160, 0.1, (80, 120))),
+        "rethinking-cifar-finetune": NamedRecipe(
             f"{LIU}.",
             {"epochs": 40, "learning_rate": 1e-3, "schedule": "constant", "augment": "crop-flip"},
         ),
-        "rethinking-imagenet": Named(f"{LIU}; VGG starts at 0.01.", _step(90, 0.1, (30, 60), batch_size=256)),
-        "rethinking-imagenet-finetune": Named(
+        "rethinking-imagenet": NamedRecipe(
+            f"{LIU}; VGG starts at 0.01.", _step(90, 0.1, (30, 60), batch_size=256)
+        ),
+        "rethinking-imagenet-finetune": NamedRecipe(
             f"{LIU}; 20 epochs for filters by L1, 10 for weights, 5 for network slimming.",
             {
                 "epochs": 20,
@@ -143,7 +145,7 @@ RECIPES: Mapping[str, Named] = MappingProxyType(
                 "augment": "crop-flip",
             },
         ),
-        "rethinking-soft-filter": Named(
+        "rethinking-soft-filter": NamedRecipe(
             f"{LIU}; soft filter pruning on CIFAR.",
             {
                 **_step(200, 0.01, (1, 60, 120, 160), batch_size=128, weight_decay=5e-4),
@@ -151,15 +153,15 @@ RECIPES: Mapping[str, Named] = MappingProxyType(
                 "rates": (0.1, 0.02, 0.004, 0.0008),
             },
         ),
-        "greg-cifar": Named(
+        "greg-cifar": NamedRecipe(
             "Parents of GReg, arXiv 2012.09243, and TPP, arXiv 2207.12534; batches of 256 for VGG-19.",
             _step(200, 0.1, (100, 150), batch_size=128, weight_decay=5e-4),
         ),
-        "why-confusing-cifar-step": Named(
+        "why-confusing-cifar-step": NamedRecipe(
             f"{WANG}: retraining; batch size and weight decay are the parent's.",
             _step(120, 1e-2, (60, 90), batch_size=128, weight_decay=5e-4),
         ),
-        "why-confusing-cifar-cosine": Named(
+        "why-confusing-cifar-cosine": NamedRecipe(
             f"{WANG}: retraining, cosine to 1e-4; batch size and weight decay are the parent's.",
             {
                 "epochs": 120,
@@ -170,27 +172,27 @@ RECIPES: Mapping[str, Named] = MappingProxyType(
                 "augment": "crop-flip",
             },
         ),
-        "why-confusing-imagenet": Named(
+        "why-confusing-imagenet": NamedRecipe(
             f"{WANG}: retraining; batches of 256 and weight decay 1e-4 are our choice.",
             _step(90, 1e-2, (30, 60, 75), batch_size=256),
         ),
-        "why-confusing-imagenet100-scratch": Named(
+        "why-confusing-imagenet100-scratch": NamedRecipe(
             f"{WANG}: ImageNet-100; batches of 256 and weight decay 1e-4 are our choice.",
             _step(120, 0.1, (30, 60, 90, 105), batch_size=256),
         ),
-        "why-confusing-imagenet100-p30f90": Named(
+        "why-confusing-imagenet100-p30f90": NamedRecipe(
             f"{WANG}: pruned at epoch 30, retrained for 90, first rate 0.1; else like the one from scratch.",
             _step(90, 0.1, (30, 60, 75, 83), batch_size=256),
         ),
-        "why-confusing-imagenet100-p60f60": Named(
+        "why-confusing-imagenet100-p60f60": NamedRecipe(
             f"{WANG}: pruned at epoch 60, retrained for 60, first rate 0.01; else like the one from scratch.",
             _step(60, 1e-2, (30, 45, 53), batch_size=256),
         ),
-        "openlth-cifar": Named(
+        "openlth-cifar": NamedRecipe(
             "Frankle et al., the code open_lth: lottery tickets; the weights are rewound to an early step.",
             _step(160, 0.1, (80, 120), batch_size=128),
         ),
-        "modern": Named(
+        "modern": NamedRecipe(
             "Ours, of usual parts: cosine, label smoothing, mixup or CutMix, an average of the weights.",
             {
                 "epochs": 200,

@@ -15,7 +15,7 @@ from evalsuite.errors import DataError
 from evalsuite.models.inference import evaluation_mode
 from evalsuite.training import progress as saving
 from evalsuite.training.batches import pixels
-from evalsuite.training.progress import Progress
+from evalsuite.training.progress import TrainingCheckpoint
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import ImageSet
 
@@ -76,14 +76,14 @@ class State:
         if chosen := self.best or self.mean:
             self.model.load_state_dict(chosen)
 
-    def saved(self, progress: Progress | None, key: str, epochs: int, *, last: bool) -> None:
+    def saved(self, progress: TrainingCheckpoint | None, key: str, epochs: int, *, last: bool) -> None:
         """Saves how far the training is, unless little would be lost."""
         late = time.monotonic() - self._written >= saving.INTERVAL
         if progress is not None and (late or (last and progress.path.exists())):
             progress.write(key, epochs, self._tensors())
             self._written = time.monotonic()
 
-    def resumed(self, progress: Progress | None, key: str, *, otherwise: int) -> int:
+    def resumed(self, progress: TrainingCheckpoint | None, key: str, *, otherwise: int) -> int:
         """Takes up a saved training of the same key; returns the epoch to go on with."""
         found = None if progress is None else progress.read(key)
         if found is None:

@@ -1,21 +1,16 @@
-"""Fixtures of the compat tests."""
+"""Networks whose attacks can be worked out by hand."""
 
 from __future__ import annotations
 
 import math
-import socket
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.compat.robustbench import robustbench
-
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
 SHAPE = (1, 4, 4)
 
@@ -74,27 +69,3 @@ def two_class() -> Callable[[int], tuple[nn.Module, Tensor, Tensor, Tensor]]:
 @pytest.fixture
 def constant() -> nn.Module:
     return Constant().eval()
-
-
-@pytest.fixture
-def nothing_left_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Iterator[None]:
-    """Holds a test to an empty working directory, silence, no network and untouched modules."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("network")
-
-    place = tmp_path / "work"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    library = robustbench()
-    modules = [library.eval, library.utils, library.data, sys.modules["pyautoattack.checks"]]
-    before = [dict(vars(module)) for module in modules]
-    yield
-    assert tuple(capfd.readouterr()) == ("", "")
-    assert list(place.iterdir()) == []
-    assert [dict(vars(module)) for module in modules] == before
-    assert "autoattack" not in sys.modules
-    assert "pkg_resources" not in sys.modules or hasattr(sys.modules["pkg_resources"], "get_distribution")

@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.attacks.specs import Force, Target, target, weapon
-from evalsuite.attacks.validity import Doubts, doubts
-from evalsuite.config.depths import battery
-from evalsuite.datasets.base import Place, loaded
+from evalsuite.attacks.specs import AttackBudget, Target, attack_spec, target
+from evalsuite.attacks.validity import ValidityWarnings, validity_warnings
+from evalsuite.config.depths import depth_tables
+from evalsuite.datasets.base import Place, load_checked
 from evalsuite.datasets.digits import Digits
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.attack import Attack
 from evalsuite.execution.measuring import scored
 from evalsuite.models.architectures.base import assemble, from_settings
-from evalsuite.models.exported.input_spec import Intake, Loaded, Program
+from evalsuite.models.exported.input_spec import ExportedProgram, InputSpec, Loaded
 from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import Score
@@ -37,7 +37,7 @@ def sound() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = assemble(from_settings({"name": "small-cnn", "widths": [8, 8, 16, 16]}))
-    train(model, loaded(Digits(), "train", Place()), RECIPE, seed=0)
+    train(model, load_checked(Digits(), "train", Place()), RECIPE, seed=0)
     return model.eval()
 
 
@@ -58,8 +58,10 @@ class Changed(nn.Module):
 def attacked(
     model: nn.Module, attack: Attack = ATTACK, *, parent: nn.Module | None = None
 ) -> dict[str, Score]:
-    gallery = Gallery(Digits(), Place())
-    bench = Bench(model.eval(), gallery, parent=None if parent is None else Bench(parent.eval(), gallery))
+    image_source = ImageSource(Digits(), Place())
+    bench = Bench(
+        model.eval(), image_source, parent=None if parent is None else Bench(parent.eval(), image_source)
+    )
     return {one.condition: one for one in scored(attack, bench)}
 
 
@@ -138,10 +140,13 @@ def test_a_child_that_hides_its_gradients_falls_to_its_parents_adversarials(soun
 
 
 def test_a_parent_without_gradients_has_no_adversarials(sound: nn.Module) -> None:
-    program = Program(Loaded(sound, Intake(), "no twin"), "ONNX")
+    program = ExportedProgram(Loaded(sound, InputSpec(), "no twin"), "ONNX")
     assert (
         target(
-            Bench(sound, Gallery(Digits(), Place()), parent=Bench(program, Gallery(Digits(), Place()))), 4
+            Bench(
+                sound, ImageSource(Digits(), Place()), parent=Bench(program, ImageSource(Digits(), Place()))
+            ),
+            4,
         ).parent
         is None
     )
@@ -191,11 +196,13 @@ def test_without_a_probe_the_gradients_are_looked_at_all_the_same(sound: nn.Modu
 
 
 def test_the_quick_depth_attacks_some_images_again() -> None:
-    (table,) = (one for one in battery("quick", [], data="digits", trained=True) if one["name"] == "attack")
+    (table,) = (
+        one for one in depth_tables("quick", [], data="digits", trained=True) if one["name"] == "attack"
+    )
     assert table["probe"] > 0
 
 
-FGSM, PGD, NOISE = weapon("fgsm"), weapon("linf-pgd"), weapon("linf-noise")
+FGSM, PGD, NOISE = attack_spec("fgsm"), attack_spec("linf-pgd"), attack_spec("linf-noise")
 
 
 def hit(*broken: int, count: int = 100) -> Any:
@@ -204,12 +211,12 @@ def hit(*broken: int, count: int = 100) -> Any:
     return found
 
 
-def compared(record: dict[Any, Any]) -> Doubts:
+def compared(record: dict[Any, Any]) -> ValidityWarnings:
     torch.manual_seed(0)
     model, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 10)).eval(), torch.rand(100, 3, 2, 2)
     wrong = (model(images).argmax(dim=1) + 1) % 10
     aim = Target(model, images, wrong, hit(), 10, 0)
-    return doubts(aim, record, force=Force(), probe=0)
+    return validity_warnings(aim, record, force=AttackBudget(), probe=0)
 
 
 def test_reversals_count_image_by_image() -> None:
@@ -237,7 +244,7 @@ def test_one_step_that_beats_many() -> None:
     assert found.on(PGD, 1.0) == ("fgsm broke 3 images in one step that linf-pgd did not break in many.",)
     assert found.on(FGSM, 1.0) == found.worst(1.0) == ()
     assert compared({(FGSM, 1.0): hit(1, 2), (PGD, 1.0): hit(4)}).on(PGD, 1.0) == ()
-    apgd = weapon("apgd-ce")
+    apgd = attack_spec("apgd-ce")
     strong = compared({(FGSM, 1.0): hit(1, 2, 3), (apgd, 1.0): hit(4)})
     assert strong.on(apgd, 1.0) == ("fgsm broke 3 images in one step that apgd-ce did not break in many.",)
 
@@ -251,7 +258,7 @@ def test_in_a_cascade_only_what_was_left_is_said_of_the_second() -> None:
 
 
 def test_another_answer_than_the_clean_test_is_flagged(sound: nn.Module) -> None:
-    bench = Bench(sound, Gallery(Digits(), Place()))
+    bench = Bench(sound, ImageSource(Digits(), Place()))
     images, labels = bench.images(View()).images[:32], bench.outputs(View()).known[:32]
     right = bench.outputs(View()).correct[:32].copy()
     right[[3, 4]] ^= True
@@ -259,7 +266,7 @@ def test_another_answer_than_the_clean_test_is_flagged(sound: nn.Module) -> None
         sound, torch.from_numpy(np.array(images)) / 255, torch.from_numpy(np.array(labels)), right, 10, 0
     )
     record = {(FGSM, 1.0): hit(count=32)}
-    found = doubts(aim, record, force=Force(), probe=32).general
+    found = validity_warnings(aim, record, force=AttackBudget(), probe=32).general
     assert found == ("With radius 0 the attack sees another class than the clean test on 2 of 32 images.",)
     assert math.isinf(FGSM.order)
 

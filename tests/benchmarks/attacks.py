@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from evalsuite.attacks.specs import WEAPONS, Attacker, Force, target
+from evalsuite.attacks.specs import WEAPONS, AttackBudget, AttackRunner, target
 from evalsuite.datasets.arrays import Cifar10
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.attack import Attack
@@ -47,13 +47,13 @@ def network(weights: str) -> nn.Module:
     return assemble(from_settings(settings)).eval()
 
 
-def gallery() -> Gallery:
+def image_source() -> ImageSource:
     """CIFAR-10 where the data folder has it, else random images."""
     if folder := os.environ.get("EVALSUITE_DATA"):
-        return Gallery(Cifar10(), Place(root=Path(folder)))
+        return ImageSource(Cifar10(), Place(root=Path(folder)))
     draws = np.random.default_rng(0)
     pixels = draws.integers(0, 256, (COUNT, 3, 32, 32), dtype=np.uint8)
-    return Gallery(ImageSet("random", pixels, np.arange(COUNT) % 10, 10), Place())
+    return ImageSource(ImageSet("random", pixels, np.arange(COUNT) % 10, 10), Place())
 
 
 def spent(start: float) -> float:
@@ -64,18 +64,18 @@ def spent(start: float) -> float:
 def main() -> None:
     """Prints a table: seconds of processor time per 100 images, and the robust accuracy that was found."""
     torch.set_num_threads(1)
-    model, shown = network(sys.argv[1] if len(sys.argv) > 1 else ""), gallery()
+    model, shown = network(sys.argv[1] if len(sys.argv) > 1 else ""), image_source()
     count = int(sys.argv[2]) if len(sys.argv) > 2 else COUNT
     bench = Bench(model, shown)
     bench.outputs(View())
-    bench.ready(torch.rand(32, 3, 32, 32))
+    bench.inference_model(torch.rand(32, 3, 32, 32))
     aim = target(bench, count)
     print(f"torch {torch.__version__}, 1 thread, {count} images, {aim.right.mean():.2f} right, "  # noqa: T201
           f"Linf 1/255, L2 {L2}")  # fmt: skip
-    Attacker(aim.first(2)).broken(WEAPONS["fgsm"], LINF, force=Force())  # imports the library
+    AttackRunner(aim.first(2)).broken(WEAPONS["fgsm"], LINF, force=AttackBudget())  # imports the library
     for name, weapon in WEAPONS.items():
         start = time.process_time()
-        hit = Attacker(aim).broken(weapon, LINF if math.isinf(weapon.order) else L2, force=Force())
+        hit = AttackRunner(aim).broken(weapon, LINF if math.isinf(weapon.order) else L2, force=AttackBudget())
         print(f"{name:15} {spent(start) / count * 100:7.2f} s   robust {1 - hit.mean():.2f}")  # noqa: T201
     for label, evaluator in (
         ("attack, no probe", Attack((0.5, 1.0, 2.0), images=count, probe=0)),

@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from evalsuite.config.depths import battery
+from evalsuite.config.depths import depth_tables
 from evalsuite.datasets.arrays import Cifar10
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.shared_cache import Shelf
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.shared_cache import SharedArrayCache
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.detectors.distances import NEIGHBORS, directions
 from evalsuite.detectors.nearest_neighbours import Nearest, nearest
@@ -47,7 +47,7 @@ from evalsuite.models.architectures.uris import architecture
 from evalsuite.models.checkpoints.loading import rebuilt
 from evalsuite.models.checkpoints.reading import read_weights
 from evalsuite.models.inference import keep_large_blocks
-from evalsuite.plugin_config import choose
+from evalsuite.plugin_config import from_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,11 +62,11 @@ WITHOUT_ODIN = tuple(name for name in DETECTORS if name != "odin")
 SHARING = ("accuracy", "corruptions", "calibration", "ood")
 
 
-def bench(root: Path, images: int, shelf: Shelf | None = None) -> Bench:
+def bench(root: Path, images: int, shelf: SharedArrayCache | None = None) -> Bench:
     """The published network in front of so many test images."""
     plugin = architecture("resnet20", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], shortcut="A")
     model = rebuilt(plugin, read_weights(root / CHECKPOINT))
-    return Bench(model, Gallery(Cifar10(test_limit=images), Place(root), shelf=shelf))
+    return Bench(model, ImageSource(Cifar10(test_limit=images), Place(root), shelf=shelf))
 
 
 def evaluator(detectors: tuple[str, ...], images: int) -> Ood:
@@ -84,7 +84,7 @@ def seconds(work: Callable[[], object]) -> float:
 def passed(on: Bench, images: int) -> None:
     """The forward passes that all detectors share."""
     whole = evaluator(WITHOUT_ODIN, images)
-    on.want(whole.features)
+    on.request_features(whole.features)
     for view in whole.features:
         on.outputs(view)
 
@@ -109,8 +109,10 @@ def check_passes(on: Bench) -> None:
 
 def standard() -> dict[str, Evaluator]:
     """The tests of that depth which share passes, as it has them, with all detectors that do."""
-    tables = battery("standard", [], data="cifar10", trained=False)
-    chosen = [choose(EVALUATORS, table, where="benchmark") for table in tables if table["name"] in SHARING]
+    tables = depth_tables("standard", [], data="cifar10", trained=False)
+    chosen = [
+        from_table(EVALUATORS, table, where="benchmark") for table in tables if table["name"] in SHARING
+    ]
     return {
         one.label: replace(one.plugin, detectors=WITHOUT_ODIN) if isinstance(one.plugin, Ood) else one.plugin
         for one in chosen
@@ -122,9 +124,9 @@ def shared(root: Path, images: int) -> dict[str, float]:
     tests = standard()
     found = {"making images": 0.0, "pass": 0.0}
     with TemporaryDirectory() as folder:
-        on = bench(root, images, Shelf(Path(folder)))
+        on = bench(root, images, SharedArrayCache(Path(folder)))
         for test in tests.values():
-            on.want(test.features)
+            on.request_features(test.features)
         for view in dict.fromkeys(v for test in tests.values() for v in (*test.needs, *test.features)):
             found["making images"] += seconds(lambda view=view: on.images(view))  # type: ignore[misc]  # mypy cannot infer it
             found["pass"] += seconds(lambda view=view: on.outputs(view))  # type: ignore[misc]  # the same
@@ -145,7 +147,7 @@ def searched(root: Path, images: int) -> dict[str, tuple[float, float]]:
     """Training images to seconds of the search, with what it has to prepare, and of multiplying every pair out."""
     on = bench(root, images)
     test, far, training = View(), View(data="cifar100", first=images), View(split="train")
-    on.want((test, far, training))
+    on.request_features((test, far, training))
     bank, *queries = (pointed(on, view) for view in (training, test, far))
     asked, found = np.concatenate(queries), {}
     for count in (images, len(bank)):

@@ -18,7 +18,7 @@ from scipy.special import ndtr, ndtri
 from scipy.stats import norm
 
 from evalsuite.metrics.ood import RECALL
-from evalsuite.statistics import own_interval
+from evalsuite.statistics import marginal_interval
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,7 +82,7 @@ def held(sizes: tuple[int, int], apart: float, simulations: int) -> Iterator[tup
         test, near, far = sample(random, sizes, apart)
         for name, truth in expected.items():
             evidence = {"test": test, "near": near} | ({"far": far} if name.startswith("mean") else {})
-            low, high = own_interval(name, evidence) or (2.0, 2.0)
+            low, high = marginal_interval(name, evidence) or (2.0, 2.0)
             count[name] += bool(low <= truth <= high)
     yield from ((name, number / simulations) for name, number in count.items())
 

@@ -98,7 +98,7 @@ def measured(suite: Path, made: Path, out: Path, options: Options) -> tuple[floa
     first: list[float] = []
     begun = time.monotonic()
 
-    def tell(step: runner.Step) -> None:
+    def tell(step: runner.CellProgress) -> None:
         if step.what != "production" and not first:
             first.append(time.monotonic() - begun)
 

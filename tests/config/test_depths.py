@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from evalsuite.config.depths import DEPTHS, OUTLIERS, battery
-from evalsuite.config.suite import Suite, assembled
+from evalsuite.config.depths import DEPTHS, OUTLIERS, depth_tables
+from evalsuite.config.suite import Suite, suite_from_tables
 from evalsuite.errors import SuiteError
 
 
@@ -22,7 +22,7 @@ def suite(**changes: Any) -> Suite:
         "producers": [{"name": "magnitude"}],
         "depth": "standard",
     }
-    return assembled({**raw, **changes}, source=Path("x.toml"))
+    return suite_from_tables({**raw, **changes}, source=Path("x.toml"))
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -59,6 +59,6 @@ def test_a_network_of_somebody_else_has_seen_the_validation_images() -> None:
 
 
 def test_no_depth_is_the_suites_own_tests_and_a_wrong_one_is_named() -> None:
-    assert battery("", [{"name": "noise"}], data="digits", trained=True) == [{"name": "noise"}]
+    assert depth_tables("", [{"name": "noise"}], data="digits", trained=True) == [{"name": "noise"}]
     with pytest.raises(SuiteError, match=r"x\.toml: unknown depth 'quik'.*did you mean 'quick'"):
         suite(depth="quik")

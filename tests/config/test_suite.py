@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalsuite.config.suite import Suite, find, load, parse, shipped
+from evalsuite.config.suite import Suite, find_suite, load_suite, parse_suite, shipped_suites
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.attack import Attack
 from evalsuite.models import MODELS
-from evalsuite.plugin_config import choose
+from evalsuite.plugin_config import from_table
 from evalsuite.producers import PRODUCERS
 from evalsuite.runs.provenance import Options
-from evalsuite.training.published_recipes import named
+from evalsuite.training.published_recipes import named_recipe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,7 +57,7 @@ SOURCE = Path("somewhere", "mistakes.toml")
 
 
 def read(text: str = TOP + TABLES) -> Suite:
-    return parse(text, source=SOURCE)
+    return parse_suite(text, source=SOURCE)
 
 
 def changed(changes: Mapping[str, str]) -> str:
@@ -239,23 +239,23 @@ def test_a_sentence_without_near_miss_lists_what_there_is() -> None:
 )
 def test_a_suite_that_is_not_there(name: str, sentence: str) -> None:
     with pytest.raises(SuiteError, match=sentence):
-        load(name)
+        load_suite(name)
 
 
 def test_a_folder_is_no_suite_and_hides_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "digits").mkdir()
     (tmp_path / "folder").mkdir()
-    assert find("digits") == shipped()["digits"]
+    assert find_suite("digits") == shipped_suites()["digits"]
     with pytest.raises(SuiteError, match="suite folder: no such file"):
-        find("folder")
+        find_suite("folder")
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "picture.toml"
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SuiteError, match=r"picture\.toml cannot be read"):
-        load(path)
+        load_suite(path)
 
 
 PLUGIN = """
@@ -309,7 +309,7 @@ def test_a_plug_in_file_that_does_not_serve(
         (tmp_path / "mine.py").write_text(content)
     text = changed({"seeds =": 'plugins = ["mine.py"]\nseeds =', '"magnitude"': '"bare-plug-in"'})
     with pytest.raises(SuiteError, match=sentence):
-        parse(text, source=tmp_path / "mistakes.toml")
+        parse_suite(text, source=tmp_path / "mistakes.toml")
 
 
 def test_a_plug_in_file_beside_the_suite_is_found_from_anywhere(
@@ -321,8 +321,8 @@ def test_a_plug_in_file_beside_the_suite_is_found_from_anywhere(
         PLUGIN.format(decorator=decorator, base="Producer", body=f"x: int = 2\n    {WHOLE}")
     )
     text = changed({"seeds =": 'plugins = ["mine.py"]\nseeds =', '"magnitude"': '"own-plug-in"\nx = 5'})
-    first = parse(text, source=tmp_path / "mistakes.toml")
-    again = parse(text, source=tmp_path / "mistakes.toml")
+    first = parse_suite(text, source=tmp_path / "mistakes.toml")
+    again = parse_suite(text, source=tmp_path / "mistakes.toml")
     assert first == again
     assert first.producers[0].table == {"name": "own-plug-in", "x": 5}
 
@@ -343,7 +343,7 @@ def test_two_evaluators_may_not_mean_different_things_by_one_name(
     )
     text = changed({"seeds =": 'plugins = ["mine.py"]\nseeds =', '"noise"\nepsilons = [16]': '"liar"'})
     with pytest.raises(SuiteError, match=r"liar: another evaluator means something else by 'accuracy'"):
-        parse(text, source=tmp_path / "mistakes.toml")
+        parse_suite(text, source=tmp_path / "mistakes.toml")
 
 
 def test_what_is_left_out_has_its_default_and_what_is_said_is_kept() -> None:
@@ -377,8 +377,8 @@ def test_the_table_of_a_choice_makes_the_same_choice_again(registry: Registry[An
             "name": name,
             **{key: value for key, value in required.get(name, {}).items() if key in fields},
         }
-        choice = choose(registry, table, where="test")
-        assert choose(registry, choice.table, where="test") == choice
+        choice = from_table(registry, table, where="test")
+        assert from_table(registry, choice.table, where="test") == choice
         assert set(choice.table) == {"name"} | fields
 
 
@@ -394,15 +394,15 @@ def test_the_table_of_a_choice_makes_the_same_choice_again(registry: Registry[An
 )
 def test_settings_survive_their_own_table(epsilons: list[float], steps: int, images: int) -> None:
     table = {"name": "attack", "epsilons": epsilons, "steps": steps, "images": images}
-    choice = choose(EVALUATORS, table, where="test")
+    choice = from_table(EVALUATORS, table, where="test")
     assert choice.plugin == Attack(epsilons=tuple(map(float, epsilons)), steps=steps, images=images)
-    assert choose(EVALUATORS, choice.table, where="test").plugin == choice.plugin
+    assert from_table(EVALUATORS, choice.table, where="test").plugin == choice.plugin
 
 
 def test_every_suite_that_ships_can_be_read() -> None:
-    assert "digits" in shipped()
-    for name in shipped():
-        suite = load(name)
+    assert "digits" in shipped_suites()
+    for name in shipped_suites():
+        suite = load_suite(name)
         assert suite.name == name
         assert suite.description
         assert suite.tolerances
@@ -434,6 +434,8 @@ def test_a_retraining_that_is_none_is_named(own: str, sentence: str) -> None:
 def test_a_recipe_that_is_asked_for_stands_for_all_of_the_suites() -> None:
     suite = read(changed({'name = "random"': 'name = "random"\nretraining = {epochs = 7}'}))
     asked = Options(recipe="rethinking-cifar").applied(suite)
-    assert asked.recipe == asked.retraining == asked.retraining_of("random") == named("rethinking-cifar")
+    assert (
+        asked.recipe == asked.retraining == asked.retraining_of("random") == named_recipe("rethinking-cifar")
+    )
     with pytest.raises(UserError, match="unknown recipe 'x'"):
         Options(recipe="x").applied(suite)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from evalsuite.datasets.arrays import Arrays, Cifar10, Cifar100, FashionMnist, Mnist, Svhn
-from evalsuite.datasets.base import DataSet, Place, loaded
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.base import DataSet, Place, load_checked
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError
 from evalsuite.types import Array, Split
@@ -39,7 +39,7 @@ def write(folder: Path, stem: str, images: Array = PIXELS, labels: Array | None 
 )
 def test_arrays_are_mapped_and_shown_channels_first(tmp_path: Path, written: Array, expected: Array) -> None:
     write(tmp_path / "mine", "test", np.ascontiguousarray(written), LABELS.astype(np.uint8))
-    found = loaded(MINE, "test", Place(tmp_path))
+    found = load_checked(MINE, "test", Place(tmp_path))
     np.testing.assert_array_equal(found.images, expected)
     np.testing.assert_array_equal(found.labels, LABELS)
     assert (found.name, found.classes) == ("mine", 4)
@@ -74,7 +74,7 @@ def test_splits_and_limits(
     made: dict[str, DataSet] = {
         "mine": Arrays("mine", 4, **settings), "cifar10": Cifar10(**settings), "cifar100": Cifar100(**settings)
     }  # fmt: skip
-    found = loaded(made[name], split, Place(tmp_path))
+    found = load_checked(made[name], split, Place(tmp_path))
     np.testing.assert_array_equal(found.images, PIXELS.transpose(0, 3, 1, 2)[rows])
     np.testing.assert_array_equal(found.labels, LABELS[rows])
 
@@ -143,7 +143,7 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(
 def test_malformed_arrays(tmp_path: Path, images: Array, labels: Array | None, sentence: str) -> None:
     write(tmp_path / "mine", "test", images, labels)
     with pytest.raises(DataError, match=sentence):
-        loaded(MINE, "test", Place(tmp_path))
+        load_checked(MINE, "test", Place(tmp_path))
 
 
 @pytest.mark.parametrize("stem", ["test_images", "test_labels"])
@@ -152,7 +152,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, stem: str, keep: int) -> None:
     path = write(tmp_path / "mine", "test") / f"{stem}.npy"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(DataError, match=rf"{stem}\.npy is not a readable NumPy array .*; write it again"):
-        loaded(MINE, "test", Place(tmp_path))
+        load_checked(MINE, "test", Place(tmp_path))
 
 
 def test_pickles_are_not_opened(tmp_path: Path) -> None:
@@ -161,14 +161,14 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"test_labels\.npy is not a readable NumPy array .*allow_pickle=False"
     ):
-        loaded(MINE, "test", Place(tmp_path))
+        load_checked(MINE, "test", Place(tmp_path))
 
 
 @pytest.mark.parametrize("limits", [{"train_limit": -1}, {"test_limit": -8}], ids=str)
 def test_a_limit_is_a_count(tmp_path: Path, limits: dict[str, int]) -> None:
     write(tmp_path / "cifar10", "test")
     with pytest.raises(DataError, match=r"found the limits .*, expected counts, or 0 for all"):
-        loaded(Cifar10(**limits), "test", Place(tmp_path))
+        load_checked(Cifar10(**limits), "test", Place(tmp_path))
 
 
 @pytest.mark.parametrize("labels", [None, LABELS], ids=["without labels", "with labels"])
@@ -178,7 +178,7 @@ def test_a_flat_outlier_set_may_come_without_labels(tmp_path: Path, name: str, l
     np.save(tmp_path / "ood" / f"{name}_images.npy", PIXELS)
     if labels is not None:
         np.save(tmp_path / "ood" / f"{name}_labels.npy", labels)
-    found = Gallery(MINE, Place(tmp_path)).images(View(data=name))
+    found = ImageSource(MINE, Place(tmp_path)).images(View(data=name))
     np.testing.assert_array_equal(found.images, PIXELS.transpose(0, 3, 1, 2))
     assert (found.name, found.labels, found.classes) == (name, None, 0)
 
@@ -205,7 +205,7 @@ def test_grey_sets_are_padded_to_32_and_get_three_channels(
         for stem in ("train", "t10k"):
             idx(raw / f"{stem}-images-idx3-ubyte", grey)
             idx(raw / f"{stem}-labels-idx1-ubyte", np.arange(5))
-    found = loaded(dataset, "test", Place(tmp_path))
+    found = load_checked(dataset, "test", Place(tmp_path))
     assert found.images.shape == (5, 3, 32, 32)
     assert found.labels is None
     for channel in range(3):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalsuite.datasets.base import checked, digest
+from evalsuite.datasets.base import check_image_set, digest
 from evalsuite.errors import DataError
 from evalsuite.types import ImageSet
 
@@ -28,7 +28,7 @@ FLOATS = np.linspace(0, 1, 4 * 3 * 8 * 8, dtype=np.float32).reshape(4, 3, 8, 8)
 )
 def test_what_is_right_comes_back_as_it_was(changes: dict[str, Any]) -> None:
     images = replace(GOOD, **changes)
-    assert checked(images) is images
+    assert check_image_set(images) is images
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_what_is_right_comes_back_as_it_was(changes: dict[str, Any]) -> None:
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_sentence(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DataError, match=rf"^image set 'set'(:)? {sentence}"):
-        checked(replace(GOOD, **changes))
+        check_image_set(replace(GOOD, **changes))
 
 
 def test_the_digest_sees_pixels_labels_shape_and_dtype() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evalsuite.datasets import DATASETS
-from evalsuite.datasets.base import Place, loaded
+from evalsuite.datasets.base import Place, load_checked
 from evalsuite.errors import DataError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
@@ -39,7 +39,7 @@ def test_the_published_files_are_read(tmp_path: Path, name: str, folder: str) ->
     for other in STEMS:
         if other != name:
             written(tmp_path, other, pixels=PIXELS[:, :, ::-1], labels=LABELS[::-1])
-    found = loaded(DATASETS.get(name)(), "test", Place(root=tmp_path))
+    found = load_checked(DATASETS.get(name)(), "test", Place(root=tmp_path))
     assert (found.name, found.classes) == (name, 10)
     np.testing.assert_array_equal(found.images, PIXELS.transpose(0, 3, 1, 2))
     assert found.labels is not None
@@ -62,20 +62,20 @@ def test_the_published_files_are_read(tmp_path: Path, name: str, folder: str) ->
 def test_malformed_files_are_named(tmp_path: Path, name: str, changes: Any, sentence: str) -> None:
     written(tmp_path, name, **changes)
     with pytest.raises(DataError, match=sentence):
-        loaded(DATASETS.get(name)(), "test", Place(root=tmp_path))
+        load_checked(DATASETS.get(name)(), "test", Place(root=tmp_path))
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     for name, file in (("cifar10.1", "cifar10.1_v6_data.npy"), ("cifar10.2", "cifar102_test.npz")):
         with pytest.raises(DataError, match=f"{tmp_path / file}: no such file, nor in "):
-            loaded(DATASETS.get(name)(), "test", Place(root=tmp_path))
+            load_checked(DATASETS.get(name)(), "test", Place(root=tmp_path))
         with pytest.raises(DataError, match=f"{file} needs a data folder and none was named"):
-            loaded(DATASETS.get(name)(), "test", Place())
+            load_checked(DATASETS.get(name)(), "test", Place())
         with pytest.raises(DataError, match=f"data set '{name}' has no split 'train'"):
-            loaded(DATASETS.get(name)(), "train", Place(root=tmp_path))
+            load_checked(DATASETS.get(name)(), "train", Place(root=tmp_path))
     written(tmp_path, "cifar10.1").with_name("cifar10.1_v6_labels.npy").unlink()
     with pytest.raises(DataError, match=r"cifar10\.1_v6_labels\.npy: no such file, expected the labels of"):
-        loaded(DATASETS.get("cifar10.1")(), "test", Place(root=tmp_path))
+        load_checked(DATASETS.get("cifar10.1")(), "test", Place(root=tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_web_page_is_no_data_set(tmp_path: Path, name: str, sentence: str) -> None:
     written(tmp_path, name).write_bytes(b"<!doctype html>")
     with pytest.raises(DataError, match=sentence):
-        loaded(DATASETS.get(name)(), "test", Place(root=tmp_path))
+        load_checked(DATASETS.get(name)(), "test", Place(root=tmp_path))
 
 
 def test_an_archive_without_labels_is_named(tmp_path: Path) -> None:
@@ -96,4 +96,4 @@ def test_an_archive_without_labels_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"cifar102_test\.npz: found no arrays 'images' and 'labels' \(.*labels"
     ):
-        loaded(DATASETS.get("cifar10.2")(), "test", Place(root=tmp_path))
+        load_checked(DATASETS.get("cifar10.2")(), "test", Place(root=tmp_path))

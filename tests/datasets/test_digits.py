@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from evalsuite.datasets.base import Place, digest, loaded
+from evalsuite.datasets.base import Place, digest, load_checked
 from evalsuite.datasets.digits import Digits, rgb
 from evalsuite.types import ImageSet, Split
 
@@ -14,7 +14,7 @@ SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 @pytest.fixture(scope="module")
 def splits() -> dict[Split, ImageSet]:
-    return {split: loaded(Digits(), split, Place()) for split in SPLITS}
+    return {split: load_checked(Digits(), split, Place()) for split in SPLITS}
 
 
 def test_every_scan_is_in_exactly_one_split(splits: dict[Split, ImageSet]) -> None:

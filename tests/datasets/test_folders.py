@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from evalsuite.datasets import DATASETS
-from evalsuite.datasets.base import Place, loaded
+from evalsuite.datasets.base import Place, load_checked
 from evalsuite.datasets.folders import Folder
-from evalsuite.datasets.source import FOLDER, Gallery
+from evalsuite.datasets.source import FOLDER, ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError
 from evalsuite.evaluators.ood import Ood
@@ -35,7 +35,7 @@ def test_pictures_are_what_torchvision_makes_of_them(tmp_path: Path) -> None:
 
     pictures(tmp_path / "mine", SIZES)
     (tmp_path / "mine" / "notes.txt").write_text("no picture")
-    found = loaded(Folder("mine"), "test", Place(tmp_path))
+    found = load_checked(Folder("mine"), "test", Place(tmp_path))
     assert (found.images.shape, found.labels, found.classes) == ((4, 3, 32, 32), None, 0)
     transform = Compose([Resize(32, InterpolationMode.BILINEAR), CenterCrop(32)])
     for image, name in zip(found.images, sorted(SIZES), strict=True):
@@ -47,16 +47,16 @@ def test_pictures_are_what_torchvision_makes_of_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
 def test_every_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
     pictures(tmp_path / "mine", ["x.png"], mode=mode)
-    assert loaded(Folder("mine", side=16), "test", Place(tmp_path)).images.shape == (1, 3, 16, 16)
+    assert load_checked(Folder("mine", side=16), "test", Place(tmp_path)).images.shape == (1, 3, 16, 16)
 
 
 def test_the_folders_in_it_are_classes_if_they_are_labels(tmp_path: Path) -> None:
     pictures(tmp_path / "mine", ["dog/1.png", "cat/deep/2.png", "cat/3.png"])
-    found = loaded(Folder("mine", labelled=True), "test", Place(tmp_path))
+    found = load_checked(Folder("mine", labelled=True), "test", Place(tmp_path))
     assert found.labels is not None
     assert (found.labels.tolist(), found.classes) == ([0, 0, 1], 2)
     assert [found.called(label) for label in found.labels] == ["cat", "cat", "dog"]
-    assert loaded(Folder("mine", limit=2), "test", Place(tmp_path)).images.shape[0] == 2
+    assert load_checked(Folder("mine", limit=2), "test", Place(tmp_path)).images.shape[0] == 2
     pictures(tmp_path / "mine", ["stray.png"])
     with pytest.raises(DataError, match=r"stray\.png is in no folder of a class"):
         Folder("mine", labelled=True).load("test", Place(tmp_path))
@@ -71,7 +71,7 @@ def test_the_folders_in_it_are_classes_if_they_are_labels(tmp_path: Path) -> Non
 )  # fmt: skip
 def test_named_sets_are_found_where_they_are_unpacked(tmp_path: Path, name: str, home: str) -> None:
     pictures(tmp_path / home, ["1.png", "2.jpg"])
-    found = loaded(DATASETS.get(name)(), "test", Place(tmp_path))
+    found = load_checked(DATASETS.get(name)(), "test", Place(tmp_path))
     assert (found.name, found.images.shape) == (name, (2, 3, 32, 32))
 
 
@@ -81,8 +81,8 @@ def test_the_list_of_the_protocol_chooses_pictures_and_their_order(tmp_path: Pat
     chosen = tmp_path / "benchmark_imglist" / "cifar10" / "test_texture.txt"
     chosen.parent.mkdir(parents=True)
     chosen.write_text("texture/c.png -1\ntexture/a 1.png -1\n\n")
-    found = loaded(DATASETS.get("textures")(), "test", Place(tmp_path)).images
-    everything = loaded(Folder(f"{below}/texture".strip("/")), "test", Place(tmp_path)).images
+    found = load_checked(DATASETS.get("textures")(), "test", Place(tmp_path)).images
+    everything = load_checked(Folder(f"{below}/texture".strip("/")), "test", Place(tmp_path)).images
     np.testing.assert_array_equal(found, everything[[2, 0]])
     chosen.write_text("texture/z.png -1\ntexture/c.png -1\n")
     with pytest.raises(
@@ -116,10 +116,10 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 def test_a_folder_of_pictures_serves_as_outliers_in_the_size_of_the_suite(tmp_path: Path) -> None:
     pictures(tmp_path / "mine", ["a/1.png", "b/2.png"])
     own = ImageSet("own", np.zeros((4, 3, 8, 8), np.uint8), np.array([0, 1, 0, 1]), 2)
-    gallery = Gallery(own, Place(tmp_path))
+    image_source = ImageSource(own, Place(tmp_path))
     (view,) = (view for view in Ood(far=(f"mine{FOLDER}",)).needs if view.data)
-    found = gallery.images(view)
-    assert (found.images.shape, found.labels, gallery.condition(view)) == ((2, 3, 8, 8), None, "mine")
-    labelled = gallery.images(View(data=f"mine{FOLDER}", labelled=True))
+    found = image_source.images(view)
+    assert (found.images.shape, found.labels, image_source.condition(view)) == ((2, 3, 8, 8), None, "mine")
+    labelled = image_source.images(View(data=f"mine{FOLDER}", labelled=True))
     assert labelled.labels is not None
     assert labelled.labels.tolist() == [0, 1]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evalsuite.datasets import DATASETS
-from evalsuite.datasets.base import DataSet, Place, loaded
+from evalsuite.datasets.base import DataSet, Place, load_checked
 from evalsuite.datasets.digits import Digits
 from evalsuite.datasets.outliers import LETTERS, GaussianNoise, Letters, Photographs, UniformNoise
 from evalsuite.errors import DataError
@@ -21,14 +21,14 @@ MADE: dict[str, Callable[..., DataSet]] = {
 
 
 def images(name: str, **settings: int) -> Array:
-    return loaded(MADE[name](**settings), "test", Place()).images
+    return load_checked(MADE[name](**settings), "test", Place()).images
 
 
 @pytest.mark.parametrize("name", MADE)
 class TestEverySet:
     def test_holds_images_without_labels_under_its_registered_name(self, name: str) -> None:
         assert DATASETS.get(name) is MADE[name]
-        found = loaded(MADE[name](count=24), "test", Place())
+        found = load_checked(MADE[name](count=24), "test", Place())
         assert (found.name, found.labels, found.classes) == (name, None, 0)
         assert found.images.shape == (24, 3, 32, 32)
         assert found.images.dtype == np.uint8

@@ -16,8 +16,8 @@ import pytest
 from evalsuite.datasets import shared_cache as shelves
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
-from evalsuite.datasets.shared_cache import Shelf
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.shared_cache import SharedArrayCache
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms.noise import RandomNoise
 from evalsuite.datasets.views import View
 from evalsuite.types import Array
@@ -34,20 +34,20 @@ def unused() -> Array:
 
 def test_an_array_is_made_once_and_mapped(tmp_path: Path) -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
-    first = Shelf(tmp_path / "shelf").array("a", lambda: values)
-    again = Shelf(tmp_path / "shelf").array("a", unused)
+    first = SharedArrayCache(tmp_path / "shelf").array("a", lambda: values)
+    again = SharedArrayCache(tmp_path / "shelf").array("a", unused)
     for found in (first, again):
         assert isinstance(found, np.memmap)
         assert not found.flags.writeable
         np.testing.assert_array_equal(found, values)
-    Shelf(tmp_path / "shelf").clear()
+    SharedArrayCache(tmp_path / "shelf").clear()
     assert not (tmp_path / "shelf").exists()
 
 
 def test_a_small_array_is_not_worth_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shelves, "SMALL", 100)
     values = np.zeros(100, np.uint8)
-    assert Shelf(tmp_path).array("a", lambda: values) is values
+    assert SharedArrayCache(tmp_path).array("a", lambda: values) is values
     assert not list(tmp_path.glob("*.npy"))
 
 
@@ -62,7 +62,8 @@ def test_others_wait_for_the_one_that_makes_it(tmp_path: Path) -> None:
 
     found: list[Array] = []
     several = [
-        threading.Thread(target=lambda: found.append(Shelf(tmp_path).array("a", make))) for _ in range(3)
+        threading.Thread(target=lambda: found.append(SharedArrayCache(tmp_path).array("a", make)))
+        for _ in range(3)
     ]
     for one in several:
         one.start()
@@ -86,13 +87,13 @@ def test_a_process_that_dies_at_it_holds_nobody_up(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     ended = subprocess.run([sys.executable, "-c", DYING, str(tmp_path)], env=environment, check=False)
     assert ended.returncode == 9
-    assert Shelf(tmp_path).array("a", lambda: np.ones(3)).tolist() == [1.0] * 3
+    assert SharedArrayCache(tmp_path).array("a", lambda: np.ones(3)).tolist() == [1.0] * 3
 
 
 def test_a_file_that_is_cut_is_made_again(tmp_path: Path) -> None:
-    Shelf(tmp_path).array("a", lambda: np.arange(1000.0))
+    SharedArrayCache(tmp_path).array("a", lambda: np.arange(1000.0))
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:500])
-    assert Shelf(tmp_path).array("a", lambda: np.arange(1000.0)).sum() == 499500
+    assert SharedArrayCache(tmp_path).array("a", lambda: np.arange(1000.0)).sum() == 499500
 
 
 def test_a_full_disk_costs_memory_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +102,7 @@ def test_a_full_disk_costs_memory_and_nothing_else(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(np, "save", full)
     values = np.ones(3)
-    assert Shelf(tmp_path).array("a", lambda: values) is values
+    assert SharedArrayCache(tmp_path).array("a", lambda: values) is values
     assert [path.name for path in tmp_path.iterdir()] == ["a.lock"]
 
 
@@ -109,14 +110,14 @@ def test_the_last_of_the_disk_is_left_for_results(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(shelves, "RESERVE", shutil.disk_usage(tmp_path).total)
     free = shutil.disk_usage(tmp_path)._replace(total=1000, free=149)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
-    assert not isinstance(Shelf(tmp_path).array("a", lambda: np.zeros(49, np.uint8)), np.memmap)
-    assert isinstance(Shelf(tmp_path).array("b", lambda: np.zeros(48, np.uint8)), np.memmap)
+    assert not isinstance(SharedArrayCache(tmp_path).array("a", lambda: np.zeros(49, np.uint8)), np.memmap)
+    assert isinstance(SharedArrayCache(tmp_path).array("b", lambda: np.zeros(48, np.uint8)), np.memmap)
 
 
-def test_a_gallery_shows_the_same_with_a_shelf(tmp_path: Path) -> None:
-    view = View(change=RandomNoise("uniform", 16))
-    plain = Gallery(Digits(), Place()).images(view)
-    shared = Gallery(Digits(), Place(), shelf=Shelf(tmp_path)).images(view)
+def test_an_image_source_gives_the_same_with_a_shared_cache(tmp_path: Path) -> None:
+    view = View(transform=RandomNoise("uniform", 16))
+    plain = ImageSource(Digits(), Place()).images(view)
+    shared = ImageSource(Digits(), Place(), shelf=SharedArrayCache(tmp_path)).images(view)
     assert isinstance(shared.images, np.memmap)
     np.testing.assert_array_equal(shared.images, plain.images)
     assert (shared.name, shared.classes) == (plain.name, plain.classes)

@@ -13,26 +13,26 @@ from evalsuite.datasets import DATASETS, source
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
 from evalsuite.datasets.outliers import Letters
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms.common_corruptions.kinds import corrupt
 from evalsuite.datasets.transforms.corruption import Corruption, frost_textures
 from evalsuite.datasets.transforms.noise import RandomNoise
-from evalsuite.datasets.views import Change, View
+from evalsuite.datasets.views import Transform, View
 from evalsuite.errors import DataError, UnknownNameError
 from evalsuite.types import Array, ImageSet
 
-FOG = View(change=Corruption("fog", 3))
-NOISE = View(change=RandomNoise("uniform", 8.0))
+FOG = View(transform=Corruption("fog", 3))
+NOISE = View(transform=RandomNoise("uniform", 8.0))
 rng = np.random.default_rng(0)
 IMAGES = ImageSet("mine", rng.integers(0, 256, (70, 3, 16, 16), dtype=np.uint8), np.arange(70) % 10, 10)
 
 
-def gallery(*, seed: int = 0, root: Path | None = None, **changes: Any) -> Gallery:
-    return Gallery(replace(IMAGES, **changes), Place(root=root, seed=seed))
+def image_source(*, seed: int = 0, root: Path | None = None, **changes: Any) -> ImageSource:
+    return ImageSource(replace(IMAGES, **changes), Place(root=root, seed=seed))
 
 
 @dataclass
-class Inverted(Change):
+class Inverted(Transform):
     """Counts how often it is applied."""
 
     calls: int = 0
@@ -59,7 +59,7 @@ def textures(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_view_is_a_split_of_the_suites_data_or_a_registered_set_without_labels() -> None:
-    shown = Gallery(Digits(), Place())
+    shown = ImageSource(Digits(), Place())
     assert shown.images(View()) is shown.images(View())  # loaded once
     assert len(shown.images(View(split="train")).images) == 718
     letters = shown.images(View(data="letters"))
@@ -70,7 +70,7 @@ def test_a_view_is_a_split_of_the_suites_data_or_a_registered_set_without_labels
 
 class TestLabelled:
     def test_sets_keep_their_labels_and_others_lose_them(self) -> None:
-        shown = Gallery(Digits(), Place())
+        shown = ImageSource(Digits(), Place())
         own, other = shown.images(View()), shown.images(View(data="digits", labelled=True))
         np.testing.assert_array_equal(other.labels, own.labels)
         assert other.classes == 10
@@ -94,14 +94,14 @@ class TestLabelled:
         self, data: str, changes: dict[str, Any], sentence: str
     ) -> None:
         with pytest.raises(DataError, match=sentence):
-            gallery(**changes).images(View(data=data, labelled=True))
+            image_source(**changes).images(View(data=data, labelled=True))
 
     def test_folders_of_arrays_end_with_a_slash(self, tmp_path: Path) -> None:
         (tmp_path / "ours").mkdir()
         np.save(tmp_path / "ours" / "test_images.npy", IMAGES.images.transpose(0, 2, 3, 1)[::-1])
         np.save(tmp_path / "ours" / "test_labels.npy", np.arange(70)[::-1] % 10)
         view = View(data="ours/", labelled=True)
-        shown = gallery(root=tmp_path)
+        shown = image_source(root=tmp_path)
         np.testing.assert_array_equal(shown.images(view).images, IMAGES.images[::-1])
         np.testing.assert_array_equal(shown.images(view).labels, np.arange(70)[::-1] % 10)
         assert shown.condition(view) == "ours"
@@ -117,42 +117,42 @@ class TestLabelled:
         (View(split="validation"), "clean"),
         (View(data="letters"), "letters"),
         (FOG, "fog/3"),
-        (View(change=Corruption("frost", 2)), "frost*/2"),
-        (View(change=RandomNoise("uniform", 8.0)), "uniform/8:255"),
-        (View(change=RandomNoise("uniform", 0.5)), "uniform/0.5:255"),
+        (View(transform=Corruption("frost", 2)), "frost*/2"),
+        (View(transform=RandomNoise("uniform", 8.0)), "uniform/8:255"),
+        (View(transform=RandomNoise("uniform", 0.5)), "uniform/0.5:255"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_conditions_have_names(view: View, condition: str) -> None:
-    assert gallery().condition(view) == condition
-    if view.change is not None:
-        assert gallery().images(view).name == condition
+    assert image_source().condition(view) == condition
+    if view.transform is not None:
+        assert image_source().images(view).name == condition
 
 
 def test_a_corruption_is_that_of_the_data_room_under_the_runs_seed() -> None:
     for seed in (0, 3):
         expected = corrupt(IMAGES.images, "fog", 3, seed=seed)
-        found = gallery(seed=seed).images(FOG)
+        found = image_source(seed=seed).images(FOG)
         np.testing.assert_array_equal(found.images, expected)
         assert found.labels is IMAGES.labels
 
 
 def test_changes_are_made_once_while_memory_lasts_and_again_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = View(change=Inverted()), View(change=Inverted())
+    first, second = View(transform=Inverted()), View(transform=Inverted())
     monkeypatch.setattr(source, "BUDGET", IMAGES.images.nbytes)  # room for one changed set
-    shown = gallery()
+    shown = image_source()
     for view, calls in ((first, 1), (second, 3)):
         found = [shown.images(view).images for _ in range(3)]
-        assert view.change == Inverted(calls)
+        assert view.transform == Inverted(calls)
         for images in found:
             np.testing.assert_array_equal(images, 255 - IMAGES.images)
 
 
 @pytest.mark.parametrize("view", [FOG, NOISE], ids=["fog", "noise"])
 def test_a_full_memory_changes_no_pixel(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = gallery().images(view).images
+    kept = image_source().images(view).images
     monkeypatch.setattr(source, "BUDGET", 0)
-    full = gallery()
+    full = image_source()
     for _ in range(2):
         np.testing.assert_array_equal(full.images(view).images, kept)
 
@@ -193,7 +193,7 @@ class TestUniformNoise:
         )
 
     def test_whole_numbers_are_the_same_view_and_the_same_noise(self) -> None:
-        assert View(change=RandomNoise("uniform", 8)) == NOISE
+        assert View(transform=RandomNoise("uniform", 8)) == NOISE
         np.testing.assert_array_equal(
             RandomNoise("uniform", 8).apply(IMAGES.images, Place()),
             RandomNoise("uniform", 8.0).apply(IMAGES.images, Place()),
@@ -211,7 +211,7 @@ class TestUniformNoise:
 class TestDigest:
     def test_is_the_same_for_the_same_pixels(self) -> None:
         for view in (View(), FOG, NOISE):
-            assert gallery().digest(view) == gallery(images=IMAGES.images.copy()).digest(view)
+            assert image_source().digest(view) == image_source(images=IMAGES.images.copy()).digest(view)
 
     def test_differs_where_anything_differs(self) -> None:
         other = IMAGES.images.copy()
@@ -219,28 +219,28 @@ class TestDigest:
         digests = [
             *(
                 shown.digest(view)
-                for shown in (gallery(), gallery(images=other))
+                for shown in (image_source(), image_source(images=other))
                 for view in (View(), FOG, NOISE)
             ),
-            *(gallery(seed=1).digest(view) for view in (FOG, NOISE)),
-            gallery(labels=(np.arange(70) + 1) % 10).digest(View()),
-            gallery().digest(View(change=Corruption("fog", 4))),
-            gallery().digest(View(change=Corruption("snow", 3))),
-            gallery().digest(View(change=RandomNoise("uniform", 9.0))),
-            gallery().digest(View(data="letters")),
+            *(image_source(seed=1).digest(view) for view in (FOG, NOISE)),
+            image_source(labels=(np.arange(70) + 1) % 10).digest(View()),
+            image_source().digest(View(transform=Corruption("fog", 4))),
+            image_source().digest(View(transform=Corruption("snow", 3))),
+            image_source().digest(View(transform=RandomNoise("uniform", 9.0))),
+            image_source().digest(View(data="letters")),
         ]
         assert len(set(digests)) == len(digests)
 
     def test_of_clean_images_does_not_see_the_seed(self) -> None:
-        assert gallery(seed=0).digest(View()) == gallery(seed=1).digest(View())
+        assert image_source(seed=0).digest(View()) == image_source(seed=1).digest(View())
 
     def test_of_frost_sees_its_photographs(self, textures: Path) -> None:
-        frost, fog = View(change=Corruption("frost", 3)), FOG
-        before = [gallery(root=textures).digest(view) for view in (frost, fog)]
-        assert before[0] != gallery().digest(frost)
+        frost, fog = View(transform=Corruption("frost", 3)), FOG
+        before = [image_source(root=textures).digest(view) for view in (frost, fog)]
+        assert before[0] != image_source().digest(frost)
         Image.new("RGB", (200, 150), (200, 10, 10)).save(textures / "frost" / "frost3.png")
         frost_textures.cache_clear()
-        after = [gallery(root=textures).digest(view) for view in (frost, fog)]
+        after = [image_source(root=textures).digest(view) for view in (frost, fog)]
         assert after[0] != before[0]
         assert after[1] == before[1]
 
@@ -254,7 +254,7 @@ def test_photographs_of_frost_are_the_first_five_of_the_data_root(textures: Path
     assert Corruption("frost", 3).name(place) == "frost/3"
     expected = corrupt(IMAGES.images, "frost", 3, seed=0, textures=found)
     np.testing.assert_array_equal(
-        gallery(root=textures).images(View(change=Corruption("frost", 3))).images, expected
+        image_source(root=textures).images(View(transform=Corruption("frost", 3))).images, expected
     )
     assert not np.array_equal(expected, corrupt(IMAGES.images, "frost", 3, seed=0))
 
@@ -271,19 +271,19 @@ class Cropped(Inverted):
         (View(data="arrays"), DataError, "data set 'arrays' cannot serve by its name alone .*'folder' and 'classes'"),
         (View(data="letters", split="train"), DataError, "data set 'letters' has no split 'train'"),
         (View(split="validation"), DataError, "there are test images only, no split 'validation'"),
-        (View(change=Cropped()), DataError, r"turned images \(70, 3, 16, 16\) into \(70, 3, 15, 16\)"),
-        (View(change=Corruption("fog", 6)), DataError, "corruption severity: found 6"),
+        (View(transform=Cropped()), DataError, r"turned images \(70, 3, 16, 16\) into \(70, 3, 15, 16\)"),
+        (View(transform=Corruption("fog", 6)), DataError, "corruption severity: found 6"),
     ],
     ids=["unknown", "needs settings", "no such split", "images in memory", "shape", "severity"],
 )  # fmt: skip
 def test_what_cannot_be_shown_is_said(view: View, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
-        gallery().images(view)
+        image_source().images(view)
 
 
 def test_images_in_memory_are_checked() -> None:
     with pytest.raises(DataError, match="found labels from 0 to 9, expected 0 to 4 for 5 classes"):
-        gallery(classes=5).images(View())
+        image_source(classes=5).images(View())
 
 
 def test_every_registered_data_set_says_what_it_is() -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.attacks.specs import Attacker
+from evalsuite.attacks.specs import AttackRunner
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.attack import Attack
@@ -46,7 +46,7 @@ class Plane(nn.Module):
 
 @pytest.fixture
 def bench() -> Bench:
-    return Bench(Plane(), Gallery(ImageSet("grey", PIXELS, LABELS, 2), Place()))
+    return Bench(Plane(), ImageSource(ImageSet("grey", PIXELS, LABELS, 2), Place()))
 
 
 def by_condition(scores: tuple[Score, ...]) -> dict[str, Score]:
@@ -81,7 +81,7 @@ def test_a_plane_falls_exactly_where_it_must(bench: Bench) -> None:
 
 def test_the_worst_case_is_taken_image_by_image(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = {"fgsm": np.arange(48) % 2 == 0, "linf-pgd": np.arange(48) % 3 == 0}
-    monkeypatch.setattr(Attacker, "broken", lambda _, one, *__, **___: ~outcomes[one.name])
+    monkeypatch.setattr(AttackRunner, "broken", lambda _, one, *__, **___: ~outcomes[one.name])
     scores = by_condition(scored(Attack((2.0,), ("fgsm", "linf-pgd"), probe=0), bench))
     assert [scores[f"{name}/2:255"].value for name in ("fgsm", "linf-pgd", "worst")] == [
         24 / 48,
@@ -106,10 +106,10 @@ def test_only_the_first_images_are_attacked(bench: Bench) -> None:
 def test_images_in_the_order_of_their_classes_are_no_sample(bench: Bench) -> None:
     """The first of a folder that is sorted by class say nothing about the others, and no interval mends that."""
     order = np.argsort(-LABELS, kind="stable")
-    halves = Gallery(ImageSet("grey", PIXELS[order], LABELS[order], 2), Place())
+    halves = ImageSource(ImageSet("grey", PIXELS[order], LABELS[order], 2), Place())
     few, whole = Attack(EPSILONS[:1], ("fgsm",), images=28), Attack(EPSILONS[:1], ("fgsm",))
     shown = Bench(Plane(), halves, parent=Bench(Plane(), halves))
-    assert not any(one.flags for one in scored(few, Bench(Plane(), bench.gallery, parent=bench)))
+    assert not any(one.flags for one in scored(few, Bench(Plane(), bench.image_source, parent=bench)))
     assert not any(one.flags for one in scored(whole, shown))
     for test in (few, MinimalNorm(("ddn",), images=28)):
         flags = {one.flags for one in scored(test, shown)}
@@ -129,14 +129,14 @@ def test_images_in_the_order_of_their_classes_are_no_sample(bench: Bench) -> Non
 
 def test_float_images_and_small_labels_are_attacked_alike() -> None:
     floats = ImageSet("grey", (PIXELS / np.float32(255)).astype(np.float32), LABELS.astype(np.uint8), 2)
-    one = by_condition(scored(Attack(EPSILONS[:1], ("fgsm",)), Bench(Plane(), Gallery(floats, Place()))))
+    one = by_condition(scored(Attack(EPSILONS[:1], ("fgsm",)), Bench(Plane(), ImageSource(floats, Place()))))
     np.testing.assert_array_equal(one[f"fgsm/{EPSILONS[0]:g}:255"].evidence["test"], withstands(EPSILONS[0]))
 
 
 def test_the_random_start_is_the_benchs_and_torch_is_left_alone() -> None:
     """In one small step from a random start it matters where the start is."""
     attack = Attack((EPSILONS[1],), ("linf-pgd",), steps=100)
-    shown = Gallery(ImageSet("grey", PIXELS, LABELS, 2), Place())
+    shown = ImageSource(ImageSet("grey", PIXELS, LABELS, 2), Place())
     torch.manual_seed(9)
     before = torch.get_rng_state()
     first, second = (scored(attack, Bench(Plane(), shown, seed=1))[0].evidence["test"] for _ in range(2))
@@ -174,7 +174,7 @@ def test_both_norms_and_minimal_norms_fall_where_they_must(bench: Bench) -> None
 
 def test_the_worst_case_cannot_rise_with_the_radius(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = {1 / 255: np.arange(48) % 2 == 0, 2 / 255: np.arange(48) % 3 == 0}
-    monkeypatch.setattr(Attacker, "broken", lambda _, __, epsilon, **___: ~outcomes[epsilon])
+    monkeypatch.setattr(AttackRunner, "broken", lambda _, __, epsilon, **___: ~outcomes[epsilon])
     scores = by_condition(scored(Attack((2.0, 1.0), ("linf-pgd",), probe=0), bench))
     assert [scores[f"{name}:255"].value for name in ("linf-pgd/1", "linf-pgd/2", "worst/1", "worst/2")] == [
         24 / 48,
@@ -188,13 +188,13 @@ def test_a_cascade_gives_each_attack_what_still_stands(bench: Bench, monkeypatch
     attacks = ("fgsm", "linf-pgd", "linf-noise")
     whole = by_condition(scored(Attack(EPSILONS, attacks, probe=0), bench))
     met: list[int] = []
-    broken = Attacker.broken
+    broken = AttackRunner.broken
 
     def counted(*arguments: Any, **settings: Any) -> Array:
         met.append(int(settings["among"].sum()))
         return broken(*arguments, **settings)
 
-    monkeypatch.setattr(Attacker, "broken", counted)
+    monkeypatch.setattr(AttackRunner, "broken", counted)
     scores = by_condition(scored(Attack(EPSILONS, attacks, cascade=True, probe=0), bench))
     assert list(scores) == [f"worst/{epsilon:g}:255" for epsilon in EPSILONS]
     for condition, one in scores.items():

@@ -8,7 +8,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from evalsuite import metrics
-from evalsuite.datasets.transforms.archives import Official
+from evalsuite.datasets.transforms.archives import OfficialCorruption
 from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
@@ -83,7 +83,7 @@ def test_validation_images_that_somebody_may_have_trained_on_are_doubted(plantin
     """The last tenth of CIFAR-10's training images is no held-out set for a network that its author trained on all."""
     given, trained = bench(planting), bench(planting)
     trained.history = (Phase("pretraining", 1, 1, 1, "constant", "x"),)
-    child = Bench(given.model, trained.gallery, parent=trained)
+    child = Bench(given.model, trained.image_source, parent=trained)
     doubted = {one.metric: one.flags for one in scored(Calibration(), given) if one.flags}
     assert {name for name in doubted if not name.endswith("_scaled")} <= {"temperature", "ece_equal_width"}
     assert doubted["temperature"] == (
@@ -230,7 +230,7 @@ def test_corruptions_meet_the_temperature_of_clean_images(planting: Any, held_ou
     assert {one.condition for one in scores.values() if one.group} == {
         f"{kind}/2" for kind in CORRUPTIONS if kind != "frost"
     }
-    outputs = planted.outputs(View(change=Corruption("brightness", 2)))
+    outputs = planted.outputs(View(transform=Corruption("brightness", 2)))
     even, odd = np.arange(N) % 2 == 0, np.arange(N) % 2 == 1
     fitted = np.full(N, clean["temperature"].value)
     if held_out == "cross-fit":
@@ -302,9 +302,9 @@ def test_corruptions_without_a_best_temperature_have_a_reason(planting: Any) -> 
 def test_corruptions_are_asked_for_once_per_kind_and_severity() -> None:
     views = Calibration("cross-fit", corruptions=True, severities=(1, 5)).needs
     assert len(set(views)) == len(views) == 1 + 2 * 15
-    assert View(change=Corruption("fog", 5)) in views
+    assert View(transform=Corruption("fog", 5)) in views
     official = Calibration("cross-fit", corruptions=True, severities=(5,), source="official").needs
-    assert View(change=Official("fog", 5)) in official
+    assert View(transform=OfficialCorruption("fog", 5)) in official
     assert len(official) == 1 + 15
     assert Calibration("cross-fit", source="official").needs == (View(),)
 

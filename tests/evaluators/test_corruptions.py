@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, corrupt
 from evalsuite.datasets.transforms.corruption import Corruption, frost_textures
 from evalsuite.datasets.views import View
@@ -50,7 +50,7 @@ def right(images: Array) -> Array:
 
 
 def bench(root: Path | None = None, *, seed: int = 0) -> Bench:
-    shown = Gallery(IMAGES, Place(root=root, seed=seed))
+    shown = ImageSource(IMAGES, Place(root=root, seed=seed))
     return Bench(Brightness(), shown, parent=Bench(Brightness(0.45), shown))
 
 
@@ -142,7 +142,7 @@ def test_all_fifteen_at_all_severities_are_the_default() -> None:
     assert (len(needs), len(set(needs))) == (76, 76)
     assert needs[0] == View()
     wanted = [Corruption(kind, level) for kind in CORRUPTIONS for level in range(1, 6)]
-    assert [view.change for view in needs[1:]] == wanted
+    assert [view.transform for view in needs[1:]] == wanted
 
 
 @pytest.mark.parametrize(

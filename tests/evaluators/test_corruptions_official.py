@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evalsuite.compat.robustbench import corruption_benchmark
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms import archives
 from evalsuite.datasets.transforms.archives import md5
 from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, EXTRA, FAMILIES
@@ -74,7 +74,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def bench(root: Path, images: ImageSet = IMAGES, *, border: float = BORDER) -> Bench:
-    shown = Gallery(images, Place(root=root))
+    shown = ImageSource(images, Place(root=root))
     return Bench(Bright(border), shown, parent=Bench(Bright(PARENTS), shown))
 
 
@@ -218,7 +218,7 @@ def test_files_whose_sum_is_not_the_published_one_are_doubted_once(
 def test_the_extra_four_are_a_group_of_their_own_when_they_are_generated_too() -> None:
     random = np.random.default_rng(0)
     images = ImageSet("mine", random.integers(0, 256, (70, 3, 32, 32), dtype=np.uint8), np.arange(70) % 2, 2)
-    shown = Gallery(images, Place())
+    shown = ImageSource(images, Place())
     test = Corruptions((2,), ("fog", "contrast"), extra=True)
     found = by_name(scored(test, Bench(Bright(0.5), shown, parent=Bench(Bright(0.4), shown))))
     assert {one.group for (_, condition), one in found.items() if condition.split("/")[0] in EXTRA} == {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from evalsuite import testing
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms.sequences import PERTURBATIONS
 from evalsuite.errors import DataError, SuiteError
 from evalsuite.evaluation import Bench
@@ -49,7 +49,7 @@ def said(tmp_path: Path) -> dict[str, Array]:
 
 
 def bench(root: Path) -> Bench:
-    return Bench(Bright(), Gallery(PLAIN, Place(root=root)))
+    return Bench(Bright(), ImageSource(PLAIN, Place(root=root)))
 
 
 def counted(predictions: Array, *, noise: bool) -> list[float]:
@@ -104,8 +104,8 @@ def test_the_contract_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "CIFAR-10-P").mkdir()
     films = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32, 3), dtype=np.uint8)
     np.save(tmp_path / "CIFAR-10-P" / "scale.npy", films)
-    shown = Gallery(testing.FewDigits(), Place(root=tmp_path))
-    monkeypatch.setattr(testing, "_gallery", lambda: shown)
+    shown = ImageSource(testing.FewDigits(), Place(root=tmp_path))
+    monkeypatch.setattr(testing, "_image_source", lambda: shown)
     testing.check_evaluator(Flips(("scale",)))
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import InvalidModelError, SkippedError, SuiteError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators import jacobian
 from evalsuite.evaluators.jacobian import Jacobian, condition_numbers, jacobians, singular_values
 from evalsuite.execution.measuring import measured, scored
-from evalsuite.models.exported.input_spec import Intake, Loaded, Program
+from evalsuite.models.exported.input_spec import ExportedProgram, InputSpec, Loaded
 from evalsuite.types import Floats, ImageSet, Score
 
 rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ DIAGONAL = [[4.0, 0, 0, 0], [0, 0, -2.0, 0], [0, 0, 0, 1.0]]
 
 
 def bench(model: nn.Module, images: ImageSet = IMAGES) -> Bench:
-    return Bench(model, Gallery(images, Place()))
+    return Bench(model, ImageSource(images, Place()))
 
 
 def named(model: nn.Module, images: int = 0) -> dict[str, Score]:
@@ -180,7 +180,7 @@ def test_dependent_logits_have_no_condition() -> None:
 
 
 def test_a_program_without_gradients_is_skipped_and_says_why() -> None:
-    program = Program(Loaded(Net(DIAGONAL), Intake(), "no twin"), "ONNX")
+    program = ExportedProgram(Loaded(Net(DIAGONAL), InputSpec(), "no twin"), "ONNX")
     cell = measured(Jacobian(), bench(program))
     assert (cell.status, cell.reason) == (
         "skipped",

@@ -17,7 +17,7 @@ from torch import nn
 
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.errors import InvalidModelError, SuiteError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators import latency
@@ -66,12 +66,12 @@ def test_a_machine_that_gets_slower_hardly_touches_the_ratio() -> None:
 
 
 @pytest.fixture(scope="module")
-def gallery() -> Gallery:
-    return Gallery(Digits(), Place())
+def image_source() -> ImageSource:
+    return ImageSource(Digits(), Place())
 
 
-def bench(model: nn.Module, gallery: Gallery, parent: nn.Module | None = None) -> Bench:
-    return Bench(model, gallery, parent=None if parent is None else Bench(parent, gallery))
+def bench(model: nn.Module, image_source: ImageSource, parent: nn.Module | None = None) -> Bench:
+    return Bench(model, image_source, parent=None if parent is None else Bench(parent, image_source))
 
 
 def stack(depth: int) -> nn.Module:
@@ -112,10 +112,10 @@ def test_zeros_among_the_weights_save_nothing() -> None:
     assert 0.8 < np.median(seconds[:, 1] / seconds[:, 0]) < 1.25
 
 
-def test_the_scores_of_a_deeper_network(gallery: Gallery) -> None:
+def test_the_scores_of_a_deeper_network(image_source: ImageSource) -> None:
     test = Latency(batch_size=16, repeats=9, warm_up=1)
     with threads(1):
-        found = by_name(scored(test, bench(stack(24), gallery, stack(3))))
+        found = by_name(scored(test, bench(stack(24), image_source, stack(3))))
     assert set(found) == {metric.name for metric in test.metrics}
     assert {score.condition for score in found.values()} == {"batch of 16"}
     assert {score.n for score in found.values()} == {9}
@@ -130,30 +130,32 @@ def test_the_scores_of_a_deeper_network(gallery: Gallery) -> None:
     assert value["throughput"] == pytest.approx(1000 / value["latency"])
 
 
-def test_a_parent_is_timed_against_itself(gallery: Gallery) -> None:
+def test_a_parent_is_timed_against_itself(image_source: ImageSource) -> None:
     """What its ratio is off 1 is what chance and the machine do to a ratio."""
     model = stack(2)
-    mine = bench(model, gallery)
-    assert mine.parent.ready is mine.ready
+    mine = bench(model, image_source)
+    assert mine.parent.inference_model is mine.inference_model
     assert by_name(scored(Latency(repeats=7), mine))["latency_ratio"].value == pytest.approx(
         1, abs=0.9
     )  # rounds are few, the machine may be busy
 
 
-def test_what_is_timed_is_what_is_deployed(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_timed_is_what_is_deployed(
+    image_source: ImageSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The prepared copy that all other numbers are of, batches channels last and in [0, 1], and no gradients."""
     seen: list[tuple[Prepared, torch.Tensor, bool]] = []
     monkeypatch.setattr(
         latency, "forward", lambda network, batch: seen.append((network, batch, torch.is_grad_enabled()))
     )
     child = bench(
-        nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.Flatten(), nn.LazyLinear(10)), gallery
+        nn.Sequential(nn.Conv2d(3, 10, 3), nn.BatchNorm2d(10), nn.Flatten(), nn.LazyLinear(10)), image_source
     )
     child.model(torch.rand(1, 3, 32, 32))
     scored(Latency(batch_size=1000, repeats=7, warm_up=1), child)
     assert len(seen) == 2 * 8
     network, batch, gradients = seen[0]
-    assert network is child.ready
+    assert network is child.inference_model
     assert not any(isinstance(part, nn.BatchNorm2d) for part in network.modules())
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert batch.shape == (1000, 3, 32, 32)  # 899 test images, and the first of them again
@@ -162,9 +164,9 @@ def test_what_is_timed_is_what_is_deployed(gallery: Gallery, monkeypatch: pytest
     assert not gradients
 
 
-def test_a_busy_machine_is_told(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_told(image_source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "process_time", lambda: 0.0)
-    flags = by_name(scored(Latency(repeats=7), bench(stack(1), gallery)))["latency"].flags
+    flags = by_name(scored(Latency(repeats=7), bench(stack(1), image_source)))["latency"].flags
     assert "had the processor less than 90% of the time" in flags[0]
 
 
@@ -217,13 +219,13 @@ def test_unsteady_times_are_told() -> None:
             assert "more than 20% of the median apart" in told(one, other)[name].flags[0]
 
 
-def test_a_network_that_does_not_work_has_no_speed(gallery: Gallery) -> None:
+def test_a_network_that_does_not_work_has_no_speed(image_source: ImageSource) -> None:
     broken = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10), nn.Softmax(1))
     with pytest.raises(InvalidModelError, match="probabilities"):
-        scored(Latency(), bench(broken, gallery))
+        scored(Latency(), bench(broken, image_source))
 
 
-def test_a_program_has_a_speed_too(gallery: Gallery, tmp_path: Path) -> None:
+def test_a_program_has_a_speed_too(image_source: ImageSource, tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     network = stack(2)
@@ -239,7 +241,7 @@ def test_a_program_has_a_speed_too(gallery: Gallery, tmp_path: Path) -> None:
             dynamic_axes={"x": {0: "n"}},
         )
     program = load_program(path, trust=False)
-    found = by_name(scored(Latency(repeats=7), bench(program, gallery, network)))
+    found = by_name(scored(Latency(repeats=7), bench(program, image_source, network)))
     assert float(found["latency_ratio"].value or 0) > 0
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.attacks.specs import Attacker
+from evalsuite.attacks.specs import AttackRunner
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.errors import SuiteError, UnknownNameError, UserError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.minimal_norm import MinimalNorm
 from evalsuite.execution.measuring import measured, scored
-from evalsuite.models.exported.input_spec import Intake, Loaded, Program
+from evalsuite.models.exported.input_spec import ExportedProgram, InputSpec, Loaded
 from evalsuite.types import ImageSet, Score
 
 rng = np.random.default_rng(0)
@@ -43,7 +43,7 @@ class Plane(nn.Module):
 
 @pytest.fixture
 def bench() -> Bench:
-    return Bench(Plane(), Gallery(ImageSet("grey", PIXELS, LABELS, 2), Place()))
+    return Bench(Plane(), ImageSource(ImageSet("grey", PIXELS, LABELS, 2), Place()))
 
 
 def named(scores: tuple[Score, ...]) -> dict[tuple[str, str], Score]:
@@ -76,7 +76,7 @@ def test_of_a_plane_the_norms_are_known(bench: Bench) -> None:
 def planted(bench: Bench, monkeypatch: pytest.MonkeyPatch, missing: int) -> dict[str, Score]:
     """Norms that were not found for the first so many right images."""
     norms = np.where(np.cumsum(RIGHT) <= missing, np.inf, 0.25)
-    monkeypatch.setattr(Attacker, "norms", lambda *_, **__: norms)
+    monkeypatch.setattr(AttackRunner, "norms", lambda *_, **__: norms)
     scores = scored(MinimalNorm(("ddn",)), bench)
     return {one.metric: one for one in scores if one.condition == "ddn"}
 
@@ -111,15 +111,15 @@ def test_only_the_first_images(bench: Bench) -> None:
 
 
 def test_a_model_that_is_never_right_has_a_median_of_zero() -> None:
-    wrong = Bench(Plane(), Gallery(ImageSet("grey", PIXELS, (SIDE < 0).astype(np.int64), 2), Place()))
+    wrong = Bench(Plane(), ImageSource(ImageSet("grey", PIXELS, (SIDE < 0).astype(np.int64), 2), Place()))
     scores = named(scored(MinimalNorm(("ddn",)), wrong))
     assert scores["median_l2_norm", "ddn"].value == 0
     assert scores["l2_found", "ddn"].reason == "no image is right as it is"
 
 
 def test_a_model_without_gradients_is_skipped() -> None:
-    program = Program(Loaded(Plane(), Intake(), "no twin"), "ONNX")
-    bench = Bench(program, Gallery(ImageSet("grey", PIXELS, LABELS, 2), Place()))
+    program = ExportedProgram(Loaded(Plane(), InputSpec(), "no twin"), "ONNX")
+    bench = Bench(program, ImageSource(ImageSet("grey", PIXELS, LABELS, 2), Place()))
     cell = measured(MinimalNorm(), bench)
     assert (cell.status, "ONNX: no twin" in cell.reason) == ("skipped", True)
 

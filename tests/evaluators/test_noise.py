@@ -9,7 +9,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms.noise import RandomNoise
 from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError
@@ -34,7 +34,7 @@ def test_parent_and_child_meet_the_same_addressed_noise(planting: Any) -> None:
     child, fewer = planting.bench(LABELS, TABLE, parent=TABLE), planting.bench(LABELS[:66], TABLE)
     for bench in (child, fewer):
         scored(Noise(epsilons=(0.25,)), bench)
-    images = child.gallery.images(Noise().needs[0].__class__()).images
+    images = child.image_source.images(Noise().needs[0].__class__()).images
     expected = torch.from_numpy(RandomNoise("uniform", 0.25).apply(images, Place(seed=0)))
     assert torch.equal(shown(child.model, 70), expected)
     assert torch.equal(shown(child.parent.model, 70), expected)
@@ -104,7 +104,7 @@ def planes(count: int, *, margin: float) -> tuple[Bench, Array]:
     side = (scaled * SLOPE).sum((1, 2, 3))
     labels = (side > 0).astype(np.int64)
     model = Normalized(Plane(), mean=mean, std=std)
-    bench = Bench(model, Gallery(ImageSet("grey", grey, labels, 2), Place()))
+    bench = Bench(model, ImageSource(ImageSet("grey", grey, labels, 2), Place()))
     return bench, np.abs(side) / margin
 
 
@@ -143,7 +143,7 @@ def test_mean_and_worst_of_several_draws(planting: Any) -> None:
     """Each draw mixes the look-up model's images up in another way."""
     bench = planting.bench(LABELS, TABLE, parent=TABLE[::-1].copy())
     scores = {(one.metric, one.condition): one for one in scored(Noise((3.0,), draws=3), bench)}
-    views = [View(change=RandomNoise("uniform", 3.0, draw)) for draw in range(3)]
+    views = [View(transform=RandomNoise("uniform", 3.0, draw)) for draw in range(3)]
     mine, theirs = ([one.outputs(view) for view in views] for one in (bench, bench.parent))
     right = np.stack([one.correct for one in mine])
     agree = np.stack([a.predictions == b.predictions for a, b in zip(mine, theirs, strict=True)])
@@ -189,7 +189,7 @@ def test_settings_that_mean_nothing(settings: dict[str, Any], sentence: str) -> 
 def test_the_control_meets_the_same_noise(planting: Any) -> None:
     other = np.roll(TABLE, 1, axis=1) * (np.arange(70) < 35)[:, None] + TABLE * (np.arange(70) >= 35)[:, None]
     parent = planting.bench(LABELS, TABLE)
-    parent.contrast(Bench(planting.lookup(other), parent.gallery))
+    parent.set_control(Bench(planting.lookup(other), parent.image_source))
     scores = {(one.metric, one.condition): one for one in scored(Noise(epsilons=(0.25,)), parent)}
     assert scores["agreement", "control uniform/0.25:255"].value == 0.5
     assert scores["agreement", "uniform/0.25:255"].value == 1
@@ -214,5 +214,5 @@ def test_a_parent_with_noise_behind_its_normalisation_runs_once(planting: Any, m
 
     monkeypatch.setattr(noise, "noisy_inside", counted)
     for _ in range(2):
-        scored(Noise(epsilons=(0.1,), space="normalised"), Bench(model, parent.gallery, parent=parent))
+        scored(Noise(epsilons=(0.1,), space="normalised"), Bench(model, parent.image_source, parent=parent))
     assert len(asked) == 3  # the parent, and each of two candidates

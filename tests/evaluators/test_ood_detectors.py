@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.evaluation import Bench
@@ -51,8 +51,8 @@ class Net(nn.Module):
 
 
 @pytest.fixture
-def gallery(planting: Any) -> Gallery:
-    found: Gallery = planting.data(
+def image_source(planting: Any) -> ImageSource:
+    found: ImageSource = planting.data(
         test=planting.numbered(LABELS, classes=3),
         train=planting.numbered(np.arange(150) % 3, classes=3, start=90),
         validation=planting.numbered(LABELS, classes=3, start=60),
@@ -75,20 +75,22 @@ def by_detector(scores: tuple[Score, ...], measure: str = "auroc") -> dict[str, 
     return {name: [one for one in scores if one.metric == f"{name}_{measure}"] for name in ALL}
 
 
-def test_one_pass_per_image_set_serves_all_detectors(gallery: Gallery) -> None:
-    bench, evaluator = Bench(Net(), gallery), ood()
-    bench.want(evaluator.features)  # as a run does, which knows all evaluators before the first pass
+def test_one_pass_per_image_set_serves_all_detectors(image_source: ImageSource) -> None:
+    bench, evaluator = Bench(Net(), image_source), ood()
+    bench.request_features(
+        evaluator.features
+    )  # as a run does, which knows all evaluators before the first pass
     for each in (Accuracy(), Calibration("cross-fit"), evaluator, ood(detectors=("knn", "msp"))):
         scored(each, bench)
     assert bench.passes == dict.fromkeys((View(), *OUTLIERS, View(split="train", first=120)), 1)
-    logits_alone = Bench(Net(), gallery)
+    logits_alone = Bench(Net(), image_source)
     scored(ood(detectors=tuple(LOGITS)), logits_alone)
     assert logits_alone.passes == dict.fromkeys((View(), *OUTLIERS), 1)  # nothing to fit: no training images
     assert logits_alone.outputs(View()).features is None
 
 
-def test_every_detector_has_every_number(gallery: Gallery) -> None:
-    scores = scored(ood(), Bench(Net(), gallery))
+def test_every_detector_has_every_number(image_source: ImageSource) -> None:
+    scores = scored(ood(), Bench(Net(), image_source))
     assert len(scores) == len(ALL) * 5 * 4
     assert not any(one.reason for one in scores)
     areas = {name: [one.value for one in found] for name, found in by_detector(scores).items()}
@@ -97,8 +99,10 @@ def test_every_detector_has_every_number(gallery: Gallery) -> None:
     assert {one.n for one in scores} == {60 + 40, 60 + 40 + 40}
 
 
-def test_group_means_are_unweighted_and_have_evidence_of_their_own(gallery: Gallery) -> None:
-    scores = scored(ood(near=("letters", "gaussian-noise"), detectors=("msp", "knn")), Bench(Net(), gallery))
+def test_group_means_are_unweighted_and_have_evidence_of_their_own(image_source: ImageSource) -> None:
+    scores = scored(
+        ood(near=("letters", "gaussian-noise"), detectors=("msp", "knn")), Bench(Net(), image_source)
+    )
     table = {(one.metric, one.condition): one for one in scores}
     for (metric, condition), one in table.items():
         if condition in (NEAR, FAR):
@@ -117,13 +121,13 @@ def test_group_means_are_unweighted_and_have_evidence_of_their_own(gallery: Gall
     assert replicates.std() > 0
 
 
-def test_a_group_of_one_set_has_no_mean(gallery: Gallery) -> None:
-    scores = scored(ood(far=("photographs",), detectors=("msp",)), Bench(Net(), gallery))
+def test_a_group_of_one_set_has_no_mean(image_source: ImageSource) -> None:
+    scores = scored(ood(far=("photographs",), detectors=("msp",)), Bench(Net(), image_source))
     assert {one.condition for one in scores} == {"letters", "photographs"}
 
 
-def test_detectors_are_fitted_on_the_candidates_own_training_images(gallery: Gallery) -> None:
-    bench = Bench(Net(), gallery)
+def test_detectors_are_fitted_on_the_candidates_own_training_images(image_source: ImageSource) -> None:
+    bench = Bench(Net(), image_source)
     found = by_detector(scored(ood(detectors=("knn",), neighbors=7), bench))["knn"][0]
     features = bench.outputs(View(split="train", first=120)).features
     inside = bench.outputs(View()).features
@@ -132,12 +136,14 @@ def test_detectors_are_fitted_on_the_candidates_own_training_images(gallery: Gal
     unit, bank = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (inside, features))
     expected = np.sort(np.linalg.norm(unit[:, None] - bank, axis=2), axis=1)[:, 6]
     np.testing.assert_allclose(found.evidence["test"], expected, atol=1e-5)
-    other = by_detector(scored(ood(detectors=("knn",), neighbors=7), Bench(Net(dead=3), gallery)))["knn"][0]
+    other = by_detector(scored(ood(detectors=("knn",), neighbors=7), Bench(Net(dead=3), image_source)))[
+        "knn"
+    ][0]
     assert not np.allclose(other.evidence["test"], expected, atol=1e-3)
 
 
-def test_without_training_images_fitted_detectors_say_so(gallery: Gallery) -> None:
-    own = Gallery(gallery.images(View()), Place())
+def test_without_training_images_fitted_detectors_say_so(image_source: ImageSource) -> None:
+    own = ImageSource(image_source.images(View()), Place())
     found = by_detector(scored(ood(), Bench(Net(), own)))
     for name, scores in found.items():
         if DETECTORS[name].needs == "training":
@@ -152,9 +158,11 @@ def test_without_training_images_fitted_detectors_say_so(gallery: Gallery) -> No
 
 
 @pytest.mark.parametrize("model", [Net(tail=nn.LogSoftmax(1)), None], ids=["log-probabilities", "look-up"])
-def test_without_features_the_logits_go_on(planting: Any, gallery: Gallery, model: nn.Module | None) -> None:
+def test_without_features_the_logits_go_on(
+    planting: Any, image_source: ImageSource, model: nn.Module | None
+) -> None:
     rows = np.random.default_rng(0).normal(size=(256, 3))
-    bench = Bench(model or planting.lookup(rows), gallery)
+    bench = Bench(model or planting.lookup(rows), image_source)
     found = by_detector(scored(ood(), bench))
     for name, scores in found.items():
         kind = DETECTORS[name].needs
@@ -173,8 +181,8 @@ def test_without_features_the_logits_go_on(planting: Any, gallery: Gallery, mode
     assert set(bench.passes.values()) == {1}
 
 
-def test_dead_units_are_flagged_and_distances_defined(gallery: Gallery) -> None:
-    found = by_detector(scored(ood(), Bench(Net(dead=5), gallery)))
+def test_dead_units_are_flagged_and_distances_defined(image_source: ImageSource) -> None:
+    found = by_detector(scored(ood(), Bench(Net(dead=5), image_source)))
     for name in ("mahalanobis", "relative_mahalanobis"):
         for one in found[name]:
             assert one.value is not None
@@ -183,26 +191,26 @@ def test_dead_units_are_flagged_and_distances_defined(gallery: Gallery) -> None:
                 in one.flags[0]
             )
     assert not any(one.flags for one in found["msp"] + found["vim"])
-    assert not any(one.flags for one in by_detector(scored(ood(), Bench(Net(), gallery)))["mahalanobis"])
+    assert not any(one.flags for one in by_detector(scored(ood(), Bench(Net(), image_source)))["mahalanobis"])
 
 
-def test_zero_features_are_flagged(gallery: Gallery) -> None:
+def test_zero_features_are_flagged(image_source: ImageSource) -> None:
     training, model = View(split="train", first=120), Net()
-    before = Bench(model, gallery)
-    before.want((training,))
+    before = Bench(model, image_source)
+    before.request_features((training,))
     features = before.outputs(training).features
     assert features is not None
     # what the largest unit of half of the images reaches, so that nothing fires for them
     model.conv.bias.data -= float(np.median(features.max(axis=1)))  # type: ignore[union-attr]  # it has a bias
-    found = by_detector(scored(ood(), Bench(model, gallery)))
+    found = by_detector(scored(ood(), Bench(model, image_source)))
     (flag,) = found["knn"][0].flags
     assert flag.startswith("60 of 120 training images have penultimate features that are all zero")
     assert found["knn"][0].value is not None
 
 
-def test_classes_that_the_first_training_images_do_not_show_are_flagged(gallery: Gallery) -> None:
+def test_classes_that_the_first_training_images_do_not_show_are_flagged(image_source: ImageSource) -> None:
     found = by_detector(
-        scored(ood(fit_images=2, neighbors=1, detectors=("knn", "msp")), Bench(Net(), gallery))
+        scored(ood(fit_images=2, neighbors=1, detectors=("knn", "msp")), Bench(Net(), image_source))
     )
     assert found["knn"][0].flags == (
         "The 2 training images that the detector is fitted on show 2 of 3 classes: raise fit_images.",
@@ -210,20 +218,20 @@ def test_classes_that_the_first_training_images_do_not_show_are_flagged(gallery:
     assert found["msp"][0].flags == ()
 
 
-def test_settings_that_the_images_cannot_meet_are_reasons(gallery: Gallery) -> None:
-    found = by_detector(scored(ood(neighbors=121), Bench(Net(), gallery)))
+def test_settings_that_the_images_cannot_meet_are_reasons(image_source: ImageSource) -> None:
+    found = by_detector(scored(ood(neighbors=121), Bench(Net(), image_source)))
     assert found["knn"][0].reason.startswith("there are 120 training images and the 121th nearest of them")
     assert found["mahalanobis"][0].value is not None
 
 
-def test_one_outlier_is_enough(gallery: Gallery) -> None:
-    scores = scored(ood(images=1), Bench(Net(), gallery))
+def test_one_outlier_is_enough(image_source: ImageSource) -> None:
+    scores = scored(ood(images=1), Bench(Net(), image_source))
     assert {one.value for found in by_detector(scores).values() for one in found} != {None}
     assert not any(one.reason for one in scores)
 
 
-def test_swapping_what_is_inside_turns_the_area_round(gallery: Gallery) -> None:
-    (one, *_) = by_detector(scored(ood(detectors=("knn",)), Bench(Net(), gallery)))["knn"]
+def test_swapping_what_is_inside_turns_the_area_round(image_source: ImageSource) -> None:
+    (one, *_) = by_detector(scored(ood(detectors=("knn",)), Bench(Net(), image_source)))["knn"]
     inside, outside = one.evidence.values()
     assert one.value is not None
     assert float(auroc(outside, inside)) == pytest.approx(1 - one.value)

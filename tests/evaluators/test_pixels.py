@@ -146,7 +146,7 @@ def test_a_control_is_a_third_network_and_parents_choose_once(planting: Any, mon
 
     models = [Layers(seed, hidden=8, classes=3) for seed in (3, 4, 7)]
     parent, control = (planted(planting, model, classes=3) for model in (models[0], models[2]))
-    parent.contrast(control)
+    parent.set_control(control)
     chosen: list[Bench] = []
     select = pixels.backward_selection
 

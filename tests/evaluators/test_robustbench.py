@@ -9,13 +9,13 @@ from torch import nn
 
 from evalsuite.compat import robustbench
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.errors import SuiteError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.attack import Attack
 from evalsuite.evaluators.robustbench import RobustBench
 from evalsuite.execution.measuring import measured, scored
-from evalsuite.models.exported.input_spec import Intake, Loaded, Program
+from evalsuite.models.exported.input_spec import ExportedProgram, InputSpec, Loaded
 from evalsuite.types import ImageSet
 
 PIXELS = np.random.default_rng(0).integers(64, 192, (14, 3, 8, 8), dtype=np.uint8)
@@ -29,8 +29,8 @@ def bench(name: str = "cifar10", obstacle: str | None = None) -> Bench:
         labels = model(torch.from_numpy(PIXELS) / 255).argmax(1).numpy()
     labels[3] = (labels[3] + 1) % 10
     if obstacle is not None:
-        model = Program(Loaded(model, Intake(), obstacle), "ONNX")
-    return Bench(model, Gallery(ImageSet(name, PIXELS, labels, 10), Place()))
+        model = ExportedProgram(Loaded(model, InputSpec(), obstacle), "ONNX")
+    return Bench(model, ImageSource(ImageSet(name, PIXELS, labels, 10), Place()))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.errors import DataError, SuiteError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.shift import Shift
@@ -33,7 +33,7 @@ def bench(planting: Any, tmp_path: Path) -> Bench:
     (tmp_path / "ours").mkdir()
     np.save(tmp_path / "ours" / "test_images.npy", ours.images.transpose(0, 2, 3, 1))
     np.save(tmp_path / "ours" / "test_labels.npy", OURS)
-    shown = Gallery(planting.numbered(LABELS, classes=4), Place(root=tmp_path))
+    shown = ImageSource(planting.numbered(LABELS, classes=4), Place(root=tmp_path))
     return Bench(planting.lookup(TABLE), shown, parent=Bench(planting.lookup(PARENT), shown))
 
 

@@ -66,8 +66,10 @@ def test_distances_are_norms_of_differences(planting: Any) -> None:
 
 def test_the_parent_is_like_itself_and_a_constant_moves_nothing(planting: Any) -> None:
     parents = np.random.default_rng(1).normal(size=(256, K)).astype(np.float32)
-    gallery = planting.data(test=planting.numbered(LABELS, classes=K))
-    alone = {one.metric: one.value for one in scored(Similarity(), Bench(planting.lookup(parents), gallery))}
+    image_source = planting.data(test=planting.numbered(LABELS, classes=K))
+    alone = {
+        one.metric: one.value for one in scored(Similarity(), Bench(planting.lookup(parents), image_source))
+    }
     shifted = found(planting, parents + np.float32(4.0), parents)
     for name in ("broken", "fixed", "softmax_distance", "softmax_distance_linf", "logit_distance"):
         assert alone[name] == 0
@@ -128,8 +130,8 @@ def test_a_control_is_compared_with_the_parent_and_with_no_candidate(planting: A
     random = np.random.default_rng(4)
     parents, other = random.normal(size=(2, 256, K)).astype(np.float32)
     bench = planting.bench(LABELS, table(LABELS), parent=parents)
-    control = Bench(planting.lookup(other), bench.gallery)
-    bench.contrast(control)
+    control = Bench(planting.lookup(other), bench.image_source)
+    bench.set_control(control)
     assert not [one for one in scored(Similarity(), bench) if one.condition == "control"]
     scores = {one.metric: one for one in scored(Similarity(), bench.parent) if one.condition == "control"}
     assert set(scores) == {
@@ -141,5 +143,5 @@ def test_a_control_is_compared_with_the_parent_and_with_no_candidate(planting: A
     for one in apart:
         if one.metric in scores and one.condition == "clean":
             assert scores[one.metric].value == one.value  # as far as a candidate with these outputs
-    alone = scored(Similarity(), Bench(planting.lookup(parents), bench.gallery))
+    alone = scored(Similarity(), Bench(planting.lookup(parents), bench.image_source))
     assert "control" not in {one.condition for one in alone}

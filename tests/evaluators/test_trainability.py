@@ -32,10 +32,10 @@ def found(planting: Any) -> Callable[..., Score]:
     sets = {
         name: planting.numbered([0, 1] * half, classes=2) for name, half in (("test", 3), ("validation", 4))
     }
-    gallery = planting.data(**sets)
+    image_source = planting.data(**sets)
 
     def score(*history: Phase) -> Score:
-        bench = Bench(planting.lookup(np.eye(6, 2)), gallery, history=history)
+        bench = Bench(planting.lookup(np.eye(6, 2)), image_source, history=history)
         (only,) = scored(Trainability(), bench)
         assert not bench.passes
         return only

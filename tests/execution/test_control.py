@@ -12,7 +12,7 @@ import pytest
 
 from evalsuite.execution import scheduler as runner
 from evalsuite.execution.dry_run import plan
-from evalsuite.results.exemplars import forgetting
+from evalsuite.results.exemplars import pruning_identified_exemplars
 from evalsuite.runs.digests import cell_digest, control, control_of
 from evalsuite.runs.provenance import Options
 from evalsuite.runs.status import status
@@ -85,7 +85,7 @@ def test_only_what_uses_the_control_depends_on_it(two: Run, tmp_path: Path) -> N
 
 def test_exemplars_are_found_over_the_seeds(two: Run) -> None:
     ratios = {key: candidate.ratio for key, candidate in two.candidates.items()}
-    (row,) = forgetting(two.comparison.scores, ratios).to_dict("records")
+    (row,) = pruning_identified_exemplars(two.comparison.scores, ratios).to_dict("records")
     assert (row["method"], row["seeds"], row["n"]) == ("magnitude", 2, 899)
     assert 0 < row["share"] < 1
 

@@ -85,7 +85,7 @@ def test_values_and_counts_come_from_the_evidence(bench: Bench) -> None:
         (giving(evidence(), evidence()), ContractError, "the score mean on clean is there twice"),
         (giving(evidence("area")), ContractError, "auroc takes 2 populations of images, found 1: test"),
         (giving(evidence("odd")), UnknownNameError, "unknown functional 'medain'"),
-        (Giving(lambda b: iter([evidence(test=b.outputs(View(change=NOISE)).correct)])), ContractError,
+        (Giving(lambda b: iter([evidence(test=b.outputs(View(transform=NOISE)).correct)])), ContractError,
          "an evaluator asked for View.* which its needs do not name"),
     ],
     ids=["nothing", "unknown metric", "no count", "NaN without a count", "no value", "NaN", "infinite",
@@ -109,7 +109,7 @@ class TestWrongScores:
 def test_after_a_failure_the_bench_is_open_again(bench: Bench) -> None:
     with pytest.raises(ContractError):
         scored(giving(), bench)
-    bench.outputs(View(change=NOISE))
+    bench.outputs(View(transform=NOISE))
 
 
 def test_a_good_cell_has_scores_and_metrics(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from evalsuite import Run, api
-from evalsuite.config.suite import load
+from evalsuite.config.suite import load_suite
 from evalsuite.report.findings import methods
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def check_dense(run: Run) -> None:
 
 
 def test_random_is_the_worst_choice_of_weights_at_a_high_ratio(tmp_path: Path) -> None:
-    suite = part(load("methods-digits"), (*WEIGHTS, DENSE), (0.95,))
+    suite = part(load_suite("methods-digits"), (*WEIGHTS, DENSE), (0.95,))
     assert len(suite.producers) == len(WEIGHTS) + 1
     run = api.run(suite, out=tmp_path / "run")
     found = accuracies(run).xs(0.95, level="target_ratio")
@@ -65,7 +65,7 @@ def test_random_is_the_worst_choice_of_weights_at_a_high_ratio(tmp_path: Path) -
 @pytest.mark.slow
 @pytest.mark.skipif(not os.environ.get("EVALSUITE_SLOW"), reason="EVALSUITE_SLOW is not set")
 def test_all_methods_are_ranked_and_random_is_last_but_for_the_inverted_score(tmp_path: Path) -> None:
-    suite = load("methods-digits")
+    suite = load_suite("methods-digits")
     run = api.run(suite, out=tmp_path / "run")
     labels = {choice.label for choice in suite.producers}
     assert {key.method for key in run.candidates} == labels | {"dense"}

@@ -92,7 +92,7 @@ def test_a_second_start_computes_nothing(
 ) -> None:
     path = copied(done, tmp_path)
     before, csv = finished(path), tables(path)
-    steps: list[runner.Step] = []
+    steps: list[runner.CellProgress] = []
     api.run(tiny, out=path, progress=steps.append)
     assert counted == {"trainings": 0, "passes": 0}
     assert computed(path) == 0
@@ -198,7 +198,7 @@ def test_nothing_of_an_older_suite_is_reported_as_this_one(
     """A run that was changed and stopped early must not pair new parents with old candidates."""
     path = copied(done, tmp_path)
 
-    def stop(step: runner.Step) -> None:
+    def stop(step: runner.CellProgress) -> None:
         if step.done == 5:
             raise KeyboardInterrupt
 
@@ -221,7 +221,7 @@ def test_cells_of_older_settings_are_not_reported_under_the_new_ones(
 ) -> None:
     path = copied(done, tmp_path)
 
-    def stop(step: runner.Step) -> None:
+    def stop(step: runner.CellProgress) -> None:
         if step.done == CELLS // 5:  # the parent is done
             raise KeyboardInterrupt
 
@@ -361,7 +361,7 @@ def test_a_test_that_fails_on_a_candidate_only_leaves_its_threshold_incomplete(
         "accuracy = 0.05": "accuracy = 0.05\nmood = 1.0",
     }
 
-    def spoil(step: runner.Step) -> None:
+    def spoil(step: runner.CellProgress) -> None:
         if step.key.target_ratio == 0.5:
             flag.touch()
 
@@ -381,7 +381,7 @@ def test_a_failing_producer_gives_its_reason_to_the_rest_of_its_chain(
     ratios = {"ratios = [0.5, 0.8]": "ratios = [0.5, 0.8, 0.9]"}
     suite = suite_file(FEW | ratios | {'"magnitude"': f'"fragile"\nflag = "{flag}"'})
     flag.touch()
-    steps: list[runner.Step] = []
+    steps: list[runner.CellProgress] = []
     first = api.run(suite, out=path, progress=steps.append)
     failed = first.failures
     assert set(failed["target_ratio"]) == {0.8, 0.9}

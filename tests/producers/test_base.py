@@ -21,7 +21,7 @@ from evalsuite.training import progress
 from evalsuite.training.hooks import Hooks
 from evalsuite.training.loop import Plan, train, training_seed
 from evalsuite.training.origin import Origin
-from evalsuite.training.progress import Progress
+from evalsuite.training.progress import TrainingCheckpoint
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import ImageSet, Phase
 
@@ -245,14 +245,14 @@ def test_each_training_of_a_ratio_keeps_its_own_progress(
     context: Context, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "INTERVAL", 0.0)
-    kept = replace(context, progress=Progress(tmp_path, "code"))
+    kept = replace(context, progress=TrainingCheckpoint(tmp_path, "code"))
     model = kept.fresh()
     for ratio in (0.5, 0.5, 0.6):
         kept.retrain(model, ratio)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["0.5.0.training", "0.5.1.training", "0.6.0.training"]
     steps: list[int] = []
-    again = replace(context, progress=Progress(tmp_path, "code"))
+    again = replace(context, progress=TrainingCheckpoint(tmp_path, "code"))
     resumed = again.fresh()
     look = Hooks(after_step=lambda _, __, step: steps.append(step), phase="retraining")
     for ratio in (0.5, 0.5, 0.6):

@@ -110,12 +110,12 @@ def test_many_methods_are_ranked_by_what_test_accuracy_allows(synthesis: Callabl
 
 def test_doubted_numbers_are_shown_once_per_check(findings: Findings) -> None:
     table = findings.measurements
-    assert trust.doubts(table) == []
+    assert trust.quality_warnings(table) == []
     doubted = (table["method"] == "random") & (table["condition"] == "clean")
     flagged = table.assign(
         flags=table["flags"].where(~doubted, "The gradients of 12 % of the images are zero.")
     )
-    found = trust.doubts(flagged)
+    found = trust.quality_warnings(flagged)
     assert {doubt.text for doubt in found} == {"The gradients of 12 % of the images are zero."}
     assert sum(doubt.cells for doubt in found) == doubted.sum()
 
@@ -125,7 +125,7 @@ def test_many_doubts_that_differ_in_their_numbers_are_one_line(findings: Finding
     mine = table.index[(table["method"] == "random") & (table["evaluator"] == "calibration")]
     for count, lines in ((3, 3), (4, 1)):
         texts = {row: f"an ECE of 0.01{place} may be chance." for place, row in enumerate(mine[:count])}
-        found = trust.doubts(table.assign(flags=table.index.map(texts).fillna("")))
+        found = trust.quality_warnings(table.assign(flags=table.index.map(texts).fillna("")))
         assert len(found) == lines
         assert found[0].text.startswith("an ECE of 0.010 may be chance.")
     assert found[0].text.endswith(" And 3 more that differ in their numbers alone.")

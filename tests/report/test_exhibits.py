@@ -14,7 +14,7 @@ from PIL import Image
 
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.pictures import THUMBNAIL, encode_png
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.errors import DataError, UserError
 from evalsuite.report import samples
@@ -83,9 +83,9 @@ def measured(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def gallery() -> Gallery:
+def image_source() -> ImageSource:
     images = np.arange(6 * 3 * 32 * 32, dtype=np.uint64).reshape(6, 3, 32, 32).astype(np.uint8)
-    return Gallery(ImageSet("ours", images, np.arange(6), 6), Place(seed=3))
+    return ImageSource(ImageSet("ours", images, np.arange(6), 6), Place(seed=3))
 
 
 def test_radius_zero_is_the_accuracy_of_the_attacked_images(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_fairness_knows_what_the_run_made_itself(tmp_path: Path) -> None:
     assert "made elsewhere" in row["why"]
 
 
-def test_broken_images_are_those_that_most_candidates_lose(tmp_path: Path, gallery: Gallery) -> None:
-    plain = gallery.data
+def test_broken_images_are_those_that_most_candidates_lose(tmp_path: Path, image_source: ImageSource) -> None:
+    plain = image_source.data
     assert isinstance(plain, ImageSet)
     found = samples.broken(measured(tmp_path), plain)
     assert [(one.column, one.note) for one in found] == [
@@ -168,23 +168,23 @@ def test_other_images_than_those_measured_are_not_shown(tmp_path: Path) -> None:
         samples.broken(measured(tmp_path), fewer)
 
 
-def test_samples_are_the_pixels_that_were_measured(tmp_path: Path, gallery: Gallery) -> None:
+def test_samples_are_the_pixels_that_were_measured(tmp_path: Path, image_source: ImageSource) -> None:
     names = ("fog/3", "uniform/8:255", "corruptions/3", "fgsm/2:255", "clean")
     scores = [score("accuracy", name, test=np.ones(6)) for name in names]
-    found = samples.changed(run(tmp_path, {DENSE: scores}), gallery)
+    found = samples.changed(run(tmp_path, {DENSE: scores}), image_source)
     assert [(one.row, one.column) for one in found] == [
         ("", "as it is"), ("fog", "severity 3"), ("uniform noise", "ε = 8/255"),
     ]  # fmt: skip
-    plain = gallery.data
+    plain = image_source.data
     assert isinstance(plain, ImageSet)
-    whole = Corruption("fog", 3).apply(plain.images, gallery.place)[0]
+    whole = Corruption("fog", 3).apply(plain.images, image_source.place)[0]
     assert np.array_equal(np.moveaxis(np.asarray(Image.open(io.BytesIO(found[1].png))), -1, 0), whole)
 
 
-def test_pictures_are_kept_and_read_back(tmp_path: Path, gallery: Gallery) -> None:
+def test_pictures_are_kept_and_read_back(tmp_path: Path, image_source: ImageSource) -> None:
     of = measured(tmp_path)
     assert not samples.is_kept(of)
-    path = samples.keep(of, gallery)
+    path = samples.keep(of, image_source)
     assert samples.is_kept(of)
     found, missing = samples.kept(tmp_path)
     assert [one.kind for one in found] == ["broken"] * 3

@@ -15,11 +15,11 @@ import pytest
 from evalsuite import Run, api
 from evalsuite.cli import main as cli
 from evalsuite.cli.tables import print_summary, print_thresholds
-from evalsuite.cost_axes import AXES, known, saved, share
+from evalsuite.cost_axes import AXES, known_axis, ratio_on_axis, share
 from evalsuite.errors import StoreError, UnknownNameError, UserError
 from evalsuite.report.curves import curves
 from evalsuite.report.several_runs import comparison
-from evalsuite.runs.serialization import json_of, sealed
+from evalsuite.runs.serialization import to_json, with_checksum
 from evalsuite.runs.store import Store
 from evalsuite.types import Cost
 
@@ -36,23 +36,23 @@ COST = Cost(
 
 def test_what_is_saved_is_a_share_of_the_parents_cost() -> None:
     child = replace(COST, nonzero=20, macs=250, packed=None, bytes=500)
-    assert saved(child, COST, "nonzero") == 0.75
-    assert saved(child, COST, "macs") == 0.75
-    assert saved(child, COST, "parameters") == 0
-    assert saved(child, COST, "bytes") == -0.25
-    assert saved(child, COST, "packed") is None
-    assert saved(COST, replace(COST, packed=None), "packed") is None
+    assert ratio_on_axis(child, COST, "nonzero") == 0.75
+    assert ratio_on_axis(child, COST, "macs") == 0.75
+    assert ratio_on_axis(child, COST, "parameters") == 0
+    assert ratio_on_axis(child, COST, "bytes") == -0.25
+    assert ratio_on_axis(child, COST, "packed") is None
+    assert ratio_on_axis(COST, replace(COST, packed=None), "packed") is None
     assert (
-        saved(replace(COST, parameters=0, nonzero=0), COST, "nonzero") is None
+        ratio_on_axis(replace(COST, parameters=0, nonzero=0), COST, "nonzero") is None
     )  # a program that shows nothing
-    assert saved(replace(COST, prunable_nonzero=0), COST, "prunable_nonzero") == 1
+    assert ratio_on_axis(replace(COST, prunable_nonzero=0), COST, "prunable_nonzero") == 1
 
 
 def test_every_axis_is_a_cost() -> None:
     assert all(getattr(COST, name) == getattr(COST, axis.name) for name, axis in AXES.items())
     assert share("macs") == " of the multiply-accumulates gone"
     with pytest.raises(UnknownNameError, match="unknown axis 'mac': did you mean 'macs'"):
-        known("mac")
+        known_axis("mac")
 
 
 @pytest.mark.parametrize("axis", ["macs", "parameters", "bytes", "packed", "macs_nonzero"])
@@ -150,7 +150,7 @@ def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Changes the record of a candidate, as another version would have written it."""
     content = {key: value for key, value in json.loads(path.read_text()).items() if key != "checksum"}
     change(content["candidate"])
-    path.write_bytes(json_of(sealed(content)))
+    path.write_bytes(to_json(with_checksum(content)))
 
 
 def record_of(done: Run, path: Path, method: str, place: int) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalsuite.results.exemplars import COLUMNS, forgetting
+from evalsuite.results.exemplars import COLUMNS, pruning_identified_exemplars
 from evalsuite.runs.store import Key
 from evalsuite.statistics.rates import wilson
 from evalsuite.types import Score
@@ -33,7 +33,7 @@ def scores(**networks: Any) -> tuple[Any, Any]:
 
 
 def test_the_share_of_exemplars_and_the_accuracy_on_them() -> None:
-    (row,) = forgetting(*scores(dense=PARENTS, magnitude=PRUNED)).to_dict("records")
+    (row,) = pruning_identified_exemplars(*scores(dense=PARENTS, magnitude=PRUNED)).to_dict("records")
     assert (row["method"], row["target_ratio"], row["seeds"], row["n"]) == ("magnitude", 0.5, 3, 4)
     assert row["ratio"] == pytest.approx(0.51)
     assert (row["exemplars"], row["share"]) == (2, 0.5)
@@ -45,7 +45,7 @@ def test_the_share_of_exemplars_and_the_accuracy_on_them() -> None:
 
 
 def test_without_exemplars_there_is_no_accuracy_on_them() -> None:
-    (row,) = forgetting(*scores(dense=PARENTS, magnitude=PARENTS)).to_dict("records")
+    (row,) = pruning_identified_exemplars(*scores(dense=PARENTS, magnitude=PARENTS)).to_dict("records")
     assert row["exemplars"] == 0
     assert np.isnan(row["parents_on_exemplars"])
     assert row["candidates_on_others"] == pytest.approx(10 / 12)
@@ -59,6 +59,6 @@ def test_without_exemplars_there_is_no_accuracy_on_them() -> None:
     ],
 )
 def test_a_population_that_is_not_whole_has_no_row(parents: Any, pruned: Any) -> None:
-    found = forgetting(*scores(dense=parents, magnitude=pruned))
+    found = pruning_identified_exemplars(*scores(dense=parents, magnitude=pruned))
     assert found.empty
     assert list(found.columns) == list(COLUMNS)

@@ -12,7 +12,7 @@ from evalsuite import Run, api
 from evalsuite.cli import results as cli_results
 from evalsuite.errors import UserError
 from evalsuite.results.comparison import Comparison
-from evalsuite.results.factorial_comparison import recipe_cross
+from evalsuite.results.factorial_comparison import factorial_comparison
 from evalsuite.runs.store import Key
 from evalsuite.statistics import paired_rate_interval
 
@@ -45,7 +45,7 @@ def _crossed(suite_file: Callable[..., Path], tmp_path_factory: pytest.TempPathF
 
 
 def test_the_winner_under_each_recipe_is_told(crossed: Run) -> None:
-    found: Any = recipe_cross(crossed)
+    found: Any = factorial_comparison(crossed)
     assert list(found["target_ratio"]) == [0.5, 0.8]
     table: Any = crossed.measurements.query("metric == 'accuracy'").set_index(["method", "target_ratio"])[
         "value"
@@ -71,7 +71,7 @@ def test_the_winner_under_each_recipe_is_told(crossed: Run) -> None:
 
 
 def test_lower_is_better_is_turned_round(crossed: Run) -> None:
-    by_loss: Any = recipe_cross(crossed, metric="nll")
+    by_loss: Any = factorial_comparison(crossed, metric="nll")
     assert (by_loss["value"] > 0).all()
     for row in by_loss.itertuples():
         if row.value < row.other_value and row.value_other_recipe < row.other_value_other_recipe:
@@ -133,7 +133,7 @@ def cross_of(values: tuple[float, ...], *, higher: bool | None = True) -> Simple
     ],
 )
 def test_verdicts_by_hand(values: tuple[float, ...], higher: bool, winner: str, verdict: str) -> None:
-    (row,) = recipe_cross(cast("Any", cross_of(values, higher=higher)), metric="m").to_dict("records")
+    (row,) = factorial_comparison(cast("Any", cross_of(values, higher=higher)), metric="m").to_dict("records")
     names = ("value", "other_value", "value_other_recipe", "other_value_other_recipe")
     assert tuple(row[name] for name in names) == values
     assert (row["winner"], row["verdict"]) == (winner, verdict)
@@ -143,12 +143,12 @@ def test_a_metric_without_a_direction_has_no_winner() -> None:
     with pytest.raises(
         UserError, match=r"^of m nobody can say which value is better; compare another metric"
     ):
-        recipe_cross(cast("Any", cross_of((1.0, 2.0, 3.0, 4.0), higher=None)), metric="m")
+        factorial_comparison(cast("Any", cross_of((1.0, 2.0, 3.0, 4.0), higher=None)), metric="m")
 
 
 def test_a_run_without_a_cross_is_refused(done: Run) -> None:
     with pytest.raises(UserError, match="no two methods under the same two recipes"):
-        recipe_cross(done)
+        factorial_comparison(done)
 
 
 def test_the_command_prints_a_line_per_ratio(crossed: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from evalsuite import Run, api
 from evalsuite.errors import StoreError, UserError
-from evalsuite.results.chance_level import chances
+from evalsuite.results.chance_level import chance_levels
 from evalsuite.runs.provenance import Options
 from evalsuite.statistics import paired_rate_interval
 
@@ -372,10 +372,10 @@ def test_a_guess_is_worth_what_the_number_of_classes_says() -> None:
     names = pd.Series(
         ["accuracy", "accuracy_top5", "robust_accuracy", "energy_auroc", "nll", "brier", "broken"]
     )
-    found = chances(names, {"model": {"classes": 10}})
+    found = chance_levels(names, {"model": {"classes": 10}})
     assert found[:-1].tolist() == pytest.approx([0.1, 0.5, 0.1, 0.5, 2.302585, 0.9])
     assert np.isnan(found.iloc[-1])
-    assert chances(names, {}).isna().all()
+    assert chance_levels(names, {}).isna().all()
 
 
 def test_a_run_says_where_a_guess_would_pass(done: Run) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from evalsuite.config.suite import Suite, load
+from evalsuite.config.suite import Suite, load_suite
 from evalsuite.errors import UserError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.accuracy import Accuracy
@@ -142,7 +142,7 @@ def test_a_changed_file_changes_the_digest(tmp_path: Path, monkeypatch: pytest.M
 
 
 def suite(folder: Path, root: str = "") -> Suite:
-    return dataclasses.replace(load("digits"), source=folder / "suite.toml", data_root=root)
+    return dataclasses.replace(load_suite("digits"), source=folder / "suite.toml", data_root=root)
 
 
 def test_the_data_folder_is_the_option_then_the_environment_then_the_suite(
@@ -176,7 +176,7 @@ def test_a_data_folder_that_is_not_there_is_named_with_its_origin(
 
 
 def test_a_seed_replaces_those_of_the_suite() -> None:
-    own = dataclasses.replace(load("digits"), seeds=(0, 1))
+    own = dataclasses.replace(load_suite("digits"), seeds=(0, 1))
     assert Options().applied(own).seeds == (0, 1)
     assert Options(seed=7).applied(own).seeds == (7,)
     with pytest.raises(UserError, match="found seed -1, expected an integer from 0 on"):
@@ -184,7 +184,7 @@ def test_a_seed_replaces_those_of_the_suite() -> None:
 
 
 def test_the_record_says_everything_about_the_suite() -> None:
-    said = provenance.described(load("digits"))
+    said = provenance.described(load_suite("digits"))
     assert set(said) == {field.name for field in dataclasses.fields(Suite)}
     assert said["evaluators"][0] == {"label": "accuracy", "name": "accuracy"}
     attack = next(table for table in said["evaluators"] if table["label"] == "attack")
@@ -198,9 +198,9 @@ def test_the_command_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
     words = shlex.split(provenance.command(suite(folder), options))
     assert words[:5] == ["python", "-m", "evalsuite", "run", str(folder / "suite.toml")]
     assert words[5:] == ["--seed", "3", "--device", "cuda:1", "--data", str(folder), "--download"]
-    shipped_suite = provenance.command(load("digits"), Options())
+    shipped_suite = provenance.command(load_suite("digits"), Options())
     assert shlex.split(shipped_suite)[4:] == ["digits"]  # on any machine
-    assert provenance.described(load("digits"))["source"] == "digits"
+    assert provenance.described(load_suite("digits"))["source"] == "digits"
     assert provenance.described(suite(folder))["source"] == str(folder / "suite.toml")
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from evalsuite.config.suite import load
+from evalsuite.config.suite import load_suite
 from evalsuite.errors import SkippedError, StoreError, UserError
 from evalsuite.evaluators.corruptions import Corruptions
 from evalsuite.execution import dry_run, scheduler
@@ -87,10 +87,10 @@ def test_status_while_a_run_goes_on(
     suite_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("evalsuite.runs.timings.PAUSE", 0.0)
-    seen: list[status.Status] = []
+    seen: list[status.RunStatus] = []
     path = tmp_path / "run"
 
-    def look(step: scheduler.Step) -> None:
+    def look(step: scheduler.CellProgress) -> None:
         if step.done == 9:
             seen.append(status.status(path))
 
@@ -111,7 +111,7 @@ def test_a_run_is_there_while_its_first_parent_is_trained(
     """That may take hours."""
     monkeypatch.setattr("evalsuite.runs.timings.PAUSE", 0.1)
     path, parent = tmp_path / "run", Production.parent
-    seen: list[status.Status] = []
+    seen: list[status.RunStatus] = []
 
     def looked(*_: object) -> object:
         until = time.monotonic() + 20
@@ -182,7 +182,7 @@ def test_a_plan_counts_what_a_run_would_do_and_writes_nothing(
     assert fresh[0].images == 5 * 3 * 2 * 718  # two epochs, three passes for a step
     assert not any(line.measured for line in fresh)
     assert all(line.seconds > 0 for line in fresh if line.images)
-    passes = {view for choice in load(tiny).evaluators for view in choice.plugin.needs}
+    passes = {view for choice in load_suite(tiny).evaluators for view in choice.plugin.needs}
     assert sum(line.images for line in fresh[1:]) >= 5 * images * (len(passes) - 2)  # some sets are smaller
     assert sum(line.images for line in fresh[1:]) <= 5 * images * (len(passes) + 2)  # each is passed once
     assert not (tmp_path / "gone").exists()
@@ -198,7 +198,7 @@ def test_a_plan_counts_what_a_run_would_do_and_writes_nothing(
 def test_a_part_of_a_suite_can_be_run(
     only: tuple[str, ...], cells: set[tuple[str, str]], tiny: Path, done: Run, tmp_path: Path
 ) -> None:
-    steps: list[scheduler.Step] = []
+    steps: list[scheduler.CellProgress] = []
     found = scheduler.run(tiny, out=tmp_path / "run", options=Options(only=only), progress=steps.append)
     there = {(path.parts[-4], path.stem) for path in found.path.rglob("*.cell")}
     assert there == cells

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from evalsuite.errors import StoreError
 from evalsuite.runs import store as stored
 from evalsuite.runs.digests import digest_of
-from evalsuite.runs.serialization import sealed
+from evalsuite.runs.serialization import with_checksum
 from evalsuite.runs.store import Cell, Key, Store, write_atomically
 from evalsuite.types import Array, Candidate, Cost, Metric, Score
 
@@ -230,7 +230,7 @@ def test_the_record_of_an_older_version_is_read_with_what_it_did_not_count_left_
     (path,) = files(tmp_path)
     older = {key: value for key, value in json.loads(path.read_text()).items() if key != "checksum"}
     del older["candidate"]["axis"], older["candidate"]["cost"]["packed"]
-    path.write_text(json.dumps(sealed({**older, "format": 2})))
+    path.write_text(json.dumps(with_checksum({**older, "format": 2})))
     found = store.candidate(KEY, "d")
     assert found == candidate()
     assert (found.cost.packed, found.axis) == (None, "nonzero")

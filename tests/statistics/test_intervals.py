@@ -10,18 +10,18 @@ from scipy import stats
 from scipy.special import ndtr
 
 from evalsuite.metrics import evaluate
-from evalsuite.statistics import bootstrap_weights, own_interval, wilson
+from evalsuite.statistics import bootstrap_weights, marginal_interval, wilson
 
 
 def test_a_rate_has_wilsons_interval() -> None:
     right = np.arange(200) < 104
-    assert own_interval("mean", {"test": right}) == wilson(104, 200)
-    assert own_interval("mean", {"test": right}, level=0.8) == wilson(104, 200, level=0.8)
+    assert marginal_interval("mean", {"test": right}) == wilson(104, 200)
+    assert marginal_interval("mean", {"test": right}, level=0.8) == wilson(104, 200, level=0.8)
 
 
 def test_a_mean_has_the_normal_one() -> None:
     losses = np.random.default_rng(0).exponential(size=500)
-    low, high = own_interval("mean", {"test": losses}) or (0, 0)
+    low, high = marginal_interval("mean", {"test": losses}) or (0, 0)
     assert (low, high) == pytest.approx(
         stats.norm.interval(0.95, losses.mean(), stats.sem(losses)), abs=1e-12
     )
@@ -30,11 +30,11 @@ def test_a_mean_has_the_normal_one() -> None:
 def test_what_is_certain_in_all_images_is_not_certain_of_others() -> None:
     for value in (0.0, 1.0):
         expected = wilson(int(40 * value), 40)
-        assert own_interval("mean", {"test": np.full(40, value)}) == expected
+        assert marginal_interval("mean", {"test": np.full(40, value)}) == expected
         scores = {"test": np.zeros(40), "far": np.full(60, 2 * value - 1)}
-        assert own_interval("auroc", scores) == expected
-    assert own_interval("mean", {"test": np.array([0.4])}) is None
-    assert own_interval("auroc", {"test": np.array([0.4]), "far": np.arange(9)}) is None
+        assert marginal_interval("auroc", scores) == expected
+    assert marginal_interval("mean", {"test": np.array([0.4])}) is None
+    assert marginal_interval("auroc", {"test": np.array([0.4]), "far": np.arange(9)}) is None
 
 
 @pytest.mark.parametrize("functional", ["mean_auroc", "mean_aupr_out", "mean_aupr_in"])
@@ -48,7 +48,7 @@ def test_a_ranking_has_the_spread_of_the_bootstrap(functional: str, names: tuple
     sizes = {name: len(values) for name, values in evidence.items()}
     weights = bootstrap_weights(sizes, replicates=1000, seed=0)
     spread = float(evaluate(functional, evidence, weights=weights).std())
-    low, high = own_interval(functional, evidence) or (0, 0)
+    low, high = marginal_interval(functional, evidence) or (0, 0)
     value = float(evaluate(functional, evidence))
     assert (high - low) / 2 == pytest.approx(1.959964 * spread, rel=0.1)
     assert (high + low) / 2 == pytest.approx(value, abs=0.3 * spread)
@@ -60,12 +60,14 @@ def test_the_truth_is_inside_as_often_as_promised() -> None:
     truth = float(ndtr(1 / np.sqrt(2)))  # P(N(1, 1) > N(0, 1))
     held = {"area": 0, "mean": 0}
     for _ in range(2000):
-        low, high = own_interval("auroc", {"t": random.normal(size=80), "f": random.normal(1, size=60)}) or (
+        low, high = marginal_interval(
+            "auroc", {"t": random.normal(size=80), "f": random.normal(1, size=60)}
+        ) or (
             2,
             2,
         )
         held["area"] += low <= truth <= high
-        low, high = own_interval("mean", {"t": random.binomial(5, 0.7, 100) / 5}) or (2, 2)
+        low, high = marginal_interval("mean", {"t": random.binomial(5, 0.7, 100) / 5}) or (2, 2)
         held["mean"] += low <= 0.7 <= high
     assert all(0.93 < count / 2000 < 0.97 for count in held.values()), held
 
@@ -84,7 +86,7 @@ def test_the_truth_is_inside_where_hardly_an_image_is_in_doubt(functional: str) 
         evidence = {"t": random.normal(size=400), "f": random.normal(4, size=200)}
         if functional.startswith("mean"):
             evidence["g"] = random.normal(5, 1.5, size=200)
-        low, high = own_interval(functional, evidence) or (2, 2)
+        low, high = marginal_interval(functional, evidence) or (2, 2)
         held += low <= truth[functional] <= high
     assert held > 0.95 * 800
 
@@ -94,16 +96,16 @@ def test_one_error_makes_nobody_surer_than_none(functional: str) -> None:
     """Of 20 outliers, one below one of 2,000 test images: it tells little of where others may be."""
     test = np.linspace(0, 1, 2000)
     few = np.linspace(2, 3, 20)
-    none = own_interval(functional, {"t": test, "f": few}) or (0, 0)
+    none = marginal_interval(functional, {"t": test, "f": few}) or (0, 0)
     few[0] = test[-2] + 1e-9
-    one = own_interval(functional, {"t": test, "f": few}) or (0, 0)
+    one = marginal_interval(functional, {"t": test, "f": few}) or (0, 0)
     assert one[0] < 0.95
     assert none[0] < one[0]  # Wilson's interval of 20 images
 
 
 def test_constant_scores_of_a_few_images_say_little() -> None:
     for functional in ("auroc", "aupr_out"):
-        low, high = own_interval(functional, {"t": np.zeros(3), "f": np.zeros(3)}) or (0, 0)
+        low, high = marginal_interval(functional, {"t": np.zeros(3), "f": np.zeros(3)}) or (0, 0)
         assert low < 0.3
         assert high > 0.7
 
@@ -117,16 +119,16 @@ def test_the_number_is_inside_and_both_are_shares(first: list[int], second: list
     one, other = np.array(first) / 16, np.array(second) / 16
     pair = {"t": one, "f": other}
     for functional, evidence in (("mean", {"t": one}), *((name, pair) for name in (*RANKED, *RATES))):
-        low, high = own_interval(functional, evidence) or (-1, -1)
+        low, high = marginal_interval(functional, evidence) or (-1, -1)
         assert 0 <= low <= float(evaluate(functional, evidence)) + 1e-12
         assert float(evaluate(functional, evidence)) - 1e-12 <= high <= 1
 
 
 def test_the_others_have_none() -> None:
     sure = np.column_stack([np.full(9, 0.7), np.ones(9)])
-    assert own_interval("ece_equal_width", {"test": sure}) is None
-    assert own_interval("median", {"test": np.arange(9.0)}) is None
-    assert own_interval("relative_mce", {"test": np.arange(9.0), "far": np.arange(9.0)}) is None
+    assert marginal_interval("ece_equal_width", {"test": sure}) is None
+    assert marginal_interval("median", {"test": np.arange(9.0)}) is None
+    assert marginal_interval("relative_mce", {"test": np.arange(9.0), "far": np.arange(9.0)}) is None
 
 
 RANKED = ("auroc", "aupr_out", "aupr_in")
@@ -148,7 +150,7 @@ def test_the_truth_of_a_false_positive_rate_is_inside(apart: float) -> None:
                 (name, {"t": test, "f": far}, one),
                 (f"mean_{name}", {"t": test, "f": far, "g": farther}, (one + other) / 2),
             ):
-                low, high = own_interval(functional, evidence) or (2, 2)
+                low, high = marginal_interval(functional, evidence) or (2, 2)
                 held[functional] += bool(low <= truth <= high)
     assert all(count > 0.93 * 400 for count in held.values()), held
 
@@ -157,21 +159,23 @@ def test_both_conventions_are_one_with_sides_and_signs_swapped() -> None:
     random = np.random.default_rng(4)
     test, far = random.normal(size=90), random.normal(1, size=70)
     for out, inside in (("fpr95_ood_positive", "fpr95_id_positive"), ("aupr_out", "aupr_in")):
-        there = own_interval(out, {"t": test, "f": far})
-        assert there == pytest.approx(own_interval(inside, {"t": -far, "f": -test}), abs=1e-12)
-        assert there == pytest.approx(own_interval(f"mean_{out}", {"t": test, "f": far}), abs=1e-12)
+        there = marginal_interval(out, {"t": test, "f": far})
+        assert there == pytest.approx(marginal_interval(inside, {"t": -far, "f": -test}), abs=1e-12)
+        assert there == pytest.approx(marginal_interval(f"mean_{out}", {"t": test, "f": far}), abs=1e-12)
 
 
 def test_the_images_that_are_counted_have_wilsons_interval_where_the_others_set_no_doubt() -> None:
     """The outliers all have one score, so that only the share of the test images beyond it is in doubt."""
     test = np.arange(200.0)
-    low, high = own_interval("fpr95_ood_positive", {"t": test, "f": np.full(500, 180.0)}) or (0, 0)
+    low, high = marginal_interval("fpr95_ood_positive", {"t": test, "f": np.full(500, 180.0)}) or (0, 0)
     assert (low, high) == pytest.approx(wilson(20, 200))
 
 
 def test_few_outliers_say_little_about_their_quantile() -> None:
     """The score that 95 % of all outliers reach may lie below all of 30: every test image may be flagged."""
-    low, high = own_interval("fpr95_ood_positive", {"t": np.arange(40.0), "f": np.arange(30.0) + 50}) or (
+    low, high = marginal_interval(
+        "fpr95_ood_positive", {"t": np.arange(40.0), "f": np.arange(30.0) + 50}
+    ) or (
         0,
         0,
     )

@@ -28,7 +28,7 @@ Z = float(norm.ppf(0.95))
 def test_planned_images_have_the_power(
     tolerance: float, discordance: float, drop: float, power: float
 ) -> None:
-    n = statistics.plan(tolerance, discordance, drop=drop, power=power)
+    n = statistics.required_images(tolerance, discordance, drop=drop, power=power)
     rates = [(discordance + drop) / 2, (discordance - drop) / 2, 1 - discordance]
     losses, gains, _ = np.random.default_rng(1).multinomial(n, rates, 10_000).T
     certified = statistics.score_limit(losses, gains, n=n, z=Z, corrected=True) <= tolerance
@@ -44,31 +44,31 @@ def test_the_table_of_the_documentation_is_right() -> None:
     assert len(rows) == 5
     for first, *cells in rows:
         tolerance = float(first)
-        expected = [statistics.plan(tolerance, share) for share in (0.01, 0.03, 0.06, 0.1, 0.2)]
+        expected = [statistics.required_images(tolerance, share) for share in (0.01, 0.03, 0.06, 0.1, 0.2)]
         assert [int(cell) for cell in cells] == [
             *expected,
-            statistics.plan(tolerance, 0.06, drop=tolerance / 2),
+            statistics.required_images(tolerance, 0.06, drop=tolerance / 2),
         ]
 
 
 def test_networks_that_never_differ_need_the_rule_of_three() -> None:
-    n = statistics.plan(0.01, 0.0)
+    n = statistics.required_images(0.01, 0.0)
     assert n == pytest.approx(300, rel=0.08)
     assert statistics.score_limit([0], [0], n=n, z=Z, corrected=True)[0] <= 0.01
 
 
 def test_more_is_needed_for_more() -> None:
-    n = statistics.plan(0.01, 0.05)
-    assert statistics.plan(0.005, 0.05) > 3 * n
-    assert statistics.plan(0.01, 0.10) > 1.5 * n
-    assert statistics.plan(0.01, 0.05, power=0.95) > 1.3 * n
-    assert statistics.plan(0.01, 0.05, drop=0.005) > 3 * n
-    assert statistics.plan(0.01, 0.05, drop=-0.005) < n
+    n = statistics.required_images(0.01, 0.05)
+    assert statistics.required_images(0.005, 0.05) > 3 * n
+    assert statistics.required_images(0.01, 0.10) > 1.5 * n
+    assert statistics.required_images(0.01, 0.05, power=0.95) > 1.3 * n
+    assert statistics.required_images(0.01, 0.05, drop=0.005) > 3 * n
+    assert statistics.required_images(0.01, 0.05, drop=-0.005) < n
 
 
 @pytest.mark.parametrize(("spread", "power"), [(0.01, 0.8), (0.004, 0.9), (0.02, 0.5)])
 def test_planned_seeds_have_the_power_and_one_less_has_not(spread: float, power: float) -> None:
-    seeds = statistics.plan_seeds(0.01, spread, power=power)
+    seeds = statistics.required_seeds(0.01, spread, power=power)
     reached = [
         np.mean(
             ttest_1samp(
@@ -83,8 +83,8 @@ def test_planned_seeds_have_the_power_and_one_less_has_not(spread: float, power:
 
 
 def test_fewer_than_three_seeds_are_never_enough() -> None:
-    assert statistics.plan_seeds(0.01, 0.0) == 3
-    assert statistics.plan_seeds(0.01, 1e-6) == 3
+    assert statistics.required_seeds(0.01, 0.0) == 3
+    assert statistics.required_seeds(0.01, 1e-6) == 3
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,12 @@ def test_fewer_than_three_seeds_are_never_enough() -> None:
 def test_contradictions_are_refused(arguments: tuple[float, float, float, float], message: str) -> None:
     tolerance, discordance, drop, power = arguments
     with pytest.raises(UserError, match=message):
-        statistics.plan(tolerance, discordance, drop=drop, power=power)
+        statistics.required_images(tolerance, discordance, drop=drop, power=power)
 
 
 def test_contradictions_about_seeds_are_refused() -> None:
     for arguments in ((0.01, -0.1, 0.0), (0.01, 0.1, 0.01), (float("inf"), 0.1, 0.0)):
         with pytest.raises(UserError, match="above the drop and the spread at least 0"):
-            statistics.plan_seeds(arguments[0], arguments[1], drop=arguments[2])
+            statistics.required_seeds(arguments[0], arguments[1], drop=arguments[2])
     with pytest.raises(UserError, match="power is 0"):
-        statistics.plan_seeds(0.01, 0.1, power=0)
+        statistics.required_seeds(0.01, 0.1, power=0)

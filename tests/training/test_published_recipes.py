@@ -3,13 +3,13 @@ from __future__ import annotations
 import pytest
 
 from evalsuite.errors import SuiteError
-from evalsuite.plugin_config import built
-from evalsuite.training.published_recipes import RECIPES, merged
+from evalsuite.plugin_config import build
+from evalsuite.training.published_recipes import RECIPES, merge_recipe
 from evalsuite.training.recipe import Recipe, first_stage, in_words, learning_rate
 
 
 def named(name: str) -> Recipe:
-    return built(Recipe, merged({"name": name}), where="test")
+    return build(Recipe, merge_recipe({"name": name}), where="test")
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -87,28 +87,32 @@ def test_all_other_constants_are_the_published_ones(name: str) -> None:
 
 
 def test_any_key_may_be_overridden() -> None:
-    recipe = built(Recipe, merged({"name": "lost-wrn16-8", "epochs": 3, "nesterov": False}), where="test")
+    recipe = build(
+        Recipe, merge_recipe({"name": "lost-wrn16-8", "epochs": 3, "nesterov": False}), where="test"
+    )
     assert (recipe.epochs, recipe.nesterov, recipe.batch_size) == (3, False, 128)
     assert recipe.milestones == (60, 120, 160)
 
 
 def test_another_schedule_leaves_the_old_ones_keys_behind() -> None:
-    recipe = built(Recipe, merged({"name": "lost-wrn16-8", "schedule": "cosine"}), where="test")
+    recipe = build(Recipe, merge_recipe({"name": "lost-wrn16-8", "schedule": "cosine"}), where="test")
     assert (recipe.milestones, recipe.gamma, recipe.weight_decay) == ((), 0.1, 5e-4)
-    kept = merged({"name": "lost-wrn16-8", "schedule": "step", "milestones": [7]})
+    kept = merge_recipe({"name": "lost-wrn16-8", "schedule": "step", "milestones": [7]})
     assert kept["milestones"] == [7]
 
 
 def test_what_names_no_recipe_stands_on_what_is_under_it() -> None:
     under = {"epochs": 7, "learning_rate": 0.5}
-    assert merged({"epochs": 2}, under) == {"epochs": 2, "learning_rate": 0.5}
-    assert merged({"name": "rethinking-cifar"}, {"nesterov": True}) == dict(RECIPES["rethinking-cifar"].keys)
+    assert merge_recipe({"epochs": 2}, under) == {"epochs": 2, "learning_rate": 0.5}
+    assert merge_recipe({"name": "rethinking-cifar"}, {"nesterov": True}) == dict(
+        RECIPES["rethinking-cifar"].keys
+    )
     assert under == {"epochs": 7, "learning_rate": 0.5}
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
     with pytest.raises(SuiteError, match="lost-cifar-resnet"):
-        merged({"name": "lost-cifar-resnets"})
+        merge_recipe({"name": "lost-cifar-resnets"})
 
 
 @pytest.mark.parametrize(

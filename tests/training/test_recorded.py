@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evalsuite.config.suite import parse
+from evalsuite.config.suite import parse_suite
 from evalsuite.errors import SuiteError
 from evalsuite.runs.store import Key, Store
 from evalsuite.types import Candidate, Cost, Phase
@@ -23,7 +23,7 @@ evaluators = [{{ name = "accuracy" }}]
 
 
 def recipes(tables: str) -> tuple[int, float, int, float]:
-    suite = parse(SUITE.format(tables), source=Path("s.toml"))
+    suite = parse_suite(SUITE.format(tables), source=Path("s.toml"))
     first, second = suite.recipe, suite.retraining
     return first.epochs, first.learning_rate, second.epochs, second.learning_rate
 

@@ -22,7 +22,7 @@ from evalsuite.models.cost import weights_digest
 from evalsuite.training import progress
 from evalsuite.training.hooks import Hooks
 from evalsuite.training.loop import Plan, train
-from evalsuite.training.progress import Progress
+from evalsuite.training.progress import TrainingCheckpoint
 from evalsuite.training.recipe import Recipe, learning_rate
 from evalsuite.types import ImageSet
 
@@ -91,7 +91,7 @@ def counting(state: dict[str, Tensor], *, stop: int | None = None) -> Hooks:
 def test_a_stopped_training_goes_on_to_the_same_bytes(
     images: ImageSet, tmp_path: Path, change: dict[str, Any], stop: int
 ) -> None:
-    recipe, kept = replace(RICH, **change), Progress(tmp_path / "x.training", "code")
+    recipe, kept = replace(RICH, **change), TrainingCheckpoint(tmp_path / "x.training", "code")
     masks = {"5.weight": torch.arange(3 * 144).view(3, 144) % 2 == 0}
     whole, first, second = net(), net(), net()
     plan = Plan(masks=masks, hooks=counting({}), validation=images)
@@ -154,7 +154,7 @@ def test_a_killed_process_goes_on_to_the_same_bytes(images: ImageSet, tmp_path: 
     steps: list[int] = []
     plan = Plan(
         hooks=Hooks(after_step=lambda _, __, step: steps.append(step)),
-        progress=Progress(tmp_path / "x.training"),
+        progress=TrainingCheckpoint(tmp_path / "x.training"),
     )
     resumed, whole = net(), net()
     train(resumed, images, RICH, seed=1, plan=plan)
@@ -168,7 +168,7 @@ def test_the_progress_of_another_training_is_not_believed(
     images: ImageSet, tmp_path: Path, other: str
 ) -> None:
     path = tmp_path / "x.training"
-    train(net(), images, RICH, seed=1, plan=Plan(progress=Progress(path, "a")))
+    train(net(), images, RICH, seed=1, plan=Plan(progress=TrainingCheckpoint(path, "a")))
     start, recipe, seed, digest = net(), RICH, 1, "a"
     masks = {"5.weight": torch.arange(3 * 144).view(3, 144) % 2 == 0} if other == "masks" else {}
     if other == "seed":
@@ -185,7 +185,7 @@ def test_the_progress_of_another_training_is_not_believed(
         path.write_bytes(path.read_bytes()[:-7])
     steps: list[int] = []
     hooks = Hooks(after_step=lambda _, __, step: steps.append(step))
-    plan = Plan(masks=masks, hooks=hooks, progress=Progress(path, digest))
+    plan = Plan(masks=masks, hooks=hooks, progress=TrainingCheckpoint(path, digest))
     train(start, images, recipe, seed=seed, plan=plan)
     assert len(steps) == 20
 
@@ -194,14 +194,20 @@ def test_short_trainings_leave_nothing_behind(
     images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(progress, "INTERVAL", 1e9)
-    train(net(), images, RICH, seed=1, plan=Plan(progress=Progress(tmp_path / "x.training")))
+    train(net(), images, RICH, seed=1, plan=Plan(progress=TrainingCheckpoint(tmp_path / "x.training")))
     assert not list(tmp_path.iterdir())
 
 
 def test_progress_that_cannot_be_written_says_so(images: ImageSet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
-        train(net(), images, RICH, seed=1, plan=Plan(progress=Progress(tmp_path / "file" / "x.training")))
+        train(
+            net(),
+            images,
+            RICH,
+            seed=1,
+            plan=Plan(progress=TrainingCheckpoint(tmp_path / "file" / "x.training")),
+        )
 
 
 def test_parts_of_a_schedule_are_its_steps(images: ImageSet) -> None:

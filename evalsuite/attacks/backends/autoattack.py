@@ -20,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.attacks.backends.base import (
-    AllBroken,
-    Attacked,
-    Watch,
+    AllMisclassified,
+    AttackResult,
+    QueryRecorder,
     check_distance,
     check_numbers,
-    swept,
-    wrong,
+    errors_on,
+    run_attack,
 )
 from evalsuite.compat.calls import device_of, quiet_imports
 from evalsuite.errors import DataError, UnknownNameError
@@ -121,7 +121,7 @@ def strong_success(
     attack: StrongAttack,
     seed: int,
     among: Tensor | None = None,
-) -> Attacked:
+) -> AttackResult:
     """Attacks every image that the model classifies correctly with one part of AutoAttack.
 
     What an image meets depends on the seed, the attack and the image's index alone: APGD's random starts are
@@ -155,7 +155,7 @@ def strong_success(
     parts = _Parts(model, attack, seed)
     run = {"apgd": parts.apgd, "fab": parts.fab, "square": parts.square}[attack.name.partition("-")[0]]
     rounds = attack.restarts if attack.name.startswith("apgd") else 1
-    return swept(model, images, labels, rounds=rounds, prepared=lambda: run, among=among)
+    return run_attack(model, images, labels, rounds=rounds, prepared=lambda: run, among=among)
 
 
 class _Parts:
@@ -166,10 +166,10 @@ class _Parts:
         self._attack = attack
         self._key = ("autoattack", seed, attack.norm, attack.name)
 
-    def apgd(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> Attacked:
+    def apgd(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:
         """Projected gradient descent with a step size that adapts, on what still stands."""
         attack = self._attack
-        result = Attacked(torch.zeros_like(labels, dtype=torch.bool), clean.clone())
+        result = AttackResult(torch.zeros_like(labels, dtype=torch.bool), clean.clone())
         logits = self._logits(clean)
         ranked = logits.argsort(dim=1, descending=True)
         targets = min(TARGETS, logits.shape[1] - 1) if attack.name == "apgd-t" else 1
@@ -177,21 +177,21 @@ class _Parts:
             left = torch.nonzero(~result.broken).flatten()
             if not len(left):
                 break
-            watch = Watch(self._model, labels[left])
+            watch = QueryRecorder(self._model, labels[left])
             tool = self._apgd_tool(watch)
             tool.init_hyperparam(clean[left])
             tool.y_target = ranked[left, place]
             starts = self._starts(clean[left], index[left], (restart, place))
             try:
                 last = tool.attack_single_run(clean[left], labels[left], x_init=starts)[3]
-            except AllBroken:
+            except AllMisclassified:
                 last = clean[left]
             result.broken[left], result.images[left] = self._checked(
                 clean[left], watch.found(last.detach()), labels[left]
             )
         return result
 
-    def fab(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> Attacked:  # noqa: ARG002  # draws nothing
+    def fab(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:  # noqa: ARG002  # draws nothing
         """Projects onto linearised decision boundaries, starting at the image."""
         attack = self._attack
         tool = pyautoattack().FABAttack_PT(
@@ -201,7 +201,7 @@ class _Parts:
         )  # fmt: skip
         return self._checked(clean, tool.perturb(clean, labels), labels)
 
-    def square(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> Attacked:  # noqa: ARG002  # draws are shared
+    def square(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:  # noqa: ARG002  # draws are shared
         """Random search over squares of extreme colours; asks the model for its answers only."""
         attack = self._attack
         tool = pyautoattack().SquareAttack(
@@ -215,7 +215,7 @@ class _Parts:
         )
         return self._checked(clean, tool.perturb(clean, labels), labels)
 
-    def _apgd_tool(self, watch: Watch) -> Any:
+    def _apgd_tool(self, watch: QueryRecorder) -> Any:
         attack = self._attack
         settings = {
             "n_iter": attack.steps, "norm": attack.norm, "eps": attack.epsilon, "seed": 0,
@@ -243,10 +243,10 @@ class _Parts:
             found: Tensor = self._model(clean)
         return found
 
-    def _checked(self, clean: Tensor, found: Tensor, labels: Tensor) -> Attacked:
+    def _checked(self, clean: Tensor, found: Tensor, labels: Tensor) -> AttackResult:
         attack, found = self._attack, found.detach().clamp(0, 1)
-        broken = wrong(self._model, found, labels)
+        broken = errors_on(self._model, found, labels)
         # what did not succeed may lie anywhere: FAB walks outside of the ball
         found = torch.where(broken.view(-1, *[1] * (clean.dim() - 1)), found, clean)
         check_distance(attack.name, found - clean, order=attack.order, epsilon=attack.epsilon)
-        return Attacked(broken, found)
+        return AttackResult(broken, found)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
-from evalsuite.compat.calls import borrowed, class_labels, logits_of, unit_images
+from evalsuite.compat.calls import class_labels, frozen_eval, logits_of, unit_images
 from evalsuite.errors import ContractError, DataError, InvalidModelError, UserError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ CLEAR = 1e-3
 """Margin, relative to the largest logit, from which on two looks at the same image must agree."""
 
 
-class Attacked(NamedTuple):
+class AttackResult(NamedTuple):
     """Is what an attack did to a set of images.
 
     Attributes:
@@ -37,22 +37,22 @@ class Attacked(NamedTuple):
     images: Tensor
 
 
-class Run(Protocol):
+class AttackFunction(Protocol):
     """Attacks a batch once."""
 
-    def __call__(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> Attacked:
+    def __call__(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:
         """Returns what became of the images at `index` of the whole set."""
 
 
-class AllBroken(Exception):  # noqa: N818  # is a signal, and no error
+class AllMisclassified(Exception):  # noqa: N818  # is a signal, and no error
     """Ends an attack that has nothing left to break."""
 
 
-class Watch(nn.Module):
+class QueryRecorder(nn.Module):
     """Shows a model to an attack and keeps the first of its points that breaks each image.
 
     Libraries return the last point, or the best by their loss; a point on the way that was misclassified is
-    as good an adversarial. Once every image has one, the attack is stopped by `AllBroken`.
+    as good an adversarial. Once every image has one, the attack is stopped by `AllMisclassified`.
 
     Args:
         model: Takes images and returns logits.
@@ -88,7 +88,7 @@ class Watch(nn.Module):
         self.images[new] = images.detach()[new]
         self.broken |= new
         if bool(self.broken.all()):
-            raise AllBroken
+            raise AllMisclassified
         return logits
 
     def found(self, last: Tensor) -> Tensor:
@@ -98,21 +98,21 @@ class Watch(nn.Module):
         return torch.where(_wide(self.broken, last), self.images, last)
 
 
-def first_look(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def misclassified(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Returns which images the model gets wrong as they are, bool (N,), on the model's device."""
     batches = range(0, len(images), BATCH)
-    return torch.cat([wrong(model, images[at : at + BATCH], labels[at : at + BATCH]) for at in batches])
+    return torch.cat([errors_on(model, images[at : at + BATCH], labels[at : at + BATCH]) for at in batches])
 
 
-def swept(
+def run_attack(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
     rounds: int,
-    prepared: Callable[[], Run],
+    prepared: Callable[[], AttackFunction],
     among: Tensor | None = None,
-) -> Attacked:
+) -> AttackResult:
     """Attacks every image that the model classifies correctly, in batches, until it is broken or `rounds` are over.
 
     Args:
@@ -129,22 +129,22 @@ def swept(
     """
     if images.dtype != torch.float32:
         raise DataError(f"images are {images.dtype}, expected float32 in [0, 1]")
-    with borrowed(model) as device:
+    with frozen_eval(model) as device:
         # images of NHWC files are views with their channels last, on which libraries cannot call view()
         clean = unit_images(images).detach().clone(memory_format=torch.contiguous_format).to(device)
         wanted = class_labels(labels, count=len(clean)).clone().to(device)
         run = prepared()
-        result = Attacked(first_look(model, clean, wanted), clean.clone())
+        result = AttackResult(misclassified(model, clean, wanted), clean.clone())
         out = torch.zeros_like(result.broken) if among is None else ~among.to(device)
         for restart in range(rounds):
             left = torch.nonzero(~result.broken & ~out).flatten()
             for index in (left[at : at + BATCH] for at in range(0, len(left), BATCH)):
                 found = run(clean[index], wanted[index], index=index, restart=restart)
                 result.broken[index], result.images[index] = found
-    return Attacked(result.broken.to(images.device), result.images.to(images.device))
+    return AttackResult(result.broken.to(images.device), result.images.to(images.device))
 
 
-def wrong(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+def errors_on(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     """Returns which images a model gets wrong, bool (N,), without gradients and checked."""
     return logits_of(model, images, labels=labels).argmax(1) != labels
 

@@ -22,17 +22,17 @@ from torch import Tensor, nn
 
 from evalsuite.attacks.backends.base import (
     BATCH,
-    AllBroken,
-    Attacked,
-    Watch,
+    AllMisclassified,
+    AttackResult,
+    QueryRecorder,
     check_distance,
     check_numbers,
     confirmed,
+    errors_on,
     norms,
-    swept,
-    wrong,
+    run_attack,
 )
-from evalsuite.compat.calls import borrowed, device_of, quiet_imports
+from evalsuite.compat.calls import device_of, frozen_eval, quiet_imports
 from evalsuite.errors import UnknownNameError, UserError
 from evalsuite.random_streams import BLOCK, address
 
@@ -160,7 +160,7 @@ def attack_success(
     attack: Attack,
     seed: int,
     among: Tensor | None = None,
-) -> Attacked:
+) -> AttackResult:
     """Attacks every image that the model classifies correctly, and checks what the library claims.
 
     An image is broken if any point that the attack visited is misclassified, and leaves at the next restart;
@@ -189,11 +189,11 @@ def attack_success(
         "Towards Deep Learning Models Resistant to Adversarial Attacks" (PGD).
     """
 
-    def run(clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> Attacked:
+    def run(clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:
         tool = _tool(attack, index.tolist(), ("foolbox", seed, attack.name, restart))
         return _attacked(model, tool, clean, labels=labels, attack=attack)
 
-    return swept(model, images, labels, rounds=attack.restarts, prepared=lambda: run, among=among)
+    return run_attack(model, images, labels, rounds=attack.restarts, prepared=lambda: run, among=among)
 
 
 def last_points(model: nn.Module, images: Tensor, labels: Tensor, *, attack: Attack, seed: int) -> Tensor:
@@ -216,7 +216,7 @@ def last_points(model: nn.Module, images: Tensor, labels: Tensor, *, attack: Att
         ContractError: If the library leaves the ball.
     """
     ends = []
-    with borrowed(model) as device:
+    with frozen_eval(model) as device:
         for start in range(0, len(images), BATCH):
             index = list(range(start, min(start + BATCH, len(images))))
             # libraries call view() on what is shaped like their images
@@ -239,16 +239,16 @@ def _tool(attack: Attack, index: list[int], key: tuple[str | int, ...]) -> Any:
     return tool
 
 
-def _attacked(model: nn.Module, tool: Any, clean: Tensor, *, labels: Tensor, attack: Attack) -> Attacked:
-    watch = Watch(model, labels)
+def _attacked(model: nn.Module, tool: Any, clean: Tensor, *, labels: Tensor, attack: Attack) -> AttackResult:
+    watch = QueryRecorder(model, labels)
     try:
         _, last, claimed = tool(wrapped(watch), clean, labels, epsilons=attack.epsilon)
-    except AllBroken:
+    except AllMisclassified:
         last, claimed = clean, torch.zeros_like(watch.broken)
     # the library's last projection comes after its last clipping and can leave the range by a rounding
     found = watch.found(last.detach()).clamp(0, 1)
     check_distance(attack.name, found - clean, order=attack.order, epsilon=attack.epsilon)
-    return Attacked(confirmed(model, found, labels, claimed=claimed | watch.broken), found)
+    return AttackResult(confirmed(model, found, labels, claimed=claimed | watch.broken), found)
 
 
 Key = tuple[str | int, ...]
@@ -389,7 +389,7 @@ def minimal_norms(
     """
     kind = _MINIMAL_NORM_ATTACKS[attack.name]
 
-    def run(clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> Attacked:
+    def run(clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:
         torch.default_generator.manual_seed(address("foolbox", seed, attack.name, restart, int(index[0])))
         tool = getattr(foolbox().attacks, kind.title)(steps=attack.steps or kind.steps)
         last, _, _ = tool(wrapped(model), clean, labels, epsilons=None)
@@ -397,21 +397,21 @@ def minimal_norms(
         last = torch.where(usable.view(-1, *[1] * (last.dim() - 1)), last.detach(), clean).clamp(0, 1)
         return pulled_back(model, clean, last, labels=labels)
 
-    found = swept(model, images, labels, rounds=1, prepared=lambda: run, among=among)
+    found = run_attack(model, images, labels, rounds=1, prepared=lambda: run, among=among)
     distance = norms(found.images - images, order=attack.order)
     return torch.where(found.broken, distance, math.inf)
 
 
-def pulled_back(model: nn.Module, clean: Tensor, found: Tensor, *, labels: Tensor) -> Attacked:
+def pulled_back(model: nn.Module, clean: Tensor, found: Tensor, *, labels: Tensor) -> AttackResult:
     """Returns the nearest adversarials on the straight lines from images to adversarials, by bisection."""
-    broken = wrong(model, found, labels)
+    broken = errors_on(model, found, labels)
     near, far = torch.zeros(len(clean), device=clean.device), torch.ones(len(clean), device=clean.device)
     best = found
     for _ in range(HALVINGS):
         middle = (near + far) / 2
         share = middle.view(-1, *[1] * (clean.dim() - 1))
         tried = clean + share * (found - clean)
-        fools = wrong(model, tried, labels)
+        fools = errors_on(model, tried, labels)
         near, far = torch.where(fools, near, middle), torch.where(fools, middle, far)
         best = torch.where((fools & broken).view_as(share), tried, best)
-    return Attacked(broken, best)
+    return AttackResult(broken, best)

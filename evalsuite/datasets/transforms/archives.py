@@ -23,7 +23,7 @@ import numpy as np
 
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.pictures import Pictures, listing
-from evalsuite.datasets.views import Stored
+from evalsuite.datasets.views import StoredImages
 from evalsuite.errors import DataError
 from evalsuite.types import Array, ImageSet
 
@@ -127,7 +127,7 @@ ARCHIVES: Mapping[str, Archive] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Official(Stored):
+class OfficialCorruption(StoredImages):
     """Is a corruption of the test images at a severity of 1 to 5 that somebody published.
 
     Attributes:

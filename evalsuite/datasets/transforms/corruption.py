@@ -11,7 +11,7 @@ import numpy as np
 
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.transforms.common_corruptions.kinds import corrupt, label
-from evalsuite.datasets.views import Change
+from evalsuite.datasets.views import Transform
 from evalsuite.errors import DataError
 from evalsuite.types import Array
 
@@ -19,7 +19,7 @@ TEXTURES = 5  # of its six frost pictures, the published generator draws from th
 
 
 @dataclass(frozen=True)
-class Corruption(Change):
+class Corruption(Transform):
     """Is a common corruption at a severity of 1 to 5, generated."""
 
     kind: str

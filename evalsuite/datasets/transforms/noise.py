@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.views import Change
+from evalsuite.datasets.views import Transform
 from evalsuite.random_streams import BLOCK, blocks
 from evalsuite.types import Array
 
@@ -17,7 +17,7 @@ NoiseKind = Literal["uniform", "gaussian"]
 
 
 @dataclass(frozen=True)
-class RandomNoise(Change):
+class RandomNoise(Transform):
     """Is i.i.d. noise on [0, 1] images, clipped to [0, 1].
 
     Attributes:

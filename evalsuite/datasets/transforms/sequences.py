@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from evalsuite.datasets.base import Place, digest
-from evalsuite.datasets.views import Stored
+from evalsuite.datasets.views import StoredImages
 from evalsuite.errors import DataError
 from evalsuite.types import Array, ImageSet
 
@@ -20,7 +20,7 @@ PERTURBATIONS = (
 
 
 @dataclass(frozen=True)
-class Videos(Stored):
+class PerturbationSequences(StoredImages):
     """Is the frames of all videos of a perturbation, video after video.
 
     Attributes:

@@ -9,15 +9,17 @@ from evalsuite.config.suite import Suite
 from evalsuite.errors import UserError
 from evalsuite.execution.devices import cores
 from evalsuite.execution.executors.base import Executor
-from evalsuite.execution.tasks import Order
-from evalsuite.execution.worker import Workshop
+from evalsuite.execution.tasks import RunContext
+from evalsuite.execution.worker import TaskRunner
 from evalsuite.registry import unknown
-from evalsuite.runs.provenance import Options, identity
+from evalsuite.runs.provenance import Options, environment_fingerprint
 
 NAMES = ("serial", "local", "ray")
 
 
-def executor(name: str, order: Order, here: Workshop, *, devices: Sequence[str], workers: int) -> Executor:
+def executor(
+    name: str, order: RunContext, here: TaskRunner, *, devices: Sequence[str], workers: int
+) -> Executor:
     """Returns the executor called `name`; ``ray://host:port`` names a cluster.
 
     Args:
@@ -33,18 +35,18 @@ def executor(name: str, order: Order, here: Workshop, *, devices: Sequence[str],
     check(name, workers=workers)
     kind, _, address = name.partition("://")
     if kind == "serial":
-        from evalsuite.execution.executors.serial import Serial
+        from evalsuite.execution.executors.serial import SerialExecutor
 
-        return Serial(here)
-    order = replace(order, identity=identity())
+        return SerialExecutor(here)
+    order = replace(order, identity=environment_fingerprint())
     orders = [replace(order, device=devices[i % len(devices)]) for i in range(workers)]
     if kind == "local":
-        from evalsuite.execution.executors.local import Local
+        from evalsuite.execution.executors.local import LocalExecutor
 
-        return Local(orders)
-    from evalsuite.execution.executors.ray import Cluster
+        return LocalExecutor(orders)
+    from evalsuite.execution.executors.ray import RayExecutor
 
-    return Cluster(replace(order, patience=30.0, scratch=None), address)
+    return RayExecutor(replace(order, patience=30.0, scratch=None), address)
 
 
 def check(name: str, *, workers: int) -> None:

@@ -17,16 +17,26 @@ from pathlib import Path
 from evalsuite.errors import UserError
 from evalsuite.execution.executors.base import Executor
 from evalsuite.execution.limits import GRACE
-from evalsuite.execution.tasks import Begun, Died, Event, Finished, Lost, Order, Produce, Stop, Task
+from evalsuite.execution.tasks import (
+    CellStarted,
+    Event,
+    ProduceCandidate,
+    RunAborted,
+    RunContext,
+    Task,
+    TaskFinished,
+    WeightsLost,
+    WorkerDied,
+)
 
 WORKER = "evalsuite.execution.executors.process"
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-class Worker:
+class WorkerProcess:
     """Is one process and the task that it does."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: RunContext) -> None:
         self.order = order
         self.task: Task | None = None
         self.chain: tuple[str, int] | None = None
@@ -48,8 +58,10 @@ class Worker:
     def submit(self, task: Task) -> None:
         """Sends a task; a worker that is gone is noticed when it is asked for events."""
         self.task = task
-        self.chain = task.chain if isinstance(task, Produce) else self.chain
-        self._allow(self.order.suite.resources.production_limit if isinstance(task, Produce) else None)
+        self.chain = task.chain if isinstance(task, ProduceCandidate) else self.chain
+        self._allow(
+            self.order.suite.resources.production_limit if isinstance(task, ProduceCandidate) else None
+        )
         with contextlib.suppress(OSError):
             self.pipe.send(task)
 
@@ -58,8 +70,8 @@ class Worker:
         try:
             event: Event = self.pipe.recv()
         except (EOFError, OSError):
-            return Died(_ending(self.process.wait()))
-        if isinstance(event, Begun):
+            return WorkerDied(_ending(self.process.wait()))
+        if isinstance(event, CellStarted):
             self._allow(self.order.suite.resources.time_limit)
         return event
 
@@ -74,16 +86,16 @@ class Worker:
         self.deadline = float("inf") if seconds is None else time.monotonic() + 2 * seconds + GRACE
 
 
-class Local(Executor):
+class LocalExecutor(Executor):
     """Has tasks done by processes that live as long as the run; one that dies is replaced.
 
     Args:
         orders: One for each worker, with its device.
     """
 
-    def __init__(self, orders: Sequence[Order]) -> None:
+    def __init__(self, orders: Sequence[RunContext]) -> None:
         self._orders = list(orders)
-        self._workers: list[Worker] = []
+        self._workers: list[WorkerProcess] = []
 
     @property
     def slots(self) -> int:
@@ -93,11 +105,15 @@ class Local(Executor):
     def submit(self, task: Task) -> None:
         """Gives a task to an idle worker: one whose producer is at this chain, or any, or a new one."""
         idle = [worker for worker in self._workers if worker.task is None]
-        near = [worker for worker in idle if isinstance(task, Produce) and worker.chain == task.chain]
+        near = [
+            worker for worker in idle if isinstance(task, ProduceCandidate) and worker.chain == task.chain
+        ]
         chosen = next(iter(near or idle), None)
         if chosen is None:
             used = [worker.order for worker in self._workers]
-            chosen = Worker(next(order for order in self._orders if not any(order is one for one in used)))
+            chosen = WorkerProcess(
+                next(order for order in self._orders if not any(order is one for one in used))
+            )
             self._workers.append(chosen)
         chosen.submit(task)
 
@@ -107,7 +123,9 @@ class Local(Executor):
         now = time.monotonic()
         for worker in busy.values():
             if now > worker.deadline:
-                return self._ended(worker, Died("it did not come back within its time limit, and was killed"))
+                return self._ended(
+                    worker, WorkerDied("it did not come back within its time limit, and was killed")
+                )
         soonest = min((worker.deadline for worker in busy.values()), default=float("inf"))
         ready = wait(list(busy), min(timeout, max(0.0, soonest - now) + 0.01))
         if not ready:
@@ -121,13 +139,13 @@ class Local(Executor):
             worker.kill()
         self._workers.clear()
 
-    def _ended(self, worker: Worker, event: Event) -> tuple[Task, Event]:
+    def _ended(self, worker: WorkerProcess, event: Event) -> tuple[Task, Event]:
         task = worker.task
         if task is None:
             raise RuntimeError("an idle worker spoke")
-        if isinstance(event, Finished | Lost | Stop):
+        if isinstance(event, TaskFinished | WeightsLost | RunAborted):
             worker.task, worker.deadline = None, float("inf")
-        if isinstance(event, Died):
+        if isinstance(event, WorkerDied):
             worker.kill()
             self._workers.remove(worker)
         return task, event
@@ -141,7 +159,7 @@ def _environment(threads: int) -> dict[str, str]:
     return {**os.environ, **dict.fromkeys(THREADS, str(threads)), "PYTHONPATH": os.pathsep.join(path)}
 
 
-def packed(order: Order) -> bytes:
+def packed(order: RunContext) -> bytes:
     """Returns an order that another process can open: what it must be, the files of its plug-ins, then itself.
 
     Raises:

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from evalsuite.errors import UserError
 from evalsuite.execution.devices import threads
-from evalsuite.execution.tasks import Event, Finished, Lost, Order, Stop
-from evalsuite.execution.worker import Workshop
+from evalsuite.execution.tasks import Event, RunAborted, RunContext, TaskFinished, WeightsLost
+from evalsuite.execution.worker import TaskRunner
 from evalsuite.registry import import_file
-from evalsuite.runs.provenance import identity
+from evalsuite.runs.provenance import environment_fingerprint
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
@@ -31,7 +31,7 @@ def main(handle: int, parent: int) -> None:
         _work(pipe)
 
 
-def unpacked(packed: bytes) -> Order:
+def unpacked(packed: bytes) -> RunContext:
     """Returns an order after importing the plug-ins that it needs.
 
     Raises:
@@ -41,13 +41,13 @@ def unpacked(packed: bytes) -> Order:
     _check_same(wanted)
     for path in plugins:
         import_file(Path(path))
-    found: Order = pickle.loads(order)  # noqa: S301  # from our own parent
+    found: RunContext = pickle.loads(order)  # noqa: S301  # from our own parent
     return found
 
 
 def _check_same(wanted: Mapping[str, str]) -> None:
     """Checks that versions and code are those of the run, whose digests this process fills with numbers."""
-    own = identity() if wanted else {}
+    own = environment_fingerprint() if wanted else {}
     for name, value in wanted.items():
         if own.get(name) == value:
             continue
@@ -60,10 +60,10 @@ def _check_same(wanted: Mapping[str, str]) -> None:
 def _work(pipe: Connection) -> None:
     try:
         order = unpacked(pipe.recv_bytes())
-        shop = Workshop(order)
+        shop = TaskRunner(order)
     except Exception as error:
         pipe.recv()
-        pipe.send(sendable(Stop(UserError(f"a worker cannot start: {type(error).__name__}: {error}"))))
+        pipe.send(sendable(RunAborted(UserError(f"a worker cannot start: {type(error).__name__}: {error}"))))
         return
     with threads(order.suite.threads):
         while True:
@@ -77,18 +77,18 @@ def all_events(events: Iterator[Event]) -> Iterator[Event]:
     last: Event | None = None
     for last in events:
         yield last
-    if not isinstance(last, Lost | Stop):
-        yield Finished()
+    if not isinstance(last, WeightsLost | RunAborted):
+        yield TaskFinished()
 
 
 def sendable(event: Event) -> Event:
     """Returns the event, whose error may be of a class that does not survive the way."""
-    if not isinstance(event, Stop):
+    if not isinstance(event, RunAborted):
         return event
     try:
         pickle.loads(pickle.dumps(event))  # noqa: S301  # our own
     except Exception:
-        return Stop(RuntimeError(f"{type(event.error).__name__}: {event.error}"))
+        return RunAborted(RuntimeError(f"{type(event.error).__name__}: {event.error}"))
     return event
 
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from evalsuite.atomic_files import awaited, write_atomically
+from evalsuite.atomic_files import wait_for_file, write_atomically
 from evalsuite.config.suite import DENSE
 from evalsuite.errors import UserError
 from evalsuite.execution.devices import devices, threads
@@ -21,8 +21,17 @@ from evalsuite.execution.executors.base import Executor
 from evalsuite.execution.executors.local import packed
 from evalsuite.execution.executors.process import all_events, sendable, unpacked
 from evalsuite.execution.limits import GRACE
-from evalsuite.execution.tasks import Died, Event, Measure, Open, Order, Produce, Stop, Task
-from evalsuite.execution.worker import Workshop
+from evalsuite.execution.tasks import (
+    Event,
+    LoadParent,
+    MeasureCandidate,
+    ProduceCandidate,
+    RunAborted,
+    RunContext,
+    Task,
+    WorkerDied,
+)
+from evalsuite.execution.worker import TaskRunner
 from evalsuite.runs.lock import holder
 from evalsuite.runs.store import Key, Store
 
@@ -36,7 +45,7 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 
 @dataclass(frozen=True)
-class Parcel:
+class TaskMessage:
     """Is what a machine of the cluster needs for a task, and what tells whether it sees the run folder.
 
     Attributes:
@@ -51,7 +60,7 @@ class Parcel:
 
 
 @dataclass(frozen=True)
-class Reply:
+class EventMessage:
     """Is what came of a task.
 
     Attributes:
@@ -63,7 +72,7 @@ class Reply:
     files: Mapping[str, bytes]
 
 
-class Cluster(Executor):
+class RayExecutor(Executor):
     """Has tasks done by Ray.
 
     Args:
@@ -75,7 +84,7 @@ class Cluster(Executor):
         UserError: If Ray is not installed, or nobody answers at the address.
     """
 
-    def __init__(self, order: Order, address: str = "") -> None:
+    def __init__(self, order: RunContext, address: str = "") -> None:
         self._ray = _ray()
         self._order, self._packed = order, packed(order)
         self._store = Store(order.root)
@@ -100,7 +109,7 @@ class Cluster(Executor):
     def submit(self, task: Task) -> None:
         """Gives a task to Ray."""
         found = holder(self._order.root)
-        parcel = Parcel(self._packed, found.token if found else "", self._referenced(task))
+        parcel = TaskMessage(self._packed, found.token if found else "", self._referenced(task))
         self._tasks[self._function.remote(pickle.dumps(task), parcel)] = task
 
     def event(self, timeout: float) -> tuple[Task, Event] | None:
@@ -136,9 +145,9 @@ class Cluster(Executor):
     def _received(self, reference: Any) -> Sequence[Event]:
         """The events of a task; files of a machine without the run folder are written first."""
         try:
-            reply: Reply = self._ray.get(reference)
+            reply: EventMessage = self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
-            return (Died(f"Ray gave it up: {str(error).strip().splitlines()[0]}"),)
+            return (WorkerDied(f"Ray gave it up: {str(error).strip().splitlines()[0]}"),)
         for name in sorted(
             reply.files, key=lambda name: name.endswith(".json")
         ):  # a record comes after its weights
@@ -157,12 +166,12 @@ class Cluster(Executor):
 
 def needed(task: Task, store: Store) -> list[str]:
     """Returns the files of the run folder that a task reads, as relative paths."""
-    if isinstance(task, Open):
+    if isinstance(task, LoadParent):
         return []
     keys = [Key(DENSE, task.key.seed, 0.0)]
-    if isinstance(task, Measure):
+    if isinstance(task, MeasureCandidate):
         keys.append(task.key)
-    if isinstance(task, Produce):
+    if isinstance(task, ProduceCandidate):
         ratios = sorted(
             float(path.stem)
             for path in store.weights_path(task.key).parent.glob("*.json")
@@ -173,14 +182,14 @@ def needed(task: Task, store: Store) -> list[str]:
     return [path.relative_to(store.root).as_posix() for path in paths if path.is_file()]
 
 
-def perform(task: bytes, parcel: Parcel) -> Reply:
+def perform(task: bytes, parcel: TaskMessage) -> EventMessage:
     """Does one task on a machine of the cluster."""
     found: Task = pickle.loads(task)  # noqa: S301  # from our own driver
     try:
         shop, before = _workshop(parcel.order, parcel.token)
     except Exception as error:
         reason = f"a machine of the cluster cannot start: {type(error).__name__}: {error}"
-        return Reply((sendable(Stop(UserError(reason))),), {})
+        return EventMessage((sendable(RunAborted(UserError(reason))),), {})
     if before is not None:
         _unpack(shop.store.root, parcel.files)
         before = _seen(shop.store.root)
@@ -190,11 +199,11 @@ def perform(task: bytes, parcel: Parcel) -> Reply:
             events = tuple(sendable(event) for event in all_events(shop.events(found)))
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return Reply(events, {} if before is None else _written(shop.store.root, before))
+    return EventMessage(events, {} if before is None else _written(shop.store.root, before))
 
 
 @lru_cache(maxsize=1)
-def _workshop(order: bytes, token: str) -> tuple[Workshop, dict[str, float] | None]:
+def _workshop(order: bytes, token: str) -> tuple[TaskRunner, dict[str, float] | None]:
     """What a process of Ray keeps from task to task; with a folder of its own where the run's is not seen."""
     opened = unpacked(order)
     if opened.device.startswith("cuda"):
@@ -202,10 +211,10 @@ def _workshop(order: bytes, token: str) -> tuple[Workshop, dict[str, float] | No
             opened, device=devices("cuda")[0]
         )  # Ray shows a process only the cards that it may use
     seen = holder(opened.root)
-    if not awaited(opened.root / "run.lock", 5.0) or seen is None or seen.token != token:
+    if not wait_for_file(opened.root / "run.lock", 5.0) or seen is None or seen.token != token:
         opened = replace(opened, root=Path(tempfile.mkdtemp(prefix="evalsuite-")))
-        return Workshop(opened), {}
-    return Workshop(opened), None
+        return TaskRunner(opened), {}
+    return TaskRunner(opened), None
 
 
 def _unpack(root: Path, files: Mapping[str, Any]) -> None:
@@ -226,13 +235,13 @@ def _written(root: Path, before: Mapping[str, float]) -> dict[str, bytes]:
     return {name: (root / name).read_bytes() for name in changed}
 
 
-def _guard(shop: Workshop, task: Task) -> None:
+def _guard(shop: TaskRunner, task: Task) -> None:
     """Ends this process if the task never comes back: Ray starts it again, and gives it up in the end."""
     resources = shop.suite.resources
-    limit = resources.production_limit if isinstance(task, Produce) else resources.time_limit
-    limit = None if isinstance(task, Open) else limit  # without the parent there is no run
+    limit = resources.production_limit if isinstance(task, ProduceCandidate) else resources.time_limit
+    limit = None if isinstance(task, LoadParent) else limit  # without the parent there is no run
     if limit is not None:
-        count = len(task.cells) if isinstance(task, Measure) else 1
+        count = len(task.cells) if isinstance(task, MeasureCandidate) else 1
         faulthandler.dump_traceback_later(2 * limit * count + GRACE, exit=True, file=_nowhere())
 
 

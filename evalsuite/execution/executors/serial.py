@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from evalsuite.execution.executors.base import Executor
-from evalsuite.execution.tasks import Event, Finished, Lost, Stop, Task
-from evalsuite.execution.worker import Workshop
+from evalsuite.execution.tasks import Event, RunAborted, Task, TaskFinished, WeightsLost
+from evalsuite.execution.worker import TaskRunner
 
 
-class Serial(Executor):
+class SerialExecutor(Executor):
     """Does tasks here."""
 
     slots = 1
 
-    def __init__(self, workshop: Workshop) -> None:
+    def __init__(self, workshop: TaskRunner) -> None:
         self._workshop = workshop
         self._task: Task | None = None
         self._events: Iterator[Event] = iter(())
@@ -27,8 +27,8 @@ class Serial(Executor):
         """Computes until something happens."""
         if self._task is None:
             return None
-        task, event = self._task, next(self._events, Finished())
-        if isinstance(event, Finished | Lost | Stop):
+        task, event = self._task, next(self._events, TaskFinished())
+        if isinstance(event, TaskFinished | WeightsLost | RunAborted):
             self._task = None
         return task, event
 

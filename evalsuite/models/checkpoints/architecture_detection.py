@@ -96,7 +96,7 @@ class Fit:
         return from_settings(self.table)
 
 
-def guess(weights: Mapping[str, Tensor]) -> Fit:
+def detect_architecture(weights: Mapping[str, Tensor]) -> Fit:
     """Returns the one known architecture that `weights` fit: exactly, or else with fewer channels.
 
     Several shrunk ones of one origin differ in their widths alone: with the weights' own widths they become
@@ -264,7 +264,7 @@ _SHAPE = re.compile(r"(\d{1,4})x(\d{1,4})x(\d{1,4})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class ArchitectureMatch:
     """Is which known architecture some weights fit, and what the two cost together.
 
     Attributes:
@@ -282,7 +282,9 @@ class Identity:
     uncounted: str = ""
 
 
-def identity(weights: Mapping[str, Tensor], *, image_shape: Sequence[int] | None = None) -> Identity:
+def match_architecture(
+    weights: Mapping[str, Tensor], *, image_shape: Sequence[int] | None = None
+) -> ArchitectureMatch:
     """Returns which known architecture `weights` fit and, if it is exactly one, its multiply-accumulates.
 
     Args:
@@ -291,9 +293,9 @@ def identity(weights: Mapping[str, Tensor], *, image_shape: Sequence[int] | None
             torchvision's 3x224x224 (Inception v3: 3x299x299).
     """
     try:
-        fit = guess(weights)
+        fit = detect_architecture(weights)
     except CheckpointError as error:
-        return Identity(
+        return ArchitectureMatch(
             fits=str(error), uncounted="the order of the layers is unknown without an architecture"
         )
     settings = ", ".join(f"{key}={value}" for key, value in fit.settings.items())
@@ -303,9 +305,9 @@ def identity(weights: Mapping[str, Tensor], *, image_shape: Sequence[int] | None
         plugin = replace(fit.architecture, mean=(0.0,) * channels, std=(1.0,) * channels)  # costs nothing
         model = load_candidate(weights, plugin, image_shape=(channels, height, width))
     except (CheckpointError, SuiteError) as error:
-        return Identity(fits=fits, uncounted=f"{error}; images of another shape: --image")
+        return ArchitectureMatch(fits=fits, uncounted=f"{error}; images of another shape: --image")
     found = cost(model, (channels, height, width))
-    return Identity(
+    return ArchitectureMatch(
         fits=fits, image=(channels, height, width), macs=found.macs, macs_nonzero=found.macs_nonzero
     )
 

@@ -16,13 +16,13 @@ from evalsuite.errors import CheckpointError, EvalsuiteError
 from evalsuite.models.checkpoints.inspection import LayerContent, inspect, layer_content
 from evalsuite.models.exported.onnx_contents import shown_onnx
 from evalsuite.models.exported.programs import EXPORTED, ONNX, SCRIPTED, program_format
-from evalsuite.models.exported.summary import Shown
+from evalsuite.models.exported.summary import ProgramSummary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from evalsuite.models.exported.summary import Shown
+    from evalsuite.models.exported.summary import ProgramSummary
 
 
 HIDDEN = (
@@ -36,12 +36,14 @@ _DTYPES = {6: torch.float16, 7: torch.float32, 8: torch.float64, 13: torch.bfloa
 """Floating-point numbers as the tables of torch.export number them; others are no parameters."""
 
 
-def shown_exported(path: Path) -> Shown:
+def shown_exported(path: Path) -> ProgramSummary:
     """Returns what an archive of torch.export shows: its graph and weights are tables and plain bytes."""
     with zipfile.ZipFile(path) as archive:
         names = {name.partition("/")[2]: name for name in archive.namelist()}
         if "models/model.json" not in names or _WEIGHTS not in names:
-            return Shown(tensors=sum(name.startswith("data/weights/") for name in names), notes=(HIDDEN,))
+            return ProgramSummary(
+                tensors=sum(name.startswith("data/weights/") for name in names), notes=(HIDDEN,)
+            )
         program = json.loads(archive.read(names["models/model.json"]))
         table = json.loads(archive.read(names[_WEIGHTS]))["config"]
         parameters = {
@@ -51,7 +53,7 @@ def shown_exported(path: Path) -> Shown:
         }
     graph, signature = program["graph_module"]["graph"], program["graph_module"]["signature"]
     kinds = Counter(str(node["target"]).removeprefix("torch.ops.") for node in graph["nodes"])
-    return Shown(
+    return ProgramSummary(
         opset=", ".join(f"{name} {version}" for name, version in program["opset_version"].items()),
         inputs=_declared(graph, signature["input_specs"], "user_input"),
         outputs=_declared(graph, signature["output_specs"], "user_output"),
@@ -62,14 +64,14 @@ def shown_exported(path: Path) -> Shown:
     )
 
 
-def shown_scripted(path: Path) -> Shown:
+def shown_scripted(path: Path) -> ProgramSummary:
     """Returns what an archive of TorchScript shows: how many tensors, how many files of code."""
     with zipfile.ZipFile(path) as archive:
         members = {one.filename.partition("/")[2]: one.file_size for one in archive.infolist()}
     tensors = {name: size for name, size in members.items() if name.startswith(("data/", "constants/"))}
     code = sum(name.startswith("code/") and name.endswith(".py") for name in members)
     held = f"It holds {len(tensors)} tensors of {sum(tensors.values()):,} bytes and {code} files of code."
-    return Shown(tensors=len(tensors), notes=(held, HIDDEN))
+    return ProgramSummary(tensors=len(tensors), notes=(held, HIDDEN))
 
 
 def _tensor(content: bytes, table: Mapping[str, Any]) -> Tensor:
@@ -183,14 +185,14 @@ def program_content(path: Path, *, parent: Path | None = None, masks: Path | Non
     )
 
 
-_READERS: Mapping[str, Callable[[Path], Shown]] = {
+_READERS: Mapping[str, Callable[[Path], ProgramSummary]] = {
     EXPORTED: shown_exported,
     SCRIPTED: shown_scripted,
     ONNX: shown_onnx,
 }
 
 
-def _shown(path: Path) -> tuple[str, Shown]:
+def _shown(path: Path) -> tuple[str, ProgramSummary]:
     kind = program_format(path)
     if kind is None:
         raise CheckpointError(f"program {path} is none of {', '.join(_READERS)}")
@@ -205,7 +207,7 @@ def _shown(path: Path) -> tuple[str, Shown]:
         ) from error
 
 
-def _nonzero(shown: Shown) -> int | None:
+def _nonzero(shown: ProgramSummary) -> int | None:
     if shown.parameters is None:
         return None
     return sum(int(one.count_nonzero()) for one in shown.parameters.values())

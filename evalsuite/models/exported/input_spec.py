@@ -18,7 +18,7 @@ _DTYPES = (torch.float32, torch.float16, torch.float64)
 
 
 @dataclass(frozen=True, slots=True)
-class Intake:
+class InputSpec:
     """Is what a program takes.
 
     Attributes:
@@ -34,7 +34,7 @@ class Intake:
     dtype: torch.dtype = torch.float32
 
     @property
-    def one_by_one(self) -> Intake:
+    def one_by_one(self) -> InputSpec:
         """The same, but a single image in each batch."""
         return replace(self, smallest=1, largest=1)
 
@@ -70,12 +70,12 @@ class Loaded:
     """
 
     network: nn.Module
-    intake: Intake
+    intake: InputSpec
     obstacle: str = ""
     origin: str = ""
 
 
-class Program(nn.Module):
+class ExportedProgram(nn.Module):
     """Is a whole program behind the interface of a network: float images in, float32 logits out.
 
     Images are given to it in batches of the sizes that it takes; where one is too small it is filled up with
@@ -101,7 +101,7 @@ class Program(nn.Module):
         """Whether white-box attacks can run."""
         return not self.obstacle
 
-    def train(self, mode: bool = True) -> Program:
+    def train(self, mode: bool = True) -> ExportedProgram:
         """Changes nothing inside: the mode of a program was fixed when it was exported."""
         self.training = mode
         for part in self.network.modules():
@@ -135,7 +135,7 @@ class Program(nn.Module):
         return found[: len(images)]
 
 
-def declared(sizes: Sequence[int | range | None], dtype: torch.dtype | str) -> Intake:
+def input_spec(sizes: Sequence[int | range | None], dtype: torch.dtype | str) -> InputSpec:
     """Returns the intake of a program that declares its input.
 
     Args:
@@ -161,7 +161,7 @@ def declared(sizes: Sequence[int | range | None], dtype: torch.dtype | str) -> I
         )
     smallest, largest = (batch, batch) if isinstance(batch, int) else _ends(batch)
     shape = tuple(size if isinstance(size, int) else None for size in (channels, height, width))
-    return Intake((shape[0], shape[1], shape[2]), smallest, largest, dtype)
+    return InputSpec((shape[0], shape[1], shape[2]), smallest, largest, dtype)
 
 
 def _ends(batch: range | None) -> tuple[int, int | None]:

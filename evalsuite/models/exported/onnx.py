@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError
-from evalsuite.models.exported.input_spec import Loaded, declared
+from evalsuite.models.exported.input_spec import Loaded, input_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def load_onnx(path: Path) -> Loaded:
     session = _Session(model)
     one, _ = _only("inputs", session.inputs), _only("outputs", session.outputs)
     sizes = [size if isinstance(size, int) else None for size in one.shape]
-    intake = declared(sizes, _DTYPES.get(one.type, one.type.removeprefix("tensor").strip("()")))
+    intake = input_spec(sizes, _DTYPES.get(one.type, one.type.removeprefix("tensor").strip("()")))
     try:
         twin = _package("onnx2torch").convert(lowered(model)).eval()
     except CheckpointError:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from evalsuite.models.exported.onnx import parsed
-from evalsuite.models.exported.summary import Shown
+from evalsuite.models.exported.summary import ProgramSummary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +21,7 @@ _FLOATS = ("FLOAT", "FLOAT16", "BFLOAT16", "DOUBLE")
 _STATISTICS = slice(3, 5)  # inputs of BatchNormalization that are no parameters
 
 
-def shown_onnx(path: Path) -> Shown:
+def shown_onnx(path: Path) -> ProgramSummary:
     """Returns what an ONNX file shows.
 
     Args:
@@ -44,7 +44,7 @@ def shown_onnx(path: Path) -> Shown:
         for name, one in tensors.items()
         if _kind(one) in _FLOATS and name not in statistics
     }
-    return Shown(
+    return ProgramSummary(
         opset=", ".join(f"{one.domain or 'ai.onnx'} {one.version}" for one in model.opset_import),
         inputs=tuple(_declared(one) for one in graph.input if one.name not in tensors),
         outputs=tuple(map(_declared, graph.output)),

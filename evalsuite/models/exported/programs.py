@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from evalsuite.errors import CheckpointError, EvalsuiteError
-from evalsuite.models.exported.input_spec import Loaded, Program
+from evalsuite.models.exported.input_spec import ExportedProgram, Loaded
 from evalsuite.models.exported.onnx import load_onnx
 from evalsuite.models.exported.torch_programs import load_exported, load_scripted
 
@@ -66,7 +66,7 @@ def program_format(path: Path) -> str | None:
     return ONNX if (is_onnx and not safetensors) or path.suffix == ".onnx" else None
 
 
-def load_program(path: Path, *, trust: bool, image_shape: Sequence[int] | None = None) -> Program:
+def load_program(path: Path, *, trust: bool, image_shape: Sequence[int] | None = None) -> ExportedProgram:
     """Returns the network that a file holds as a whole program, after trying it on a few images.
 
     Args:
@@ -140,10 +140,10 @@ _LOADERS: Mapping[str, Callable[[Path], Loaded]] = {
 }
 
 
-def _tried(loaded: Loaded, kind: str, image_shape: Sequence[int] | None) -> Program:
+def _tried(loaded: Loaded, kind: str, image_shape: Sequence[int] | None) -> ExportedProgram:
     """The program after a few images: it answers, for each image by itself, and its gradients are there."""
     shape, gap = loaded.intake.agreed(image_shape), 0.0
-    program, obstacle = Program(loaded, kind), loaded.obstacle
+    program, obstacle = ExportedProgram(loaded, kind), loaded.obstacle
     if shape is not None:
         images = torch.rand((_PROBE, *shape), generator=torch.Generator().manual_seed(0))
         program, answer = _answering(loaded, kind, images)
@@ -156,9 +156,9 @@ def _tried(loaded: Loaded, kind: str, image_shape: Sequence[int] | None) -> Prog
     return program
 
 
-def _answering(loaded: Loaded, kind: str, images: Tensor) -> tuple[Program, Tensor]:
+def _answering(loaded: Loaded, kind: str, images: Tensor) -> tuple[ExportedProgram, Tensor]:
     """The program with batches that it can take, and its answer to the images."""
-    program = Program(loaded, kind)
+    program = ExportedProgram(loaded, kind)
     try:
         return program, _answer(program, images)
     except CheckpointError:
@@ -166,7 +166,7 @@ def _answering(loaded: Loaded, kind: str, images: Tensor) -> tuple[Program, Tens
     except Exception:  # perhaps a batch size inside that it does not declare
         if loaded.intake.largest is not None or loaded.intake.smallest > 1:
             raise
-        alone = Program(replace(loaded, intake=loaded.intake.one_by_one), kind)
+        alone = ExportedProgram(replace(loaded, intake=loaded.intake.one_by_one), kind)
         try:
             return alone, _answer(alone, images)
         except Exception:  # noqa: S110  # the first failure, with several images, is the one to report
@@ -174,7 +174,7 @@ def _answering(loaded: Loaded, kind: str, images: Tensor) -> tuple[Program, Tens
         raise
 
 
-def _answer(program: Program, images: Tensor) -> Tensor:
+def _answer(program: ExportedProgram, images: Tensor) -> Tensor:
     """Logits of the images.
 
     Raises:
@@ -198,7 +198,7 @@ def _answer(program: Program, images: Tensor) -> Tensor:
     return first
 
 
-def _gradient_obstacle(program: Program, images: Tensor, answer: Tensor) -> tuple[str, float]:
+def _gradient_obstacle(program: ExportedProgram, images: Tensor, answer: Tensor) -> tuple[str, float]:
     """Why a program has no usable gradients, empty if it has; and how far its outputs with them are off."""
     try:
         with torch.inference_mode(mode=False), torch.enable_grad():
@@ -219,7 +219,7 @@ def _gradient_obstacle(program: Program, images: Tensor, answer: Tensor) -> tupl
     return "", gap
 
 
-def _notes(program: Program, loaded: Loaded, gap: float) -> list[str]:
+def _notes(program: ExportedProgram, loaded: Loaded, gap: float) -> list[str]:
     intake = program.intake
     notes = []
     if program.format != ONNX:

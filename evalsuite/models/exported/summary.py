@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shown:
+class ProgramSummary:
     """Is what can be told of a program without running it.
 
     Attributes:

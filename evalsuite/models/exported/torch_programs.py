@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError
-from evalsuite.models.exported.input_spec import Intake, Loaded, declared
+from evalsuite.models.exported.input_spec import InputSpec, Loaded, input_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -50,7 +50,7 @@ def load_scripted(path: Path) -> Loaded:
             f"takes {len(needed)} inputs ({', '.join(needed)}), expected one batch of images"
         )
     dtypes = {weight.dtype for weight in script.parameters() if weight.is_floating_point()}
-    return Loaded(Script(script), Intake(dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32))
+    return Loaded(Script(script), InputSpec(dtype=dtypes.pop() if len(dtypes) == 1 else torch.float32))
 
 
 def load_exported(path: Path) -> Loaded:
@@ -75,7 +75,7 @@ def load_exported(path: Path) -> Loaded:
         raise CheckpointError(f"takes a {type(value).__name__}, expected images (N, C, H, W)")
     ranges = {str(symbol): (found.lower, found.upper) for symbol, found in program.range_constraints.items()}
     sizes = [_size(size, ranges) for size in value.shape]
-    return Loaded(program.module(), declared(sizes, value.dtype))
+    return Loaded(program.module(), input_spec(sizes, value.dtype))
 
 
 def _size(size: int | torch.SymInt, ranges: Mapping[str, tuple[object, object]]) -> int | range:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import ContractError, SkippedError, SuiteError
-from evalsuite.plugin_config import choose
+from evalsuite.plugin_config import from_table
 from evalsuite.producers import PRODUCERS
 from evalsuite.producers.at_init.scores import first_recipe
 from evalsuite.producers.base import NO_HOOKS, Context, Producer
@@ -70,7 +70,7 @@ class Control(Producer):
     @property
     def inner(self) -> Producer:
         """The other producer."""
-        return choose(PRODUCERS, self.of, where="of").plugin
+        return from_table(PRODUCERS, self.of, where="of").plugin
 
     @property
     def parts(self) -> tuple[Producer, ...]:
@@ -193,7 +193,7 @@ class Inverted(WeightProducer):
     @property
     def inner(self) -> Producer:
         """The other producer."""
-        return choose(PRODUCERS, self.of, where="of").plugin
+        return from_table(PRODUCERS, self.of, where="of").plugin
 
     @property
     def parts(self) -> tuple[Producer, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from evalsuite.errors import SuiteError
 from evalsuite.models.surgery.removal import ChannelGroup, remove_channels
 from evalsuite.producers.base import Context, Producer
-from evalsuite.producers.structured.layer_inputs import Reader, readers
+from evalsuite.producers.structured.layer_inputs import LayerInputs, layer_inputs
 from evalsuite.producers.structured.removal import Goal, Kept, groups, nearest, shrinking, uniform
 from evalsuite.random_streams import generator
 
@@ -34,7 +34,7 @@ class Reading:
     """
 
     name: str
-    reader: Reader
+    reader: LayerInputs
     second: Tensor
 
     def contributions(self) -> Tensor:
@@ -99,10 +99,10 @@ class ChannelProducer(Producer):
         consumers = [consumer for group in own.values() for consumer in group.consumers]
         return {
             name: Reading(name, reader, self._second(reader, context, name))
-            for name, reader in readers(model, consumers, images).items()
+            for name, reader in layer_inputs(model, consumers, images).items()
         }
 
-    def _second(self, reader: Reader, context: Context, name: str) -> Tensor:
+    def _second(self, reader: LayerInputs, context: Context, name: str) -> Tensor:
         size = reader.weight.shape[1]
         total = torch.zeros((size, size), dtype=torch.float64)
         draws = generator(context.seed, "positions", name)

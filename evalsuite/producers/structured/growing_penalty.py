@@ -99,7 +99,7 @@ class GReg1(Pushing, Producer):
         def step(model: nn.Module, goal: Goal) -> nn.Module:
             kept = picked(model, goal)
             recipe = self.recipe(context.recipe)
-            brake = Brake(self.limit, together=True)
+            brake = GrowthLimit(self.limit, together=True)
             push = pushing(removed(kept, model), self.strength(recipe.epochs), brake)
             context.fit(model, goal.ratio, recipe=recipe, hooks=Hooks(before_step=push, state=brake.state))
             return remove_channels(model, kept)
@@ -151,7 +151,7 @@ class GReg2(Pushing, Producer):
             context.fit(model, goal.ratio, recipe=first, hooks=Hooks(before_step=growing))
             kept = picked(model, goal)
             away = removed(kept, model)
-            brake = Brake(self.limit, together=False)
+            brake = GrowthLimit(self.limit, together=False)
             push = pushing(away, self.strength(rest.epochs, start=self.parting), brake)
             spare = pushing({name: ~mask for name, mask in away.items()}, lambda _: self.recovery)
             hooks = Hooks(before_step=in_turn(push, spare), state=brake.state)
@@ -221,7 +221,7 @@ _KEPT = 0.9
 
 
 @dataclass(frozen=True)
-class Brake:
+class GrowthLimit:
     """Stops the growth of a penalty where the filters that it pushes have all but vanished: GReg's early stop.
 
     A running mean follows, layer by layer, how many times as large the kept filters are as the pushed ones (mean
@@ -268,7 +268,7 @@ def in_turn(*pulls: Pull) -> Pull:
     return all_of_them
 
 
-def pushing(masks: Mapping[str, Tensor], strength: Strength, brake: Brake | None = None) -> Pull:
+def pushing(masks: Mapping[str, Tensor], strength: Strength, brake: GrowthLimit | None = None) -> Pull:
     """Returns a hook that adds ``strength(at) w`` to the gradients of some filters, and of their biases.
 
     Args:

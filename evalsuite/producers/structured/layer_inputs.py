@@ -18,7 +18,7 @@ ROWS = 8192
 
 
 @dataclass(frozen=True)
-class Reader:
+class LayerInputs:
     """Is a layer with what it reads, in columns (channel, kernel element), channels first.
 
     Attributes:
@@ -53,7 +53,7 @@ class Reader:
             yield _patches(self.layer, part)
 
 
-def readers(model: nn.Module, consumers: Iterable[Part], images: Tensor) -> dict[str, Reader]:
+def layer_inputs(model: nn.Module, consumers: Iterable[Part], images: Tensor) -> dict[str, LayerInputs]:
     """Returns the layers that read some channels, by name, with what arrives from `images`.
 
     Args:
@@ -78,7 +78,7 @@ def readers(model: nn.Module, consumers: Iterable[Part], images: Tensor) -> dict
     for name, columns in wanted.items():
         layer = model.get_submodule(name)
         kernel = layer.get_parameter("weight")[0, 0].numel()
-        found[name] = Reader(layer, columns * kernel, torch.cat(seen[name]))
+        found[name] = LayerInputs(layer, columns * kernel, torch.cat(seen[name]))
     return found
 
 

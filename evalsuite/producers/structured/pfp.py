@@ -13,7 +13,7 @@ from evalsuite.errors import SuiteError
 from evalsuite.models.surgery.removal import ChannelGroup, Groups, Part, remove_channels
 from evalsuite.producers.base import Context, Producer
 from evalsuite.producers.sensitivity import NOTHING
-from evalsuite.producers.structured.layer_inputs import Reader, readers
+from evalsuite.producers.structured.layer_inputs import LayerInputs, layer_inputs
 from evalsuite.producers.structured.removal import Goal, Scoped, nearest, ranks, shrinking
 
 FAILURE = 1e-16
@@ -83,12 +83,12 @@ def sensitivities(model: nn.Module, own: Groups, images: Tensor) -> dict[str, Se
         images: Float in [0, 1], (N, C, H, W).
     """
     names = dict.fromkeys(part.name for group in own.values() for part in group.consumers)
-    seen = readers(model, [Part(name) for name in names], images)
+    seen = layer_inputs(model, [Part(name) for name in names], images)
     shares = {name: channel_shares(reader) for name, reader in seen.items()}
     return {name: _sensitivity(group, seen, shares) for name, group in own.items()}
 
 
-def channel_shares(reader: Reader) -> Tensor:
+def channel_shares(reader: LayerInputs) -> Tensor:
     """Returns for each channel the largest share of one of its products in an output of the layer, (channels,).
 
     Activations are split by their sign, and so are the weights: for positive activations ``a`` it is the
@@ -107,7 +107,7 @@ def channel_shares(reader: Reader) -> Tensor:
 
 
 def _sensitivity(
-    group: ChannelGroup, seen: Mapping[str, Reader], shares: Mapping[str, Tensor]
+    group: ChannelGroup, seen: Mapping[str, LayerInputs], shares: Mapping[str, Tensor]
 ) -> Sensitivity:
     """That of the layers that read a group's channels, by the shares of each of their inputs."""
     channels = torch.arange(group.channels)

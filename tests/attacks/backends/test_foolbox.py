@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.attacks.backends import base as compat
-from evalsuite.attacks.backends.base import Attacked
+from evalsuite.attacks.backends.base import AttackResult
 from evalsuite.attacks.backends.foolbox import NAMES, Attack, attack_success, foolbox, last_points
 from evalsuite.random_streams import BLOCK, address
 
@@ -296,4 +296,4 @@ def test_imports_quietly_and_lazily(tmp_path: Path) -> None:
 
 
 def test_result_is_a_pair() -> None:
-    assert Attacked._fields == ("broken", "images")
+    assert AttackResult._fields == ("broken", "images")

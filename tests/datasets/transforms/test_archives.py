@@ -15,9 +15,9 @@ from torch import nn
 from evalsuite.compat.robustbench import robustbench
 from evalsuite.datasets import pictures
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms import archives
-from evalsuite.datasets.transforms.archives import ARCHIVES, CIFAR10_C, CIFAR100_C, Official, md5
+from evalsuite.datasets.transforms.archives import ARCHIVES, CIFAR10_C, CIFAR100_C, OfficialCorruption, md5
 from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, EXTRA
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
@@ -34,7 +34,7 @@ PIXELS = {
     kind: np.random.default_rng([3, place]).integers(0, 256, (5 * ROWS, 1, 1, 3), dtype=np.uint8)
     for place, kind in enumerate(("fog", "spatter"))
 }
-FOG = View(change=Official("fog", 3))
+FOG = View(transform=OfficialCorruption("fog", 3))
 
 
 @pytest.fixture
@@ -53,15 +53,15 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def gallery(root: Path | None, **changes: Any) -> Gallery:
-    return Gallery(replace(IMAGES, **changes), Place(root=root))
+def image_source(root: Path | None, **changes: Any) -> ImageSource:
+    return ImageSource(replace(IMAGES, **changes), Place(root=root))
 
 
 @pytest.mark.parametrize("severity", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("kind", ["fog", "spatter"])
 def test_the_rows_are_those_that_robustbench_reads(root: Path, kind: str, severity: int) -> None:
     expected, labels = robustbench().data.load_cifar10c(300, severity, str(root), False, [kind])
-    found = gallery(root).images(View(change=Official(kind, severity)))
+    found = image_source(root).images(View(transform=OfficialCorruption(kind, severity)))
     np.testing.assert_array_equal(found.images.astype(np.float32) / 255, expected.numpy())
     assert found.labels is not None
     np.testing.assert_array_equal(found.labels, labels.numpy())
@@ -70,20 +70,20 @@ def test_the_rows_are_those_that_robustbench_reads(root: Path, kind: str, severi
 
 
 def test_the_file_is_mapped_and_the_rows_are_a_view_of_it(root: Path) -> None:
-    found: Any = gallery(root).images(FOG).images
+    found: Any = image_source(root).images(FOG).images
     assert found._mmap is not None  # NumPy's own mark of arrays that share the file's memory
-    few = gallery(root).images(replace(FOG, first=7))
+    few = image_source(root).images(replace(FOG, first=7))
     np.testing.assert_array_equal(few.images[:, :, 0, 0], PIXELS["fog"][2 * ROWS :][:7, 0, 0])
 
 
 def test_generated_and_official_never_share_a_name() -> None:
     kinds = [(kind, level) for kind in (*CORRUPTIONS, *EXTRA) for level in range(1, 6)]
-    official = {Official(*cell).name(Place()) for cell in kinds}
+    official = {OfficialCorruption(*cell).name(Place()) for cell in kinds}
     assert len(official) == 95
     assert not official & {
         Corruption(kind, level).name(Place()) for kind, level in kinds if kind in CORRUPTIONS
     }
-    assert gallery(None).condition(FOG) == "fog official/3"
+    assert image_source(None).condition(FOG) == "fog official/3"
 
 
 def test_the_published_sums_are_of_19_corruptions_and_the_labels() -> None:
@@ -95,16 +95,16 @@ def test_the_published_sums_are_of_19_corruptions_and_the_labels() -> None:
 
 class TestChecksum:
     def test_of_the_published_files_is_said(self, root: Path) -> None:
-        assert gallery(root).origin(FOG) == "official, MD5 verified"
-        assert gallery(root).origin(View(change=Corruption("fog", 3))) == "generated, seed 0"
-        assert gallery(root).origin(View()) == ""
+        assert image_source(root).origin(FOG) == "official, MD5 verified"
+        assert image_source(root).origin(View(transform=Corruption("fog", 3))) == "generated, seed 0"
+        assert image_source(root).origin(View()) == ""
 
     def test_finds_rows_in_another_order(self, root: Path) -> None:
         path = root / "CIFAR-10-C" / "fog.npy"
         expected = md5(path)
         np.save(path, PIXELS["fog"][::-1])
         with pytest.raises(DataError) as caught:
-            gallery(root).images(FOG)
+            image_source(root).images(FOG)
         sentence = str(caught.value)
         assert sentence.startswith(
             f"{path}: found MD5 {md5(path)} (uint8, shape (50000, 1, 1, 3)), expected {expected};"
@@ -113,30 +113,35 @@ class TestChecksum:
 
     def test_is_asked_for_or_the_files_are_not_verified(self, root: Path) -> None:
         np.save(root / "CIFAR-10-C" / "fog.npy", PIXELS["fog"][::-1])
-        own = View(change=Official("fog", 3, verify=False))
-        shown = gallery(root)
+        own = View(transform=OfficialCorruption("fog", 3, verify=False))
+        shown = image_source(root)
         np.testing.assert_array_equal(
             shown.images(own).images[0, :, 0, 0], PIXELS["fog"][::-1][2 * ROWS, 0, 0]
         )
         assert shown.origin(own) == "official, MD5 not verified"
-        assert shown.origin(View(change=Official("spatter", 3))) == "official, MD5 verified"
+        assert shown.origin(View(transform=OfficialCorruption("spatter", 3))) == "official, MD5 verified"
 
     def test_of_the_labels_counts_too(self, root: Path) -> None:
         np.save(root / "CIFAR-10-C" / "labels.npy", np.tile(LABELS, 5).astype(np.int64))
-        assert gallery(root).origin(FOG) == "official, MD5 not verified"
+        assert image_source(root).origin(FOG) == "official, MD5 not verified"
         with pytest.raises(DataError, match=r"labels\.npy: found MD5"):
-            gallery(root).images(FOG)
+            image_source(root).images(FOG)
 
     def test_is_part_of_the_digest(self, root: Path) -> None:
-        own = View(change=Official("fog", 3, verify=False))
-        views = (own, replace(own, first=9), View(change=Official("fog", 4, verify=False)), View())
-        before = [gallery(root).digest(view) for view in views]
-        assert before == [gallery(root).digest(view) for view in views]
-        assert len({*before, gallery(root, labels=LABELS[1:301]).digest(own)}) == 5
+        own = View(transform=OfficialCorruption("fog", 3, verify=False))
+        views = (
+            own,
+            replace(own, first=9),
+            View(transform=OfficialCorruption("fog", 4, verify=False)),
+            View(),
+        )
+        before = [image_source(root).digest(view) for view in views]
+        assert before == [image_source(root).digest(view) for view in views]
+        assert len({*before, image_source(root, labels=LABELS[1:301]).digest(own)}) == 5
         changed = PIXELS["fog"].copy()
         changed[-1] ^= 1
         np.save(root / "CIFAR-10-C" / "fog.npy", changed)
-        after = [gallery(root).digest(view) for view in views]
+        after = [image_source(root).digest(view) for view in views]
         assert [one != other for one, other in zip(before, after, strict=True)] == [True, True, True, False]
 
 
@@ -178,7 +183,7 @@ def test_a_malformed_archive_is_named(
     elif content is not None:
         np.save(path, content)
     with pytest.raises(DataError, match=sentence) as caught:
-        gallery(root).images(View(change=Official("fog", 3, verify=False)))
+        image_source(root).images(View(transform=OfficialCorruption("fog", 3, verify=False)))
     assert str(path) in str(caught.value)
 
 
@@ -197,15 +202,15 @@ def test_an_archive_of_something_else(
     root: Path, settings: dict[str, Any], changes: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(DataError, match=sentence):
-        gallery(root, **changes).images(View(change=Official("fog", 3, **settings)))
+        image_source(root, **changes).images(View(transform=OfficialCorruption("fog", 3, **settings)))
 
 
 def test_a_data_set_of_ones_own_may_have_an_archive_of_its_own(root: Path) -> None:
-    found = gallery(root, name="mine").images(View(change=Official("fog", 2, "CIFAR-10-C")))
+    found = image_source(root, name="mine").images(View(transform=OfficialCorruption("fog", 2, "CIFAR-10-C")))
     np.testing.assert_array_equal(found.images[:, :, 0, 0], PIXELS["fog"][ROWS:][:300, 0, 0])
     assert (
-        gallery(root, name="mine")
-        .origin(View(change=Official("fog", 2, "CIFAR-10-C")))
+        image_source(root, name="mine")
+        .origin(View(transform=OfficialCorruption("fog", 2, "CIFAR-10-C")))
         .endswith("not verified")
     )
 
@@ -214,16 +219,16 @@ def test_an_empty_folder_is_said_to_lack_the_file_or_the_folder(tmp_path: Path) 
     for name in ("CIFAR-10-C", "ImageNet-C"):
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match=r"CIFAR-10-C/fog\.npy: no such file"):
-        gallery(tmp_path).images(FOG)
+        image_source(tmp_path).images(FOG)
     with pytest.raises(DataError, match="ImageNet-C: found 0 folders 'fog' in it or one deeper"):
-        gallery(tmp_path, name="imagenet").images(FOG)
+        image_source(tmp_path, name="imagenet").images(FOG)
 
 
 def test_without_a_data_folder_the_three_ways_to_name_one_are_said() -> None:
     with pytest.raises(
         DataError, match=r"CIFAR-10-C need a data folder .* --data .* EVALSUITE_DATA, or data_root"
     ):
-        gallery(None).images(FOG)
+        image_source(None).images(FOG)
 
 
 CLASSES = ("n02", "n01", "n03")  # not in order
@@ -246,9 +251,9 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def pictured(root: Path, **changes: Any) -> Gallery:
+def pictured(root: Path, **changes: Any) -> ImageSource:
     plain = ImageSet("imagenet", np.zeros((6, 3, 8, 8), np.uint8), np.array([0, 0, 1, 1, 2, 2]), 3)
-    return Gallery(replace(plain, **changes), Place(root=root))
+    return ImageSource(replace(plain, **changes), Place(root=root))
 
 
 class TestTree:
@@ -298,12 +303,12 @@ class TestTree:
         ("view", "changes", "sentence"),
         [
             (
-                View(change=Official("snow", 3)),
+                View(transform=OfficialCorruption("snow", 3)),
                 {},
                 "ImageNet-C: found 0 folders 'snow' in it or one deeper, expected one",
             ),
             (
-                View(change=Official("fog", 4)),
+                View(transform=OfficialCorruption("fog", 4)),
                 {},
                 r"fog/4: no such folder, expected one folder of images per class",
             ),

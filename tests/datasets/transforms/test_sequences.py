@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 
 from evalsuite.datasets.base import Place
-from evalsuite.datasets.source import Gallery
-from evalsuite.datasets.transforms.sequences import PERTURBATIONS, Videos
+from evalsuite.datasets.source import ImageSource
+from evalsuite.datasets.transforms.sequences import PERTURBATIONS, PerturbationSequences
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError
 from evalsuite.types import ImageSet
 
 FILMS = np.random.default_rng(0).integers(0, 256, (5, 4, 2, 2, 3), dtype=np.uint8)
 PLAIN = ImageSet("cifar10", np.zeros((3, 3, 2, 2), np.uint8), np.array([0, 1, 2]), 3)
-TILT = View(change=Videos("tilt"))
+TILT = View(transform=PerturbationSequences("tilt"))
 
 
 @pytest.fixture
@@ -25,39 +25,39 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def gallery(root: Path | None, **changes: Any) -> Gallery:
-    return Gallery(
+def image_source(root: Path | None, **changes: Any) -> ImageSource:
+    return ImageSource(
         ImageSet(**{**{f: getattr(PLAIN, f) for f in PLAIN.__slots__}, **changes}), Place(root=root)
     )
 
 
 def test_the_frames_come_video_after_video(root: Path) -> None:
-    found = gallery(root).images(TILT)
+    found = image_source(root).images(TILT)
     assert (found.name, found.labels, found.classes) == ("tilt video", None, 0)
     assert found.images.shape == (20, 3, 2, 2)
     for video in range(5):
         for frame in range(4):
             shown = found.images[4 * video + frame]
             np.testing.assert_array_equal(shown, FILMS[video, frame].transpose(2, 0, 1))
-    few = gallery(root).images(View(change=Videos("tilt", count=2)))
+    few = image_source(root).images(View(transform=PerturbationSequences("tilt", count=2)))
     np.testing.assert_array_equal(few.images, found.images[:8])
 
 
 def test_the_file_is_not_copied(root: Path) -> None:
-    found: Any = gallery(root).images(TILT).images
+    found: Any = image_source(root).images(TILT).images
     assert found._mmap is not None  # NumPy's own mark of arrays that share the file's memory
 
 
 def test_the_digest_is_that_of_the_frames_that_are_shown(root: Path) -> None:
-    few = View(change=Videos("tilt", count=2))
-    before = [gallery(root).digest(view) for view in (TILT, few)]
+    few = View(transform=PerturbationSequences("tilt", count=2))
+    before = [image_source(root).digest(view) for view in (TILT, few)]
     assert before[0] != before[1]
     changed = FILMS.copy()
     changed[4] ^= 1
     np.save(root / "CIFAR-10-P" / "tilt.npy", changed)
-    after = [gallery(root).digest(view) for view in (TILT, few)]
+    after = [image_source(root).digest(view) for view in (TILT, few)]
     assert (after[0] != before[0], after[1] == before[1]) == (True, True)
-    assert gallery(root).origin(TILT) == "official, MD5 not verified"
+    assert image_source(root).origin(TILT) == "official, MD5 not verified"
 
 
 def test_there_are_ten_perturbations() -> None:
@@ -92,10 +92,10 @@ def test_a_malformed_file_is_named(root: Path, content: Any, changes: dict[str, 
     elif content is not None:
         np.save(path, content)
     with pytest.raises(DataError, match=sentence) as caught:
-        gallery(root, **changes).images(TILT)
+        image_source(root, **changes).images(TILT)
     assert str(path) in str(caught.value)
 
 
 def test_without_a_data_folder_the_three_ways_to_name_one_are_said() -> None:
     with pytest.raises(DataError, match="CIFAR-10-P need a data folder"):
-        gallery(None).images(TILT)
+        image_source(None).images(TILT)

@@ -14,12 +14,12 @@ import torch
 
 from evalsuite.cli import main as cli
 from evalsuite.cli.tables import print_verdicts
-from evalsuite.config.manifest import manifest, named
+from evalsuite.config.manifest import candidates_of_paths, read_manifest
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.execution import check as checking
-from evalsuite.execution.check import Question, junit, settings, suite_of, verdicts
+from evalsuite.execution.check import CheckRequest, junit, settings, suite_for, verdict_table
 from evalsuite.models.architectures.base import assemble, core
-from evalsuite.types import Given
+from evalsuite.types import ExternalCandidate
 
 WIDTHS = (8, 12, 16, 16)
 Answer = Callable[..., int]
@@ -103,21 +103,21 @@ def test_a_manifest_makes_curves(shelf: Path, tmp_path: Path) -> None:
     )
     import evalsuite
 
-    question = Question(
+    question = CheckRequest(
         parent=str(shelf / "dense.pt"),
-        candidates=manifest(tmp_path / "models.toml"),
+        candidates=read_manifest(tmp_path / "models.toml"),
         model="small-cnn",
         settings={"widths": list(WIDTHS)},
         data={"name": "digits"},
         suite=str(shelf / "battery.toml"),
     )
-    run = evalsuite.run(suite_of(question, folder=tmp_path), out=tmp_path / "run")
+    run = evalsuite.run(suite_for(question, folder=tmp_path), out=tmp_path / "run")
     found = run.thresholds().query("condition == 'clean' and seed == 'all'").iloc[0]
     assert found["tested"].count(" ") == 1
     assert found["potential"] == pytest.approx(0.2, abs=1e-3)
-    again = evalsuite.run(suite_of(question, folder=tmp_path), out=tmp_path / "run")
+    again = evalsuite.run(suite_for(question, folder=tmp_path), out=tmp_path / "run")
     assert again.record["computed"] == 0
-    assert set(verdicts(again)["candidate"]) == {"tool"}
+    assert set(verdict_table(again)["candidate"]) == {"tool"}
 
 
 def test_the_depth_of_a_suite_is_asked_too(shelf: Path, tmp_path: Path) -> None:
@@ -126,15 +126,15 @@ def test_the_depth_of_a_suite_is_asked_too(shelf: Path, tmp_path: Path) -> None:
         "depth = 'quick'\n[[evaluators]]\nname = 'attack'\nimages = 20\n[tolerances]\naccuracy = 0.01\n",
         "utf-8",
     )
-    question = Question(
+    question = CheckRequest(
         parent=str(shelf / "dense.pt"),
-        candidates=(Given(str(shelf / "light.safetensors"), "light"),),
+        candidates=(ExternalCandidate(str(shelf / "light.safetensors"), "light"),),
         model="small-cnn",
         settings={"widths": list(WIDTHS)},
         data={"name": "digits"},
         suite=str(tmp_path / "deep.toml"),
     )
-    found = {one.label: one.plugin for one in suite_of(question, folder=tmp_path).evaluators}
+    found = {one.label: one.plugin for one in suite_for(question, folder=tmp_path).evaluators}
     assert list(found) == ["accuracy", "corruptions", "ood", "noise", "attack", "calibration"]
     assert (found["attack"].images, found["attack"].steps) == (20, 10)  # type: ignore[attr-defined]  # an Attack
     assert found["calibration"].held_out == "cross-fit"  # type: ignore[attr-defined]  # a Calibration
@@ -143,17 +143,17 @@ def test_the_depth_of_a_suite_is_asked_too(shelf: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("file\na/x.pt\n", [Given("a/x.pt", "x")]),
+        ("file\na/x.pt\n", [ExternalCandidate("a/x.pt", "x")]),
         (
             "file,method,seed,masks,ratio,bypass\na.pt, m , 2 ,b.pt,0.5,layer1.0.conv1 layer2\n",
-            [Given("a.pt", "m", 2, "b.pt", ("layer1.0.conv1", "layer2"), 0.5)],
+            [ExternalCandidate("a.pt", "m", 2, "b.pt", ("layer1.0.conv1", "layer2"), 0.5)],
         ),
     ],
     ids=["file alone", "everything"],
 )
-def test_csv_manifest(text: str, expected: list[Given], tmp_path: Path) -> None:
+def test_csv_manifest(text: str, expected: list[ExternalCandidate], tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(text, "utf-8")
-    assert list(manifest(tmp_path / "m.csv")) == expected
+    assert list(read_manifest(tmp_path / "m.csv")) == expected
 
 
 @pytest.mark.parametrize(
@@ -171,17 +171,19 @@ def test_csv_manifest(text: str, expected: list[Given], tmp_path: Path) -> None:
 def test_mistakes_in_a_manifest(text: str, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text(text, "utf-8")
     with pytest.raises(SuiteError, match=sentence):
-        manifest(tmp_path / "m.csv")
+        read_manifest(tmp_path / "m.csv")
     with pytest.raises(SuiteError, match="cannot be read"):
-        manifest(tmp_path / "other.csv")
+        read_manifest(tmp_path / "other.csv")
 
 
 def test_candidates_are_named_as_shortly_as_tells_them_apart() -> None:
-    assert [one.method for one in named(["a/x.pt", "b/y.pth.tar"])] == ["x", "y"]
-    assert [one.method for one in named(["a/x.pt", "b/x.pt"])] == ["a/x.pt", "b/x.pt"]
-    assert [one.method for one in named(["a/dense.pt"])] == ["a/dense.pt"]  # the parent's name is taken
+    assert [one.method for one in candidates_of_paths(["a/x.pt", "b/y.pth.tar"])] == ["x", "y"]
+    assert [one.method for one in candidates_of_paths(["a/x.pt", "b/x.pt"])] == ["a/x.pt", "b/x.pt"]
+    assert [one.method for one in candidates_of_paths(["a/dense.pt"])] == [
+        "a/dense.pt"
+    ]  # the parent's name is taken
     with pytest.raises(CheckpointError, match="twice"):
-        named(["a/x.pt", "a/x.pt"])
+        candidates_of_paths(["a/x.pt", "a/x.pt"])
 
 
 def test_settings() -> None:
@@ -222,10 +224,12 @@ def test_the_architecture_is_guessed_where_nobody_names_it(tmp_path: Path) -> No
 
     torch.manual_seed(0)
     torch.save(core(assemble(ResNet20(shortcut="B"))).state_dict(), tmp_path / "dense.pt")
-    question = Question(
-        parent=str(tmp_path / "dense.pt"), candidates=(Given("x.pt", "x"),), data={"name": "digits"}
+    question = CheckRequest(
+        parent=str(tmp_path / "dense.pt"),
+        candidates=(ExternalCandidate("x.pt", "x"),),
+        data={"name": "digits"},
     )
-    guessed = suite_of(question, folder=tmp_path).model
+    guessed = suite_for(question, folder=tmp_path).model
     assert guessed.name == "resnet20"
     assert guessed.settings["shortcut"] == "B"
 

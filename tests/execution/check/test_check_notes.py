@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import nn
 
-from evalsuite.config.manifest import manifest
+from evalsuite.config.manifest import read_manifest
 from evalsuite.errors import SuiteError
-from evalsuite.execution.external_candidates import Intake
+from evalsuite.execution.external_candidates import ExternalCandidateLoader
 from evalsuite.models.architectures.base import Normalized, assemble, core
 from evalsuite.models.architectures.resnet import ResNet20
 from evalsuite.models.checkpoints import containers
 from evalsuite.models.checkpoints.saving import load
 from evalsuite.models.surgery.bypass import bypassed
-from evalsuite.plugin_config import Choice
-from evalsuite.types import Given
+from evalsuite.plugin_config import PluginConfig
+from evalsuite.types import ExternalCandidate
 
 Answer = Callable[..., int]
 SETTINGS = {"name": "small-cnn", "widths": [8, 12, 16, 16]}
@@ -43,9 +43,9 @@ def removed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def intake(**settings: Any) -> Intake:
+def intake(**settings: Any) -> ExternalCandidateLoader:
     plugin = ResNet20(**settings)
-    return Intake(Choice("resnet20", "resnet20", {}, plugin), (3, 32, 32), trust=True)
+    return ExternalCandidateLoader(PluginConfig("resnet20", "resnet20", {}, plugin), (3, 32, 32), trust=True)
 
 
 def logits(model: nn.Module) -> torch.Tensor:
@@ -55,9 +55,9 @@ def logits(model: nn.Module) -> torch.Tensor:
 
 
 def test_dead_layers_are_skipped_if_the_manifest_says_so(removed: Path) -> None:
-    kept = intake().opened(Given("w.pt", "w"), removed, None)
-    dead = intake().opened(Given("w.pt", "w", bypass=("dead",)), removed, None)
-    named = intake().opened(Given("w.pt", "w", bypass=DEAD), removed, None)
+    kept = intake().opened(ExternalCandidate("w.pt", "w"), removed, None)
+    dead = intake().opened(ExternalCandidate("w.pt", "w", bypass=("dead",)), removed, None)
+    named = intake().opened(ExternalCandidate("w.pt", "w", bypass=DEAD), removed, None)
     assert dead.settings["bypass"] == list(DEAD)
     assert torch.equal(logits(dead.model), logits(named.model))
     assert not torch.allclose(logits(dead.model), logits(kept.model))  # the bias of the norm is gone
@@ -69,13 +69,13 @@ def test_dead_layers_are_skipped_if_the_manifest_says_so(removed: Path) -> None:
 
 def test_dead_and_named_layers_are_skipped_together(removed: Path) -> None:
     found = intake().opened(
-        Given("w.pt", "w", bypass=("layer1.0.conv1", "layer1.0.bn1", "dead")), removed, None
+        ExternalCandidate("w.pt", "w", bypass=("layer1.0.conv1", "layer1.0.bn1", "dead")), removed, None
     )
     assert set(found.settings["bypass"]) == {*DEAD, "layer1.0.conv1", "layer1.0.bn1"}
 
 
 def test_layers_that_the_parent_skips_are_skipped_in_its_candidates(removed: Path) -> None:
-    found = intake(bypass=DEAD).opened(Given("w.pt", "w"), removed, None)
+    found = intake(bypass=DEAD).opened(ExternalCandidate("w.pt", "w"), removed, None)
     alone = bypassed(ResNet20(), DEAD)
     assert found.settings["bypass"] == list(alone.bypass)
 
@@ -83,14 +83,14 @@ def test_layers_that_the_parent_skips_are_skipped_in_its_candidates(removed: Pat
 def test_nothing_dead_is_nothing_skipped(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(core(assemble(ResNet20())).state_dict(), tmp_path / "w.pt")
-    found = intake().opened(Given("w.pt", "w", bypass=("dead",)), tmp_path / "w.pt", None)
+    found = intake().opened(ExternalCandidate("w.pt", "w", bypass=("dead",)), tmp_path / "w.pt", None)
     assert found.settings["bypass"] == []
     assert found.notes == ()
 
 
 def test_a_candidate_may_have_its_own_preprocessing(removed: Path, tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("file,mean,std\nw.pt,0.5 0.5 0.5,0.2 0.2 0.2\n", "utf-8")
-    (one,) = manifest(tmp_path / "m.csv")
+    (one,) = read_manifest(tmp_path / "m.csv")
     assert (one.mean, one.std) == ((0.5,) * 3, (0.2,) * 3)
     found = intake().opened(one, removed, None)
     assert isinstance(found.model, Normalized)
@@ -98,10 +98,10 @@ def test_a_candidate_may_have_its_own_preprocessing(removed: Path, tmp_path: Pat
     assert (found.settings["mean"], found.settings["std"]) == ([0.5] * 3, [0.2] * 3)
     for bad, sentence in (((0.5,), "1 numbers in mean"), ((0.5, 0.5, float("inf")), "finite")):
         with pytest.raises(SuiteError, match=f"candidate w.pt: .*{sentence}"):
-            intake().opened(Given("w.pt", "w", mean=bad), removed, None)
+            intake().opened(ExternalCandidate("w.pt", "w", mean=bad), removed, None)
     (tmp_path / "m.csv").write_text("file,mean\nw.pt,half\n", "utf-8")
     with pytest.raises(SuiteError, match="key 'mean'"):
-        manifest(tmp_path / "m.csv")
+        read_manifest(tmp_path / "m.csv")
 
 
 def program(network: nn.Module, path: Path) -> Path:
@@ -114,7 +114,7 @@ def program(network: nn.Module, path: Path) -> Path:
 def test_masks_and_bypass_are_not_for_programs(tmp_path: Path) -> None:
     path = program(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval(), tmp_path / "p.pt2")
     with pytest.raises(SuiteError, match="takes neither masks nor bypass"):
-        intake().opened(Given("p.pt2", "p", bypass=("dead",)), path, None)
+        intake().opened(ExternalCandidate("p.pt2", "p", bypass=("dead",)), path, None)
 
 
 def test_what_is_known_of_a_program_is_in_record_and_report(

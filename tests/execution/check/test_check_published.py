@@ -18,13 +18,13 @@ import torch
 from evalsuite import model_checks as preprocessing
 from evalsuite.api import check
 from evalsuite.cli import main as cli
-from evalsuite.execution.check import Question
+from evalsuite.execution.check import CheckRequest
 from evalsuite.models.architectures.base import core
 from evalsuite.models.architectures.uris import architecture
 from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.reading import read_weights
 from evalsuite.models.norms import reestimated
-from evalsuite.types import Given
+from evalsuite.types import ExternalCandidate
 
 ROOT = os.environ.get("EVALSUITE_DATA", "")
 pytestmark = [
@@ -210,9 +210,9 @@ def test_a_slimmed_network_before_and_after_its_norms_are_estimated_again(tmp_pa
     train = np.load(Path(ROOT) / "cifar10" / "train_images.npy", mmap_mode="r")[:2000].transpose(0, 3, 1, 2)
     torch.save(core(reestimated(model, train, batch_size=200)).state_dict(), tmp_path / "again.pt")
     (tmp_path / "accuracy.toml").write_text(SUITE, "utf-8")
-    question = Question(
+    question = CheckRequest(
         parent=str(file),
-        candidates=(Given(str(tmp_path / "again.pt"), "again"),),
+        candidates=(ExternalCandidate(str(tmp_path / "again.pt"), "again"),),
         model="preresnet",
         settings=settings,
         data={"name": "cifar10", "test_limit": 2000},

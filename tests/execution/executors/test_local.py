@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from evalsuite.config.suite import load
+from evalsuite.config.suite import load_suite
 from evalsuite.errors import UserError
 from evalsuite.evaluators.base import Evaluator
 from evalsuite.execution import scheduler as runner
 from evalsuite.execution.executors import executor
-from evalsuite.execution.executors.local import Local, Worker
-from evalsuite.execution.tasks import Open, Opened, Order
-from evalsuite.execution.worker import Workshop
-from evalsuite.runs.provenance import Options, identity
+from evalsuite.execution.executors.local import LocalExecutor, WorkerProcess
+from evalsuite.execution.tasks import LoadParent, ParentReady, RunContext
+from evalsuite.execution.worker import TaskRunner
+from evalsuite.runs.provenance import Options, environment_fingerprint
 from evalsuite.types import Metric, Score
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def reasons(found: Run) -> dict[tuple[float, str], str]:
 def test_two_workers_write_the_same_bytes_as_one_after_the_other(
     done: Run, tiny: Path, tmp_path: Path
 ) -> None:
-    steps: list[runner.Step] = []
+    steps: list[runner.CellProgress] = []
     runner.run(tiny, out=tmp_path / "two", options=TWO, progress=steps.append)
     assert contents(tmp_path / "two") == contents(done.path)
     assert [step.done for step in steps] == list(range(1, 36))
@@ -133,9 +133,9 @@ def test_two_workers_write_the_same_bytes_as_one_after_the_other(
 
 
 def test_devices_are_dealt_to_workers_in_turn(tiny: Path, tmp_path: Path) -> None:
-    order = Order(load(tiny), tmp_path)
-    hands = executor("local", order, Workshop(order), devices=("cuda:0", "cuda:1"), workers=3)
-    assert isinstance(hands, Local)
+    order = RunContext(load_suite(tiny), tmp_path)
+    hands = executor("local", order, TaskRunner(order), devices=("cuda:0", "cuda:1"), workers=3)
+    assert isinstance(hands, LocalExecutor)
     assert [one.device for one in hands._orders] == ["cuda:0", "cuda:1", "cuda:0"]
     assert hands.slots == 3
 
@@ -193,7 +193,7 @@ def test_out_of_memory_is_tried_again_with_half_the_batch(executor: str, tmp_pat
 
 
 def test_a_suite_that_cannot_be_sent_is_told_how(suite_file: Callable[..., Path], tmp_path: Path) -> None:
-    suite = load(suite_file())
+    suite = load_suite(suite_file())
 
     @dataclass(frozen=True)
     class Local(Evaluator):
@@ -216,19 +216,19 @@ def test_a_worker_imports_nothing_from_the_folder_that_it_happens_to_be_in(
     """A console script does not look there either; a folder called like a package is common."""
     (tmp_path / "evalsuite.py").write_text("raise SystemExit('the wrong one')\n")
     monkeypatch.chdir(tmp_path)
-    hands = Local([Order(load(tiny), tmp_path / "run")])
+    hands = LocalExecutor([RunContext(load_suite(tiny), tmp_path / "run")])
     try:
-        hands.submit(Open(7))
+        hands.submit(LoadParent(7))
         said = hands.event(100.0)
     finally:
         hands.close()
     assert said is not None
-    assert isinstance(said[1], Opened)
+    assert isinstance(said[1], ParentReady)
 
 
 def test_an_interrupt_from_the_terminal_is_not_for_workers(tiny: Path, tmp_path: Path) -> None:
     """It goes to every process of a group, and one that is still importing would say so at length."""
-    worker = Worker(Order(load(tiny), tmp_path / "run"))
+    worker = WorkerProcess(RunContext(load_suite(tiny), tmp_path / "run"))
     try:
         assert os.getpgid(worker.process.pid) == worker.process.pid != os.getpgid(0)
     finally:
@@ -239,7 +239,7 @@ def test_an_interrupt_from_the_terminal_is_not_for_workers(tiny: Path, tmp_path:
 def test_a_worker_with_other_code_than_the_run_computes_nothing(
     name: str, found: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = {**identity(), name: "1.0"}
+    other = {**environment_fingerprint(), name: "1.0"}
     monkeypatch.setattr("evalsuite.execution.executors.identity", lambda: other)
     with pytest.raises(
         UserError, match=f"a worker cannot start: .* another {name} than the run{found}; install"

@@ -12,7 +12,7 @@ from evalsuite.errors import CheckpointError
 from evalsuite.models import MODELS
 from evalsuite.models.architectures.base import core
 from evalsuite.models.architectures.cnn import SmallCNN
-from evalsuite.models.checkpoints.architecture_detection import fits, guess, nearest, signature
+from evalsuite.models.checkpoints.architecture_detection import detect_architecture, fits, nearest, signature
 from evalsuite.models.surgery.removal import channel_groups, remove_channels
 
 Build = Callable[..., nn.Module]
@@ -52,7 +52,7 @@ def hollow(reference: str, classes: int) -> dict[str, Tensor]:
 def test_every_network_is_known_by_its_tensors(
     build: Build, reference: str, settings: dict[str, Any]
 ) -> None:
-    found = guess(tensors(build(reference, classes=13, **settings)))
+    found = detect_architecture(tensors(build(reference, classes=13, **settings)))
     assert (found.reference, found.shrunk) == (reference, False)
     assert found.settings == {**settings, "classes": 13}
     assert found.architecture.classes == 13
@@ -73,14 +73,14 @@ def test_other_names_of_head_and_shortcut_and_missing_counters_are_forgiven(buil
         for name, tensor in tensors(build("resnet20", shortcut="B")).items()
         if "num_batches_tracked" not in name
     }
-    assert guess(weights).settings == {"shortcut": "B", "classes": 10}
+    assert detect_architecture(weights).settings == {"shortcut": "B", "classes": 10}
 
 
 @pytest.mark.parametrize("reference", ["resnet20", "vgg16-bn", "torchvision:resnet18"])
 def test_fewer_channels_are_a_shrunk_network(build: Build, reference: str) -> None:
     model = build(reference)
     keep = {group.conv: torch.arange(0, group.channels, 2) for group in channel_groups(model)}
-    found = guess(tensors(remove_channels(model, keep)))
+    found = detect_architecture(tensors(remove_channels(model, keep)))
     assert (found.reference, found.shrunk) == (reference, True)
     assert found.architecture.classes == 10
 
@@ -91,7 +91,7 @@ def test_groups_tell_shrunk_members_of_a_family_apart(
     model = build("torchvision:resnext50_32x4d")
     torch_pruned(core(model), 10, shared=False, ratio=0.5)
     assert len(fits(tensors(model))) > 1
-    assert guess(tensors(model)).reference == "torchvision:resnext50_32x4d"
+    assert detect_architecture(tensors(model)).reference == "torchvision:resnext50_32x4d"
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_what_does_not_fit_is_said_with_the_nearest(
     with pytest.raises(
         CheckpointError, match=r"fit no architecture .*nearest: resnet20 \(\d+% of the names .*name the arch"
     ):
-        guess(weights)
+        detect_architecture(weights)
 
 
 def test_the_nearest_are_those_with_the_most_common_names(build: Build) -> None:
@@ -126,7 +126,7 @@ def test_the_nearest_are_those_with_the_most_common_names(build: Build) -> None:
     assert shares[0] == 101 / 102  # 20 convolutions, 20 norms of four tensors, weight and bias of the head
     assert list(shares) == sorted(shares, reverse=True)
     with pytest.raises(CheckpointError, match="or torchvision knows; name the architecture"):
-        guess({"strange": torch.zeros(3)})
+        detect_architecture({"strange": torch.zeros(3)})
 
 
 def test_two_that_fit_are_both_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,17 +142,17 @@ def test_two_that_fit_are_both_named(build: Build, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(MODELS, "_loaded", {**MODELS._loaded, "twin": Twin, "demanding": Demanding})
     with pytest.raises(CheckpointError, match="fit several known architectures: small-cnn, twin; name one"):
-        guess(tensors(build("small-cnn")))
+        detect_architecture(tensors(build("small-cnn")))
     shrunk = tensors(build("small-cnn", widths=[4, 5, 6, 7]))
     with pytest.raises(CheckpointError, match="small-cnn, twin; name one"):
-        guess(shrunk)
+        detect_architecture(shrunk)
 
 
 def test_guessing_draws_no_random_numbers(build: Build) -> None:
     weights = tensors(build("small-cnn"))
     state = torch.random.get_rng_state()
     signature.cache_clear()
-    assert guess(weights).reference == "small-cnn"
+    assert detect_architecture(weights).reference == "small-cnn"
     assert torch.equal(torch.random.get_rng_state(), state)
 
 

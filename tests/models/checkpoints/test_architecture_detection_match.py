@@ -10,7 +10,7 @@ from torch import nn
 from evalsuite.errors import SuiteError
 from evalsuite.models.architectures.base import assemble, core
 from evalsuite.models.architectures.uris import architecture
-from evalsuite.models.checkpoints.architecture_detection import identity, image_shape
+from evalsuite.models.checkpoints.architecture_detection import image_shape, match_architecture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,21 +35,21 @@ def by_hand(size: int) -> int:
 
 
 def test_macs_are_those_of_the_network_that_the_tensors_fit() -> None:
-    found = identity(weights())
+    found = match_architecture(weights())
     assert found.fits == "resnet20 (classes=10)"
     assert (found.image, found.macs, found.macs_nonzero) == ((3, 32, 32), by_hand(32), by_hand(32))
     assert found.uncounted == ""
 
 
 def test_the_image_may_be_another() -> None:
-    found = identity(weights(), image_shape=(3, 20, 20))
+    found = match_architecture(weights(), image_shape=(3, 20, 20))
     assert (found.image, found.macs) == ((3, 20, 20), by_hand(20))
 
 
 def test_zero_weights_are_left_out_of_one_number() -> None:
     state = weights()
     state["layer1.0.conv1.weight"][:5] = 0
-    found = identity(state)
+    found = match_architecture(state)
     assert found.macs == by_hand(32)
     assert found.macs_nonzero == by_hand(32) - 5 * 16 * 9 * 32**2
 
@@ -62,7 +62,7 @@ def test_a_shrunk_network_is_counted_with_its_own_widths() -> None:
         ("layer1.0.conv2.weight", 1),
     ):
         state[name] = state[name].narrow(axis, 0, 9)
-    found = identity(state)
+    found = match_architecture(state)
     assert found.fits == "resnet20 with fewer channels (classes=10)"
     assert found.macs == by_hand(32) - 2 * 7 * 16 * 9 * 32**2
 
@@ -75,26 +75,26 @@ def test_a_shrunk_network_is_counted_with_its_own_widths() -> None:
 def test_networks_of_torchvision_see_the_images_of_imagenet(
     name: str, image: tuple[int, ...], macs: float
 ) -> None:
-    found = identity(weights(f"torchvision:{name}", classes=1000))
+    found = match_architecture(weights(f"torchvision:{name}", classes=1000))
     assert found.image == image
     assert found.macs == pytest.approx(macs * 1e9, rel=2e-3)
 
 
 def test_inception_sees_larger_ones() -> None:
-    found = identity(weights("torchvision:inception_v3", classes=1000))
+    found = match_architecture(weights("torchvision:inception_v3", classes=1000))
     assert found.image == (3, 299, 299)
     assert found.macs == pytest.approx(5.713e9, rel=2e-3)
 
 
 def test_an_unknown_network_is_not_counted_and_says_why() -> None:
-    found = identity(nn.Sequential(nn.Linear(7, 3)).state_dict())
+    found = match_architecture(nn.Sequential(nn.Linear(7, 3)).state_dict())
     assert (found.image, found.macs, found.macs_nonzero) == (None, None, None)
     assert "fit no architecture" in found.fits
     assert "without an architecture" in found.uncounted
 
 
 def test_images_that_the_network_does_not_take_are_not_counted() -> None:
-    found = identity(weights(), image_shape=(1, 28, 28))
+    found = match_architecture(weights(), image_shape=(1, 28, 28))
     assert found.fits.startswith("resnet20")
     assert found.macs is None
     assert "conv1 takes 3 channels, but 1 arrive" in found.uncounted

@@ -12,7 +12,7 @@ import pytest
 from evalsuite.errors import CheckpointError
 from evalsuite.models.architectures.base import to_settings
 from evalsuite.models.architectures.uris import architecture
-from evalsuite.models.checkpoints.architecture_detection import guess
+from evalsuite.models.checkpoints.architecture_detection import detect_architecture
 from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.reading import read_weights
 from evalsuite.models.checkpoints.saving import load, save
@@ -111,7 +111,7 @@ def test_clean_accuracy_is_the_published_one(
     ids=[*(row[0] for row in PUBLISHED), "early_bird"],
 )
 def test_the_architecture_is_guessed(file: str, name: str, settings: dict[str, Any]) -> None:
-    fit = guess(read_weights(checkpoint(file)))
+    fit = detect_architecture(read_weights(checkpoint(file)))
     assert fit.reference == name
     assert fit.architecture.classes == 10
     for key in {"shortcut", "depth"} & settings.keys():

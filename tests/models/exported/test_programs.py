@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from evalsuite.errors import CheckpointError, InvalidModelError
 from evalsuite.models.architectures.base import Normalized
 from evalsuite.models.exported import programs
-from evalsuite.models.exported.input_spec import Intake, declared
+from evalsuite.models.exported.input_spec import InputSpec, input_spec
 from evalsuite.models.exported.programs import EXPORTED, SCRIPTED, load_program, program_format
 from evalsuite.models.inference import differentiable, logits, prepared
 
@@ -446,19 +446,19 @@ def test_only_one_kind_of_error_leaves(saved: dict[str, Path], monkeypatch: pyte
 @pytest.mark.parametrize(
     ("sizes", "dtype", "expected"),
     [
-        ((None, 3, 8, 8), torch.float32, Intake((3, 8, 8))),
-        ((range(2**62), None, None, None), torch.float32, Intake()),
-        ((range(2, 9), 1, 8, range(5)), torch.float64, Intake((1, 8, None), 2, 8, torch.float64)),
-        ((1, 3, 3, 3), torch.float16, Intake((3, 3, 3), 1, 1, torch.float16)),
+        ((None, 3, 8, 8), torch.float32, InputSpec((3, 8, 8))),
+        ((range(2**62), None, None, None), torch.float32, InputSpec()),
+        ((range(2, 9), 1, 8, range(5)), torch.float64, InputSpec((1, 8, None), 2, 8, torch.float64)),
+        ((1, 3, 3, 3), torch.float16, InputSpec((3, 3, 3), 1, 1, torch.float16)),
         ((None, 8, 8, 3), torch.float32, "channels last"),
         ((None, 3, 8), torch.float32, "3 dimensions"),
         ((None, 3, 8, 8), torch.uint8, "takes torch.uint8, expected float images"),
         ((None, 3, 8, 8), "string", "takes string, expected float images"),
     ],
 )  # fmt: skip
-def test_declared_inputs(sizes: Any, dtype: Any, expected: Intake | str) -> None:
-    if isinstance(expected, Intake):
-        assert declared(sizes, dtype) == expected
+def test_declared_inputs(sizes: Any, dtype: Any, expected: InputSpec | str) -> None:
+    if isinstance(expected, InputSpec):
+        assert input_spec(sizes, dtype) == expected
     else:
         with pytest.raises(CheckpointError, match=expected):
-            declared(sizes, dtype)
+            input_spec(sizes, dtype)

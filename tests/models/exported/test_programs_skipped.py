@@ -17,7 +17,7 @@ from evalsuite.evaluators.accuracy import Accuracy
 from evalsuite.evaluators.attack import Attack
 from evalsuite.execution.measuring import measured, scored
 from evalsuite.models.architectures.base import Normalized
-from evalsuite.models.exported.input_spec import Intake, Loaded, Program
+from evalsuite.models.exported.input_spec import ExportedProgram, InputSpec, Loaded
 from evalsuite.models.inference import differentiable, gradient_obstacle, prepared
 
 LABELS = np.tile([0, 1], 24)
@@ -37,17 +37,17 @@ def bench(planting: Any, obstacle: str) -> Bench:
     pixels[:6] = 127
     pixels[:6, 0, 0, 0] = 126 - np.arange(6) % 2
     images = planting.numbered(LABELS, classes=2)
-    program = Program(Loaded(Bright(), Intake(), obstacle), "ONNX")
-    gallery = planting.data(test=type(images)("grey", pixels, LABELS, 2))
-    return Bench(Normalized(program, mean=[0.0] * 3, std=[1.0] * 3), gallery)
+    program = ExportedProgram(Loaded(Bright(), InputSpec(), obstacle), "ONNX")
+    image_source = planting.data(test=type(images)("grey", pixels, LABELS, 2))
+    return Bench(Normalized(program, mean=[0.0] * 3, std=[1.0] * 3), image_source)
 
 
 def test_wrappers_are_looked_through() -> None:
-    program = Program(Loaded(Bright(), Intake(), "no twin"), "ONNX")
+    program = ExportedProgram(Loaded(Bright(), InputSpec(), "no twin"), "ONNX")
     for model in (program, nn.Sequential(program), prepared(Normalized(program, mean=[0.5], std=[1.0]))):
         assert not differentiable(model)
         assert gradient_obstacle(model) == "ONNX: no twin"
-    assert differentiable(Program(Loaded(Bright(), Intake()), "ONNX"))
+    assert differentiable(ExportedProgram(Loaded(Bright(), InputSpec()), "ONNX"))
     assert differentiable(Bright())
 
 

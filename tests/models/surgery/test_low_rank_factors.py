@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from evalsuite.errors import CheckpointError
 from evalsuite.models.architectures.base import Architecture, core
 from evalsuite.models.architectures.uris import architecture
-from evalsuite.models.checkpoints.architecture_detection import guess
+from evalsuite.models.checkpoints.architecture_detection import detect_architecture
 from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.reading import read_weights
 from evalsuite.models.checkpoints.saving import load, save
@@ -124,7 +124,7 @@ def test_somebody_s_file_of_factors_says_itself_what_it_is(
 ) -> None:
     model, path = in_factors(build(name, **settings)), tmp_path / "theirs.pth"
     torch.save(WAYS[way](core(model).state_dict()), path)
-    found = guess(read_weights(path))
+    found = detect_architecture(read_weights(path))
     assert found.reference == name
     for chosen in (found.architecture, architecture(name, **settings)):
         again = load_candidate(path, chosen, image_shape=SHAPE)

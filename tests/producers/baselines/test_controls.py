@@ -12,7 +12,7 @@ from torch import nn
 from evalsuite.errors import ContractError, SkippedError, SuiteError
 from evalsuite.execution.production import checked
 from evalsuite.models.cost import cost, nonzero, weights_digest
-from evalsuite.plugin_config import choose
+from evalsuite.plugin_config import from_table
 from evalsuite.producers import PRODUCERS
 from evalsuite.producers.base import Context, Producer
 from evalsuite.producers.baselines.controls import (
@@ -179,7 +179,7 @@ def test_only_dense_methods_may_stay_at_ratio_zero(small_context: Context, small
 
 
 def test_whose_controls_there_are() -> None:
-    assert choose(
+    assert from_table(
         PRODUCERS, {"name": "inverted", "of": {"name": "sipp", "images": 7}}, where="x"
     ).plugin.parts
     assert Inverted(of="lamp").parts == (Lamp(),)
@@ -191,7 +191,7 @@ def test_whose_controls_there_are() -> None:
     with pytest.raises(SuiteError, match="expected a method that scores trained weights"):
         Inverted(of="snip")
     with pytest.raises(SuiteError, match="did you mean 'magnitude'"):
-        choose(PRODUCERS, {"name": "layer-shuffled", "of": "magnitud"}, where="x")
+        from_table(PRODUCERS, {"name": "layer-shuffled", "of": "magnitud"}, where="x")
 
 
 @pytest.mark.usefixtures("fits")

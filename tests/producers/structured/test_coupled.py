@@ -30,7 +30,7 @@ from evalsuite.producers.structured.filter_scores import (
     Fpgm,
     Taylor,
 )
-from evalsuite.producers.structured.layer_inputs import Reader
+from evalsuite.producers.structured.layer_inputs import LayerInputs
 from evalsuite.producers.structured.pfp import ProvableFilterPruning, channel_shares, sensitivities
 from evalsuite.producers.structured.removal import Scoped
 from evalsuite.training.recipe import Recipe
@@ -350,8 +350,8 @@ def test_the_most_sensitive_reader_of_a_shared_channel_counts() -> None:
     with torch.no_grad():
         maps = (model.first(images) + model.second(images)).relu()
         joined = torch.cat([model.aside(images).relu(), maps], 1)
-    left = channel_shares(Reader(model.left, 9, maps)).double()
-    right = channel_shares(Reader(model.right, 4, joined)).double()
+    left = channel_shares(LayerInputs(model.left, 9, maps)).double()
+    right = channel_shares(LayerInputs(model.right, 4, joined)).double()
     torch.testing.assert_close(found["first"].channels, torch.maximum(left, right[3:]))
     torch.testing.assert_close(found["aside"].channels, right[:3])
     assert (found["first"].patches, found["first"].kernel) == (16, 9)

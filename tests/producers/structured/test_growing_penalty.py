@@ -16,9 +16,9 @@ from evalsuite.models.cost import nonzero, weights_digest
 from evalsuite.models.surgery.removal import channel_groups, remove_channels
 from evalsuite.producers.base import Context
 from evalsuite.producers.structured.growing_penalty import (
-    Brake,
     GReg1,
     GReg2,
+    GrowthLimit,
     Pushing,
     TrainabilityPreserving,
     correlation,
@@ -187,11 +187,11 @@ def test_the_brake_follows_the_worked_example() -> None:
     first, last = torch.tensor([False, True]), torch.tensor([True, False])
     masks = {"0": first, "1": last}
 
-    def factors(brake: Brake, model: nn.Module, grown: float) -> list[float]:
+    def factors(brake: GrowthLimit, model: nn.Module, grown: float) -> list[float]:
         return [round(float(one), 6) for one in brake.factors(model, masks, grown).values()]
 
     for together, expected in ((False, [0.2, 0.3]), (True, [0.3, 0.3])):
-        brake = Brake(limit=1000.0, together=together)
+        brake = GrowthLimit(limit=1000.0, together=together)
         assert factors(brake, sized([10.0, 1.0], [1.0, 10.0]), 0.1) == [0.1, 0.1]
         near = sized([10.0, 0.001], [1.0, 10.0])
         assert factors(brake, near, 0.2) == [0.2, 0.2]  # 1009: the first has vanished, the other has not
@@ -204,7 +204,7 @@ def test_the_brake_follows_the_worked_example() -> None:
 
 def test_a_layer_that_loses_nothing_stops_nobody() -> None:
     masks = {"0": torch.tensor([False, False]), "1": torch.tensor([True, False])}
-    brake = Brake(limit=1000.0, together=True)
+    brake = GrowthLimit(limit=1000.0, together=True)
     for grown in (0.25, 0.5):
         found = brake.factors(sized([3.0, 4.0], [0.001, 10.0]), masks, grown)
     assert [float(one) for one in found.values()] == [0.25, 0.25]
@@ -213,9 +213,9 @@ def test_a_layer_that_loses_nothing_stops_nobody() -> None:
 def test_a_brake_goes_on_from_its_state() -> None:
     masks = {"0": torch.tensor([False, True])}
     steps = [([10.0, size], 0.1 * number) for number, size in enumerate((1.0, 0.05, 0.004, 0.0001, 0.2), 1)]
-    whole, rest = Brake(limit=500.0, together=False), Brake(limit=500.0, together=False)
+    whole, rest = GrowthLimit(limit=500.0, together=False), GrowthLimit(limit=500.0, together=False)
     expected = [float(whole.factors(sized(row), masks, grown)["0"]) for row, grown in steps]
-    half = Brake(limit=500.0, together=False)
+    half = GrowthLimit(limit=500.0, together=False)
     for row, grown in steps[:3]:
         half.factors(sized(row), masks, grown)
     rest.state.update({name: value.clone() for name, value in half.state.items()})

@@ -7,7 +7,7 @@ from torch import nn
 from evalsuite.errors import UserError
 from evalsuite.models.surgery.removal import Part
 from evalsuite.producers.structured import layer_inputs as activations
-from evalsuite.producers.structured.layer_inputs import Reader, readers
+from evalsuite.producers.structured.layer_inputs import LayerInputs, layer_inputs
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_patches_times_weights_are_the_outputs(
 ) -> None:
     monkeypatch.setattr(activations, "ROWS", rows)
     images = torch.randn(5, 3, 7, 8, generator=torch.Generator().manual_seed(0))
-    reader = Reader(conv, conv.weight[0, 0].numel(), images)
+    reader = LayerInputs(conv, conv.weight[0, 0].numel(), images)
     chunks = [*reader.rows()]
     assert max(map(len, chunks)) <= max(rows, reader.patches)
     outputs = conv(images).detach()
@@ -39,7 +39,7 @@ def test_readers_see_what_arrives_and_leave_the_model_alone() -> None:
         nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.Linear(8, 5)
     ).train()
     images = torch.rand(40, 3, 4, 4)  # more than one batch
-    found = readers(model, [Part("3"), Part("5", 4)], images)
+    found = layer_inputs(model, [Part("3"), Part("5", 4)], images)
     assert model.training
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert int(model.get_buffer("1.num_batches_tracked")) == 0
@@ -58,4 +58,4 @@ def test_padding_that_is_not_zeros(settings: dict[str, str]) -> None:
     with pytest.raises(
         UserError, match=r"^a convolution pads with .*, expected zeros and numbers; use a prod"
     ):
-        [*Reader(conv, 9, torch.rand(1, 3, 6, 6)).rows()]
+        [*LayerInputs(conv, 9, torch.rand(1, 3, 6, 6)).rows()]

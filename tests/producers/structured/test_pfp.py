@@ -14,7 +14,7 @@ from evalsuite.errors import SuiteError
 from evalsuite.models.surgery.removal import Groups, channel_groups, remove_channels
 from evalsuite.producers.base import Context
 from evalsuite.producers.structured import pfp
-from evalsuite.producers.structured.layer_inputs import Reader
+from evalsuite.producers.structured.layer_inputs import LayerInputs
 from evalsuite.producers.structured.pfp import (
     ProvableFilterPruning,
     Sensitivity,
@@ -97,8 +97,8 @@ def test_sums_of_next_to_nothing_have_no_shares() -> None:
     layer = nn.Linear(2, 1, bias=False)
     layer.weight.data = torch.tensor([[1.0, 1.0]])
     maps = torch.tensor([[3.0, 1.0], [0.0, 1e-7]])
-    assert channel_shares(Reader(layer, 1, maps)).tolist() == [0.75, 0.25]
-    assert channel_shares(Reader(layer, 1, 2 * maps)).tolist() == [0.75, 1.0]
+    assert channel_shares(LayerInputs(layer, 1, maps)).tolist() == [0.75, 0.25]
+    assert channel_shares(LayerInputs(layer, 1, 2 * maps)).tolist() == [0.75, 1.0]
 
 
 class Fork(nn.Module):
@@ -138,9 +138,9 @@ def test_channel_shares_by_hand() -> None:
     """Weights 1, 3, -2 on inputs 1: of 4 in the positive ones 1 and 3; the negative one has no company."""
     linear = nn.Linear(3, 1)
     linear.weight.data = torch.tensor([[1.0, 3.0, -2.0]])
-    assert channel_shares(Reader(linear, 1, torch.ones(1, 3))).tolist() == [0.25, 0.75, 1.0]
+    assert channel_shares(LayerInputs(linear, 1, torch.ones(1, 3))).tolist() == [0.25, 0.75, 1.0]
     mixed = torch.tensor([[1.0, -1.0, 0.0]])  # each is alone with its sign
-    assert channel_shares(Reader(linear, 1, mixed)).tolist() == [1.0, 1.0, 0.0]
+    assert channel_shares(LayerInputs(linear, 1, mixed)).tolist() == [1.0, 1.0, 0.0]
 
 
 def test_widths_equal_the_theorem() -> None:

@@ -21,7 +21,7 @@ from evalsuite.producers.unstructured.global_threshold import weights_of
 from evalsuite.producers.unstructured.unification import Multipliers, Ties, Unify, moves, reached
 from evalsuite.training import progress
 from evalsuite.training.hooks import Hooks
-from evalsuite.training.progress import Progress
+from evalsuite.training.progress import TrainingCheckpoint
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import ImageSet
 
@@ -248,7 +248,7 @@ def test_a_killed_pull_goes_on_to_the_same_weights(
     recipe = replace(quick, epochs=3, ema=0.5)
 
     def digest(folder: Path) -> str:
-        context = Context(few, recipe, seed=3, progress=Progress(folder, "d"))
+        context = Context(few, recipe, seed=3, progress=TrainingCheckpoint(folder, "d"))
         (model,) = Unify(rho=1.0).produce(network("small-cnn"), (0.6,), context)
         assert one_magnitude(model, 8) > 50  # the average of the weights is tied as well
         return weights_digest(model)

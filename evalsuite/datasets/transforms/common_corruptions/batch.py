@@ -35,7 +35,7 @@ def block_size(side: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class CorruptionBatch:
     """Is a run of whole blocks of images; only the last block of all may be cut.
 
     Attributes:

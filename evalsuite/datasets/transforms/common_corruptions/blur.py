@@ -14,7 +14,12 @@ from evalsuite.datasets.transforms.common_corruptions.batch import truncated
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evalsuite.datasets.transforms.common_corruptions.batch import Batch, Constants, Floats, Pixels
+    from evalsuite.datasets.transforms.common_corruptions.batch import (
+        Constants,
+        CorruptionBatch,
+        Floats,
+        Pixels,
+    )
 
     Operator = sparse.csr_array[Any, tuple[int, int]]
     Places = NDArray[np.intp]
@@ -28,7 +33,7 @@ _WHOLE = 1e-6  # keeps even areas at their level, as the published sums mostly d
 _NEGLIGIBLE = 1e-7  # share of a kernel that cannot move a level
 
 
-def defocus_blur(batch: Batch, constants: Constants) -> Pixels:
+def defocus_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the correlation with a smoothed disk, with (radius px, sigma px) = `constants`.
 
     The border is mirrored without repeating its pixels.
@@ -42,19 +47,19 @@ def defocus_blur(batch: Batch, constants: Constants) -> Pixels:
     return truncated(signal.fftconvolve(padded, kernel[None, None].astype(np.float64), "valid", axes=(2, 3)))
 
 
-def gaussian_blur(batch: Batch, constants: Constants) -> Pixels:
+def gaussian_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image smoothed by a Gaussian with (sigma px,) = `constants`."""
     (sigma,) = constants
     return smoothed(batch.images, sigma)
 
 
-def motion_blur(batch: Batch, constants: Constants) -> Pixels:
+def motion_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image smeared at an angle in U(-45°, 45°), approximately: (radius px, sigma px)."""
     values = streaked(batch.images.astype(np.float32), batch.angles(-45, 45), *constants)
     return truncated(values + np.float32(0.5))  # this one is rounded, as by the program that made the files
 
 
-def zoom_blur(batch: Batch, constants: Constants) -> Pixels:
+def zoom_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the mean of the image and of its zooms 1, 1 + step, … below the nominal end: (end, step)."""
     return truncated(_applied(_zooms(batch.side, *constants), batch.images.astype(np.float64)))
 
@@ -214,7 +219,7 @@ def _correlated(values: Floats, weights: Floats, axis: int) -> Floats:
     return total.swapaxes(axis, -2)
 
 
-def glass_blur(batch: Batch, constants: Constants) -> Pixels:
+def glass_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image smoothed, its pixels copied from near neighbours, smoothed: (sigma px, reach px, passes)."""
     sigma, reach, passes = constants
     images = smoothed(batch.images, sigma)

@@ -16,7 +16,12 @@ from evalsuite.datasets.transforms.common_corruptions.batch import truncated
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evalsuite.datasets.transforms.common_corruptions.batch import Batch, Constants, Floats, Pixels
+    from evalsuite.datasets.transforms.common_corruptions.batch import (
+        Constants,
+        CorruptionBatch,
+        Floats,
+        Pixels,
+    )
 
 
 _BITS = 22  # of the fixed point in which Pillow resizes
@@ -24,7 +29,7 @@ _ONE = 1 << _BITS
 _TRUNCATE = 3.0  # where the Gaussian of the elastic field is cut, in sigma
 
 
-def contrast(batch: Batch, constants: Constants) -> Pixels:
+def contrast(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the deviation from each channel's mean times (factor,) = `constants`."""
     (factor,) = constants
     values = batch.images / 255
@@ -36,7 +41,7 @@ def contrast(batch: Batch, constants: Constants) -> Pixels:
     return truncated(values)
 
 
-def elastic_transform(batch: Batch, constants: Constants) -> Pixels:
+def elastic_transform(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image after a random affine warp and a smooth displacement: (alpha, sigma, affine) px."""
     alpha, sigma, affine = constants
     images = batch.images.astype(np.float32)
@@ -47,7 +52,7 @@ def elastic_transform(batch: Batch, constants: Constants) -> Pixels:
     return truncated(images)
 
 
-def pixelate(batch: Batch, constants: Constants) -> Pixels:
+def pixelate(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image box-filtered to (factor,) = `constants` of its side and back."""
     (factor,) = constants
     side, small = batch.side, int(batch.side * factor)
@@ -58,7 +63,7 @@ def pixelate(batch: Batch, constants: Constants) -> Pixels:
     return np.ascontiguousarray(little[:, :, nearest][..., nearest])
 
 
-def jpeg_compression(batch: Batch, constants: Constants) -> Pixels:
+def jpeg_compression(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image encoded as JPEG of (quality,) = `constants`, chroma halved, and decoded."""
     (quality,) = constants
     result = np.empty_like(batch.images)
@@ -158,7 +163,7 @@ def _averages(images: Pixels, boxes: tuple[NDArray[np.intp], NDArray[np.uint32]]
     return (total >> _BITS).astype(np.uint8)
 
 
-def saturate(batch: Batch, constants: Constants) -> Pixels:
+def saturate(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image with its saturation in HSV times a, plus b, clipped: (a, b) = `constants`.
 
     The largest channel stays, the least is a table of two levels, and only the middle one needs the hue. Grey

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 import numpy as np
 
 from evalsuite.datasets.transforms.common_corruptions import blur, digital, noise, weather
-from evalsuite.datasets.transforms.common_corruptions.batch import PIXELS_AT_ONCE, Batch, block_size
+from evalsuite.datasets.transforms.common_corruptions.batch import PIXELS_AT_ONCE, CorruptionBatch, block_size
 from evalsuite.datasets.transforms.common_corruptions.blur import glass_blur
 from evalsuite.datasets.transforms.common_corruptions.digital import saturate
 from evalsuite.datasets.transforms.common_corruptions.frost import photographs
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from evalsuite.datasets.transforms.common_corruptions.batch import Constants, Pixels
 
-    Operation = Callable[[Batch, Constants], Pixels]
+    Operation = Callable[[CorruptionBatch, Constants], Pixels]
     from evalsuite.datasets.transforms.common_corruptions.batch import Constants
 
     Severities = tuple[Constants, Constants, Constants, Constants, Constants]
@@ -144,7 +144,7 @@ def corrupt(
         part = np.ascontiguousarray(images[start : start + at_once])
         numbers = range(start // block, -(-(start + len(part)) // block))
         draws = tuple(generator(seed, kind, severity, number) for number in numbers)
-        result[start : start + at_once] = operation(Batch(part, draws, seed, layers), row)
+        result[start : start + at_once] = operation(CorruptionBatch(part, draws, seed, layers), row)
     return result
 
 

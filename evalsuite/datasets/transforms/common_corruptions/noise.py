@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from evalsuite.datasets.transforms.common_corruptions.batch import Batch, Constants, Floats, Pixels
+    from evalsuite.datasets.transforms.common_corruptions.batch import (
+        Constants,
+        CorruptionBatch,
+        Floats,
+        Pixels,
+    )
 
     Distribution = Callable[..., Floats]
 
@@ -30,22 +35,22 @@ _CELLS = 1 << (32 - _CELL_BITS)
 _UNDECIDED = 256  # mark of the cells in which the new level still depends on the lower bits
 
 
-def gaussian_noise(batch: Batch, constants: Constants) -> Pixels:
+def gaussian_noise(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns x + N(0, sigma), with (sigma,) = `constants` on the scale of [0, 1] images."""
     return _table(_gaussian, constants).sample(batch)
 
 
-def shot_noise(batch: Batch, constants: Constants) -> Pixels:
+def shot_noise(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns Poisson(rate x) / rate, with (rate,) = `constants`."""
     return _table(_shot, constants).sample(batch)
 
 
-def impulse_noise(batch: Batch, constants: Constants) -> Pixels:
+def impulse_noise(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns salt or pepper, equally likely, on a share p of the values, with (p,) = `constants`."""
     return _table(_impulse, constants).sample(batch)
 
 
-def speckle_noise(batch: Batch, constants: Constants) -> Pixels:
+def speckle_noise(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns x + x N(0, sigma), with (sigma,) = `constants`."""
     return _table(_speckle, constants).sample(batch)
 
@@ -63,7 +68,7 @@ class Table:
     steps: NDArray[np.uint64]
     guide: NDArray[np.uint16]
 
-    def sample(self, batch: Batch) -> Pixels:
+    def sample(self, batch: CorruptionBatch) -> Pixels:
         """Returns a draw of the new level of every value of every image."""
         size = (batch.block, *batch.images.shape[1:])
         return self.at(batch.images, batch.draw(lambda rng: rng.integers(0, 1 << 32, size, dtype=np.uint32)))

@@ -15,7 +15,12 @@ from evalsuite.datasets.transforms.common_corruptions.frost import frost_layers
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from evalsuite.datasets.transforms.common_corruptions.batch import Batch, Constants, Floats, Pixels
+    from evalsuite.datasets.transforms.common_corruptions.batch import (
+        Constants,
+        CorruptionBatch,
+        Floats,
+        Pixels,
+    )
 
     Integers = NDArray[np.int32]
 
@@ -23,7 +28,7 @@ if TYPE_CHECKING:
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def snow(batch: Batch, constants: Constants) -> Pixels:
+def snow(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image paled and under flakes: (loc, scale, zoom, threshold, radius, sigma, mix).
 
     Approximate, since the flakes are smeared by `streaked`; in U(-135°, -45°).
@@ -39,7 +44,7 @@ def snow(batch: Batch, constants: Constants) -> Pixels:
     return truncated(values)
 
 
-def frost(batch: Batch, constants: Constants) -> Pixels:
+def frost(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns a x + b crop, with random crops of photographs or painted layers: (a, b, resizing)."""
     share, weight, _ = constants  # photographs come resized
     layers = batch.textures or frost_layers(batch.seed, batch.side)
@@ -51,7 +56,7 @@ def frost(batch: Batch, constants: Constants) -> Pixels:
     return _looked_up(_frosted(share, weight), crops, batch.images)
 
 
-def fog(batch: Batch, constants: Constants) -> Pixels:
+def fog(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns (x + c plasma) max / (max + c), where max is the image's own: (c, decay) = `constants`."""
     strength, decay = constants
     size = 1 << (batch.side - 1).bit_length()
@@ -61,7 +66,7 @@ def fog(batch: Batch, constants: Constants) -> Pixels:
     return truncated((batch.images + clouds * shine) * (most / (most + shine)))
 
 
-def brightness(batch: Batch, constants: Constants) -> Pixels:
+def brightness(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image with (shift,) = `constants` added to the value channel of HSV."""
     value = batch.images.max(axis=1, keepdims=True)
     return _looked_up(_brightened(*constants), value, batch.images)
@@ -97,7 +102,7 @@ def plasma(noise: Floats, decay: float) -> Floats:
     return np.moveaxis(field, -1, 0)
 
 
-def _flakes(batch: Batch, *constants: float) -> Floats:
+def _flakes(batch: CorruptionBatch, *constants: float) -> Floats:
     """Draws a layer of 0…255 levels for each image, shape (N, 1, S, S)."""
     loc, scale, zoom, threshold, radius, sigma = constants
     matrix = zoom_matrix(batch.side, zoom).astype(np.float32)
@@ -147,7 +152,7 @@ _WITHIN_AN_IMAGE = np.pad(np.ones((1, 3, 3), int), ((1, 1), (0, 0), (0, 0)))
 _EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 
 
-def spatter(batch: Batch, constants: Constants) -> Pixels:
+def spatter(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image under drops: (loc, scale, sigma px, threshold, strength, mud), mud 0 or 1.
 
     Strength is that of the light on water, or the px by which splashes of mud are smoothed.
