@@ -5,26 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from evalsuite.config.suite import Suite, load_suite
-from evalsuite.cost_axes import AXES
+from evalsuite.config.options import Options, data_root
+from evalsuite.config.suite import Suite
 from evalsuite.datasets import DATASETS
-from evalsuite.errors import DataError
+from evalsuite.errors import DataError, UserError
 from evalsuite.execution.check import CheckRequest, suite_for, verdict_table
 from evalsuite.plugin_config import from_table
 from evalsuite.random_streams import address
-from evalsuite.report.exhibits import exhibits
-from evalsuite.report.export import export, tables
-from evalsuite.report.findings import Findings
-from evalsuite.report.labels import labelled, labels
-from evalsuite.report.samples import kept
-from evalsuite.report.writing import write
+from evalsuite.report.build import report_data
+from evalsuite.report.example_images import examples_are_current, save_examples
+from evalsuite.report.export import export
 from evalsuite.results.run import Run
-from evalsuite.runs.provenance import Options, data_root
 from evalsuite.types import ImageSet, Score
 
 if TYPE_CHECKING:
@@ -32,6 +29,7 @@ if TYPE_CHECKING:
 
     from evalsuite.datasets.base import DataSet
     from evalsuite.evaluators.base import Evaluator
+    from evalsuite.execution.planning import PreparedRun
     from evalsuite.execution.scheduler import ProgressCallback
 
 log = logging.getLogger(__name__)
@@ -53,7 +51,7 @@ def run(
     """Runs a suite and writes its report; what an earlier run finished is not computed again.
 
     Args:
-        suite: A suite, the path of one, or the name of one that ships with the package.
+        suite: A suite, the path of one, or the name of one that ships with the package. A file is read once, now.
         out: Run folder; ``reports/<suite>`` under the current folder by default.
         options: Seed, device and data, where they differ from the suite's.
         progress: Called after each cell.
@@ -64,50 +62,48 @@ def run(
         The results; ``run.measurements`` and ``run.thresholds()`` are tables.
 
     Raises:
-        UserError: If the suite, its data or its checkpoint is not as it must be; nothing has been computed
-            then.
+        UserError: If the suite, its data or its checkpoint is not as it must be; nothing has been computed then. Also
+            if a plug-in did not report a condition that has a tolerance: then tables and page are written.
     """
-    from evalsuite.execution.scheduler import run as computed  # torch takes seconds to import
+    from evalsuite.execution.planning import prepare  # torch takes seconds to import
+    from evalsuite.execution.scheduler import execute
     from evalsuite.execution.search import search
 
+    options = options or Options()
     if search_for:
-        found = search(suite, search_for, out=out, options=options or Options(), progress=progress)
-    else:
-        found = computed(suite, out=out, options=options, progress=progress)
-    _keep_pictures(found, suite, options or Options())
-    publish(found)
-    return found
+        options = replace(options, search=search_for)
+    prepared = prepare(suite, out=out, options=options)
+    results = search(prepared, progress=progress) if options.search else execute(prepared, progress=progress)
+    _write_pictures(results, prepared)
+    publish(results)
+    for metric, conditions in results.unmatched_tolerances.items():
+        raise UserError(
+            f"{prepared.suite.source}, [tolerances]: {metric}: no test reported it on {', '.join(conditions)}; the "
+            f"tables and the page are in {results.path}, without thresholds for it; correct the name and start it again"
+        )
+    return results
 
 
-def _keep_pictures(found: Run, suite: Suite | str | Path, options: Options) -> None:
+def _write_pictures(results: Run, prepared: PreparedRun) -> None:
     """Writes the pictures of a run into its folder, if they are not there: they need data and models."""
-    from evalsuite.datasets.base import Place
-    from evalsuite.datasets.source import ImageSource
     from evalsuite.execution.attacked_samples import attacked
-    from evalsuite.report.samples import is_kept, keep
 
-    if is_kept(found):
+    if examples_are_current(results):
         return
-    chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
-    image_source = ImageSource(
-        chosen.data.plugin, Place(data_root(chosen, options), options.download, chosen.seeds[0])
-    )
     try:
-        attacks = attacked(found, chosen, image_source)
-    except Exception:
-        log.warning(
-            "no attacked images for the report", exc_info=True
-        )  # a picture may not cost a run its report
+        attacks = attacked(results, prepared.suite, prepared.image_source)
+    except Exception:  # a picture may not cost a run its report
+        log.warning("no attacked images for the report", exc_info=True)
         attacks = []
-    keep(found, image_source, attacks=attacks)
+    save_examples(results, prepared.image_source, attacks=attacks)
 
 
-def publish(found: Run | Path | str) -> Path:
+def publish(run: Run | Path | str) -> Path:
     """Writes the tables and the page of a run from its cells, without torch and without the models.
 
     Args:
-        found: A run, or its folder. Of a run that is looked at over another axis (``Run(path, axis="macs")``) they
-            go into a folder of their own in the run's, ``by-macs``.
+        run: A run, or its folder. Of a run over another axis (``Run(path, axis="macs")``) they go into a folder
+            ``by-macs`` below the run's.
 
     Returns:
         The path of ``index.html``; ``measurements.csv``, ``thresholds.csv``, ``reliability.csv`` and
@@ -115,34 +111,18 @@ def publish(found: Run | Path | str) -> Path:
 
     Raises:
         StoreError: If the folder is no run, holds no finished cell, or cannot be written.
-        UserError: If nothing is saved on the axis.
+        UserError: If no candidate saves anything on the axis.
     """
-    results = found if isinstance(found, Run) else Run(found)
+    from evalsuite.report.page import write_page  # altair and jinja take a second to import
+
+    results = run if isinstance(run, Run) else Run(run)
     folder = results.path / f"by-{results.axis}" if results.axis else results.path
     export(results, "csv", folder)
-    return write(findings(results), folder)
-
-
-def findings(run: Run) -> Findings:
-    """Returns everything that the report of a run is made from.
-
-    Raises:
-        StoreError: If the run holds no finished cell.
-    """
-    pictures, missing = kept(run.path)
-    names = labels(run)
-    counted = {"ratios counted in": AXES[run.axis].noun} if run.axis else {}
-    return Findings(
-        **{name: labelled(table, names) for name, table in {**tables(run), **exhibits(run)}.items()},
-        metrics=run.metrics,
-        record={**run.record, "notes": run.notes, **counted},
-        pictures=pictures,
-        no_pictures=missing,
-    )
+    return write_page(report_data(results), folder)
 
 
 def check(
-    question: CheckRequest,
+    request: CheckRequest,
     *,
     out: Path | str = Path("reports/check"),
     options: Options | None = None,
@@ -151,7 +131,7 @@ def check(
     """Compares finished models with their parent and writes the same report as `run`.
 
     Args:
-        question: What to check.
+        request: The models to check.
         out: Run folder.
         options: Device and data root.
         progress: Called after each cell.
@@ -160,10 +140,10 @@ def check(
         One row per candidate, metric and condition with the columns ``passed`` and ``shown``, and the run.
 
     Raises:
-        UserError: If a file cannot be read, does not fit, or something else in the question is wrong.
+        UserError: If a file cannot be read, does not fit, or the request has another mistake.
     """
-    found = run(suite_for(question, folder=Path.cwd()), out=out, options=options, progress=progress)
-    return verdict_table(found, proof=question.proof), found
+    results = run(suite_for(request, folder=Path.cwd()), out=out, options=options, progress=progress)
+    return verdict_table(results, proof=request.proof), results
 
 
 def evaluate(
@@ -179,7 +159,7 @@ def evaluate(
     Args:
         model: Takes float images in [0, 1], (B, C, H, W), and returns logits (B, K); it normalises by itself.
             It is evaluated in evaluation mode and given back as it was.
-        data: A data set's name, table or instance, or labelled test images.
+        data: Name, table or instance of a data set, or labelled test images.
         evaluators: One or several names, tables or instances.
         parent: The unpruned network, for agreement; the model itself by default.
         options: Seed of the changes of images, and the data root.
@@ -228,8 +208,8 @@ def _unchanged(model: nn.Module | None) -> Iterator[None]:
 
 def _row(label: str, evaluator: Evaluator, score: Score) -> tuple[Any, ...]:
     (metric,) = (metric for metric in evaluator.metrics if metric.name == score.metric)
-    found = (score.metric, score.condition, score.group, score.value, score.n)
-    return label, *found, metric.unit, metric.higher_is_better
+    values = (score.metric, score.condition, score.group, score.value, score.n)
+    return label, *values, metric.unit, metric.higher_is_better
 
 
 def _source(data: str | Table | ImageSet | DataSet) -> DataSet | ImageSet:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from evalsuite.errors import SuiteError
-from evalsuite.registry import unknown
+from evalsuite.registry import unknown_name
 
 Table = Mapping[str, Any]
 
@@ -83,20 +83,21 @@ def depth_tables(depth: str, own: Iterable[Table], *, data: str, trained: bool) 
     Raises:
         SuiteError: If there is no such depth.
 
-    >>> [table["name"] for table in battery("quick", [{"name": "shift", "sets": ["x"]}], data="mine", trained=True)]
+    >>> own = [{"name": "shift", "sets": ["x"]}]
+    >>> [table["name"] for table in depth_tables("quick", own, data="mine", trained=True)]
     ['accuracy', 'corruptions', 'noise', 'attack', 'calibration', 'shift']
     """
     if not depth:
         return list(own)
     if depth not in DEPTHS:
-        raise SuiteError(unknown("depth", depth, DEPTHS))
-    found: dict[str, Table] = {str(table["name"]): table for table in DEPTHS[depth]}
-    found["ood"] = {**found["ood"], **OUTLIERS.get(data, {})}
+        raise SuiteError(unknown_name("depth", depth, DEPTHS))
+    tables: dict[str, Table] = {str(table["name"]): table for table in DEPTHS[depth]}
+    tables["ood"] = {**tables["ood"], **OUTLIERS.get(data, {})}
     if not trained:
-        found["calibration"] = {**found["calibration"], "held_out": "cross-fit"}
+        tables["calibration"] = {**tables["calibration"], "held_out": "cross-fit"}
     for table in own:
         label = str(table.get("label", table.get("name", "")))
-        found[label] = {**found.get(label, {}), **table}
-    if not {"near", "far"} & set(found["ood"]):
-        del found["ood"]  # nobody knows what lies outside of this data
-    return list(found.values())
+        tables[label] = {**tables.get(label, {}), **table}
+    if not {"near", "far"} & set(tables["ood"]):
+        del tables["ood"]  # no outlier sets are usual for this data
+    return list(tables.values())

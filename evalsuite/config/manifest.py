@@ -21,7 +21,7 @@ def read_manifest(path: Path) -> tuple[ExternalCandidate, ...]:
     Columns or keys are those of `evalsuite.types.ExternalCandidate`; relative paths start at the manifest.
 
     Raises:
-        SuiteError: If the file cannot be read or a line does not say what it must.
+        SuiteError: If the file cannot be read, or a line is not as it must be.
     """
     try:
         text = path.read_text("utf-8")
@@ -32,15 +32,15 @@ def read_manifest(path: Path) -> tuple[ExternalCandidate, ...]:
         raise SuiteError(
             f"manifest {path} lists no candidates; expected a header with 'file' and a line for each"
         )
-    found = (
+    candidates = (
         build(ExternalCandidate, row, where=f"{path}, candidate {index}")
         for index, row in enumerate(rows, start=1)
     )
-    return tuple(_beside(path.parent, one) for one in found)
+    return tuple(_beside(path.parent, candidate) for candidate in candidates)
 
 
 def candidates_of_paths(paths: Iterable[str]) -> tuple[ExternalCandidate, ...]:
-    """Returns one model per path, each a method of its own, named after the file as shortly as tells them apart."""
+    """Returns one model per path, each a method of its own, named after the file as briefly as is unique."""
     files = list(paths)
     stems = [Path(path).name.partition(".")[0] for path in files]
     names = [
@@ -78,10 +78,10 @@ def _number(text: str, kind: type[int] | type[float]) -> float | str:
         return text  # refused below, with its key
 
 
-def _beside(folder: Path, one: ExternalCandidate) -> ExternalCandidate:
-    """A manifest's own paths are its neighbours' where they exist there; else they are left as they are."""
+def _beside(folder: Path, candidate: ExternalCandidate) -> ExternalCandidate:
+    """The candidate with paths relative to the manifest where such files exist; else they are left as they are."""
 
     def placed(name: str) -> str:
         return str((folder / name).resolve()) if name and (folder / name).exists() else name
 
-    return dataclasses.replace(one, file=placed(one.file), masks=placed(one.masks))
+    return dataclasses.replace(candidate, file=placed(candidate.file), masks=placed(candidate.masks))

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.config import values
 from evalsuite.config.depths import depth_tables
-from evalsuite.config.values import Resources
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluators import EVALUATORS
+from evalsuite.legacy_names import RENAMED_METRICS, current_tolerances
 from evalsuite.models import MODELS
 from evalsuite.plugin_config import PluginConfig, build, from_table, from_tables
 from evalsuite.producers import PRODUCERS
-from evalsuite.registry import import_file, unknown
-from evalsuite.tolerances import Tolerance, limits
+from evalsuite.registry import import_plugin_file, unknown_name
+from evalsuite.tolerances import Tolerance, parse_limits
 from evalsuite.training.published_recipes import merge_recipe
 from evalsuite.training.recipe import Recipe
-from evalsuite.types import ExternalCandidate, Metric
+from evalsuite.types import DENSE, PRODUCTION, SYNTHETIC_FROST, ExternalCandidate, Metric
 
 if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
     from evalsuite.datasets.base import DataSet
@@ -31,16 +32,43 @@ if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
     from evalsuite.models.architectures.base import Architecture
     from evalsuite.producers.base import Producer
 
-DENSE = "dense"
-"""Method name of the parent."""
-PRODUCTION = "production"
-"""Name of the cell that says why a candidate could not be made."""
 RESERVED = MappingProxyType({DENSE: "the parent", PRODUCTION: "the making of a candidate"})
+
+
+RETRAINING = "retraining"
+"""Key of a producer's table that the suite reads itself: how the candidates are retrained."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """The table ``[resources]`` of a suite: what one cell may take; no number depends on it.
+
+    Attributes:
+        time_limit: Seconds that one test of one candidate may take; ``None`` for any number.
+        production_limit: Seconds that making one candidate may take; ``None`` for any number.
+        cpus: Processors that Ray keeps for one task; 0 for the suite's number of threads.
+        gpus: Graphics cards that Ray keeps for one task; a fraction lets several tasks share one.
+    """
+
+    time_limit: float | None = None
+    production_limit: float | None = None
+    cpus: float = 0.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("time_limit", "production_limit"):
+            limit = getattr(self, name)
+            if limit is not None and not (math.isfinite(limit) and limit > 0):
+                raise SuiteError(f"found {name} = {limit}, expected seconds above 0, or leave it out")
+        for name in ("cpus", "gpus"):
+            share = getattr(self, name)
+            if not (math.isfinite(share) and share >= 0):
+                raise SuiteError(f"found {name} = {share}, expected a number from 0 on")
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Is everything that a run depends on; build it with `load_suite`.
+    """Everything that a run depends on; build it with `load_suite`.
 
     Attributes:
         name: Also the name of the report's folder.
@@ -63,6 +91,7 @@ class Suite:
         plugins: Python files with further plug-ins.
         source: Where the suite was read from.
         resources: What one cell may take; no number depends on it.
+        text: The TOML text that it was read from; empty where it was not read from a file.
     """
 
     name: str
@@ -84,6 +113,7 @@ class Suite:
     source: Path
     resources: Resources = dataclasses.field(default_factory=Resources)
     retrainings: Mapping[str, Recipe] = dataclasses.field(default_factory=dict)
+    text: str = ""
 
     def retraining_of(self, producer: str) -> Recipe:
         """Returns how the candidates of a producer are retrained."""
@@ -92,7 +122,7 @@ class Suite:
     @property
     def metrics(self) -> dict[str, Metric]:
         """Every metric that an evaluator of the suite may report, by name."""
-        return {metric.name: metric for choice in self.evaluators for metric in choice.plugin.metrics}
+        return {metric.name: metric for config in self.evaluators for metric in config.plugin.metrics}
 
 
 @dataclass(frozen=True)
@@ -142,7 +172,7 @@ def find_suite(suite: str | Path) -> Path:
         raise SuiteError(
             f"suite {suite}: no such file; give the path of a TOML file or one of {', '.join(known)}"
         )
-    raise SuiteError(unknown("suite", str(suite), known))
+    raise SuiteError(unknown_name("suite", str(suite), known))
 
 
 def load_suite(suite: str | Path) -> Suite:
@@ -167,7 +197,7 @@ def parse_suite(text: str, *, source: Path) -> Suite:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SuiteError(f"{source}: not valid TOML: {error}") from error
-    return suite_from_tables(raw, source=source)
+    return dataclasses.replace(suite_from_tables(raw, source=source), text=text)
 
 
 def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
@@ -180,45 +210,10 @@ def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
     Raises:
         SuiteError: At the first mistake, in one sentence.
     """
-    page = build(_SuiteTables, raw, where=f"{source}")
-    for plugin in page.plugins:
-        import_file(source.parent / plugin)
-    suite = Suite(
-        name=values.valid_name(page.name, f"{source}"),
-        description=page.description,
-        seeds=values.valid_seeds(page.seeds, f"{source}"),
-        ratios=values.valid_ratios(
-            page.ratios, f"{source}", needed=bool(page.producers) or not page.candidates
-        ),
-        data=from_table(DATASETS, page.data, where=f"{source}, [data]"),
-        model=from_table(MODELS, page.model, where=f"{source}, [model]"),
-        checkpoint=page.checkpoint,
-        recipe=values.build_recipe(page.recipe, {}, f"{source}, [recipe]"),
-        retraining=values.build_recipe(page.retraining, merge_recipe(page.recipe), f"{source}, [retraining]"),
-        producers=from_tables(
-            PRODUCERS,
-            [{key: value for key, value in table.items() if key != values.OWN} for table in page.producers],
-            where=f"{source}, [[producers]]",
-            reserved=RESERVED,
-        ),
-        candidates=tuple(
-            build(ExternalCandidate, one, where=f"{source}, [[candidates]]") for one in page.candidates
-        ),
-        evaluators=from_tables(
-            EVALUATORS, _battery(page, f"{source}"), where=f"{source}, [[evaluators]]", reserved=RESERVED
-        ),
-        tolerances=page.tolerances,
-        threads=values.valid_threads(page.threads, f"{source}"),
-        data_root=page.data_root,
-        plugins=page.plugins,
-        source=source,
-        resources=build(Resources, page.resources, where=f"{source}, [resources]"),
-        retrainings=values.build_retrainings(
-            page.producers,
-            merge_recipe(page.retraining, merge_recipe(page.recipe)),
-            f"{source}, [[producers]]",
-        ),
-    )
+    tables = build(_SuiteTables, raw, where=f"{source}")
+    for plugin in tables.plugins:
+        import_plugin_file(source.parent / plugin)
+    suite = _suite_of(tables, source)
     _check_some(suite)
     _check_candidates(suite, f"{source}, [[candidates]]")
     _check_tolerances(suite, f"{source}, [tolerances]")
@@ -226,12 +221,62 @@ def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
     return suite
 
 
-def _battery(page: _SuiteTables, where: str) -> list[Mapping[str, Any]]:
+def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
+    where = f"{source}"
+    producers = [
+        {key: value for key, value in table.items() if key != RETRAINING} for table in tables.producers
+    ]
+    recipe = merge_recipe(tables.recipe)
+    places = {name: f"{where}, [[{name}]]" for name in ("producers", "candidates", "evaluators")}
+    return Suite(
+        name=_valid_name(tables.name, where),
+        description=tables.description,
+        seeds=_valid_seeds(tables.seeds, where),
+        ratios=_valid_ratios(tables.ratios, where, needed=bool(tables.producers) or not tables.candidates),
+        data=from_table(DATASETS, tables.data, where=f"{where}, [data]"),
+        model=from_table(MODELS, tables.model, where=f"{where}, [model]"),
+        checkpoint=tables.checkpoint,
+        recipe=_build_recipe(tables.recipe, {}, f"{where}, [recipe]"),
+        retraining=_build_recipe(tables.retraining, recipe, f"{where}, [retraining]"),
+        producers=from_tables(PRODUCERS, producers, where=places["producers"], reserved=RESERVED),
+        candidates=tuple(
+            build(ExternalCandidate, table, where=places["candidates"]) for table in tables.candidates
+        ),
+        evaluators=from_tables(
+            EVALUATORS, _battery(tables, where), where=places["evaluators"], reserved=RESERVED
+        ),
+        tolerances=_current_names(tables.tolerances, where),
+        threads=_valid_threads(tables.threads, where),
+        data_root=tables.data_root,
+        plugins=tables.plugins,
+        source=source,
+        resources=build(Resources, tables.resources, where=f"{where}, [resources]"),
+        retrainings=_build_retrainings(
+            tables.producers, merge_recipe(tables.retraining, recipe), places["producers"]
+        ),
+    )
+
+
+def _battery(tables: _SuiteTables, where: str) -> list[Mapping[str, Any]]:
     try:
-        data = str(page.data.get("name", ""))
-        return depth_tables(page.depth, page.evaluators, data=data, trained=not page.checkpoint)
+        data = str(tables.data.get("name", ""))
+        return depth_tables(tables.depth, tables.evaluators, data=data, trained=not tables.checkpoint)
     except SuiteError as error:
         raise SuiteError(f"{where}: {error}") from None
+
+
+def _current_names(tolerances: Mapping[str, Tolerance], where: str) -> dict[str, Tolerance]:
+    """Tolerances with today's names of metrics and conditions."""
+    current = current_tolerances(tolerances)
+    if current != tolerances:
+        renamed = {**RENAMED_METRICS, "frost*": SYNTHETIC_FROST}
+        warnings.warn(
+            f"{where}, [tolerances]: old names of metrics or conditions; use "
+            f"{', '.join(f'{new} for {old}' for old, new in renamed.items())}",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+    return current
 
 
 def _check_some(suite: Suite) -> None:
@@ -245,19 +290,19 @@ def _check_some(suite: Suite) -> None:
 
 
 def _check_candidates(suite: Suite, where: str) -> None:
-    taken = {*RESERVED, *(choice.label for choice in suite.producers)}
-    for one in suite.candidates:
-        if one.method in taken or not one.method.strip():
+    taken = {*RESERVED, *(config.label for config in suite.producers)}
+    for candidate in suite.candidates:
+        if candidate.method in taken or not candidate.method.strip():
             raise SuiteError(
-                f"{where}, {one.file}: the method {one.method!r} is taken or empty; name another"
+                f"{where}, {candidate.file}: the method {candidate.method!r} is taken or empty; name another"
             )
-        if one.seed not in suite.seeds:
+        if candidate.seed not in suite.seeds:
             raise SuiteError(
-                f"{where}, {one.file}: found seed {one.seed}, expected one of {list(suite.seeds)}"
+                f"{where}, {candidate.file}: found seed {candidate.seed}, expected one of {list(suite.seeds)}"
             )
-        if one.ratio is not None and not 0 <= one.ratio < 1:
+        if candidate.ratio is not None and not 0 <= candidate.ratio < 1:
             raise SuiteError(
-                f"{where}, {one.file}: found ratio {one.ratio}, expected the share removed, in [0, 1)"
+                f"{where}, {candidate.file}: found ratio {candidate.ratio}, expected the share removed, in [0, 1)"
             )
 
 
@@ -265,9 +310,11 @@ def _check_tolerances(suite: Suite, where: str) -> None:
     known = suite.metrics
     for name, tolerance in suite.tolerances.items():
         if name not in known:
-            raise SuiteError(f"{where}: nobody measures {name!r}: {unknown('metric', name, known)}")
+            raise SuiteError(
+                f"{where}: no evaluator of this suite reports metric {name!r}: {unknown_name('metric', name, known)}"
+            )
         try:
-            limits(tolerance)
+            parse_limits(tolerance)
         except UserError as error:
             raise SuiteError(f"{where}: {name}: {error}") from None
         if known[name].higher_is_better is None:
@@ -277,9 +324,101 @@ def _check_tolerances(suite: Suite, where: str) -> None:
 def _check_metrics(evaluators: tuple[PluginConfig[Evaluator], ...], where: str) -> None:
     """Two evaluators may share a metric (accuracy under noise is accuracy) but must mean the same by it."""
     seen: dict[str, Metric] = {}
-    for choice in evaluators:
-        for metric in choice.plugin.metrics:
+    for config in evaluators:
+        for metric in config.plugin.metrics:
             if seen.setdefault(metric.name, metric) != metric:
                 raise SuiteError(
-                    f"{where}, {choice.name}: another evaluator means something else by {metric.name!r}"
+                    f"{where}, {config.name}: another evaluator means something else by {metric.name!r}"
                 )
+
+
+def _valid_name(name: str, where: str) -> str:
+    """Returns the name of a suite, which also names a folder.
+
+    Raises:
+        SuiteError: If no folder can be called so.
+    """
+    if not name or not all(part.isalnum() or part in "-_." for part in name) or name.startswith("."):
+        raise SuiteError(
+            f"{where}: found name = {name!r}, expected letters, digits, '-', '_' or '.': it names a folder"
+        )
+    return name
+
+
+def _valid_ratios(ratios: tuple[float, ...], where: str, *, needed: bool) -> tuple[float, ...]:
+    """Returns the target ratios of a suite; they may be missing where nothing is pruned here.
+
+    Raises:
+        SuiteError: If they do not rise inside (0, 1).
+    """
+    if not ratios and not needed:
+        return ratios
+    if not ratios:
+        raise SuiteError(f"{where}: found ratios = [], expected at least one number in (0, 1)")
+    for ratio in ratios:
+        if not (math.isfinite(ratio) and 0 < ratio < 1):
+            raise SuiteError(f"{where}: found the ratio {ratio}, expected the share to remove, in (0, 1)")
+    if list(ratios) != sorted(set(ratios)):
+        raise SuiteError(f"{where}: found ratios = {list(ratios)}, expected rising numbers without repeats")
+    return ratios
+
+
+def _valid_seeds(seeds: tuple[int, ...], where: str) -> tuple[int, ...]:
+    """Returns the seeds of a suite.
+
+    Raises:
+        SuiteError: If they are not different integers from 0 on.
+    """
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise SuiteError(f"{where}: found seeds = {list(seeds)}, expected different integers from 0 on")
+    return seeds
+
+
+def _valid_threads(threads: int, where: str) -> int:
+    """Returns the number of threads of each computation.
+
+    Raises:
+        SuiteError: If it is below 1.
+    """
+    if threads < 1:
+        raise SuiteError(f"{where}: found threads = {threads}, expected at least 1")
+    return threads
+
+
+def _build_recipe(table: Mapping[str, Any], under: Mapping[str, Any], where: str) -> Recipe:
+    """Returns the recipe of a table, which may name one and leave out what holds otherwise.
+
+    Raises:
+        SuiteError: If no recipe has the name, or a key or value is none of a recipe.
+    """
+    try:
+        keys = merge_recipe(table, under)
+    except SuiteError as error:
+        raise SuiteError(f"{where}: {error}") from error
+    return build(Recipe, keys, where=where)
+
+
+def _build_retrainings(
+    producers: Iterable[Mapping[str, Any]], under: Mapping[str, Any], where: str
+) -> dict[str, Recipe]:
+    """Returns the recipes of the producers that have one of their own, by label.
+
+    Args:
+        producers: Tables of producers; the key `RETRAINING` is a recipe's name, or a table.
+        under: Keys that hold where such a table says nothing else.
+        where: Place in a file, for error messages.
+
+    Raises:
+        SuiteError: If one is no recipe.
+    """
+    recipes = {}
+    for table in producers:
+        recipe, label = table.get(RETRAINING), str(table.get("label", table.get("name")))
+        if recipe is not None and not isinstance(recipe, str | dict):
+            raise SuiteError(
+                f"{where}, {label}: found {RETRAINING} = {recipe!r}, expected a recipe's name or a table"
+            )
+        if recipe is not None:
+            keys = {"name": recipe} if isinstance(recipe, str) else recipe
+            recipes[label] = _build_recipe(keys, under, f"{where}, {label}")
+    return recipes

@@ -1,4 +1,4 @@
-"""The engineer's question: here is my dense model and what other tools made of it; which of them may ship?"""
+"""The check of finished models: which pruned models are as good as their dense parent, and may ship?"""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from evalsuite.config.suite import DENSE, Suite, find_suite, suite_from_tables
+from evalsuite.config.suite import Suite, find_suite, suite_from_tables
 from evalsuite.errors import SuiteError
-from evalsuite.registry import unknown
+from evalsuite.registry import unknown_name
 from evalsuite.results.run import Run
 from evalsuite.runs.store import write_atomically
 from evalsuite.thresholds.curves import ULPS
-from evalsuite.tolerances import Limit, Tolerance, applying, limits
-from evalsuite.types import ExternalCandidate
+from evalsuite.tolerances import Limit, Tolerance, limit_for, parse_limits
+from evalsuite.types import DENSE, ExternalCandidate
 
 if TYPE_CHECKING:
     from evalsuite.models.architectures.base import Architecture
@@ -43,7 +43,7 @@ BATTERY: Mapping[str, Any] = {
         "ece_equal_width": {"clean": 0.01},
     },
 }
-"""What is asked where no suite is named: tests that need no data beside the data set."""
+"""Tests and tolerances where no suite is named; they need no data beside the data set."""
 
 COLUMNS = (
     *("candidate", "seed", "ratio", "parameters", "macs", "packed", "metric", "condition"),
@@ -51,21 +51,21 @@ COLUMNS = (
     *("reason", "flags"),
 )
 YES, NO, OPEN = "commensurate", "not commensurate", "open"
-"""What the images show at 95 %: that the true drop is tolerated, that it is not, or neither."""
+"""Whether the true drop is shown at 95 % to be within the tolerance, shown to be above it, or neither."""
 
 
 @dataclass(frozen=True)
 class CheckRequest:
-    """Is what is to be checked.
+    """A dense network, pruned models of it, and how they are to be compared.
 
     Attributes:
         parent: Weights of the dense network.
-        candidates: The models that somebody made of it.
-        model: Reference of the architecture, see `evalsuite.models.architectures.uris`; empty: it is guessed from the
+        candidates: The pruned models.
+        model: Reference of the architecture, see `evalsuite.models.architectures.uris`; empty: it is detected from the
             parent's tensors.
         settings: Settings of the architecture: ``mean``, ``std``, ``classes``, ``shortcut`` ...
         data: Name and settings of the data set.
-        suite: Path or name of the suite that says which tests and tolerances; empty for `BATTERY`.
+        suite: Path or name of the suite with the tests and tolerances; empty for `BATTERY`.
         tolerances: Metric to tolerance, where it differs; see `evalsuite.tolerances`.
         metrics: Only these decide; empty for all that have a tolerance.
         proof: Whether only what is shown at 95 % passes; otherwise what was measured decides.
@@ -82,40 +82,40 @@ class CheckRequest:
     proof: bool = False
 
 
-def suite_for(question: CheckRequest, *, folder: Path) -> Suite:
-    """Returns the suite that answers `question`.
+def suite_for(request: CheckRequest, *, folder: Path) -> Suite:
+    """Returns the suite that answers a request.
 
     Args:
-        question: What is to be checked.
+        request: The models to check.
         folder: Where relative paths start.
 
     Raises:
-        SuiteError: If something in the question is not as it must be.
+        SuiteError: If the request has a mistake.
     """
-    if not question.candidates:
+    if not request.candidates:
         raise SuiteError(
             "found no candidates, expected at least one: give --candidate FILE or --manifest FILE"
         )
-    from evalsuite.models.architectures.base import to_settings  # imports torch
+    from evalsuite.models.architectures.settings import to_settings
 
-    battery = tomllib.loads(find_suite(question.suite).read_text("utf-8")) if question.suite else BATTERY
-    plugin = _architecture(question)
-    tolerances = {**battery.get("tolerances", {}), **question.tolerances}
-    for name in question.metrics:
+    battery = tomllib.loads(find_suite(request.suite).read_text("utf-8")) if request.suite else BATTERY
+    plugin = _architecture(request)
+    tolerances = {**battery.get("tolerances", {}), **request.tolerances}
+    for name in request.metrics:
         if name not in tolerances:
-            raise SuiteError(f"--metric {name}: {unknown('metric with a tolerance', name, tolerances)}")
+            raise SuiteError(f"--metric {name}: {unknown_name('metric with a tolerance', name, tolerances)}")
     raw = {
         "name": "check",
-        "description": f"finished models beside {Path(question.parent).name}",
-        "checkpoint": question.parent,
-        "seeds": sorted({one.seed for one in question.candidates}),
-        "data": dict(question.data),
+        "description": f"finished models beside {Path(request.parent).name}",
+        "checkpoint": request.parent,
+        "seeds": sorted({model.seed for model in request.candidates}),
+        "data": dict(request.data),
         "model": to_settings(plugin),
-        "candidates": [_table(one) for one in question.candidates],
+        "candidates": [_table(model) for model in request.candidates],
         "depth": battery.get("depth", ""),
         "evaluators": battery.get("evaluators", []),
         "threads": battery.get("threads", 1),
-        "tolerances": {k: v for k, v in tolerances.items() if not question.metrics or k in question.metrics},
+        "tolerances": {k: v for k, v in tolerances.items() if not request.metrics or k in request.metrics},
     }
     return suite_from_tables(raw, source=folder / "check")
 
@@ -125,17 +125,17 @@ def verdict_table(run: Run, *, proof: bool = False) -> pd.DataFrame:
 
     ``shown`` is `YES` where a one-sided 95 % bound of the drop is within the tolerance; for all rows of a candidate at
     once that needs no correction (an intersection-union test). It is `NO` where a lower bound, which holds for
-    all candidates of a method at once at 97.5 %, is above it; that is said of each metric and condition alone. Else it
+    all candidates of a method at once at 97.5 %, is above it; that holds for each metric and condition alone. Else it
     is `OPEN`: so for metrics that have no bounds.
 
-    ``flags`` are the doubts about the candidate's number: a masked gradient makes an attack look withstood.
+    ``flags`` are warnings about the candidate's number: a masked gradient makes an attack look withstood.
 
     Args:
-        run: What was measured.
-        proof: Whether ``passed`` is what is shown; otherwise a measured drop within the tolerance passes.
+        run: The measurements.
+        proof: Whether ``passed`` means shown; otherwise a measured drop within the tolerance passes.
     """
     table = run.measurements
-    rules = {name: limits(one) for name, one in run.tolerances.items()}
+    rules = {name: parse_limits(tolerance) for name, tolerance in run.tolerances.items()}
     judged = table[table["metric"].isin(list(rules))]
     keys = ["seed", "metric", "condition"]
     parents = judged[judged["method"] == DENSE].set_index(keys)["value"].rename("parent")
@@ -146,22 +146,22 @@ def verdict_table(run: Run, *, proof: bool = False) -> pd.DataFrame:
         ULPS * np.finfo(np.float64).eps * rows["tolerance"].clip(lower=1.0)
     )  # equality passes, as in thresholds
     most = rows["tolerance"] + slack
-    failed, held = rows["drop_floor"] > most, rows["drop_upper"] <= most
+    failed, held = rows["drop_lower_simultaneous"] > most, rows["drop_upper_95"] <= most
     rows["shown"] = np.select([failed, held], [NO, YES], OPEN)
     rows["passed"] = held if proof else rows["drop"] <= most
     return rows.rename(columns={"method": "candidate"})[list(COLUMNS)].reset_index(drop=True)
 
 
 def _tolerated(rules: Mapping[str, Limit], row: pd.Series[Any]) -> float:
-    """Largest drop that is commensurate in one row; NaN where nobody set one."""
-    found = applying(rules, row["condition"], row["group"])
-    return np.nan if found is None else found.at(float(row["parent"]))
+    """Largest drop that is commensurate in one row; NaN where there is no tolerance."""
+    limit = limit_for(rules, row["condition"], row["group"])
+    return np.nan if limit is None else limit.at(float(row["parent"]))
 
 
-def junit(found: pd.DataFrame) -> bytes:
+def junit(verdicts: pd.DataFrame) -> bytes:
     """Returns verdicts as JUnit XML: a test suite per candidate, a test case per metric and condition."""
     root = ET.Element("testsuites", name="evalsuite check")
-    for candidate, rows in found.groupby("candidate", sort=False):
+    for candidate, rows in verdicts.groupby("candidate", sort=False):
         failures = str(int((~rows["passed"]).sum()))
         suite = ET.SubElement(root, "testsuite", name=str(candidate), tests=str(len(rows)), failures=failures)
         for row in _records(rows):
@@ -171,19 +171,22 @@ def junit(found: pd.DataFrame) -> bytes:
             if not row["passed"]:
                 ET.SubElement(case, "failure", message=sentence(row))
             if row["flags"]:
-                ET.SubElement(case, "system-out").text = f"Doubted: {row['flags']}"
+                ET.SubElement(case, "system-out").text = f"Warning: {row['flags']}"
     ET.indent(root)
     data: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return data
 
 
-def write_junit(found: pd.DataFrame, path: Path) -> None:
+def write_junit(verdicts: pd.DataFrame, path: Path) -> None:
     """Writes verdicts as JUnit XML.
 
     Raises:
         StoreError: If the file cannot be written.
     """
-    write_atomically(path, junit(found))
+    write_atomically(path, junit(verdicts))
+
+
+_PER_CHANNEL = ("mean", "std")
 
 
 def settings(pairs: Iterable[str]) -> dict[str, Any]:
@@ -191,8 +194,12 @@ def settings(pairs: Iterable[str]) -> dict[str, Any]:
 
     >>> settings(["shortcut=B", "mean=0.5,0.5,0.5", "depth=20"])
     {'shortcut': 'B', 'mean': [0.5, 0.5, 0.5], 'depth': 20}
+    >>> settings(["mean=0.5"])  # of images with one channel
+    {'mean': [0.5]}
     """
-    return {key: _value(text) for key, text in map(_pair, pairs)}
+    values = {key: _value(text) for key, text in map(_pair, pairs)}
+    lists = {key: [values[key]] for key in _PER_CHANNEL if isinstance(values.get(key), float | int)}
+    return values | lists
 
 
 def _pair(text: str) -> tuple[str, str]:
@@ -225,14 +232,14 @@ def sentence(row: Mapping[str, Any]) -> str:
     )
 
 
-def _architecture(question: CheckRequest) -> Architecture:
-    from evalsuite.models.architectures.uris import architecture
+def _architecture(request: CheckRequest) -> Architecture:
+    from evalsuite.models.architectures.uris import architecture_from_uri
     from evalsuite.models.checkpoints.architecture_detection import detect_architecture  # both import torch
 
-    if question.model:
-        return architecture(question.model, **question.settings)
-    fit = detect_architecture(_weights(Path(question.parent)))
-    return architecture(fit.reference, **{**fit.settings, **question.settings})
+    if request.model:
+        return architecture_from_uri(request.model, **request.settings)
+    fit = detect_architecture(_weights(Path(request.parent)))
+    return architecture_from_uri(fit.uri, **{**fit.settings, **request.settings})
 
 
 def _weights(path: Path) -> Mapping[str, Any]:
@@ -245,5 +252,5 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
 
 
-def _table(one: ExternalCandidate) -> dict[str, Any]:
-    return {name: value for name, value in dataclasses.asdict(one).items() if value is not None}
+def _table(candidate: ExternalCandidate) -> dict[str, Any]:
+    return {name: value for name, value in dataclasses.asdict(candidate).items() if value is not None}

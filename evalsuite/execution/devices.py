@@ -19,15 +19,15 @@ def devices(names: str) -> tuple[str, ...]:
     """
     first, *rest = names.split(",")
     kind = first.partition(":")[0]
-    found = [
+    all_names = [
         first.strip(),
         *(f"{kind}:{part.strip()}" if part.strip().isdigit() else part.strip() for part in rest),
     ]
-    for name in found:
+    for name in all_names:
         device(name)
-        if found.count(name) > 1:
+        if all_names.count(name) > 1:
             raise UserError(f"--device {names}: {name} is there twice; name each once")
-    return tuple(found)
+    return tuple(all_names)
 
 
 def device(name: str) -> torch.device:
@@ -37,15 +37,15 @@ def device(name: str) -> torch.device:
         UserError: If it is no device, or not there: there is no silent fall-back.
     """
     try:
-        wanted = torch.device(name)
+        parsed = torch.device(name)
     except RuntimeError:
         raise UserError(f"unknown device {name!r}: expected cpu, cuda or cuda:<number>") from None
-    there = torch.cuda.device_count() if wanted.type == "cuda" else 0
-    if wanted.type not in ("cpu", "cuda") or (wanted.type == "cuda" and (wanted.index or 0) >= there):
+    there = torch.cuda.device_count() if parsed.type == "cuda" else 0
+    if parsed.type not in ("cpu", "cuda") or (parsed.type == "cuda" and (parsed.index or 0) >= there):
         raise UserError(
             f"device {name!r} is not there: this machine has cpu and {there} CUDA devices; use --device cpu"
         )
-    return wanted
+    return parsed
 
 
 def card(place: torch.device) -> str:

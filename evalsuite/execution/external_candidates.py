@@ -1,4 +1,4 @@
-"""Finished models in the formats that people send: weights for an architecture, or whole programs."""
+"""External candidates: models that were made elsewhere, as weights of an architecture or as whole programs."""
 
 from __future__ import annotations
 
@@ -9,32 +9,28 @@ from typing import Any
 
 from torch import nn
 
-from evalsuite.errors import CheckpointError, InvalidModelError, SuiteError
-from evalsuite.models.architectures.base import Architecture, Normalized, core
+from evalsuite.errors import CheckpointError, InvalidModelError, SuiteError, first_few
+from evalsuite.models.architectures.base import Architecture, Normalized, unwrap_model
 from evalsuite.models.checkpoints.loading import load_candidate
-from evalsuite.models.checkpoints.names import some
 from evalsuite.models.checkpoints.reading import read_weights
-from evalsuite.models.cost import nonzero
-from evalsuite.models.exported.input_spec import ExportedProgram
-from evalsuite.models.exported.programs import load_program, program_format
-from evalsuite.models.surgery.bypass import DEAD, bypassed, dead_layers, without_dead
+from evalsuite.models.cost import count_nonzero
+from evalsuite.models.exported.loading import load_program, program_format
+from evalsuite.models.exported.program import ExportedProgram
+from evalsuite.models.surgery.bypass import DEAD, bypass_dead_layers, dead_layers, with_bypass
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.runs.digests import file_digest
-from evalsuite.types import Candidate, Cost, ExternalCandidate
-
-PROGRAM = "program"
-"""Model name of candidates that are whole programs: they stay in their own files."""
+from evalsuite.types import PROGRAM, Candidate, Cost, ExternalCandidate
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """Is a finished model in memory.
+    """A finished model in memory.
 
     Attributes:
         model: In evaluation mode, with its preprocessing.
-        settings: What rebuilds it.
-        files: Digests of what it was read from.
-        notes: Sentences that whoever reads its numbers should know.
+        settings: Settings that rebuild it.
+        files: Digests of the files that it was read from.
+        notes: Sentences for readers of its numbers.
     """
 
     model: nn.Module
@@ -49,10 +45,10 @@ class LoadedModel:
 
 
 class ExternalCandidateLoader:
-    """Opens finished models of one suite.
+    """Loads the external candidates of one suite.
 
     Args:
-        architecture: What weights were trained as; its preprocessing goes around programs as well.
+        architecture: The architecture of weights; its preprocessing is applied before programs as well.
         image_shape: Of one image, (C, H, W).
         trust: Whether programs may be loaded that may run code.
     """
@@ -62,44 +58,45 @@ class ExternalCandidateLoader:
     ) -> None:
         self.architecture, self.image_shape, self.trust = architecture, image_shape, trust
 
-    def opened(self, one: ExternalCandidate, path: Path, masks: Path | None) -> LoadedModel:
+    def loaded(self, external: ExternalCandidate, path: Path, masks: Path | None) -> LoadedModel:
         """Returns the model in `path`.
 
         Raises:
-            CheckpointError: If it cannot be read, does not fit, or is a program that nobody trusts.
-            SuiteError: If its preprocessing is none.
+            CheckpointError: If it cannot be read, does not fit, or is a program that is not trusted.
+            SuiteError: If its preprocessing is not valid.
         """
-        plugin = self._preprocessed(one)
+        architecture = self._preprocessed(external)
         if path.is_file() and program_format(path) is not None:
-            return self._program(one, path, plugin)
+            return self._program(external, path, architecture)
         weights = read_weights(path, masks=masks)
-        fitted = bypassed(plugin, tuple(name for name in one.bypass if name != DEAD))
-        if DEAD in one.bypass:
-            fitted = without_dead(weights, fitted)
-        model = load_candidate(weights, fitted, image_shape=self.image_shape)
+        architecture = with_bypass(architecture, tuple(name for name in external.bypass if name != DEAD))
+        if DEAD in external.bypass:
+            architecture = bypass_dead_layers(weights, architecture)
+        network = load_candidate(weights, architecture, image_shape=self.image_shape)
         files = tuple(file_digest(file) for file in (path, masks) if file is not None)
-        own = {"bypass": list(fitted.bypass), "mean": list(fitted.mean), "std": list(fitted.std)}
-        return LoadedModel(model, self.architecture.table | own, files, _layer_notes(model, fitted.bypass))
+        changed = {name: list(getattr(architecture, name)) for name in ("bypass", "mean", "std")}
+        notes = _layer_notes(network, architecture.bypass)
+        return LoadedModel(network, self.architecture.table | changed, files, notes)
 
-    def _program(self, one: ExternalCandidate, path: Path, plugin: Architecture) -> LoadedModel:
-        if one.masks or one.bypass:
+    def _program(self, external: ExternalCandidate, path: Path, architecture: Architecture) -> LoadedModel:
+        if external.masks or external.bypass:
             raise SuiteError(
-                f"{one.file} is a whole program, which takes neither masks nor bypass; leave them out"
+                f"{external.file} is a whole program, which takes neither masks nor bypass; leave them out"
             )
-        preprocessing = {"mean": list(plugin.mean), "std": list(plugin.std)}
+        preprocessing = {"mean": list(architecture.mean), "std": list(architecture.std)}
         settings = {"name": PROGRAM, "file": str(path.resolve()), **preprocessing}
-        model = self.program(settings)
-        inside = core(model)
-        notes = inside.notes if isinstance(inside, ExportedProgram) else ()
-        return LoadedModel(model, settings, (file_digest(path),), notes)
+        network = self.program(settings)
+        program = unwrap_model(network)
+        notes = program.notes if isinstance(program, ExportedProgram) else ()
+        return LoadedModel(network, settings, (file_digest(path),), notes)
 
-    def _preprocessed(self, one: ExternalCandidate) -> Architecture:
+    def _preprocessed(self, external: ExternalCandidate) -> Architecture:
         """The architecture with a candidate's own preprocessing, if it has one."""
         plugin = self.architecture.plugin
         try:
-            return replace(plugin, mean=one.mean or plugin.mean, std=one.std or plugin.std)
+            return replace(plugin, mean=external.mean or plugin.mean, std=external.std or plugin.std)
         except SuiteError as error:
-            raise SuiteError(f"candidate {one.file}: {error}") from error
+            raise SuiteError(f"candidate {external.file}: {error}") from error
 
     def program(self, settings: Mapping[str, Any]) -> nn.Module:
         """Returns a program with its preprocessing."""
@@ -108,51 +105,51 @@ class ExternalCandidateLoader:
 
 
 def _layer_notes(model: nn.Module, bypass: Sequence[str]) -> tuple[str, ...]:
-    """What to know about layers that are skipped, or that perhaps should be."""
-    notes = [f"{len(bypass)} layers are skipped: {some(bypass, 4)}."] if bypass else []
+    """Notes about layers that are skipped, or that perhaps should be."""
+    notes = [f"{len(bypass)} layers are skipped: {first_few(bypass, 4)}."] if bypass else []
     try:
         dead = dead_layers(model)
-    except InvalidModelError:  # nobody can say what feeds what
+    except InvalidModelError:  # which layer feeds which is not known
         return tuple(notes)
     if dead:
         notes.append(
-            f"{len(dead)} layers hold only zeros and what follows them, and are kept ({some(dead, 4)}); "
+            f"{len(dead)} layers hold only zeros and what follows them, and are kept ({first_few(dead, 4)}); "
             "if the tool that removed them skips them, say bypass = dead in a manifest."
         )
     return tuple(notes)
 
 
-def program_candidate(one: ExternalCandidate, found: LoadedModel, parent: Candidate) -> Candidate:
+def program_candidate(external: ExternalCandidate, loaded: LoadedModel, parent: Candidate) -> Candidate:
     """Returns the record of a whole program: counted over the tensors that it shows, else as it is claimed.
 
     Raises:
-        CheckpointError: If it shows no tensors and nobody says its ratio.
+        CheckpointError: If it shows no tensors and its ratio is not given.
     """
-    weights = [parameter for parameter in found.model.parameters() if parameter.dim() > 1]
-    shown = nonzero(found.model)
-    if not shown and one.ratio is None:
+    weights = [parameter for parameter in loaded.model.parameters() if parameter.dim() > 1]
+    nonzero = count_nonzero(loaded.model)
+    if not nonzero and external.ratio is None:
         raise CheckpointError(
-            f"{one.file} is a program that shows none of its weights, so its ratio cannot be measured; "
+            f"{external.file} is a program that shows none of its weights, so its ratio cannot be measured; "
             "say it in a manifest (column ratio)"
         )
-    ratio = 1 - shown / parent.cost.nonzero if shown else float(one.ratio or 0.0)
-    kept = sum(int(weight.count_nonzero()) for weight in weights)
-    spent = Cost(
-        parameters=sum(parameter.numel() for parameter in found.model.parameters()),
-        nonzero=shown,
+    ratio = 1 - nonzero / parent.cost.nonzero if nonzero else float(external.ratio or 0.0)
+    prunable_nonzero = sum(int(weight.count_nonzero()) for weight in weights)
+    cost = Cost(
+        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        nonzero=nonzero,
         prunable=sum(weight.numel() for weight in weights),
-        prunable_nonzero=kept,
-        macs=None,  # what a program multiplies cannot be seen from outside
+        prunable_nonzero=prunable_nonzero,
+        macs=None,  # the multiplications of a program cannot be counted from outside
         macs_nonzero=None,
-        bytes=Path(found.settings["file"]).stat().st_size,
+        bytes=Path(loaded.settings["file"]).stat().st_size,
     )
     return Candidate(
-        method=one.method,
-        seed=one.seed,
+        method=external.method,
+        seed=external.seed,
         target_ratio=ratio,
         ratio=ratio,
-        prunable_ratio=1 - kept / parent.cost.prunable_nonzero if shown else ratio,
-        cost=spent,
-        weights=found.files[0],
-        model=found.settings,
+        prunable_ratio=1 - prunable_nonzero / parent.cost.prunable_nonzero if nonzero else ratio,
+        cost=cost,
+        weights=loaded.files[0],
+        model=loaded.settings,
     )

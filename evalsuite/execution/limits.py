@@ -1,4 +1,4 @@
-"""Limits of time and memory: what exceeds them is an error that can be told apart from others."""
+"""Limits of time and memory: exceeding them is an error of its own kind."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRACE = 10.0
 
 
 class TimeLimitError(CellError):
-    """Says that a computation took longer than it may."""
+    """A computation took longer than its limit."""
 
 
 @contextmanager
@@ -47,10 +47,10 @@ def limited(seconds: float | None) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Says whether `error` is that of Python, torch or a graphics card out of memory.
+def is_out_of_memory(error: BaseException) -> bool:
+    """Returns whether `error` is that of Python, torch or a graphics card out of memory.
 
-    >>> out_of_memory(MemoryError()), out_of_memory(ValueError("memory"))
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(ValueError("memory"))
     (True, False)
     """
     if isinstance(error, MemoryError):

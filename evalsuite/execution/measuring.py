@@ -1,4 +1,4 @@
-"""One evaluator on one candidate: what it yields is checked, and what goes wrong is written down."""
+"""One evaluator on one candidate: its scores are checked, and a failure is written down."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from evalsuite.errors import ContractError, InvalidModelError, SkippedError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.base import Evaluator
-from evalsuite.execution.limits import limited, out_of_memory
+from evalsuite.execution.limits import is_out_of_memory, limited
 from evalsuite.metrics.functionals import evaluate
 from evalsuite.runs.store import Cell
 from evalsuite.types import Metric, Score
@@ -21,21 +21,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Attempt:
-    """Is one try at a cell.
+    """One try at a cell.
 
     Attributes:
-        cell: What came of it.
-        again: Whether another try may end otherwise.
-        starved: Whether memory ran out: the next try must take less.
+        cell: The result.
+        retryable: Whether another try may end otherwise.
+        out_of_memory: Whether memory ran out: the next try must take less.
     """
 
     cell: Cell
-    again: bool = False
-    starved: bool = False
+    retryable: bool = False
+    out_of_memory: bool = False
 
 
 def measured(evaluator: Evaluator, bench: Bench, *, digest: str = "") -> Cell:
-    """Returns the cell of one evaluator on one candidate, whatever happens.
+    """Returns the cell of one evaluator on one candidate, also where it fails.
 
     What does not apply to a model makes the cell ``skipped``, a model that breaks its contract ``invalid``, any
     other exception ``error``; the reason is kept and there are no numbers.
@@ -44,7 +44,7 @@ def measured(evaluator: Evaluator, bench: Bench, *, digest: str = "") -> Cell:
 
 
 def attempted(evaluator: Evaluator, bench: Bench, *, digest: str = "", limit: float | None = None) -> Attempt:
-    """Returns what came of one try at a cell, as in `measured`.
+    """Tries to fill a cell, as `measured` does.
 
     Args:
         evaluator: The test.
@@ -62,13 +62,13 @@ def attempted(evaluator: Evaluator, bench: Bench, *, digest: str = "", limit: fl
     except (Exception, SystemExit) as error:  # a test that wants to exit does not end the run
         log.info("evaluator %s failed", type(evaluator).__name__, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
-        again = not isinstance(error, ContractError)  # a plug-in that is wrong stays wrong
-        return Attempt(Cell(digest, "error", reason), again=again, starved=out_of_memory(error))
+        retryable = not isinstance(error, ContractError)  # a plug-in that is wrong stays wrong
+        return Attempt(Cell(digest, "error", reason), retryable, is_out_of_memory(error))
     return Attempt(Cell(digest, "ok", metrics=evaluator.metrics, scores=scores))
 
 
 def scored(evaluator: Evaluator, bench: Bench) -> tuple[Score, ...]:
-    """Returns what `evaluator` yields, with values computed from evidence.
+    """Returns the scores of `evaluator`, with values computed from evidence.
 
     Raises:
         ContractError: If a score names an unknown metric, has neither value nor evidence, is not finite, or
@@ -77,24 +77,24 @@ def scored(evaluator: Evaluator, bench: Bench) -> tuple[Score, ...]:
     """
     bench.request_features(evaluator.features)
     bench.restrict_inputs({*evaluator.needs, *evaluator.features})
-    known = {metric.name: metric for metric in evaluator.metrics}
+    declared = {metric.name: metric for metric in evaluator.metrics}
     try:
-        scores = tuple(_completed(score, known) for score in evaluator.evaluate(bench))
+        scores = tuple(_completed(score, declared) for score in evaluator.evaluate(bench))
     finally:
         bench.restrict_inputs(None)
     _check_unique(scores)
     return scores
 
 
-def _completed(score: Score, known: Mapping[str, Metric]) -> Score:
-    if score.metric not in known:
+def _completed(score: Score, declared: Mapping[str, Metric]) -> Score:
+    if score.metric not in declared:
         raise ContractError(
-            f"a score names the metric {score.metric!r}, declared are {', '.join(sorted(known))}"
+            f"a score names the metric {score.metric!r}, declared are {', '.join(sorted(declared))}"
         )
     if score.reason:
         return score
     if score.evidence:
-        value = float(evaluate(known[score.metric].functional, score.evidence))
+        value = float(evaluate(declared[score.metric].functional, score.evidence))
         score = replace(score, value=value, n=sum(len(rows) for rows in score.evidence.values()))
     if score.value is not None and not math.isfinite(score.value):
         raise ContractError(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from evalsuite.config.suite import DENSE, Suite
+from evalsuite.config.suite import Suite
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError
@@ -18,17 +18,17 @@ from evalsuite.producers.base import Context, Producer
 from evalsuite.random_streams import address
 from evalsuite.runs.digests import digest_of
 from evalsuite.runs.store import Key, Store
-from evalsuite.training.history import Span, phase_of, remember
-from evalsuite.training.loop import Plan, train
+from evalsuite.training.checkpoint import TrainingCheckpoint
+from evalsuite.training.history import Span, phase_of, set_history
+from evalsuite.training.loop import TrainingOptions, train
 from evalsuite.training.origin import Origin
-from evalsuite.training.progress import TrainingCheckpoint
 from evalsuite.training.recipe import Recipe
-from evalsuite.types import Candidate, ImageSet
+from evalsuite.types import DENSE, Candidate, ImageSet
 
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """Are the trainings of one suite: of its parents, and what a producer is given to train with.
+    """The trainings of one suite: of its parents, and of what producers train.
 
     Attributes:
         suite: Model and recipes.
@@ -45,14 +45,14 @@ class TrainingInputs:
 
     def parent(self, seed: int, digest: str) -> nn.Module:
         """Returns the parent of one seed after its training; `digest` is that of all it depends on."""
-        origin, recipe, images = self.origin(seed), self.suite.recipe, self._train
+        origin, recipe, images = self.origin(seed), self.suite.recipe, self.images
         model = origin.initial()
-        plan = Plan(
-            validation=self.validation(recipe), progress=self._progress(DENSE, seed, digest).of(0.0, 0)
+        options = TrainingOptions(
+            validation=self.validation(recipe), checkpoint=self._progress(DENSE, seed, digest).of(0.0, 0)
         )
-        curve = train(model, images, recipe, seed=origin.training, plan=plan)
+        curve = train(model, images, recipe, seed=origin.training_seed, options=options)
         span = Span("pretraining", 0.0, recipe.epochs)
-        remember(model, [phase_of(model, images, recipe, span, curve=curve)])
+        set_history(model, [phase_of(model, images, recipe, span, curve=curve)])
         return model
 
     def context(
@@ -62,12 +62,12 @@ class TrainingInputs:
         recipe = self.suite.retraining_of(choice.label)
         kept = digest_of({"parent": parent.weights, "producer": digest})
         return Context(
-            train=self._train,
+            train=self.images,
             recipe=recipe,
             seed=address(parent.seed, "producer", choice.name),
             origin=self.origin(parent.seed),
             validation=self.judging,
-            lineage=(last or parent).history,
+            initial_history=(last or parent).history,
             progress=self._progress(choice.label, parent.seed, kept),
         )
 
@@ -96,13 +96,14 @@ class TrainingInputs:
     def judging(self) -> ImageSet | None:
         """The validation split, on which candidates are judged before and after retraining; if the data has one."""
         try:
-            found = self.image_source.images(View(split="validation"))
+            images = self.image_source.images(View(split="validation"))
         except DataError:
             return None
-        return None if found.labels is None else found
+        return None if images.labels is None else images
 
     @property
-    def _train(self) -> ImageSet:
+    def images(self) -> ImageSet:
+        """The training images."""
         return self.image_source.images(View(split="train"))
 
     def _progress(self, method: str, seed: int, digest: str) -> TrainingCheckpoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
@@ -13,25 +13,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from evalsuite.config.suite import DENSE, Suite
+from evalsuite.config.suite import Suite
 from evalsuite.cost_axes import DEFAULT_AXIS, ratio_on_axis
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import CheckpointError, ContractError, EvalsuiteError, StoreError
-from evalsuite.execution.external_candidates import PROGRAM, ExternalCandidateLoader, program_candidate
+from evalsuite.execution.external_candidates import ExternalCandidateLoader, LoadedModel, program_candidate
 from evalsuite.execution.limits import TimeLimitError
 from evalsuite.execution.parent_training import TrainingInputs
 from evalsuite.execution.tasks import ProductionResult, WeightsLostError
 from evalsuite.models.checkpoints.loading import load_candidate
-from evalsuite.models.checkpoints.saving import load, save
-from evalsuite.models.cost import cost, counted, weights_digest
+from evalsuite.models.checkpoints.saving import load_model, save_model
+from evalsuite.models.cost import COUNT_VERSION, cost, weight_cost, weights_digest
+from evalsuite.models.exported.loading import load_program
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.producers.base import Context, Producer
-from evalsuite.runs.digests import candidate_digest, digest_of, file_digest
-from evalsuite.runs.provenance import PRODUCING, code_digest
+from evalsuite.runs.code_digest import Entry, code_digest
+from evalsuite.runs.digests import candidate_digest, digest_of
+from evalsuite.runs.plan import PlannedCandidate
 from evalsuite.runs.store import Key, Store
-from evalsuite.training.history import history, remember
-from evalsuite.types import Candidate, ExternalCandidate, Phase
+from evalsuite.training.history import history, set_history
+from evalsuite.types import DENSE, PROGRAM, Candidate, ExternalCandidate, Phase
 
 log = logging.getLogger(__name__)
 
@@ -56,63 +58,61 @@ class Production:
         device: torch.device,
         trust: bool = False,
     ) -> None:
-        self.suite, self.store, self.image_source, self.device, self.trust = (
-            suite,
-            store,
-            image_source,
-            device,
-            trust,
-        )
+        self.suite, self.store, self.image_source = suite, store, image_source
+        self.device, self.trust = device, trust
 
-    def parent(self, seed: int) -> tuple[Candidate, bool]:
+    @cached_property
+    def trainings(self) -> TrainingInputs:
+        """What the trainings of the suite start from and depend on."""
+        return TrainingInputs(self.suite, self.store, self.image_source, device=self.device)
+
+    @property
+    def loading_code(self) -> tuple[Entry, ...]:
+        """The code that turns a file of weights, or a whole program, into a network."""
+        return (load_candidate.__module__, load_program.__module__)
+
+    def parent(self, seed: int, digest: str) -> tuple[Candidate, bool]:
         """Returns the unpruned network of one seed, read from the suite's checkpoint or trained, and if it is new.
+
+        Args:
+            seed: Of the parent.
+            digest: Of all that it depends on, from the plan.
 
         Raises:
             CheckpointError: If the checkpoint is not there or does not fit.
         """
         key = Key(DENSE, seed, 0.0)
-        digest = self.parent_digest(seed)
-        found = self._stored(key, digest)
-        if found is not None:
-            return found, False
+        stored = self._stored(key, digest)
+        if stored is not None:
+            return stored, False
         path = self.checkpoint(seed)
-        if path is None:
-            model = self._trainings.parent(seed, digest)
-        else:
-            model = load_candidate(path, self.suite.model.plugin, image_shape=self._shape)
+        model = self.trainings.parent(seed, digest) if path is None else self._loaded_parent(path)
         return self._saved(key, model, None, digest=digest, lineage=history(model) or ()), True
 
-    def parent_digest(self, seed: int) -> str:
-        """Returns the digest of what the parent of one seed depends on.
+    def parent_record(self, seed: int, digest: str) -> Candidate | None:
+        """Returns the record of a seed's parent without writing anything; ``None`` if it is still to be trained.
 
         Raises:
-            CheckpointError: If the checkpoint is not there.
+            CheckpointError: If its checkpoint is not there or does not fit.
         """
+        key = Key(DENSE, seed, 0.0)
+        stored = self._stored(key, digest)
         path = self.checkpoint(seed)
-        trained = {"seed": seed, **self._trainings.inputs(self.suite.recipe)}
-        origin = trained if path is None else {"checkpoint": file_digest(path)}
-        return digest_of({"model": self.suite.model.table, **origin, "code": code_digest(PRODUCING)})
-
-    def producer_digest(self, choice: PluginConfig[Producer]) -> str:
-        """Returns the digest of a method and of how it retrains."""
-        plugin = choice.plugin
-        code = [code_digest(PRODUCING, type(one)) for one in (plugin, *plugin.parts)]
-        # what rewinds follows the parent's own training
-        way = None if self.suite.checkpoint else asdict(self.suite.recipe)
-        training = self._trainings.inputs(self.suite.retraining_of(choice.label))
-        return digest_of({"producer": choice.table, **training, "parent": way, "code": code})
+        if stored is not None or path is None:
+            return stored
+        return self._record(key, self._loaded_parent(path), None, self.suite.model.table)
 
     def module(self, key: Key, candidate: Candidate) -> nn.Module:
         """Returns the network of a finished candidate as it is on disk, in evaluation mode."""
         if candidate.model["name"] == PROGRAM:
-            return self._intake.program(candidate.model).to(self.device)
-        return load(candidate.model, self.store.weights_path(key)).to(self.device)
+            return self._loader.program(candidate.model).to(self.device)
+        return load_model(candidate.model, self.store.weights_path(key)).to(self.device)
 
     def sound_module(self, key: Key, candidate: Candidate) -> nn.Module:
         """Returns the network of a finished candidate, if it is still the one that was recorded.
 
         Raises:
-            LostError: If it is not: nothing may be made of it or measured.
+            WeightsLostError: If it is not: nothing may be made of it or measured.
         """
         if candidate.model["name"] == PROGRAM:
             return self.module(key, candidate)
@@ -126,74 +126,122 @@ class Production:
             )
         return model
 
-    def given(self, seed: int, parent: Candidate) -> list[ProductionResult]:
-        """Returns the finished models of one seed, all of them read before any is measured.
+    def external(self, seed: int, parent: Candidate) -> list[ProductionResult]:
+        """Returns the external models of one seed, all of them read before any is measured.
 
         Raises:
             CheckpointError: If one cannot be read, does not fit, or has another ratio than it claims.
         """
-        mine = [one for one in self.suite.candidates if one.seed == seed]
-        found = [self._opened(one, parent) for one in mine]
-        for made, one in zip(found, mine, strict=True):
-            if sum(other.key == made.key for other in found) > 1:
+        models = [model for model in self.suite.candidates if model.seed == seed]
+        return [self._saved_external(model, parent) for model in models]
+
+    def planned_external(self, seed: int, parent: Candidate) -> list[PlannedCandidate]:
+        """Returns the plan of the external models of one seed: each is read and checked, nothing is written.
+
+        Raises:
+            CheckpointError: If one cannot be read, does not fit, or has another ratio than it claims.
+        """
+        models = [model for model in self.suite.candidates if model.seed == seed]
+        rows: dict[Key, PlannedCandidate] = {}
+        for model in models:
+            row = self._planned(model, self._read(model), parent)
+            if row.key in rows:
                 raise CheckpointError(
-                    f"{one.file}: another file of method {one.method!r} has the same ratio "
-                    f"{made.key.target_ratio:.4f}; give one of them another method"
+                    f"{model.file}: another file of method {model.method!r} has the same ratio "
+                    f"{row.key.target_ratio:.4f}; give one of them another method"
                 )
-        return found
+            rows[row.key] = row
+        return list(rows.values())
 
-    def _opened(self, one: ExternalCandidate, parent: Candidate) -> ProductionResult:
-        path = self._located(one.file, "candidate")
-        opened = self._intake.opened(one, path, self._located(one.masks, "masks") if one.masks else None)
-        if opened.is_program:
-            made = program_candidate(one, opened, parent)
-            ratio = made.ratio
-        else:
-            ratio = ratio_of(opened.model, parent, DEFAULT_AXIS)
-        origin = digest_of({"files": opened.files, "model": opened.settings, "code": code_digest(PRODUCING)})
-        key, digest = Key(one.method, one.seed, ratio), candidate_digest(parent, origin, (ratio,))
-        found = self.store.candidate(key, digest) if opened.is_program else self._stored(key, digest)
-        if found is None and opened.is_program:
-            self.store.write_candidate(key, made, digest=digest)
-        elif found is None:
-            made = self._saved(key, opened.model, parent, digest=digest, settings=opened.settings)
-        kept = found or made
-        check_claim(one, kept)
-        return ProductionResult(key, kept, computed=found is None, digest=digest, notes=opened.notes)
+    def check_external(self, seed: int) -> None:
+        """Reads the external models of one seed whose parent is still to be trained.
+
+        Raises:
+            CheckpointError: If one cannot be read or does not fit.
+        """
+        for model in self.suite.candidates:
+            if model.seed == seed:
+                self._read(model)
+
+    def _read(self, model: ExternalCandidate) -> LoadedModel:
+        path = self._located(model.file, "candidate")
+        masks = self._located(model.masks, "masks") if model.masks else None
+        try:
+            return self._loader.loaded(model, path, masks)
+        except CheckpointError as error:
+            if model.file in str(error):
+                raise
+            raise CheckpointError(f"candidate {model.file}: {error}") from error
+
+    def _planned(self, model: ExternalCandidate, loaded: LoadedModel, parent: Candidate) -> PlannedCandidate:
+        record = self._external_record(model, loaded, parent)
+        check_claim(model, record)
+        kinds = (load_program.__module__,) if loaded.is_program else (type(self.suite.model.plugin),)
+        origin = {"files": loaded.files, "model": loaded.settings, "cost": COUNT_VERSION}
+        key = Key(model.method, model.seed, record.ratio)
+        return PlannedCandidate(
+            key,
+            "external",
+            digest_of({**origin, "code": code_digest((*self.loading_code, type(self.suite.model.plugin)))}),
+            code_digest(kinds),
+            path=(record.ratio,),
+        )
+
+    def _external_record(self, model: ExternalCandidate, loaded: LoadedModel, parent: Candidate) -> Candidate:
+        if loaded.is_program:
+            return program_candidate(model, loaded, parent)
+        key = Key(model.method, model.seed, ratio_of(loaded.model, parent, DEFAULT_AXIS))
+        return self._record(key, loaded.model, parent, loaded.settings)
+
+    def _saved_external(self, model: ExternalCandidate, parent: Candidate) -> ProductionResult:
+        loaded = self._read(model)
+        row = self._planned(model, loaded, parent)
+        digest = candidate_digest(parent, row.inputs, row.path)
+        stored = self.store.candidate(row.key, digest) if loaded.is_program else self._stored(row.key, digest)
+        candidate = stored
+        if candidate is None and loaded.is_program:
+            candidate = program_candidate(model, loaded, parent)
+            self.store.write_candidate(row.key, candidate, digest=digest)
+        elif candidate is None:
+            candidate = self._saved(row.key, loaded.model, parent, digest=digest, settings=loaded.settings)
+        return ProductionResult(
+            row.key, candidate, computed=stored is None, digest=digest, notes=loaded.notes, planned=row
+        )
 
     @cached_property
-    def _trainings(self) -> TrainingInputs:
-        return TrainingInputs(self.suite, self.store, self.image_source, device=self.device)
-
-    @cached_property
-    def _intake(self) -> ExternalCandidateLoader:
+    def _loader(self) -> ExternalCandidateLoader:
         return ExternalCandidateLoader(self.suite.model, self._shape, trust=self.trust)
 
     def candidates(
-        self, choice: PluginConfig[Producer], parent: Candidate, module: nn.Module
+        self, config: PluginConfig[Producer], parent: Candidate, module: nn.Module, *, inputs: str
     ) -> Iterator[ProductionResult]:
         """Yields one producer's candidates at rising ratios: those in the store, then those still to be made.
 
         A failure ends the chain: every ratio from there on has its reason.
+
+        Args:
+            config: The producer.
+            parent: Record of the parent.
+            module: The parent.
+            inputs: Digest of the method and of how it retrains, from the plan.
         """
-        keys = [Key(choice.label, parent.seed, ratio) for ratio in self.suite.ratios]
-        method = self.producer_digest(choice)
-        digests = [candidate_digest(parent, method, self.suite.ratios[: i + 1]) for i in range(len(keys))]
+        ratios = self.suite.ratios
+        keys = [Key(config.label, parent.seed, ratio) for ratio in ratios]
+        digests = [candidate_digest(parent, inputs, ratios[: step + 1]) for step in range(len(keys))]
         stored = (self._stored(key, digest) for key, digest in zip(keys, digests, strict=True))
-        ready = [found for found in takewhile(lambda found: found is not None, stored) if found is not None]
-        for key, found in zip(keys, ready, strict=False):
-            yield ProductionResult(key, found, computed=False)
+        ready = list(takewhile(lambda candidate: candidate is not None, stored))
+        for key, candidate in zip(keys, ready, strict=False):
+            yield ProductionResult(key, candidate, computed=False)
         if len(ready) < len(keys):
             missing = list(zip(keys, digests, strict=True))[len(ready) :]
             last = ready[-1] if ready else None
-            context = self._trainings.context(choice, parent, last, digest=method)
+            context = self.trainings.context(config, parent, last, digest=inputs)
             if last is not None:
                 previous = self.sound_module(Key(last.method, last.seed, last.target_ratio), last)
-                remember(previous, last.history)
+                set_history(previous, last.history)
                 context = replace(context, previous=previous)
-            remember(module, parent.history)
-            ratios = [key.target_ratio for key, _ in missing]
-            chain = checked(choice.plugin, parent, module, ratios, context)
+            set_history(module, parent.history)
+            chain = checked(config.plugin, parent, module, [key.target_ratio for key, _ in missing], context)
             yield from self._rest(chain, missing, parent, context)
 
     def _rest(
@@ -203,21 +251,21 @@ class Production:
         parent: Candidate,
         context: Context,
     ) -> Iterator[ProductionResult]:
-        reason, again = "", False
+        reason, retryable = "", False
         for key, digest in wanted:
-            found = None
+            candidate = None
             if not reason:
                 try:
                     model = next(chain)
                     lineage = context.history(model)
-                    found = self._saved(key, model, parent, digest=digest, lineage=lineage)
+                    candidate = self._saved(key, model, parent, digest=digest, lineage=lineage)
                 except StoreError:
                     raise  # a full disk is no failure of the method
                 except Exception as error:
-                    again = isinstance(error, TimeLimitError) or not isinstance(error, EvalsuiteError)
+                    retryable = isinstance(error, TimeLimitError) or not isinstance(error, EvalsuiteError)
                     log.info("production of %s at %s failed", key.method, key.target_ratio, exc_info=True)
                     reason = f"production failed at ratio {key.target_ratio:g}: {sentence(error)}"
-            yield ProductionResult(key, found, reason, digest=digest, again=again)
+            yield ProductionResult(key, candidate, reason, digest=digest, retryable=retryable)
 
     def _saved(
         self,
@@ -233,28 +281,34 @@ class Production:
         settings = settings or self.suite.model.table
         path = self.store.weights_path(key)
         self.store.forget_candidate(key)  # its record must not outlive its weights
-        save(model, settings, path)
-        spent = cost(model, self._shape)
-        whole = spent if parent is None else parent.cost
-        axis = next(
-            (one.plugin.axis for one in self.suite.producers if one.label == key.method), DEFAULT_AXIS
-        )
-        candidate = Candidate(
-            method=key.method,
-            seed=key.seed,
-            target_ratio=key.target_ratio,
-            ratio=ratio_on_axis(spent, whole, axis) or 0.0,
-            prunable_ratio=ratio_on_axis(spent, whole, "prunable_nonzero") or 0.0,
-            cost=spent,
-            weights=weights_digest(model),
-            model=settings,
-            history=lineage,
-            axis=axis,
-        )
+        save_model(model, settings, path)
+        candidate = replace(self._record(key, model, parent, settings), history=lineage)
         self.store.write_candidate(key, candidate, digest=digest)
         for left in path.parent.glob(f"{key.target_ratio!r}.*.training"):
             left.unlink(missing_ok=True)  # it is finished
         return candidate
+
+    def _record(
+        self, key: Key, model: nn.Module, parent: Candidate | None, settings: Mapping[str, Any]
+    ) -> Candidate:
+        """What is written down about a network: its costs and measured ratios."""
+        spent = cost(model, self._shape)
+        reference = spent if parent is None else parent.cost
+        axis = next((c.plugin.axis for c in self.suite.producers if c.label == key.method), DEFAULT_AXIS)
+        return Candidate(
+            method=key.method,
+            seed=key.seed,
+            target_ratio=key.target_ratio,
+            ratio=ratio_on_axis(spent, reference, axis) or 0.0,
+            prunable_ratio=ratio_on_axis(spent, reference, "prunable_nonzero") or 0.0,
+            cost=spent,
+            weights=weights_digest(model),
+            model=settings,
+            axis=axis,
+        )
+
+    def _loaded_parent(self, path: Path) -> nn.Module:
+        return load_candidate(path, self.suite.model.plugin, image_shape=self._shape)
 
     @property
     def _shape(self) -> Sequence[int]:
@@ -271,8 +325,8 @@ class Production:
         Raises:
             CheckpointError: If the suite names a file that is not there.
         """
-        named = self.suite.checkpoint.replace("{seed}", str(seed))
-        return self._located(named, "checkpoint") if named else None
+        name = self.suite.checkpoint.replace("{seed}", str(seed))
+        return self._located(name, "checkpoint") if name else None
 
     def _located(self, name: str, what: str) -> Path:
         """A file that the suite names: beside the suite, in the data root, or absolute."""
@@ -284,7 +338,7 @@ class Production:
                 return path
         raise CheckpointError(
             f"{what} {named}: no such file in {' or '.join(str(path.parent) for path in tried)}; "
-            "put it there, name the data folder with --data (of check: --data-root), or correct the path"
+            "put it there, name the data folder with --data-root, or correct the path"
         )
 
 
@@ -294,17 +348,18 @@ CLAIM = 0.01
 """How far a claimed ratio may be from a measured one, over all parameters or over prunable weights."""
 
 
-def check_claim(one: ExternalCandidate, found: Candidate) -> None:
+def check_claim(external: ExternalCandidate, candidate: Candidate) -> None:
     """Checks the ratio that a finished model is said to have.
 
     Raises:
         CheckpointError: If neither measured ratio is within `CLAIM` of it.
     """
-    if one.ratio is None or min(abs(one.ratio - r) for r in (found.ratio, found.prunable_ratio)) <= CLAIM:
+    measured = (candidate.ratio, candidate.prunable_ratio)
+    if external.ratio is None or min(abs(external.ratio - ratio) for ratio in measured) <= CLAIM:
         return
     raise CheckpointError(
-        f"{one.file} is said to have ratio {one.ratio:g}, but {found.ratio:.4f} of all parameters and "
-        f"{found.prunable_ratio:.4f} of the prunable weights are gone; correct the claim or leave it out"
+        f"{external.file} is said to have ratio {external.ratio:g}, but {candidate.ratio:.4f} of all parameters and "
+        f"{candidate.prunable_ratio:.4f} of the prunable weights are gone; correct the claim or leave it out"
     )
 
 
@@ -323,7 +378,7 @@ def module_of(model: object, target: float) -> nn.Module:
 
 def ratio_of(model: nn.Module, parent: Candidate, axis: str) -> float:
     """Returns the measured ratio of `model` on an axis that weights alone decide."""
-    return 1 - counted(model, axis) / int(getattr(parent.cost, axis))
+    return 1 - weight_cost(model, axis) / int(getattr(parent.cost, axis))
 
 
 def accepted(

@@ -1,4 +1,7 @@
-"""A suite to tasks to results: what is in the store already is not computed again, and nothing is lost."""
+"""The scheduler: hands the tasks of a planned run to an executor, and writes down what their events report.
+
+What is in the store already is not computed again, and nothing is lost if the process is killed.
+"""
 
 from __future__ import annotations
 
@@ -14,48 +17,45 @@ from pathlib import Path
 from typing import Any
 
 from evalsuite.atomic_files import set_aside
-from evalsuite.config.suite import PRODUCTION, Suite, load_suite
+from evalsuite.config.options import Options
+from evalsuite.config.suite import Suite
 from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.errors import CellError
-from evalsuite.execution.devices import device as device
-from evalsuite.execution.devices import devices
-from evalsuite.execution.devices import threads as threads
-from evalsuite.execution.executors import check, count, executor
+from evalsuite.execution.devices import threads
+from evalsuite.execution.executors import executor
 from evalsuite.execution.executors.base import Executor
-from evalsuite.execution.schedule import Rank, Schedule, scope
+from evalsuite.execution.planning import SCRATCH, PreparedRun, prepare
 from evalsuite.execution.tasks import (
     CandidatesReady,
     CellFinished,
+    CellProgress,
     CellStarted,
     Event,
     LoadParent,
     MeasureCandidate,
     ParentReady,
     ProduceCandidate,
+    ProductionResult,
     RunAborted,
-    RunContext,
     Task,
     TaskFinished,
     WeightsLost,
     WorkerDied,
 )
-from evalsuite.execution.tasks import CellProgress as CellProgress
-from evalsuite.execution.worker import TaskRunner
 from evalsuite.results.run import Run
 from evalsuite.runs.lock import Lock, locked
-from evalsuite.runs.provenance import Options, data_root, record
+from evalsuite.runs.plan import PlannedCandidate, RunPlan, independent
+from evalsuite.runs.provenance import record
 from evalsuite.runs.store import Cell, Key, Store
 from evalsuite.runs.timings import ActiveTask, RunTimings
-from evalsuite.types import CellStatus
+from evalsuite.types import DENSE, PRODUCTION, Candidate, CellStatus
 
 log = logging.getLogger(__name__)
 
-SCRATCH = "scratch"
-"""Folder for what workers share while a run goes on."""
-LOOK = 2.0
-"""Seconds after which the lock is looked at again."""
+LOCK_CHECK_SECONDS = 2.0
 
 ProgressCallback = Callable[[CellProgress], None]
+Rank = tuple[int, ...]
 
 
 def run(
@@ -65,7 +65,7 @@ def run(
     options: Options | None = None,
     progress: ProgressCallback | None = None,
 ) -> Run:
-    """Runs a suite and returns its results; what an earlier run finished is not computed again.
+    """Plans the run of a suite, computes its cells, and returns the results; no report is written.
 
     Args:
         suite: A suite, the path of one, or the name of one that ships with the package.
@@ -76,177 +76,350 @@ def run(
     Raises:
         UserError: If the suite, its data or its checkpoint is not as it must be; nothing is computed then.
     """
-    options = options or Options()
-    chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
-    root = Path(out) if out is not None else Path("reports") / chosen.name
-    places = devices(options.device)
-    order = RunContext(
-        suite=chosen,
-        root=root.absolute(),
-        data=data_root(chosen, options),
-        device=places[0],
-        download=options.download,
-        trust=options.trust_program,
-        scratch=root.absolute() / SCRATCH,
-    )
-    with threads(chosen.threads):
-        here = TaskRunner(order)
-        schedule = Schedule(here.production, here.image_source, scope(chosen, options))
-        workers = count(options, chosen, places)
-        name = options.executor or ("serial" if workers == 1 else "local")
-        check(name, workers=workers)
-        store = Store(root)
-        store.refuse_newer()
-        with (
-            locked(root) as lock,
-            _cleared(SharedArrayCache(root / SCRATCH)),
-            closing(executor(name, order, here, devices=places, workers=workers)) as hands,
-        ):
-            store.sweep()
-            _Work(schedule, hands, lock).run(record(chosen, options), progress or (lambda _: None))
-    return Run(root)
+    return execute(prepare(suite, out=out, options=options), progress=progress)
+
+
+def execute(prepared: PreparedRun, *, progress: ProgressCallback | None = None) -> Run:
+    """Computes every selected cell of a plan that is not in the store, and returns the results.
+
+    Args:
+        prepared: The run; see `evalsuite.execution.planning.prepare`.
+        progress: Called after each cell.
+
+    Raises:
+        StoreError: If the folder cannot be written, or another process works in it.
+        EvalsuiteError: If the run cannot go on.
+    """
+    context = dataclasses.replace(prepared.runner.context, plan=prepared.plan)
+    store = prepared.runner.store
+    with (
+        threads(prepared.suite.threads),
+        locked(store.root) as lock,
+        _cleared(SharedArrayCache(store.root / SCRATCH)),
+        closing(
+            executor(
+                prepared.executor,
+                context,
+                prepared.runner,
+                devices=prepared.devices,
+                workers=prepared.workers,
+            )
+        ) as workers,
+    ):
+        store.remove_leftovers()
+        schedule = Schedule(prepared.plan, store, external=_has_external(prepared))
+        scheduler = _Scheduler(schedule, workers, lock)
+        scheduler.run(record(prepared.suite, prepared.options), progress or (lambda _: None))
+    return Run(store.root)
+
+
+def _has_external(prepared: PreparedRun) -> frozenset[int]:
+    """Seeds whose parents or models come from files, which are read at every start."""
+    if prepared.suite.checkpoint:
+        return frozenset(prepared.suite.seeds)
+    return frozenset(model.seed for model in prepared.suite.candidates)
 
 
 @contextmanager
-def _cleared(shelf: SharedArrayCache) -> Iterator[None]:
-    """Leaves nothing on the shelf, and believes nothing that a killed run left there."""
-    shelf.clear()
+def _cleared(cache: SharedArrayCache) -> Iterator[None]:
+    """Empties the cache before and after: what a killed run left there is not used."""
+    cache.clear()
     try:
         yield
     finally:
-        shelf.clear()
+        cache.clear()
 
 
-class _Work:
-    """One run: tasks to an executor, events back, and everything that they say written down."""
+class Schedule:
+    """The tasks of one run: which are left to do, which follow from which, and which come first.
 
-    def __init__(self, schedule: Schedule, hands: Executor, lock: Lock) -> None:
-        self.schedule, self.hands, self.lock = schedule, hands, lock
+    Args:
+        plan: All cells.
+        store: The run folder.
+        external: Seeds whose parents or models come from files, which are read at every start.
+    """
+
+    def __init__(self, plan: RunPlan, store: Store, *, external: frozenset[int] = frozenset()) -> None:
+        self.plan, self.store = plan, store
+        self._external = external
+        self.made: dict[Key, Candidate] = {}
+        self._held: list[Key] = []  # until their control is there
+        self._order = {candidate.key: place for place, candidate in enumerate(plan.candidates)}
+
+    def first(self) -> list[Task]:
+        """Returns the tasks that wait for nothing."""
+        return [
+            LoadParent(candidate.key.seed, candidate.inputs)
+            for candidate in self.plan.candidates
+            if candidate.role == "parent"
+        ]
+
+    def settled(self, task: Task) -> tuple[tuple[Event, ...], Task | None]:
+        """Returns the events of a task that follow from the store, and what is left to do of it."""
+        if isinstance(task, LoadParent):
+            return self._settled_parent(task)
+        if isinstance(task, ProduceCandidate):
+            stored = self._stored(task.key, self._digest(task.key, task.parent))
+            result = ProductionResult(task.key, stored, computed=False)
+            return ((CandidatesReady((result,)),), None) if stored is not None else ((), task)
+        there = {label: self._status(task.key, label, digest) for label, digest in task.cells.items()}
+        left = {label: digest for label, digest in task.cells.items() if there[label] is None}
+        events = tuple(
+            CellFinished(label, status, 0.0) for label, status in there.items() if status is not None
+        )
+        return events, dataclasses.replace(task, cells=left) if left else None
+
+    def after(self, task: Task, event: Event) -> Iterator[Task]:
+        """Yields the tasks for which the result of another was all that was missing."""
+        if isinstance(event, ParentReady):
+            yield from self._after_parent(task.key, event)
+        if isinstance(event, CandidatesReady) and isinstance(task, ProduceCandidate):
+            for result in event.results:
+                if result.candidate is not None:
+                    self.made[result.key] = result.candidate
+                    yield from self._measures(result.key)
+            if all(result.candidate is not None for result in event.results):
+                yield from self._next_step(task.key, task.parent)
+
+    def _after_parent(self, key: Key, event: ParentReady) -> Iterator[Task]:
+        self.made[key] = event.parent
+        if key.seed in self.plan.unresolved:
+            rows = [result.planned for result in event.external if result.planned is not None]
+            self.plan = self.plan.with_external(key.seed, rows)
+            self._order = {candidate.key: place for place, candidate in enumerate(self.plan.candidates)}
+        self.made |= {r.key: r.candidate for r in event.external if r.candidate is not None}
+        held, self._held = self._held, []
+        for waiting in (*held, key):
+            yield from self._measures(waiting)
+        for method in dict.fromkeys(c.key.method for c in self.plan.candidates if c.role == "produced"):
+            yield from self._next_step(Key(method, key.seed, 0.0), event.parent)
+        for result in event.external:
+            if result.candidate is not None:
+                yield from self._measures(result.key)
+
+    def measure(self, key: Key) -> MeasureCandidate:
+        """Returns the task to measure a candidate that is there."""
+        parent = self.made[self.plan.by_key[key].parent]
+        seed = self.plan.control_seed(key.seed)
+        control = None if seed is None else independent(parent, self.made.get(Key(DENSE, seed, 0.0)))
+        cells = {
+            test.label: self.plan.cell_digest(key, test.label, self.made)
+            for test in self.plan.tests
+            if test.selected
+        }
+        return MeasureCandidate(key, self.made[key], parent, cells, control=control)
+
+    def _measures(self, key: Key) -> Iterator[Task]:
+        """The task to measure a candidate: none if it is not tested, or before the control of its parent is there."""
+        planned = self.plan.by_key[key]
+        seed = self.plan.control_seed(key.seed)
+        if not (planned.selected and planned.tested):
+            return
+        if seed is None or Key(DENSE, seed, 0.0) in self.made:
+            yield self.measure(key)
+        else:
+            self._held.append(key)
+
+    def _digest(self, key: Key, parent: Candidate) -> str:
+        """The digest of a candidate of a producer."""
+        return self.plan.candidate_digest(key, {Key(DENSE, key.seed, 0.0): parent})
+
+    def failed(self, task: ProduceCandidate, reason: str) -> CandidatesReady:
+        """Returns the end of a chain whose step could not be done."""
+        text = f"production failed at ratio {task.key.target_ratio:g}: {reason}"
+        rest = [c.key for c in self._chain(task.key) if c.key.target_ratio >= task.key.target_ratio]
+        return CandidatesReady(
+            tuple(ProductionResult(key, None, text, digest=self._digest(key, task.parent)) for key in rest)
+        )
+
+    def remade(self, key: Key, parent: Candidate) -> Task | None:
+        """Returns the task that makes a candidate again; ``None`` for models that were made elsewhere."""
+        planned = self.plan.by_key[key]
+        if planned.role == "parent":
+            return LoadParent(key.seed, planned.inputs)
+        return self._task_of(planned, parent) if planned.role == "produced" else None
+
+    def rank(self, task: Task, *, serial: bool) -> Rank:
+        """Returns what orders tasks: the smallest comes first.
+
+        One worker measures a candidate before the next one is made. Several workers make chains first, since nothing
+        else in a run has to wait for its turn, and measuring occupies the other workers.
+        """
+        place = self._order[task.key]
+        if isinstance(task, LoadParent):
+            others_wait = serial and self.plan.control_seed(task.seed) is not None
+            return (-1, place) if others_wait or not serial else (place, -1)
+        if isinstance(task, ProduceCandidate):
+            return (place, 0) if serial else (1, task.step, place)
+        return (place, 1) if serial else (2, place)
+
+    def _chain(self, key: Key) -> tuple[PlannedCandidate, ...]:
+        return self.plan.chain(key.method, key.seed)
+
+    def _next_step(self, key: Key, parent: Candidate) -> Iterator[Task]:
+        """The task that makes the candidate after `key` in its chain, if the run makes one."""
+        later = [c for c in self._chain(key) if c.key.target_ratio > key.target_ratio]
+        if later:
+            yield self._task_of(later[0], parent)
+
+    def _task_of(self, planned: PlannedCandidate, parent: Candidate) -> ProduceCandidate:
+        return ProduceCandidate(planned.key, parent, len(planned.path) - 1, planned.inputs)
+
+    def _settled_parent(self, task: LoadParent) -> tuple[tuple[Event, ...], Task | None]:
+        """A parent that was trained here and has no external models beside it needs no look at files."""
+        stored = self._stored(task.key, task.digest)
+        if stored is None or task.seed in self._external:
+            return (), task
+        return (ParentReady(stored, computed=False),), None
+
+    def _stored(self, key: Key, digest: str) -> Candidate | None:
+        """The record of a candidate whose weights are there; what is left of damaged ones is set aside."""
+        candidate = self.store.candidate(key, digest)
+        if candidate is None or self.store.has_weights(key):
+            return candidate
+        if (path := self.store.weights_path(key)).exists():
+            set_aside(path)
+        return None
+
+    def _status(self, key: Key, label: str, digest: str) -> CellStatus | None:
+        """How a cell ended, if it need not be computed: an error may be gone, and is tried again."""
+        cell = self.store.wanted_cell(key, label, digest)
+        return None if cell is None or cell.status in self.plan.retried else cell.status
+
+
+class _Scheduler:
+    """One run: tasks to an executor, events back, and everything that they report written down."""
+
+    def __init__(self, schedule: Schedule, workers: Executor, lock: Lock) -> None:
+        self.schedule, self.workers, self.lock = schedule, workers, lock
         self.store = schedule.store
-        self.ledger = RunTimings(self.store, workers=hands.slots)
+        self.timings = RunTimings(self.store, workers=workers.slots)
         self.done = self.computed = 0
-        self.notes: list[dict[str, Any]] = []  # what readers of the report should know about the models
+        self.notes: list[dict[str, Any]] = []  # about the models, for readers of the report
         self._ready: list[tuple[Rank, int, Task]] = []
         self._count = itertools.count()
         self._running: dict[str, Task] = {}
-        self._waiting: dict[str, list[Task]] = {}  # for something to be made again
+        self._waiting: dict[str, list[Task]] = {}  # for weights to be made again
         self._tries: Counter[tuple[Key, str]] = Counter()
-        self._look = 0.0
+        self._next_lock_check = 0.0
 
-    def run(self, kept: dict[str, Any], progress: ProgressCallback) -> None:
-        """Does everything that is not in the store."""
+    def run(self, about: dict[str, Any], progress: ProgressCallback) -> None:
+        """Does everything that is not in the store.
+
+        Args:
+            about: Content of ``run.json`` that is known before.
+            progress: Called after each cell.
+        """
         self.progress = progress
         earlier = self.store.seconds()
-        self.kept = kept | {"started": time.time(), "inputs": self.schedule.inputs, "notes": self.notes}
+        self.about = about | {"started": time.time(), "notes": self.notes}
         for task in self.schedule.first():
             self._push(task)
-        if earlier is None:  # making the first parent may take hours, and somebody may ask for the status
-            self._record(seconds=None)
-        with self.ledger.kept(lambda: (self.done, self.schedule.total)):
+        if earlier is None:  # training the first parent may take hours, in which the status may be asked for
+            self._write_record(seconds=None)
+        with self.timings.written(lambda: (self.done, self.schedule.plan.total)):
             while self._ready or self._running:
-                while self._ready and len(self._running) < self.hands.slots:
-                    self._begin(heapq.heappop(self._ready)[2])
+                while self._ready and len(self._running) < self.workers.slots:
+                    self._start(heapq.heappop(self._ready)[2])
                 if self._running:
                     self._wait()
-        spent = self.ledger.elapsed if self.computed else earlier  # looking at finished cells is not the run
-        self._record(seconds=spent, computed=self.computed)
-        self.ledger.close()
+        seconds = self.timings.elapsed if self.computed else earlier  # reading finished cells is not the run
+        self._write_record(seconds=seconds, computed=self.computed)
+        self.timings.close()
 
-    def _begin(self, task: Task) -> None:
-        """Takes what the store knows of a task, and has the rest done."""
-        known, rest = self.schedule.settled(task)
-        for event in known:
-            self._heard(task, event, computed=False)
+    def _start(self, task: Task) -> None:
+        """Takes the part of a task that is in the store, and has the rest done."""
+        events, rest = self.schedule.settled(task)
+        for event in events:
+            self._handle(task, event, computed=False)
         if rest is not None:
             self._running[rest.name] = rest
-            self.ledger.doing[rest.name] = ActiveTask(
-                rest.key, "" if isinstance(rest, MeasureCandidate) else PRODUCTION
-            )
-            self.hands.submit(rest)
+            what = "" if isinstance(rest, MeasureCandidate) else PRODUCTION
+            self.timings.active[rest.name] = ActiveTask(rest.key, what)
+            self.workers.submit(rest)
 
     def _wait(self) -> None:
-        found = self.hands.event(LOOK)
-        if time.monotonic() > self._look:
+        answer = self.workers.event(LOCK_CHECK_SECONDS)
+        if time.monotonic() > self._next_lock_check:
             self.lock.check()
-            self._look = time.monotonic() + LOOK
-        if found is None:
+            self._next_lock_check = time.monotonic() + LOCK_CHECK_SECONDS
+        if answer is None:
             return
-        task, event = found
-        task = self._running[task.name]  # less what it has done already
+        task, event = answer
+        task = self._running[task.name]  # less the cells that are done already
         if isinstance(event, TaskFinished | WorkerDied | WeightsLost | RunAborted):
-            del self._running[task.name], self.ledger.doing[task.name]
+            del self._running[task.name], self.timings.active[task.name]
         if isinstance(event, RunAborted):
             raise event.error
         if isinstance(event, CellStarted):
-            self.ledger.doing[task.name] = ActiveTask(task.key, event.what)
+            self.timings.active[task.name] = ActiveTask(task.key, event.what)
         elif isinstance(event, WorkerDied):
-            self._again(task, event.reason)
+            self._retry(task, event.reason)
         elif isinstance(event, WeightsLost):
             self._make_again(task, event)
         else:
-            self._heard(task, event, computed=True)
+            self._handle(task, event, computed=True)
 
-    def _heard(self, task: Task, event: Event, *, computed: bool) -> None:
-        """Writes down what an event says, and has done what waited for it."""
+    def _handle(self, task: Task, event: Event, *, computed: bool) -> None:
+        """Writes down what an event reports, and has done what waited for it."""
         if isinstance(event, CellFinished):
-            self._book(event.what, event.seconds, computed=computed)
-            self._tell(task.key, event.what, event.status, computed=computed)
+            self._add_time(event.what, event.seconds, computed=computed)
+            self._report(task.key, event.what, event.status, computed=computed)
             if computed and isinstance(task, MeasureCandidate):
                 left = {label: digest for label, digest in task.cells.items() if label != event.what}
                 self._running[task.name] = dataclasses.replace(task, cells=left)
             return
         waiting = self._waiting.pop(task.name, None)
-        if waiting is not None:  # made again: everybody else has heard of it
-            for one in waiting:
-                self._push(one)
+        if waiting is not None:  # weights that were made again: everything else follows already
+            for held in waiting:
+                self._push(held)
             return
+        if not isinstance(event, ParentReady | CandidatesReady):
+            return
+        following = list(self.schedule.after(task, event))
         if isinstance(event, ParentReady):
-            self._opened(task.key, event)
-        elif isinstance(event, CandidatesReady):
-            self._produced(event, computed=computed)
+            self._handle_parent(task.key, event)
         else:
-            return
-        for one in self.schedule.after(task, event):
-            self._push(one)
+            self._handle_candidates(event, computed=computed)
+        for new in following:
+            self._push(new)
 
-    def _opened(self, key: Key, event: ParentReady) -> None:
-        """Writes down who is compared before anything of it is measured."""
-        listed = self.schedule.inputs["given"]
-        listed += [{**dataclasses.asdict(made.key), "digest": made.digest} for made in event.given]
-        listed.sort(key=lambda one: self.schedule.suite.seeds.index(one["seed"]))  # not by who came first
+    def _handle_parent(self, key: Key, event: ParentReady) -> None:
+        """Writes down which networks are compared before any of them is measured."""
         for of, note in event.notes:
             log.warning("%s: %s", of.method, note)
             self.notes.append({"method": of.method, "seed": of.seed, "note": note})
-        self._book(PRODUCTION, event.seconds, computed=event.fresh)
-        self._tell(key, PRODUCTION, "ok", computed=event.fresh)
-        for made in event.given:
-            if made.key.method in self.schedule.scope.methods:
-                self._tell(made.key, PRODUCTION, "ok", computed=made.computed)
-        self._record(seconds=None)
+        self._add_time(PRODUCTION, event.seconds, computed=event.computed)
+        self._report(key, PRODUCTION, "ok", computed=event.computed)
+        for result in event.external:
+            if self.schedule.plan.by_key[result.key].selected:
+                self._report(result.key, PRODUCTION, "ok", computed=result.computed)
+        self._write_record(seconds=None)
 
-    def _produced(self, event: CandidatesReady, *, computed: bool) -> None:
-        self._book(PRODUCTION, event.seconds, computed=computed)
-        for made in event.made:
-            if made.candidate is not None:
-                self._tell(made.key, PRODUCTION, "ok", computed=made.computed)
+    def _handle_candidates(self, event: CandidatesReady, *, computed: bool) -> None:
+        self._add_time(PRODUCTION, event.seconds, computed=computed)
+        for result in event.results:
+            planned = self.schedule.plan.by_key[result.key]
+            if result.candidate is not None:
+                self._report(result.key, PRODUCTION, "ok", computed=result.computed)
                 continue
-            self.store.write_cell(made.key, PRODUCTION, Cell(made.digest, "error", made.reason))
-            for what in (PRODUCTION, *(choice.label for choice in self.schedule.scope.evaluators)):
-                self._tell(made.key, what, "error", computed=True)
+            self.store.write_cell(result.key, PRODUCTION, Cell(result.digest, "error", result.reason))
+            labels = self.schedule.plan.labels if planned.tested else (PRODUCTION,)
+            for label in labels if planned.selected else ():
+                self._report(result.key, label, "error", computed=True)
 
-    def _again(self, task: Task, reason: str) -> None:
+    def _retry(self, task: Task, reason: str) -> None:
         """Has a task whose worker died done once more; the second time, its cell has a reason and no number."""
         what = next(iter(task.cells), "") if isinstance(task, MeasureCandidate) else PRODUCTION
         self._tries[task.key, what] += 1
         if self._tries[task.key, what] == 1:
-            log.warning(
-                "%s of %s at %g: %s; it is tried again", what, task.key.method, task.key.target_ratio, reason
-            )
+            place = (what, task.key.method, task.key.target_ratio)
+            log.warning("%s of %s at %g: %s; it is tried again", *place, reason)
             self._push(task)
         elif isinstance(task, LoadParent):
             raise CellError(f"the parent of seed {task.seed} could not be made: {reason}")
         elif isinstance(task, ProduceCandidate):
-            self._heard(task, self.schedule.failed(task, reason), computed=True)
+            self._handle(task, self.schedule.failed(task, reason), computed=True)
         else:
             self._give_up(task, [what], reason)
 
@@ -254,7 +427,7 @@ class _Work:
         """Has weights made again that are not those of their record; once, then it is an error."""
         parent = None if isinstance(task, LoadParent) else task.parent
         maker = None if parent is None else self.schedule.remade(event.key, parent)
-        if maker is not None and maker.name in self._waiting:  # for another task that met them first
+        if maker is not None and maker.name in self._waiting:  # another task met them first
             self._waiting[maker.name].append(task)
             return
         self._tries[event.key, "weights"] += 1
@@ -265,30 +438,33 @@ class _Work:
         elif isinstance(task, MeasureCandidate):
             self._give_up(task, list(task.cells), event.reason)
         elif isinstance(task, ProduceCandidate):
-            self._heard(task, self.schedule.failed(task, event.reason), computed=True)
+            self._handle(task, self.schedule.failed(task, event.reason), computed=True)
         else:
             raise CellError(event.reason)
 
     def _give_up(self, task: MeasureCandidate, labels: list[str], reason: str) -> None:
         for label in labels:
             self.store.write_cell(task.key, label, Cell(task.cells[label], "error", reason))
-            self._tell(task.key, label, "error", computed=True)
+            self._report(task.key, label, "error", computed=True)
         left = {label: digest for label, digest in task.cells.items() if label not in labels}
         if left:
             self._push(dataclasses.replace(task, cells=left))
 
     def _push(self, task: Task) -> None:
-        rank = self.schedule.rank(task, alone=self.hands.slots == 1)
+        rank = self.schedule.rank(task, serial=self.workers.slots == 1)
         heapq.heappush(self._ready, (rank, next(self._count), task))
 
-    def _book(self, what: str, seconds: float, *, computed: bool) -> None:
+    def _add_time(self, what: str, seconds: float, *, computed: bool) -> None:
         if computed:
-            self.ledger.add(what, seconds)
+            self.timings.add(what, seconds)
 
-    def _tell(self, key: Key, what: str, status: CellStatus, *, computed: bool) -> None:
+    def _report(self, key: Key, what: str, status: CellStatus, *, computed: bool) -> None:
         self.done += 1
         self.computed += computed
-        self.progress(CellProgress(key, what, status, self.done, self.schedule.total, computed))
+        total = self.schedule.plan.total
+        self.progress(CellProgress(key, what, status, self.done, total, computed))
 
-    def _record(self, *, seconds: float | None, **more: Any) -> None:
-        self.store.write_record({**self.kept, "seconds": seconds, "spent": self.ledger.spent, **more})
+    def _write_record(self, *, seconds: float | None, **more: Any) -> None:
+        plan = self.schedule.plan.to_record()
+        spent = self.timings.spent
+        self.store.write_record({**self.about, "plan": plan, "seconds": seconds, "spent": spent, **more})

@@ -1,103 +1,107 @@
-"""The pieces of a run that workers do, and what workers say about them; all of it can be sent to another process."""
+"""The tasks of a run, and the events that workers report about them; all of it can be sent to another process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from evalsuite.config.suite import DENSE, Suite
+from evalsuite.config.suite import Suite
+from evalsuite.runs.plan import PlannedCandidate, RunPlan
 from evalsuite.runs.store import Key
-from evalsuite.types import Candidate, CellStatus
-
-if TYPE_CHECKING:
-    from evalsuite.runs.store import Key
-    from evalsuite.types import Candidate
+from evalsuite.types import DENSE, Candidate, CellStatus
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Is what a worker must know to do the tasks of a run.
+    """Everything that a worker needs to do the tasks of a run.
 
     Attributes:
-        suite: What is run.
+        suite: The suite that is run.
         root: The run folder.
+        plan: All cells; ``None`` while the run is planned.
         data: Data root; ``None`` if none was named.
         device: Where the worker computes.
         download: Whether missing data may be fetched.
         trust: Whether whole programs may be loaded that may run code.
-        scratch: Folder where changed images are shared between workers; ``None`` to keep them in memory.
+        scratch: Folder where transformed images are shared between workers; ``None`` to keep them in memory.
         patience: Seconds to wait for a file that another machine has written.
-        identity: Versions and code of the run (`evalsuite.runs.provenance.environment_fingerprint`), which the
+        fingerprint: Versions and code of the run (`evalsuite.runs.provenance.environment_fingerprint`), which the
             worker's must equal.
     """
 
     suite: Suite
     root: Path
+    plan: RunPlan | None = None
     data: Path | None = None
     device: str = "cpu"
     download: bool = False
     trust: bool = False
     scratch: Path | None = None
     patience: float = 0.0
-    identity: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class LoadParent:
-    """Is the task to have the parent of one seed and its finished models."""
+    """The task to train or load the parent of one seed, and to load the external models of that seed.
+
+    Attributes:
+        seed: Of the parent.
+        digest: Of all that the parent depends on, from the plan.
+    """
 
     seed: int
+    digest: str
 
     @property
     def key(self) -> Key:
-        """The parent."""
+        """The address of the parent."""
         return Key(DENSE, self.seed, 0.0)
 
     @property
     def name(self) -> str:
-        """Unique among the tasks of a run."""
-        return f"open {self.seed}"
+        """A name that no other task of the run has."""
+        return f"load {self.seed}"
 
 
 @dataclass(frozen=True)
 class ProduceCandidate:
-    """Is the task to make one candidate, the next of its chain.
+    """The task to make one candidate, the next of its chain.
 
     Attributes:
-        label: Of the producer.
-        parent: Of the chain.
-        step: Place of its ratio among the suite's; the steps before it are in the store.
-        key: Which candidate.
+        key: The address of the candidate.
+        parent: The parent of the chain.
+        step: Index of its ratio among the suite's; the steps before it are in the store.
+        inputs: Digest of the method and of how it retrains, from the plan.
     """
 
-    label: str
+    key: Key
     parent: Candidate
     step: int
-    key: Key
+    inputs: str
 
     @property
     def name(self) -> str:
-        """Unique among the tasks of a run."""
-        return f"produce {self.label} {self.parent.seed} {self.step}"
+        """A name that no other task of the run has."""
+        return f"produce {self.key.method} {self.key.seed} {self.step}"
 
     @property
     def chain(self) -> tuple[str, int]:
-        """Tasks of one chain are best done by one worker, whose producer is still at work."""
-        return self.label, self.parent.seed
+        """Method and seed: tasks of one chain are best done by one worker, which still holds the producer."""
+        return self.key.method, self.key.seed
 
 
 @dataclass(frozen=True)
 class MeasureCandidate:
-    """Is the task to fill the missing cells of one candidate.
+    """The task to fill the missing cells of one candidate.
 
     Attributes:
-        key: Which candidate.
+        key: The address of the candidate.
         candidate: Its record.
-        parent: Of the same seed.
-        cells: Label to digest of what is missing.
-        share: Part of the usual batch size that is used: less where memory ran out before.
+        parent: Record of the parent of the same seed.
+        cells: Label to digest of the cells that are missing.
+        batch_share: Fraction of the usual batch size that is used: less where memory ran out before.
         control: An independently trained network that tests compare both with; ``None`` if there is none.
     """
 
@@ -105,12 +109,12 @@ class MeasureCandidate:
     candidate: Candidate
     parent: Candidate
     cells: Mapping[str, str]
-    share: float = 1.0
+    batch_share: float = 1.0
     control: Candidate | None = None
 
     @property
     def name(self) -> str:
-        """Unique among the tasks of a run."""
+        """A name that no other task of the run has."""
         return f"measure {self.key.method} {self.key.seed} {self.key.target_ratio!r}"
 
 
@@ -118,18 +122,51 @@ Task = LoadParent | ProduceCandidate | MeasureCandidate
 
 
 @dataclass(frozen=True)
+class ProductionResult:
+    """One candidate, or the reason why there is none.
+
+    Attributes:
+        key: The address of the candidate.
+        candidate: ``None`` if its production failed.
+        reason: Why it failed.
+        computed: False if it was in the store already.
+        digest: Of what it depends on.
+        notes: Sentences for readers of its numbers.
+        planned: Its row in the plan, of an external model.
+        retryable: Whether another try may succeed: the failure is not of a kind that evalsuite knows.
+    """
+
+    key: Key
+    candidate: Candidate | None
+    reason: str = ""
+    computed: bool = True
+    digest: str = ""
+    notes: tuple[str, ...] = ()
+    planned: PlannedCandidate | None = None
+    retryable: bool = False
+
+
+class WeightsLostError(Exception):
+    """Weights on disk are not those of the candidate's record."""
+
+    def __init__(self, key: Key, reason: str) -> None:
+        super().__init__(reason)
+        self.key = key
+
+
+@dataclass(frozen=True)
 class CellStarted:
-    """Says that a worker starts on a cell."""
+    """The event that a worker starts on a cell."""
 
     what: str
 
 
 @dataclass(frozen=True)
 class CellFinished:
-    """Says that a cell is in the store.
+    """The event that a cell is in the store.
 
     Attributes:
-        what: Evaluator's label.
+        what: Label of the test.
         status: How it ended.
         seconds: How long it took.
     """
@@ -141,42 +178,42 @@ class CellFinished:
 
 @dataclass(frozen=True)
 class ParentReady:
-    """Says who is compared in one seed.
+    """The event that the parent and the external models of one seed are in the store.
 
     Attributes:
         parent: The unpruned network.
-        fresh: False if it was in the store already.
-        given: Finished models.
-        notes: What readers of the report should know about them.
+        computed: False if it was in the store already.
+        external: Models that were made elsewhere.
+        notes: Sentences for readers of the report, by candidate.
         seconds: How long it took.
     """
 
     parent: Candidate
-    fresh: bool
-    given: tuple[ProductionResult, ...] = ()
+    computed: bool
+    external: tuple[ProductionResult, ...] = ()
     notes: tuple[tuple[Key, str], ...] = ()
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class CandidatesReady:
-    """Says what became of one step of a chain: one candidate, or reasons for all the rest.
+    """The event that one step of a chain is over.
 
     Attributes:
-        made: One candidate; or, where it failed, one entry for each ratio from there on.
+        results: One candidate; or, where it failed, one entry for each ratio from there on.
         seconds: How long it took.
     """
 
-    made: tuple[ProductionResult, ...]
+    results: tuple[ProductionResult, ...]
     seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class WeightsLost:
-    """Says that the weights of a candidate are not those of its record: they must be made again.
+    """The event that the weights of a candidate are not those of its record: they must be made again.
 
     Attributes:
-        key: Whose weights.
+        key: The address of the candidate.
         reason: What is wrong with them.
     """
 
@@ -186,10 +223,10 @@ class WeightsLost:
 
 @dataclass(frozen=True)
 class RunAborted:
-    """Says that the whole run cannot go on.
+    """The event that the whole run cannot go on.
 
     Attributes:
-        error: What the user can mend, or what is wrong in this package.
+        error: A mistake of the user's, or a defect of this package.
     """
 
     error: Exception
@@ -197,7 +234,7 @@ class RunAborted:
 
 @dataclass(frozen=True)
 class WorkerDied:
-    """Says that the worker of a task is gone.
+    """The event that the worker of a task is gone.
 
     Attributes:
         reason: How, in words.
@@ -208,7 +245,7 @@ class WorkerDied:
 
 @dataclass(frozen=True)
 class TaskFinished:
-    """Says that a worker is through with its task."""
+    """The event that a worker has done its task."""
 
 
 Event = (
@@ -225,11 +262,11 @@ Event = (
 
 @dataclass(frozen=True)
 class CellProgress:
-    """Is one finished cell, as told to a progress bar.
+    """One finished cell, as it is reported to a progress bar.
 
     Attributes:
-        key: Which candidate.
-        what: ``production`` or an evaluator's label.
+        key: The address of the candidate.
+        what: ``production`` or the label of a test.
         status: How it ended.
         done: Cells finished so far.
         total: Cells of the run.
@@ -242,34 +279,3 @@ class CellProgress:
     done: int
     total: int
     computed: bool
-
-
-@dataclass(frozen=True)
-class ProductionResult:
-    """Is one candidate, or the reason why there is none.
-
-    Attributes:
-        key: Which one.
-        candidate: ``None`` if its production failed.
-        reason: Why it failed.
-        computed: False if it was in the store already.
-        digest: Of what it depends on.
-        notes: Sentences that whoever reads its numbers should know.
-        again: Whether another try may succeed: its failure is not of a kind that somebody foresaw.
-    """
-
-    key: Key
-    candidate: Candidate | None
-    reason: str = ""
-    computed: bool = True
-    digest: str = ""
-    notes: tuple[str, ...] = ()
-    again: bool = False
-
-
-class WeightsLostError(Exception):
-    """Says that weights on disk are not those of the candidate's record."""
-
-    def __init__(self, key: Key, reason: str) -> None:
-        super().__init__(reason)
-        self.key = key

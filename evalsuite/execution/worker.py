@@ -1,4 +1,4 @@
-"""What a worker does: it makes and measures candidates, one task after the other, and says what came of it."""
+"""The tasks of a run, done in this process: candidates are made and measured, and events report the results."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 from evalsuite.atomic_files import wait_for_file
-from evalsuite.config.suite import DENSE, Suite
+from evalsuite.config.suite import Suite
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.base import Evaluator
-from evalsuite.execution.external_candidates import PROGRAM
 from evalsuite.execution.limits import limited
 from evalsuite.execution.measuring import Attempt, attempted
 from evalsuite.execution.production import Production
@@ -38,59 +37,59 @@ from evalsuite.execution.tasks import (
     WeightsLost,
     WeightsLostError,
 )
-from evalsuite.model_checks import doubt
+from evalsuite.model_checks import check_preprocessing
 from evalsuite.models.inference import BATCH_SIZE, keep_large_blocks
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.random_streams import address
 from evalsuite.runs.store import Key, Store
-from evalsuite.types import Candidate
+from evalsuite.types import DENSE, PROGRAM, Candidate
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class _Chain:
-    """Is a producer at work, kept so that the next step need not start from disk."""
+    """A producer at work, kept so that its next step need not start from disk."""
 
     name: tuple[str, int]
     step: int
-    made: Iterator[ProductionResult]
+    results: Iterator[ProductionResult]
 
 
 class TaskRunner:
-    """Does the tasks of one run, in this process.
+    """Does the tasks of one run in this process.
 
     Args:
-        order: What is run, and where.
+        context: What is run, and where.
         image_source: Image sets that are there already; loaded as they are needed by default.
     """
 
-    def __init__(self, order: RunContext, image_source: ImageSource | None = None) -> None:
-        suite = order.suite
-        place = Place(order.data, order.download, suite.seeds[0])
+    def __init__(self, context: RunContext, image_source: ImageSource | None = None) -> None:
+        suite = context.suite
+        place = Place(context.data, context.download, suite.seeds[0])
+        self.context = context
         self.suite: Suite = suite
-        self.store = Store(order.root)
-        shelf = None if order.scratch is None else SharedArrayCache(order.scratch)
-        self.image_source = image_source or ImageSource(suite.data.plugin, place, shelf=shelf)
-        self.device = torch.device(order.device)
+        self.store = Store(context.root)
+        cache = None if context.scratch is None else SharedArrayCache(context.scratch)
+        self.image_source = image_source or ImageSource(suite.data.plugin, place, cache=cache)
+        self.device = torch.device(context.device)
         self.production = Production(
-            suite, self.store, self.image_source, device=self.device, trust=order.trust
+            suite, self.store, self.image_source, device=self.device, trust=context.trust
         )
         self._evaluators: dict[str, PluginConfig[Evaluator]] = {
-            choice.label: choice for choice in suite.evaluators
+            config.label: config for config in suite.evaluators
         }
         self._dense: dict[tuple[int, str], Bench] = {}
         self._chain: _Chain | None = None
-        self._patience = order.patience
         keep_large_blocks()
 
     def events(self, task: Task) -> Iterator[Event]:
-        """Does a task, and yields what happens when it happens; every result is on disk by then."""
+        """Does a task, and yields each event when it happens; every result is on disk by then."""
         try:
             if isinstance(task, LoadParent):
-                yield self._opened(task.seed)
+                yield self._parent_ready(task)
             elif isinstance(task, ProduceCandidate):
-                yield self._produced(task)
+                yield self._candidates_ready(task)
             else:
                 yield from self._cells(task)
         except WeightsLostError as error:
@@ -99,72 +98,70 @@ class TaskRunner:
             log.debug("%s failed", task.name, exc_info=True)
             yield RunAborted(error)
 
-    def _opened(self, seed: int) -> ParentReady:
-        begun = time.monotonic()
-        key = Key(DENSE, seed, 0.0)
-        parent, fresh = self.production.parent(seed)
-        given = tuple(self.production.given(seed, parent))
-        notes = [(made.key, note) for made in given for note in made.notes]
-        if self.suite.checkpoint:  # weights of somebody else, trained on images that we have not seen
-            notes += self._doubts(key, parent, "the parent")
-        for made in given:
-            if made.candidate is not None and made.candidate.model["name"] == PROGRAM:
-                notes += self._doubts(
-                    made.key, made.candidate, made.key.method
-                )  # may bring its preprocessing
-        return ParentReady(parent, fresh, given, tuple(notes), time.monotonic() - begun)
+    def _parent_ready(self, task: LoadParent) -> ParentReady:
+        started = time.monotonic()
+        parent, computed = self.production.parent(task.seed, task.digest)
+        external = tuple(self.production.external(task.seed, parent))
+        notes = [(result.key, note) for result in external for note in result.notes]
+        if self.suite.checkpoint:  # trained elsewhere, on images that are not known here
+            notes += self._preprocessing_notes(task.key, parent, "the parent")
+        for result in external:
+            candidate = result.candidate
+            if candidate is not None and candidate.model["name"] == PROGRAM:  # may have its own preprocessing
+                notes += self._preprocessing_notes(result.key, candidate, result.key.method)
+        return ParentReady(parent, computed, external, tuple(notes), time.monotonic() - started)
 
-    def _doubts(self, key: Key, candidate: Candidate, who: str) -> list[tuple[Key, str]]:
+    def _preprocessing_notes(self, key: Key, candidate: Candidate, name: str) -> list[tuple[Key, str]]:
         images = self.image_source.images(View())
         if images.labels is None:
             return []
         module = self.production.module(key, candidate)
-        return [(key, note) for note in doubt(module, images.images, images.labels, who=who)]
+        notes = check_preprocessing(module, images.images, images.labels, name=name)
+        return [(key, note) for note in notes]
 
-    def _produced(self, task: ProduceCandidate) -> CandidatesReady:
+    def _candidates_ready(self, task: ProduceCandidate) -> CandidatesReady:
         """One step of a chain; a failure is the last of its chain, and gives the rest their reason."""
-        begun = time.monotonic()
+        started = time.monotonic()
         with limited(self.suite.resources.production_limit):
-            made = self._step(task)
-        if made.candidate is None and made.again:
+            result = self._step(task)
+        if result.candidate is None and result.retryable:
             self._chain = None  # from what is on disk
             with limited(self.suite.resources.production_limit):
-                made = self._step(task)
-        if made.candidate is not None:
-            return CandidatesReady((made,), time.monotonic() - begun)
-        rest = tuple(self._chain.made) if self._chain is not None else ()
+                result = self._step(task)
+        if result.candidate is not None:
+            return CandidatesReady((result,), time.monotonic() - started)
+        rest = tuple(self._chain.results) if self._chain is not None else ()
         self._chain = None
-        return CandidatesReady((made, *rest), time.monotonic() - begun)
+        return CandidatesReady((result, *rest), time.monotonic() - started)
 
     def _step(self, task: ProduceCandidate) -> ProductionResult:
         chain = self._chain
         if chain is None or chain.name != task.chain or chain.step != task.step:
-            choice = next(choice for choice in self.suite.producers if choice.label == task.label)
+            config = next(config for config in self.suite.producers if config.label == task.key.method)
             module = self._bench_of_parent(task.parent).model
-            self._chain = chain = _Chain(
-                task.chain, 0, self.production.candidates(choice, task.parent, module)
-            )
-        for made in chain.made:
+            results = self.production.candidates(config, task.parent, module, inputs=task.inputs)
+            self._chain = chain = _Chain(task.chain, 0, results)
+        for result in chain.results:
             chain.step += 1
-            if made.key == task.key or made.candidate is None:
-                return made
-        raise RuntimeError(f"the chain of {task.label} ended before {task.key}")
+            if result.key == task.key or result.candidate is None:
+                return result
+        raise RuntimeError(f"the chain of {task.key.method} ended before {task.key}")
 
     def _cells(self, task: MeasureCandidate) -> Iterator[Event]:
         """Fills cells in the order of the suite; a cell that fails is tried once more."""
         bench: Bench | None = None
         for label, digest in task.cells.items():
             yield CellStarted(label)
-            begun = time.monotonic()
-            bench = bench or self._bench(task, task.share)
+            started = time.monotonic()
+            bench = bench or self._bench(task, task.batch_share)
             attempt = self._attempt(label, bench, digest)
-            if attempt.again:
-                share = task.share / 2 if attempt.starved else task.share
+            if attempt.retryable:
+                share = task.batch_share / 2 if attempt.out_of_memory else task.batch_share
                 bench = None  # what it computed goes first, so that there is room
                 bench = self._bench(task, share)
                 attempt = self._attempt(label, bench, digest)
             self.store.write_cell(task.key, label, attempt.cell)
-            yield CellFinished(label, attempt.cell.status, time.monotonic() - begun)
+            yield CellFinished(label, attempt.cell.status, time.monotonic() - started)
 
     def _attempt(self, label: str, bench: Bench, digest: str) -> Attempt:
         limit = self.suite.resources.time_limit
@@ -176,31 +173,30 @@ class TaskRunner:
         dense = self._bench_of_parent(task.parent)
         dense.set_control(None if task.control is None else self._bench_of_parent(task.control))
         if task.key.method == DENSE:
-            return self._wanting(dense, share)
+            return self._with_requests(dense, share)
         model = self._module(task.key, task.candidate)
         history = task.candidate.history
         bench = Bench(model, self.image_source, parent=dense, seed=dense.seed, history=history)
-        return self._wanting(bench, share)
+        return self._with_requests(bench, share)
 
     def _bench_of_parent(self, parent: Candidate) -> Bench:
-        """The bench of a parent, with what it has computed so far; every candidate of its seed is compared with it."""
+        """The bench of a parent, with the outputs it has so far; every candidate of its seed is compared with it."""
         name = (parent.seed, parent.weights)
         if name not in self._dense:
             key = Key(DENSE, parent.seed, 0.0)
             model = self._module(key, parent)
-            bench = Bench(
-                model, self.image_source, seed=address(parent.seed, "bench"), history=parent.history
-            )
-            self._dense[name] = self._wanting(bench, 1)
+            seed = address(parent.seed, "bench")
+            bench = Bench(model, self.image_source, seed=seed, history=parent.history)
+            self._dense[name] = self._with_requests(bench, 1)
         return self._dense[name]
 
     def _module(self, key: Key, candidate: Candidate) -> nn.Module:
         if candidate.model["name"] != PROGRAM:
-            wait_for_file(self.store.weights_path(key), self._patience)
+            wait_for_file(self.store.weights_path(key), self.context.patience)
         return self.production.sound_module(key, candidate)
 
-    def _wanting(self, bench: Bench, share: float) -> Bench:
-        """The bench with what the evaluators of the suite, taken together, want from each pass."""
-        bench.request_features([view for choice in self.suite.evaluators for view in choice.plugin.features])
+    def _with_requests(self, bench: Bench, share: float) -> Bench:
+        """The bench with all that the evaluators of the suite need from each pass."""
+        bench.request_features([view for config in self.suite.evaluators for view in config.plugin.features])
         bench.batch_size = max(1, int(BATCH_SIZE * share))
         return bench

@@ -10,45 +10,52 @@ from typing import Any
 
 import pandas as pd
 
-from evalsuite.config.suite import DENSE
-from evalsuite.cost_axes import AXES, DEFAULT_AXIS, known_axis
-from evalsuite.errors import StoreError, UserError
+from evalsuite.cost_axes import AXES, DEFAULT_AXIS, check_axis
+from evalsuite.errors import UserError
 from evalsuite.results.chance_level import chance_levels
-from evalsuite.results.comparison import Comparison, apply_search_correction
-from evalsuite.results.contents import Contents
-from evalsuite.results.cost_axis import (
-    COSTS,
-    UNCOUNTED,
-    axes_of,
+from evalsuite.results.comparison import Comparison, apply_search_correction, disambiguate_conditions
+from evalsuite.results.ratios import (
+    COST_COLUMNS,
+    NOT_COUNTED,
+    axes_of_methods,
     candidate_columns,
-    notes,
-    off_curve,
-    on_axis,
+    candidates_on_axis,
+    off_curve_notes,
+    places_off_curve,
 )
-from evalsuite.results.excess_error import excess_slopes
-from evalsuite.results.exemplars import pruning_identified_exemplars
-from evalsuite.results.tables import reliability, retrainings
+from evalsuite.results.tables import excess_table, exemplar_table, reliability_table, retraining_table
+from evalsuite.runs.legacy import current_cell, current_record
+from evalsuite.runs.plan import ResolvedPlan, plan_of_record
 from evalsuite.runs.store import Cell, Key, Store
 from evalsuite.thresholds.threshold import thresholds
-from evalsuite.tolerances import Rule, Tolerance, narrowed
-from evalsuite.types import Candidate, Metric, Score
+from evalsuite.tolerances import OTHER_CONDITIONS, Rule, Tolerance, restrict_to_measured
+from evalsuite.types import DENSE, Candidate, Metric, Score
 
 COLUMNS = (
     *("method", "seed", "target_ratio", "ratio", "axis", "prunable_ratio"),
-    *COSTS,
+    *COST_COLUMNS,
     *("evaluator", "metric", "condition", "group", "unit", "higher_is_better"),
     *("value", "value_low", "value_high", "n"),
-    *("drop", "drop_low", "drop_high", "drop_upper", "drop_floor", "drop_p", "drop_tolerance", "mcnemar"),
+    *(
+        "drop",
+        "drop_low",
+        "drop_high",
+        "drop_upper_95",
+        "drop_lower_simultaneous",
+        "noninferiority_p",
+        "drop_tolerance",
+        "mcnemar",
+    ),
     *("status", "reason", "flags"),
 )
-COUNTS = (*COSTS, "n")  # whole, also where one is missing
+COUNTS = (*COST_COLUMNS, "n")  # whole, also where one is missing
 
 UNTESTED = "not tested: the search did not need it"
 UNCOMPUTED = "not computed yet: start the same run again"
 
 
 class Run:
-    """Is what a run found, as far as it has come.
+    """The results of a run, as far as it has come.
 
     Args:
         path: The run folder.
@@ -56,6 +63,7 @@ class Run:
         axis: What ratios are counted in, one of `evalsuite.cost_axes.AXES`: a candidate's is then
             ``1 - cost(candidate) / cost(parent)``. By default in what each method saves,
             which for nearly all is non-zero parameters.
+        record: Content of ``run.json``, where it is not that of the folder.
 
     Raises:
         StoreError: If it is none.
@@ -63,16 +71,21 @@ class Run:
     """
 
     def __init__(
-        self, path: Path | str, *, tolerances: Mapping[str, Tolerance] | None = None, axis: str = ""
+        self,
+        path: Path | str,
+        *,
+        tolerances: Mapping[str, Tolerance] | None = None,
+        axis: str = "",
+        record: Mapping[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
-        self.axis = known_axis(axis) if axis else ""
+        self.axis = check_axis(axis) if axis else ""
         self._other = tolerances
         store = Store(self.path)
-        self.record: Mapping[str, Any] = store.record()
-        if missing := [key for key in ("suite", "inputs") if not isinstance(self.record.get(key), Mapping)]:
-            raise StoreError(f"{self.path / 'run.json'} has no {missing[0]}; run the suite again")
-        self._contents = Contents(store, self.record)
+        content = store.record() if record is None else record
+        self.plan = plan_of_record(content, path=str(self.path / "run.json"))
+        self.record: Mapping[str, Any] = current_record(content)
+        self._resolved = ResolvedPlan(self.plan, store)
 
     @cached_property
     def measurements(self) -> pd.DataFrame:
@@ -91,32 +104,32 @@ class Run:
     @cached_property
     def reliability(self) -> pd.DataFrame:
         """Reliability table of every candidate on clean images: one row per bin of the confidence."""
-        return reliability(self.candidates, self.comparison.scores)
+        return reliability_table(self.candidates, self.comparison.scores)
 
     @cached_property
     def excess(self) -> pd.DataFrame:
-        """Slope of the excess error on corrupted images over the prune ratio; see `evalsuite.results.excess_error`."""
+        """Slope of the excess error on corrupted images over the prune ratio; see `evalsuite.results.tables`."""
         ratios = {key: candidate.ratio for key, candidate in self.candidates.items()}
         scores = {at: score for at, score in self.comparison.scores.items() if self._is_on_curve(at[0])}
-        return excess_slopes(scores, ratios, seed=self._suite["seeds"][0])
+        return excess_table(scores, ratios, seed=self._suite["seeds"][0])
 
     @cached_property
     def exemplars(self) -> pd.DataFrame:
-        """Images on which pruning changes the answer whatever the seed; see `evalsuite.results.exemplars`."""
-        return pruning_identified_exemplars(
-            self.comparison.scores, {key: one.ratio for key, one in self.candidates.items()}
+        """Images on which pruning changes the answer whatever the seed; see `evalsuite.results.tables`."""
+        return exemplar_table(
+            self.comparison.scores, {key: candidate.ratio for key, candidate in self.candidates.items()}
         )
 
     @cached_property
     def retraining(self) -> pd.DataFrame:
         """How good each candidate was before and after its last training; see `evalsuite.results.tables`."""
-        return retrainings(self.candidates.values())
+        return retraining_table(self.candidates.values())
 
     @property
     def failures(self) -> pd.DataFrame:
         """Rows of `measurements` that have a reason instead of a number."""
-        found = self.measurements
-        return found[found["status"] != "ok"]
+        table = self.measurements
+        return table[table["status"] != "ok"]
 
     def thresholds(self, tolerance: Rule | Mapping[str, Tolerance] | None = None) -> pd.DataFrame:
         """Returns the thresholds at the run's tolerances, or at others.
@@ -125,19 +138,24 @@ class Run:
             tolerance: One for all metrics that were measured and have a direction, or by metric. Bounds are new.
 
         Raises:
-            UserError: If a tolerance is for what nobody measured, or no candidate saves anything on the axis.
+            UserError: If a tolerance is for what was not measured, or no candidate saves anything on the axis.
         """
         self._check_saved()
         if tolerance is not None and tolerance != self.tolerances:
             measured = dict.fromkeys(metric for _, metric, _ in self.comparison.scores)
-            directed = [one for one in measured if self.metrics[one].higher_is_better is not None]
+            directed = [name for name in measured if self.metrics[name].higher_is_better is not None]
             named = tolerance if isinstance(tolerance, Mapping) else dict.fromkeys(directed, tolerance)
-            return Run(self.path, tolerances=named, axis=self.axis).thresholds()
+            return Run(self.path, tolerances=named, axis=self.axis, record=self.record).thresholds()
+        return self._thresholds.copy()
+
+    @cached_property
+    def _thresholds(self) -> pd.DataFrame:
+        """The thresholds at the run's tolerances: computed once, however often they are asked for."""
         table = self._paired()
         wanted = self._measured_rules(table)
         if table.empty or not wanted:
             table, wanted = table.head(0), {}
-        seeds, searched = self.comparison.over_seeds(), self.record.get("tested", {})
+        seeds, searched = self.comparison.over_seeds(), self.plan.searched_methods()
         curved = (
             None
             if seeds is None or table.empty
@@ -146,9 +164,9 @@ class Run:
         judged = apply_search_correction(table, searched).assign(
             chance=chance_levels(table["metric"], self._suite)
         )
-        found = thresholds(judged, tolerance=wanted, over_seeds=curved)
-        found.insert(1, "axis", [self.counted_in(str(method)) for method in found["method"]])
-        return found
+        table = thresholds(judged, tolerance=wanted, over_seeds=curved)
+        table.insert(1, "axis", [self.counted_in(str(method)) for method in table["method"]])
+        return table
 
     def counted_in(self, method: str) -> str:
         """Returns the axis that ratios of a method are counted in."""
@@ -157,39 +175,64 @@ class Run:
     @property
     def notes(self) -> list[dict[str, Any]]:
         """What a reader should know about models: what the record says, and who lies on no curve over the axis."""
-        return [*(self.record.get("notes") or ()), *notes(self._off_curve)]
+        return [*(self.record.get("notes") or ()), *off_curve_notes(self._off_curve)]
 
     @property
     def tolerances(self) -> Mapping[str, Tolerance]:
         """Metric to tolerance, as the suite says or as they were given."""
-        own: Mapping[str, Tolerance] = self._suite["tolerances"]
-        return own if self._other is None else self._other
+        tolerances: Mapping[str, Tolerance] = self._suite["tolerances"]
+        return tolerances if self._other is None else self._other
 
-    def _measured_rules(self, table: pd.DataFrame) -> dict[str, Tolerance]:
+    @property
+    def unmatched_tolerances(self) -> dict[str, list[str]]:
+        """Metric to the conditions of its tolerance on which a complete run has measured nothing.
+
+        Built-in tests declare what they report, so that such mistakes are refused before a run; a plug-in may not.
+        """
+        if not self._is_battery_complete:
+            return {}
+        matched = self._measured_rules(self._paired())
+        unmatched = {}
+        for metric, rule in self.tolerances.items():
+            names = set(rule) if isinstance(rule, Mapping) else {OTHER_CONDITIONS}
+            rest = (
+                names
+                - set(matched.get(metric, ()) if isinstance(rule, Mapping) else names)
+                - {OTHER_CONDITIONS}
+            )
+            if rest:
+                unmatched[metric] = sorted(rest)
+        return unmatched
+
+    def _measured_rules(self, table: pd.DataFrame) -> dict[str, Any]:
         """The tolerances of what is there: a run that is unfinished, or of a part of its suite, lacks some."""
         places: Any = table[["metric", "condition", "group"]].drop_duplicates().to_numpy().tolist()
-        named = {metric for metric, _, _ in places}
-        rules = {name: rule for name, rule in self.tolerances.items() if name in named or self._other}
-        met = {label for key, label in self._cells if key.method == DENSE}
-        whole = met >= {choice["label"] for choice in self._suite["evaluators"]}
-        return rules if whole else narrowed(rules, places)  # of the whole, what is not there is a mistake
+        measured = {metric for metric, _, _ in places}
+        rules = {name: rule for name, rule in self.tolerances.items() if name in measured or self._other}
+        return (
+            rules if self._other else restrict_to_measured(rules, places)
+        )  # what a caller names must be there
+
+    @property
+    def _is_battery_complete(self) -> bool:
+        tested = {label for key, label in self._cells if key.method == DENSE}
+        return tested >= set(self.plan.by_label)
 
     def tested(self, method: str) -> tuple[float, ...]:
         """Returns the target ratios of a producer that the run tests: all, unless it is a search."""
-        every = {choice["label"]: self._suite["ratios"] for choice in self._suite["producers"]}
-        return tuple(self.record.get("tested", {}).get(method, every.get(method, ())))
+        return self.plan.tested_ratios(method)
 
     def _paired(self) -> pd.DataFrame:
         """Measurements on a curve that have a parent's number to compare with.
 
         A finished model that is as dense as its parent, or denser, is measured but lies on no curve of pruning;
-        nor do those of a method that prunes nothing, such as ``dense-retrained``, nor what nobody tried to measure.
+        nor do those of a method that prunes nothing, such as ``dense-retrained``, nor what was not tried.
         """
         table = self.measurements
         table = table[self._curved(table) & ~table["reason"].isin([UNTESTED, UNCOMPUTED])]
         dense = table[(table["method"] == DENSE) & (table["status"] == "ok")]
-        known = pd.MultiIndex.from_frame(dense[["seed", "metric", "condition"]])
-        return table[pd.MultiIndex.from_frame(table[["seed", "metric", "condition"]]).isin(known)]
+        measured = pd.MultiIndex.from_frame(dense[["seed", "metric", "condition"]])
+        return table[pd.MultiIndex.from_frame(table[["seed", "metric", "condition"]]).isin(measured)]
 
     def _curved(self, table: pd.DataFrame) -> pd.Series[bool]:
         """Which rows lie on a curve of pruning."""
@@ -208,21 +251,22 @@ class Run:
     @cached_property
     def _off_curve(self) -> dict[tuple[str, float], str]:
         """Places on no curve over the axis that was asked for; on a method's own axis targets are places as well."""
-        made = self._contents.candidates
-        keys = [key for key in self._contents.keys if key in made or not self._is_own(key.method)]
+        made = self._resolved.candidates
+        keys = [key for key in self.plan.by_key if key in made or not self._is_own(key.method)]
         wanted = [key for key in keys if key.method not in self._unpruned and self._is_tested(key)]
-        return off_curve(wanted, self.candidates, self.axis) if self.axis else {}
+        return places_off_curve(wanted, self.candidates, self.axis) if self.axis else {}
 
     def _is_tested(self, key: Key) -> bool:
-        return key.method not in self.record.get("tested", {}) or key.target_ratio in self.tested(key.method)
+        planned = self.plan.by_key.get(key)
+        return planned is None or planned.tested
 
     def _is_own(self, method: str) -> bool:
         """Whether the axis is the one that target ratios of a method are meant on."""
         return self.axis in ("", self._own_axes.get(method, DEFAULT_AXIS))
 
     def _check_saved(self) -> None:
-        """An axis on which nothing is saved is a mistake of whoever asks for it."""
-        made = [key for key in self._contents.candidates if key.method != DENSE]
+        """Refuses an axis on which no candidate saves anything."""
+        made = [key for key in self._resolved.candidates if key.method != DENSE]
         if self.axis and made and not any(map(self._is_on_curve, made)):
             raise UserError(
                 f"no candidate in {self.path} saves {AXES[self.axis].noun}: there are no thresholds over the axis "
@@ -235,7 +279,7 @@ class Run:
 
     @cached_property
     def _own_axes(self) -> dict[str, str]:
-        return axes_of(self._suite)
+        return axes_of_methods(self._suite)
 
     @property
     def _suite(self) -> Mapping[str, Any]:
@@ -244,15 +288,19 @@ class Run:
 
     @cached_property
     def candidates(self) -> dict[Key, Candidate]:
-        """Every candidate that was made or given, each parent before its children, with its ratio on the axis."""
-        made = self._contents.candidates
-        return on_axis(made, self.axis) if self.axis else made
+        """Every candidate, made here or elsewhere, each parent before its children, with its ratio on the axis."""
+        made = self._resolved.candidates
+        return candidates_on_axis(made, self.axis) if self.axis else made
 
     @cached_property
     def _cells(self) -> dict[tuple[Key, str], Cell]:
-        return {
-            address: cell for address, cell in self._contents.cells.items() if address[0] in self.candidates
+        cells = {
+            (key, test.label): current_cell(cell)
+            for key in self.candidates
+            for test in self.plan.tests
+            if (cell := self._resolved.cell(key, test.label)) is not None
         }
+        return dict(zip(cells, disambiguate_conditions(cells), strict=True))
 
     @cached_property
     def comparison(self) -> Comparison:
@@ -260,7 +308,7 @@ class Run:
         return Comparison(self._cells, self.metrics, self.tolerances, seed=self._suite["seeds"][0])
 
     def _seed_rows(self, seed: int) -> Iterator[dict[str, Any]]:
-        for key in self._contents.keys:
+        for key in self.plan.by_key:
             if key.seed == seed:
                 for choice in self._suite["evaluators"]:
                     yield from self._rows(key, choice["label"])
@@ -279,11 +327,11 @@ class Run:
                 yield {**shared, **self._measured(key, score), **notes}
             return
         status, reason = self._missing(key, cell)
-        for score in self.comparison.expected(key.seed, evaluator):
-            found = {"metric": score.metric, "condition": score.condition, "group": score.group}
+        for score in self.comparison.parent_scores(key.seed, evaluator):
+            place = {"metric": score.metric, "condition": score.condition, "group": score.group}
             yield {
                 **shared,
-                **found,
+                **place,
                 **self._direction(score.metric),
                 "status": status,
                 "reason": reason,
@@ -293,9 +341,9 @@ class Run:
     def _missing(self, key: Key, cell: Cell | None) -> tuple[str, str]:
         if cell is not None:
             return cell.status, cell.reason
-        if key in self._contents.candidates and key not in self.candidates:
-            return "skipped", UNCOUNTED.format(noun=AXES[self.axis].noun)
-        production = self._contents.production(key)
+        if key in self._resolved.candidates and key not in self.candidates:
+            return "skipped", NOT_COUNTED.format(noun=AXES[self.axis].noun)
+        production = self._resolved.production(key)
         if key not in self.candidates and production is not None:
             return production.status, production.reason
         if not self._is_tested(key):
@@ -307,10 +355,12 @@ class Run:
         return candidate_columns(key, self.candidates.get(key), self.counted_in(key.method), planned=planned)
 
     def _direction(self, metric: str) -> dict[str, Any]:
-        known = self.metrics.get(metric)
-        return {} if known is None else {"unit": known.unit, "higher_is_better": known.higher_is_better}
+        definition = self.metrics.get(metric)
+        if definition is None:
+            return {}
+        return {"unit": definition.unit, "higher_is_better": definition.higher_is_better}
 
     def _measured(self, key: Key, score: Score) -> dict[str, Any]:
-        found = {"metric": score.metric, "condition": score.condition, "group": score.group}
-        change = self.comparison.change(key, score)
-        return {**found, **self._direction(score.metric), "value": score.value, "n": score.n, **change}
+        place = {"metric": score.metric, "condition": score.condition, "group": score.group}
+        change = self.comparison.statistics(key, score)
+        return {**place, **self._direction(score.metric), "value": score.value, "n": score.n, **change}

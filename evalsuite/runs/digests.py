@@ -23,7 +23,7 @@ def candidate_digest(parent: Candidate, producer: str, ratios: Sequence[float]) 
 
     Args:
         parent: Of the same seed.
-        producer: Digest of the method and of how it retrains, from the ``inputs`` of ``run.json``.
+        producer: Digest of the method and of how it retrains.
         ratios: Target ratios up to and with the candidate's.
     """
     way = {"parent": parent.weights, "seed": parent.seed, "ratios": list(ratios)}
@@ -39,16 +39,12 @@ def control_of(seed: int, seeds: Sequence[int]) -> int | None:
     return seeds[(seeds.index(seed) + 1) % len(seeds)] if len(seeds) > 1 else None
 
 
-def control(parent: Candidate, other: Candidate | None) -> Candidate | None:
-    """Returns the other network if it is another one: one checkpoint may be the parent of several seeds."""
-    return other if other is not None and other.weights != parent.weights else None
-
-
 def cell_digest(
     candidate: Candidate,
     parent: Candidate,
     evaluator: str,
     *,
+    code: str = "",
     control: Candidate | None = None,
     historical: bool = False,
 ) -> str:
@@ -57,7 +53,8 @@ def cell_digest(
     Args:
         candidate: Whose cell it is; may be the parent itself.
         parent: Of the same seed.
-        evaluator: Digest of the test and its images, from the ``inputs`` of ``run.json``.
+        evaluator: Digest of the test and its images.
+        code: Digest of the code that rebuilds the candidate; empty in plans of older versions.
         control: The network that the test compares both with, if it does.
         historical: Whether the test looks at what the candidate went through.
     """
@@ -66,6 +63,8 @@ def cell_digest(
         "model": candidate.model,
         "parent": parent.weights,
     }
+    if code:
+        models["code"] = code
     if control is not None:
         models["control"] = control.weights
     if historical:

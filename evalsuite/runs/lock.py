@@ -1,8 +1,8 @@
-"""Who works in a run folder: one process at a time, told apart from one that died.
+"""The lock of a run folder: one process at a time works there, and one that died is recognised.
 
-The lock is the file ``run.lock``, made so that only one process can make it. Its holder touches it every few
+The lock is the file ``run.lock``, created so that only one process can create it. Its holder touches it every few
 seconds. On the machine of the holder the lock is stale when the holder's process is gone; seen from another
-machine, when nobody has touched it for a while. No clock of this machine is asked for the time: ages are
+machine, when it has not been touched for a while. No clock of this machine is asked for the time: ages are
 differences of times that the folder's own file system wrote, and waiting is counted by a clock that cannot jump.
 """
 
@@ -36,7 +36,7 @@ SILENCE = 120.0
 
 @dataclass(frozen=True)
 class Holder:
-    """Is a process that works in a run folder.
+    """A process that works in a run folder.
 
     Attributes:
         token: Of this lock alone.
@@ -57,29 +57,29 @@ class Holder:
 
 
 def this_process() -> Holder:
-    """Returns who this process is, with a new token."""
+    """Returns this process as a holder, with a new token."""
     return Holder(uuid.uuid4().hex, socket.gethostname(), _place(), os.getpid(), _born(os.getpid()))
 
 
 def holder(root: Path) -> Holder | None:
-    """Returns who works in a run folder, or died there; ``None`` if nobody is written down."""
+    """Returns the process that works in a run folder, or died there; ``None`` if there is no lock."""
     try:
         return Holder(**json.loads((root / NAME).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def alive(root: Path, found: Holder, *, patience: float | None = None) -> bool:
+def alive(root: Path, process: Holder, *, patience: float | None = None) -> bool:
     """Returns whether the holder of a lock lives.
 
     Args:
         root: The run folder.
-        found: Who holds its lock.
+        process: The holder of its lock.
         patience: Seconds to wait for a sign of life of a holder on another machine, where its last one is old;
             ``None`` to touch nothing and believe this machine's clock.
     """
-    if found.place == _place():
-        return _born(found.pid) == found.born != ""
+    if process.place == _place():
+        return _born(process.pid) == process.born != ""
     before = _beat(root)
     if before is None or patience is None:
         return before is not None and time.time() - before < SILENCE
@@ -91,7 +91,7 @@ def alive(root: Path, found: Holder, *, patience: float | None = None) -> bool:
 
 @contextmanager
 def locked(root: Path) -> Iterator[Lock]:
-    """Keeps others out of a run folder inside the block.
+    """Keeps other processes out of a run folder inside the block.
 
     Raises:
         StoreError: If another process works there, or the folder cannot be written to.
@@ -105,10 +105,10 @@ def locked(root: Path) -> Iterator[Lock]:
 
 
 class Lock:
-    """Is the lock of one run folder; use `locked`."""
+    """The lock of one run folder; use `locked`."""
 
     def __init__(self, root: Path) -> None:
-        self.root, self.path, self.own = root, root / NAME, this_process()
+        self.root, self.path, self.holder = root, root / NAME, this_process()
         self._stopped = threading.Event()
         self._beats = threading.Thread(target=self._live, name="evalsuite-lock", daemon=True)
 
@@ -127,7 +127,7 @@ class Lock:
         self._beats.start()
 
     def release(self) -> None:
-        """Gives the lock back, if it is still ours."""
+        """Removes the lock, if this process still holds it."""
         self._stopped.set()
         if self._beats.is_alive():
             self._beats.join()
@@ -136,7 +136,7 @@ class Lock:
                 self.path.unlink()
 
     def check(self) -> None:
-        """Checks that the lock is still ours: a machine that slept may have lost it.
+        """Checks that this process still holds the lock: a machine that slept may have lost it.
 
         Raises:
             StoreError: If it is not.
@@ -144,7 +144,7 @@ class Lock:
         if not self._is_ours():
             other = holder(self.root)
             raise StoreError(
-                f"{self.root} was taken over by {other or 'somebody who is gone again'} while this process slept; "
+                f"{self.root} was taken over by {other or 'a process that has ended since'} while this process slept; "
                 "start the same run again when that one has ended"
             )
 
@@ -154,25 +154,27 @@ class Lock:
         except FileExistsError:
             return False
         with os.fdopen(handle, "w") as file:
-            json.dump(asdict(self.own), file)
+            json.dump(asdict(self.holder), file)
         return True
 
     def _take_over(self) -> None:
         """Replaces a dead holder, one taker at a time: a second one could remove the lock of the first."""
         with _alone(self.path.with_name(f"{NAME}.takeover")):
-            found = holder(self.root) or _later(self.root)
-            if found is not None and alive(self.root, found, patience=2 * BEAT):
+            process = holder(self.root) or _later(self.root)
+            if process is not None and alive(self.root, process, patience=2 * BEAT):
                 raise StoreError(
-                    f"{found} works in {self.root}; wait until it has ended, or name another folder with --out"
+                    f"{process} works in {self.root}; wait until it has ended, or name another folder with --out"
                 )
-            log.info("%s left %s without ending: this run goes on from there", found or "somebody", self.root)
+            log.info(
+                "%s left %s without ending: this run goes on from there", process or "a process", self.root
+            )
             self.path.unlink(missing_ok=True)
             if not self._made():
                 raise StoreError(f"another process works in {self.root}; name another folder with --out")
 
     def _is_ours(self) -> bool:
-        found = holder(self.root)
-        return found is not None and found.token == self.own.token
+        process = holder(self.root)
+        return process is not None and process.token == self.holder.token
 
     def _live(self) -> None:
         while not self._stopped.wait(BEAT):
@@ -183,7 +185,7 @@ class Lock:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Lets one process at a time into the block; the system opens the door again when a process dies inside."""
+    """Lets one process at a time into the block; the system releases the file when a process dies inside."""
     while True:
         handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
         try:
@@ -197,7 +199,7 @@ def _alone(path: Path) -> Iterator[None]:
             log.info("%s has no locks of the system", path.parent)
         if _same(path, handle):
             break
-        os.close(handle)  # whoever was inside has removed it
+        os.close(handle)  # the process that was inside has removed it
     try:
         yield
     finally:
@@ -255,12 +257,12 @@ def _born(pid: int) -> str:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text("ascii", "replace").rpartition(")")[2].split()
     except OSError:
-        return "" if Path("/proc/self").exists() else _known(pid)
+        return "" if Path("/proc/self").exists() else _exists(pid)
     return "" if fields[0] == "Z" else fields[19]
 
 
-def _known(pid: int) -> str:
-    """Whether a process is there, on systems that do not say more."""
+def _exists(pid: int) -> str:
+    """Whether a process exists, on systems without /proc."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What is written about results in JSON: with the version of the format, and a checksum."""
+"""JSON with the version of the format and a checksum, for all that is written about results."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from evalsuite.types import Array
 
-FORMAT = 3
-"""Version of the files that are written: 2 brought checksums of what is said about arrays; 3 the packed size of
-weights, and what a candidate's ratio is counted in."""
-READABLE = (1, 2, 3)
+FORMAT = 4
+"""Version of the files that are written: 2 brought checksums of the descriptions of arrays; 3 the packed size of
+weights, and the axis of a candidate's ratio; 4 the plan of a run, and the text of its suite."""
+READABLE = (1, 2, 3, 4)
 """Versions of the files that are read."""
 
 
 class DamagedError(ValueError):
-    """Says that a file is not what was written."""
+    """A file is not what was written."""
 
 
 class UnreadableError(ValueError):
-    """Says that a file is of a version that is not read here."""
+    """A file is of a version that is not read here."""
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:
@@ -30,7 +30,7 @@ def to_json(content: Mapping[str, Any]) -> bytes:
 
 
 def parse_table(text: str) -> dict[str, Any]:
-    """Returns what JSON says.
+    """Returns a table that is written as JSON.
 
     Raises:
         ValueError: If it is no table.
@@ -46,17 +46,17 @@ def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "checksum": hashlib.sha256(to_json(content)).hexdigest()}
 
 
-def verify_checksum(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what was sealed; version 1 had no checksums.
+def verify_checksum(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the content of a table with a checksum; version 1 had none.
 
     Raises:
         UnreadableError: If it has a version that is not read here.
         ValueError: If it is not what was written.
     """
-    content = dict(found)
+    content = dict(table)
     checksum = content.pop("checksum", None)
-    whole = checksum == hashlib.sha256(to_json(content)).hexdigest()
-    if not whole and (checksum is not None or content["format"] != 1):
+    is_intact = checksum == hashlib.sha256(to_json(content)).hexdigest()
+    if not is_intact and (checksum is not None or content["format"] != 1):
         raise ValueError("the checksum is wrong")
     if content["format"] not in READABLE:
         raise UnreadableError(f"format {content['format']!r}, expected 1 to {FORMAT}")
@@ -69,7 +69,7 @@ def array_name(values: Array) -> str:
 
 
 def verify_array(name: str, values: Array) -> Array:
-    """Returns `values`, if they are still what they were called after.
+    """Returns `values`, if their digest is still their name.
 
     Raises:
         ValueError: If they are not.

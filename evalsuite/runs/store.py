@@ -1,16 +1,16 @@
-"""Results on disk: one atomic file per finished cell, found by what it is, believed by its digest.
+"""Results on disk: one atomic file per finished cell, found by its address, valid by its digest.
 
 A run folder holds::
 
-    run.json                                         what was run, with what, on what
+    run.json                                         the suite, the plan, versions and hardware
     candidates/<method>/seed-<s>/<ratio>.safetensors the weights of a candidate
     candidates/<method>/seed-<s>/<ratio>.<n>.training a long training that is under way
     candidates/<method>/seed-<s>/<ratio>.json        how to rebuild it, its ratio and cost; written last
-    cells/<method>/seed-<s>/<ratio>/<evaluator>.cell what one evaluator found, a safetensors file
+    cells/<method>/seed-<s>/<ratio>/<evaluator>.cell the scores of one evaluator, a safetensors file
 
-A file is written under a temporary name, synchronised and renamed, so it is there whole or not at all. A
+A file is written under a temporary name, synchronised and renamed, so it is there completely or not at all. A
 cell carries the digest of everything that it depends on; if the digest has changed, the cell is computed
-again. It also carries checksums of itself: what does not agree with them is set aside, and never read.
+again. It also carries checksums of itself: a file that does not agree with them is set aside, and never read.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ LONGEST = 80
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Is which candidate: the address of everything about it in a run folder."""
+    """The address of a candidate, and of everything about it in a run folder."""
 
     method: str
     seed: int
@@ -64,7 +64,7 @@ class Key:
 
 @dataclass(frozen=True)
 class Cell:
-    """Is what one evaluator found about one candidate.
+    """The scores of one evaluator on one candidate.
 
     Attributes:
         digest: Of everything that the result depends on.
@@ -102,22 +102,22 @@ class Store:
             StoreError: If one did: what it wrote would be overwritten.
         """
         try:
-            found = int(json.loads((self.root / "run.json").read_bytes())["format"])
+            version = int(json.loads((self.root / "run.json").read_bytes())["format"])
         except (OSError, ValueError, KeyError, TypeError):
             return  # none there, or damaged: it is written again
-        if found > FORMAT:
+        if version > FORMAT:
             raise StoreError(
-                f"{self.root} was written by a newer evalsuite (format {found}, this one writes {FORMAT}); "
+                f"{self.root} was written by a newer evalsuite (format {version}, this one writes {FORMAT}); "
                 "use that one, or name another folder with --out"
             )
 
     def seconds(self) -> float | None:
         """Returns how long the last run that computed something took; ``None`` if there is none."""
         try:
-            found = self.record().get("seconds")
+            seconds = self.record().get("seconds")
         except StoreError:
             return None
-        return float(found) if isinstance(found, int | float) else None
+        return float(seconds) if isinstance(seconds, int | float) else None
 
     def record(self) -> dict[str, Any]:
         """Returns ``run.json``.
@@ -146,7 +146,7 @@ class Store:
         return self.root / "candidates" / key.folder.with_name(f"{key.folder.name}.safetensors")
 
     def has_weights(self, key: Key) -> bool:
-        """Says whether the weights of a candidate are there in full, without reading them."""
+        """Returns whether the weights of a candidate are there in full, without reading them."""
         try:
             with safe_open(self.weights_path(key), framework="numpy"):
                 return True
@@ -160,7 +160,7 @@ class Store:
             if digest is not None and content["digest"] != digest:
                 return None
             fields = content["candidate"]
-            history = tuple(_phase(one) for one in fields.get("history", ()))
+            history = tuple(_phase(phase) for phase in fields.get("history", ()))
             return Candidate(**{**fields, "cost": Cost(**fields["cost"]), "history": history})
         except (OSError, KeyError, ValueError, TypeError):
             return None  # not there, or damaged: made again
@@ -236,7 +236,7 @@ class Store:
         data = save(arrays, metadata={"cell": to_json(with_checksum(content)).decode()})
         write_atomically(self.cell_path(key, evaluator), data)
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Removes what killed writes left behind."""
         remove_leftovers(self.root)
 
@@ -272,8 +272,8 @@ def _read(path: Path, digest: str | None) -> Cell | None:
 
 
 def _cell(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> Cell:
-    metrics = tuple(Metric(**one) for one in content["metrics"])
-    scores = tuple(_score(one, arrays) for one in content["scores"])
+    metrics = tuple(Metric(**metric) for metric in content["metrics"])
+    scores = tuple(_score(score, arrays) for score in content["scores"])
     return Cell(content["digest"], content["status"], content["reason"], metrics, scores)
 
 
@@ -284,9 +284,9 @@ def _score(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Score:
 
 def _kept(arrays: dict[str, Array], values: Array) -> str:
     """Name under which `values` are stored: their own digest, so that equal arrays are stored once."""
-    whole = np.ascontiguousarray(values)
-    name = array_name(whole)
-    arrays[name] = whole
+    contiguous = np.ascontiguousarray(values)
+    name = array_name(contiguous)
+    arrays[name] = contiguous
     return name
 
 

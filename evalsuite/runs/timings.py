@@ -1,4 +1,4 @@
-"""What a run has cost and what it is doing, written down while it goes on so that others can look."""
+"""Timings: how long the cells of a run took and what it computes now, written down while it goes on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from evalsuite.runs.store import Key, Store, write_atomically
 
 NAME = "running.json"
 PAUSE = 5.0
-"""Seconds between two writings of what is going on."""
+"""Seconds between two writings."""
 
 
 @dataclass
 class TimeSpent:
-    """Is what one component of a run took.
+    """The time that one component of a run took.
 
     Attributes:
         cells: How many were computed.
@@ -35,15 +35,15 @@ class TimeSpent:
 
 @dataclass
 class ActiveTask:
-    """Is what a worker does now."""
+    """The cell that a worker computes now."""
 
     key: Key
     what: str
-    begun: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
 
 class RunTimings:
-    """Adds up what components cost, over all runs in one folder; no cell holds a time.
+    """Adds up how long the cells of each component took, over all runs in one folder; no cell holds a time.
 
     Args:
         store: The run folder.
@@ -53,40 +53,42 @@ class RunTimings:
     def __init__(self, store: Store, *, workers: int) -> None:
         self._path = store.root / NAME
         self._workers = workers
-        self._begun = time.monotonic()
-        self._own: dict[str, TimeSpent] = {}
-        self.doing: dict[str, ActiveTask] = {}
-        self._before = _read(store)
+        self._started = time.monotonic()
+        self._added: dict[str, TimeSpent] = {}
+        self.active: dict[str, ActiveTask] = {}
+        self._earlier = _read(store)
 
     @property
     def elapsed(self) -> float:
         """Seconds since the run began, whatever the date did meanwhile."""
-        return time.monotonic() - self._begun
+        return time.monotonic() - self._started
 
     @property
     def spent(self) -> dict[str, dict[str, float]]:
         """Cells and seconds by component, over all runs in this folder."""
-        total = {what: TimeSpent(**one) for what, one in self._before.items()}
-        for what, one in list(self._own.items()):
-            known = total.setdefault(what, TimeSpent())
-            known.cells, known.seconds = known.cells + one.cells, known.seconds + one.seconds
-        return {what: {"cells": one.cells, "seconds": round(one.seconds, 3)} for what, one in total.items()}
+        total = {what: TimeSpent(**fields) for what, fields in self._earlier.items()}
+        for what, added in list(self._added.items()):
+            spent = total.setdefault(what, TimeSpent())
+            spent.cells, spent.seconds = spent.cells + added.cells, spent.seconds + added.seconds
+        return {
+            what: {"cells": spent.cells, "seconds": round(spent.seconds, 3)} for what, spent in total.items()
+        }
 
     def add(self, what: str, seconds: float) -> None:
-        """Books one computed cell."""
-        one = self._own.setdefault(what, TimeSpent())
-        one.cells, one.seconds = one.cells + 1, one.seconds + seconds
+        """Adds one computed cell."""
+        spent = self._added.setdefault(what, TimeSpent())
+        spent.cells, spent.seconds = spent.cells + 1, spent.seconds + seconds
 
     @contextlib.contextmanager
-    def kept(self, reached: Callable[[], tuple[int, int]]) -> Iterator[None]:
-        """Writes down every few seconds where the run is, also while a single process has its hands full.
+    def written(self, reached: Callable[[], tuple[int, int]]) -> Iterator[None]:
+        """Writes down every few seconds how far the run is, also while a single process computes.
 
         Args:
             reached: Returns how many cells are finished, and how many there are.
         """
         stopped = threading.Event()
         writer = threading.Thread(
-            target=self._keep, args=(reached, stopped), name="evalsuite-ledger", daemon=True
+            target=self._keep, args=(reached, stopped), name="evalsuite-timings", daemon=True
         )
         self._write(*reached())
         writer.start()
@@ -97,20 +99,20 @@ class RunTimings:
             writer.join()
 
     def close(self) -> None:
-        """Removes what was written down: what it said is in the record now."""
+        """Removes the file: its content is in the record now."""
         with contextlib.suppress(OSError):
             self._path.unlink(missing_ok=True)
 
     def _keep(self, reached: Callable[[], tuple[int, int]], stopped: threading.Event) -> None:
         while not stopped.wait(PAUSE):
-            with contextlib.suppress(StoreError):  # a full disk is told by what must be written
+            with contextlib.suppress(StoreError):  # a full disk is reported by the next necessary file
                 self._write(*reached())
 
     def _write(self, done: int, total: int) -> None:
         now = time.monotonic()
         running = [
-            {**_address(one.key), "what": one.what, "seconds": round(now - one.begun, 1)}
-            for one in list(self.doing.values())  # the run goes on meanwhile
+            {**_address(task.key), "what": task.what, "seconds": round(now - task.started, 1)}
+            for task in list(self.active.values())  # the run goes on meanwhile
         ]
         content: dict[str, Any] = {"format": FORMAT, "done": done, "total": total}
         content |= {"workers": self._workers, "elapsed": round(self.elapsed, 1)}
@@ -118,23 +120,23 @@ class RunTimings:
 
 
 def running(root: Path) -> dict[str, Any]:
-    """Returns what the last run wrote down while it went on; empty where it came to its end."""
+    """Returns the file that a run writes while it goes on; empty where the run came to its end."""
     try:
-        found = json.loads((root / NAME).read_bytes())
+        content = json.loads((root / NAME).read_bytes())
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _read(store: Store) -> dict[str, dict[str, Any]]:
-    """What earlier runs spent; a killed one left it in its notes, which hold what came before as well."""
+    """The time of earlier runs; a killed one left it in its file, which includes all runs before it."""
     left = running(store.root).get("spent")
     with contextlib.suppress(StoreError):
         left = left or store.record().get("spent")
-    known = left if isinstance(left, Mapping) else {}
+    components = left if isinstance(left, Mapping) else {}
     return {
-        str(what): {"cells": int(one["cells"]), "seconds": float(one["seconds"])}
-        for what, one in known.items()
+        str(what): {"cells": int(fields["cells"]), "seconds": float(fields["seconds"])}
+        for what, fields in components.items()
     }
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalsuite.config.options import Options
 from evalsuite.config.suite import Suite, find_suite, load_suite, parse_suite, shipped_suites
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import SuiteError, UserError
@@ -19,7 +20,6 @@ from evalsuite.evaluators.attack import Attack
 from evalsuite.models import MODELS
 from evalsuite.plugin_config import from_table
 from evalsuite.producers import PRODUCERS
-from evalsuite.runs.provenance import Options
 from evalsuite.training.published_recipes import named_recipe
 
 if TYPE_CHECKING:
@@ -171,12 +171,12 @@ MISTAKES = [
     ),
     pytest.param(
         {'name = "random"': 'name = "random"\nlabel = "dense"'},
-        [r"\[\[producers\]\]", r"the label 'dense' is kept for the parent"],
+        [r"\[\[producers\]\]", r"the label 'dense' is reserved for the parent"],
         id="label of the parent",
     ),
     pytest.param(
         {'name = "noise"': 'name = "noise"\nlabel = "production"'},
-        [r"\[\[evaluators\]\]", r"the label 'production' is kept for"],
+        [r"\[\[evaluators\]\]", r"the label 'production' is reserved for"],
         id="label of the production",
     ),
     pytest.param(
@@ -186,7 +186,7 @@ MISTAKES = [
     # tolerances
     pytest.param(
         {"accuracy = 0.01": "acuracy = 0.01"},
-        [r"\[tolerances\]", r"nobody measures 'acuracy'", r"did you mean 'accuracy'"],
+        [r"\[tolerances\]", r"no evaluator of this suite reports metric 'acuracy'", r"did you mean 'accuracy'"],
         id="tolerance for nothing",
     ),
     pytest.param(
@@ -260,7 +260,7 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
 
 PLUGIN = """
 from dataclasses import dataclass
-from evalsuite.producers import register
+from evalsuite.plugins import register_producer
 from evalsuite.producers.base import Producer
 {decorator}
 class Mine({base}):
@@ -282,19 +282,23 @@ WHOLE = "def produce(self, parent, ratios, context):\n        yield parent"
         pytest.param("raise SystemExit(3)", r"mine\.py does not run: SystemExit", id="leaves"),
         pytest.param(
             PLUGIN.format(
-                decorator='@register("magnitude")\n@dataclass(frozen=True)', base="Producer", body=WHOLE
+                decorator='@register_producer("magnitude")\n@dataclass(frozen=True)',
+                base="Producer",
+                body=WHOLE,
             ),
-            r"the producer name 'magnitude' is taken by evalsuite\.producers\.weights:Magnitude",
+            r"the producer name 'magnitude' is taken by evalsuite\.producers\.unstructured\.magnitude:Magnitude",
             id="taken name",
         ),
         pytest.param(
-            PLUGIN.format(decorator='@register("bare-plug-in")', base="Producer", body=WHOLE),
+            PLUGIN.format(decorator='@register_producer("bare-plug-in")', base="Producer", body=WHOLE),
             r"\[\[producers\]\], bare-plug-in: .*Mine.* frozen dataclass",
             id="no dataclass",
         ),
         pytest.param(
             PLUGIN.format(
-                decorator='@register("bare-plug-in")\n@dataclass(frozen=True)', base="Producer", body=""
+                decorator='@register_producer("bare-plug-in")\n@dataclass(frozen=True)',
+                base="Producer",
+                body="",
             ),
             r"\[\[producers\]\], bare-plug-in: .*abstract.*produce",
             id="no produce",
@@ -316,7 +320,7 @@ def test_a_plug_in_file_beside_the_suite_is_found_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(PRODUCERS, "_loaded", dict(PRODUCERS._loaded))
-    decorator = '@register("own-plug-in")\n@dataclass(frozen=True)'
+    decorator = '@register_producer("own-plug-in")\n@dataclass(frozen=True)'
     (tmp_path / "mine.py").write_text(
         PLUGIN.format(decorator=decorator, base="Producer", body=f"x: int = 2\n    {WHOLE}")
     )
@@ -333,10 +337,10 @@ def test_two_evaluators_may_not_mean_different_things_by_one_name(
     monkeypatch.setattr(EVALUATORS, "_loaded", dict(EVALUATORS._loaded))
     (tmp_path / "mine.py").write_text(
         "from dataclasses import dataclass\n"
-        "from evalsuite.evaluators import register\n"
+        "from evalsuite.plugins import register_evaluator\n"
         "from evalsuite.evaluators.base import Evaluator\n"
         "from evalsuite.types import Metric\n"
-        '@register("liar")\n@dataclass(frozen=True)\n'
+        '@register_evaluator("liar")\n@dataclass(frozen=True)\n'
         'class Liar(Evaluator):\n    "One line."\n    needs = ()\n'
         '    metrics = (Metric("accuracy", False, "per cent", "The opposite."),)\n'
         "    def evaluate(self, bench):\n        yield from ()\n"

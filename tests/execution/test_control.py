@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import pytest
 
+from evalsuite.config.options import Options
 from evalsuite.execution import scheduler as runner
-from evalsuite.execution.dry_run import plan
-from evalsuite.results.exemplars import pruning_identified_exemplars
-from evalsuite.runs.digests import cell_digest, control, control_of
-from evalsuite.runs.provenance import Options
+from evalsuite.execution.dry_run import dry_run
+from evalsuite.results.tables import exemplar_table
+from evalsuite.runs.digests import cell_digest, control_of
+from evalsuite.runs.plan import independent
 from evalsuite.runs.status import status
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def test_two_parents_are_each_others_control(two: Run) -> None:
 
 def test_a_second_run_finds_everything_and_plans_nothing(two: Run) -> None:
     source = two.path.parent / "two.toml"
-    assert all(line.left == 0 for line in plan(source, out=two.path))
+    assert all(line.left == 0 for line in dry_run(source, out=two.path))
     assert all(count.left == 0 for count in status(two.path).counts.values())
     runner.run(source, out=two.path)
     assert computed(two.path) == 0
@@ -85,7 +86,7 @@ def test_only_what_uses_the_control_depends_on_it(two: Run, tmp_path: Path) -> N
 
 def test_exemplars_are_found_over_the_seeds(two: Run) -> None:
     ratios = {key: candidate.ratio for key, candidate in two.candidates.items()}
-    (row,) = pruning_identified_exemplars(two.comparison.scores, ratios).to_dict("records")
+    (row,) = exemplar_table(two.comparison.scores, ratios).to_dict("records")
     assert (row["method"], row["seeds"], row["n"]) == ("magnitude", 2, 899)
     assert 0 < row["share"] < 1
 
@@ -93,7 +94,7 @@ def test_exemplars_are_found_over_the_seeds(two: Run) -> None:
 def test_the_control_is_the_next_seeds_parent_if_that_is_another_network(two: Run) -> None:
     assert [control_of(seed, [3, 1, 2]) for seed in (3, 1, 2)] == [1, 2, 3]
     parents = [one for key, one in two.candidates.items() if key.method == "dense"]
-    assert control(parents[0], parents[1]) is parents[1]
-    assert control(parents[0], parents[0]) is control(parents[0], None) is None
+    assert independent(parents[0], parents[1]) is parents[1]
+    assert independent(parents[0], parents[0]) is independent(parents[0], None) is None
     digests = {cell_digest(parents[0], parents[0], "x", control=one) for one in (None, *parents)}
     assert len(digests) == 3

@@ -49,7 +49,8 @@ import json, os, random, sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from evalsuite.execution import provenance, runner
+from evalsuite.execution import scheduler as runner
+from evalsuite.runs import provenance
 from evalsuite.datasets.digits import Digits
 
 versions = provenance.versions()

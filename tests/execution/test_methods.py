@@ -10,7 +10,7 @@ import pytest
 
 from evalsuite import Run, api
 from evalsuite.config.suite import load_suite
-from evalsuite.report.findings import methods
+from evalsuite.report.build import report_data
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -50,6 +50,7 @@ def check_dense(run: Run) -> None:
     assert DENSE not in set(run.thresholds()["method"])  # it is on no curve of pruning
 
 
+@pytest.mark.extensive
 def test_random_is_the_worst_choice_of_weights_at_a_high_ratio(tmp_path: Path) -> None:
     suite = part(load_suite("methods-digits"), (*WEIGHTS, DENSE), (0.95,))
     assert len(suite.producers) == len(WEIGHTS) + 1
@@ -71,7 +72,7 @@ def test_all_methods_are_ranked_and_random_is_last_but_for_the_inverted_score(tm
     assert {key.method for key in run.candidates} == labels | {"dense"}
     assert len(run.candidates) == 3 * len(labels) + 1, "a production failed"
     check_dense(run)
-    order = [one for one in methods(api.findings(run)) if one != DENSE]
+    order = [one for one in report_data(run).methods if one != DENSE]
     assert order[-2:] == ["random", "inverted"]
     found = accuracies(run)
     for ratio in (0.8, 0.95):

@@ -20,10 +20,12 @@ import torch
 
 import evalsuite
 from evalsuite import api
+from evalsuite.config.options import Options
 from evalsuite.errors import CheckpointError, DataError, UserError
 from evalsuite.execution import scheduler as runner
+from evalsuite.execution.devices import threads
+from evalsuite.execution.tasks import CellProgress
 from evalsuite.results.run import UNCOMPUTED
-from evalsuite.runs.provenance import Options
 from evalsuite.runs.store import Key, Store
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ def test_a_second_start_computes_nothing(
 ) -> None:
     path = copied(done, tmp_path)
     before, csv = finished(path), tables(path)
-    steps: list[runner.CellProgress] = []
+    steps: list[CellProgress] = []
     api.run(tiny, out=path, progress=steps.append)
     assert counted == {"trainings": 0, "passes": 0}
     assert computed(path) == 0
@@ -198,7 +200,7 @@ def test_nothing_of_an_older_suite_is_reported_as_this_one(
     """A run that was changed and stopped early must not pair new parents with old candidates."""
     path = copied(done, tmp_path)
 
-    def stop(step: runner.CellProgress) -> None:
+    def stop(step: CellProgress) -> None:
         if step.done == 5:
             raise KeyboardInterrupt
 
@@ -221,7 +223,7 @@ def test_cells_of_older_settings_are_not_reported_under_the_new_ones(
 ) -> None:
     path = copied(done, tmp_path)
 
-    def stop(step: runner.CellProgress) -> None:
+    def stop(step: CellProgress) -> None:
         if step.done == CELLS // 5:  # the parent is done
             raise KeyboardInterrupt
 
@@ -242,7 +244,7 @@ KILLER = """
 import json, os, random, signal, sys, time
 from pathlib import Path
 from evalsuite import api
-from evalsuite.execution import runner
+from evalsuite.execution import scheduler as runner
 suite, out = sys.argv[1], Path(sys.argv[2])
 draws = random.Random()
 runner.run(suite, out=out.with_name("warm"))  # imports whatever there is to import
@@ -361,7 +363,7 @@ def test_a_test_that_fails_on_a_candidate_only_leaves_its_threshold_incomplete(
         "accuracy = 0.05": "accuracy = 0.05\nmood = 1.0",
     }
 
-    def spoil(step: runner.CellProgress) -> None:
+    def spoil(step: CellProgress) -> None:
         if step.key.target_ratio == 0.5:
             flag.touch()
 
@@ -381,7 +383,7 @@ def test_a_failing_producer_gives_its_reason_to_the_rest_of_its_chain(
     ratios = {"ratios = [0.5, 0.8]": "ratios = [0.5, 0.8, 0.9]"}
     suite = suite_file(FEW | ratios | {'"magnitude"': f'"fragile"\nflag = "{flag}"'})
     flag.touch()
-    steps: list[runner.CellProgress] = []
+    steps: list[CellProgress] = []
     first = api.run(suite, out=path, progress=steps.append)
     failed = first.failures
     assert set(failed["target_ratio"]) == {0.8, 0.9}
@@ -539,10 +541,10 @@ def test_a_run_tells_what_it_was_run_with(done: Run, tiny: Path) -> None:
 
 def test_the_number_of_threads_is_put_back() -> None:
     before = torch.get_num_threads()
-    with runner.threads(before + 1):
+    with threads(before + 1):
         assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
-    with pytest.raises(RuntimeError), runner.threads(before + 1):
+    with pytest.raises(RuntimeError), threads(before + 1):
         raise RuntimeError
     assert torch.get_num_threads() == before
 

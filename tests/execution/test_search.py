@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from evalsuite import Run, api
+from evalsuite.config.options import Options
 from evalsuite.errors import UserError
+from evalsuite.execution.planning import prepare
 from evalsuite.execution.search import next_steps, search
-from evalsuite.runs.provenance import Options
 from evalsuite.runs.status import status
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ LESS = {
 
 def test_a_search_finds_what_the_whole_grid_finds(suite_file: Callable[..., Path], tmp_path: Path) -> None:
     suite = suite_file(GRID | LESS)
-    found = search(suite, "accuracy", out=tmp_path / "searched", options=Options())
+    found = search(prepare(suite, out=tmp_path / "searched", options=Options(search="accuracy")))
     whole = api.run(suite, out=tmp_path / "whole")
     tested = {method: found.tested(method) for method in ("magnitude", "filter-l1")}
     assert all(3 <= len(ratios) < 9 for ratios in tested.values())
@@ -115,9 +116,9 @@ def test_a_search_finds_what_the_whole_grid_finds(suite_file: Callable[..., Path
     assert not any(one.missing for one in counts)
 
 
-def test_a_search_for_what_nobody_judges_is_refused(tiny: Path, tmp_path: Path) -> None:
+def test_a_search_for_a_metric_without_tolerance_is_refused(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--search nll: unknown metric with a tolerance 'nll'"):
-        search(tiny, "nll", out=tmp_path / "run", options=Options())
+        search(prepare(tiny, out=tmp_path / "run", options=Options(search="nll")))
     assert not (tmp_path / "run").exists()
 
 

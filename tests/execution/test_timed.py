@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from evalsuite import Run, api
-from evalsuite.execution import dry_run, schedule
-from evalsuite.report.curves import curves
+from evalsuite.execution import dry_run, planning
+from evalsuite.report.build import report_data
+from evalsuite.report.chart_data import curves
 
 CUT = '[[evaluators]]\nname = "corruptions"'
 LATENCY = '[[evaluators]]\nname = "latency"\nrepeats = 7\nwarm_up = 1\nbatch_size = 8\n'
@@ -31,7 +32,7 @@ def cells(path: Path) -> dict[str, bytes]:
 def test_times_are_measured_once_and_again_on_another_machine(
     timed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = {line.what: line for line in dry_run.plan(timed, out=tmp_path / "run")}
+    lines = {line.what: line for line in dry_run.dry_run(timed, out=tmp_path / "run")}
     assert lines["latency"].left == 3
     assert (
         lines["latency"].images == 3 * 2 * 8 * 8
@@ -41,15 +42,15 @@ def test_times_are_measured_once_and_again_on_another_machine(
     assert len(before) == 3
     api.run(timed, out=tmp_path / "run")
     assert cells(found.path) == before
-    monkeypatch.setattr(schedule, "hardware", lambda _: {"processor": "another"})
-    left = {line.what: line.left for line in dry_run.plan(timed, out=tmp_path / "run")}
+    monkeypatch.setattr(planning, "hardware", lambda _: {"processor": "another"})
+    left = {line.what: line.left for line in dry_run.dry_run(timed, out=tmp_path / "run")}
     assert {what: count for what, count in left.items() if count} == {"latency": 3}
     _draws(found)
 
 
 def _draws(found: Run) -> None:
     """Both times are axes of the page's curves, for each candidate what was measured."""
-    told = curves(api.findings(found))
+    told = curves(report_data(found))
     table = found.measurements[found.measurements["evaluator"] == "latency"]
     names = ["latency batch of 8", "latency_ratio batch of 8"]
     assert list(told["axes"])[-2:] == names

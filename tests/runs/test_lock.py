@@ -42,7 +42,7 @@ def test_the_lock_is_there_inside_the_block_only(tmp_path: Path) -> None:
     root = tmp_path / "deep" / "run"
     with locked(root) as own:
         found = holder(root)
-        assert found == own.own
+        assert found == own.holder
         assert found is not None
         assert found.pid == os.getpid()
         assert alive(root, found)
@@ -69,7 +69,7 @@ def test_a_second_process_is_told_who_has_it_until_that_one_is_killed(tmp_path: 
     process.communicate()
     assert holder(tmp_path) is not None
     with locked(tmp_path) as own:
-        assert holder(tmp_path) == own.own
+        assert holder(tmp_path) == own.holder
 
 
 def test_a_process_with_the_number_of_a_dead_one_is_not_the_holder(tmp_path: Path) -> None:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from evalsuite.config.options import Options
 from evalsuite.config.suite import load_suite
 from evalsuite.errors import SkippedError, StoreError, UserError
 from evalsuite.evaluators.corruptions import Corruptions
 from evalsuite.execution import dry_run, scheduler
 from evalsuite.execution.production import Production
+from evalsuite.execution.tasks import CellProgress
 from evalsuite.runs import status
 from evalsuite.runs.lock import locked
-from evalsuite.runs.provenance import Options
 from evalsuite.runs.serialization import FORMAT
 from evalsuite.runs.store import Key, Store
 
@@ -90,7 +91,7 @@ def test_status_while_a_run_goes_on(
     seen: list[status.RunStatus] = []
     path = tmp_path / "run"
 
-    def look(step: scheduler.CellProgress) -> None:
+    def look(step: CellProgress) -> None:
         if step.done == 9:
             seen.append(status.status(path))
 
@@ -166,9 +167,12 @@ def test_a_plan_counts_what_a_run_would_do_and_writes_nothing(
 ) -> None:
     path = copied(done, tmp_path)
     before = snapshot(path)
-    assert all((line.done, line.left, line.seconds) == (5, 0, 0.0) for line in dry_run.plan(tiny, out=path))
+    assert all(
+        (line.done, line.left, line.seconds) == (5, 0, 0.0) for line in dry_run.dry_run(tiny, out=path)
+    )
     lines = {
-        line.what: line for line in dry_run.plan(suite_file({"epsilons = [16]": "epsilons = [20]"}), out=path)
+        line.what: line
+        for line in dry_run.dry_run(suite_file({"epsilons = [16]": "epsilons = [20]"}), out=path)
     }
     assert {what: line.left for what, line in lines.items() if line.left} == {"noise": 5}
     images = 899
@@ -177,7 +181,7 @@ def test_a_plan_counts_what_a_run_would_do_and_writes_nothing(
     spent = done.record["spent"]["noise"]
     assert lines["noise"].seconds == pytest.approx(spent["seconds"], rel=1e-6)
     assert snapshot(path) == before
-    fresh = dry_run.plan(tiny, out=tmp_path / "gone")
+    fresh = dry_run.dry_run(tiny, out=tmp_path / "gone")
     assert [(line.what, line.left) for line in fresh] == [(name, 5) for name in ["production", *TESTS]]
     assert fresh[0].images == 5 * 3 * 2 * 718  # two epochs, three passes for a step
     assert not any(line.measured for line in fresh)
@@ -198,7 +202,7 @@ def test_a_plan_counts_what_a_run_would_do_and_writes_nothing(
 def test_a_part_of_a_suite_can_be_run(
     only: tuple[str, ...], cells: set[tuple[str, str]], tiny: Path, done: Run, tmp_path: Path
 ) -> None:
-    steps: list[scheduler.CellProgress] = []
+    steps: list[CellProgress] = []
     found = scheduler.run(tiny, out=tmp_path / "run", options=Options(only=only), progress=steps.append)
     there = {(path.parts[-4], path.stem) for path in found.path.rglob("*.cell")}
     assert there == cells

@@ -136,7 +136,7 @@ def test_equal_content_is_equal_bytes(tmp_path: Path) -> None:
         pytest.param(lambda _: b"", id="empty"),
         pytest.param(lambda data: b"\xff" * len(data), id="overwritten"),
         pytest.param(lambda data: data.replace(b"status", b"sattus"), id="without a key"),
-        pytest.param(lambda data: data.replace(b'\\"format\\": 3', b'\\"format\\": 9'), id="other format"),
+        pytest.param(lambda data: data.replace(b'\\"format\\": 4', b'\\"format\\": 9'), id="other format"),
     ],
 )
 def test_a_damaged_cell_is_not_believed(damage: object, tmp_path: Path) -> None:
@@ -208,8 +208,8 @@ def test_a_damaged_candidate_is_none(text: str, tmp_path: Path) -> None:
             None, r"is not a run folder: it has no run\.json; start one with 'evalsuite run SUITE'", id="none"
         ),
         pytest.param(
-            '{"format": 4}',
-            r"run\.json has format 4, this evalsuite reads 1 to 3; use the evalsuite that wrote it, or run",
+            '{"format": 5}',
+            r"run\.json has format 5, this evalsuite reads 1 to 4; use the evalsuite that wrote it, or run",
             id="newer",
         ),
         pytest.param("{}", r"run\.json has format None", id="no format"),
@@ -354,7 +354,7 @@ def test_leftovers_of_killed_writes_are_swept_and_nothing_else(tmp_path: Path) -
     old = time.time() - 2 * 3600
     for path in left:
         os.utime(path, (old, old))
-    store.sweep()
+    store.remove_leftovers()
     assert files(tmp_path) == sorted([*kept, tmp_path / ".gitignore", fresh])
 
 
@@ -377,4 +377,4 @@ def test_run_json_is_plain_json_that_people_can_read(tmp_path: Path) -> None:
     Store(tmp_path).write_record({"suite": {"name": "é"}, "path": Path("x")})
     text = (tmp_path / "run.json").read_text("utf-8")
     assert '"é"' in text
-    assert json.loads(text) == {"format": 3, "suite": {"name": "é"}, "path": "x"}
+    assert json.loads(text) == {"format": 4, "suite": {"name": "é"}, "path": "x"}

@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from evalsuite.config.options import Options
 from evalsuite.config.suite import Suite
 from evalsuite.errors import UserError
 from evalsuite.execution.devices import cores
 from evalsuite.execution.executors.base import Executor
 from evalsuite.execution.tasks import RunContext
 from evalsuite.execution.worker import TaskRunner
-from evalsuite.registry import unknown
-from evalsuite.runs.provenance import Options, environment_fingerprint
+from evalsuite.registry import unknown_name
+from evalsuite.runs.provenance import environment_fingerprint
 
 NAMES = ("serial", "local", "ray")
 
 
 def executor(
-    name: str, order: RunContext, here: TaskRunner, *, devices: Sequence[str], workers: int
+    name: str, context: RunContext, here: TaskRunner, *, devices: Sequence[str], workers: int
 ) -> Executor:
     """Returns the executor called `name`; ``ray://host:port`` names a cluster.
 
     Args:
         name: One of `NAMES`, or Ray's address.
-        order: What is run; its device is that of the first worker.
+        context: What is run; its device is that of the first worker.
         here: Does tasks in this process.
         devices: One for each worker in turn.
         workers: How many tasks are done at once; Ray has as many as it has room for.
@@ -38,15 +39,15 @@ def executor(
         from evalsuite.execution.executors.serial import SerialExecutor
 
         return SerialExecutor(here)
-    order = replace(order, identity=environment_fingerprint())
-    orders = [replace(order, device=devices[i % len(devices)]) for i in range(workers)]
+    context = replace(context, fingerprint=environment_fingerprint())
+    contexts = [replace(context, device=devices[i % len(devices)]) for i in range(workers)]
     if kind == "local":
         from evalsuite.execution.executors.local import LocalExecutor
 
-        return LocalExecutor(orders)
+        return LocalExecutor(contexts)
     from evalsuite.execution.executors.ray import RayExecutor
 
-    return RayExecutor(replace(order, patience=30.0, scratch=None), address)
+    return RayExecutor(replace(context, patience=30.0, scratch=None), address)
 
 
 def check(name: str, *, workers: int) -> None:
@@ -57,7 +58,7 @@ def check(name: str, *, workers: int) -> None:
     """
     kind = name.partition("://")[0]
     if kind not in NAMES:
-        raise UserError(unknown("executor", name, NAMES))
+        raise UserError(unknown_name("executor", name, NAMES))
     if kind == "serial" and workers > 1:
         raise UserError(
             f"found {workers} workers for the executor serial, which is one; use --executor local"

@@ -8,7 +8,7 @@ from evalsuite.execution.tasks import Event, Task
 
 
 class Executor(ABC):
-    """Has tasks done and says what happens, in the order in which it happens."""
+    """Has tasks done, and reports their events in the order in which they happen."""
 
     @property
     @abstractmethod
@@ -23,9 +23,9 @@ class Executor(ABC):
     def event(self, timeout: float) -> tuple[Task, Event] | None:
         """Returns the next event and the task that it is about; ``None`` if there is none within `timeout` seconds.
 
-        The last event of a task is ``Finished``, ``Died``, ``Lost`` or ``Stop``.
+        The last event of a task is `TaskFinished`, `WorkerDied`, `WeightsLost` or `RunAborted`.
         """
 
     @abstractmethod
     def close(self) -> None:
-        """Ends whatever is under way; what is on disk stays."""
+        """Ends all tasks that are under way; files on disk stay."""

@@ -16,7 +16,7 @@ from evalsuite.errors import UserError
 from evalsuite.execution.devices import threads
 from evalsuite.execution.tasks import Event, RunAborted, RunContext, TaskFinished, WeightsLost
 from evalsuite.execution.worker import TaskRunner
-from evalsuite.registry import import_file
+from evalsuite.registry import import_plugin_file
 from evalsuite.runs.provenance import environment_fingerprint
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl
@@ -24,7 +24,7 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 def main(handle: int, parent: int) -> None:
     """Does the tasks that come in until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of whoever sends it to every process there is
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # some send it to every process
     _die_with(parent)
     pipe = Connection(handle)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the run is over
@@ -32,43 +32,43 @@ def main(handle: int, parent: int) -> None:
 
 
 def unpacked(packed: bytes) -> RunContext:
-    """Returns an order after importing the plug-ins that it needs.
+    """Returns a context after importing the plug-ins that it needs.
 
     Raises:
-        UserError: If this process would not compute as the run does, since it has other code.
+        UserError: If this process has other code or versions than the run.
     """
-    wanted, plugins, order = pickle.loads(packed)  # noqa: S301  # from our own parent
-    _check_same(wanted)
+    fingerprint, plugins, content = pickle.loads(packed)  # noqa: S301  # from our own parent
+    _check_same(fingerprint)
     for path in plugins:
-        import_file(Path(path))
-    found: RunContext = pickle.loads(order)  # noqa: S301  # from our own parent
-    return found
+        import_plugin_file(Path(path))
+    context: RunContext = pickle.loads(content)  # noqa: S301  # from our own parent
+    return context
 
 
-def _check_same(wanted: Mapping[str, str]) -> None:
-    """Checks that versions and code are those of the run, whose digests this process fills with numbers."""
-    own = environment_fingerprint() if wanted else {}
-    for name, value in wanted.items():
-        if own.get(name) == value:
+def _check_same(expected: Mapping[str, str]) -> None:
+    """Checks that versions and code are those of the run."""
+    fingerprint = environment_fingerprint() if expected else {}
+    for name, value in expected.items():
+        if fingerprint.get(name) == value:
             continue
-        found = "" if name == "code" else f" ({own.get(name)}, expected {value})"
+        versions = "" if name == "code" else f" ({fingerprint.get(name)}, expected {value})"
         raise UserError(
-            f"it has another {name} than the run{found}; install the same everywhere and start the run again"
+            f"it has another {name} than the run{versions}; install the same everywhere and start the run again"
         )
 
 
 def _work(pipe: Connection) -> None:
     try:
-        order = unpacked(pipe.recv_bytes())
-        shop = TaskRunner(order)
+        context = unpacked(pipe.recv_bytes())
+        runner = TaskRunner(context)
     except Exception as error:
         pipe.recv()
         pipe.send(sendable(RunAborted(UserError(f"a worker cannot start: {type(error).__name__}: {error}"))))
         return
-    with threads(order.suite.threads):
+    with threads(context.suite.threads):
         while True:
             task = pipe.recv()
-            for event in all_events(shop.events(task)):
+            for event in all_events(runner.events(task)):
                 pipe.send(sendable(event))
 
 
@@ -82,7 +82,7 @@ def all_events(events: Iterator[Event]) -> Iterator[Event]:
 
 
 def sendable(event: Event) -> Event:
-    """Returns the event, whose error may be of a class that does not survive the way."""
+    """Returns the event with an error that can be pickled."""
     if not isinstance(event, RunAborted):
         return event
     try:

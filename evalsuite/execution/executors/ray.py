@@ -1,4 +1,4 @@
-"""Ray: tasks go wherever a cluster has room, and lost machines are its business."""
+"""Ray: tasks go to any machine of a cluster that has room; Ray starts tasks of lost machines again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from evalsuite.atomic_files import wait_for_file, write_atomically
-from evalsuite.config.suite import DENSE
 from evalsuite.errors import UserError
 from evalsuite.execution.devices import devices, threads
 from evalsuite.execution.executors.base import Executor
@@ -34,6 +33,7 @@ from evalsuite.execution.tasks import (
 from evalsuite.execution.worker import TaskRunner
 from evalsuite.runs.lock import holder
 from evalsuite.runs.store import Key, Store
+from evalsuite.types import DENSE
 
 log = logging.getLogger(__name__)
 
@@ -46,26 +46,26 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 
 @dataclass(frozen=True)
 class TaskMessage:
-    """Is what a machine of the cluster needs for a task, and what tells whether it sees the run folder.
+    """All that a machine of the cluster needs for a task, and a token that shows whether it sees the run folder.
 
     Attributes:
-        order: The packed order.
-        token: Of the run's lock: who reads the same one sees the same folder.
+        context: The packed context.
+        token: Of the run's lock: a machine that reads the same one sees the same folder.
         files: Relative path to Ray's reference of the content, for machines that do not see it.
     """
 
-    order: bytes
+    context: bytes
     token: str
     files: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class EventMessage:
-    """Is what came of a task.
+    """The events of a task, and its files.
 
     Attributes:
         events: In order.
-        files: What was written where the run folder is not seen.
+        files: Relative path to content of the files that a machine wrote that does not see the run folder.
     """
 
     events: tuple[Event, ...]
@@ -76,26 +76,26 @@ class RayExecutor(Executor):
     """Has tasks done by Ray.
 
     Args:
-        order: What is run.
+        context: What is run.
         address: ``host:port`` of a cluster's client server; empty for the cluster that this process belongs to,
             or, if it belongs to none, one on this machine alone.
 
     Raises:
-        UserError: If Ray is not installed, or nobody answers at the address.
+        UserError: If Ray is not installed, or no cluster answers at the address.
     """
 
-    def __init__(self, order: RunContext, address: str = "") -> None:
+    def __init__(self, context: RunContext, address: str = "") -> None:
         self._ray = _ray()
-        self._order, self._packed = order, packed(order)
-        self._store = Store(order.root)
+        self._context, self._packed = context, packed(context)
+        self._store = Store(context.root)
         self._references: dict[str, Any] = {}
         self._tasks: dict[Any, Task] = {}
         self._events: list[tuple[Task, Event]] = []
         self._ours = not self._ray.is_initialized()
         if self._ours:
             self._join(address)
-        resources = order.suite.resources
-        cpus = resources.cpus or order.suite.threads
+        resources = context.suite.resources
+        cpus = resources.cpus or context.suite.threads
         self._function = self._ray.remote(num_cpus=cpus, num_gpus=resources.gpus, max_retries=RETRIES)(
             perform
         )
@@ -108,9 +108,9 @@ class RayExecutor(Executor):
 
     def submit(self, task: Task) -> None:
         """Gives a task to Ray."""
-        found = holder(self._order.root)
-        parcel = TaskMessage(self._packed, found.token if found else "", self._referenced(task))
-        self._tasks[self._function.remote(pickle.dumps(task), parcel)] = task
+        process = holder(self._context.root)
+        message = TaskMessage(self._packed, process.token if process else "", self._referenced(task))
+        self._tasks[self._function.remote(pickle.dumps(task), message)] = task
 
     def event(self, timeout: float) -> tuple[Task, Event] | None:
         """Waits for the next task that has come to its end, and returns its events one by one."""
@@ -132,13 +132,13 @@ class RayExecutor(Executor):
     def _join(self, address: str) -> None:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
-        known = f"ray://{address}" if address else os.environ.get("RAY_ADDRESS")
-        alone: dict[str, Any] = {} if known else {"include_dashboard": False}
+        cluster = f"ray://{address}" if address else os.environ.get("RAY_ADDRESS")
+        alone: dict[str, Any] = {} if cluster else {"include_dashboard": False}
         try:
-            self._ray.init(address=known, log_to_driver=False, logging_level=logging.ERROR, **alone)
+            self._ray.init(address=cluster, log_to_driver=False, logging_level=logging.ERROR, **alone)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
-                f"no Ray cluster answers at {known or 'this machine'} ({error}); start one with 'ray start --head', "
+                f"no Ray cluster answers at {cluster or 'this machine'} ({error}); start one with 'ray start --head', "
                 "or use --executor local"
             ) from error
 
@@ -151,16 +151,16 @@ class RayExecutor(Executor):
         for name in sorted(
             reply.files, key=lambda name: name.endswith(".json")
         ):  # a record comes after its weights
-            write_atomically(self._order.root / name, reply.files[name])
+            write_atomically(self._context.root / name, reply.files[name])
         return reply.events
 
     def _referenced(self, task: Task) -> dict[str, Any]:
-        """Files that a task reads, each put into Ray's memory once; who sees the run folder does not ask for them."""
+        """Files that a task reads, each put into Ray's memory once; machines with the run folder do not fetch them."""
         return {name: self._reference(name) for name in needed(task, self._store)}
 
     def _reference(self, name: str) -> Any:
         if name not in self._references:
-            self._references[name] = self._ray.put((self._order.root / name).read_bytes())
+            self._references[name] = self._ray.put((self._context.root / name).read_bytes())
         return [self._references[name]]  # in a list, so that Ray does not fetch it before it is asked for
 
 
@@ -177,35 +177,37 @@ def needed(task: Task, store: Store) -> list[str]:
             for path in store.weights_path(task.key).parent.glob("*.json")
             if _is_number(path.stem)
         )
-        keys += [Key(task.label, task.key.seed, ratio) for ratio in ratios if ratio < task.key.target_ratio]
+        keys += [
+            Key(task.key.method, task.key.seed, ratio) for ratio in ratios if ratio < task.key.target_ratio
+        ]
     paths = [path for key in keys for path in (store.weights_path(key), store.candidate_path(key))]
     return [path.relative_to(store.root).as_posix() for path in paths if path.is_file()]
 
 
-def perform(task: bytes, parcel: TaskMessage) -> EventMessage:
+def perform(task: bytes, message: TaskMessage) -> EventMessage:
     """Does one task on a machine of the cluster."""
-    found: Task = pickle.loads(task)  # noqa: S301  # from our own driver
+    unpickled: Task = pickle.loads(task)  # noqa: S301  # from our own driver
     try:
-        shop, before = _workshop(parcel.order, parcel.token)
+        runner, before = _runner_of(message.context, message.token)
     except Exception as error:
         reason = f"a machine of the cluster cannot start: {type(error).__name__}: {error}"
         return EventMessage((sendable(RunAborted(UserError(reason))),), {})
     if before is not None:
-        _unpack(shop.store.root, parcel.files)
-        before = _seen(shop.store.root)
-    _guard(shop, found)
+        _unpack(runner.store.root, message.files)
+        before = _seen(runner.store.root)
+    _guard(runner, unpickled)
     try:
-        with threads(shop.suite.threads):
-            events = tuple(sendable(event) for event in all_events(shop.events(found)))
+        with threads(runner.suite.threads):
+            events = tuple(sendable(event) for event in all_events(runner.events(unpickled)))
     finally:
         faulthandler.cancel_dump_traceback_later()
-    return EventMessage(events, {} if before is None else _written(shop.store.root, before))
+    return EventMessage(events, {} if before is None else _written(runner.store.root, before))
 
 
 @lru_cache(maxsize=1)
-def _workshop(order: bytes, token: str) -> tuple[TaskRunner, dict[str, float] | None]:
+def _runner_of(context: bytes, token: str) -> tuple[TaskRunner, dict[str, float] | None]:
     """What a process of Ray keeps from task to task; with a folder of its own where the run's is not seen."""
-    opened = unpacked(order)
+    opened = unpacked(context)
     if opened.device.startswith("cuda"):
         opened = replace(
             opened, device=devices("cuda")[0]
@@ -226,8 +228,8 @@ def _unpack(root: Path, files: Mapping[str, Any]) -> None:
 
 def _seen(root: Path) -> dict[str, float]:
     """Finished files and when they were written."""
-    kept = (path for path in root.rglob("*") if path.suffix in (".cell", ".safetensors", ".json"))
-    return {path.relative_to(root).as_posix(): path.stat().st_mtime_ns for path in kept}
+    finished = (path for path in root.rglob("*") if path.suffix in (".cell", ".safetensors", ".json"))
+    return {path.relative_to(root).as_posix(): path.stat().st_mtime_ns for path in finished}
 
 
 def _written(root: Path, before: Mapping[str, float]) -> dict[str, bytes]:
@@ -235,9 +237,9 @@ def _written(root: Path, before: Mapping[str, float]) -> dict[str, bytes]:
     return {name: (root / name).read_bytes() for name in changed}
 
 
-def _guard(shop: TaskRunner, task: Task) -> None:
+def _guard(runner: TaskRunner, task: Task) -> None:
     """Ends this process if the task never comes back: Ray starts it again, and gives it up in the end."""
-    resources = shop.suite.resources
+    resources = runner.suite.resources
     limit = resources.production_limit if isinstance(task, ProduceCandidate) else resources.time_limit
     limit = None if isinstance(task, LoadParent) else limit  # without the parent there is no run
     if limit is not None:
@@ -246,7 +248,7 @@ def _guard(shop: TaskRunner, task: Task) -> None:
 
 
 def _nowhere() -> Any:
-    """A file for a trace that nobody reads; the process is gone after it."""
+    """A file for a trace that is not read; the process ends after it."""
     return Path(os.devnull).open("w")  # must stay open until then
 
 

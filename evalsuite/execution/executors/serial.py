@@ -10,21 +10,21 @@ from evalsuite.execution.worker import TaskRunner
 
 
 class SerialExecutor(Executor):
-    """Does tasks here."""
+    """Does tasks in this process."""
 
     slots = 1
 
-    def __init__(self, workshop: TaskRunner) -> None:
-        self._workshop = workshop
+    def __init__(self, runner: TaskRunner) -> None:
+        self._runner = runner
         self._task: Task | None = None
         self._events: Iterator[Event] = iter(())
 
     def submit(self, task: Task) -> None:
-        """Begins with a task; nothing is computed before somebody asks for its events."""
-        self._task, self._events = task, self._workshop.events(task)
+        """Starts a task; nothing is computed before its events are asked for."""
+        self._task, self._events = task, self._runner.events(task)
 
     def event(self, timeout: float) -> tuple[Task, Event] | None:  # noqa: ARG002  # it computes until it knows
-        """Computes until something happens."""
+        """Computes until the next event."""
         if self._task is None:
             return None
         task, event = self._task, next(self._events, TaskFinished())

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from torch import nn
 
 from evalsuite.cli import main as cli
-from evalsuite.models.architectures.base import assemble, core
+from evalsuite.models.architectures.base import build_model, unwrap_model
 from evalsuite.models.architectures.cnn import SmallCNN
-from evalsuite.producers.unstructured.global_threshold import masks_keeping
+from evalsuite.producers.unstructured.base import masks_for_budget
 
 WIDTHS = (8, 12, 16, 16)
 BATTERY = """
@@ -45,14 +45,14 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("shelf of models")
     torch.manual_seed(0)
-    model = assemble(SmallCNN(widths=WIDTHS))
+    model = build_model(SmallCNN(widths=WIDTHS))
     train(model, Digits().load("train", Place()), Recipe(epochs=4, batch_size=32), seed=0)
-    torch.save({"state_dict": core(model).state_dict(), "epoch": 4}, folder / "dense.pt")
+    torch.save({"state_dict": unwrap_model(model).state_dict(), "epoch": 4}, folder / "dense.pt")
     total = sum(int(p.count_nonzero()) for p in model.parameters())
     for share, name in ((0.2, "light.safetensors"), (0.97, "heavy.safetensors")):
         weights = {key: layer.abs() for key, layer in _weights(model).items()}
-        masks = masks_keeping(model, weights, total - round(share * total))
-        state = {key: value.clone() for key, value in core(model).state_dict().items()}
+        masks = masks_for_budget(model, weights, total - round(share * total))
+        state = {key: value.clone() for key, value in unwrap_model(model).state_dict().items()}
         for key, mask in masks.items():
             state[key.removeprefix("network.")] *= mask
         save_file(state, folder / name)

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from evalsuite.cli import main as cli
-from evalsuite.cli.tables import print_verdicts
+from evalsuite.cli.console import print_verdicts
 from evalsuite.config.manifest import candidates_of_paths, read_manifest
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.execution import check as checking
 from evalsuite.execution.check import CheckRequest, junit, settings, suite_for, verdict_table
-from evalsuite.models.architectures.base import assemble, core
+from evalsuite.models.architectures.base import build_model, unwrap_model
 from evalsuite.types import ExternalCandidate
 
 WIDTHS = (8, 12, 16, 16)
@@ -211,7 +211,7 @@ def test_a_doubted_number_passes_with_its_doubt(capsys: pytest.CaptureFixture[st
     row |= {"passed": True, "reason": "", "flags": "The gradient is zero on 9 of 10 images <>."}
     found = pd.DataFrame([row, row | {"metric": "accuracy", "flags": ""}])
     case, other = ET.fromstring(junit(found)).iter("testcase")  # noqa: S314  # our own file
-    assert case.findtext("system-out") == "Doubted: The gradient is zero on 9 of 10 images <>."
+    assert case.findtext("system-out") == "Warning: The gradient is zero on 9 of 10 images <>."
     assert other.find("system-out") is None
     print_verdicts(found)
     printed = " ".join(capsys.readouterr().out.split())
@@ -223,7 +223,7 @@ def test_the_architecture_is_guessed_where_nobody_names_it(tmp_path: Path) -> No
     from evalsuite.models.architectures.resnet import ResNet20
 
     torch.manual_seed(0)
-    torch.save(core(assemble(ResNet20(shortcut="B"))).state_dict(), tmp_path / "dense.pt")
+    torch.save(unwrap_model(build_model(ResNet20(shortcut="B"))).state_dict(), tmp_path / "dense.pt")
     question = CheckRequest(
         parent=str(tmp_path / "dense.pt"),
         candidates=(ExternalCandidate("x.pt", "x"),),

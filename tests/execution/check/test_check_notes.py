@@ -17,11 +17,11 @@ from torch import nn
 from evalsuite.config.manifest import read_manifest
 from evalsuite.errors import SuiteError
 from evalsuite.execution.external_candidates import ExternalCandidateLoader
-from evalsuite.models.architectures.base import Normalized, assemble, core
+from evalsuite.models.architectures.base import Normalized, build_model, unwrap_model
 from evalsuite.models.architectures.resnet import ResNet20
-from evalsuite.models.checkpoints import containers
-from evalsuite.models.checkpoints.saving import load
-from evalsuite.models.surgery.bypass import bypassed
+from evalsuite.models.checkpoints import file_formats
+from evalsuite.models.checkpoints.saving import load_model
+from evalsuite.models.surgery.bypass import with_bypass
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.types import ExternalCandidate
 
@@ -34,7 +34,7 @@ DEAD = ("layer1.1.conv2", "layer1.1.bn2")
 def removed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a residual network in which a tool has set a convolution to zero."""
     torch.manual_seed(0)
-    network = core(assemble(ResNet20()))
+    network = unwrap_model(build_model(ResNet20()))
     with torch.no_grad():
         network.get_parameter("layer1.1.conv2.weight").zero_()
         network.get_parameter("layer1.1.bn2.bias").fill_(0.5)
@@ -55,9 +55,9 @@ def logits(model: nn.Module) -> torch.Tensor:
 
 
 def test_dead_layers_are_skipped_if_the_manifest_says_so(removed: Path) -> None:
-    kept = intake().opened(ExternalCandidate("w.pt", "w"), removed, None)
-    dead = intake().opened(ExternalCandidate("w.pt", "w", bypass=("dead",)), removed, None)
-    named = intake().opened(ExternalCandidate("w.pt", "w", bypass=DEAD), removed, None)
+    kept = intake().loaded(ExternalCandidate("w.pt", "w"), removed, None)
+    dead = intake().loaded(ExternalCandidate("w.pt", "w", bypass=("dead",)), removed, None)
+    named = intake().loaded(ExternalCandidate("w.pt", "w", bypass=DEAD), removed, None)
     assert dead.settings["bypass"] == list(DEAD)
     assert torch.equal(logits(dead.model), logits(named.model))
     assert not torch.allclose(logits(dead.model), logits(kept.model))  # the bias of the norm is gone
@@ -68,22 +68,22 @@ def test_dead_layers_are_skipped_if_the_manifest_says_so(removed: Path) -> None:
 
 
 def test_dead_and_named_layers_are_skipped_together(removed: Path) -> None:
-    found = intake().opened(
+    found = intake().loaded(
         ExternalCandidate("w.pt", "w", bypass=("layer1.0.conv1", "layer1.0.bn1", "dead")), removed, None
     )
     assert set(found.settings["bypass"]) == {*DEAD, "layer1.0.conv1", "layer1.0.bn1"}
 
 
 def test_layers_that_the_parent_skips_are_skipped_in_its_candidates(removed: Path) -> None:
-    found = intake(bypass=DEAD).opened(ExternalCandidate("w.pt", "w"), removed, None)
-    alone = bypassed(ResNet20(), DEAD)
+    found = intake(bypass=DEAD).loaded(ExternalCandidate("w.pt", "w"), removed, None)
+    alone = with_bypass(ResNet20(), DEAD)
     assert found.settings["bypass"] == list(alone.bypass)
 
 
 def test_nothing_dead_is_nothing_skipped(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    torch.save(core(assemble(ResNet20())).state_dict(), tmp_path / "w.pt")
-    found = intake().opened(ExternalCandidate("w.pt", "w", bypass=("dead",)), tmp_path / "w.pt", None)
+    torch.save(unwrap_model(build_model(ResNet20())).state_dict(), tmp_path / "w.pt")
+    found = intake().loaded(ExternalCandidate("w.pt", "w", bypass=("dead",)), tmp_path / "w.pt", None)
     assert found.settings["bypass"] == []
     assert found.notes == ()
 
@@ -92,13 +92,13 @@ def test_a_candidate_may_have_its_own_preprocessing(removed: Path, tmp_path: Pat
     (tmp_path / "m.csv").write_text("file,mean,std\nw.pt,0.5 0.5 0.5,0.2 0.2 0.2\n", "utf-8")
     (one,) = read_manifest(tmp_path / "m.csv")
     assert (one.mean, one.std) == ((0.5,) * 3, (0.2,) * 3)
-    found = intake().opened(one, removed, None)
+    found = intake().loaded(one, removed, None)
     assert isinstance(found.model, Normalized)
     assert found.model.mean.flatten().tolist() == [0.5] * 3
     assert (found.settings["mean"], found.settings["std"]) == ([0.5] * 3, [0.2] * 3)
     for bad, sentence in (((0.5,), "1 numbers in mean"), ((0.5, 0.5, float("inf")), "finite")):
         with pytest.raises(SuiteError, match=f"candidate w.pt: .*{sentence}"):
-            intake().opened(ExternalCandidate("w.pt", "w", mean=bad), removed, None)
+            intake().loaded(ExternalCandidate("w.pt", "w", mean=bad), removed, None)
     (tmp_path / "m.csv").write_text("file,mean\nw.pt,half\n", "utf-8")
     with pytest.raises(SuiteError, match="key 'mean'"):
         read_manifest(tmp_path / "m.csv")
@@ -114,14 +114,14 @@ def program(network: nn.Module, path: Path) -> Path:
 def test_masks_and_bypass_are_not_for_programs(tmp_path: Path) -> None:
     path = program(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval(), tmp_path / "p.pt2")
     with pytest.raises(SuiteError, match="takes neither masks nor bypass"):
-        intake().opened(ExternalCandidate("p.pt2", "p", bypass=("dead",)), path, None)
+        intake().loaded(ExternalCandidate("p.pt2", "p", bypass=("dead",)), path, None)
 
 
 def test_what_is_known_of_a_program_is_in_record_and_report(
     answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A program that normalises by itself, as most exports do, is not what its accuracy says."""
-    network = load(SETTINGS, shelf / "light.safetensors")  # with its preprocessing
+    network = load_model(SETTINGS, shelf / "light.safetensors")  # with its preprocessing
     program(network, tmp_path / "whole.pt2")
     words = ["--trust-program", "--metric", "accuracy", "--json"]
     twice = [*words, "--candidate", str(tmp_path / "whole.pt2"), "--out", str(tmp_path / "twice")]
@@ -129,10 +129,10 @@ def test_what_is_known_of_a_program_is_in_record_and_report(
     capsys.readouterr()
     notes = {note["note"] for note in record(tmp_path / "twice")["notes"] if note["method"] == "whole"}
     assert any(
-        "is a torch.export program, loaded because it was said to be trusted" in note for note in notes
+        "is a torch.export program, loaded because the user declared it as trusted" in note for note in notes
     )
     page = (tmp_path / "twice" / "index.html").read_text("utf-8")
-    assert "loaded because it was said to be trusted" in page
+    assert "loaded because the user declared it as trusted" in page
     assert "Preprocessing of images in [0, 1]" in page
     listed = tmp_path / "models.csv"
     listed.write_text("file,method,mean,std\nwhole.pt2,whole,0 0 0,1 1 1\n", "utf-8")
@@ -212,7 +212,7 @@ def broken(kind: str, good: dict[str, torch.Tensor], path: Path) -> None:
         ("directory", "found a directory"),
         ("unreadable", "cannot be read"),
         ("truncated", "truncated"),
-        ("bait", "wants to run io.open"),
+        ("bait", "would run io.open"),
         ("bomb", "would unpack to"),
         ("NaN", "NaN or infinite values"),
         ("Inf", "NaN or infinite values"),
@@ -232,11 +232,13 @@ def test_each_broken_file_is_one_sentence_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     if kind == "unreadable" and os.geteuid() == 0:
-        pytest.skip("root may read everything; tests/models/test_checkpoints_mistaken.py has the sentence")
+        pytest.skip(
+            "root may read everything; tests/models/checkpoints/test_reading_mistaken.py has the sentence"
+        )
     good = torch.load(shelf / "dense.pt", weights_only=True)["state_dict"]
     path = tmp_path / "candidate.pt"
     broken(kind, good, path)
-    monkeypatch.setattr(containers, "LARGE", 2**20)
+    monkeypatch.setattr(file_formats, "MAX_UNPACKED_BYTES", 2**20)
     before = sorted(tmp_path.iterdir())
     if command == "check":
         assert answer("--candidate", str(path), "--out", str(tmp_path / "run")) == 2

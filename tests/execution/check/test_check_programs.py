@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from evalsuite.models.architectures.base import core
-from evalsuite.models.checkpoints.saving import load
+from evalsuite.models.architectures.base import unwrap_model
+from evalsuite.models.checkpoints.saving import load_model
 from evalsuite.results.run import Run
 
 Answer = Callable[..., int]
@@ -21,7 +21,7 @@ SETTINGS = {"name": "small-cnn", "widths": [8, 12, 16, 16]}
 
 @pytest.fixture(scope="module")
 def network(shelf: Path) -> nn.Module:
-    return core(load(SETTINGS, shelf / "light.safetensors"))
+    return unwrap_model(load_model(SETTINGS, shelf / "light.safetensors"))
 
 
 def rows(out: str) -> pd.DataFrame:

@@ -15,15 +15,15 @@ import pandas as pd
 import pytest
 import torch
 
-from evalsuite import model_checks as preprocessing
+from evalsuite import model_checks
 from evalsuite.api import check
 from evalsuite.cli import main as cli
 from evalsuite.execution.check import CheckRequest
-from evalsuite.models.architectures.base import core
-from evalsuite.models.architectures.uris import architecture
+from evalsuite.models.architectures.base import unwrap_model
+from evalsuite.models.architectures.uris import architecture_from_uri
+from evalsuite.models.batch_norm import reestimate_batch_norms
 from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.reading import read_weights
-from evalsuite.models.norms import reestimated
 from evalsuite.types import ExternalCandidate
 
 ROOT = os.environ.get("EVALSUITE_DATA", "")
@@ -86,7 +86,7 @@ def checkpoint(name: str) -> Path:
 @pytest.fixture(autouse=True)
 def few_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the doubts about preprocessing, of which these tests want no more than silence, see fewer images."""
-    monkeypatch.setattr(preprocessing, "PROBED", 32)
+    monkeypatch.setattr(model_checks, "PREPROCESSING_PROBE", 32)
 
 
 @pytest.fixture
@@ -129,18 +129,19 @@ def converted(command: Command, file: Path, name: str) -> Path:
     """The weights that the lines in the refusal take out of a file with a pickled class."""
     code, _, err = command("inspect", file)
     assert code == 2
-    assert "wants to run distiller.thinning.ThinningRecipe" in err
+    assert "would run distiller.thinning.ThinningRecipe" in err
     recipe = err.partition("run nothing of it:\n")[2]
     exec(compile(recipe, "recipe", "exec"), {})  # noqa: S102  # what the sentence tells the user to do
     return Path("weights.pt").rename(name).resolve()
 
 
+@pytest.mark.extensive
 def test_distillers_family(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     files = [(checkpoint(name), bypass) for name, bypass, _ in DISTILLER]
     code, _, err = command("check", "--parent", checkpoint(DENSE), "--candidate", checkpoint(PICKLED), *HALF)
     assert code == 2
-    assert "wants to run distiller.thinning.ThinningRecipe" in err
+    assert "would run distiller.thinning.ThinningRecipe" in err
     assert not (tmp_path / "reports" / "check" / "index.html").exists()
     ready = [
         (converted(command, path, f"{path.stem}.pt") if name in REMADE else path, bypass)
@@ -159,6 +160,7 @@ def test_distillers_family(command: Command, tmp_path: Path, monkeypatch: pytest
     assert found["macs"].tolist()[2] < 0.75 * found["macs"].tolist()[1]  # skipped layers cost nothing
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize(
     "seeds", [SEEDS[:2], pytest.param(SEEDS[2:], marks=SLOW)], ids=["1 and 2", "3 and 4"]
 )
@@ -201,14 +203,17 @@ def test_akamasters_deeper_networks(
     assert (found["parent"].iloc[0], found["value"].iloc[0]) == (right(accuracy),) * 2
 
 
+@pytest.mark.extensive
 def test_a_slimmed_network_before_and_after_its_norms_are_estimated_again(tmp_path: Path) -> None:
     """Both numbers are those of the first 2,000 test images."""
     file = checkpoint("early_bird/pruned_50.pth.tar")
     settings: dict[str, Any] = {"depth": 101, "std": [0.2023, 0.1994, 0.2010]}
-    model = load_candidate(file, architecture("preresnet", **settings), image_shape=(3, 32, 32))
+    model = load_candidate(file, architecture_from_uri("preresnet", **settings), image_shape=(3, 32, 32))
     model = model.to(memory_format=torch.channels_last)  # faster
     train = np.load(Path(ROOT) / "cifar10" / "train_images.npy", mmap_mode="r")[:2000].transpose(0, 3, 1, 2)
-    torch.save(core(reestimated(model, train, batch_size=200)).state_dict(), tmp_path / "again.pt")
+    torch.save(
+        unwrap_model(reestimate_batch_norms(model, train, batch_size=200)).state_dict(), tmp_path / "again.pt"
+    )
     (tmp_path / "accuracy.toml").write_text(SUITE, "utf-8")
     question = CheckRequest(
         parent=str(file),

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from evalsuite.config.options import Options
 from evalsuite.config.suite import load_suite
 from evalsuite.errors import UserError
 from evalsuite.evaluators.base import Evaluator
 from evalsuite.execution import scheduler as runner
 from evalsuite.execution.executors import executor
 from evalsuite.execution.executors.local import LocalExecutor, WorkerProcess
-from evalsuite.execution.tasks import LoadParent, ParentReady, RunContext
+from evalsuite.execution.tasks import CellProgress, LoadParent, ParentReady, RunContext
 from evalsuite.execution.worker import TaskRunner
-from evalsuite.runs.provenance import Options, environment_fingerprint
+from evalsuite.runs.provenance import environment_fingerprint
 from evalsuite.types import Metric, Score
 
 if TYPE_CHECKING:
@@ -34,12 +35,12 @@ HURT = '''
 import os, signal, time
 from dataclasses import dataclass
 from pathlib import Path
-from evalsuite import evaluators
+from evalsuite.plugins import register_evaluator
 from evalsuite.datasets.views import View
 from evalsuite.evaluators.base import Evaluator
 from evalsuite.types import Metric, Score
 
-@evaluators.register("hurt")
+@register_evaluator("hurt")
 @dataclass(frozen=True)
 class Hurt(Evaluator):
     """Does something terrible, as often as lines are left in a file."""
@@ -123,7 +124,7 @@ def reasons(found: Run) -> dict[tuple[float, str], str]:
 def test_two_workers_write_the_same_bytes_as_one_after_the_other(
     done: Run, tiny: Path, tmp_path: Path
 ) -> None:
-    steps: list[runner.CellProgress] = []
+    steps: list[CellProgress] = []
     runner.run(tiny, out=tmp_path / "two", options=TWO, progress=steps.append)
     assert contents(tmp_path / "two") == contents(done.path)
     assert [step.done for step in steps] == list(range(1, 36))
@@ -136,7 +137,7 @@ def test_devices_are_dealt_to_workers_in_turn(tiny: Path, tmp_path: Path) -> Non
     order = RunContext(load_suite(tiny), tmp_path)
     hands = executor("local", order, TaskRunner(order), devices=("cuda:0", "cuda:1"), workers=3)
     assert isinstance(hands, LocalExecutor)
-    assert [one.device for one in hands._orders] == ["cuda:0", "cuda:1", "cuda:0"]
+    assert [one.device for one in hands._contexts] == ["cuda:0", "cuda:1", "cuda:0"]
     assert hands.slots == 3
 
 
@@ -156,7 +157,9 @@ def test_a_cell_that_kills_its_worker_twice_has_a_reason_and_the_rest_goes_on(tm
     )
     (only,) = reasons(found).items()
     assert only[0] == (0.5, "hurt")
-    assert only[1] == "its process was killed by SIGKILL; the system kills what takes too much memory"
+    assert (
+        only[1] == "its process was killed by SIGKILL; the system kills processes that take too much memory"
+    )
     again = runner.run(tmp_path / "few.toml", out=tmp_path / "run", options=TWO)
     assert again.failures.empty
     assert again.record["computed"] == 1
@@ -218,7 +221,7 @@ def test_a_worker_imports_nothing_from_the_folder_that_it_happens_to_be_in(
     monkeypatch.chdir(tmp_path)
     hands = LocalExecutor([RunContext(load_suite(tiny), tmp_path / "run")])
     try:
-        hands.submit(LoadParent(7))
+        hands.submit(LoadParent(7, "digest"))
         said = hands.event(100.0)
     finally:
         hands.close()
@@ -240,7 +243,7 @@ def test_a_worker_with_other_code_than_the_run_computes_nothing(
     name: str, found: str, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = {**environment_fingerprint(), name: "1.0"}
-    monkeypatch.setattr("evalsuite.execution.executors.identity", lambda: other)
+    monkeypatch.setattr("evalsuite.execution.executors.environment_fingerprint", lambda: other)
     with pytest.raises(
         UserError, match=f"a worker cannot start: .* another {name} than the run{found}; install"
     ):

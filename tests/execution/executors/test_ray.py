@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from evalsuite.config.options import Options
 from evalsuite.errors import UserError
 from evalsuite.execution import scheduler as runner
-from evalsuite.runs.provenance import Options
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,10 +33,10 @@ with socket.socket() as any_socket:  # this namespace has a loopback device alon
     fcntl.ioctl(any_socket, 0x8914, struct.pack("16sh14x", b"lo", 0x41))  # SIOCSIFFLAGS: up, running
 import ray
 from ray.cluster_utils import Cluster
-from evalsuite.execution import runner
-from evalsuite.execution.executors import cluster as executor
+from evalsuite.execution import scheduler as runner
+from evalsuite.execution.executors import ray as executor
 from evalsuite.runs.lock import this_process
-from evalsuite.runs.provenance import Options
+from evalsuite.config.options import Options
 
 suite, out, what = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 10**8}

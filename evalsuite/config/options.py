@@ -1,0 +1,97 @@
+"""Options of one run beside its suite, and where its data is."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import warnings
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evalsuite.config.suite import Suite
+from evalsuite.errors import UserError
+from evalsuite.training.published_recipes import named_recipe
+
+DATA_VARIABLE = "EVALSUITE_DATA"
+"""Environment variable with the folder of data."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The choices of one run beside its suite.
+
+    Attributes:
+        seed: One seed instead of the suite's.
+        device: ``cpu``, ``cuda``, ``cuda:<n>``, or several: ``cuda:0,1``.
+        data_root: Folder with data instead of `EVALSUITE_DATA` and the suite's.
+        download: Whether missing data may be fetched.
+        trust_program: Whether whole programs may be loaded that may run code.
+        command: The user's command, where that is not ``run SUITE``.
+        workers: How many tasks are done at once; 0 for as many as there are processors, ``None`` for one for
+            each device.
+        executor: ``serial``, ``local``, ``ray`` or ``ray://host:port``; by default local where there are workers.
+        only: Tests and methods that are run; all if none is named.
+        retry_failed: Whether cells that ended as ``skipped`` or ``invalid`` are computed again, as those that
+            ended in an error always are.
+        search: What a search is for, ``metric@condition``.
+        recipe: Name of a recipe instead of the suite's, for parents that are trained and for all retraining.
+        data: Old name of `data_root`.
+    """
+
+    seed: int | None = None
+    device: str = "cpu"
+    data_root: Path | None = None
+    download: bool = False
+    trust_program: bool = False
+    command: str = ""
+    workers: int | None = None
+    executor: str = ""
+    only: tuple[str, ...] = ()
+    retry_failed: bool = False
+    search: str = ""
+    recipe: str = ""
+    data: dataclasses.InitVar[Path | None] = None
+
+    def __post_init__(self, data: Path | None) -> None:
+        if data is not None:
+            warnings.warn("Options(data=...) is now Options(data_root=...)", DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "data_root", self.data_root or data)
+
+    def applied(self, suite: Suite) -> Suite:
+        """Returns `suite` with the seed and the recipe that were asked for.
+
+        Raises:
+            UserError: If the seed is negative, or no recipe has the name.
+        """
+        if self.seed is not None and self.seed < 0:
+            raise UserError(f"found seed {self.seed}, expected an integer from 0 on")
+        seeds = suite.seeds if self.seed is None else (self.seed,)
+        if not self.recipe:
+            return replace(suite, seeds=seeds)
+        recipe = named_recipe(self.recipe)
+        return replace(suite, seeds=seeds, recipe=recipe, retraining=recipe, retrainings={})
+
+
+def data_root(suite: Suite | None, options: Options) -> Path | None:
+    """Returns the data folder: the option, else the environment's, else the suite's; ``None`` if none is named.
+
+    Raises:
+        UserError: If the folder that is named does not exist.
+    """
+    folder_of_suite = None
+    if suite is not None and suite.data_root:
+        folder_of_suite = suite.source.parent / Path(suite.data_root).expanduser()
+    origins = [
+        ("--data-root", options.data_root),
+        (DATA_VARIABLE, os.environ.get(DATA_VARIABLE)),
+        ("data_root", folder_of_suite),
+    ]
+    for origin, folder in origins:
+        if folder:
+            path = Path(folder).expanduser()
+            if not path.is_dir():
+                raise UserError(
+                    f"{origin} names the data folder {path}, which does not exist; make it or name another"
+                )
+            return path.resolve()
+    return None

@@ -1,0 +1,332 @@
+"""From a suite, its data and a run folder to the plan of a run; whatever can be known before the first cell is checked.
+
+``run``, ``run --dry-run`` and ``check`` all make their plan here, so that they refuse the same mistakes in the same
+words before anything is trained or written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from evalsuite.config.options import Options, data_root
+from evalsuite.config.suite import Suite, load_suite
+from evalsuite.errors import DataError, UserError
+from evalsuite.evaluation import Bench
+from evalsuite.execution import executors
+from evalsuite.execution.devices import card, devices, threads
+from evalsuite.execution.suite_checks import check_suite
+from evalsuite.execution.tasks import RunContext
+from evalsuite.execution.worker import TaskRunner
+from evalsuite.metrics.functionals import FUNCTIONALS
+from evalsuite.models.cost import COUNT_VERSION
+from evalsuite.registry import unknown_name
+from evalsuite.runs.code_digest import Entry, code_digest, third_party
+from evalsuite.runs.digests import digest_of, file_digest
+from evalsuite.runs.plan import PlannedCandidate, PlannedTest, RunPlan
+from evalsuite.runs.provenance import hardware
+from evalsuite.runs.store import Key, Store
+from evalsuite.training.loop import train
+from evalsuite.training.origin import Origin
+from evalsuite.types import DENSE
+
+if TYPE_CHECKING:
+    from evalsuite.datasets.source import ImageSource
+    from evalsuite.datasets.views import View
+    from evalsuite.evaluators.base import Evaluator
+    from evalsuite.execution.production import Production
+    from evalsuite.plugin_config import PluginConfig
+    from evalsuite.producers.base import Producer
+
+SCRATCH = "scratch"
+"""Folder of a run folder for what workers share while a run goes on."""
+BACKWARD = 3
+"""Cost of a training step on an image, in forward passes: one forward, and two for the backward pass."""
+VERSIONED: Mapping[str, str] = MappingProxyType(
+    {
+        "foolbox": "foolbox",
+        "pyautoattack": "pyautoattack",
+        "robustbench": "robustbench",
+        "torch_pruning": "torch-pruning",
+    }
+)
+"""Imported package to distribution: libraries whose algorithms are part of what a number means. A new version of
+numerical libraries (torch, NumPy, SciPy) changes last digits and makes nothing stale; ``run.json`` records it."""
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """A run that is ready to start: nothing is computed or written yet.
+
+    Attributes:
+        suite: The suite, with the seed and recipe of the options.
+        options: How the run was asked for.
+        plan: All cells.
+        runner: Does tasks in this process.
+        devices: Where tasks are computed, in turn.
+        executor: Name of the executor.
+        workers: How many tasks are done at once.
+    """
+
+    suite: Suite
+    options: Options
+    plan: RunPlan
+    runner: TaskRunner
+    devices: tuple[str, ...]
+    executor: str
+    workers: int
+
+    @property
+    def root(self) -> Path:
+        """The run folder."""
+        return self.runner.store.root
+
+    @property
+    def image_source(self) -> ImageSource:
+        """The image sets of the run."""
+        return self.runner.image_source
+
+
+def prepare(
+    suite: Suite | str | Path, *, out: Path | str | None = None, options: Options | None = None
+) -> PreparedRun:
+    """Reads a suite once, checks it, and plans its run.
+
+    Args:
+        suite: A suite, the path of one, or the name of one that ships with the package.
+        out: Run folder; ``reports/<suite>`` under the current folder by default.
+        options: Seed, device, data and workers, where they differ from the suite's.
+
+    Raises:
+        UserError: If the suite, its data, its checkpoints or the options are not as they must be.
+    """
+    options = options or Options()
+    chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
+    root = Path(out) if out is not None else Path("reports") / chosen.name
+    places = devices(options.device)
+    workers = executors.count(options, chosen, places)
+    name = options.executor or ("serial" if workers == 1 else "local")
+    executors.check(name, workers=workers)
+    context = RunContext(
+        suite=chosen,
+        root=root.absolute(),
+        data=data_root(chosen, options),
+        device=places[0],
+        download=options.download,
+        trust=options.trust_program,
+        scratch=root.absolute() / SCRATCH,
+    )
+    Store(root).refuse_newer()
+    with threads(chosen.threads):
+        runner = TaskRunner(context)
+        plan = Planner(chosen, options, runner.production, runner.image_source).plan()
+    return PreparedRun(chosen, options, plan, runner, tuple(places), name, workers)
+
+
+class Planner:
+    """Plans the run of one suite.
+
+    Args:
+        suite: The suite, with the seed and recipe of the options.
+        options: What is selected, and what is computed again.
+        production: Reads checkpoints; nothing is trained here.
+        image_source: Image sets.
+    """
+
+    def __init__(
+        self, suite: Suite, options: Options, production: Production, image_source: ImageSource
+    ) -> None:
+        self.suite, self.options = suite, options
+        self.production, self.image_source = production, image_source
+
+    def plan(self) -> RunPlan:
+        """Returns the plan of all cells after checking everything that can be checked.
+
+        Raises:
+            UserError: At the first mistake.
+        """
+        self._check_selected_names()
+        check_suite(self.suite, self.image_source)
+        plan = RunPlan(
+            seeds=self.suite.seeds,
+            candidates=tuple(candidate for seed in self.suite.seeds for candidate in self._made_here(seed)),
+            tests=tuple(self._test(config) for config in self.suite.evaluators),
+            retried=frozenset({"error", "invalid", "skipped"} if self.options.retry_failed else {"error"}),
+        )
+        for seed in self.suite.seeds:
+            plan = self._with_external(plan, seed)
+        return plan
+
+    def _with_external(self, plan: RunPlan, seed: int) -> RunPlan:
+        """The plan with the external models of a seed; beside a parent to be trained their ratios are not known yet."""
+        models = [model for model in self.suite.candidates if model.seed == seed]
+        if not models:
+            return plan
+        parent = self.production.parent_record(seed, plan.by_key[Key(DENSE, seed, 0.0)].inputs)
+        if parent is None:
+            self.production.check_external(seed)
+            selected = sum(self._selects_method(model.method) for model in models)
+            return replace(plan, unresolved={**plan.unresolved, seed: selected})
+        rows = self.production.planned_external(seed, parent)
+        return plan.with_external(
+            seed, [replace(row, selected=self._selects_method(row.key.method)) for row in rows]
+        )
+
+    def _made_here(self, seed: int) -> list[PlannedCandidate]:
+        """The parent of a seed, and the candidates of every producer."""
+        parent = PlannedCandidate(
+            Key(DENSE, seed, 0.0),
+            "parent",
+            self._parent_inputs(seed),
+            self._network_code,
+            training=0 if self.suite.checkpoint else self._training_cost(DENSE),
+        )
+        return [parent, *(row for config in self.suite.producers for row in self._chain(config, seed))]
+
+    def _chain(self, config: PluginConfig[Producer], seed: int) -> list[PlannedCandidate]:
+        inputs = self._producer_inputs[config.label]
+        return [
+            PlannedCandidate(
+                Key(config.label, seed, ratio),
+                "produced",
+                inputs,
+                self._network_code,
+                path=self.suite.ratios[: step + 1],
+                training=self._training_cost(config.label),
+                selected=self._selects_method(config.label),
+            )
+            for step, ratio in enumerate(self.suite.ratios)
+        ]
+
+    def _test(self, config: PluginConfig[Evaluator]) -> PlannedTest:
+        plugin = config.plugin
+        images = {self._set_name(view): self._count(view) for view in plugin.needs}
+        return PlannedTest(
+            config.label,
+            self._test_inputs(config),
+            uses_control=plugin.uses_control,
+            uses_history=plugin.uses_history,
+            images=images,
+            extra_images=plugin.extra_images,
+            selected=self._selects_test(config.label),
+        )
+
+    def _parent_inputs(self, seed: int) -> str:
+        """Digest of what the parent of one seed depends on: its training, or its checkpoint."""
+        path = self.production.checkpoint(seed)
+        code: tuple[Entry, ...] = (type(self.suite.model.plugin),)
+        if path is None:
+            origin = {"seed": seed, **self.production.trainings.inputs(self.suite.recipe)}
+            code += (_module_of(train), Origin)
+        else:
+            origin = {"checkpoint": file_digest(path)}
+            code += self.production.loading_code
+        content = {"model": self.suite.model.table, **origin, "cost": COUNT_VERSION}
+        return digest_of({**content, "code": code_digest(code)})
+
+    @cached_property
+    def _producer_inputs(self) -> dict[str, str]:
+        """Digest of each method and of how it retrains, by label."""
+        return {config.label: self._inputs_of(config) for config in self.suite.producers}
+
+    def _inputs_of(self, config: PluginConfig[Producer]) -> str:
+        plugin = config.plugin
+        code = (type(plugin), *map(type, plugin.inner_producers), type(self.suite.model.plugin))
+        # a method that rewinds follows the parent's own training
+        parent_recipe = None if self.suite.checkpoint else asdict(self.suite.recipe)
+        training = self.production.trainings.inputs(self.suite.retraining_of(config.label))
+        content = {"producer": config.table, **training, "parent": parent_recipe, "cost": COUNT_VERSION}
+        return digest_of({**content, "code": code_digest(code), "libraries": _libraries(code)})
+
+    def _test_inputs(self, config: PluginConfig[Evaluator]) -> str:
+        """Digest of what a measurement depends on beside the networks."""
+        plugin, device = config.plugin, self.production.device
+        machine = {"machine": {**hardware(device.type), "card": card(device)}} if plugin.measures_time else {}
+        functionals = {FUNCTIONALS[metric.functional].module for metric in plugin.metrics}
+        code: tuple[Entry, ...] = (type(plugin), Bench, *sorted(functionals))
+        return digest_of(
+            {
+                **machine,
+                "evaluator": config.table,
+                "version": plugin.version,
+                "images": [self.image_source.digest(view) for view in plugin.needs],
+                "features": [self._optional_digest(view) for view in plugin.features],
+                "threads": self.suite.threads,
+                "device": device.type,
+                "code": code_digest(code),
+                "libraries": _libraries(code),
+            }
+        )
+
+    def _optional_digest(self, view: View) -> str:
+        """The digest of images that an evaluator can do without."""
+        try:
+            return self.image_source.digest(view)
+        except DataError:
+            return "absent"
+
+    @cached_property
+    def _network_code(self) -> str:
+        """Digest of the code that rebuilds a network of the suite's architecture from its weights."""
+        return code_digest((type(self.suite.model.plugin),))
+
+    def _training_cost(self, label: str) -> int:
+        """Cost of training one candidate, in forward passes of one image."""
+        recipe = self.suite.recipe if label == DENSE else self.suite.retraining_of(label)
+        return int(BACKWARD * recipe.epochs * len(self.production.trainings.images.images))
+
+    def _set_name(self, view: View) -> str:
+        """A name for an image set that no other has."""
+        name = self.image_source.condition(view)
+        name = name if view.split == "test" else f"{name} ({view.split})"
+        return f"{name}, first {view.first}" if view.first else name
+
+    def _count(self, view: View) -> int:
+        return len(self.image_source.images(replace(view, transform=None)).images)
+
+    def _selects_method(self, label: str) -> bool:
+        methods = self._methods
+        return not self._asked & methods or label in self._asked or label == DENSE
+
+    def _selects_test(self, label: str) -> bool:
+        return not self._asked & self._labels or label in self._asked
+
+    def _check_selected_names(self) -> None:
+        for name in self.options.only:
+            if name not in self._labels | self._methods:
+                known = self._labels | self._methods - {DENSE}
+                raise UserError(f"--only {name}: {unknown_name('test or method', name, known)}")
+
+    @property
+    def _asked(self) -> set[str]:
+        return set(self.options.only)
+
+    @property
+    def _labels(self) -> set[str]:
+        return {config.label for config in self.suite.evaluators}
+
+    @property
+    def _methods(self) -> set[str]:
+        produced = {config.label for config in self.suite.producers}
+        return {DENSE, *produced, *(model.method for model in self.suite.candidates)}
+
+
+def _libraries(code: tuple[Entry, ...]) -> dict[str, str]:
+    """Versions of the libraries whose algorithms the code calls."""
+    found = {}
+    for package in sorted(third_party(code) & set(VERSIONED)):
+        try:
+            found[package] = version(VERSIONED[package])
+        except PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def _module_of(function: Any) -> str:
+    name: str = function.__module__
+    return name
