@@ -22,22 +22,20 @@ epochs = 1
 [[producers]]
 name = "tail"
 [[evaluators]]
-name = "doubt"
+name = "unconfidence"
 [[evaluators]]
 name = "ood"
 far = ["greys"]
 [tolerances]
-doubt = 0.5
+unconfidence = 0.5
 """
 CHECKS = """
-from evalsuite.evaluators import EVALUATORS
-from evalsuite.models import MODELS
-from evalsuite.models.architectures.base import assemble
-from evalsuite.producers import PRODUCERS
+from evalsuite.plugins import build_model
 from evalsuite.testing import check_evaluator, check_model, check_producer
-check_producer(PRODUCERS.get("tail")())
-check_evaluator(EVALUATORS.get("doubt")())
-check_model(assemble(MODELS.get("slim")()))
+from evalsuite_outside import Slim, Tail, Unconfidence
+check_producer(Tail())
+check_evaluator(Unconfidence())
+check_model(build_model(Slim()))
 """
 
 pytestmark = pytest.mark.slow
@@ -45,17 +43,19 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """An environment in which the package in ``outside`` is installed."""
+    """An environment in which the package in ``external_plugin`` is installed."""
     site = tmp_path_factory.mktemp("site")
     install = ("-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index")
-    subprocess.run([sys.executable, *install, "--target", str(site), str(HERE / "outside")], check=True)
+    subprocess.run(
+        [sys.executable, *install, "--target", str(site), str(HERE / "external_plugin")], check=True
+    )
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(site), str(HERE.parent)])}
 
 
 def test_its_plugins_are_listed_with_their_place(environment: dict[str, str]) -> None:
     for kind, name, place in (
         ("producers", "tail", "evalsuite_outside:Tail"),
-        ("evaluators", "doubt", "evalsuite_outside:Doubt"),
+        ("evaluators", "unconfidence", "evalsuite_outside:Unconfidence"),
         ("datasets", "greys", "evalsuite_outside:Greys"),
         ("models", "slim", "evalsuite_outside:Slim"),
     ):
@@ -72,5 +72,5 @@ def test_they_conform_and_run(environment: dict[str, str], tmp_path: Path) -> No
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     table = (tmp_path / "run" / "thresholds.csv").read_text("utf-8")
-    assert "tail,nonzero,0,doubt,clean" in table
+    assert "tail,nonzero,0,unconfidence,clean" in table
     assert "greys" in (tmp_path / "run" / "measurements.csv").read_text("utf-8")

@@ -1,4 +1,4 @@
-"""The commands: parse, call, print; no logic."""
+"""The commands: they parse, call the library and print; no logic."""
 
 from __future__ import annotations
 
@@ -8,40 +8,67 @@ import os
 import shlex
 import sys
 import tomllib
+import warnings
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from evalsuite.cli.console import (
-    err,
-    escaped,
-    print_inspection,
-    print_json,
-    print_listing,
-    print_plan,
-    print_program,
-    print_report,
-    print_spent,
-    print_status,
-    progress,
-)
-from evalsuite.cli.results import register
-from evalsuite.cli.tables import print_rows, print_summary, print_verdicts
+from evalsuite.cli import console
+from evalsuite.cost_axes import AXES
 from evalsuite.errors import EvalsuiteError, UserError
-from evalsuite.registry import Entry, Registry, unknown
+from evalsuite.registry import Registry, RegistryEntry, unknown_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evalsuite.results.run import Run
+    from evalsuite.tolerances import Rule, Tolerance
 
 app = typer.Typer(
     name="evalsuite",
     help="How far can a network be pruned before it stops being as good as its parent, beyond test accuracy?",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # brackets in help texts are brackets
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 KINDS = ("producers", "evaluators", "datasets", "models", "recipes", "suites")
-FAILED, WRONG, INTERRUPTED = 1, 2, 130  # exit codes: a cell failed; the user's mistake; Ctrl-C
+FAILED, WRONG, INTERRUPTED = 1, 2, 130
+"""Exit codes: a cell or a check failed; the user's mistake; Ctrl-C."""
+
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, for example reports/digits.")]
+Axis = Annotated[
+    str,
+    typer.Option(help=f"Count ratios in another cost: {', '.join(AXES)}. [default: what each method saves]"),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+DataRoot = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder with data. [default: $EVALSUITE_DATA]")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:<n>, or several: cuda:0,1.")]
+Workers = Annotated[
+    str, typer.Option(help="Tasks at once: a number, or auto for all processors. [default: one per device]")
+]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        console.out.print(f"evalsuite {version('evalsuite')}", markup=False)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[  # its callback prints it
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version.")
+    ] = False,
+) -> None:
+    """Takes the options that stand before a command."""
 
 
 @app.command("run")
@@ -53,13 +80,11 @@ def run_command(
         Path | None, typer.Option("--out", help="Run folder. [default: reports/<suite>]")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="One seed instead of the suite's.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:<n>, or several: cuda:0,1.")] = "cpu",
-    data: Annotated[Path | None, typer.Option(help="Data folder. [default: $EVALSUITE_DATA]")] = None,
+    device: Device = "cpu",
+    data_root: DataRoot = None,
+    data: Annotated[str, typer.Option(hidden=True)] = "",
     download: Annotated[bool, typer.Option("--download", help="Allow fetching missing data sets.")] = False,
-    workers: Annotated[
-        str,
-        typer.Option(help="Tasks at once: a number, or auto for all processors. [default: one per device]"),
-    ] = "",
+    workers: Workers = "",
     executor: Annotated[
         str, typer.Option(help="serial, local, ray or ray://host:port. [default: local if there are workers]")
     ] = "",
@@ -73,46 +98,45 @@ def run_command(
         str, typer.Option(help="Find the threshold of metric@condition alone, by testing fewer ratios.")
     ] = "",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be done and what it costs.")
+        bool, typer.Option("--dry-run", help="Print what would be done and what it costs.")
     ] = False,
 ) -> None:
     """Run a suite and write its report; what an earlier run finished is not computed again."""
-    from evalsuite.runs.provenance import Options
+    from evalsuite.config.options import Options
 
     options = Options(
         seed=seed,
         device=device,
-        data=data,
+        data_root=_data_root(data, data_root),
         download=download,
-        workers=_count(workers),
+        workers=_worker_count(workers),
         executor=executor,
         only=tuple(only or ()),
         retry_failed=retry_failed,
         recipe=recipe,
+        search=search,
     )
     if dry_run:
-        from evalsuite.execution.dry_run import plan
+        from evalsuite.execution.dry_run import dry_run as cost_of
 
-        print_plan(plan(suite, out=out_dir, options=options))
+        console.print_plan(cost_of(suite, out=out_dir, options=options))
         return
     from evalsuite.api import run
 
-    with progress() as tell:
-        found = run(suite, out=out_dir, options=options, progress=tell, search_for=search)
-    print_summary(found)
-    print_spent(found.record)
-    print_report(found.path / "index.html")
-    raise typer.Exit(FAILED if found.failures["status"].isin(["invalid", "error"]).any() else 0)
+    with console.cell_progress() as progress:
+        results = run(suite, out=out_dir, options=options, progress=progress)
+    console.print_summary(results)
+    console.print_time_spent(results.record)
+    console.print_path("Report", results.path / "index.html")
+    raise typer.Exit(FAILED if results.failures["status"].isin(["invalid", "error"]).any() else 0)
 
 
 @app.command("status")
-def status_command(
-    run: Annotated[Path, typer.Argument(help="A run folder, for example reports/digits.")],
-) -> None:
-    """Say how far a run has come, also while it goes on; nothing is written."""
+def status_command(run: RunFolder) -> None:
+    """Print how far a run has come, also while it goes on; nothing is written."""
     from evalsuite.runs.status import status
 
-    print_status(status(run))
+    console.print_status(status(run))
 
 
 @app.command("check")
@@ -127,11 +151,11 @@ def check_command(
     model: Annotated[
         str,
         typer.Option(
-            help="Architecture: resnet20, torchvision:resnet18, file.py:function ... [default: guessed]"
+            help="Architecture: resnet20, torchvision:resnet18, file.py:function ... [default: detected]"
         ),
     ] = "",
     data: Annotated[str, typer.Option(help="Name of the data set.")] = "cifar10",
-    data_root: Annotated[Path | None, typer.Option(help="Data folder. [default: $EVALSUITE_DATA]")] = None,
+    data_root: DataRoot = None,
     suite: Annotated[str, typer.Option(help="Take tests and tolerances from this suite.")] = "",
     setting: Annotated[
         list[str] | None, typer.Option(help="Setting of the architecture, e.g. shortcut=B.")
@@ -148,56 +172,50 @@ def check_command(
     ] = None,
     proof: Annotated[bool, typer.Option("--proof", help="Pass only what is shown at 95 %.")] = False,
     out_dir: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("reports/check"),
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:<n>, or several: cuda:0,1.")] = "cpu",
-    workers: Annotated[
-        str,
-        typer.Option(help="Tasks at once: a number, or auto for all processors. [default: one per device]"),
-    ] = "",
+    device: Device = "cpu",
+    workers: Workers = "",
     trust_program: Annotated[
         bool, typer.Option("--trust-program", help="Load .pt2 and TorchScript files, which may run code.")
     ] = False,
     junit: Annotated[Path | None, typer.Option(help="Write the verdicts there as JUnit XML.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the verdicts as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check finished models against their parent: exit code 0 if all are commensurate, 1 if one is not."""
     from evalsuite.api import check
-    from evalsuite.config.manifest import candidates_of_paths
-    from evalsuite.config.manifest import read_manifest as listed
-    from evalsuite.execution import check as checking
-    from evalsuite.runs.provenance import Options
-    from evalsuite.tolerances import parsed
+    from evalsuite.config.manifest import candidates_of_paths, read_manifest
+    from evalsuite.config.options import Options
+    from evalsuite.execution.check import CheckRequest, settings, write_junit
+    from evalsuite.tolerances import parse_tolerances
 
-    given = candidates_of_paths(candidate or []) + (listed(manifest) if manifest else ())
-    question = checking.CheckRequest(
+    preprocessing = [f"{key}={text}" for key, text in (("mean", mean), ("std", std)) if text]
+    request = CheckRequest(
         parent=parent,
-        candidates=given,
+        candidates=candidates_of_paths(candidate or []) + (read_manifest(manifest) if manifest else ()),
         model=model,
-        settings=checking.settings(
-            [*(setting or []), *([f"mean={mean}"] if mean else []), *([f"std={std}"] if std else [])]
-        ),
+        settings=settings([*(setting or []), *preprocessing]),
         data={"name": data},
         suite=suite,
-        tolerances=parsed(tolerance or []),
+        tolerances=parse_tolerances(tolerance or []),
         metrics=tuple(metric or ()),
         proof=proof,
     )
     options = Options(
         device=device,
-        data=data_root,
-        workers=_count(workers),
+        data_root=data_root,
+        workers=_worker_count(workers),
         trust_program=trust_program,
         command=shlex.join(["python", "-m", "evalsuite", *sys.argv[1:]]),
     )
-    with progress() as tell:
-        found, run = check(question, out=out_dir, options=options, progress=tell)
+    with console.cell_progress() as progress:
+        verdicts, results = check(request, out=out_dir, options=options, progress=progress)
     if as_json:
-        print_rows(found)
+        console.print_rows(verdicts)
     else:
-        print_verdicts(found)
-        print_report(run.path / "index.html")
+        console.print_verdicts(verdicts)
+        console.print_path("Report", results.path / "index.html")
     if junit is not None:
-        checking.write_junit(found, junit)
-    raise typer.Exit(0 if found["passed"].all() else FAILED)
+        write_junit(verdicts, junit)
+    raise typer.Exit(0 if verdicts["passed"].all() else FAILED)
 
 
 @app.command("inspect")
@@ -208,64 +226,259 @@ def inspect_command(
     image: Annotated[
         str, typer.Option(help="Count MACs for such images: 3x32x32; else the architecture's usual.")
     ] = "",
-    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Say what is in a checkpoint or a program, without running anything that is in it."""
-    from evalsuite.models.checkpoints.architecture_detection import image_shape, match_architecture
-    from evalsuite.models.checkpoints.inspection import inspect
+    """Print what is in a checkpoint or a program, without running anything that is in it."""
+    from evalsuite.models.checkpoints.architecture_detection import match_architecture, parse_image_shape
+    from evalsuite.models.checkpoints.inspection import inspect_checkpoint
     from evalsuite.models.checkpoints.reading import read_weights
-    from evalsuite.models.exported.contents import is_program, program_content
+    from evalsuite.models.exported.inspection import inspect_program, is_program
 
-    shape = image_shape(image) if image else None
+    shape = parse_image_shape(image) if image else None
     if is_program(file):
-        program = program_content(file, parent=parent, masks=masks)
-        print_json(json.dumps(dataclasses.asdict(program))) if as_json else print_program(program)
+        program = inspect_program(file, parent=parent, masks=masks)
+        if as_json:
+            console.print_json(json.dumps(dataclasses.asdict(program)))
+        else:
+            console.print_program(program)
         return
-    found = inspect(file, parent=parent, masks=masks)
-    known = match_architecture(read_weights(file, masks=masks), image_shape=shape)
+    inspection = inspect_checkpoint(file, parent=parent, masks=masks)
+    match = match_architecture(read_weights(file, masks=masks), image_shape=shape)
     if as_json:
-        print_json(json.dumps({**dataclasses.asdict(found), **dataclasses.asdict(known)}))
+        console.print_json(json.dumps({**dataclasses.asdict(inspection), **dataclasses.asdict(match)}))
     else:
-        print_inspection(found, known)
+        console.print_inspection(inspection, match)
+
+
+@app.command("report")
+def report_command(
+    run: RunFolder,
+    figures: Annotated[
+        str, typer.Option(help="Also write each chart for a paper, into RUN/figures: pdf, svg or png.")
+    ] = "",
+    axis: Axis = "",
+) -> None:
+    """Rebuild tables and page of a run from its cells, without the models."""
+    from evalsuite.api import publish
+    from evalsuite.report.build import report_data
+    from evalsuite.results.run import Run
+
+    results = Run(run, axis=axis)
+    page = publish(results)
+    console.print_path("Report", page)
+    if figures:
+        from evalsuite.report.figures import figures as write_figures
+
+        folder = page.parent / "figures"
+        with console.count_progress("drawing figures") as progress:
+            written = write_figures(report_data(results), folder, figures, progress=progress)
+        console.print_path("Figures", folder, count=len(written))
+
+
+@app.command("compare")
+def compare_command(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the page.")] = Path("reports/compare"),
+    axis: Axis = "",
+) -> None:
+    """Put several runs, with several parents, into one report."""
+    from evalsuite.report.build import combined_report_data
+    from evalsuite.report.page import write_page
+    from evalsuite.results.run import Run
+
+    data = combined_report_data([Run(run, axis=axis) for run in runs])
+    console.print_path("Report", write_page(data, out_dir))
+
+
+@app.command("threshold")
+def threshold_command(
+    run: RunFolder,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="Metric, or metric@condition; may be repeated. [default: all]")
+    ] = None,
+    tolerance: Annotated[
+        str,
+        typer.Option(help="0.01 in the metric's unit, or 5% of the parent's value. [default: the suite's]"),
+    ] = "",
+    seed: Annotated[str, typer.Option(help="One seed instead of the mean over all.")] = "all",
+    axis: Axis = "",
+    as_json: AsJson = False,
+) -> None:
+    """Draw the thresholds of a run again, at other tolerances, from its cells and without the models."""
+    from evalsuite.results.run import Run
+
+    results = Run(run, axis=axis)
+    if tolerances := requested_tolerances(results, metric or [], tolerance):
+        results = Run(run, tolerances=tolerances, axis=axis)
+    rows = selected_rows(results.thresholds(), metric or [], seed)
+    if as_json:
+        console.print_rows(rows)
+    else:
+        console.print_thresholds(rows)
+
+
+@app.command("factorial")
+def factorial_command(
+    run: RunFolder,
+    metric: Annotated[str, typer.Option(help="The metric that is compared.")] = "accuracy",
+    condition: Annotated[str, typer.Option(help="The condition that it is compared on.")] = "clean",
+    as_json: AsJson = False,
+) -> None:
+    """Compare pairs of methods under pairs of recipes: which method wins under both, and where the recipe decides."""
+    from evalsuite.results.factorial_comparison import factorial_comparison
+    from evalsuite.results.run import Run
+
+    rows = factorial_comparison(Run(run), metric=metric, condition=condition)
+    if as_json:
+        console.print_rows(rows)
+    else:
+        console.print_factorial(rows)
+
+
+@app.command("export")
+def export_command(
+    run: RunFolder,
+    form: Annotated[str, typer.Option("--format", help="csv, parquet or mlflow.")] = "csv",
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="Folder to write to. [default: RUN/export]")
+    ] = None,
+    axis: Axis = "",
+) -> None:
+    """Write the tables of a run for other programs."""
+    from evalsuite.report.export import export
+    from evalsuite.results.run import Run
+
+    console.print_path("Tables", export(Run(run, axis=axis), form, out_dir or run / "export"))
+
+
+@app.command("sample-size")
+def sample_size_command(
+    tolerance: Annotated[float, typer.Option(help="Largest drop that is commensurate, e.g. 0.005.")] = 0.005,
+    discordance: Annotated[
+        float, typer.Option(help="Share of images that exactly one of parent and candidate gets right.")
+    ] = 0.06,
+    drop: Annotated[float, typer.Option(help="True drop that is expected.")] = 0.0,
+    power: Annotated[float, typer.Option(help="Probability that the ratio is then certified.")] = 0.8,
+    spread: Annotated[
+        float, typer.Option(help="Standard deviation of the drop over seeds, to plan seeds as well.")
+    ] = 0.0,
+) -> None:
+    """Print how many images (and seeds) a tolerance needs to be certified."""
+    from evalsuite.statistics.sample_size import required_images, required_seeds
+
+    images = required_images(tolerance, discordance, drop=drop, power=power)
+    assumed = f"(--discordance {discordance:g}, --drop {drop:g})"
+    console.out.print(
+        f"{images:,} images certify a drop of at most {tolerance:g} in {power:.0%} of the tests {assumed}"
+    )
+    if spread:
+        seeds = required_seeds(tolerance, spread, drop=drop, power=power)
+        console.out.print(f"{seeds} seeds do so for the method, as if the number of images were unlimited")
 
 
 @app.command("list")
 def list_command(kind: Annotated[str, typer.Argument(help=", ".join(KINDS) + ".")]) -> None:
     """List what can be named in a suite: name, one line, where it is defined."""
     if kind not in KINDS:
-        raise UserError(unknown("listing", kind, KINDS))
-    print_listing(_entries(kind))
+        raise UserError(unknown_name("listing", kind, KINDS))
+    console.print_listing(_entries(kind))
 
 
-register(app)
+def _renamed(old: str, new: str, command: Callable[..., None]) -> None:
+    """Keeps the old name of a command, hidden and with a warning."""
+
+    @wraps(command)
+    def call(*arguments: Any, **options: Any) -> None:
+        console.print_warning(
+            f"the command {old} is now called {new}; the old name stops working with the next release"
+        )
+        command(*arguments, **options)
+
+    app.command(old, hidden=True)(call)
+
+
+_renamed("recipe-cross", "factorial", factorial_command)
+_renamed("plan", "sample-size", sample_size_command)
 
 
 def main() -> None:
     """Runs the command line; a mistake of the user is one sentence and exit code 2."""
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a suite says how many threads it uses
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a suite has a number of threads
+    warnings.filterwarnings(
+        "default", category=DeprecationWarning, module="evalsuite"
+    )  # and users' plug-in files
     try:
-        app()
+        app(prog_name="evalsuite")  # also by python -m: completions are installed under this name
     except UserError as error:
-        err.print(f"[bold red]evalsuite:[/] {escaped(str(error))}", soft_wrap=True)
+        console.print_error(str(error))
         sys.exit(WRONG)
     except EvalsuiteError as error:
-        err.print(f"[bold red]evalsuite:[/] {escaped(str(error))}", soft_wrap=True)
+        console.print_error(str(error))
         sys.exit(FAILED)
     except KeyboardInterrupt:
-        _stopped()
+        _interrupted()
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what typer makes of an interrupt
-            _stopped()
+            _interrupted()
         raise
 
 
-def _stopped() -> NoReturn:
-    err.print("Stopped. What is finished is kept: the same command goes on from here.")
+def _interrupted() -> NoReturn:
+    console.err.print("Stopped. What is finished is kept: the same command goes on from here.")
     sys.exit(INTERRUPTED)
 
 
-def _count(workers: str) -> int | None:
-    """How many workers: as `evalsuite.runs.provenance.Options` wants it."""
+def requested_tolerances(run: Run, metrics: list[str], rule: Rule) -> dict[str, Tolerance]:
+    """Returns the tolerances that a command line requests; none where it requests the run's own.
+
+    Args:
+        run: The run.
+        metrics: Metrics, or metric@condition; empty for all that have a tolerance.
+        rule: One for all of them; empty: the run's own.
+    """
+    from evalsuite.tolerances import parse_tolerances
+
+    return parse_tolerances([f"{metric}={rule}" for metric in metrics or run.tolerances]) if rule else {}
+
+
+def selected_rows(rows: pd.DataFrame, metrics: list[str], seed: str) -> pd.DataFrame:
+    """Returns the thresholds of one seed, of some metrics.
+
+    Args:
+        rows: Thresholds.
+        metrics: Metrics, or metric@condition; empty for all.
+        seed: A seed, or ``all`` for the mean over them.
+
+    Raises:
+        UserError: If there are none of a name.
+    """
+    rows = rows[rows["seed"].astype(str) == seed]
+    places = rows["metric"] + "@" + rows["condition"]
+    names = {*rows["metric"], *places}
+    for metric in metrics:
+        if metric not in names:
+            raise UserError(unknown_name("metric with a tolerance in this run", metric, sorted(names)))
+    return rows[rows["metric"].isin(metrics) | places.isin(metrics)] if metrics else rows
+
+
+def _data_root(data: str, data_root: Path | None) -> Path | None:
+    """The folder with data of ``run``, whose option was called --data in evalsuite 0.1."""
+    if not data:
+        return data_root
+    if data_root is None and Path(data).is_dir():
+        console.print_warning(
+            f"--data {data}: a folder with data is now given by --data-root {data}; "
+            "the old spelling stops working with the next release"
+        )
+        return Path(data)
+    raise UserError(
+        f"--data {data}: the suite names the data set that it runs on; change it under [data] in the suite, "
+        "and give a folder with data by --data-root"
+    )
+
+
+def _worker_count(workers: str) -> int | None:
+    """How many workers, as in `evalsuite.config.options.Options`."""
     if not workers:
         return None
     if workers != "auto" and not (workers.isdecimal() and int(workers)):
@@ -273,17 +486,17 @@ def _count(workers: str) -> int | None:
     return 0 if workers == "auto" else int(workers)
 
 
-def _entries(kind: str) -> list[Entry]:
+def _entries(kind: str) -> list[RegistryEntry]:
     if kind == "suites":
         from evalsuite.config.suite import shipped_suites
 
-        return [Entry(name, _description(path), str(path)) for name, path in shipped_suites().items()]
+        return [RegistryEntry(name, _description(path), str(path)) for name, path in shipped_suites().items()]
     if kind == "recipes":
         from evalsuite.training.published_recipes import RECIPES
 
         return [
-            Entry(name, one.text, "evalsuite.training.published_recipes")
-            for name, one in sorted(RECIPES.items())
+            RegistryEntry(name, recipe.text, "evalsuite.training.published_recipes")
+            for name, recipe in sorted(RECIPES.items())
         ]
     return _registries()[kind].entries()
 

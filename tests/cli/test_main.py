@@ -2,43 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
 import shutil
-import sys
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pytest
-from rich.console import Console
 
 from evalsuite import Run
-from evalsuite.cli import console, main, tables
+from evalsuite.cli import main
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 Command = Any
-
-
-@pytest.fixture(name="command")
-def _command(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command in this process; returns exit code, output and errors."""
-
-    def call(*words: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evalsuite", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return call
 
 
 def copied(done: Run, folder: Path) -> Path:
@@ -80,23 +61,6 @@ def test_threshold_draws_conclusions_at_another_tolerance_without_torch(command:
     assert all(row["certified"] is not None and row["tolerance"] == 0.2 for row in rows.values())
 
 
-def test_many_methods_have_a_line_each(done: Run) -> None:
-    table = done.thresholds().query("seed == 'all' and aggregate == 'single'")
-    many = pd.concat([table.assign(method=f"{method} {n}") for n in range(4) for method in ("a", "b")])
-    lines = rendered(tables._by_method(many))
-    assert len(lines) == 2 + 8
-    weakest = table.sort_values("potential", kind="stable").iloc[0]
-    assert f"{weakest['potential']:.1%}" in lines[-1]
-    assert lines[-1].endswith(f"{weakest['metric']}, {weakest['condition']}")
-
-
-def rendered(table: Any) -> list[str]:
-    page = Console(width=200, file=io.StringIO(), highlight=False)
-    page.print(table)
-    assert isinstance(page.file, io.StringIO)
-    return [line.rstrip() for line in page.file.getvalue().splitlines()]
-
-
 def test_compare_puts_runs_into_one_page(command: Command, done: Run, tmp_path: Path) -> None:
     other = copied(done, tmp_path)
     code, out, err = command("compare", done.path, other, "--out", tmp_path / "both")
@@ -136,9 +100,9 @@ def test_export_writes_the_tables(command: Command, done: Run, tmp_path: Path) -
     assert (code, "unknown export format 'excel'" in err) == (2, True)
 
 
-def test_plan_says_how_many_images_a_tolerance_needs(command: Command) -> None:
-    code, out, _ = command("plan", "--tolerance", "0.02", "--spread", "0.01")
-    assert code == 0
+def test_sample_size_prints_how_many_images_a_tolerance_needs(command: Command) -> None:
+    code, out, err = command("sample-size", "--tolerance", "0.02", "--spread", "0.01")
+    assert (code, err) == (0, "")
     assert out.startswith(
         "1,024 images certify a drop of at most 0.02 in 80% of the tests (--discordance 0.06, --drop 0)\n"
     )
@@ -173,7 +137,15 @@ def test_plan_says_how_many_images_a_tolerance_needs(command: Command) -> None:
         pytest.param(["status", "gone"], "gone is not a run folder: it has no run.json", id="status"),
         pytest.param(["run", "--seed", "-1"], "found seed -1, expected an integer from 0 on", id="seed"),
         pytest.param(
-            ["run", "--data", "gone"], "--data names the data folder gone, which does not exist", id="data"
+            ["run", "--data-root", "gone"],
+            "--data-root names the data folder gone, which does not exist",
+            id="data folder",
+        ),
+        pytest.param(
+            ["run", "--data", "cifar10"],
+            "--data cifar10: the suite names the data set that it runs on; change it under [data] in the suite, and "
+            "give a folder with data by --data-root",
+            id="data set of a run",
         ),
         pytest.param(["report", "gone"], "gone is not a run folder: it has no run.json", id="no run"),
         pytest.param(["report", "."], ". is not a run folder: it has no run.json", id="another folder"),
@@ -262,7 +234,7 @@ def test_a_plan_and_a_status_are_tables_and_write_nothing(
     assert (code, err) == (0, "")
     rows = {line.split()[0]: line.split()[1:5] for line in out.splitlines()}
     assert rows["ood"] == ["4", "0", "0", "1"]
-    assert "1 cells are left, nobody works on it; time left: about" in out
+    assert "1 cells are left, no process works on them; time left: about" in out
     assert sorted((file, file.stat().st_mtime_ns) for file in path.rglob("*")) == before
     assert "Everything is done." in command("status", done.path)[1]
 
@@ -300,7 +272,7 @@ LISTED = {
     "producers": (
         "magnitude",
         "smallest absolute weights",
-        "evalsuite.producers.unstructured.global_threshold:Magnitude",
+        "evalsuite.producers.unstructured.magnitude:Magnitude",
     ),
     "evaluators": ("attack", "FGSM and LinfPGD", "evalsuite.evaluators.attack:Attack"),
     "datasets": ("digits", "1,797 handwritten digits", "evalsuite.datasets.digits:Digits"),
@@ -329,34 +301,80 @@ def test_a_listing_in_a_pipe_is_one_line_each(kind: str, command: Command) -> No
     assert names == sorted(names)
 
 
-@pytest.mark.parametrize("kind", main.KINDS)
-@pytest.mark.parametrize("width", [60, 80, 200])
-def test_a_listing_on_a_terminal_breaks_no_word(
-    kind: str,
-    width: int,
-    command: Command,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(
-        console, "out", Console(highlight=False, force_terminal=True, color_system=None, width=width)
-    )
-    _, out, _ = command("list", kind)
-    name, text, defined = LISTED[kind]
-    places = [entry.defined for entry in main._entries(kind)]
-    assert all(len(line) <= width or line.endswith(tuple(places)) for line in out.splitlines())
-    assert name in out
-    assert defined in out  # in one piece
-    assert text.split()[0] in out
-    assert len(out.splitlines()) <= (1 if width == 200 else 4) * (1 + len(places))
+def test_the_version_is_that_of_the_package(command: Command) -> None:
+    assert command("--version") == (0, f"evalsuite {version('evalsuite')}\n", "")
 
 
-def test_a_run_on_a_terminal_shows_a_bar(
-    command: Command, done: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_completion_can_be_installed(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(console, "err", Console(stderr=True, highlight=False, force_terminal=True, width=100))
-    code, _, err = command("run", tiny, "--out", copied(done, tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    monkeypatch.setattr("typer._completion_shared.shellingham", None, raising=False)
+    code, out, _ = command("--install-completion", "bash")
+    assert (code, "bash completion installed in" in out) == (0, True)
+    (script,) = tmp_path.rglob("evalsuite.sh")
+    assert "_EVALSUITE_COMPLETE=complete_bash" in script.read_text("utf-8")
+    assert "evalsuite.sh" in (tmp_path / ".bashrc").read_text("utf-8")
+
+
+def test_the_old_spelling_of_a_data_folder_works_with_a_warning(
+    command: Command, done: Run, tiny: Path, tmp_path: Path
+) -> None:
+    path = copied(done, tmp_path)
+    code, _, err = command("run", tiny, "--out", path, "--data", tmp_path, "--dry-run")
     assert code == 0
-    assert "35/35" in err
+    assert err == (
+        f"evalsuite: --data {tmp_path}: a folder with data is now given by --data-root {tmp_path}; the old spelling "
+        "stops working with the next release\n"
+    )
+    code, _, err = command("run", tiny, "--out", path, "--data-root", tmp_path, "--dry-run")
+    assert (code, err) == (0, "")
+    code, _, err = command("run", tiny, "--out", path, "--data-root", tmp_path, "--data", tmp_path)
+    assert (code, "the suite names the data set that it runs on" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"), [("plan", "sample-size", []), ("recipe-cross", "factorial", ["--help"])]
+)
+def test_old_names_of_commands_work_with_a_warning(
+    old: str, new: str, words: list[str], command: Command
+) -> None:
+    code, out, err = command(old, *words)
+    if not words:
+        assert err == (
+            f"evalsuite: the command {old} is now called {new}; the old name stops working with the next release\n"
+        )
+    assert (code, out.replace(f"evalsuite {old}", f"evalsuite {new}")) == command(new, *words)[:2]
+    assert f"  {old} " not in command("--help")[1]
+
+
+OLD_PLUGIN = '''
+from dataclasses import dataclass
+from evalsuite.producers.weights import Magnitude
+from evalsuite.producers import register
+
+@register("old")
+@dataclass(frozen=True)
+class Old(Magnitude):
+    """Written for evalsuite 0.1."""
+'''
+
+
+def test_a_plugin_with_old_imports_works_with_a_warning(
+    python: Callable[..., Any], suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "old.py").write_text(OLD_PLUGIN, "utf-8")
+    suite = tmp_path / "old.toml"
+    text = suite_file({'"magnitude"': '"old"'}).read_text("utf-8")
+    suite.write_text(f'plugins = ["old.py"]\n{text}', "utf-8")
+    ended = python("-m", "evalsuite", "run", "old.toml", "--dry-run", cwd=tmp_path)
+    assert ended.code == 0, ended.err
+    assert (
+        f"{tmp_path / 'old.py'}:3: DeprecationWarning: evalsuite.producers.weights.Magnitude moved to"
+        in ended.err
+    )
+    assert "evalsuite.producers.register moved to evalsuite.plugins.register_producer;" in ended.err
 
 
 LIGHT = """

@@ -9,13 +9,21 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evalsuite import Architecture, Context, DataSet, Evaluator, ImageSet, Metric, Score
-from evalsuite.datasets.base import Place
-from evalsuite.datasets.views import View
-from evalsuite.evaluation import Bench
-from evalsuite.models.cost import prunable
-from evalsuite.producers.unstructured.global_threshold import WeightProducer
-from evalsuite.types import Split
+from evalsuite.plugins import (
+    Architecture,
+    Bench,
+    Context,
+    DataSet,
+    Evaluator,
+    ImageSet,
+    Metric,
+    Place,
+    Score,
+    Split,
+    View,
+    WeightProducer,
+    prunable_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -24,19 +32,21 @@ class Tail(WeightProducer):
 
     def scores(self, model: nn.Module, context: Context) -> Mapping[str, Tensor]:
         """Returns how far each weight is from the end of its layer."""
-        layers = {name: layer.get_parameter("weight") for name, layer in prunable(model).items()}
+        layers = {name: layer.get_parameter("weight") for name, layer in prunable_layers(model).items()}
         return {name: torch.arange(w.numel(), 0, -1).view(w.shape) / w.numel() for name, w in layers.items()}
 
 
 @dataclass(frozen=True)
-class Doubt(Evaluator):
+class Unconfidence(Evaluator):
     """Mean of one minus the largest probability."""
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """One metric."""
         return (
-            Metric("doubt", higher_is_better=False, unit="probability", text="One minus the confidence."),
+            Metric(
+                "unconfidence", higher_is_better=False, unit="probability", text="One minus the confidence."
+            ),
         )
 
     @property
@@ -46,7 +56,7 @@ class Doubt(Evaluator):
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields one score."""
-        yield Score("doubt", "clean", evidence={"test": 1 - bench.outputs(View()).confidence})
+        yield Score("unconfidence", "clean", evidence={"test": 1 - bench.outputs(View()).confidence})
 
 
 @dataclass(frozen=True)

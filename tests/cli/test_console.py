@@ -1,0 +1,74 @@
+"""What the commands print on terminals of several widths, and in tables of many methods."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from evalsuite import Run
+from evalsuite.cli import console, main
+
+Command = Any
+FIRST_WORDS = {
+    "producers": ("magnitude", "smallest"),
+    "evaluators": ("attack", "FGSM"),
+    "datasets": ("digits", "1,797"),
+    "models": ("small-cnn", "Four"),
+    "recipes": ("lost-cifar-resnet", "ResNet-20,"),
+    "suites": ("digits", "handwritten"),
+}
+
+
+def test_many_methods_have_a_line_each(done: Run) -> None:
+    table = done.thresholds().query("seed == 'all' and aggregate == 'single'")
+    many = pd.concat([table.assign(method=f"{method} {n}") for n in range(4) for method in ("a", "b")])
+    lines = rendered(console._row_per_method(many))
+    assert len(lines) == 2 + 8
+    weakest = table.sort_values("potential", kind="stable").iloc[0]
+    assert f"{weakest['potential']:.1%}" in lines[-1]
+    assert lines[-1].endswith(f"{weakest['metric']}, {weakest['condition']}")
+
+
+def rendered(table: Any) -> list[str]:
+    page = Console(width=200, file=io.StringIO(), highlight=False)
+    page.print(table)
+    assert isinstance(page.file, io.StringIO)
+    return [line.rstrip() for line in page.file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("kind", main.KINDS)
+@pytest.mark.parametrize("width", [60, 80, 240])
+def test_a_listing_on_a_terminal_breaks_no_word(
+    kind: str,
+    width: int,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        console, "out", Console(highlight=False, force_terminal=True, color_system=None, width=width)
+    )
+    _, out, _ = command("list", kind)
+    name, word = FIRST_WORDS[kind]
+    places = [entry.defined for entry in main._entries(kind)]
+    assert all(len(line) <= width or line.endswith(tuple(places)) for line in out.splitlines())
+    assert name in out
+    assert all(place in out for place in places)  # in one piece
+    assert word in out
+    assert len(out.splitlines()) <= (1 if width == 240 else 4) * (1 + len(places))
+
+
+def test_a_run_on_a_terminal_shows_a_bar(
+    command: Command, done: Run, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "err", Console(stderr=True, highlight=False, force_terminal=True, width=100))
+    path = tmp_path / "run"
+    shutil.copytree(done.path, path)
+    code, _, err = command("run", tiny, "--out", path)
+    assert code == 0
+    assert "35/35" in err
