@@ -1,1 +1,1 @@
-"""One recipe record and one training loop for parents and candidates alike."""
+"""Training recipes and the training loop, for parents and candidates alike."""

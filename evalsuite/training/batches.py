@@ -17,57 +17,59 @@ from evalsuite.types import Array
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Is what one step sees.
+    """The images and labels of one training step.
 
     Attributes:
-        at: Where the middle of the step is, in epochs. At its end the last step would have a learning rate
+        epoch: Position of the middle of the step, in epochs. At its end the last step would have a learning rate
             of zero, and milestones would come early.
         step: Steps from the first epoch on, this one included.
-        seed: Of what the model itself draws in this step.
+        seed: Seed of the draws that the model itself makes in this step, as for dropout.
         images: float32, (B, C, H, W).
         labels: int64, (B,).
-        others: Labels of the images that were mixed in, (B,).
-        share: Weight of `labels`; 1 where nothing was mixed in.
+        mixed_labels: Labels of the images that were mixed in, (B,).
+        label_weight: Weight of `labels`; 1 where nothing was mixed in.
     """
 
-    at: float
+    epoch: float
     step: int
     seed: int
     images: Tensor
     labels: Tensor
-    others: Tensor
-    share: float = 1.0
+    mixed_labels: Tensor
+    label_weight: float = 1.0
 
 
 def batches(
     images: Array, labels: Tensor, recipe: Recipe, *, seed: int, epoch: int
 ) -> Iterator[TrainingBatch]:
-    """Yields the batches of one epoch, each image once; nothing is needed to go on but the epoch's number."""
+    """Yields the batches of one epoch, each image once; they depend on the epoch's number, not on earlier epochs."""
     order = torch.randperm(len(labels), generator=_torch_generator(seed, "order", epoch))
     parts = torch.split(order, recipe.batch_size)
     for step, rows in enumerate(parts):
         draws = _torch_generator(seed, "augment", epoch, step)
-        shown = augmented(pixels(images, rows.numpy()), recipe.augment, draws, padding=recipe.padding or None)
+        augmented_images = augmented(
+            pixels(images, rows.numpy()), recipe.augment, draws, padding=recipe.padding or None
+        )
         plain = TrainingBatch(
-            at=epoch + (step + 0.5) / len(parts),
+            epoch=epoch + (step + 0.5) / len(parts),
             step=epoch * len(parts) + step + 1,
             seed=address(seed, "model", epoch, step),
-            images=shown,
+            images=augmented_images,
             labels=labels[rows],
-            others=labels[rows],
+            mixed_labels=labels[rows],
         )
         yield mixed(plain, recipe, generator(seed, "mix", epoch, step))
 
 
 def pixels(images: Array, rows: Array) -> Tensor:
     """Returns some rows of `images` as float32 in [0, 1]."""
-    chosen = images[rows]
-    batch = torch.from_numpy(np.ascontiguousarray(chosen)).float()
-    return batch / 255 if chosen.dtype == np.uint8 else batch
+    selected = images[rows]
+    batch = torch.from_numpy(np.ascontiguousarray(selected)).float()
+    return batch / 255 if selected.dtype == np.uint8 else batch
 
 
 def augmented(batch: Tensor, augment: str, draws: torch.Generator, *, padding: int | None = None) -> Tensor:
-    """Returns a batch (B, C, H, W) shifted by a random crop and perhaps flipped, each image by itself."""
+    """Returns a batch (B, C, H, W) shifted by a random crop and perhaps flipped, each image with draws of its own."""
     if augment == "none":
         return batch
     count, _, height, width = batch.shape
@@ -84,7 +86,7 @@ def augmented(batch: Tensor, augment: str, draws: torch.Generator, *, padding: i
 
 
 def mixed(batch: TrainingBatch, recipe: Recipe, draws: np.random.Generator) -> TrainingBatch:
-    """Returns `batch` with other images of it mixed in, if the recipe says so.
+    """Returns `batch` with other images of it mixed in, if the recipe has mixup or CutMix.
 
     References:
         Zhang et al. 2018, arXiv 1710.09412; Yun et al. 2019, arXiv 1905.04899, with the share of the labels
@@ -95,17 +97,17 @@ def mixed(batch: TrainingBatch, recipe: Recipe, draws: np.random.Generator) -> T
         return batch
     kind = kinds[int(draws.integers(len(kinds)))]
     alpha = recipe.mixup if kind == "mixup" else recipe.cutmix
-    share = float(draws.beta(alpha, alpha))
+    weight = float(draws.beta(alpha, alpha))
     partner = torch.from_numpy(draws.permutation(len(batch.labels)))
     if kind == "mixup":
-        images = share * batch.images + (1 - share) * batch.images[partner]
+        images = weight * batch.images + (1 - weight) * batch.images[partner]
     else:
-        rows, columns = _box(batch.images.shape[2:], 1 - share, draws)
+        rows, columns = _box(batch.images.shape[2:], 1 - weight, draws)
         images = batch.images.clone()
         images[:, :, rows, columns] = batch.images[partner][:, :, rows, columns]
         height, width = batch.images.shape[2:]
-        share = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
-    return replace(batch, images=images, others=batch.labels[partner], share=share)
+        weight = 1 - (rows.stop - rows.start) * (columns.stop - columns.start) / (height * width)
+    return replace(batch, images=images, mixed_labels=batch.labels[partner], label_weight=weight)
 
 
 def _box(side: torch.Size, area: float, draws: np.random.Generator) -> tuple[slice, slice]:

@@ -1,4 +1,4 @@
-"""What a model went through: each training is a `Phase`, and a model carries its own wherever it is copied."""
+"""The training history of a model: a `Phase` for each training, attached to the model and its copies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from evalsuite.models.cost import cost
-from evalsuite.training.recipe import Recipe, first_stage, in_words, learning_rate
+from evalsuite.training.recipe import Recipe, describe_schedule, first_stage, learning_rate
 from evalsuite.types import ImageSet, Phase, PhaseName
 
 PASSES = 3
@@ -29,13 +29,13 @@ RATES = (
     "warmup_epochs",
     "track",
 )
-"""Keys of a recipe that are told otherwise, or change no weight."""
+"""Keys of a recipe that the schedule covers, or that change no weight."""
 _HISTORY = "_evalsuite_history"
 
 
 @dataclass(frozen=True)
 class Span:
-    """Is a stretch of a recipe, and what it was for; `start` and `stop` in epochs."""
+    """A part of a recipe's schedule, `start` and `stop` in epochs, and the phase that it was used in."""
 
     what: PhaseName
     start: float
@@ -53,7 +53,7 @@ def phase_of(
         epochs=epochs,
         images=count,
         macs=round(PASSES * macs * count * epochs),
-        rates=in_words(recipe) + (f", from epoch {span.start:g}" if span.start else ""),
+        rates=describe_schedule(recipe) + (f", from epoch {span.start:g}" if span.start else ""),
         schedule=schedule_digest(recipe, span),
         curve=tuple(curve),
         stage=min(first_stage(recipe, start=span.start), math.ceil(span.stop) - int(span.start)),
@@ -62,7 +62,7 @@ def phase_of(
 
 
 def schedule_digest(recipe: Recipe, span: Span) -> str:
-    """Returns a digest of the learning rates along a stretch of a recipe: equal where the rates are."""
+    """Returns a digest of the learning rates along a part of a recipe, equal for equal rates."""
     count = max(round((span.stop - span.start) * SAMPLES), 1)
     points = [learning_rate(recipe, span.start + (i + 0.5) / SAMPLES) for i in range(count)]
     return hashlib.sha256(repr([f"{rate:.9g}" for rate in points]).encode()).hexdigest()[:16]
@@ -70,16 +70,16 @@ def schedule_digest(recipe: Recipe, span: Span) -> str:
 
 def rest_digest(recipe: Recipe) -> str:
     """Returns a digest of all of a recipe but its epochs and learning rates."""
-    rest = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in RATES}
-    return hashlib.sha256(repr(sorted(rest.items())).encode()).hexdigest()[:16]
+    settings = {key: value for key, value in dataclasses.asdict(recipe).items() if key not in RATES}
+    return hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:16]
 
 
-def remember(model: nn.Module, history: Sequence[Phase]) -> None:
-    """Writes on `model` what it went through; copies of it carry the same."""
-    setattr(model, _HISTORY, tuple(history))
+def set_history(model: nn.Module, phases: Sequence[Phase]) -> None:
+    """Attaches its trainings to `model`; copies of it have the same history."""
+    setattr(model, _HISTORY, tuple(phases))
 
 
 def history(model: nn.Module) -> tuple[Phase, ...] | None:
-    """Returns what `model` went through; ``None`` if nobody wrote it down."""
-    found: tuple[Phase, ...] | None = getattr(model, _HISTORY, None)
-    return found
+    """Returns the trainings of `model`; ``None`` if they are unknown."""
+    phases: tuple[Phase, ...] | None = getattr(model, _HISTORY, None)
+    return phases

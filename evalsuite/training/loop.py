@@ -17,28 +17,28 @@ from evalsuite.errors import CellError, DataError, UserError
 from evalsuite.models.cost import weights_digest
 from evalsuite.random_streams import address
 from evalsuite.training.batches import TrainingBatch, batches
+from evalsuite.training.checkpoint import TrainingCheckpoint
 from evalsuite.training.hooks import Hooks
-from evalsuite.training.progress import TrainingCheckpoint
 from evalsuite.training.recipe import Recipe, learning_rate
-from evalsuite.training.state import State, accuracy, autocast
+from evalsuite.training.state import TrainingState, accuracy, autocast
 from evalsuite.types import ImageSet
 
 Masks = Mapping[str, Tensor]
-"""Names of parameters to bool tensors of their shape: True is kept, False stays zero."""
+"""Names of parameters to bool tensors of their shape: False stays zero."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Is what one training does beside the recipe.
+class TrainingOptions:
+    """Options of one training beside the recipe.
 
     Attributes:
         masks: Parameters that stay zero where the mask is False.
-        hooks: What a pruning method adds to each step.
+        hooks: Functions of a pruning method that the loop calls.
         start: Epoch of the schedule to begin at; may be a fraction.
-        stop: Epoch to stop at; ``None`` is the recipe's end. A training that stops early leaves the weights as
-            they are on the way: no average, no selection.
+        stop: Epoch to stop at; ``None`` is the recipe's end. A training that stops early leaves the weights of
+            its last step: no average, no selection.
         validation: Labelled images, where the recipe selects or tracks by them.
-        progress: Where to keep how far it is; ``None`` keeps nothing.
+        checkpoint: File that an interrupted training is resumed from; ``None`` saves nothing.
     """
 
     masks: Masks = field(default_factory=dict)
@@ -46,128 +46,131 @@ class Plan:
     start: float = 0.0
     stop: float | None = None
     validation: ImageSet | None = None
-    progress: TrainingCheckpoint | None = None
+    checkpoint: TrainingCheckpoint | None = None
 
 
 def train(
-    model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int, plan: Plan | None = None
+    model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int, options: TrainingOptions | None = None
 ) -> tuple[float, ...]:
     """Trains `model` in place with cross-entropy and leaves it in evaluation mode.
 
-    Nothing is selected by test accuracy: the last epoch stands, or the best one on a validation split.
+    No weights are selected by test accuracy: they are those of the last epoch, or of the best on a validation split.
 
     Args:
         model: Takes float images in [0, 1], (B, C, H, W); returns logits (B, K).
         images: Labelled training images.
-        recipe: How.
+        recipe: Optimiser, schedule, augmentation and so on.
         seed: Address of the order of the images and their augmentation; the same seed gives the same weights.
-        plan: Masks, hooks, a part of the schedule, where to keep progress; by default nothing of that.
+        options: Masks, hooks, a part of the schedule, a checkpoint; by default none of these.
 
     Returns:
         Validation accuracy after each epoch, where the recipe tracks it; else nothing.
 
     Raises:
         DataError: If the images have no labels.
-        UserError: If the recipe needs a validation split that is not there, or starts after its end.
+        UserError: If the recipe needs a validation split and there is none, or the training starts after its end.
         CellError: If the loss stops being finite.
     """
-    plan = plan or Plan()
+    options = options or TrainingOptions()
     labels = _labels(images)
-    stop = recipe.epochs if plan.stop is None else plan.stop
-    _check(recipe, plan, stop)
+    stop = recipe.epochs if options.stop is None else options.stop
+    _check(recipe, options, stop)
     device = next(model.parameters()).device
-    key = "" if plan.progress is None else _key(model, recipe, plan, seed)
-    state = State(model, recipe, plan.hooks.state)
-    held = masked(model, plan.masks)
-    first = state.resumed(plan.progress, key, otherwise=int(plan.start))
+    key = "" if options.checkpoint is None else _key(model, recipe, options, seed)
+    state = TrainingState(model, recipe, options.hooks.state)
+    masked = apply_masks(model, options.masks)
+    finished = state.resume(options.checkpoint, key)
+    first = int(options.start) if finished is None else finished
     model.train()
-    with _own_randomness(device):
+    with _fork_random_state(device):
         for epoch in range(first, math.ceil(stop)):
             for batch in batches(images.images, labels, recipe, seed=seed, epoch=epoch):
-                if plan.start <= batch.at < stop:
-                    _step(state, batch, plan.hooks, held)
+                if options.start <= batch.epoch < stop:
+                    _step(state, batch, options.hooks, masked)
             if epoch + 1 <= stop:
-                _close(state, epoch + 1, plan)
-                state.saved(plan.progress, key, epoch + 1, last=epoch + 1 >= stop)
+                _end_epoch(state, epoch + 1, options)
+                state.save(options.checkpoint, key, epoch + 1, last=epoch + 1 >= stop)
     if stop == recipe.epochs:
-        state.settle()
-        _enforce(held)
+        state.load_selected_weights()
+        _zero_masked(masked)
     model.eval()
     return tuple(state.curve) if recipe.track else ()
 
 
 def training_seed(seed: int, *key: str | int | float) -> int:
-    """Returns the address of one training: the run's seed and what is trained."""
+    """Returns the seed of one training, an address made of the run's seed and a key of the training."""
     return address(seed, "train", *key)
 
 
-def _step(state: State, batch: TrainingBatch, hooks: Hooks, held: list[tuple[Tensor, Tensor]]) -> None:
+def _step(
+    state: TrainingState, batch: TrainingBatch, hooks: Hooks, masked: list[tuple[Tensor, Tensor]]
+) -> None:
     model, recipe, optimiser = state.model, state.recipe, state.optimiser
     for group in optimiser.param_groups:
-        group["lr"] = learning_rate(recipe, batch.at)
+        group["lr"] = learning_rate(recipe, batch.epoch)
     _reseed(state.device, batch.seed)
     loss = _loss(state, batch)
-    extra = hooks.penalty(model) if hooks.penalty else None
-    if extra is not None:
-        loss = loss + extra
+    penalty = hooks.penalty(model) if hooks.penalty else None
+    if penalty is not None:
+        loss = loss + penalty
     if not torch.isfinite(loss):
         raise CellError(
-            f"training diverged: the loss is {loss.item()} in epoch {int(batch.at) + 1}; "
+            f"training diverged: the loss is {loss.item()} in epoch {int(batch.epoch) + 1}; "
             f"lower the learning rate (now {recipe.learning_rate:g})"
         )
     optimiser.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     if hooks.before_step:
-        hooks.before_step(model, batch.at)
+        hooks.before_step(model, batch.epoch)
     optimiser.step()
-    _enforce(held)
+    _zero_masked(masked)
     if hooks.after_step:
-        hooks.after_step(model, batch.at, batch.step)
-    state.average()
+        hooks.after_step(model, batch.epoch, batch.step)
+    state.update_average()
 
 
-def _loss(state: State, batch: TrainingBatch) -> Tensor:
-    """Cross-entropy with the recipe's smoothing, shared out between the labels of images that were mixed."""
+def _loss(state: TrainingState, batch: TrainingBatch) -> Tensor:
+    """Cross-entropy with the recipe's smoothing, weighted between the labels of images that were mixed."""
     device, smoothing = state.device, state.recipe.label_smoothing
-    images = batch.images.to(device, memory_format=torch.channels_last)
+    images = batch.images.to(device, memory_format=state.memory_format)
     with autocast(device, state.recipe):
         logits = state.model(images)
     logits = logits.float()
     loss = functional.cross_entropy(logits, batch.labels.to(device), label_smoothing=smoothing)
-    if batch.share == 1.0:
+    if batch.label_weight == 1.0:
         return loss
-    other = functional.cross_entropy(logits, batch.others.to(device), label_smoothing=smoothing)
-    return batch.share * loss + (1 - batch.share) * other
+    mixed_loss = functional.cross_entropy(logits, batch.mixed_labels.to(device), label_smoothing=smoothing)
+    return batch.label_weight * loss + (1 - batch.label_weight) * mixed_loss
 
 
-def _close(state: State, epochs: int, plan: Plan) -> None:
-    if plan.hooks.after_epoch:
-        plan.hooks.after_epoch(state.model, epochs)
+def _end_epoch(state: TrainingState, epochs: int, options: TrainingOptions) -> None:
+    if options.hooks.after_epoch:
+        options.hooks.after_epoch(state.model, epochs)
     recipe = state.recipe
-    if plan.validation is not None and (recipe.track or recipe.select == "validation"):
-        with state.averaged():
-            state.judge(accuracy(state.model, plan.validation, recipe))
+    if options.validation is not None and (recipe.track or recipe.select == "validation"):
+        with state.averaged_weights():
+            state.record_validation(accuracy(state.model, options.validation, recipe))
 
 
-def _check(recipe: Recipe, plan: Plan, stop: float) -> None:
-    if not 0 <= plan.start <= stop <= recipe.epochs:
+def _check(recipe: Recipe, options: TrainingOptions, stop: float) -> None:
+    if not 0 <= options.start <= stop <= recipe.epochs:
         raise UserError(
-            f"found a training from epoch {plan.start:g} to {stop:g}, expected rising epochs within the recipe's "
+            f"found a training from epoch {options.start:g} to {stop:g}, expected rising epochs within the recipe's "
             f"{recipe.epochs}"
         )
-    if (recipe.track or recipe.select == "validation") and plan.validation is None:
+    if (recipe.track or recipe.select == "validation") and options.validation is None:
         raise UserError(
             "the recipe selects or tracks by the validation split, but there is none; "
             "use select = 'last' and track = false"
         )
 
 
-def _key(model: nn.Module, recipe: Recipe, plan: Plan, seed: int) -> str:
-    """All that tells this training from another one of the same data and code."""
+def _key(model: nn.Module, recipe: Recipe, options: TrainingOptions, seed: int) -> str:
+    """Everything that distinguishes this training from others with the same data and code."""
     masks = hashlib.sha256()
-    for name, mask in sorted(plan.masks.items()):
+    for name, mask in sorted(options.masks.items()):
         masks.update(name.encode() + mask.cpu().contiguous().numpy().tobytes())
-    return repr((weights_digest(model), recipe, masks.hexdigest(), plan.start, plan.stop, seed))
+    return repr((weights_digest(model), recipe, masks.hexdigest(), options.start, options.stop, seed))
 
 
 def _labels(images: ImageSet) -> Tensor:
@@ -177,8 +180,8 @@ def _labels(images: ImageSet) -> Tensor:
 
 
 @contextlib.contextmanager
-def _own_randomness(device: torch.device) -> Iterator[None]:
-    """Gives everybody else's random state back: what the model draws (dropout) is seeded at every step."""
+def _fork_random_state(device: torch.device) -> Iterator[None]:
+    """Restores the global random state after the block, in which every step seeds the draws of the model (dropout)."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
@@ -190,17 +193,17 @@ def _reseed(device: torch.device, seed: int) -> None:
             torch.cuda.manual_seed(seed)
 
 
-def masked(model: nn.Module, masks: Masks) -> list[tuple[Tensor, Tensor]]:
+def apply_masks(model: nn.Module, masks: Masks) -> list[tuple[Tensor, Tensor]]:
     """Sets the parameters of `model` to zero, in place, where `masks` are False; returns them with their masks."""
     parameters = dict(model.named_parameters())
-    held: list[tuple[Tensor, Tensor]] = [
+    masked: list[tuple[Tensor, Tensor]] = [
         (parameters[name], mask.to(parameters[name])) for name, mask in masks.items()
     ]
-    _enforce(held)
-    return held
+    _zero_masked(masked)
+    return masked
 
 
-def _enforce(held: list[tuple[Tensor, Tensor]]) -> None:
+def _zero_masked(masked: list[tuple[Tensor, Tensor]]) -> None:
     with torch.no_grad():
-        for parameter, mask in held:
+        for parameter, mask in masked:
             parameter.mul_(mask)

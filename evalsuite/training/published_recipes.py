@@ -1,6 +1,6 @@
-"""Recipes by name: those of published studies, as far as they are known, and one of ours.
+"""Recipes by name: those of published studies, as far as they are documented, and one of ours.
 
-What differs from the sources everywhere: "Lost in Pruning" trains in half precision, these in float32; "Rethinking"
+All differ from their sources in this: "Lost in Pruning" trains in half precision, these in float32; "Rethinking"
 keeps the best test epoch, these the last one; recipes for ImageNet crop at random sizes there, padded images here.
 """
 
@@ -12,20 +12,20 @@ from types import MappingProxyType
 from typing import Any
 
 from evalsuite.errors import SuiteError, UnknownNameError
-from evalsuite.registry import unknown
+from evalsuite.registry import unknown_name
 from evalsuite.training.recipe import Recipe
 
-SHAPE = ("milestones", "gamma", "rates", "floor")
-"""Keys that belong to one schedule: whoever overrides the schedule gets none of the old one's."""
+SCHEDULE_KEYS = ("milestones", "gamma", "rates", "floor")
+"""Keys that belong to one schedule, and are dropped with it when a table overrides the schedule."""
 
 
 @dataclass(frozen=True)
 class NamedRecipe:
-    """Is a recipe with a name.
+    """A recipe with a name.
 
     Attributes:
-        text: Source, and what differs from it or is not known of it.
-        keys: Of `Recipe`, where they differ from its defaults.
+        text: Source, with differences from it and details that it leaves open.
+        keys: Keys of `Recipe` with their values, where they differ from its defaults.
     """
 
     text: str
@@ -39,38 +39,39 @@ def named_recipe(name: str) -> Recipe:
         UnknownNameError: If there is none.
     """
     if name not in RECIPES:
-        raise UnknownNameError(unknown("recipe", name, RECIPES))
+        raise UnknownNameError(unknown_name("recipe", name, RECIPES))
     return Recipe(**RECIPES[name].keys)
 
 
-def merge_recipe(table: Mapping[str, Any], under: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Returns the keys of a recipe: those of `table` over those of the recipe that it names, or over `under`.
+def merge_recipe(table: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Returns the keys of a recipe: those of `table`, then those of the recipe that it names, or else `defaults`.
 
     Args:
         table: ``name`` is one of `RECIPES`; the other keys are those of `Recipe`.
-        under: What holds where `table` names no recipe.
+        defaults: Keys of a recipe, for a table that names none.
 
     Raises:
         SuiteError: If no recipe has the name.
 
-    >>> merged({"name": "rethinking-cifar-finetune", "epochs": 5})["learning_rate"]
+    >>> merge_recipe({"name": "rethinking-cifar-finetune", "epochs": 5})["learning_rate"]
     0.001
     """
-    own = dict(table)
-    name = own.pop("name", None)
-    below = dict(under or {})
+    overrides = dict(table)
+    name = overrides.pop("name", None)
+    base = dict(defaults or {})
     if name is not None:
         if name not in RECIPES:
-            raise SuiteError(unknown("recipe", str(name), RECIPES))
-        below = dict(RECIPES[name].keys)
-    if "schedule" in own:
-        below = {key: value for key, value in below.items() if key not in SHAPE}
-    return {**below, **own}
+            raise SuiteError(unknown_name("recipe", str(name), RECIPES))
+        base = dict(RECIPES[name].keys)
+    if "schedule" in overrides:
+        base = {key: value for key, value in base.items() if key not in SCHEDULE_KEYS}
+    return {**base, **overrides}
 
 
 def _step(epochs: int, rate: float, milestones: tuple[int, ...], **more: Any) -> dict[str, Any]:
-    shape = {"epochs": epochs, "learning_rate": rate, "schedule": "step", "milestones": milestones}
-    return {**shape, "augment": "crop-flip", **more}
+    """Keys of a recipe with a step schedule, crops and flips."""
+    schedule = {"epochs": epochs, "learning_rate": rate, "schedule": "step", "milestones": milestones}
+    return {**schedule, "augment": "crop-flip", **more}
 
 
 LOST = 'Liebenwein et al. 2021, "Lost in Pruning": parents and retraining'

@@ -1,4 +1,4 @@
-"""How a network is trained: a record, and the learning rate that it means at each step."""
+"""Training recipes: their settings, and the learning rate at each step."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from evalsuite.errors import SuiteError
 
 _DROPS = ("step", "piecewise")
 _FALLS = ("cosine", "linear")
+_LARGEST = (2 - 2**-23) * 2.0**127  # of float32, in which networks are trained
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Is everything that stochastic gradient descent needs to know.
+    """The settings of a training by stochastic gradient descent.
 
     Attributes:
         epochs: Passes over the training images.
         batch_size: Images per step; the last, smaller batch of an epoch is used too.
         optimiser: ``sgd``, ``adam`` (weight decay as an L2 penalty) or ``adamw`` (decoupled).
-        learning_rate: At the end of the warm-up.
-        momentum: Of SGD; the first beta of Adam.
+        learning_rate: Learning rate at the end of the warm-up.
+        momentum: Momentum of SGD; the first beta of Adam.
         second_moment: The second beta of Adam; SGD has none.
         nesterov: Whether the momentum is Nesterov's.
-        weight_decay: On all parameters, or all but biases and norms, see `decay_norms`.
+        weight_decay: Weight decay of all parameters, or of all except biases and norms, see `decay_norms`.
         decay_norms: Whether parameters with one dimension (biases and norms) decay as well.
         schedule: ``cosine`` or ``linear`` to `floor`, ``step`` (times `gamma` at each milestone),
             ``piecewise`` (one of `rates` from each milestone on) or ``constant``; a step has the rate of its
@@ -39,10 +40,10 @@ class Recipe:
         label_smoothing: Share of the target that is spread over all classes.
         mixup: Alpha of mixup (arXiv 1710.09412); 0 is none.
         cutmix: Alpha of CutMix (arXiv 1905.04899); 0 is none; with both, each batch draws one of them.
-        ema: Decay per step of an average of the weights, which is what is kept; 0 keeps the weights themselves.
+        ema: Decay per step of an average of the weights, which the training returns; 0 returns the weights themselves.
         precision: ``float32``, or ``bfloat16``: autocast of the forward pass; weights stay float32.
         select: ``last`` epoch, or the epoch that is best on the ``validation`` split; never the test images. A
-            training during which weights are pushed or taken away always ends with its last.
+            training that prunes always ends with its last epoch.
         track: Whether the accuracy on the validation split is recorded after each epoch.
     """
 
@@ -78,13 +79,22 @@ class Recipe:
             raise SuiteError("recipe: nesterov needs optimiser = 'sgd' and a momentum above 0")
         if self.padding and self.augment == "none":
             raise SuiteError(
-                "recipe: padding means nothing to augment = 'none'; use 'crop' or leave padding out"
+                "recipe: padding has no effect with augment = 'none'; use 'crop' or remove padding"
             )
 
     def _check_numbers(self) -> None:
+        if math.isfinite(self.learning_rate) and 1e6 < self.learning_rate <= _LARGEST:
+            raise SuiteError(
+                f"recipe: found learning_rate = {self.learning_rate:g}, expected at most 1e6; lower learning_rate"
+            )
+        for name, value in (*vars(self).items(), *(("rates", rate) for rate in self.rates)):
+            if isinstance(value, float) and value > _LARGEST:
+                raise SuiteError(
+                    f"recipe: found {name} = {value}, expected a number that is finite in float32"
+                )
         for name in ("epochs", "batch_size", "learning_rate"):
             value = getattr(self, name)
-            if not 0 < value < math.inf:
+            if not value > 0:
                 raise SuiteError(f"recipe: found {name} = {value}, expected a number above 0")
         for name in ("momentum", "second_moment", "gamma", "label_smoothing", "ema"):
             share = getattr(self, name)
@@ -92,13 +102,18 @@ class Recipe:
                 raise SuiteError(f"recipe: found {name} = {share}, expected at least 0 and below 1")
         for name in ("weight_decay", "warmup_epochs", "floor", "padding", "mixup", "cutmix"):
             value = getattr(self, name)
-            if not 0 <= value < math.inf:
+            if not value >= 0:
                 raise SuiteError(f"recipe: found {name} = {value}, expected a number from 0 on")
 
     def _check_schedule(self) -> None:
+        if self.warmup_epochs > self.epochs:
+            raise SuiteError(
+                f"recipe: found warmup_epochs = {self.warmup_epochs:g} and epochs = {self.epochs}, expected a warm-up "
+                "within the training; lower warmup_epochs"
+            )
         if self.milestones and self.schedule not in _DROPS:
             raise SuiteError(
-                f"recipe: milestones mean nothing to schedule {self.schedule!r}; use schedule = 'step' or 'piecewise'"
+                f"recipe: milestones have no effect with schedule {self.schedule!r}; use 'step' or 'piecewise'"
             )
         if list(self.milestones) != sorted(set(self.milestones)) or min(self.milestones, default=0) < 0:
             raise SuiteError(
@@ -109,11 +124,11 @@ class Recipe:
                 f"recipe: found {len(self.rates)} rates and {len(self.milestones)} milestones; "
                 "schedule = 'piecewise' takes one rate per milestone, and no other schedule takes rates"
             )
-        if any(not 0 <= rate < math.inf for rate in self.rates):
+        if any(not rate >= 0 for rate in self.rates):
             raise SuiteError(f"recipe: found rates = {list(self.rates)}, expected numbers from 0 on")
         if self.floor and self.schedule not in _FALLS:
             raise SuiteError(
-                f"recipe: floor means nothing to schedule {self.schedule!r}; use 'cosine' or 'linear'"
+                f"recipe: floor has no effect with schedule {self.schedule!r}; use 'cosine' or 'linear'"
             )
 
 
@@ -123,20 +138,20 @@ def learning_rate(recipe: Recipe, epoch: float) -> float:
     >>> [round(learning_rate(Recipe(epochs=10, learning_rate=1.0), e), 3) for e in (0, 5, 10)]
     [1.0, 0.5, 0.0]
     """
-    top = recipe.learning_rate
+    peak = recipe.learning_rate
     if epoch < recipe.warmup_epochs:
-        return top * epoch / recipe.warmup_epochs
+        return peak * epoch / recipe.warmup_epochs
     if recipe.schedule in _DROPS:
         passed = sum(epoch >= milestone for milestone in recipe.milestones)
         if recipe.schedule == "step":
-            return top * recipe.gamma**passed
-        return (top, *recipe.rates)[passed]
+            return peak * recipe.gamma**passed
+        return (peak, *recipe.rates)[passed]
     if recipe.schedule == "constant":
-        return top
+        return peak
     length = max(recipe.epochs - recipe.warmup_epochs, 1e-12)
-    done = (epoch - recipe.warmup_epochs) / length
-    left = 0.5 * (1 + math.cos(math.pi * done)) if recipe.schedule == "cosine" else 1 - done
-    return recipe.floor + (top - recipe.floor) * left
+    position = (epoch - recipe.warmup_epochs) / length
+    share = 0.5 * (1 + math.cos(math.pi * position)) if recipe.schedule == "cosine" else 1 - position
+    return recipe.floor + (peak - recipe.floor) * share
 
 
 def first_stage(recipe: Recipe, *, start: float = 0.0) -> int:
@@ -144,30 +159,30 @@ def first_stage(recipe: Recipe, *, start: float = 0.0) -> int:
 
     Args:
         recipe: Its schedule; the warm-up belongs to the first stage.
-        start: Epoch at which the training begins, where it was rewound: a begun epoch counts as one.
+        start: Epoch at which the training begins, where it was rewound: a partial epoch counts as one.
 
     References:
         Wang et al. 2023, arXiv 2301.05219: trainability accuracy is the mean accuracy over these epochs.
     """
-    least = max(recipe.warmup_epochs, start)
-    after = [milestone for milestone in recipe.milestones if least < milestone < recipe.epochs]
-    return min(after, default=recipe.epochs) - int(start)
+    earliest = max(recipe.warmup_epochs, start)
+    drops = [milestone for milestone in recipe.milestones if earliest < milestone < recipe.epochs]
+    return min(drops, default=recipe.epochs) - int(start)
 
 
-def in_words(recipe: Recipe) -> str:
+def describe_schedule(recipe: Recipe) -> str:
     """Returns the learning-rate schedule of `recipe` in words.
 
-    >>> in_words(Recipe(epochs=182, schedule="step", milestones=(91, 136), warmup_epochs=5))
+    >>> describe_schedule(Recipe(epochs=182, schedule="step", milestones=(91, 136), warmup_epochs=5))
     '0.1, x0.1 at 91, 136, warm-up 5'
     """
-    top = f"{recipe.learning_rate:g}"
+    peak = f"{recipe.learning_rate:g}"
     if recipe.schedule in _FALLS:
-        course = f"{top} {recipe.schedule} to {recipe.floor:g}"
+        schedule = f"{peak} {recipe.schedule} to {recipe.floor:g}"
     elif recipe.schedule == "piecewise":
         changes = zip(recipe.rates, recipe.milestones, strict=True)
-        course = ", ".join([top, *(f"{rate:g} at {epoch}" for rate, epoch in changes)])
+        schedule = ", ".join([peak, *(f"{rate:g} at {epoch}" for rate, epoch in changes)])
     elif recipe.milestones:
-        course = f"{top}, x{recipe.gamma:g} at {', '.join(map(str, recipe.milestones))}"
+        schedule = f"{peak}, x{recipe.gamma:g} at {', '.join(map(str, recipe.milestones))}"
     else:
-        course = f"{top} constant"
-    return course + (f", warm-up {recipe.warmup_epochs:g}" if recipe.warmup_epochs else "")
+        schedule = f"{peak} constant"
+    return schedule + (f", warm-up {recipe.warmup_epochs:g}" if recipe.warmup_epochs else "")

@@ -17,8 +17,9 @@ from evalsuite.models.cost import weights_digest
 from evalsuite.training import loop
 from evalsuite.training.batches import augmented
 from evalsuite.training.hooks import Hooks
-from evalsuite.training.loop import Plan, train, training_seed
+from evalsuite.training.loop import TrainingOptions, train, training_seed
 from evalsuite.training.recipe import Recipe, learning_rate
+from evalsuite.training.state import memory_format
 from evalsuite.types import Array, ImageSet
 
 SIDE = 4
@@ -38,9 +39,11 @@ def linear(*layers: nn.Module, seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Flatten(), *layers, nn.Linear(3 * SIDE**2, CLASSES)).eval()
 
 
-def trained(model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int = 0, **plan: Any) -> nn.Module:
+def trained(
+    model: nn.Module, images: ImageSet, recipe: Recipe, *, seed: int = 0, **options: Any
+) -> nn.Module:
     model = copy.deepcopy(model)
-    train(model, images, recipe, seed=seed, plan=Plan(**plan))
+    train(model, images, recipe, seed=seed, options=TrainingOptions(**options))
     return model
 
 
@@ -50,7 +53,7 @@ def test_full_batches_are_textbook_gradient_descent(images: ImageSet, nesterov: 
         epochs=5, batch_size=10, learning_rate=0.2, nesterov=nesterov, weight_decay=0.01, warmup_epochs=2
     )
     start = linear()
-    found = dict(trained(start, images, recipe).named_parameters())
+    parameters = dict(trained(start, images, recipe).named_parameters())
     w, b = (parameter.detach().clone().double() for parameter in start.parameters())
     x = torch.from_numpy(images.images).double().flatten(1) / 255
     y = functional.one_hot(torch.from_numpy(images.labels), CLASSES)
@@ -62,8 +65,8 @@ def test_full_batches_are_textbook_gradient_descent(images: ImageSet, nesterov: 
             velocity[index] = 0.9 * velocity[index] + gradient
             step = gradient + 0.9 * velocity[index] if nesterov else velocity[index]
             parameter -= learning_rate(recipe, epoch + 0.5) * step
-    torch.testing.assert_close(found["1.weight"].double(), w, rtol=0, atol=1e-6)
-    torch.testing.assert_close(found["1.bias"].double(), b, rtol=0, atol=1e-6)
+    torch.testing.assert_close(parameters["1.weight"].double(), w, rtol=0, atol=1e-6)
+    torch.testing.assert_close(parameters["1.bias"].double(), b, rtol=0, atol=1e-6)
 
 
 def test_every_image_is_seen_once_an_epoch_in_an_order_of_its_own(images: ImageSet) -> None:
@@ -100,10 +103,10 @@ def test_even_a_single_step_moves_the_weights(images: ImageSet, schedule: Any) -
     milestones = (1,) if schedule == "step" else ()
     recipe = Recipe(epochs=1, batch_size=10, schedule=schedule, milestones=milestones, weight_decay=0)
     moved = trained(start, images, recipe).get_parameter("1.weight") - start.get_parameter("1.weight")
-    whole = trained(start, images, replace(recipe, schedule="constant", milestones=()))
+    constant = trained(start, images, replace(recipe, schedule="constant", milestones=()))
     factor = 0.5 if schedule == "cosine" else 1.0  # a milestone after the last step is none
     torch.testing.assert_close(
-        moved, factor * (whole.get_parameter("1.weight") - start.get_parameter("1.weight"))
+        moved, factor * (constant.get_parameter("1.weight") - start.get_parameter("1.weight"))
     )
 
 
@@ -150,15 +153,15 @@ class TestMasks:
         mask[0] = mask[3, 1] = False
         seen: list[tuple[bool, bool]] = []
 
-        def look(module: nn.Module, _: object) -> None:
+        def check(module: nn.Module, _: object) -> None:
             weight = module.get_parameter(name).detach()
             seen.append((bool((weight[~mask] == 0).all()), bool((weight[mask] != 0).all())))
 
-        model.register_forward_pre_hook(look)
+        model.register_forward_pre_hook(check)
         before = model.get_parameter(name).detach().clone()
         recipe = Recipe(epochs=2, batch_size=32, learning_rate=0.05, momentum=0.9, weight_decay=0.1)
-        train(model, few, recipe, seed=0, plan=Plan(masks={name: mask}))
-        look(model, None)
+        train(model, few, recipe, seed=0, options=TrainingOptions(masks={name: mask}))
+        check(model, None)
         assert seen == [(True, True)] * 7  # before the first of 6 steps, and after each
         assert not torch.equal(model.get_parameter(name)[mask], before[mask])
 
@@ -178,16 +181,16 @@ class TestMasks:
         """The unmasked start is no excuse: an average must not remember it."""
         mask = torch.arange(CLASSES * 3 * SIDE**2).view(CLASSES, -1) % 3 == 0
         start, seen = linear(), []
-        look = Hooks(
+        hooks = Hooks(
             after_step=lambda model, *_: seen.append(
                 bool((model.get_parameter("1.weight")[~mask] == 0).all())
             )
         )
-        plan: dict[str, Any] = {"masks": {"1.weight": mask}, "hooks": look, "validation": images}
-        found = trained(start, images, recipe, **plan).get_parameter("1.weight").detach()
+        options: dict[str, Any] = {"masks": {"1.weight": mask}, "hooks": hooks, "validation": images}
+        weight = trained(start, images, recipe, **options).get_parameter("1.weight").detach()
         assert seen == [True] * 9
-        assert bool((found[~mask] == 0).all())
-        assert not bool((found[mask] == start.get_parameter("1.weight")[mask]).any())
+        assert bool((weight[~mask] == 0).all())
+        assert not bool((weight[mask] == start.get_parameter("1.weight")[mask]).any())
 
     def test_of_other_parameters_change_nothing(self, images: ImageSet) -> None:
         start, recipe = linear(), Recipe(epochs=1, batch_size=4)
@@ -209,8 +212,10 @@ def test_a_model_ends_in_evaluation_mode_and_trains_in_training_mode(images: Ima
 def test_floats_and_bytes_train_alike(images: ImageSet) -> None:
     floats = replace(images, images=images.images.astype(np.float32) / np.float32(255))
     start, recipe = linear(), Recipe(epochs=2, batch_size=4)
-    ours, theirs = (trained(start, one, recipe).get_parameter("1.weight") for one in (images, floats))
-    torch.testing.assert_close(ours, theirs)
+    of_bytes, of_floats = (
+        trained(start, image_set, recipe).get_parameter("1.weight") for image_set in (images, floats)
+    )
+    torch.testing.assert_close(of_bytes, of_floats)
 
 
 def test_labels_may_be_small_and_read_only(images: ImageSet) -> None:
@@ -241,7 +246,7 @@ class TestAugmentation:
     BATCH = torch.rand((COUNT, 3, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(0))
 
     def places(self, shown: Tensor) -> list[tuple[int, int, bool]]:
-        """Where each crop was taken from, by trying all of them; empty images would be found nowhere."""
+        """Corners of the crops, by comparing all of them; the images must not be empty."""
         padded = functional.pad(self.BATCH, (self.REACH,) * 4)
         places: list[list[tuple[int, int, bool]]] = [[] for _ in shown]
         for down in range(2 * self.REACH + 1):
@@ -250,8 +255,8 @@ class TestAugmentation:
                 for flipped, candidate in ((False, crop), (True, crop.flip(3))):
                     for index in torch.nonzero((candidate == shown).flatten(1).all(1)).flatten().tolist():
                         places[index].append((down, right, flipped))
-        assert {len(found) for found in places} == {1}
-        return [found[0] for found in places]
+        assert {len(matches) for matches in places} == {1}
+        return [matches[0] for matches in places]
 
     @pytest.mark.parametrize(("augment", "kinds"), [("crop", 25), ("crop-flip", 50)])
     def test_every_image_is_a_random_crop_of_its_own(self, augment: str, kinds: int) -> None:
@@ -270,3 +275,34 @@ class TestAugmentation:
         assert torch.equal(first, second)
         assert not torch.equal(first, other)
         assert augmented(self.BATCH, "none", torch.Generator()) is self.BATCH
+
+
+THIN_SHORTCUT = """
+import numpy as np, torch
+from torch import nn
+from evalsuite.plugins import ImageSet
+from evalsuite.training.loop import train
+from evalsuite.training.recipe import Recipe
+torch.set_num_threads(1)
+layers = [nn.Conv2d(3, 7, 3, padding=1), nn.Conv2d(7, 14, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+images = np.random.default_rng(0).integers(0, 256, (256, 3, 32, 32), dtype=np.uint8)
+data = ImageSet("noise", images, np.arange(256) % 14, 14)
+for _ in range(4):
+    train(nn.Sequential(*layers), data, Recipe(epochs=1, batch_size=32, learning_rate=0.01), seed=0)
+print("trained")
+"""
+
+
+def test_pruned_shortcuts_do_not_corrupt_memory(python: Callable[..., Any]) -> None:
+    """The allocator ends the process where a write went outside its block."""
+    ended = python("-c", THIN_SHORTCUT, MALLOC_CHECK_="3")
+    assert (ended.code, ended.out.strip()) == (0, "trained"), ended.err
+
+
+def test_only_networks_with_thin_shortcuts_leave_the_fast_layout() -> None:
+    def layout(*layers: nn.Module) -> torch.memory_format:
+        return memory_format(nn.Sequential(*layers))
+
+    assert layout(nn.Conv2d(7, 14, 1, stride=2)) is torch.contiguous_format
+    for layer in (nn.Conv2d(8, 14, 1, stride=2), nn.Conv2d(7, 14, 1), nn.Conv2d(7, 14, 3, stride=2)):
+        assert layout(layer) is torch.channels_last

@@ -5,7 +5,7 @@ import pytest
 from evalsuite.errors import SuiteError
 from evalsuite.plugin_config import build
 from evalsuite.training.published_recipes import RECIPES, merge_recipe
-from evalsuite.training.recipe import Recipe, first_stage, in_words, learning_rate
+from evalsuite.training.recipe import Recipe, describe_schedule, first_stage, learning_rate
 
 
 def named(name: str) -> Recipe:
@@ -13,7 +13,7 @@ def named(name: str) -> Recipe:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_one_and_says_where_it_comes_from(name: str) -> None:
+def test_every_recipe_is_valid_and_has_a_source(name: str) -> None:
     recipe = named(name)
     assert RECIPES[name].text.endswith(".")
     assert recipe.select == "last"
@@ -77,8 +77,8 @@ PUBLISHED: dict[str, tuple[int, int, float, bool, float]] = {
 def test_all_other_constants_are_the_published_ones(name: str) -> None:
     """SGD with momentum 0.9, pad-and-crop and flip, no tricks, and the last epoch, everywhere."""
     recipe = named(name)
-    found = (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.nesterov, recipe.warmup_epochs)
-    assert found == PUBLISHED[name]
+    settings = (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.nesterov, recipe.warmup_epochs)
+    assert settings == PUBLISHED[name]
     assert recipe.optimiser == "sgd"
     assert recipe.augment == "crop-flip"
     assert recipe.momentum == 0.9
@@ -87,27 +87,26 @@ def test_all_other_constants_are_the_published_ones(name: str) -> None:
 
 
 def test_any_key_may_be_overridden() -> None:
-    recipe = build(
-        Recipe, merge_recipe({"name": "lost-wrn16-8", "epochs": 3, "nesterov": False}), where="test"
-    )
+    table = {"name": "lost-wrn16-8", "epochs": 3, "warmup_epochs": 1.0, "nesterov": False}
+    recipe = build(Recipe, merge_recipe(table), where="test")
     assert (recipe.epochs, recipe.nesterov, recipe.batch_size) == (3, False, 128)
     assert recipe.milestones == (60, 120, 160)
 
 
-def test_another_schedule_leaves_the_old_ones_keys_behind() -> None:
+def test_another_schedule_drops_the_keys_of_the_old_one() -> None:
     recipe = build(Recipe, merge_recipe({"name": "lost-wrn16-8", "schedule": "cosine"}), where="test")
     assert (recipe.milestones, recipe.gamma, recipe.weight_decay) == ((), 0.1, 5e-4)
-    kept = merge_recipe({"name": "lost-wrn16-8", "schedule": "step", "milestones": [7]})
-    assert kept["milestones"] == [7]
+    keys = merge_recipe({"name": "lost-wrn16-8", "schedule": "step", "milestones": [7]})
+    assert keys["milestones"] == [7]
 
 
-def test_what_names_no_recipe_stands_on_what_is_under_it() -> None:
-    under = {"epochs": 7, "learning_rate": 0.5}
-    assert merge_recipe({"epochs": 2}, under) == {"epochs": 2, "learning_rate": 0.5}
+def test_a_table_without_a_name_overrides_the_defaults() -> None:
+    defaults = {"epochs": 7, "learning_rate": 0.5}
+    assert merge_recipe({"epochs": 2}, defaults) == {"epochs": 2, "learning_rate": 0.5}
     assert merge_recipe({"name": "rethinking-cifar"}, {"nesterov": True}) == dict(
         RECIPES["rethinking-cifar"].keys
     )
-    assert under == {"epochs": 7, "learning_rate": 0.5}
+    assert defaults == {"epochs": 7, "learning_rate": 0.5}
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:
@@ -124,8 +123,8 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
         ("rethinking-soft-filter", "0.01, 0.1 at 1, 0.02 at 60, 0.004 at 120, 0.0008 at 160", 1),
     ],
 )
-def test_schedules_in_words_and_their_first_stage(name: str, words: str, stage: int) -> None:
-    assert in_words(named(name)) == words
+def test_descriptions_of_schedules_and_their_first_stage(name: str, words: str, stage: int) -> None:
+    assert describe_schedule(named(name)) == words
     assert first_stage(named(name)) == stage
 
 

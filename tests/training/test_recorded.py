@@ -1,4 +1,4 @@
-"""What a suite says about training, and what a run folder keeps of it."""
+"""Recipes in a suite, and training histories in a run folder."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ def recipes(tables: str) -> tuple[int, float, int, float]:
     ],
     ids=["defaults", "inherited", "named"],
 )
-def test_retraining_stands_on_the_recipe(tables: str, expected: tuple[int, float, int, float]) -> None:
+def test_retraining_inherits_the_recipe(tables: str, expected: tuple[int, float, int, float]) -> None:
     assert recipes(tables) == expected
 
 
-def test_a_mistaken_recipe_names_its_table() -> None:
+def test_a_mistake_in_a_recipe_names_its_table() -> None:
     with pytest.raises(SuiteError, match=r"s\.toml, \[retraining\]: unknown recipe 'lost-vgg17'"):
         recipes('[retraining]\nname = "lost-vgg17"')
 
 
-def test_history_comes_back_from_the_store(tmp_path: Path) -> None:
+def test_a_history_is_read_back_from_the_store(tmp_path: Path) -> None:
     phases = (
         Phase("pretraining", 3, 96, 10, "0.1", "a"),
         Phase(

@@ -1,4 +1,4 @@
-"""A training that is killed goes on to the same bytes; hooks, averages and selection do what they say."""
+"""A killed training resumes to the same bytes; hooks, averages and selection follow their definitions."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 
 from evalsuite.errors import StoreError, UserError
 from evalsuite.models.cost import weights_digest
-from evalsuite.training import progress
+from evalsuite.training import checkpoint
+from evalsuite.training.checkpoint import TrainingCheckpoint
 from evalsuite.training.hooks import Hooks
-from evalsuite.training.loop import Plan, train
-from evalsuite.training.progress import TrainingCheckpoint
+from evalsuite.training.loop import TrainingOptions, train
 from evalsuite.training.recipe import Recipe, learning_rate
 from evalsuite.types import ImageSet
 
@@ -41,7 +41,7 @@ RICH = Recipe(
 
 
 class StopError(Exception):
-    """Is what kills a training in a test."""
+    """The interruption of a training in a test."""
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def images() -> ImageSet:
 
 @pytest.fixture(autouse=True)
 def _always_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVE_INTERVAL", 0.0)
 
 
 def net() -> nn.Module:
@@ -88,16 +88,22 @@ def counting(state: dict[str, Tensor], *, stop: int | None = None) -> Hooks:
     ids=["sgd", "adam", "adamw", "validation", "bfloat16 without momentum"],
 )
 @pytest.mark.parametrize("stop", [2, 4])
-def test_a_stopped_training_goes_on_to_the_same_bytes(
+def test_an_interrupted_training_resumes_to_the_same_bytes(
     images: ImageSet, tmp_path: Path, change: dict[str, Any], stop: int
 ) -> None:
-    recipe, kept = replace(RICH, **change), TrainingCheckpoint(tmp_path / "x.training", "code")
+    recipe, saved = replace(RICH, **change), TrainingCheckpoint(tmp_path / "x.training", "code")
     masks = {"5.weight": torch.arange(3 * 144).view(3, 144) % 2 == 0}
-    whole, first, second = net(), net(), net()
-    plan = Plan(masks=masks, hooks=counting({}), validation=images)
-    expected = train(whole, images, recipe, seed=1, plan=plan)
+    uninterrupted, first, second = net(), net(), net()
+    options = TrainingOptions(masks=masks, hooks=counting({}), validation=images)
+    expected = train(uninterrupted, images, recipe, seed=1, options=options)
     with pytest.raises(StopError):
-        train(first, images, recipe, seed=1, plan=replace(plan, hooks=counting({}, stop=stop), progress=kept))
+        train(
+            first,
+            images,
+            recipe,
+            seed=1,
+            options=replace(options, hooks=counting({}, stop=stop), checkpoint=saved),
+        )
     state: dict[str, Tensor] = {}
     steps: list[int] = []
     hooks = counting(state)
@@ -108,20 +114,20 @@ def test_a_stopped_training_goes_on_to_the_same_bytes(
         steps.append(step)
         shrink(model, at, step)
 
-    again = replace(plan, hooks=replace(hooks, after_step=noting), progress=kept)
-    found = train(second, images, recipe, seed=1, plan=again)
-    assert weights_digest(second) == weights_digest(whole)
+    resumed_options = replace(options, hooks=replace(hooks, after_step=noting), checkpoint=saved)
+    curve = train(second, images, recipe, seed=1, options=resumed_options)
+    assert weights_digest(second) == weights_digest(uninterrupted)
     assert steps == list(range(5 * (stop - 1) + 1, 21))  # the finished epochs are not run again
     assert state["steps"] == 20
-    assert found == expected
-    assert len(found) == (4 if recipe.track else 0)
+    assert curve == expected
+    assert len(curve) == (4 if recipe.track else 0)
     third = net()
-    finished = replace(plan, hooks=counting({}), progress=kept)
-    assert train(third, images, recipe, seed=1, plan=finished) == expected
-    assert weights_digest(third) == weights_digest(whole)
+    finished = replace(options, hooks=counting({}), checkpoint=saved)
+    assert train(third, images, recipe, seed=1, options=finished) == expected
+    assert weights_digest(third) == weights_digest(uninterrupted)
 
 
-def test_a_killed_process_goes_on_to_the_same_bytes(images: ImageSet, tmp_path: Path) -> None:
+def test_a_killed_training_resumes_to_the_same_bytes(images: ImageSet, tmp_path: Path) -> None:
     """Kill -9 in the middle of the third epoch."""
     script = f"""
         import os, signal
@@ -129,12 +135,12 @@ def test_a_killed_process_goes_on_to_the_same_bytes(images: ImageSet, tmp_path: 
         import numpy as np, torch
         from torch import nn
         from evalsuite.types import ImageSet
-        from evalsuite.training import progress
+        from evalsuite.training import checkpoint
         from evalsuite.training.hooks import Hooks
-        from evalsuite.training.loop import Plan, train
-        from evalsuite.training.progress import Progress
+        from evalsuite.training.loop import TrainingOptions, train
+        from evalsuite.training.checkpoint import TrainingCheckpoint
         from evalsuite.training.recipe import Recipe
-        progress.INTERVAL = 0.0
+        checkpoint.SAVE_INTERVAL = 0.0
         rng = np.random.default_rng(0)
         images = ImageSet("tiny", rng.integers(0, 256, (18, 3, 8, 8), dtype=np.uint8), np.arange(18) % 3, 3)
         torch.manual_seed(0)
@@ -143,8 +149,9 @@ def test_a_killed_process_goes_on_to_the_same_bytes(images: ImageSet, tmp_path: 
         def die(model, at, step):
             if step == 13:
                 os.kill(os.getpid(), signal.SIGKILL)
-        plan = Plan(hooks=Hooks(after_step=die), progress=Progress(Path({str(tmp_path / "x.training")!r})))
-        train(model, images, {RICH!r}, seed=1, plan=plan)
+        saved = TrainingCheckpoint(Path({str(tmp_path / "x.training")!r}))
+        options = TrainingOptions(hooks=Hooks(after_step=die), checkpoint=saved)
+        train(model, images, {RICH!r}, seed=1, options=options)
         """
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
@@ -152,23 +159,21 @@ def test_a_killed_process_goes_on_to_the_same_bytes(images: ImageSet, tmp_path: 
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     steps: list[int] = []
-    plan = Plan(
+    options = TrainingOptions(
         hooks=Hooks(after_step=lambda _, __, step: steps.append(step)),
-        progress=TrainingCheckpoint(tmp_path / "x.training"),
+        checkpoint=TrainingCheckpoint(tmp_path / "x.training"),
     )
-    resumed, whole = net(), net()
-    train(resumed, images, RICH, seed=1, plan=plan)
+    resumed, uninterrupted = net(), net()
+    train(resumed, images, RICH, seed=1, options=options)
     assert steps == list(range(11, 21))
-    train(whole, images, RICH, seed=1)
-    assert weights_digest(resumed) == weights_digest(whole)
+    train(uninterrupted, images, RICH, seed=1)
+    assert weights_digest(resumed) == weights_digest(uninterrupted)
 
 
 @pytest.mark.parametrize("other", ["seed", "recipe", "masks", "weights", "digest", "damage"])
-def test_the_progress_of_another_training_is_not_believed(
-    images: ImageSet, tmp_path: Path, other: str
-) -> None:
+def test_the_checkpoint_of_another_training_is_ignored(images: ImageSet, tmp_path: Path, other: str) -> None:
     path = tmp_path / "x.training"
-    train(net(), images, RICH, seed=1, plan=Plan(progress=TrainingCheckpoint(path, "a")))
+    train(net(), images, RICH, seed=1, options=TrainingOptions(checkpoint=TrainingCheckpoint(path, "a")))
     start, recipe, seed, digest = net(), RICH, 1, "a"
     masks = {"5.weight": torch.arange(3 * 144).view(3, 144) % 2 == 0} if other == "masks" else {}
     if other == "seed":
@@ -185,20 +190,26 @@ def test_the_progress_of_another_training_is_not_believed(
         path.write_bytes(path.read_bytes()[:-7])
     steps: list[int] = []
     hooks = Hooks(after_step=lambda _, __, step: steps.append(step))
-    plan = Plan(masks=masks, hooks=hooks, progress=TrainingCheckpoint(path, digest))
-    train(start, images, recipe, seed=seed, plan=plan)
+    options = TrainingOptions(masks=masks, hooks=hooks, checkpoint=TrainingCheckpoint(path, digest))
+    train(start, images, recipe, seed=seed, options=options)
     assert len(steps) == 20
 
 
-def test_short_trainings_leave_nothing_behind(
+def test_short_trainings_save_nothing(
     images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(progress, "INTERVAL", 1e9)
-    train(net(), images, RICH, seed=1, plan=Plan(progress=TrainingCheckpoint(tmp_path / "x.training")))
+    monkeypatch.setattr(checkpoint, "SAVE_INTERVAL", 1e9)
+    train(
+        net(),
+        images,
+        RICH,
+        seed=1,
+        options=TrainingOptions(checkpoint=TrainingCheckpoint(tmp_path / "x.training")),
+    )
     assert not list(tmp_path.iterdir())
 
 
-def test_progress_that_cannot_be_written_says_so(images: ImageSet, tmp_path: Path) -> None:
+def test_a_checkpoint_that_cannot_be_written_is_an_error(images: ImageSet, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
         train(
@@ -206,25 +217,25 @@ def test_progress_that_cannot_be_written_says_so(images: ImageSet, tmp_path: Pat
             images,
             RICH,
             seed=1,
-            plan=Plan(progress=TrainingCheckpoint(tmp_path / "file" / "x.training")),
+            options=TrainingOptions(checkpoint=TrainingCheckpoint(tmp_path / "file" / "x.training")),
         )
 
 
 def test_parts_of_a_schedule_are_its_steps(images: ImageSet) -> None:
-    """Without momentum, half of a schedule and then the other half is the whole, also in mid-epoch."""
+    """Without momentum, half of a schedule and then the other half is all of it, also in mid-epoch."""
     recipe = replace(RICH, momentum=0.0, ema=0.0)
-    whole, halves = net(), net()
-    train(whole, images, recipe, seed=1)
-    train(halves, images, recipe, seed=1, plan=Plan(stop=1.4))
-    assert weights_digest(halves) != weights_digest(whole)
-    train(halves, images, recipe, seed=1, plan=Plan(start=1.4))
-    assert weights_digest(halves) == weights_digest(whole)
+    uninterrupted, halves = net(), net()
+    train(uninterrupted, images, recipe, seed=1)
+    train(halves, images, recipe, seed=1, options=TrainingOptions(stop=1.4))
+    assert weights_digest(halves) != weights_digest(uninterrupted)
+    train(halves, images, recipe, seed=1, options=TrainingOptions(start=1.4))
+    assert weights_digest(halves) == weights_digest(uninterrupted)
 
 
 @pytest.mark.parametrize(("start", "stop"), [(3.0, 2.0), (-1.0, None), (5.0, None), (0.0, 4.5)])
 def test_a_part_lies_within_the_schedule(images: ImageSet, start: float, stop: float | None) -> None:
     with pytest.raises(UserError, match="expected rising epochs within the recipe's 4"):
-        train(net(), images, RICH, seed=1, plan=Plan(start=start, stop=stop))
+        train(net(), images, RICH, seed=1, options=TrainingOptions(start=start, stop=stop))
 
 
 class TestHooks:
@@ -233,7 +244,7 @@ class TestHooks:
     def step(self, images: ImageSet, **calls: Any) -> dict[str, Tensor]:
         model = net()
         before = {name: value.detach().clone() for name, value in model.named_parameters()}
-        train(model, images, self.RECIPE, seed=0, plan=Plan(hooks=Hooks(**calls)))
+        train(model, images, self.RECIPE, seed=0, options=TrainingOptions(hooks=Hooks(**calls)))
         return {name: value.detach() - before[name] for name, value in model.named_parameters()}
 
     def test_a_penalty_adds_its_gradient(self, images: ImageSet) -> None:
@@ -261,23 +272,23 @@ class TestHooks:
             after_epoch=lambda model, epochs: calls.append(("epoch", epochs, model.training)),
         )
         recipe = replace(self.RECIPE, epochs=2)
-        train(net(), images, recipe, seed=0, plan=Plan(hooks=hooks, start=1.0))
+        train(net(), images, recipe, seed=0, options=TrainingOptions(hooks=hooks, start=1.0))
         assert calls == ["penalty", ("before", 1.5), ("after", 1.5, 2), ("epoch", 2, True)]
 
 
 def test_an_average_is_that_of_its_definition(images: ImageSet) -> None:
     seen: list[dict[str, Tensor]] = []
 
-    def look(model: nn.Module, _: float, __: int) -> None:
+    def record(model: nn.Module, _: float, __: int) -> None:
         seen.append({name: value.detach().clone() for name, value in model.state_dict().items()})
 
     model = net()
     expected = {name: value.detach().clone().double() for name, value in model.state_dict().items()}
-    train(model, images, RICH, seed=1, plan=Plan(hooks=Hooks(after_step=look)))
+    train(model, images, RICH, seed=1, options=TrainingOptions(hooks=Hooks(after_step=record)))
     for state in seen:
         for name, value in state.items():
-            whole = not value.is_floating_point()
-            expected[name] = value if whole else 0.9 * expected[name] + 0.1 * value.double()
+            integer = not value.is_floating_point()
+            expected[name] = value if integer else 0.9 * expected[name] + 0.1 * value.double()
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value.double(), expected[name].double(), rtol=0, atol=1e-6)
 
@@ -288,19 +299,28 @@ def test_the_validation_split_selects_the_first_best_epoch(
     scores = iter([0.2, 0.7, 0.7, 0.1])
     monkeypatch.setattr("evalsuite.training.loop.accuracy", lambda *_: next(scores))
     recipe = replace(RICH, select="validation", track=True, ema=0.0)
-    chosen, second = net(), net()
-    assert train(chosen, images, recipe, seed=1, plan=Plan(validation=images)) == (0.2, 0.7, 0.7, 0.1)
-    train(second, images, replace(recipe, select="last", track=False), seed=1, plan=Plan(stop=2))
-    assert weights_digest(chosen) == weights_digest(second)
+    selected, second = net(), net()
+    assert train(selected, images, recipe, seed=1, options=TrainingOptions(validation=images)) == (
+        0.2,
+        0.7,
+        0.7,
+        0.1,
+    )
+    train(
+        second, images, replace(recipe, select="last", track=False), seed=1, options=TrainingOptions(stop=2)
+    )
+    assert weights_digest(selected) == weights_digest(second)
 
 
 def test_the_tracked_curve_is_the_accuracy_of_each_epoch(images: ImageSet) -> None:
     recipe = replace(RICH, ema=0.0)
     validation = replace(images, images=images.images[:7], labels=np.arange(7) % 3)
-    found = train(net(), images, replace(recipe, track=True), seed=1, plan=Plan(validation=validation))
-    for epoch, share in enumerate(found, 1):
+    curve = train(
+        net(), images, replace(recipe, track=True), seed=1, options=TrainingOptions(validation=validation)
+    )
+    for epoch, share in enumerate(curve, 1):
         model = net()
-        train(model, images, recipe, seed=1, plan=Plan(stop=epoch))
+        train(model, images, recipe, seed=1, options=TrainingOptions(stop=epoch))
         with torch.no_grad():
             guess = model(torch.from_numpy(validation.images).float() / 255).argmax(1).numpy()
         assert share == pytest.approx((guess == validation.labels).mean())
