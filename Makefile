@@ -4,13 +4,16 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?= -n 2 --dist worksteal
+MARKERS ?= not extensive
+QUICK_TESTS := tests/config tests/detectors tests/metrics tests/statistics tests/test_atomic_files.py \
+  tests/test_layers.py tests/test_random_streams.py tests/test_registry.py tests/test_tolerances.py
 
 python := .venv/bin/python
 install := $(python) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test environment clean
+.PHONY: help demo test check environment clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -23,7 +26,15 @@ test: .venv/.tested ## install into .venv with the test tools; run ruff, mypy an
 	$(python) -m ruff check evalsuite tests .ci
 	$(python) -m ruff format --check evalsuite tests .ci
 	$(python) -m mypy
-	$(python) -m pytest --cov --cov-fail-under=95 $(PYTEST_ARGS)
+	$(python) -m pytest --cov --cov-fail-under=95 -m '$(MARKERS)' $(PYTEST_ARGS)
+
+check: export OMP_NUM_THREADS := 1
+check: .venv/.tested ## in two minutes: ruff, mypy and the tests of what needs no training
+	$(python) -m ruff check evalsuite tests .ci
+	$(python) -m ruff format --check evalsuite tests .ci
+	@$(python) -m mypy & types=$$!; \
+	  $(python) -m pytest -q -n 1 $(QUICK_TESTS); tests=$$?; \
+	  wait $$types && exit $$tests
 
 environment: .venv/.tested ## install into .venv with the test tools, and nothing else
 

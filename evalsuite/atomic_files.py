@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, on local disks and on shared ones."""
+"""Files that are written completely or not at all, on local disks and on shared ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from evalsuite.errors import StoreError
@@ -15,46 +16,78 @@ from evalsuite.errors import StoreError
 log = logging.getLogger(__name__)
 
 HOUR = 3600.0
+"""Seconds after which a temporary file counts as one of a killed process."""
 LEFTOVER = re.compile(r"\..+\.(\w{8}|\d+(\.tmp)?)")
-"""Temporary names: those of `write_atomically`, of saved weights and of the report."""
+"""Temporary names: those of `atomic_path`, and those that versions before it gave to weights and reports."""
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, even if the process or machine dies.
+    """Writes a file completely or not at all, even if the process or the machine dies.
+
+    Args:
+        path: Replaced if it exists; its folder is created.
+        data: The content of the file.
 
     Raises:
         StoreError: If the folder cannot be written to, or the disk is full.
     """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yields a temporary path in the folder of `path`, which replaces `path` when the block ends without an error.
+
+    For files that are too large for `write_atomically`, or that a library writes. The temporary file exists and is
+    empty when the block starts. Afterwards its content is on the disk (fsync) before it gets its name, and so is the
+    name, as in the protocol of Pillai et al. 2014, "All file systems are not created equal". After an error the
+    temporary file is removed and `path` is as it was.
+
+    Args:
+        path: Replaced if it exists; its folder is created.
+        durable: Whether the file must outlive a crash of the machine; without, nothing waits for the disk.
+
+    Raises:
+        StoreError: If the folder cannot be written to, or the block raised an `OSError`, such as for a full disk.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        temporary = Path(name)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
+            yield temporary
+            temporary.chmod(0o644)  # mkstemp lets only the owner read
+            if durable:
+                _sync(temporary)
+            temporary.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the names in a folder written to the disk, where its file system can: a rename is only then for good."""
+    """Writes the file names of a folder to the disk, where the file system can: a rename lasts only after that."""
     with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    """Writes what the system still holds in memory of a file or a folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def set_aside(path: Path) -> Path:
-    """Renames a damaged file to ``<name>.damaged-<n>``, where nothing looks for it, and returns its new name.
+    """Renames a damaged file to ``<name>.damaged-<n>``, a name that is never read, and returns it.
 
     Raises:
         StoreError: If it cannot be renamed.
@@ -65,41 +98,43 @@ def set_aside(path: Path) -> Path:
     try:
         path.replace(aside)
     except FileNotFoundError:
-        return aside  # somebody else was faster
+        return aside  # another process has renamed it
     except OSError as error:
         raise unwritable(path, error) from error
-    log.warning("%s is damaged: it was renamed to %s and is made again", path, aside.name)
+    log.warning("%s is damaged: it was renamed to %s and is computed again", path, aside.name)
     return aside
 
 
 def remove_leftovers(root: Path) -> None:
-    """Removes what killed writes left behind; younger than an hour, it may be of somebody who writes now.
+    """Removes the temporary files of killed processes below `root`; one younger than an hour may still be written to.
 
-    A date in the future is that of a clock that was set back, and as old.
+    A date more than an hour in the future was given by a clock that was set back: such a file is removed too.
     """
     for path in root.rglob(".*"):
-        with contextlib.suppress(FileNotFoundError):  # its writer may have come to an end
-            old = abs(time.time() - path.stat().st_mtime) > HOUR
-            if LEFTOVER.fullmatch(path.name) and path.is_file() and old:
+        with contextlib.suppress(FileNotFoundError):  # its writer may have finished meanwhile
+            outdated = abs(time.time() - path.stat().st_mtime) > HOUR
+            if LEFTOVER.fullmatch(path.name) and path.is_file() and outdated:
                 path.unlink()
 
 
-def wait_for_file(path: Path, patience: float) -> bool:
-    """Returns whether a file is there, at most `patience` seconds from now: shared folders show it late.
+def wait_for_file(path: Path, timeout: float) -> bool:
+    """Waits until a file exists, since shared folders show it late, and returns whether it does.
 
-    Listing its folder makes the client of a network file system ask the server again.
+    Args:
+        path: The file.
+        timeout: Longest wait in seconds.
     """
-    until, pause = time.monotonic() + patience, 0.05
+    deadline, pause = time.monotonic() + timeout, 0.05
     while not path.exists():
-        if time.monotonic() >= until:
+        if time.monotonic() >= deadline:
             return False
         with contextlib.suppress(OSError):
-            list(path.parent.iterdir())  # a network file system then asks its server
+            list(path.parent.iterdir())  # listing it makes the client of a network file system ask its server
         time.sleep(pause)
         pause = min(2 * pause, 1.0)
     return True
 
 
 def unwritable(path: Path, error: OSError) -> StoreError:
-    """Returns the sentence that says that `path` cannot be written."""
+    """Returns the error of a path that cannot be written."""
     return StoreError(f"{path} cannot be written: {error}; free space or name another folder with --out")

@@ -1,4 +1,4 @@
-"""What a prune ratio may be counted in: every cost of a model is an axis of conclusions."""
+"""Cost axes: the costs of a model that prune ratios and thresholds may be counted in."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from evalsuite.errors import UnknownNameError
-from evalsuite.registry import unknown
+from evalsuite.registry import unknown_name
 
 if TYPE_CHECKING:
     from evalsuite.types import Cost
 
 DEFAULT_AXIS = "nonzero"
-"""The axis of the prune-potential literature, on which a ratio is counted where nobody says otherwise."""
+"""The axis of the prune-potential literature, on which a ratio is counted by default."""
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """Is one cost of a model as something that pruning saves.
+    """One cost of a model that pruning saves.
 
     Attributes:
         name: The field of `evalsuite.types.Cost`.
-        noun: What is saved, in the plural: a ratio is a share of the parent's.
-        label: What a chart calls the cost itself.
+        noun: The cost as a plural noun: a ratio is a share of the parent's.
+        label: Its label in charts.
     """
 
     name: str
@@ -53,33 +53,33 @@ AXES: Mapping[str, Axis] = MappingProxyType(
 """The axes by name."""
 
 
-def known_axis(name: str) -> str:
-    """Returns `name`, if it is that of an axis.
+def check_axis(name: str) -> str:
+    """Returns `name`, if an axis has it.
 
     Raises:
-        UnknownNameError: If it is none.
+        UnknownNameError: If none has.
 
-    >>> known("macs")
+    >>> check_axis("macs")
     'macs'
     """
     if name not in AXES:
-        raise UnknownNameError(unknown("axis", name, AXES))
+        raise UnknownNameError(unknown_name("axis", name, AXES))
     return name
 
 
 def ratio_on_axis(candidate: Cost, parent: Cost, axis: str) -> float | None:
-    """Returns ``1 - cost(candidate) / cost(parent)``; ``None`` where nobody could count one of them.
+    """Returns ``1 - cost(candidate) / cost(parent)``; ``None`` where one of them is unknown.
 
     A candidate that costs more than its parent has a ratio below 0. A whole program may show no parameters at all.
     """
-    mine, other = getattr(candidate, axis), getattr(parent, axis)
-    return None if mine is None or not other or not candidate.parameters else 1 - mine / other
+    pruned, whole = getattr(candidate, axis), getattr(parent, axis)
+    return None if pruned is None or not whole or not candidate.parameters else 1 - pruned / whole
 
 
-def share(axis: str | None) -> str:
-    """Returns what a ratio is a share of, as the end of a phrase; nothing on the usual axis.
+def share_phrase(axis: str | None) -> str:
+    """Returns the end of a phrase about a ratio, which names its cost; nothing on the default axis.
 
-    >>> share("packed"), share("nonzero"), share(None)
+    >>> share_phrase("packed"), share_phrase("nonzero"), share_phrase(None)
     (' of the packed bytes gone', '', '')
     """
     return "" if axis in (None, "", DEFAULT_AXIS) else f" of the {AXES[axis].noun} gone"

@@ -3,14 +3,14 @@
 ::
 
     EvalsuiteError
-    ├── UserError               something that the user can mend: the command line exits with 2
-    │   ├── UnknownNameError    a name that no registry knows (also a KeyError)
-    │   ├── SuiteError          a suite file that does not say what it must
+    ├── UserError               a mistake that the user can fix: the command line exits with 2
+    │   ├── UnknownNameError    a name that is in no registry (also a KeyError)
+    │   ├── SuiteError          a mistake in a suite file
     │   ├── DataError           images or labels that are missing or malformed
     │   ├── CheckpointError     weights that are missing, unsafe, or do not fit
     │   └── StoreError          a run folder that cannot be read or written
     └── CellError               one cell of a run failed: it is recorded and the run goes on
-        ├── SkippedError        does not apply to this candidate: nothing is wrong
+        ├── SkippedError        does not apply to this candidate: no mistake
         ├── InvalidModelError   a model broke its contract; no number may be reported for it
         └── ContractError       a plug-in broke its contract
 
@@ -19,49 +19,80 @@ Every message is one sentence: what was found, what was expected, what to do.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 
 class EvalsuiteError(Exception):
-    """Is the root of everything that evalsuite raises on purpose."""
+    """Base class of all errors that evalsuite raises on purpose."""
 
 
 class UserError(EvalsuiteError):
-    """Says what the user can change."""
+    """A mistake that the user can fix."""
 
 
 class UnknownNameError(UserError, KeyError):
-    """Says that a registry does not know a name, and which near one it knows."""
+    """A name that a registry does not have, with the nearest names that it has."""
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would print the sentence in quotes
 
 
 class SuiteError(UserError):
-    """Names the file, the table and the key of a mistake in a suite."""
+    """A mistake in a suite, with the file, the table and the key."""
 
 
 class DataError(UserError):
-    """Says which images or labels are missing or malformed."""
+    """Images or labels that are missing or malformed."""
 
 
 class CheckpointError(UserError):
-    """Says why weights cannot be loaded."""
+    """Weights that cannot be loaded."""
 
 
 class StoreError(UserError):
-    """Says why a run folder cannot be read or written."""
+    """A run folder that cannot be read or written."""
 
 
 class CellError(EvalsuiteError):
-    """Stops one cell of a run; the others go on."""
+    """The failure of one cell of a run; the others go on."""
 
 
 class SkippedError(CellError):
-    """Says why something does not apply to a candidate."""
+    """A reason why a producer or evaluator does not apply to a candidate."""
 
 
 class InvalidModelError(CellError):
-    """Says which part of the contract a model broke."""
+    """A model that broke its contract."""
 
 
 class ContractError(CellError):
-    """Says which part of the contract a producer or evaluator broke."""
+    """A producer or evaluator that broke its contract."""
+
+
+def first_few(names: Iterable[object], limit: int = 3) -> str:
+    """Returns the first few of `names` as text for a message: short, and without control characters.
+
+    >>> first_few("abcde")
+    'a, b, c and 2 more'
+    """
+    listed = list(names)
+    more = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return ", ".join(_printable(name) for name in listed[:limit]) + more
+
+
+def first_line(reason: object) -> str:
+    r"""Returns the first line of an error or text, at most 200 characters, for a message; its type if it is empty.
+
+    >>> first_line(ValueError("a bad number\nin line 3"))
+    'a bad number'
+    """
+    return str(reason).strip().partition("\n")[0][:200] or type(reason).__name__
+
+
+def _printable(name: object) -> str:
+    text = str(name) if isinstance(name, str | int | float) else type(name).__name__
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return text if len(text) <= 120 else f"{text[:117]}..."

@@ -1,37 +1,65 @@
-"""One candidate on its image sets: each forward pass happens once, and its outputs are handed out."""
+"""One candidate on its image sets: each forward pass happens once, and all evaluators share its outputs."""
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 import torch
-from torch import nn
 
-from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import ContractError, DataError, InvalidModelError, SkippedError
 from evalsuite.metrics.logits import confidence, correct, nll
 from evalsuite.model_checks import PROBE, check_model
-from evalsuite.models.features import Head, classifier, features_and_logits, head
-from evalsuite.models.inference import BATCH_SIZE, Prepared, logits, prepared
-from evalsuite.types import Array, Floats, ImageSet, Phase
+from evalsuite.models.features import Head, classifier_head, classifier_layer, features_and_logits
+from evalsuite.models.inference import BATCH_SIZE, InferenceModel, logits, prepare_for_inference
 
-Found = TypeVar("Found")
+if TYPE_CHECKING:
+    from torch import nn
+
+    from evalsuite.datasets.source import ImageSource
+    from evalsuite.types import Array, Floats, ImageSet, Phase
+
+T = TypeVar("T")
+
+
+class _OldName:
+    """An attribute that evaluators of evalsuite 0.1 used under another name, which works for one release.
+
+    A descriptor and no ``__getattr__``: that would hide from type checkers which attributes there are, and from
+    users the ``AttributeError`` of their own model.
+    """
+
+    def __init__(self, new: str) -> None:
+        self.new = new
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.message = (
+            f"{owner.__name__}.{name} is now called {owner.__name__}.{self.new}; the old name stops working with the "
+            "next release"
+        )
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        if instance is None:
+            return self
+        warnings.warn(self.message, DeprecationWarning, stacklevel=2)
+        return getattr(instance, self.new)
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """Is what a model said about an image set.
+    """The outputs of a model on an image set.
 
     Attributes:
         logits: float32 (N, K).
         labels: int64 (N,), or ``None`` for images out of distribution.
-        features: Penultimate features, float32 (N, D); ``None`` where nobody wants them, or the model has none.
+        features: Penultimate features, float32 (N, D); ``None`` where no evaluator requested them, or the model
+            has none.
     """
 
     logits: Array
@@ -41,13 +69,13 @@ class Outputs:
     @cached_property
     def predictions(self) -> Array:
         """Most likely classes, int64 (N,)."""
-        found: Array = np.argmax(self.logits, axis=1)
-        return found
+        classes: Array = np.argmax(self.logits, axis=1)
+        return classes
 
     @cached_property
     def correct(self) -> Array:
         """Whether each prediction is right, bool (N,)."""
-        return correct(self.logits, self.known)
+        return correct(self.logits, self.true_labels)
 
     @cached_property
     def confidence(self) -> Floats:
@@ -57,11 +85,11 @@ class Outputs:
     @cached_property
     def nll(self) -> Floats:
         """Negative log-likelihood of the label in nats, float64 (N,)."""
-        return nll(self.logits, self.known)
+        return nll(self.logits, self.true_labels)
 
     @property
-    def known(self) -> Array:
-        """The labels.
+    def true_labels(self) -> Array:
+        """The labels, int64 (N,).
 
         Raises:
             DataError: If the images are out of distribution.
@@ -70,9 +98,11 @@ class Outputs:
             raise DataError("these images are out of distribution and have no labels: use another view")
         return self.labels
 
+    known = _OldName("true_labels")
+
 
 class Bench:
-    """Puts one model on the image sets that its evaluators asked for.
+    """One model, and its outputs on the image sets that its evaluators need.
 
     Args:
         model: Takes float images in [0, 1], (B, C, H, W); returns logits (B, K). It is put into evaluation
@@ -80,7 +110,7 @@ class Bench:
         image_source: Where the images come from.
         parent: Bench of the unpruned network of the same seed; ``None`` if this is it.
         seed: Address of an evaluator's own draws; the same for parent and candidates.
-        history: Every training that the model went through; empty where nobody knows.
+        history: Every training that the model went through; empty if it is unknown.
     """
 
     def __init__(
@@ -102,9 +132,9 @@ class Bench:
         self._control: Bench | None = None
         self._memo: dict[Hashable, object] = {}
         self._outputs: dict[View, Outputs] = {}
-        self._allowed: Collection[View] | None = None
-        self._wanted: set[View] = set()
-        self._ready: Prepared | None = None
+        self._declared_views: Collection[View] | None = None
+        self._feature_views: set[View] = set()
+        self._inference_model: InferenceModel | None = None
         self._classifier: nn.Linear | SkippedError | None = None
 
     @property
@@ -118,32 +148,32 @@ class Bench:
         return self.parent._control
 
     def set_control(self, control: Bench | None) -> None:
-        """Gives a parent its control, which its candidates share."""
+        """Sets the control of the parent, which its candidates share."""
         self.parent._control = control
 
-    def memoise(self, key: Hashable, compute: Callable[[], Found]) -> Found:
-        """Returns what `compute` returned at the first call with `key`: what a parent is asked for is asked once.
+    def memoise(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Returns what `compute` returned at the first call with `key`: a parent's results serve all candidates.
 
         Args:
             key: Of everything but the model and its images that the result depends on, beginning with the name
-                of the test.
-            compute: Looks at this bench alone.
+                of the evaluator.
+            compute: Depends on this bench alone.
         """
         if key not in self._memo:
             self._memo[key] = compute()
-        return cast("Found", self._memo[key])
+        return cast("T", self._memo[key])
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """The device of the model."""
         return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
 
     @property
-    def inference_model(self) -> Prepared:
+    def inference_model(self) -> InferenceModel:
         """The model prepared for many passes: a copy with batch norms folded, its weights frozen."""
-        if self._ready is None:
-            self._ready = prepared(self.model, device=self.device)
-        return self._ready
+        if self._inference_model is None:
+            self._inference_model = prepare_for_inference(self.model, device=self.device)
+        return self._inference_model
 
     @property
     def classes(self) -> int:
@@ -157,15 +187,15 @@ class Bench:
         Raises:
             SkippedError: If the model has no penultimate features; the sentence says why.
         """
-        return head(self._last())
+        return classifier_head(self._classifier_layer())
 
     def request_features(self, views: Collection[View]) -> None:
-        """Asks for the penultimate features of `views` too; tell it before their passes, or they run again."""
-        self._wanted.update(views)
+        """Requests the penultimate features of `views` too; call it before their passes, or they run again."""
+        self._feature_views.update(views)
 
     def restrict_inputs(self, views: Collection[View] | None) -> None:
-        """Restricts what may be asked for to the `views` that an evaluator declared; ``None`` allows all."""
-        self._allowed = views
+        """Restricts `outputs` to the `views` that an evaluator declared; ``None`` allows all."""
+        self._declared_views = views
 
     def images(self, view: View) -> ImageSet:
         """Returns the images of `view`."""
@@ -176,31 +206,33 @@ class Bench:
         return self.image_source.condition(view)
 
     def outputs(self, view: View) -> Outputs:
-        """Returns what the model says about `view`, computed at the first call.
+        """Returns the outputs of the model on `view`, computed at the first call.
 
         Raises:
             ContractError: If the evaluator did not declare the view in its needs.
             InvalidModelError: If the model breaks its contract on these images.
         """
-        if self._allowed is not None and view not in self._allowed:
+        if self._declared_views is not None and view not in self._declared_views:
             raise ContractError(f"an evaluator asked for {view}, which its needs do not name; add it there")
-        known = self._outputs.get(view)
-        if known is None or (view in self._wanted and known.features is None and self._has_features()):
-            self._outputs[view] = self._passed(view)
+        outputs = self._outputs.get(view)
+        if outputs is None or (outputs.features is None and self._takes_features(view)):
+            self._outputs[view] = self._forward(view)
         return self._outputs[view]
 
-    def _passed(self, view: View) -> Outputs:
+    def _forward(self, view: View) -> Outputs:
         images = self.images(view)
         if not self._outputs:
             check_model(self.inference_model.model, self._logits, self.images(View()).images)
-        if view in self._wanted and self._has_features():
+        if self._takes_features(view):
             try:
                 self.passes[view] += 1
-                found, values = features_and_logits(
-                    self.inference_model, images.images, self._last(), device=self.device
+                features, values = features_and_logits(
+                    self.inference_model, images.images, self._classifier_layer(), device=self.device
                 )
-                return Outputs(self._checked(values), images.labels, found)
-            except SkippedError as error:  # they fail on these images: nobody gets them any more
+                return Outputs(self._checked(values), images.labels, features)
+            except (
+                SkippedError
+            ) as error:  # features that are wrong on these images are used on no others either
                 self._classifier = error
         self.passes[view] += 1
         return Outputs(self._logits(images.images), images.labels)
@@ -210,29 +242,39 @@ class Bench:
             logits(self.inference_model, images, device=self.device, batch_size=self.batch_size)
         )
 
-    def _checked(self, found: Array) -> Array:
-        if found.shape[1] != self.classes:
+    def _checked(self, values: Array) -> Array:
+        if values.shape[1] != self.classes:
             raise InvalidModelError(
-                f"the model returns {found.shape[1]} logits per image, but the data set has {self.classes} classes; "
+                f"the model returns {values.shape[1]} logits per image, but the data set has {self.classes} classes; "
                 "use a model that was trained for it"
             )
-        return found
+        return values
 
-    def _last(self) -> nn.Linear:
-        """The classifier, looked for once."""
+    def _takes_features(self, view: View) -> bool:
+        """Whether the features of a view are requested and the model has some."""
+        if view not in self._feature_views:
+            return False
+        try:
+            self._classifier_layer()
+        except SkippedError:
+            return False
+        return True
+
+    def _classifier_layer(self) -> nn.Linear:
+        """The classifier, which is searched for once."""
         if self._classifier is None:
             try:
-                few = self.images(View()).images[:PROBE]
-                self._classifier = classifier(self.inference_model, few, device=self.device)
+                probe = self.images(View()).images[:PROBE]
+                self._classifier = classifier_layer(self.inference_model, probe, device=self.device)
             except SkippedError as error:
                 self._classifier = error
         if isinstance(self._classifier, SkippedError):
             raise self._classifier
         return self._classifier
 
-    def _has_features(self) -> bool:
-        try:
-            self._last()
-        except SkippedError:
-            return False
-        return True
+    allow = _OldName("restrict_inputs")
+    contrast = _OldName("set_control")
+    gallery = _OldName("image_source")
+    ready = _OldName("inference_model")
+    remember = _OldName("memoise")
+    want = _OldName("request_features")

@@ -1,22 +1,33 @@
-"""What images and models must pass before any number about them is believed."""
+"""Checks of images and models before any number about them is reported."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import nn
 
 from evalsuite.errors import DataError, InvalidModelError
-from evalsuite.models.architectures.base import CIFAR_MEAN, CIFAR_STD, Normalized, core
-from evalsuite.models.architectures.zoos import IMAGENET_MEAN, IMAGENET_STD
+from evalsuite.models.architectures.base import (
+    CIFAR_MEAN,
+    CIFAR_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Normalized,
+    unwrap_model,
+)
 from evalsuite.models.inference import logits
-from evalsuite.types import Array
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from torch import nn
+
+    from evalsuite.types import Array
 
 PROBE = 32
 """Images that go through the model several times."""
 
-COMPANY = 0.1
+BATCH_TOLERANCE = 0.1
 """How far an image's logits may move with the others in its batch, in standard deviations of the logits.
 Integer arithmetic that scales by the batch moves them by a few hundredths, batch statistics by whole units."""
 
@@ -25,31 +36,33 @@ CONSTANT = 1e-6
 
 
 def check_model(model: nn.Module, logits: Callable[[Array], Array], images: Array) -> None:
-    """Checks that a model is deterministic, in evaluation mode, looks at each image alone, and looks at all.
+    """Checks that a model is deterministic, in evaluation mode, independent of the batch, and depends on its input.
 
     Args:
-        model: The module that `logits` asks.
+        model: The module behind `logits`.
         logits: Takes images, returns finite logits (N, K).
-        images: Some that the model should know, uint8 or float32 in [0, 1], (N, C, H, W).
+        images: Some of the suite's own images, uint8 or float32 in [0, 1], (N, C, H, W).
 
     Raises:
         InvalidModelError: If it is not; the sentence says what to do.
         DataError: If the images are too dark to be images.
     """
-    few = images[:PROBE]
-    _check_range(few)
-    first = logits(few)
-    _check_repeatable(first, logits(few))
+    probe = images[:PROBE]
+    _check_range(probe)
+    first = logits(probe)
+    _check_repeatable(first, logits(probe))
     _check_mode(model)
-    alone = few[: 1 + len(few) // 4]
-    crowd = np.concatenate([alone, _pale_negatives(few)[: PROBE - len(alone)]])
-    again = logits(crowd)
-    _check_varied(np.concatenate([few, crowd]), np.concatenate([first, again]))
-    _check_company(first[: len(alone)], again[: len(alone)], spread=float(first.std(axis=0).max()))
+    repeated = probe[: 1 + len(probe) // 4]
+    other_batch = np.concatenate([repeated, _pale_negatives(probe)[: PROBE - len(repeated)]])
+    second = logits(other_batch)
+    _check_varied(np.concatenate([probe, other_batch]), np.concatenate([first, second]))
+    _check_batch_independence(
+        first[: len(repeated)], second[: len(repeated)], spread=float(first.std(axis=0).max())
+    )
 
 
 def _check_range(images: Array) -> None:
-    """A whole set that is nearly black was scaled twice, or cast to integers."""
+    """Refuses nearly black images: they were scaled twice, or cast to integers."""
     brightest = float(images.max())
     if images.dtype == np.uint8 and brightest <= 1:
         raise DataError(
@@ -64,7 +77,7 @@ def _check_range(images: Array) -> None:
 
 
 def _check_repeatable(first: Array, second: Array) -> None:
-    """A model whose answer to the same images changes has no number to report."""
+    """Refuses a model whose logits for the same images change: it has no number to report."""
     if not np.array_equal(first, second):
         worst = float(np.abs(first - second).max())
         raise InvalidModelError(
@@ -84,7 +97,7 @@ def _check_mode(model: nn.Module) -> None:
 
 def _check_varied(images: Array, answers: Array) -> None:
     if (images == images[0]).all():
-        return  # the same images deserve the same logits
+        return  # the same images have the same logits
     if np.ptp(answers, axis=0).max() <= CONSTANT * np.abs(answers).max():
         raise InvalidModelError(
             "the model returns the same logits for every image, those of the data and pale negatives of them: nothing "
@@ -92,9 +105,9 @@ def _check_varied(images: Array, answers: Array) -> None:
         )
 
 
-def _check_company(first: Array, again: Array, *, spread: float) -> None:
-    worst = float(np.abs(first - again).max())
-    if worst > COMPANY * max(spread, CONSTANT):
+def _check_batch_independence(first: Array, second: Array, *, spread: float) -> None:
+    worst = float(np.abs(first - second).max())
+    if worst > BATCH_TOLERANCE * max(spread, CONSTANT):
         raise InvalidModelError(
             f"the logits of an image change by up to {worst:.3g} with the other images in its batch; "
             "normalise by running statistics and not by those of the batch (evaluation mode, "
@@ -103,61 +116,63 @@ def _check_company(first: Array, again: Array, *, spread: float) -> None:
 
 
 def _pale_negatives(images: Array) -> Array:
-    """Other company: unlike the images of the data, and with other statistics."""
+    """Images that are unlike those of the data, and have other statistics."""
     if images.dtype == np.uint8:
         return 255 - images // 4
     pale: Array = 1 - images / 4
     return pale
 
 
-PROBED = 256
-"""Images: enough to see a difference of `CLEAR`."""
-CLEAR = 0.1
+PREPROCESSING_PROBE = 256
+"""Images of the preprocessing check: enough to see a difference of `CLEAR_GAIN`."""
+CLEAR_GAIN = 0.1
 """Gain in accuracy that chance does not explain."""
 
 
-def doubt(model: nn.Module, images: Array, labels: Array, *, who: str = "the parent") -> tuple[str, ...]:
-    """Returns a warning if other preprocessing makes the model clearly more accurate; else nothing.
+def check_preprocessing(
+    model: nn.Module, images: Array, labels: Array, *, name: str = "the parent"
+) -> tuple[str, ...]:
+    """Returns a warning if another normalisation makes the model clearly more accurate; else nothing.
 
     Args:
-        model: A network behind its preprocessing.
-        images: uint8 or float32 in [0, 1], (N, C, H, W); the first `PROBED` are used.
+        model: A network behind its normalisation; any other model is not checked.
+        images: uint8 or float32 in [0, 1], (N, C, H, W); the first `PREPROCESSING_PROBE` are used.
         labels: int64 (N,).
-        who: What the warning calls the model.
+        name: What the warning calls the model.
     """
     if not isinstance(model, Normalized):
         return ()
-    few, known = images[:PROBED], labels[:PROBED]
+    probe, true_labels = images[:PREPROCESSING_PROBE], labels[:PREPROCESSING_PROBE]
     mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
-    zero, one = [0.0] * len(mean), [1.0] * len(std)
-    others = _usual(len(mean)) | {
-        "without normalisation": (zero, one),
-        "with mean and standard deviation 0.5": ([0.5] * len(mean), [0.5] * len(std)),
-        # (x - m) / s, then again: the network may bring its own normalisation and mean it twice
-        "normalised once more": ([m + m * s for m, s in zip(mean, std, strict=True)], [s * s for s in std]),
+    accuracy = _accuracy(model, probe, true_labels)
+    network = unwrap_model(model)
+    accuracies = {
+        text: _accuracy(Normalized(network, mean=other[0], std=other[1]).eval(), probe, true_labels)
+        for text, other in _other_normalisations(mean, std).items()
     }
-    given = _accuracy(model, few, known)
-    found = {
-        name: _accuracy(Normalized(core(model), mean=settings[0], std=settings[1]).eval(), few, known)
-        for name, settings in others.items()
-    }
-    best = max(found, key=lambda name: found[name])
-    if found[best] < given + CLEAR:
+    best = max(accuracies, key=lambda text: accuracies[text])
+    if accuracies[best] < accuracy + CLEAR_GAIN:
         return ()
     return (
-        f"{who} is right on {given:.1%} of {len(few)} images as given (mean {_text(mean)}, "
-        f"std {_text(std)}), but on {found[best]:.1%} {best}; check --mean and --std, for one candidate the "
+        f"{name} is right on {accuracy:.1%} of {len(probe)} images as given (mean {_text(mean)}, "
+        f"std {_text(std)}), but on {accuracies[best]:.1%} {best}; check --mean and --std, for one candidate the "
         "columns mean and std of a manifest.",
     )
 
 
-def _usual(channels: int) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
-    """What colour images are normalised with most often."""
-    if channels != len(CIFAR_MEAN):
-        return {}
-    return {
+def _other_normalisations(
+    mean: Sequence[float], std: Sequence[float]
+) -> dict[str, tuple[Sequence[float], Sequence[float]]]:
+    """Means and standard deviations that the training may have used, by their description."""
+    published: dict[str, tuple[Sequence[float], Sequence[float]]] = {
         "with the mean and standard deviation of CIFAR-10": (CIFAR_MEAN, CIFAR_STD),
         "with those of ImageNet": (IMAGENET_MEAN, IMAGENET_STD),
+    }
+    return (published if len(mean) == len(CIFAR_MEAN) else {}) | {
+        "without normalisation": ([0.0] * len(mean), [1.0] * len(std)),
+        "with mean and standard deviation 0.5": ([0.5] * len(mean), [0.5] * len(std)),
+        # (x - m) / s, then again: a network with a normalisation of its own may have been trained behind another
+        "normalised once more": ([m + m * s for m, s in zip(mean, std, strict=True)], [s * s for s in std]),
     }
 
 

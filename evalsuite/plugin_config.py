@@ -1,4 +1,4 @@
-"""Tables to plug-ins: a table is the keyword arguments of a registered frozen dataclass.
+"""Plug-ins from tables of a suite: a table is the keyword arguments of a registered frozen dataclass.
 
 There is no second schema that could drift: keys, types and defaults are the dataclass's own.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_type_hints
@@ -15,17 +16,17 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from evalsuite.errors import SuiteError, UnknownNameError, UserError
-from evalsuite.registry import Registry, unknown, wanted
+from evalsuite.registry import Registry, expectation, unknown_name
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class PluginConfig(Generic[T]):
-    """Is a plug-in that a suite chose.
+    """A plug-in with its settings, as a table of a suite configures it.
 
     Attributes:
-        label: What reports call it; the name unless the suite says otherwise.
+        label: Its name in reports; the registered name unless the table has a label.
         name: Registered name.
         settings: All its settings, defaults included.
         plugin: The plug-in itself.
@@ -43,11 +44,10 @@ class PluginConfig(Generic[T]):
 
 
 def from_table(registry: Registry[type[T]], table: Mapping[str, Any] | str, *, where: str) -> PluginConfig[T]:
-    """Returns the plug-in that a table (or a bare name) chooses.
+    """Returns the plug-in of a table, or of a bare name.
 
     Raises:
-        SuiteError: If the table has no name, or a key or value that the plug-in does not take.
-        UnknownNameError: If no plug-in has the name.
+        SuiteError: If the table has no registered name, or a key or value that the plug-in does not take.
     """
     settings = {"name": table} if isinstance(table, str) else dict(table)
     name = settings.pop("name", None)
@@ -66,7 +66,7 @@ def from_table(registry: Registry[type[T]], table: Mapping[str, Any] | str, *, w
         missing = ", ".join(sorted(getattr(kind, "__abstractmethods__", ()))) or "none"
         raise SuiteError(
             f"{where}, {name}: found {kind.__qualname__}, expected a frozen dataclass without abstract methods "
-            f"(abstract now: {missing}); mend the plug-in"
+            f"(abstract now: {missing}); fix the plug-in"
         )
     plugin = build(kind, settings, where=f"{where}, {name}")
     return PluginConfig(label, name, json.loads(json.dumps(dataclasses.asdict(plugin), default=str)), plugin)
@@ -79,33 +79,33 @@ def from_tables(
     where: str,
     reserved: Mapping[str, str],
 ) -> tuple[PluginConfig[T], ...]:
-    """Returns what a list of tables chooses, with labels that tell the choices apart.
+    """Returns the plug-ins of a list of tables, whose labels must differ.
 
     Args:
-        registry: Where the names are looked up.
-        tables: One per choice.
+        registry: The plug-ins of one kind.
+        tables: One per plug-in.
         where: Place in a file, for error messages.
-        reserved: Labels that are taken, and by what.
+        reserved: Labels that no plug-in may have, and their use.
 
     Raises:
-        SuiteError: If a label is there twice or reserved, or a table chooses nothing.
+        SuiteError: If a label is there twice or reserved, or a table is not as it must be.
     """
-    choices = tuple(from_table(registry, table, where=where) for table in tables)
-    labels = [choice.label for choice in choices]
+    plugins = tuple(from_table(registry, table, where=where) for table in tables)
+    labels = [plugin.label for plugin in plugins]
     for label in labels:
         if labels.count(label) > 1 or label in reserved:
-            what = f"is kept for {reserved[label]}" if label in reserved else "is there twice"
+            problem = f"is reserved for {reserved[label]}" if label in reserved else "is there twice"
             raise SuiteError(
-                f"{where}: the label {label!r} {what}; give each {registry.kind} a label of its own"
+                f"{where}: the label {label!r} {problem}; give each {registry.kind} a label of its own"
             )
-    return choices
+    return plugins
 
 
 def build(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
     """Returns an instance of a dataclass from a TOML table: keys known, values of the right type, settings sensible.
 
     Args:
-        kind: A dataclass.
+        kind: A dataclass; its ``renamed_settings`` are earlier names of keys, its ``renamed_values`` those of values.
         table: Its keyword arguments, as plain JSON.
         where: Place in a file, for error messages.
 
@@ -113,9 +113,10 @@ def build(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
         SuiteError: At the first mistake, with the key and the nearest known one.
     """
     fields = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # all kinds are dataclasses
+    table = _with_new_names(kind, table, where=where)
     for key in table:
         if key not in fields:
-            raise SuiteError(f"{where}: {unknown('key', key, fields)}")
+            raise SuiteError(f"{where}: {unknown_name('key', key, fields)}")
     for name, field in fields.items():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and name not in table:
@@ -128,12 +129,31 @@ def build(kind: type[T], table: Mapping[str, Any], *, where: str) -> T:
         raise SuiteError(f"{where}: {error}") from error
 
 
+def _with_new_names(kind: type, table: Mapping[str, Any], *, where: str) -> dict[str, Any]:
+    """`table` with the present names of keys and values that the last release named otherwise, with a warning."""
+    new_keys: Mapping[str, str] = getattr(kind, "renamed_settings", {})
+    new_values: Mapping[str, Mapping[str, str]] = getattr(kind, "renamed_values", {})
+    renamed = {}
+    for old_key, old_value in table.items():
+        key = new_keys.get(old_key, old_key)
+        if key != old_key and key in table:
+            key = old_key  # both names are there: the earlier one is an unknown key
+        value = new_values.get(key, {}).get(old_value, old_value) if isinstance(old_value, str) else old_value
+        if (key, value) != (old_key, old_value):
+            sentence = (
+                f"{where}: found {old_key} = {old_value!r}, which is now {key} = {value!r}; change the table"
+            )
+            warnings.warn(sentence, DeprecationWarning, stacklevel=3)
+        renamed[key] = value
+    return renamed
+
+
 def _typed(hint: Any, value: Any, *, where: str) -> Any:
-    """`value` as what a field's annotation says, strictly: no text for a number, no fraction for a count."""
+    """`value` as the type of a field's annotation, strictly: no text for a number, no fraction for a count."""
     try:
         # through JSON, where strictness still takes a list for a tuple and an integer for a float
         return TypeAdapter(hint).validate_json(json.dumps(value, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = "".join(f"[{part}]" for part in first["loc"])
-        raise SuiteError(f"{where}{place}: found {first['input']!r}, {wanted(first['msg'])}") from error
+        raise SuiteError(f"{where}{place}: found {first['input']!r}, {expectation(first['msg'])}") from error

@@ -1,7 +1,7 @@
-"""Every random draw has an address: a generator seeded by a hash of what the draw is for.
+"""Random draws by address: each has a generator of its own, seeded by a hash of the draw's purpose.
 
 Results then depend neither on the order in which things run nor on how many workers there are, and parent and
-candidates meet the same noise.
+candidates are tested with the same noise.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 
 BLOCK = 64
-"""Images that share one generator: an image's draws depend on its index, never on how many others are asked for."""
+"""Images that share one generator: an image's draws depend on its index, never on the number of images."""
 
 
 def address(*key: str | int | float) -> int:

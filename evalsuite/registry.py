@@ -1,7 +1,7 @@
-"""Names to plug-ins: one look-up for what ships with evalsuite, what other packages bring, and a user's own file.
+"""Registries of plug-ins by name: those of evalsuite, those of other packages, and those of a user's file.
 
-Built-in plug-ins and those of other packages (entry points) are kept as ``module:attribute`` until somebody
-asks for them, so that listing names imports nothing heavy.
+Built-in plug-ins and those of other packages (entry points) are kept as ``module:attribute`` until they are
+used, so that listing names imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -26,8 +26,14 @@ P = TypeVar("P")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """Is one line of a listing: a name, what it does, and where it is defined."""
+class RegistryEntry:
+    """One line of a listing of plug-ins.
+
+    Attributes:
+        name: Registered name.
+        text: First line of the plug-in's docstring.
+        defined: ``module:attribute``.
+    """
 
     name: str
     text: str
@@ -35,11 +41,11 @@ class Entry:
 
 
 class Registry(Generic[T]):
-    """Maps names to plug-ins of one kind.
+    """The plug-ins of one kind, by name.
 
     Args:
-        kind: What error messages call it, for example ``producer``.
-        builtin: Name to ``module:attribute`` of what ships with evalsuite.
+        kind: Its name in error messages, for example ``producer``.
+        builtin: Name to ``module:attribute`` of the plug-ins of evalsuite.
         group: Entry-point group under which other packages register theirs.
     """
 
@@ -58,9 +64,10 @@ class Registry(Generic[T]):
         """
 
         def add(plugin: P) -> P:
-            known = self._loaded.get(name)
-            if (known is not None or name in self._targets) and _address(known) != _address(plugin):
-                where = self._targets.get(name) or _address(known)
+            registered = self._loaded.get(name)
+            is_taken = registered is not None or name in self._targets
+            if is_taken and _address(registered) != _address(plugin):
+                where = self._targets.get(name) or _address(registered)
                 raise UserError(
                     f"the {self.kind} name {name!r} is taken by {where}; "
                     f"register {_address(plugin)} under another name"
@@ -74,20 +81,20 @@ class Registry(Generic[T]):
         """Returns the plug-in called `name`, importing it if need be.
 
         Raises:
-            UnknownNameError: If there is none; the sentence has the nearest names.
+            UnknownNameError: If there is none; the message has the nearest names.
             UserError: If it cannot be imported.
         """
         if name not in self._loaded:
             target = self._all_targets().get(name)
             if target is None:
-                raise UnknownNameError(unknown(self.kind, name, self))
+                raise UnknownNameError(unknown_name(self.kind, name, self))
             module, _, attribute = target.partition(":")
             try:
                 self._loaded[name] = getattr(importlib.import_module(module), attribute)
             except (ImportError, AttributeError) as error:
                 raise UserError(
                     f"the {self.kind} {name!r} cannot be loaded from {target} ({error}); "
-                    "repair or remove the package that brings it"
+                    "fix or remove the package that registers it"
                 ) from error
         return self._loaded[name]
 
@@ -97,16 +104,16 @@ class Registry(Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self._loaded or name in self._all_targets()
 
-    def entries(self) -> list[Entry]:
+    def entries(self) -> list[RegistryEntry]:
         """Returns a line for each name, without importing the plug-ins."""
         return [self._entry(name) for name in self]
 
-    def _entry(self, name: str) -> Entry:
+    def _entry(self, name: str) -> RegistryEntry:
         if name in self._loaded:
             plugin = self._loaded[name]
-            return Entry(name, _first_line(inspect.getdoc(plugin)), _address(plugin))
+            return RegistryEntry(name, _first_line(inspect.getdoc(plugin)), _address(plugin))
         target = self._all_targets()[name]
-        return Entry(name, _described(target), target)
+        return RegistryEntry(name, _described(target), target)
 
     def _all_targets(self) -> dict[str, str]:
         if not self._searched:
@@ -116,14 +123,14 @@ class Registry(Generic[T]):
         return self._targets
 
 
-def wanted(message: str) -> str:
-    """Returns what a message of pydantic says was expected.
+def expectation(message: str) -> str:
+    """Returns the expectation in a message of pydantic.
 
-    >>> wanted("Input should be 'A' or 'B'")
+    >>> expectation("Input should be 'A' or 'B'")
     "expected 'A' or 'B'"
-    >>> wanted("Input should be a valid number, unable to parse string as a number")
+    >>> expectation("Input should be a valid number, unable to parse string as a number")
     'expected a valid number'
-    >>> wanted("Field required")
+    >>> expectation("Field required")
     'field required'
     """
     if message.startswith("Input should be "):
@@ -131,20 +138,20 @@ def wanted(message: str) -> str:
     return message[:1].lower() + message[1:]
 
 
-def unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    """Returns the sentence that says that `name` is not among the `known` ones, with near misses.
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+    """Returns the error message for a `name` that is not among the `known` ones, with near misses.
 
-    >>> unknown("producer", "magnitud", ["magnitude", "random"])
+    >>> unknown_name("producer", "magnitud", ["magnitude", "random"])
     "unknown producer 'magnitud': did you mean 'magnitude'? Known: magnitude, random"
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=2)
-    guess = f": did you mean {' or '.join(map(repr, near))}? Known" if near else "; known"
-    return f"unknown {kind} {name!r}{guess}: {', '.join(names) or 'none'}"
+    hint = f": did you mean {' or '.join(map(repr, near))}? Known" if near else "; known"
+    return f"unknown {kind} {name!r}{hint}: {', '.join(names) or 'none'}"
 
 
-def import_file(path: Path) -> None:
-    """Runs a user's plug-in file once, however often it is named.
+def import_plugin_file(path: Path) -> None:
+    """Runs a user's plug-in file, the first time that it is named.
 
     Raises:
         SuiteError: If there is no such file or it does not run.

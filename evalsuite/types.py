@@ -1,4 +1,4 @@
-"""The nouns of evalsuite: frozen records without behaviour and without torch at run time.
+"""Records that all of evalsuite shares: frozen, without behaviour, and without torch at run time.
 
 A *condition* is a distribution of images, a *metric* a function of a model's outputs on it, a *candidate* a
 model at a measured prune ratio, a *score* one number with the per-image evidence behind it.
@@ -6,6 +6,7 @@ model at a measured prune ratio, a *score* one number with the per-image evidenc
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -17,16 +18,25 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
 Split = Literal["train", "validation", "test"]
-PictureKind = Literal["broken", "corruption", "attack"]
+PictureKind = Literal["misclassified", "corruption", "attack"]
 CellStatus = Literal["ok", "skipped", "invalid", "error"]
 PhaseName = Literal["pretraining", "pruning", "retraining"]
+
+DENSE = "dense"
+"""Method name of the parent: the unpruned network."""
+PRODUCTION = "production"
+"""Name of the cell in which a candidate is made."""
+PROGRAM = "program"
+"""Model name of candidates that are whole programs: they stay in their own files."""
+SYNTHETIC_FROST = "frost-synthetic"
+"""Corruption in place of ``frost`` where its photographs are missing: reported, but in no family and no mean."""
 
 NO_EVIDENCE: Mapping[str, Array] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """Is a kind of number, with its direction.
+    """A kind of number that evaluators report, with its direction.
 
     Attributes:
         name: The field's standard term in snake case, with the convention in it, for example
@@ -49,14 +59,14 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class ImageSet:
-    """Is a set of images, labelled or (out of distribution) not.
+    """A set of images, labelled or (out of distribution) not.
 
     Attributes:
-        name: What reports call it.
+        name: Its name in reports.
         images: uint8 in 0..255 or float32 in [0, 1], shape (N, C, H, W), possibly memory-mapped.
         labels: int64 in 0..classes-1, shape (N,); ``None`` for images of no known class.
         classes: Number of classes K; 0 where there are no labels.
-        names: What people call the classes, one each; empty where nobody said.
+        names: Names of the classes, one each; empty where they have none.
     """
 
     name: str
@@ -65,23 +75,28 @@ class ImageSet:
     classes: int
     names: tuple[str, ...] = ()
 
-    def called(self, label: int) -> str:
-        """Returns what people call a class.
+    def class_name(self, label: int) -> str:
+        """Returns the name of a class.
 
         >>> pets = ImageSet("pets", np.zeros((1, 3, 8, 8)), np.array([1]), 2, ("cat", "dog"))
-        >>> pets.called(1), ImageSet("pets", pets.images, pets.labels, 2).called(1)
+        >>> pets.class_name(1), ImageSet("pets", pets.images, pets.labels, 2).class_name(1)
         ('dog', 'class 1')
         """
         return self.names[label] if self.names else f"class {label}"
 
+    def called(self, label: int) -> str:
+        """Calls `class_name`, whose name it was up to evalsuite 0.1."""
+        warnings.warn("ImageSet.called is now ImageSet.class_name", DeprecationWarning, stacklevel=2)
+        return self.class_name(label)
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Is one number that an evaluator found.
+    """One number that an evaluator reports.
 
     Attributes:
         metric: Name of one of the evaluator's metrics.
-        condition: What the images were: ``clean``, ``fog/3``, ``letters``, ``linf-pgd/2:255``.
+        condition: The distribution of the images: ``clean``, ``fog/3``, ``letters``, ``linf-pgd/2:255``.
         value: The number; leave it out where `evidence` is given, it is then computed from that.
         n: Number of images behind it; taken from `evidence` where that is given.
         evidence: Per-image outputs by population, in the order in which the metric's functional takes them.
@@ -89,7 +104,7 @@ class Score:
             order for every candidate, so that comparisons are paired. Several columns are several arguments.
         group: Conditions to summarise together, for example ``corruptions``; empty for none.
         reason: Why this number does not exist for this model, where the others do; then nothing else is given.
-        flags: Why this number should be doubted, one sentence each: validity checks that it did not pass.
+        flags: Validity checks that this number did not pass, one sentence each.
     """
 
     metric: str
@@ -104,7 +119,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Is what a model costs.
+    """The costs of a model.
 
     Attributes:
         parameters: Number of parameters, zeros included.
@@ -112,11 +127,11 @@ class Cost:
         prunable: Number of weights of convolutions and linear layers.
         prunable_nonzero: Those of them that are not zero.
         macs: Multiply-accumulates of convolutions and linear layers for one image, zeros included; ``None``
-            for whole programs, where nobody can count them.
+            for whole programs, where they cannot be counted.
         macs_nonzero: The same without the multiplications by a zero weight (theoretical: no kernel skips
             them).
         bytes: Size of the weights on disk.
-        packed: Bytes of the weights, losslessly packed so that zeros and shared magnitudes take no room
+        packed: Bytes of the weights, losslessly packed so that zeros and shared magnitudes take no space
             (`evalsuite.models.packing`); ``None`` for whole programs, and where an older evalsuite wrote the record.
     """
 
@@ -132,16 +147,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class ExternalCandidate:
-    """Is a finished model that somebody else made: a ``[[candidates]]`` table of a suite, a line of a manifest.
+    """A finished model from outside of the run: a ``[[candidates]]`` table of a suite, a line of a manifest.
 
     Attributes:
         file: Path of its weights, or of a whole program; relative to the suite or the data root.
-        method: What made it; models of one method and seed are one curve.
+        method: Its pruning method; models of one method and seed are one curve.
         seed: Seed of the parent that it is compared with.
         masks: Path of separate masks; empty for none.
         bypass: Names of layers that its tool removed and its network skipped; ``dead`` for all convolutions
             whose weights are all zero.
-        ratio: Prune ratio that it is said to have; the ratio that counts is measured, and must agree.
+        ratio: Its declared prune ratio; the ratio that counts is measured, and must agree.
         mean: Per channel, where its preprocessing is not the parent's: a program may bring its own.
         std: As `mean`; zeros and ones are no preprocessing.
     """
@@ -158,10 +173,10 @@ class ExternalCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """Is one training in the life of a model.
+    """One training of a model.
 
     Attributes:
-        what: ``pretraining`` made the parent, ``pruning`` went on while weights were pushed or taken away,
+        what: ``pretraining`` made the parent, ``pruning`` is one during which weights were penalised or removed,
             ``retraining`` is every other training of a candidate.
         epochs: Passes over the training images; a fraction where weights were rewound into an epoch.
         images: Training images per epoch.
@@ -172,8 +187,8 @@ class Phase:
         curve: Validation accuracy after each epoch, where the recipe tracks it.
         stage: How many epochs of it belong to its first learning-rate stage: up to the first drop, or all.
         rest: Digest of all of the recipe but its epochs and learning rates: batch, optimiser, augmentation.
-        before: Accuracy on the validation split with which the training began, what is pruned being gone;
-            ``None`` where nobody looked.
+        before: Accuracy on the validation split with which the training began, after pruning; ``None`` where it
+            was not measured.
         recalibrated: The same with batch norms that were re-estimated on training images, nothing else trained;
             ``None`` without such norms.
         after: Accuracy on the validation split with which it ended.
@@ -195,19 +210,19 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Is a model at a measured prune ratio, on disk.
+    """A model at a measured prune ratio, on disk.
 
     Attributes:
         method: Label of the producer, or ``dense`` for the parent.
         seed: Training seed of parent and candidate.
-        target_ratio: What was asked for; 0 for the parent.
+        target_ratio: The requested ratio; 0 for the parent.
         ratio: ``1 - nonzero(candidate) / nonzero(parent)`` over all parameters, counted, never the target; of
-            a method that saves something else, ``1 - cost(candidate) / cost(parent)`` on its `axis`.
-        prunable_ratio: The share of non-zero prunable weights that is gone, whatever the axis.
-        cost: What it costs.
+            a method that saves another cost, ``1 - cost(candidate) / cost(parent)`` on its `axis`.
+        prunable_ratio: The share of non-zero prunable weights that was removed, whatever the axis.
+        cost: Its costs.
         weights: Digest of the weights, hexadecimal.
         model: Registered architecture and its settings, from which the module is rebuilt.
-        history: Every training that it went through, the parent's first; empty where nobody knows.
+        history: All its trainings, the parent's first; empty where they are unknown.
         axis: The field of `Cost` that `ratio` is counted in; see `evalsuite.cost_axes`.
     """
 
@@ -225,7 +240,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Is what the images in the sample allow to say about the drops of some candidates.
+    """Confidence bounds on the drops of some candidates.
 
     The networks are fixed and the images a sample. Each array has one number per candidate, in the metric's
     unit, positive = worse, shape (R,).
@@ -236,10 +251,11 @@ class Bounds:
         high: Upper ends of these.
         upper: One-sided 95 % upper bounds: a candidate is non-inferior where it is at most the tolerance; NaN
             where no bound is sound.
-        floor: Lower bounds that all hold together with 97.5 % confidence: a candidate is shown to fail where
-            it is above the tolerance; NaN where no bound is sound.
-        p: One-sided p-values of "the drop is larger than the tolerance": at most 0.05 exactly where `upper` is at most
-            the tolerance; 1 where the sample itself is beyond it; NaN where no bound is sound.
+        lower_simultaneous: Lower bounds that all hold together with 97.5 % confidence: a candidate is inferior
+            where it is above the tolerance; NaN where no bound is sound.
+        noninferiority_p: One-sided p-values of "the drop is larger than the tolerance": at most 0.05 exactly where
+            `upper` is at most the tolerance; 1 where the measured drop itself is above it; NaN where no bound is
+            sound.
         tolerance: The largest drop that is commensurate, in the metric's unit.
     """
 
@@ -247,14 +263,14 @@ class Bounds:
     low: Floats
     high: Floats
     upper: Floats
-    floor: Floats
-    p: Floats
+    lower_simultaneous: Floats
+    noninferiority_p: Floats
     tolerance: float
 
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Is a statement about a curve of drops over the ratio.
+    """The thresholds of one curve of drops over the ratio.
 
     Attributes:
         potential: Largest tested ratio such that it and every smaller tested ratio are commensurate; 0 if
@@ -291,13 +307,13 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Is an image for the page.
+    """An image for the page.
 
     Attributes:
         kind: What it is an example of.
         row: Which row of a sheet it belongs to: the corruption, the attack; empty where there are no rows.
         column: Which column: the severity, ``clean``; a title where there are no rows.
-        note: What a reader should see in it.
+        note: Its caption.
         png: The image as a PNG file.
     """
 

@@ -25,7 +25,8 @@ from evalsuite.errors import DataError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.models import inference as forward
-from evalsuite.models.architectures.base import assemble, from_settings
+from evalsuite.models.architectures.base import build_model
+from evalsuite.models.architectures.settings import from_settings
 from evalsuite.producers import PRODUCERS
 from evalsuite.training import loop
 from evalsuite.training.loop import train
@@ -128,7 +129,7 @@ def network(few: ImageSet) -> Callable[..., nn.Module]:
     def trained(name: str, **settings: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = assemble(from_settings({"name": name, **settings}))
+            model = build_model(from_settings({"name": name, **settings}))
         train(model, few, QUICK, seed=0)
         return model
 
@@ -185,15 +186,11 @@ from dataclasses import dataclass
 from pathlib import Path
 import copy
 import torch
-from evalsuite import evaluators, producers
-from evalsuite.datasets.views import View
-from evalsuite.errors import UserError
-from evalsuite.evaluators.base import Evaluator
-from evalsuite.producers.base import Producer
-from evalsuite.producers.unstructured.global_threshold import Magnitude
-from evalsuite.types import Metric, Score
+from evalsuite.plugins import Evaluator, Metric, Producer, Score, UserError, View
+from evalsuite.plugins import register_evaluator, register_producer
+from evalsuite.producers.unstructured.magnitude import Magnitude
 
-@evaluators.register("moody")
+@register_evaluator("moody")
 @dataclass(frozen=True)
 class Moody(Evaluator):
     """Fails as long as a file is there."""
@@ -207,7 +204,7 @@ class Moody(Evaluator):
             raise ValueError("not in the mood")
         yield Score("mood", "clean", evidence={"test": bench.outputs(View()).correct})
 
-@evaluators.register("stopping")
+@register_evaluator("stopping")
 @dataclass(frozen=True)
 class Stopping(Evaluator):
     """Is interrupted as long as a file is there."""
@@ -221,7 +218,7 @@ class Stopping(Evaluator):
             raise KeyboardInterrupt
         yield Score("mood", "clean", evidence={"test": bench.outputs(View()).correct})
 
-@producers.register("fragile")
+@register_producer("fragile")
 @dataclass(frozen=True)
 class Fragile(Magnitude):
     """Cannot go beyond a ratio as long as a file is there."""
@@ -239,7 +236,7 @@ class Fragile(Magnitude):
             raise UserError("nothing is left to remove")
         yield from chain
 
-@producers.register("overflow")
+@register_producer("overflow")
 @dataclass(frozen=True)
 class Overflow(Producer):
     """Yields finite weights whose logits are not."""
@@ -253,7 +250,7 @@ class Overflow(Producer):
                 model.network.linear.weight[0, 0] = 0
             yield model
 
-@producers.register("lazy")
+@register_producer("lazy")
 @dataclass(frozen=True)
 class Lazy(Producer):
     """Breaks the contract in a way that its setting says."""
@@ -333,9 +330,10 @@ def _done(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture(autouse=True)
-def _as_if_alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No data folder, and plug-ins are forgotten afterwards: other tests go over everything that is registered."""
-    monkeypatch.delenv("EVALSUITE_DATA", raising=False)
+def _isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Hides the data folder from tests without the marker ``data``, and forgets plug-ins afterwards."""
+    if request.node.get_closest_marker("data") is None:
+        monkeypatch.delenv("EVALSUITE_DATA", raising=False)
     for registry in (PRODUCERS, EVALUATORS):
         monkeypatch.setattr(registry, "_loaded", dict(registry._loaded))
     yield

@@ -19,19 +19,19 @@ from evalsuite.errors import CellError, ContractError, InvalidModelError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.accuracy import ACCURACY
-from evalsuite.evaluators.base import Evaluator
+from evalsuite.evaluators.base import Condition, DataSummary, Evaluator
 from evalsuite.evaluators.calibration import Calibration
 from evalsuite.models import MODELS
-from evalsuite.models.architectures.base import Architecture, assemble
+from evalsuite.models.architectures.base import Architecture, build_model
 from evalsuite.models.architectures.cnn import SmallCNN
 from evalsuite.models.architectures.densenet import DenseNet22
 from evalsuite.models.architectures.preresnet import PreResNet
 from evalsuite.models.architectures.resnet import ResNet8
-from evalsuite.models.cost import prunable
+from evalsuite.models.cost import prunable_layers
 from evalsuite.producers import PRODUCERS
 from evalsuite.producers.base import Context, Producer
-from evalsuite.producers.structured.removal import Scoped
-from evalsuite.producers.unstructured.global_threshold import Magnitude
+from evalsuite.producers.structured.base import ChannelScope
+from evalsuite.producers.unstructured.magnitude import Magnitude
 from evalsuite.testing import check_evaluator, check_model, check_producer
 from evalsuite.types import Metric, Score
 
@@ -45,7 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "corruptions": {"severities": (1, 5)},
     "n-m": {"m": 8},
-    "alds": {"groups": 4, "starts": 2},
+    "alds": {"max_groups": 4, "random_starts": 2},
     "grasp": {"per_class": 3},
     "synflow": {"rounds": 3},
     "sipp": {"images": 8},
@@ -68,7 +68,7 @@ SCOPED = ("bn-scale", "filter-l1", "filter-l2", "filter-random", "fpgm", "pfp", 
 """Producers that can take channels which convolutions share."""
 
 
-@pytest.mark.parametrize("architecture", [SmallCNN(), ResNet8()], ids=lambda one: type(one).__name__)
+@pytest.mark.parametrize("architecture", [SmallCNN(), ResNet8()], ids=lambda value: type(value).__name__)
 @pytest.mark.parametrize("name", list(PRODUCERS))
 def test_every_producer_keeps_its_contract(name: str, architecture: Architecture) -> None:
     side = 32 if isinstance(architecture, SmallCNN) else 16
@@ -92,7 +92,7 @@ def test_producers_of_shared_channels_keep_their_contract(name: str, architectur
 
 
 def test_no_producer_with_a_scope_is_left_out() -> None:
-    assert {name for name in PRODUCERS if issubclass(PRODUCERS.get(name), Scoped)} == {*SCOPED}
+    assert {name for name in PRODUCERS if issubclass(PRODUCERS.get(name), ChannelScope)} == {*SCOPED}
 
 
 @pytest.mark.parametrize(
@@ -109,12 +109,12 @@ def test_calibration_keeps_its_contract_without_validation_images() -> None:
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "python"])  # which is the user's own
 def test_every_model_keeps_its_contract(name: str) -> None:
     torch.manual_seed(0)
-    check_model(assemble(MODELS.get(name)(**SETTINGS.get(name, {}))))
+    check_model(build_model(MODELS.get(name)(**SETTINGS.get(name, {}))))
 
 
 @dataclass(frozen=True)
 class Bad(Producer):
-    """Prunes well, and then breaks its contract in one way."""
+    """A producer that prunes well, and then breaks its contract in one way."""
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         for ratio, model in zip(ratios, Magnitude().produce(parent, ratios, context), strict=True):
@@ -122,35 +122,35 @@ class Bad(Producer):
             yield model
 
     def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:
-        """Does nothing wrong yet."""
+        """Breaks nothing; subclasses do."""
 
 
 def layer(model: nn.Module, index: int) -> Tensor:
-    return list(prunable(model).values())[index].get_parameter("weight")
+    return list(prunable_layers(model).values())[index].get_parameter("weight")
 
 
 class MutatesItsParent(Bad):
-    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the base class's
         layer(parent, 0).data[0, 0] = 0
 
 
 class MutatesABuffer(Bad):
-    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
-        next(one for name, one in parent.named_buffers() if name.endswith("running_mean")).add_(1)
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the base class's
+        next(value for name, value in parent.named_buffers() if name.endswith("running_mean")).add_(1)
 
 
 class MissesItsRatio(Bad):
-    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the base class's
         layer(model, 2).data[: len(layer(model, 2)) // 2] = 0
 
 
 class EmptiesALayer(Bad):
-    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the base class's
         layer(model, -1).data.zero_()
 
 
 class DrawsWithoutASeed(Bad):
-    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the base class's
         weight = layer(model, 1).data
         weight.add_(torch.rand_like(weight) * (weight != 0))
 
@@ -158,7 +158,7 @@ class DrawsWithoutASeed(Bad):
 class RemembersItsCalls(Bad):
     calls = 0
 
-    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the contract's
+    def spoil(self, parent: nn.Module, model: nn.Module, ratio: float) -> None:  # noqa: ARG002  # the base class's
         type(self).calls += 1
         layer(model, 1).data.mul_(self.calls)
 
@@ -168,8 +168,8 @@ class YieldsTooFew(Bad):
         yield from Magnitude().produce(parent, ratios[:-1], context)
 
 
-class StartsAnew(Bad):
-    """Prunes the parent at each ratio; when it goes on it starts from what it was given."""
+class IgnoresThePreviousCandidate(Bad):
+    """A producer that prunes the parent at each ratio; when it goes on it starts from `previous`."""
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         start = context.previous or parent
@@ -177,7 +177,7 @@ class StartsAnew(Bad):
             yield from Magnitude().produce(parent, (ratio,), replace(context, previous=start))
 
 
-class StandsStill(Bad):
+class YieldsTheSameModel(Bad):
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         (model,) = Magnitude().produce(parent, ratios[:1], context)
         for _ in ratios:
@@ -192,8 +192,8 @@ BAD_PRODUCERS: list[tuple[type[Bad], dict[str, Any], str]] = [
     (DrawsWithoutASeed, {}, "the same seed gave other weights"),
     (RemembersItsCalls, {}, "the same seed gave other weights"),
     (YieldsTooFew, {}, "2 models for 3 ratios"),
-    (StartsAnew, {}, "going on from a saved candidate gave other weights"),
-    (StandsStill, {"within": 1.0}, "measured ratios do not rise: "),
+    (IgnoresThePreviousCandidate, {}, "going on from a saved candidate gave other weights"),
+    (YieldsTheSameModel, {"within": 1.0}, "measured ratios do not rise: "),
 ]
 
 
@@ -204,32 +204,32 @@ def test_the_plain_base_of_the_bad_producers_is_good() -> None:
 @pytest.mark.parametrize(
     ("kind", "settings", "sentence"), BAD_PRODUCERS, ids=lambda value: getattr(value, "__name__", "")
 )
-def test_bad_producers_are_found_out(kind: type[Bad], settings: dict[str, Any], sentence: str) -> None:
+def test_bad_producers_are_refused(kind: type[Bad], settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ContractError, match=f"^{sentence}"):
         check_producer(kind(), **settings)
 
 
 @pytest.fixture(autouse=True)
-def unspoilt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test checks against a parent of its own: the bad ones spoil theirs."""
+def fresh_parents(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives each test a parent of its own: the bad producers change theirs."""
     from evalsuite import testing
 
-    fresh = testing._parent
+    fresh = testing._trained
 
     def copied(*key: Any) -> Any:
         plugin, parent = fresh(*key)
         return plugin, copy.deepcopy(parent)
 
-    monkeypatch.setattr(testing, "_parent", copied)
+    monkeypatch.setattr(testing, "_trained", copied)
 
 
-OTHER = Metric("other", higher_is_better=True, unit="fraction", text="Is declared by nobody.")
+OTHER = Metric("other", higher_is_better=True, unit="fraction", text="No evaluator declares it.")
 NOISE = View(transform=RandomNoise("uniform", 8.0))
 
 
 @dataclass
-class Judge(Evaluator):
-    """Measures accuracy, and perhaps breaks its contract."""
+class AccuracyEvaluator(Evaluator):
+    """An evaluator of accuracy; subclasses break its contract."""
 
     metrics: tuple[Metric, ...] = (ACCURACY,)
     needs: tuple[View, ...] = (View(), NOISE)
@@ -239,22 +239,22 @@ class Judge(Evaluator):
         yield self.clean(bench)
 
     def clean(self, bench: Bench, **changes: Any) -> Score:
-        kept: dict[str, Any] = {"metric": "accuracy", "condition": "clean", "evidence": {}}
+        fields: dict[str, Any] = {"metric": "accuracy", "condition": "clean", "evidence": {}}
         outputs = bench.outputs(View())
-        return Score(**(kept | {"evidence": {"test": outputs.correct}} | changes))
+        return Score(**(fields | {"evidence": {"test": outputs.correct}} | changes))
 
 
-class NamesAnotherMetric(Judge):
+class NamesAnotherMetric(AccuracyEvaluator):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         yield self.clean(bench, metric="other")
 
 
-class LooksAtWhatWasComputed(Judge):
+class ReadsWhatWasComputed(AccuracyEvaluator):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         yield Score("accuracy", "clean", value=float(len(bench.passes)), n=1)
 
 
-class LooksAtAnotherView(Judge):
+class ReadsAnotherView(AccuracyEvaluator):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         yield self.clean(bench)
         yield self.clean(
@@ -262,60 +262,75 @@ class LooksAtAnotherView(Judge):
         )
 
 
-class DrawsAtWill(Judge):
+class DrawsWithoutAnAddress(AccuracyEvaluator):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         yield self.clean(bench, evidence={"test": np.random.random(96)})  # noqa: NPY002  # is what is planted
 
 
-class Counts(Judge):
+class RemembersItsEvaluations(AccuracyEvaluator):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         self.memory.append(1)
         yield self.clean(bench, evidence={}, value=float(len(self.memory)), n=1)
 
 
-class SaysNothing(Judge):
-    def evaluate(self, bench: Bench) -> Iterator[Score]:  # noqa: ARG002  # the contract's
+class YieldsNothing(AccuracyEvaluator):
+    def evaluate(self, bench: Bench) -> Iterator[Score]:  # noqa: ARG002  # the base class's
         yield from ()
 
 
-class SaysItTwice(Judge):
+class YieldsTheSameTwice(AccuracyEvaluator):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         yield self.clean(bench)
         yield self.clean(bench)
 
 
-class SaysNaN(Judge):
+class YieldsNaN(AccuracyEvaluator):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         yield self.clean(bench, evidence={"test": bench.outputs(View()).nll * np.nan})
 
 
-BAD_EVALUATORS: list[tuple[Judge, str]] = [
+class DeclaresAnotherCondition(AccuracyEvaluator):
+    def conditions(self, data: DataSummary) -> tuple[Condition, ...]:  # noqa: ARG002  # the base class's
+        return (Condition("accuracy", "fog/3"),)
+
+
+class DeclaresItsCondition(AccuracyEvaluator):
+    def conditions(self, data: DataSummary) -> tuple[Condition, ...]:
+        return (Condition("accuracy", data.condition(View())), Condition("accuracy", "fog/3"))
+
+
+BAD_EVALUATORS: list[tuple[AccuracyEvaluator, str]] = [
     (NamesAnotherMetric(), "a score names the metric 'other', declared are accuracy"),
-    (LooksAtWhatWasComputed(), "the scores depend on what was computed before"),
-    (LooksAtAnotherView(), r"an evaluator asked for View\(data='letters'.*, which its needs do not name"),
-    (DrawsAtWill(), "the scores depend on what was computed before"),
-    (Counts(), "the scores depend on what was computed before"),
-    (SaysNothing(), "the evaluator yielded no score, expected at least one"),
-    (SaysItTwice(), "the score accuracy on clean is there twice"),
-    (SaysNaN(), "the evidence of population 'test'"),
-    (Judge(metrics=()), r"metrics \[\]: none, or one twice"),
-    (Judge(metrics=(ACCURACY, ACCURACY)), r"metrics \['accuracy', 'accuracy'\]: none, or one twice"),
-    (Judge(needs=(View(), View())), "an image set is in its needs twice"),
+    (ReadsWhatWasComputed(), "the scores depend on what was computed before"),
+    (ReadsAnotherView(), r"an evaluator asked for View\(data='letters'.*, which its needs do not name"),
+    (DrawsWithoutAnAddress(), "the scores depend on what was computed before"),
+    (RemembersItsEvaluations(), "the scores depend on what was computed before"),
+    (YieldsNothing(), "the evaluator yielded no score, expected at least one"),
+    (YieldsTheSameTwice(), "the score accuracy on clean is there twice"),
+    (YieldsNaN(), "the evidence of population 'test'"),
+    (AccuracyEvaluator(metrics=()), r"metrics \[\]: none, or one twice"),
+    (
+        AccuracyEvaluator(metrics=(ACCURACY, ACCURACY)),
+        r"metrics \['accuracy', 'accuracy'\]: none, or one twice",
+    ),
+    (AccuracyEvaluator(needs=(View(), View())), "an image set is in its needs twice"),
+    (DeclaresAnotherCondition(), "a score is on Condition.*'clean'.*, which its conditions do not name"),
 ]
 
 
 def test_the_plain_base_of_the_bad_evaluators_is_good() -> None:
-    check_evaluator(Judge())
+    check_evaluator(AccuracyEvaluator())
+    check_evaluator(DeclaresItsCondition())
 
 
 @pytest.mark.parametrize(("evaluator", "sentence"), BAD_EVALUATORS, ids=lambda value: type(value).__name__)
-def test_bad_evaluators_are_found_out(evaluator: Judge, sentence: str) -> None:
+def test_bad_evaluators_are_refused(evaluator: AccuracyEvaluator, sentence: str) -> None:
     with pytest.raises(ContractError, match=f"^{sentence}"):
         check_evaluator(evaluator)
 
 
 class Net(nn.Module):
-    """Ten logits of a linear layer, and then something else."""
+    """A network of one linear layer whose ten logits are then changed."""
 
     def __init__(self, change: Any) -> None:
         super().__init__()
@@ -341,7 +356,7 @@ BAD_MODELS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize(("change", "sentence"), BAD_MODELS.values(), ids=BAD_MODELS)
-def test_bad_models_are_found_out(change: Any, sentence: str) -> None:
+def test_bad_models_are_refused(change: Any, sentence: str) -> None:
     with pytest.raises(CellError, match=f"^{sentence}") as caught:
         check_model(Net(change))
     assert isinstance(caught.value, ContractError | InvalidModelError)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from evalsuite.datasets.transforms.noise import RandomNoise
 from evalsuite.datasets.views import View
 from evalsuite.errors import ContractError, DataError, InvalidModelError, SkippedError
-from evalsuite.evaluation import Bench
+from evalsuite.evaluation import Bench, Outputs
 from evalsuite.evaluators.accuracy import Accuracy
 from evalsuite.evaluators.calibration import Calibration
 from evalsuite.evaluators.noise import Noise
@@ -46,7 +47,7 @@ def bench(planting: Any) -> Bench:
     return found
 
 
-def test_outputs_are_what_the_model_says(bench: Bench) -> None:
+def test_outputs_are_those_of_the_model(bench: Bench) -> None:
     outputs = bench.outputs(View())
     np.testing.assert_allclose(outputs.logits, TABLE[:N], rtol=1e-6)
     np.testing.assert_array_equal(outputs.labels, LABELS)
@@ -59,7 +60,7 @@ def test_outputs_are_what_the_model_says(bench: Bench) -> None:
     assert bench.classes == K
 
 
-def test_each_forward_pass_happens_once_however_many_ask(planting: Any) -> None:
+def test_each_forward_pass_happens_once_for_all_evaluators(planting: Any) -> None:
     shown = planting.data(
         test=planting.numbered(LABELS, classes=K),
         validation=planting.numbered(LABELS[:90], classes=K, start=100),
@@ -125,7 +126,7 @@ def test_views_that_were_not_declared_are_refused(bench: Bench) -> None:
     bench.outputs(NOISE)
     bench.restrict_inputs((View(),))
     with pytest.raises(ContractError, match="which its needs do not name; add it there"):
-        bench.outputs(NOISE)  # also when it was computed for somebody else
+        bench.outputs(NOISE)  # also when it was computed for another evaluator
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ def test_images_of_no_class_have_no_labels(planting: Any) -> None:
     shown = planting.data(test=planting.numbered(LABELS, classes=K))
     outputs = Bench(planting.lookup(TABLE), shown).outputs(View(data="letters"))
     assert outputs.labels is None
-    for ask in (lambda: outputs.known, lambda: outputs.correct, lambda: outputs.nll):
+    for ask in (lambda: outputs.true_labels, lambda: outputs.correct, lambda: outputs.nll):
         with pytest.raises(DataError, match=r"^these images are out of distribution and have no labels"):
             ask()
 
@@ -222,14 +223,14 @@ def test_features_come_with_the_logits_of_one_pass(planting: Any) -> None:
     np.testing.assert_array_equal(plain.outputs(View()).logits, bench.outputs(View()).logits)
 
 
-def test_features_that_nobody_wants_are_not_kept(planting: Any) -> None:
+def test_features_that_are_not_requested_are_not_kept(planting: Any) -> None:
     bench = tied(planting)
     bench.request_features((FAR,))
     assert bench.outputs(View()).features is None
     assert bench.outputs(FAR).features is not None
 
 
-def test_features_that_are_wanted_late_cost_a_second_pass(planting: Any) -> None:
+def test_features_that_are_requested_late_cost_a_second_pass(planting: Any) -> None:
     bench = tied(planting)
     assert bench.outputs(View()).features is None
     bench.request_features((View(),))
@@ -249,7 +250,7 @@ def test_a_model_without_features_passes_once_all_the_same(planting: Any) -> Non
             _ = bench.head
 
 
-def test_features_that_fail_on_some_images_are_given_to_nobody(planting: Any) -> None:
+def test_features_that_fail_on_some_images_are_used_on_none(planting: Any) -> None:
     def late(z: Tensor, h: Tensor) -> Tensor:  # images from number 60 on take another way
         return torch.where(h[:, :1] > 60 / 255, z + 1, z)
 
@@ -260,12 +261,12 @@ def test_features_that_fail_on_some_images_are_given_to_nobody(planting: Any) ->
         bench.outputs(View()).logits, tied(planting, Tied(late)).outputs(View()).logits
     )
     with pytest.raises(
-        SkippedError, match="its logits differ from what its last linear layer returns by up to 1"
+        SkippedError, match="its logits differ from the output of its last linear layer by up to 1"
     ):
         _ = bench.head
 
 
-def test_a_parent_is_asked_once_for_what_is_remembered(planting: Any) -> None:
+def test_a_memoised_result_is_computed_once(planting: Any) -> None:
     bench = planting.bench([0, 1, 2], np.eye(3), parent=np.eye(3))
     asked: list[str] = []
 
@@ -287,3 +288,30 @@ def test_candidates_share_the_control_of_their_parent(planting: Any) -> None:
     bench.set_control(other)
     assert [bench.parent.control, bench.control] == [other, other]
     assert Bench(other.model, other.image_source).control is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("allow", "restrict_inputs"),
+        ("contrast", "set_control"),
+        ("gallery", "image_source"),
+        ("ready", "inference_model"),
+        ("remember", "memoise"),
+        ("want", "request_features"),
+    ],
+)
+def test_old_names_of_the_bench_work_with_a_warning(bench: Bench, old: str, new: str) -> None:
+    sentence = f"^Bench.{old} is now called Bench.{new}; the old name stops working with the next release$"
+    with pytest.warns(DeprecationWarning, match=sentence) as caught:
+        assert getattr(bench, old) == getattr(bench, new)
+    assert [Path(one.filename).name for one in caught] == ["test_evaluation.py"]
+
+
+def test_the_old_name_of_labels_works_with_a_warning(bench: Bench) -> None:
+    outputs = bench.outputs(View())
+    with pytest.warns(DeprecationWarning, match=r"^Outputs\.known is now called Outputs\.true_labels;"):
+        assert outputs.known is outputs.labels
+    assert isinstance(vars(Outputs)["known"], type(Outputs.known))  # the class has it too, for documentation
+    with pytest.raises(AttributeError, match="no attribute 'unknown'"):
+        _ = outputs.unknown  # type: ignore[attr-defined]  # is what is tested

@@ -16,8 +16,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "evalsuite"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "types", "random_streams"),
-    ("registry", "tolerances", "atomic_files"),
+    ("_deprecated", "_lazy", "errors", "types", "random_streams"),
+    ("registry", "tolerances", "atomic_files", "legacy_names"),
     ("cost_axes", "plugin_config", "compat"),
     ("metrics",),
     ("statistics", "thresholds"),
@@ -45,7 +45,7 @@ FRAGILE = {"robustbench", "foolbox", "torchvision", "torch_pruning", "altair", "
 
 @dataclass(frozen=True)
 class Import:
-    """Is one imported name: where it stands, what it means, and when it happens."""
+    """One imported name: its line, its target, and when it is imported."""
 
     line: int
     target: str
@@ -54,7 +54,7 @@ class Import:
 
 
 class Imports(ast.NodeVisitor):
-    """Collects the imports of a module, with what they stand in."""
+    """A collector of the imports of a module, with the blocks that they are in."""
 
     def __init__(self) -> None:
         self.found: list[Import] = []
@@ -261,3 +261,24 @@ def test_thresholds_results_and_report_never_load_torch(tmp_path: Path) -> None:
         tmp_path,
     )
     assert done.returncode == 0, done.stderr
+
+
+WRITERS = {"mkstemp", "NamedTemporaryFile", "write_bytes", "write_text", "replace"}
+"""Names of calls that write a file or move one to its place; ``replace`` of one argument is that of a path."""
+
+
+@pytest.mark.parametrize("module", [name for name in KNOWN if name != "evalsuite.atomic_files"])
+def test_files_are_written_by_one_writer(module: str) -> None:
+    """It synchronises a file and its folder, so that a killed machine leaves whole files."""
+    calls = [
+        node
+        for node in ast.walk(ast.parse(KNOWN[module]))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in WRITERS
+    ]
+    wrong = [
+        f"line {call.lineno}: {ast.unparse(call)}"
+        for call in calls
+        if not (isinstance(call.func, ast.Attribute) and call.func.attr == "replace")
+        or (len(call.args) == 1 and not call.keywords)
+    ]
+    assert not wrong, "write with evalsuite.atomic_files"

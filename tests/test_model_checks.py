@@ -15,7 +15,8 @@ from evalsuite.errors import DataError, EvalsuiteError, InvalidModelError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import Accuracy
 from evalsuite.execution.measuring import measured
-from evalsuite.model_checks import check_model
+from evalsuite.model_checks import check_model, check_preprocessing
+from evalsuite.models.architectures.base import Normalized
 from evalsuite.types import ImageSet
 
 K = 4
@@ -161,3 +162,55 @@ def test_the_same_images_may_have_the_same_logits() -> None:
         (5, 3, 8, 8), 204, np.uint8
     )  # 255 - 204 // 4 is 204: its pale negative is the image itself
     check_model(Net().eval(), lambda images: np.ones((len(images), K)), white)
+
+
+MEAN, STD = (0.6, 0.5, 0.4), (0.3, 0.2, 0.25)
+
+
+class Threshold(nn.Module):
+    """Predicts class 1 where the mean of its input is above a border."""
+
+    def __init__(self, border: float) -> None:
+        super().__init__()
+        self.border = border
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        level = images.mean(dim=(1, 2, 3)) - self.border
+        return torch.stack([-level, level], dim=1) * 5
+
+
+RAMP = (
+    np.random.default_rng(0).integers(0, 256, (300, 3, 8, 8)) * np.linspace(0.2, 1, 300)[:, None, None, None]
+)
+RAMP = RAMP.astype(np.uint8)
+LEVEL = RAMP.mean(axis=(1, 2, 3)) / 255
+BORDER = float(np.median(LEVEL))
+LABELS = (LEVEL > BORDER).astype(np.int64)
+
+
+def seen(mean: tuple[float, ...], std: tuple[float, ...]) -> float:
+    """The border as a network sees it that was trained behind this preprocessing."""
+    return float(np.mean([(BORDER - m) / s for m, s in zip(mean, std, strict=True)]))
+
+
+@pytest.mark.parametrize(
+    ("trained", "given", "warning"),
+    [
+        ((MEAN, STD), (MEAN, STD), ""),
+        (((0.0,) * 3, (1.0,) * 3), (MEAN, STD), "without normalisation"),
+        (((0.5,) * 3, (0.5,) * 3), ((0.0,) * 3, (1.0,) * 3), "mean and standard deviation 0.5"),
+    ],
+    ids=["right", "not at all", "another"],
+)
+def test_a_network_that_was_trained_behind_another_normalisation_is_reported(
+    trained: tuple[tuple[float, ...], tuple[float, ...]],
+    given: tuple[tuple[float, ...], tuple[float, ...]],
+    warning: str,
+) -> None:
+    model = Normalized(Threshold(seen(*trained)), mean=given[0], std=given[1]).eval()
+    warnings = check_preprocessing(model, RAMP, LABELS)
+    assert (len(warnings) == 1 and warning in warnings[0]) if warning else not warnings
+
+
+def test_a_model_without_a_known_normalisation_is_not_checked() -> None:
+    assert not check_preprocessing(Threshold(0.0), RAMP, LABELS)

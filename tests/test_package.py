@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -83,6 +84,7 @@ def test_the_wheel_holds_package_suites_and_licence_only(wheel: Path) -> None:
     assert suites | sources <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"evalsuite"}
     assert any(name.endswith("licenses/LICENSE") for name in names)
+    assert "evalsuite/py.typed" in names  # type checkers use the types of the package
 
 
 def test_data_files_of_the_package_travel(wheel: Path) -> None:
@@ -91,6 +93,11 @@ def test_data_files_of_the_package_travel(wheel: Path) -> None:
         names = set(archive.namelist())
     files = {path for path in (ROOT / "evalsuite").rglob("*") if path.is_file() and path.suffix != ".pyc"}
     assert {path.relative_to(ROOT).as_posix() for path in files} <= names
+
+
+def test_the_installed_wheel_has_a_version(elsewhere: Path, site: Path) -> None:
+    printed = run(sys.executable, "-m", "evalsuite", "--version", cwd=elsewhere, path=site)
+    assert printed == f"evalsuite {version('evalsuite')}\n"
 
 
 def test_the_installed_wheel_lists_its_suites(elsewhere: Path, site: Path) -> None:

@@ -1,4 +1,4 @@
-"""Planted defects that must not pass: those that have no better place; and what `docs/battery.md` says of all."""
+"""Planted defects that must not pass and have no better place; and the completeness of `docs/battery.md`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ K = 10
 
 def test_permuted_labels_are_guessed_at_chance(planting: Any) -> None:
     labels = np.arange(250) % K
-    sure = np.zeros((256, K), np.float32)
-    sure[np.arange(250), labels] = 5
-    turned = np.random.default_rng(0).permutation(labels)
-    found = [scored(Accuracy(), planting.bench(one, sure))[0].value for one in (labels, turned)]
-    assert found[0] == 1
-    assert found[1] == pytest.approx(1 / K, abs=4 * np.sqrt(0.09 / 250))
+    logits = np.zeros((256, K), np.float32)
+    logits[np.arange(250), labels] = 5
+    permuted = np.random.default_rng(0).permutation(labels)
+    accuracies = [scored(Accuracy(), planting.bench(order, logits))[0].value for order in (labels, permuted)]
+    assert accuracies[0] == 1
+    assert accuracies[1] == pytest.approx(1 / K, abs=4 * np.sqrt(0.09 / 250))
 
 
 def test_other_images_are_never_paired(planting: Any) -> None:
@@ -59,7 +59,7 @@ def test_the_document_defines_every_metric(name: str) -> None:
 
 def test_the_document_names_every_depth_and_tests_that_exist() -> None:
     assert all(f"`{depth}`" in DOCUMENT for depth in DEPTHS)
-    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", DOCUMENT)
-    assert len(named) > 15
-    missing = [test for file, test in named if f"def {test}(" not in (ROOT / file).read_text("utf-8")]
+    tests = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", DOCUMENT)
+    assert len(tests) > 15
+    missing = [test for file, test in tests if f"def {test}(" not in (ROOT / file).read_text("utf-8")]
     assert missing == []

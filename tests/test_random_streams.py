@@ -34,10 +34,10 @@ def test_an_address_never_changes(key: tuple[Part, ...], seed: int) -> None:
 
 
 @given(st.lists(PARTS, max_size=4), st.lists(PARTS, max_size=4))
-def test_addresses_are_seeds_that_differ_where_keys_differ(one: list[Part], other: list[Part]) -> None:
-    assert 0 <= address(*one) < 2**63
-    typed = [[(type(part), repr(part)) for part in key] for key in (one, other)]
-    assert (address(*one) == address(*other)) == (typed[0] == typed[1])
+def test_addresses_are_seeds_that_differ_where_keys_differ(first: list[Part], second: list[Part]) -> None:
+    assert 0 <= address(*first) < 2**63
+    typed = [[(type(part), repr(part)) for part in key] for key in (first, second)]
+    assert (address(*first) == address(*second)) == (typed[0] == typed[1])
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_numpy_numbers_have_the_address_of_plain_ones(numpy: float, plain: float
     assert address("eps", numpy) == address("eps", plain)
 
 
-def test_generators_repeat_and_are_apart() -> None:
+def test_generators_repeat_and_differ_by_key() -> None:
     draws = {key: generator(0, key).random(4).tolist() for key in ("a", "b")}
     assert draws["a"] == generator(0, "a").random(4).tolist()
     assert draws["a"] != draws["b"]
@@ -60,7 +60,7 @@ def test_blocks_cover_every_image_once(count: int) -> None:
     assert all(len(part) == BLOCK for part in rows[:-1])
 
 
-def test_an_images_draws_do_not_depend_on_how_many_there_are() -> None:
+def test_an_images_draws_do_not_depend_on_the_number_of_images() -> None:
     def drawn(count: int) -> list[float]:
         parts = [draws.random(BLOCK)[: rows.stop - rows.start] for rows, draws in blocks(count, 7, "fog")]
         return [float(value) for part in parts for value in part]

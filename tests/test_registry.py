@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from textwrap import dedent
+from typing import ClassVar
 
 import pytest
 
 from evalsuite import registry as module
 from evalsuite.errors import SuiteError, UnknownNameError, UserError
-from evalsuite.registry import Entry, Registry, import_file, unknown
+from evalsuite.plugin_config import build
+from evalsuite.producers import PRODUCERS
+from evalsuite.registry import Registry, RegistryEntry, import_plugin_file, unknown_name
 
 BUILTIN = {
     "counter": "collections:Counter",
@@ -44,7 +49,7 @@ def plugin(tmp_path: Path) -> Iterator[Path]:
 def test_plugins_come_from_the_package_other_packages_and_decorators(things: Registry[type]) -> None:
     @things.register("mine")
     class Mine:
-        """Does it my way.
+        """A plug-in of the user.
 
         At length.
         """
@@ -52,12 +57,15 @@ def test_plugins_come_from_the_package_other_packages_and_decorators(things: Reg
     assert list(things) == ["counter", "decimal", "fraction", "gone", "mine", "nowhere"]
     assert things.get("counter").__name__ == "Counter"
     assert things.get("fraction").__name__ == "Fraction"
-    assert things.get("decimal").__name__ == "Decimal"  # what ships with evalsuite goes first
+    assert things.get("decimal").__name__ == "Decimal"  # the plug-ins of evalsuite come first
     assert things.get("mine") is Mine
     assert "mine" in things
     assert "fraction" in things
     assert "other" not in things
-    assert Entry("mine", "Does it my way.", f"{Mine.__module__}:{Mine.__qualname__}") in things.entries()
+    assert (
+        RegistryEntry("mine", "A plug-in of the user.", f"{Mine.__module__}:{Mine.__qualname__}")
+        in things.entries()
+    )
 
 
 def test_a_listing_reads_sources_and_imports_nothing(
@@ -79,22 +87,22 @@ def test_a_listing_reads_sources_and_imports_nothing(
     ],
     ids=["near", "far"],
 )
-def test_unknown_names_are_named_with_near_misses(things: Registry[type], name: str, sentence: str) -> None:
+def test_unknown_names_are_refused_with_near_misses(things: Registry[type], name: str, sentence: str) -> None:
     with pytest.raises(UnknownNameError) as caught:
         things.get(name)
     assert str(caught.value).startswith(sentence)
     assert isinstance(caught.value, KeyError)
 
 
-def test_nothing_is_known_to_an_empty_registry() -> None:
-    assert unknown("thing", "x", []) == "unknown thing 'x'; known: none"
+def test_an_empty_registry_has_no_names() -> None:
+    assert unknown_name("thing", "x", []) == "unknown thing 'x'; known: none"
 
 
 @pytest.mark.parametrize(
     ("name", "reason"),
     [("nowhere", "No module named 'evalsuite_has_no_such'"), ("gone", "has no attribute 'NoSuchThing'")],
 )
-def test_a_plugin_that_cannot_be_imported_says_whose_it_is(
+def test_a_plugin_that_cannot_be_imported_is_named_with_its_module(
     things: Registry[type], name: str, reason: str
 ) -> None:
     with pytest.raises(
@@ -140,7 +148,7 @@ def test_a_plugin_file_runs_once_however_it_is_named(plugin: Path, monkeypatch: 
     )
     monkeypatch.chdir(plugin.parent)
     for path in (plugin, Path("mine.py"), plugin.parent / "." / "mine.py"):
-        import_file(path)
+        import_plugin_file(path)
     assert (plugin.parent / "ran").read_text() == "x"
 
 
@@ -156,12 +164,47 @@ def test_a_plugin_file_runs_once_however_it_is_named(plugin: Path, monkeypatch: 
 def test_a_plugin_file_that_does_not_run(plugin: Path, source: str | None, sentence: str) -> None:
     if source is not None:
         plugin.write_text(source)
-    for _ in range(2):  # the second attempt must not take the half-run file for done
+    for _ in range(2):  # the second attempt must run the file again
         with pytest.raises(SuiteError, match=sentence):
-            import_file(plugin)
+            import_plugin_file(plugin)
 
 
 def test_a_users_mistake_inside_a_plugin_file_keeps_its_own_sentence(plugin: Path) -> None:
     plugin.write_text("from evalsuite.errors import UserError\nraise UserError('the name is taken')")
     with pytest.raises(UserError, match=r"^plug-in file .*mine\.py: the name is taken$"):
-        import_file(plugin)
+        import_plugin_file(plugin)
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """A plug-in with a setting and a value that the last release named otherwise."""
+
+    renamed_settings: ClassVar[Mapping[str, str]] = {"amount": "count"}
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"schedule": {"cascade": "iterative"}}
+    count: int = 1
+    schedule: str = "one-shot"
+
+
+def test_renamed_settings_and_values_still_work_with_a_warning() -> None:
+    with pytest.warns(DeprecationWarning, match="is now") as warnings:
+        plugin = build(Renamed, {"amount": 3, "schedule": "cascade"}, where="suite.toml")
+    assert plugin == Renamed(3, "iterative")
+    assert [str(warning.message) for warning in warnings] == [
+        "suite.toml: found amount = 3, which is now count = 3; change the table",
+        "suite.toml: found schedule = 'cascade', which is now schedule = 'iterative'; change the table",
+    ]
+
+
+def test_a_setting_under_both_names_is_refused() -> None:
+    with pytest.raises(SuiteError, match=r"^x: unknown key 'amount'"):
+        build(Renamed, {"amount": 3, "count": 3}, where="x")
+
+
+@pytest.mark.parametrize("name", list(PRODUCERS))
+def test_the_new_names_of_settings_are_fields(name: str) -> None:
+    kind = PRODUCERS.get(name)
+    fields = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]  # all are dataclasses
+    renamed: Mapping[str, str] = getattr(kind, "renamed_settings", {})
+    assert set(renamed.values()) <= fields
+    assert set(getattr(kind, "renamed_values", {})) <= fields
+    assert not set(renamed) & fields

@@ -1,4 +1,4 @@
-"""The attacks of all libraries under one name each, and one way to call them."""
+"""The attacks of all libraries under one name each, and one way to run them."""
 
 from __future__ import annotations
 
@@ -6,34 +6,38 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from evalsuite.attacks.backends import autoattack, foolbox
 from evalsuite.attacks.backends.base import misclassified
 from evalsuite.compat.calls import device_of, unit_images
 from evalsuite.datasets.views import View
 from evalsuite.errors import UnknownNameError
-from evalsuite.evaluation import Bench
 from evalsuite.models.inference import gradient_obstacle
-from evalsuite.registry import unknown
-from evalsuite.types import Array
+from evalsuite.registry import unknown_name
 
-Kind = Literal["fixed", "minimal", "strong"]
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from evalsuite.evaluation import Bench
+    from evalsuite.types import Array
+
+Kind = Literal["fixed-radius", "minimal-norm", "autoattack"]
 
 
 @dataclass(frozen=True, slots=True)
 class AttackSpec:
-    """Is a kind of attack.
+    """A kind of attack.
 
     Attributes:
-        name: What suites and conditions call it.
+        name: Its name in suites and conditions.
         order: The p of its norm: 2 or infinity.
-        kind: ``fixed`` radius (foolbox), ``minimal`` norm (foolbox), ``strong`` (AutoAttack).
-        black_box: Whether it asks the model for its answers only.
+        kind: ``fixed-radius`` and ``minimal-norm`` attacks are foolbox's, components of ``autoattack`` are
+            pyautoattack's.
+        black_box: Whether it uses the model's outputs only, and no gradients.
         iterative: Whether it takes many gradient steps inside a fixed radius.
     """
 
@@ -44,20 +48,20 @@ class AttackSpec:
     iterative: bool = False
 
     @property
-    def plain(self) -> str:
+    def component(self) -> str:
         """The name without the norm, as AutoAttack has it."""
         return self.name.removeprefix("l2-")
 
 
 @dataclass(frozen=True, slots=True)
 class AttackBudget:
-    """Is how hard attacks try.
+    """The budget of attacks: steps, restarts and queries.
 
     Attributes:
         steps: Gradient steps of foolbox's iterative attacks, draws of its noise.
         iterations: Iterations of APGD and FAB.
         restarts: Runs from different random starts.
-        queries: Questions of Square per image.
+        queries: Queries of Square per image.
     """
 
     steps: int = 20
@@ -72,23 +76,23 @@ class AttackBudget:
 
 @dataclass(frozen=True)
 class Target:
-    """Is what is attacked.
+    """A model and the images that it is attacked on.
 
     Attributes:
-        model: Prepared; takes images in [0, 1].
+        model: Prepared for inference; takes images in [0, 1].
         images: float32 in [0, 1], (N, C, H, W).
         labels: int64 (N,).
-        right: Whether the model is right on each image as it is, bool (N,).
+        correct: Whether the model classifies each clean image correctly, bool (N,).
         classes: Number of classes.
         seed: Of everything random.
-        parent: The unpruned network, prepared, whose adversarials may fool the model too; ``None`` if this is it or
-            has no gradients.
+        parent: The unpruned network, prepared for inference, whose adversarials may transfer to the model; ``None``
+            if this is it or has no gradients.
     """
 
     model: nn.Module
     images: Tensor
     labels: Tensor
-    right: Array
+    correct: Array
     classes: int
     seed: int
     parent: nn.Module | None = None
@@ -96,17 +100,17 @@ class Target:
     def first(self, count: int) -> Target:
         """Returns the first `count` images only."""
         cut = slice(0, count)
-        return replace(self, images=self.images[cut], labels=self.labels[cut], right=self.right[cut])
+        return replace(self, images=self.images[cut], labels=self.labels[cut], correct=self.correct[cut])
 
 
-def target(bench: Bench, count: int) -> Target:
+def attack_target(bench: Bench, count: int) -> Target:
     """Returns the first `count` clean test images of a bench, all for 0, as a target."""
     outputs, cut = bench.outputs(View()), slice(0, count or None)
     return Target(
         model=bench.inference_model,
         images=unit_images(np.array(bench.images(View()).images[cut])),
-        labels=torch.from_numpy(np.array(outputs.known[cut], dtype=np.int64)),
-        right=outputs.correct[cut],
+        labels=torch.from_numpy(np.array(outputs.true_labels[cut], dtype=np.int64)),
+        correct=outputs.correct[cut],
         classes=bench.classes,
         seed=bench.seed,
         parent=None
@@ -116,119 +120,130 @@ def target(bench: Bench, count: int) -> Target:
 
 
 def _attack_specs() -> Mapping[str, AttackSpec]:
-    found = [
-        AttackSpec(one.name, one.order, "fixed", black_box=not one.needs_gradients, iterative=one.iterative)
-        for one in (foolbox.Attack(name, 0.0) for name in foolbox.NAMES)
+    fixed_radius = (foolbox.FixedRadiusAttack(name, 0.0) for name in foolbox.FIXED_RADIUS_NAMES)
+    minimal_norm = map(foolbox.MinimalNormAttack, foolbox.MINIMAL_NORM_NAMES)
+    specs = [
+        *(
+            AttackSpec(one.name, one.order, "fixed-radius", not one.needs_gradients, one.iterative)
+            for one in fixed_radius
+        ),
+        *(AttackSpec(one.name, one.order, "minimal-norm") for one in minimal_norm),
+        *(
+            AttackSpec(f"{prefix}{name}", order, "autoattack", name == "square", name.startswith("apgd"))
+            for prefix, order in (("", math.inf), ("l2-", 2.0))
+            for name in autoattack.COMPONENT_NAMES
+        ),
     ]
-    found += [
-        AttackSpec(name, foolbox.MinimalAttack(name).order, "minimal") for name in foolbox.MINIMAL_NAMES
-    ]
-    for prefix, order in (("", math.inf), ("l2-", 2.0)):
-        found += [
-            AttackSpec(f"{prefix}{name}", order, "strong", name == "square", name.startswith("apgd"))
-            for name in autoattack.STRONG_NAMES
-        ]
-    return MappingProxyType({weapon.name: weapon for weapon in found})
+    return MappingProxyType({spec.name: spec for spec in specs})
 
 
-WEAPONS = _attack_specs()
-"""Name to weapon: linf where the name says nothing."""
+ATTACK_SPECS = _attack_specs()
+"""Name to attack; the norm is linf where the name has none."""
 
 
 def attack_spec(name: str) -> AttackSpec:
-    """Returns the weapon called `name`.
+    """Returns the attack called `name`.
 
     Raises:
         UnknownNameError: If there is none.
     """
-    if name not in WEAPONS:
-        raise UnknownNameError(unknown("attack", name, WEAPONS))
-    return WEAPONS[name]
+    if name not in ATTACK_SPECS:
+        raise UnknownNameError(unknown_name("attack", name, ATTACK_SPECS))
+    return ATTACK_SPECS[name]
 
 
-def check(weapon: AttackSpec, epsilon: float, force: AttackBudget) -> None:
-    """Checks the numbers that an attack is told.
+def check_settings(spec: AttackSpec, epsilon: float, budget: AttackBudget) -> None:
+    """Checks the radius and the budget of an attack.
 
     Raises:
-        UserError: If one is out of its range.
+        UserError: If a number is out of its range.
     """
-    if weapon.kind == "fixed":
-        _fixed(weapon, epsilon, force)
-    elif weapon.kind == "strong":
-        _strong(weapon, epsilon, force)
+    if spec.kind == "fixed-radius":
+        _fixed_radius_attack(spec, epsilon, budget)
+    elif spec.kind == "autoattack":
+        _autoattack_component(spec, epsilon, budget)
 
 
 class AttackRunner:
-    """Attacks one target; minimal norms are searched once and serve every radius."""
+    """Attacks on one target; minimal norms are searched once and serve every radius."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._norms: dict[str, Array] = {}
 
-    def norms(self, weapon: AttackSpec, *, steps: int = 0) -> Array:
+    def norms(self, spec: AttackSpec, *, steps: int = 0) -> Array:
         """Returns each image's distance to the nearest adversarial, float64 (N,); see `minimal_norms`."""
-        if weapon.name not in self._norms:
-            at = self._target
-            attack = foolbox.MinimalAttack(weapon.name, steps)
-            found = foolbox.minimal_norms(at.model, at.images, at.labels, attack=attack, seed=at.seed)
-            self._norms[weapon.name] = found.cpu().numpy().astype(np.float64)
-        return self._norms[weapon.name]
+        if spec.name not in self._norms:
+            target = self._target
+            attack = foolbox.MinimalNormAttack(spec.name, steps)
+            distances = foolbox.minimal_norms(
+                target.model, target.images, target.labels, attack=attack, seed=target.seed
+            )
+            self._norms[spec.name] = distances.cpu().numpy().astype(np.float64)
+        return self._norms[spec.name]
 
-    def broken(
-        self, weapon: AttackSpec, epsilon: float, *, force: AttackBudget, among: Array | None = None
+    def misclassified(
+        self, spec: AttackSpec, epsilon: float, *, budget: AttackBudget, among: Array | None = None
     ) -> Array:
-        """Returns which images are wrong as they are or fall, bool (N,).
+        """Returns which images are misclassified before the attack or through it, bool (N,).
 
         Args:
-            weapon: What to attack with.
+            spec: The attack.
             epsilon: Radius for images in [0, 1].
-            force: How hard.
+            budget: Its steps, restarts and queries.
             among: The images that are attacked, bool (N,); all by default.
         """
-        if weapon.kind == "minimal":
-            met: Array = self.norms(weapon) <= epsilon
-            return met if among is None else met & among
-        at = self._target
+        if spec.kind == "minimal-norm":
+            within: Array = self.norms(spec) <= epsilon
+            return within if among is None else within & among
+        target = self._target
         chosen = None if among is None else torch.from_numpy(np.array(among, dtype=bool))
-        if weapon.kind == "fixed":
-            found = foolbox.attack_success(
-                at.model, at.images, at.labels,
-                attack=_fixed(weapon, epsilon, force), seed=at.seed, among=chosen,
+        if spec.kind == "fixed-radius":
+            result = foolbox.attack_success(
+                target.model, target.images, target.labels,
+                attack=_fixed_radius_attack(spec, epsilon, budget), seed=target.seed, among=chosen,
             )  # fmt: skip
         else:
-            found = autoattack.strong_success(
-                at.model, at.images, at.labels,
-                attack=_strong(weapon, epsilon, force), seed=at.seed, among=chosen,
+            result = autoattack.autoattack_success(
+                target.model, target.images, target.labels,
+                attack=_autoattack_component(spec, epsilon, budget), seed=target.seed, among=chosen,
             )  # fmt: skip
-        hit: Array = found.broken.cpu().numpy()
-        return hit
+        success: Array = result.misclassified.cpu().numpy()
+        return success
 
 
-def transferred(target: Target, order: float, epsilon: float, *, force: AttackBudget) -> Array:
-    """Returns which images of a target PGD on its parent turns into some that it gets wrong, bool (N,).
+def transfer_attack(target: Target, order: float, epsilon: float, *, budget: AttackBudget) -> Array:
+    """Returns which images of a target are misclassified where PGD on its parent ends, bool (N,).
 
     Args:
         target: With a parent.
         order: The p of the norm.
         epsilon: Radius for images in [0, 1].
-        force: How hard the parent is attacked.
+        budget: Of the attack on the parent.
     """
     if target.parent is None:
         return np.zeros(len(target.labels), bool)
-    attack = _fixed(attack_spec("l2-pgd" if order == 2 else "linf-pgd"), epsilon, replace(force, restarts=1))
-    shown = foolbox.last_points(target.parent, target.images, target.labels, attack=attack, seed=target.seed)
+    spec = attack_spec("l2-pgd" if order == 2 else "linf-pgd")
+    attack = _fixed_radius_attack(spec, epsilon, replace(budget, restarts=1))
+    adversarials = foolbox.last_points(
+        target.parent, target.images, target.labels, attack=attack, seed=target.seed
+    )
     device = device_of(target.model)
-    hit: Array = misclassified(target.model, shown.to(device), target.labels.to(device)).cpu().numpy()
-    return hit
+    transferred: Array = (
+        misclassified(target.model, adversarials.to(device), target.labels.to(device)).cpu().numpy()
+    )
+    return transferred
 
 
-def _fixed(weapon: AttackSpec, epsilon: float, force: AttackBudget) -> foolbox.Attack:
-    restarts = force.restarts if weapon.iterative else 1
-    return foolbox.Attack(weapon.name, epsilon, force.steps, restarts=restarts)
+def _fixed_radius_attack(spec: AttackSpec, epsilon: float, budget: AttackBudget) -> foolbox.FixedRadiusAttack:
+    restarts = budget.restarts if spec.iterative else 1
+    return foolbox.FixedRadiusAttack(spec.name, epsilon, budget.steps, restarts=restarts)
 
 
-def _strong(weapon: AttackSpec, epsilon: float, force: AttackBudget) -> autoattack.StrongAttack:
-    return autoattack.StrongAttack(
-        weapon.plain, epsilon, "L2" if weapon.order == 2 else "Linf",
-        steps=force.iterations, restarts=force.restarts, queries=force.queries,
+def _autoattack_component(
+    spec: AttackSpec, epsilon: float, budget: AttackBudget
+) -> autoattack.AutoAttackComponent:
+    return autoattack.AutoAttackComponent(
+        spec.component, epsilon, "L2" if spec.order == 2 else "Linf",
+        steps=budget.iterations, restarts=budget.restarts, queries=budget.queries,
     )  # fmt: skip

@@ -1,1 +1,1 @@
-"""The one place that knows what is broken in somebody else's release, and how to call it safely."""
+"""Safe calls into third-party libraries: work-arounds for what is broken in their releases."""

@@ -1,4 +1,4 @@
-"""What every call into somebody else's code needs: checked inputs, a borrowed model, borrowed names."""
+"""Calls into third-party code: checked inputs, a frozen model, temporary replacements of names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MISSING = object()
 
 @contextmanager
 def quiet_imports() -> Iterator[None]:
-    """Drops the deprecation warnings that other people's imports raise, and those only."""
+    """Ignores the warnings that imports of third-party packages raise."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -31,7 +31,7 @@ def quiet_imports() -> Iterator[None]:
 
 @contextmanager
 def replaced(module: ModuleType, **names: Any) -> Iterator[None]:
-    """Gives `module` other values under `names` and takes them back afterwards."""
+    """Replaces names of a module for the duration of the context."""
     before = {name: vars(module).get(name, _MISSING) for name in names}
     vars(module).update(names)
     try:
@@ -46,10 +46,10 @@ def replaced(module: ModuleType, **names: Any) -> Iterator[None]:
 
 @contextmanager
 def frozen_eval(model: nn.Module) -> Iterator[torch.device]:
-    """Makes a model ready for an attack and gives it back as it was.
+    """Freezes a model in evaluation mode for the duration of the context, and restores it.
 
-    Inside, gradients are on whatever the caller had switched off, parameters are frozen, so that attacks
-    neither pay for their gradients nor leave any in ``.grad``, and torch's global generators are forked.
+    Inside, gradients are enabled, whatever modes the caller has set, parameters are frozen, so that attacks neither
+    compute their gradients nor leave any in ``.grad``, and torch's global generators are forked.
 
     Yields:
         The device of the model.
@@ -59,26 +59,26 @@ def frozen_eval(model: nn.Module) -> Iterator[torch.device]:
     """
     require_eval(model)
     device = device_of(model)
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
         torch.inference_mode(mode=False),
         torch.enable_grad(),
     ):
         try:
-            for parameter in learning:
+            for parameter in trainable:
                 parameter.requires_grad_(False)
             yield device
         finally:
-            for parameter in learning:
+            for parameter in trainable:
                 parameter.requires_grad_(True)
 
 
 def require_eval(model: nn.Module) -> None:
-    """Refuses a model of which any part is in training mode.
+    """Checks that no part of a model is in training mode.
 
     Raises:
-        InvalidModelError: If it is.
+        InvalidModelError: If one is.
     """
     training = next((name or "the model" for name, part in model.named_modules() if part.training), None)
     if training is not None:
@@ -104,22 +104,22 @@ def unit_images(images: Tensor | Array) -> Tensor:
         DataError: If they are anything else, or if there are none.
     """
     # numpy arrays are copied: torch warns of read-only ones, and memory-mapped ones are
-    found = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
-    if found.ndim != 4 or found.shape[0] == 0:
+    tensor = images if isinstance(images, Tensor) else torch.from_numpy(np.array(images))
+    if tensor.ndim != 4 or tensor.shape[0] == 0:
         raise DataError(
-            f"images have shape {tuple(found.shape)}, expected (N, C, H, W) with at least one image"
+            f"images have shape {tuple(tensor.shape)}, expected (N, C, H, W) with at least one image"
         )
-    if found.dtype == torch.uint8:
-        return found.float() / 255
-    if not found.is_floating_point():
-        raise DataError(f"images are {found.dtype}, expected uint8 in 0..255 or floating point in [0, 1]")
-    low, high = (float(end) for end in found.aminmax())
+    if tensor.dtype == torch.uint8:
+        return tensor.float() / 255
+    if not tensor.is_floating_point():
+        raise DataError(f"images are {tensor.dtype}, expected uint8 in 0..255 or floating point in [0, 1]")
+    low, high = (float(end) for end in tensor.aminmax())
     if not (low >= 0 and high <= 1):  # NaN fails this too
         raise DataError(
             f"images range over [{low:g}, {high:g}], expected [0, 1]: models do their own normalisation, "
             "so divide by 255 or drop the normalisation from the data"
         )
-    return found.float()
+    return tensor.float()
 
 
 def class_labels(labels: Tensor | Array, *, count: int) -> Tensor:
@@ -128,12 +128,12 @@ def class_labels(labels: Tensor | Array, *, count: int) -> Tensor:
     Raises:
         DataError: If they are not whole numbers from 0 on, or not `count` of them.
     """
-    found = labels if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
-    if found.shape != (count,):
-        raise DataError(f"labels have shape {tuple(found.shape)}, expected one per image: ({count},)")
-    if found.is_floating_point() or found.is_complex() or bool((found < 0).any()):
-        raise DataError(f"labels are {found.dtype}, expected class numbers 0, 1, ...")
-    return found.long()
+    tensor = labels if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels))
+    if tensor.shape != (count,):
+        raise DataError(f"labels have shape {tuple(tensor.shape)}, expected one per image: ({count},)")
+    if tensor.is_floating_point() or tensor.is_complex() or bool((tensor < 0).any()):
+        raise DataError(f"labels are {tensor.dtype}, expected class numbers 0, 1, ...")
+    return tensor.long()
 
 
 def logits_of(model: nn.Module, images: Tensor, *, labels: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Makes robustbench 1.1.1 usable beside current releases of what it depends on.
+"""Calls of robustbench 1.1.1 that work with current releases of its dependencies, on given images.
 
 As released it cannot be imported where setuptools no longer ships pkg_resources, nor with the AutoAttack that
-it declares, it downloads what it evaluates, and it writes to the working directory. Everything here mends
-that from outside, for the length of a call.
+it declares, it downloads what it evaluates, and it writes to the working directory. All of that is corrected
+from outside, for the duration of a call.
 """
 
 from __future__ import annotations
@@ -37,9 +37,8 @@ from evalsuite.errors import DataError, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from evalsuite.types import Array
 
@@ -50,12 +49,12 @@ COMPONENTS = ("apgd-ce", "apgd-t", "fab-t", "square")
 """The four attacks of AutoAttack's standard version, in its order."""
 
 _TARGETED = {"apgd-t", "fab-t"}
-_TARGETS = 9  # classes that the targeted attacks of the standard version aim at, beside the true one
+_TARGETS = 9  # target classes of the targeted attacks of the standard version, beside the true one
 
 
 @dataclass(frozen=True, slots=True)
 class AutoAttack:
-    """Is AutoAttack at one radius, with everything that its result depends on.
+    """AutoAttack at one radius, with everything that its result depends on.
 
     Attributes:
         epsilon: Radius for images in [0, 1].
@@ -82,26 +81,25 @@ class AutoAttack:
             )
 
 
-class Benchmarked(NamedTuple):
-    """Is what the library's benchmark found.
+class BenchmarkResult(NamedTuple):
+    """The result of the library's benchmark.
 
     Attributes:
         clean: Clean accuracy.
         robust: Robust accuracy.
-        withstood: Which images are right before and after the attack, bool (N,).
+        robust_images: Which images are classified correctly before and after the attack, bool (N,).
     """
 
     clean: float
     robust: float
-    withstood: Tensor
+    robust_images: Tensor
 
 
 @functools.cache
 def robustbench() -> ModuleType:
     """Returns the library, imported on the first call.
 
-    Only modules of its own are left behind: the stand-ins for ``pkg_resources`` and ``autoattack`` serve the
-    import and are taken back.
+    The stand-ins for ``pkg_resources`` and ``autoattack`` are there for the import only, and removed after it.
 
     Raises:
         UserError: If torchattacks is installed, whose files replace robustbench's.
@@ -120,7 +118,7 @@ def robustbench() -> ModuleType:
 def clean_accuracy(
     model: nn.Module, images: Tensor | Array, labels: Tensor | Array, *, batch_size: int = 100
 ) -> float:
-    """Returns the share of images that the library finds correctly classified.
+    """Returns the accuracy that the library computes.
 
     Args:
         model: In evaluation mode; takes images in [0, 1] and returns logits (N, K).
@@ -134,16 +132,16 @@ def clean_accuracy(
     """
     require_eval(model)
     unit = unit_images(images)
-    whole = class_labels(labels, count=len(unit))
+    classes = class_labels(labels, count=len(unit))
     accuracy = robustbench().utils.clean_accuracy(
-        model, unit, whole, batch_size=batch_size, device=device_of(model)
+        model, unit, classes, batch_size=batch_size, device=device_of(model)
     )
     return float(accuracy)
 
 
 def benchmark(
     model: nn.Module, images: Tensor | Array, labels: Tensor | Array, *, attack: AutoAttack
-) -> Benchmarked:
+) -> BenchmarkResult:
     """Runs the library's Linf or L2 benchmark on given images instead of those it would download.
 
     Args:
@@ -166,11 +164,11 @@ def benchmark(
         parameter-free attacks"; Croce et al. 2021, "RobustBench".
     """
     evaluation = robustbench().eval
-    with on_own_data(model, images, labels) as stage:
-        _require_targets(model, stage, attack)
-        withstood: list[Tensor] = []
+    with _redirected(model, images, labels) as setup:
+        _require_targets(model, setup, attack)
+        robust_images: list[Tensor] = []
         adversary = functools.partial(
-            _OldAutoAttack, components=attack.components, seed=attack.seed, report=withstood.append
+            _OldAutoAttack, components=attack.components, seed=attack.seed, report=robust_images.append
         )
         # the library's check for gradients in the forward pass switches debuggers and coverage off
         checks = importlib.import_module("pyautoattack.checks")
@@ -181,14 +179,14 @@ def benchmark(
                 threat_model=attack.norm,
                 eps=attack.epsilon,
                 batch_size=attack.batch_size,
-                device=stage.device,
+                device=setup.device,
             )
-    return Benchmarked(float(clean), float(robust), withstood[0])
+    return BenchmarkResult(float(clean), float(robust), robust_images[0])
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """Is where a benchmark runs: the device of the model, a scratch folder, the images as it sees them."""
+class _BenchmarkSetup:
+    """The surroundings of a benchmark: the device of the model, a scratch folder, and the images that it loads."""
 
     device: torch.device
     scratch: Path
@@ -197,28 +195,30 @@ class Stage:
 
 
 @contextmanager
-def on_own_data(model: nn.Module, images: Tensor | Array, labels: Tensor | Array) -> Iterator[Stage]:
-    """Turns the library's benchmark to given images, a scratch folder and the log."""
+def _redirected(
+    model: nn.Module, images: Tensor | Array, labels: Tensor | Array
+) -> Iterator[_BenchmarkSetup]:
+    """Redirects the library's benchmark to given images, a scratch folder and the log."""
     library = robustbench()
     with ExitStack() as stack:
         device = stack.enter_context(frozen_eval(model))
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evalsuite-")))
         # the library calls view() on what is shaped like its images
         unit = unit_images(images).clone(memory_format=torch.contiguous_format)
-        whole = class_labels(labels, count=len(unit)).clone()
-        own = {
-            "load_clean_dataset": lambda *_: (unit, whole),
+        classes = class_labels(labels, count=len(unit)).clone()
+        replacements = {
+            "load_clean_dataset": lambda *_: (unit, classes),
             "Path": scratch.joinpath,
             "print": log.debug,
             "tqdm": iter,
         }
-        stack.enter_context(replaced(library.eval, **own))
+        stack.enter_context(replaced(library.eval, **replacements))
         stack.enter_context(replaced(library.utils, Path=scratch.joinpath))
-        yield Stage(device, scratch, unit, whole)
+        yield _BenchmarkSetup(device, scratch, unit, classes)
 
 
 class _OldAutoAttack:
-    """Has the signature that the library calls, in front of pyautoattack's."""
+    """An adapter of pyautoattack to the signature that the library calls."""
 
     def __init__(
         self,
@@ -246,22 +246,22 @@ class _OldAutoAttack:
 
 @contextmanager
 def _stand_ins() -> Iterator[None]:
-    """Puts modules in place that the library imports and that do not exist, or not without side effects."""
+    """Provides modules that the library imports and that do not exist, or not without side effects."""
     resources = ModuleType("pkg_resources")
     resources.__dict__["resource_filename"] = _resource_filename
     attack = ModuleType("autoattack")
     attack.__dict__["AutoAttack"] = _OldAutoAttack
-    own = {
+    modules = {
         "pkg_resources": resources,
         "autoattack": attack,
         "autoattack.state": importlib.import_module("pyautoattack.state"),
     }
-    before = {name: sys.modules[name] for name in own if name in sys.modules}
-    sys.modules.update(own)
+    before = {name: sys.modules[name] for name in modules if name in sys.modules}
+    sys.modules.update(modules)
     try:
         yield
     finally:
-        for name in own:
+        for name in modules:
             del sys.modules[name]
         sys.modules.update(before)
 
@@ -275,10 +275,10 @@ def _nothing(*_: Any, **__: Any) -> None:
     """Does nothing."""
 
 
-def _require_targets(model: nn.Module, stage: Stage, attack: AutoAttack) -> None:
-    """Refuses what would only fail in the middle of an attack."""
-    images, labels = stage.images[: attack.batch_size], stage.labels[: attack.batch_size]
-    classes = logits_of(model, images.to(stage.device), labels=labels).shape[1]
+def _require_targets(model: nn.Module, setup: _BenchmarkSetup, attack: AutoAttack) -> None:
+    """Checks the number of classes, with too few of which an attack would fail after a long time."""
+    images, labels = setup.images[: attack.batch_size], setup.labels[: attack.batch_size]
+    classes = logits_of(model, images.to(setup.device), labels=labels).shape[1]
     if _TARGETED.intersection(attack.components) and classes <= _TARGETS:
         raise UserError(
             f"the model has {classes} classes, expected more than {_TARGETS} for "
@@ -286,14 +286,14 @@ def _require_targets(model: nn.Module, stage: Stage, attack: AutoAttack) -> None
         )
 
 
-_ROWS = 10_000  # images of one severity in a file, which the library takes for granted
+_ROWS = 10_000  # images of one severity in a file: the library assumes so many
 _SEVERITIES = range(1, 6)
 _NAME = "candidate"
 
 
 @dataclass(frozen=True, slots=True)
 class CorruptionBenchmark:
-    """Is what the library's corruption benchmark says of a model.
+    """The result of the library's corruption benchmark.
 
     Attributes:
         clean: Accuracy on the clean images.
@@ -330,8 +330,8 @@ def corruption_benchmark(
     evaluation, data = robustbench().eval, robustbench().data
     _require_layout(folder, data.CORRUPTIONS, labels=class_labels(labels, count=len(images)))
     dataset, threat = evaluation.BenchmarkDataset.cifar_10, evaluation.ThreatModel.corruptions
-    with on_own_data(model, images, labels) as stage:
-        results = stage.scratch / "model_info" / "cifar10" / "corruptions" / "unaggregated_results.csv"
+    with _redirected(model, images, labels) as setup:
+        results = setup.scratch / "model_info" / "cifar10" / "corruptions" / "unaggregated_results.csv"
         _seed_results(results, data.CORRUPTIONS)
         loaders = {dataset: {threat: _renamed_argument(data.load_cifar10c)}}
         places = {dataset: {threat: str(folder.absolute())}}
@@ -345,8 +345,8 @@ def corruption_benchmark(
                 threat_model=threat,
                 to_disk=True,
                 model_name=_NAME,
-                data_dir=str(stage.scratch),
-                device=stage.device,
+                data_dir=str(setup.scratch),
+                device=setup.device,
                 batch_size=batch_size,
             )
         return CorruptionBenchmark(float(clean), float(robust), _cells(results))
@@ -359,17 +359,17 @@ def _require_layout(folder: Path, corruptions: Sequence[str], *, labels: Tensor)
         if not path.is_file():
             raise DataError(f"{path}: no such file, expected the official layout of CIFAR-10-C")
         try:
-            found = np.load(path, mmap_mode="r")
+            array = np.load(path, mmap_mode="r")
         except ValueError as error:
             raise DataError(f"{path}: not an array ({error}): fetch the file again") from error
         kinds, rank = ("iu", 1) if name == "labels" else ("u", 4)
-        if found.ndim != rank or len(found) != _ROWS * len(_SEVERITIES) or found.dtype.kind not in kinds:
+        if array.ndim != rank or len(array) != _ROWS * len(_SEVERITIES) or array.dtype.kind not in kinds:
             raise DataError(
-                f"{path}: found {found.dtype} of shape {found.shape}, expected whole numbers, "
+                f"{path}: found {array.dtype} of shape {array.shape}, expected whole numbers, "
                 f"{_ROWS * len(_SEVERITIES)} rows, {rank} dimensions: fetch the file again"
             )
-    own = np.load(folder / "labels.npy")[: len(labels)]
-    if len(labels) > _ROWS or not np.array_equal(own, labels.cpu().numpy()):
+    stored = np.load(folder / "labels.npy")[: len(labels)]
+    if len(labels) > _ROWS or not np.array_equal(stored, labels.cpu().numpy()):
         raise DataError(
             f"{folder / 'labels.npy'}: its first {len(labels)} labels are not those of the clean images, "
             "expected the same images in the same order: give the first of the test set"

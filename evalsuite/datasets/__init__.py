@@ -1,4 +1,4 @@
-"""Where images come from, and what changes them before a model sees them."""
+"""Data sets, and the transforms of their images."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ DATASETS: Registry[type[DataSet]] = Registry(
     "data set",
     builtin={
         "arrays": "evalsuite.datasets.arrays:Arrays",
-        "cifar10": "evalsuite.datasets.arrays:Cifar10",
-        "cifar10.1": "evalsuite.datasets.cifar_reproductions:Cifar101",
-        "cifar10.1-v4": "evalsuite.datasets.cifar_reproductions:Cifar101V4",
-        "cifar10.2": "evalsuite.datasets.cifar_reproductions:Cifar102",
-        "cifar100": "evalsuite.datasets.arrays:Cifar100",
+        "cifar10": "evalsuite.datasets.cifar:Cifar10",
+        "cifar10.1": "evalsuite.datasets.cifar:Cifar101",
+        "cifar10.1-v4": "evalsuite.datasets.cifar:Cifar101V4",
+        "cifar10.2": "evalsuite.datasets.cifar:Cifar102",
+        "cifar100": "evalsuite.datasets.cifar:Cifar100",
         "digits": "evalsuite.datasets.digits:Digits",
-        "fashion-mnist": "evalsuite.datasets.arrays:FashionMnist",
+        "fashion-mnist": "evalsuite.datasets.outliers:FashionMnist",
         "folder": "evalsuite.datasets.folders:Folder",
         "gaussian-noise": "evalsuite.datasets.outliers:GaussianNoise",
         "letters": "evalsuite.datasets.outliers:Letters",
-        "mnist": "evalsuite.datasets.arrays:Mnist",
+        "mnist": "evalsuite.datasets.outliers:Mnist",
         "photographs": "evalsuite.datasets.outliers:Photographs",
-        "places365": "evalsuite.datasets.folders:Places365",
-        "svhn": "evalsuite.datasets.arrays:Svhn",
-        "textures": "evalsuite.datasets.folders:Textures",
-        "tin": "evalsuite.datasets.folders:TinyImageNet",
+        "places365": "evalsuite.datasets.outliers:Places365",
+        "svhn": "evalsuite.datasets.outliers:Svhn",
+        "textures": "evalsuite.datasets.outliers:Textures",
+        "tin": "evalsuite.datasets.outliers:TinyImageNet",
         "uniform-noise": "evalsuite.datasets.outliers:UniformNoise",
     },
     group="evalsuite.datasets",
 )
-register = DATASETS.register

@@ -1,4 +1,4 @@
-"""The contract of a data set, and the checks that every set of images must pass."""
+"""The contract of a data set, and the checks that every image set must pass."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ import numpy as np
 from evalsuite.errors import DataError
 from evalsuite.types import Array, ImageSet, Split
 
+PICTURE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
+"""Suffixes of picture files, in lower case."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Is where a run finds its data.
+    """The place where a run finds its data, and the seed of what it draws there.
 
     Attributes:
-        root: Folder with the user's data; ``None`` if none was named.
-        download: Whether missing sets may be fetched.
+        root: Folder with the user's data; ``None`` if the user named none.
+        download: Whether missing sets may be downloaded.
         seed: First part of the address of every draw that changes images.
     """
 
@@ -27,16 +30,32 @@ class Place:
     download: bool = False
     seed: int = 0
 
+    def require_root(self, wanted: str) -> Path:
+        """Returns the data root.
+
+        Args:
+            wanted: Name of what is read from there, for the error message.
+
+        Raises:
+            DataError: If the user named no data root.
+        """
+        if self.root is None:
+            raise DataError(
+                f"{wanted} needs a data folder and none was named: "
+                "give it with --data-root, the variable EVALSUITE_DATA, or data_root in the suite"
+            )
+        return self.root
+
 
 class DataSet(ABC):
-    """Is a source of images; derive a frozen dataclass whose fields are the keys of the suite's table."""
+    """A source of images; derive a frozen dataclass whose fields are the keys of the suite's table."""
 
     @abstractmethod
     def load(self, split: Split, place: Place) -> ImageSet:
         """Returns the images of one split; sets that only serve as outliers have ``test`` alone.
 
         Raises:
-            DataError: If the files are not there; the sentence names them and how to get them.
+            DataError: If the files are missing; the message names them and tells how to get them.
         """
 
 
@@ -44,13 +63,13 @@ def load_checked(dataset: DataSet, split: Split, place: Place) -> ImageSet:
     """Returns a split after checking it.
 
     Raises:
-        DataError: If the set is not there or breaks a rule of `check_image_set`.
+        DataError: If the set is missing or breaks a rule of `check_image_set`.
     """
     return check_image_set(dataset.load(split, place))
 
 
 def check_image_set(images: ImageSet) -> ImageSet:
-    """Returns `images` unchanged if they are what `evalsuite.types.ImageSet` promises.
+    """Returns `images` unchanged if they are as `evalsuite.types.ImageSet` defines them.
 
     Raises:
         DataError: Otherwise, in one sentence.
@@ -63,6 +82,41 @@ def check_image_set(images: ImageSet) -> ImageSet:
             f"image set {images.name!r}: found {len(images.names)} names of {images.classes} classes, expected one each"
         )
     return images
+
+
+def check_test_only(name: str, split: Split, *, reason: str) -> None:
+    """Checks that a set with test images only is not asked for another split.
+
+    Args:
+        name: Name of the data set.
+        split: Requested split.
+        reason: Why there is no other split, for the error message.
+
+    Raises:
+        DataError: If `split` is not ``test``.
+    """
+    if split != "test":
+        raise DataError(f"data set {name!r} has no split {split!r}: {reason}, only 'test' exists")
+
+
+def read_array(path: Path, *, remedy: str = "download the file again", mapped: bool = True) -> Array:
+    """Returns the array of an existing ``.npy`` file; pickled objects are refused.
+
+    Args:
+        path: The file.
+        remedy: What to do if the file is damaged, for the error message.
+        mapped: Whether to map the file into memory, read-only, instead of reading it.
+
+    Raises:
+        DataError: If the file is not a complete NumPy array.
+    """
+    try:
+        array: Array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DataError(
+            f"{path}: found {path.stat().st_size} bytes that are no complete NumPy array ({error}); {remedy}"
+        ) from error
+    return array
 
 
 def _check_images(name: str, images: Array) -> None:
@@ -80,7 +134,7 @@ def _check_images(name: str, images: Array) -> None:
     if not (low >= 0.0 and high <= 1.0):
         raise DataError(
             f"image set {name!r}: found float values from {low:g} to {high:g}, expected [0, 1]; "
-            "the model does its own normalisation, so give images as they are on the screen"
+            "the model does its own normalisation, so give pixels that are not normalised"
         )
 
 
@@ -103,7 +157,7 @@ def _check_labels(name: str, labels: Array, count: int, classes: int) -> None:
 
 
 def digest(images: ImageSet) -> str:
-    """Returns a hexadecimal digest of the pixels and labels."""
+    """Returns a hexadecimal SHA-256 digest of the pixels and labels."""
     total = hashlib.sha256(f"{images.images.dtype} {images.images.shape} {images.classes}".encode())
     for start in range(0, len(images.images), 4096):
         total.update(images.images[start : start + 4096].tobytes())

@@ -12,8 +12,11 @@ from evalsuite.datasets.base import DataSet, Place
 from evalsuite.types import Array, ImageSet, Split
 
 SIDE = 32
-LEVELS = 16  # grey levels of the original 8x8 scans: 0..16
-SPLIT_SEED = 0  # the split is made once and never again
+"""Pixels of the height and width of the images."""
+LEVELS = 16
+"""Largest grey level of the original 8x8 scans."""
+SPLIT_SEED = 0
+"""Seed of the split, which must never change: results are compared across versions."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,7 @@ def rgb(scans: Array) -> Array:
     """Returns 8x8 grey scans with levels 0..16 as uint8 (N, 3, 32, 32), enlarged bilinearly."""
     grey = np.rint(scans * (255 / LEVELS)).astype(np.uint8)
     enlarged = [
-        np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for one in grey
+        np.asarray(Image.fromarray(scan).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for scan in grey
     ]
     return np.repeat(np.stack(enlarged)[:, None], 3, axis=1)
 
@@ -40,8 +43,8 @@ def rgb(scans: Array) -> Array:
 def _upscaled() -> tuple[Array, Array]:
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    return rgb(found.images), found.target.astype(np.int64)
+    digits = load_digits()
+    return rgb(digits.images), digits.target.astype(np.int64)
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Large arrays that the processes of a run share: made once, written to a file, mapped into memory by all."""
+"""Large arrays that the processes of a run share: computed once, written to a file, mapped into memory by all."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from evalsuite.atomic_files import atomic_path
+from evalsuite.errors import StoreError
 from evalsuite.types import Array
 
 log = logging.getLogger(__name__)
@@ -23,59 +25,60 @@ RESERVE = 5 << 30
 
 
 class SharedArrayCache:
-    """Keeps arrays in a folder of this machine.
+    """Named arrays in a folder of this machine.
+
+    The files are not checked, so a run must remove the folder before it starts and after it ends.
 
     Args:
-        folder: Made when the first array is put there; whoever starts a run removes it before and after, since
-            nobody checks what is in it.
+        folder: Created when the first array is stored.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def array(self, name: str, make: Callable[[], Array]) -> Array:
-        """Returns the array of that name, made by one process and mapped by the others, which wait for it.
+    def array(self, name: str, compute: Callable[[], Array]) -> Array:
+        """Returns the array with a name, computed by one process and mapped by the others, which wait for it.
 
         Where the disk is nearly full, each process has it in its own memory.
 
         Args:
-            name: Says everything that the array depends on.
-            make: Computes it.
+            name: A digest of everything that the array depends on.
+            compute: Returns the array.
         """
         path = self.folder / f"{name}.npy"
-        found = _mapped(path)
-        if found is not None:
-            return found
-        with self._turn(name):
-            found = _mapped(path)
-            if found is not None:
-                return found
-            made = make()
-            if made.nbytes <= SMALL:
-                return made
-            shared = _mapped(path) if self._room(made.nbytes) and _written(path, made) else None
-            return made if shared is None else shared
+        mapped = _mapped(path)
+        if mapped is not None:
+            return mapped
+        with self._exclusive(name):
+            mapped = _mapped(path)  # another process may have computed it meanwhile
+            if mapped is not None:
+                return mapped
+            values = compute()
+            if values.nbytes <= SMALL:
+                return values
+            mapped = _mapped(path) if self._has_room(values.nbytes) and _store(path, values) else None
+            return values if mapped is None else mapped
 
     def clear(self) -> None:
-        """Removes everything."""
+        """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _room(self, size: int) -> bool:
+    def _has_room(self, size: int) -> bool:
         """Whether the disk has room for so many bytes more, and enough left for results."""
         try:
             disk = shutil.disk_usage(self.folder)
-        except OSError:  # there is no such folder, and none can be made
+        except OSError:  # the folder does not exist and cannot be created
             return False
         return disk.free - size > min(RESERVE, disk.total // 10)
 
     @contextlib.contextmanager
-    def _turn(self, name: str) -> Iterator[None]:
-        """Lets one process at a time make an array; the system lets the next one in when one dies."""
+    def _exclusive(self, name: str) -> Iterator[None]:
+        """Lets one process at a time compute an array; when it dies, the system releases its lock."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(self.folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o644)
         except OSError:
-            yield  # everybody makes it, which is only slower
+            yield  # without a lock each process computes the array, which is only slower
             return
         try:
             with contextlib.suppress(OSError):
@@ -86,22 +89,20 @@ class SharedArrayCache:
 
 
 def _mapped(path: Path) -> Array | None:
+    """The array of a file, or ``None`` where it is missing or damaged."""
     try:
-        found: Array = np.load(path, mmap_mode="r")
+        values: Array = np.load(path, mmap_mode="r")
     except (OSError, ValueError):
         return None
-    return found
+    return values
 
 
-def _written(path: Path, values: Array) -> bool:
-    """Writes an array under its name when it is whole; says whether it could."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+def _store(path: Path, values: Array) -> bool:
+    """Writes an array, and returns whether that succeeded; a crash of the machine ends the run that would read it."""
     try:
-        with temporary.open("wb") as file:
+        with atomic_path(path, durable=False) as temporary, temporary.open("wb") as file:
             np.save(file, values)
-        temporary.replace(path)
-    except OSError as error:
+    except StoreError as error:
         log.info("%s stays in memory: %s", path.name, error)
-        temporary.unlink(missing_ok=True)
         return False
     return True

@@ -1,4 +1,4 @@
-"""The image sets of a run: loaded, transformed, checked and kept while memory lasts."""
+"""The image sets of a run: loaded, transformed and checked once, and kept while memory lasts."""
 
 from __future__ import annotations
 
@@ -12,58 +12,58 @@ from evalsuite.datasets.arrays import Arrays
 from evalsuite.datasets.base import DataSet, Place, check_image_set, digest, load_checked
 from evalsuite.datasets.folders import Folder, holds_pictures
 from evalsuite.datasets.shared_cache import SharedArrayCache
-from evalsuite.datasets.views import StoredImages, Transform, View
+from evalsuite.datasets.views import FOLDER_SUFFIX, StoredImages, Transform, View
 from evalsuite.errors import DataError
 from evalsuite.types import ImageSet
 
-BUDGET = 2 << 30  # bytes of changed images that are kept in memory
-FOLDER = "/"  # ends the name of a data set that is a folder under the data root
+MEMORY_BUDGET = 2 << 30
+"""Bytes of transformed images that a process keeps in memory."""
 
 
 class ImageSource:
-    """Holds the image sets of a run: loads and changes each once, checks it, and keeps it while memory lasts.
+    """The image sets of a run, by view.
 
     Args:
         data: The suite's own data set, or a user's own test images.
-        place: Where data is, and the seed of the changes.
-        shelf: Where large changed images are shared with other processes; in memory without one.
+        place: Place of the data, and the seed of the transforms.
+        cache: Cache that shares large transformed images with other processes; without, they stay in memory.
     """
 
     def __init__(
-        self, data: DataSet | ImageSet, place: Place, *, shelf: SharedArrayCache | None = None
+        self, data: DataSet | ImageSet, place: Place, *, cache: SharedArrayCache | None = None
     ) -> None:
         self.data = data
         self.place = place
-        self._shelf = shelf
-        self._kept: dict[View, ImageSet] = {}
+        self._cache = cache
+        self._loaded: dict[View, ImageSet] = {}
         self._digests: dict[View, str] = {}
-        self._room = BUDGET
+        self._free = MEMORY_BUDGET
 
     def images(self, view: View) -> ImageSet:
         """Returns the images of `view`.
 
         Raises:
-            DataError: If they cannot be had.
+            DataError: If they are missing, malformed or cannot be transformed.
             UnknownNameError: If no data set has the view's name.
         """
-        if view not in self._kept:
-            made = self._made(view)
-            on_disk = not isinstance(view.transform, Transform) or isinstance(made.images, np.memmap)
-            size = 0 if on_disk else made.images.nbytes
-            if size > self._room:
-                return made  # made anew each time: no eviction, since runs walk the views in a circle
-            self._room -= size
-            self._kept[view] = made
-        return self._kept[view]
+        if view not in self._loaded:
+            image_set = self._load(view)
+            on_disk = not isinstance(view.transform, Transform) or isinstance(image_set.images, np.memmap)
+            size = 0 if on_disk else image_set.images.nbytes
+            if size > self._free:
+                return image_set  # not kept and nothing evicted: runs walk the views in a circle
+            self._free -= size
+            self._loaded[view] = image_set
+        return self._loaded[view]
 
     def condition(self, view: View) -> str:
-        """Returns the name that scores on `view` carry: ``clean``, ``fog/3``, ``fog official/3``, ``letters``."""
+        """Returns the condition of scores on `view`: ``clean``, ``fog/3``, ``fog official/3``, ``letters``."""
         if view.transform is not None:
             return view.transform.name(self.place)
-        return view.data.removesuffix(FOLDER) or "clean"
+        return view.data.removesuffix(FOLDER_SUFFIX) or "clean"
 
     def origin(self, view: View) -> str:
-        """Returns where the images of `view` come from, in words; empty where nothing was changed."""
+        """Returns where the images of `view` come from, in words; empty without a transform."""
         if isinstance(view.transform, StoredImages):
             return view.transform.origin(self.images(replace(view, transform=None)), self.place)
         return "" if view.transform is None else f"generated, seed {self.place.seed}"
@@ -84,74 +84,77 @@ class ImageSource:
                 total.update(content)
         return total.hexdigest()
 
-    def _made(self, view: View) -> ImageSet:
+    def _load(self, view: View) -> ImageSet:
         if view.transform is None:
             return self._plain(view)
         plain = self.images(replace(view, transform=None))
         if isinstance(view.transform, StoredImages):
             return view.transform.load(plain, self.place)
-        change = view.transform
-        if self._shelf is None:
-            return self._changed(plain, change)
-        images = self._shelf.array(self.digest(view), lambda: self._changed(plain, change).images)
+        transform = view.transform
+        if self._cache is None:
+            return self._transformed(plain, transform)
+        images = self._cache.array(self.digest(view), lambda: self._transformed(plain, transform).images)
         return replace(plain, name=self.condition(view), images=images)
 
     def _plain(self, view: View) -> ImageSet:
-        source = self._source(view) if view.data else self.data
-        if isinstance(source, ImageSet):
+        if view.first:  # a part of a set that is loaded once
+            return _first(self.images(replace(view, first=0)), view.first)
+        data = self._data_set(view) if view.data else self.data
+        if isinstance(data, ImageSet):
             if view.split != "test":
                 raise DataError(
                     f"there are test images only, no split {view.split!r}; "
                     "use a data set that has one, or an evaluator that needs none"
                 )
-            return _cut(check_image_set(source), view.first)
-        found = _cut(load_checked(source, view.split, self.place), view.first)
+            return check_image_set(data)
+        image_set = load_checked(data, view.split, self.place)
         if not view.data:
-            return found
+            return image_set
         if view.labelled:
-            return _of_the_same_kind(found, self.images(View()))
-        return replace(found, labels=None, classes=0, names=())
+            _check_same_classes(image_set, self.images(View()))
+            return image_set
+        return replace(image_set, labels=None, classes=0, names=())
 
-    def _source(self, view: View) -> DataSet:
-        if not view.data.endswith(FOLDER):
-            return _named(view.data)
-        path, own = view.data.removesuffix(FOLDER), self.images(View())
+    def _data_set(self, view: View) -> DataSet:
+        if not view.data.endswith(FOLDER_SUFFIX):
+            return _registered(view.data)
+        path, suite_images = view.data.removesuffix(FOLDER_SUFFIX), self.images(View())
         if self.place.root is not None and holds_pictures(self.place.root / path):
-            return Folder(path, own.images.shape[-1], view.labelled)
-        return Arrays(path, own.classes)
+            return Folder(path, suite_images.images.shape[-1], view.labelled)
+        return Arrays(path, suite_images.classes)
 
-    def _changed(self, plain: ImageSet, change: Transform) -> ImageSet:
-        changed = change.apply(plain.images, self.place)
-        if changed.shape != plain.images.shape:
+    def _transformed(self, plain: ImageSet, transform: Transform) -> ImageSet:
+        images = transform.apply(plain.images, self.place)
+        if images.shape != plain.images.shape:
             raise DataError(
-                f"{change!r} turned images {plain.images.shape} into {changed.shape}; shapes must stay"
+                f"{transform!r} turned images {plain.images.shape} into {images.shape}; shapes must stay"
             )
-        return replace(plain, name=change.name(self.place), images=changed)
+        return replace(plain, name=transform.name(self.place), images=images)
 
 
-def _of_the_same_kind(found: ImageSet, own: ImageSet) -> ImageSet:
-    """`found`, if a network for the suite's own images can be right about it."""
-    size = found.images.shape[1:]
-    if found.labels is None or found.classes != own.classes or size != own.images.shape[1:]:
-        labels = "no labels" if found.labels is None else f"{found.classes} classes"
+def _check_same_classes(images: ImageSet, suite_images: ImageSet) -> None:
+    """Checks that a network for the suite's images can classify `images`."""
+    shape, expected = images.images.shape[1:], suite_images.images.shape[1:]
+    if images.labels is None or images.classes != suite_images.classes or shape != expected:
+        labels = "no labels" if images.labels is None else f"{images.classes} classes"
         raise DataError(
-            f"data set {found.name!r}: found {labels} and images of shape {size}, expected the "
-            f"{own.classes} classes and the shape {own.images.shape[1:]} of {own.name!r}"
+            f"data set {images.name!r}: found {labels} and images of shape {shape}, expected the "
+            f"{suite_images.classes} classes and the shape {expected} of {suite_images.name!r}"
         )
-    return found
 
 
-def _cut(images: ImageSet, first: int) -> ImageSet:
-    if not first:
+def _first(images: ImageSet, count: int) -> ImageSet:
+    """The first `count` images, or all if it is 0."""
+    if not count:
         return images
-    labels = None if images.labels is None else images.labels[:first]
-    return replace(images, images=images.images[:first], labels=labels)
+    labels = None if images.labels is None else images.labels[:count]
+    return replace(images, images=images.images[:count], labels=labels)
 
 
-def _named(name: str) -> DataSet:
+def _registered(name: str) -> DataSet:
     try:
         return DATASETS.get(name)()
     except TypeError as error:
         raise DataError(
-            f"data set {name!r} cannot serve by its name alone ({error}); name one whose settings all have defaults"
+            f"data set {name!r} cannot be used by its name alone ({error}); name one whose settings all have defaults"
         ) from error

@@ -1,17 +1,22 @@
-"""What a model is shown: a split of a data set, perhaps transformed."""
+"""The images that an evaluator shows to a model: a split of a data set, perhaps transformed."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from evalsuite.datasets.base import Place
-from evalsuite.types import Array, ImageSet, Split
+if TYPE_CHECKING:
+    from evalsuite.datasets.base import Place
+    from evalsuite.types import Array, ImageSet, Split
+
+FOLDER_SUFFIX = "/"
+"""Ends the name of a data set that is a folder under the data root."""
 
 
 class Transform(ABC):
-    """Is something that is done to images; derive a frozen dataclass."""
+    """A change of images, computed here; derive a frozen dataclass."""
 
     @abstractmethod
     def name(self, place: Place) -> str:
@@ -22,12 +27,12 @@ class Transform(ABC):
         """Returns uint8 or float32 images of the same shape; row i depends on ``images[i]``, i and the seed."""
 
     def inputs(self, place: Place) -> Iterable[bytes]:  # noqa: ARG002  # most have none
-        """Yields what the pixels depend on beside the images, the settings and the seed: files of the data root."""
+        """Yields the files of the data root that the pixels depend on, beside images, settings and seed."""
         return ()
 
 
 class StoredImages(ABC):
-    """Is a set of images that somebody made of the test images and stored; derive a frozen dataclass."""
+    """A set of images that was derived from the test images elsewhere and stored; derive a frozen dataclass."""
 
     @abstractmethod
     def name(self, place: Place) -> str:
@@ -35,10 +40,10 @@ class StoredImages(ABC):
 
     @abstractmethod
     def load(self, plain: ImageSet, place: Place) -> ImageSet:
-        """Returns the stored images, read in place and checked against `plain`, which they were made of.
+        """Returns the stored images, memory-mapped or decoded on access, checked against the test images `plain`.
 
         Raises:
-            DataError: If they are missing or malformed; the sentence names the file, what was found and what
+            DataError: If they are missing or malformed; the message names the file, what was found and what
                 was expected.
         """
 
@@ -53,15 +58,15 @@ class StoredImages(ABC):
 
 @dataclass(frozen=True)
 class View:
-    """Is the address of a set of images.
+    """The address of an image set.
 
     Attributes:
-        data: Registered data set; empty for the suite's own; with a slash at its end a folder under the data
-            root: arrays with the suite's classes (`evalsuite.datasets.arrays.Arrays`), or pictures, which get the
-            suite's size (`evalsuite.datasets.folders.Folder`).
-        split: Which part of it.
-        transform: What is done to its images, or what was stored in their place.
-        first: Only the first so many of them; 0 for all.
+        data: Name of a registered data set; empty for the suite's own; with a slash at its end a folder under the
+            data root: arrays with the suite's classes (`evalsuite.datasets.arrays.Arrays`), or pictures, which get
+            the suite's size (`evalsuite.datasets.folders.Folder`).
+        split: Part of the data set.
+        transform: Change of its images, or stored images that replace them.
+        first: Number of images, from the first on; 0 for all.
         labelled: Whether another data set keeps its labels, which must be the suite's classes; without, it is
             out of distribution.
     """

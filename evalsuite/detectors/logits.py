@@ -1,4 +1,4 @@
-"""Detectors that look at the logits alone; MSP and energy are in `evalsuite.metrics`."""
+"""Detectors that need the logits alone; MSP and energy are in `evalsuite.metrics.logits`."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from evalsuite.types import Array, Floats
 
 GAMMA = 0.1
+"""Exponent of GEN, as published."""
 LARGEST = 100
-"""Exponent and number of classes of GEN, as published."""
+"""Number of classes that GEN sums over, as published."""
 
 
 def max_logit(logits: Array) -> Floats:
@@ -33,7 +34,8 @@ def entropy(logits: Array) -> Floats:
     True
     """
     log_p = log_softmax(logits)
-    return _sums(-np.exp(log_p) * log_p)
+    total: Floats = (-np.exp(log_p) * log_p).sum(axis=1)
+    return total
 
 
 def gen(logits: Array, *, gamma: float = GAMMA, largest: int = LARGEST) -> Floats:
@@ -43,7 +45,7 @@ def gen(logits: Array, *, gamma: float = GAMMA, largest: int = LARGEST) -> Float
 
     Args:
         logits: Real, shape (N, K), finite.
-        gamma: In (0, 1); small numbers let unlikely classes count.
+        gamma: In (0, 1); the smaller, the more unlikely classes count.
         largest: Number of classes that count, M; all if there are fewer.
 
     References:
@@ -52,11 +54,7 @@ def gen(logits: Array, *, gamma: float = GAMMA, largest: int = LARGEST) -> Float
     log_p = log_softmax(logits)
     if largest < log_p.shape[1]:
         log_p = np.partition(log_p, -largest, axis=1)[:, -largest:]
-    # of a sure class 1 - p is what the others have, and rounding must not make it negative
+    # 1 - p is the probability of all other classes, which must not be rounded below zero
     log_rest = np.log(np.maximum(-np.expm1(log_p), np.finfo(np.float64).tiny))
-    return _sums(np.exp(gamma * (log_p + log_rest)))
-
-
-def _sums(terms: Floats) -> Floats:
-    total: Floats = terms.sum(axis=1)
+    total: Floats = np.exp(gamma * (log_p + log_rest)).sum(axis=1)
     return total

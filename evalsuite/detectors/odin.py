@@ -1,4 +1,4 @@
-"""ODIN: the largest probability at a high temperature, after a small step that should raise it."""
+"""ODIN: the largest probability at a high temperature, after a small step that increases it."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 TEMPERATURE = 1000.0
 EPSILON = 0.0014
+"""Length of the step, on [0, 1] images; both are those of the paper for most of its networks."""
 
 
 def odin(
@@ -32,14 +33,14 @@ def odin(
 
     The gradient is that of the cross-entropy of ``logits(x) / temperature`` to the predicted class. Published code
     takes steps of epsilon / std on normalised images, which is this step on images in [0, 1]. A zero gradient
-    makes no step (OpenOOD takes one up), and steps may leave [0, 1] as they do everywhere.
+    makes no step (OpenOOD makes a positive one), and steps may leave [0, 1] as in all implementations.
 
     Args:
         model: Takes float images in [0, 1], returns logits; its weights need no gradients.
         images: uint8 or float32 in [0, 1], (N, C, H, W).
         temperature: T.
         epsilon: Length of the step, on [0, 1] images.
-        device: Where the model is.
+        device: Device of the model.
 
     Returns:
         float64, larger = more out of distribution.
@@ -49,37 +50,37 @@ def odin(
 
     References:
         Liang et al. 2018, "Enhancing the reliability of out-of-distribution image detection in neural networks",
-        equations 1 and 2; the settings are the paper's for most of its networks.
+        equations 1 and 2.
     """
     if obstacle := gradient_obstacle(model):
-        raise SkippedError(f"the model has no gradients ({obstacle}), and ODIN follows them")
-    found = []
+        raise SkippedError(f"the model has no gradients ({obstacle}), which ODIN needs")
+    logits = []
     with evaluation_mode(model):
         for start in range(0, len(images), BATCH_SIZE):
             batch = _batch(images, start).to(device)
-            stepped = batch - epsilon * _slope(model, batch, temperature).sign()
+            stepped = batch - epsilon * _gradient(model, batch, temperature).sign()
             with torch.no_grad():
-                found.append(model(stepped).to("cpu", torch.float64).numpy())
-    return msp(np.concatenate(found)[: len(images)] / temperature)
+                logits.append(model(stepped).to("cpu", torch.float64).numpy())
+    return msp(np.concatenate(logits)[: len(images)] / temperature)
 
 
 def _batch(images: Array, start: int) -> Tensor:
-    """Images from `start` on; the last batch is filled up, as in `evalsuite.models.inference.logits`."""
+    """Images from `start` on; the last batch is padded, as in `evalsuite.models.inference.logits`."""
     rows = np.minimum(np.arange(start, start + BATCH_SIZE), len(images) - 1)
     part = np.ascontiguousarray(images[rows])
     batch = torch.from_numpy(part).to(torch.float32, memory_format=torch.channels_last)
     return batch / 255 if part.dtype == np.uint8 else batch
 
 
-def _slope(model: nn.Module, batch: Tensor, temperature: float) -> Tensor:
+def _gradient(model: nn.Module, batch: Tensor, temperature: float) -> Tensor:
     """Gradient of the loss of the predicted classes at `batch`."""
     with torch.enable_grad():
-        point = batch.clone().requires_grad_()
-        tempered = model(point) / temperature
+        images = batch.clone().requires_grad_()
+        tempered = model(images) / temperature
         loss = functional.cross_entropy(tempered, tempered.detach().argmax(1), reduction="sum")
         if not loss.requires_grad:
-            raise SkippedError("no gradient reaches the images, and ODIN follows it")
-        (slope,) = torch.autograd.grad(loss, point, allow_unused=True)
-    if slope is None:
-        raise SkippedError("no gradient reaches the images, and ODIN follows it")
-    return slope
+            raise SkippedError("no gradient reaches the images, and ODIN needs it")
+        (gradient,) = torch.autograd.grad(loss, images, allow_unused=True)
+    if gradient is None:
+        raise SkippedError("no gradient reaches the images, and ODIN needs it")
+    return gradient

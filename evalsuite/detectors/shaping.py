@@ -1,7 +1,7 @@
-"""Detectors that change the penultimate features and look at the logits which the classifier makes of them.
+"""Detectors that shape the penultimate features and take the energy of the resulting logits; and GradNorm.
 
-ReAct cuts off large activations; ASH keeps the largest alone; SCALE multiplies all by how much of the sum the
-largest hold. GradNorm changes nothing but needs the same ingredients.
+ReAct clips large activations; ASH keeps only the largest; SCALE multiplies all by a function of the share of the
+largest in their sum. GradNorm needs the same inputs but changes no feature.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from evalsuite.types import Array, Floats
 
 REACT = 90.0
+"""Percentile of the training activations at which ReAct clips."""
 ASH = 90.0
+"""Percentile of the activations of each image that ASH removes."""
 SCALE = 85.0
-"""Percentiles: ReAct's of the training activations, the others' of the activations of each image."""
+"""Percentile of the activations of each image above which they are the largest for SCALE."""
 
 
 def react_limit(features: Array, *, percentile: float = REACT) -> float:
@@ -29,12 +31,12 @@ def react_limit(features: Array, *, percentile: float = REACT) -> float:
 
 
 def react(features: Array, head: Head, *, limit: float) -> Floats:
-    """Returns the energy of the logits of activations cut off at `limit`, float64 (N,).
+    """Returns the energy of the logits of activations clipped at `limit`, float64 (N,).
 
     References:
         Sun et al. 2021, "ReAct: Out-of-distribution detection with rectified activations", equation 1.
     """
-    return energy(applied(np.minimum(np.asarray(features), limit), head))
+    return energy(logits_of_features(np.minimum(np.asarray(features), limit), head))
 
 
 def ash(
@@ -50,25 +52,25 @@ def ash(
         features: Non-negative, (N, D): pooled features, as OpenOOD does it.
         head: The classifier.
         variant: ``b``, ``p`` or ``s``.
-        percentile: Share of activations that go, in percent; OpenOOD chooses among 65 to 95.
+        percentile: Share of activations that are removed, in percent; OpenOOD chooses among 65 to 95.
 
     Raises:
-        SkippedError: If features are negative: shares of their sum mean nothing then.
+        SkippedError: If features are negative, so that shares of their sum are undefined.
 
     References:
         Djurisic et al. 2023, "Extremely simple activation shaping for out-of-distribution detection", algorithms 1
         to 3.
     """
     h = _activations(features)
-    kept = _kept(h, percentile)
-    total, left = h.sum(axis=1, keepdims=True), (h * kept).sum(axis=1, keepdims=True)
+    largest = _largest(h, percentile)
     if variant == "b":
-        shaped = kept * (total / kept.sum(axis=1, keepdims=True))
+        total, count = h.sum(axis=1, keepdims=True), largest.sum(axis=1, keepdims=True)
+        shaped = largest * (total / count)
     elif variant == "s":
-        shaped = h * kept * np.exp(_ratio(total, left))
+        shaped = h * largest * np.exp(_sum_ratio(h, largest))
     else:
-        shaped = h * kept
-    return energy(applied(shaped, head))
+        shaped = h * largest
+    return energy(logits_of_features(shaped, head))
 
 
 def scale(features: Array, head: Head, *, percentile: float = SCALE) -> Floats:
@@ -81,8 +83,8 @@ def scale(features: Array, head: Head, *, percentile: float = SCALE) -> Floats:
         equation 5.
     """
     h = _activations(features)
-    total, left = h.sum(axis=1, keepdims=True), (h * _kept(h, percentile)).sum(axis=1, keepdims=True)
-    return energy(applied(h * np.exp(_ratio(total, left)), head))
+    ratio = _sum_ratio(h, _largest(h, percentile))
+    return energy(logits_of_features(h * np.exp(ratio), head))
 
 
 def gradnorm(features: Array, logits: Array) -> Floats:
@@ -101,7 +103,7 @@ def gradnorm(features: Array, logits: Array) -> Floats:
     return norms
 
 
-def applied(features: Array, head: Head) -> Floats:
+def logits_of_features(features: Array, head: Head) -> Floats:
     """Returns the logits of features (N, D), float64 (N, K)."""
     z: Floats = np.asarray(features, np.float64) @ head.weight.astype(np.float64).T + head.bias
     return z
@@ -111,24 +113,26 @@ def _activations(features: Array) -> Floats:
     h = np.asarray(features, np.float64)
     if h.min() < 0:
         raise SkippedError(
-            f"found penultimate features down to {h.min():.3g}, expected none below 0 (what a ReLU returns): ASH and "
-            "SCALE take shares of their sum; use other detectors"
+            f"found penultimate features down to {h.min():.3g}, expected none below 0 (the output of a ReLU): ASH "
+            "and SCALE take shares of their sum; use other detectors"
         )
     return h
 
 
-def _kept(h: Floats, percentile: float) -> Array:
+def _largest(h: Floats, percentile: float) -> Array:
     """Which activations of each image are the largest, bool (N, D)."""
     count = max(1, h.shape[1] - round(h.shape[1] * percentile / 100))
     last = np.partition(h, -count, axis=1)[:, -count, None]
-    kept: Array = h >= last
-    many = np.flatnonzero(kept.sum(axis=1) > count)  # images with ties at the edge, seldom any
-    above, tied = h[many] > last[many], h[many] == last[many]
+    largest: Array = h >= last
+    rows = np.flatnonzero(largest.sum(axis=1) > count)  # images with ties at the edge, seldom any
+    above, tied = h[rows] > last[rows], h[rows] == last[rows]
     missing = count - above.sum(axis=1, keepdims=True)
-    kept[many] = above | (tied & (np.cumsum(tied, axis=1) <= missing))
-    return kept
+    largest[rows] = above | (tied & (np.cumsum(tied, axis=1) <= missing))
+    return largest
 
 
-def _ratio(total: Floats, left: Floats) -> Floats:
-    """Sum of all over sum of the kept, at least 1; 0 for an image without any activation."""
-    return np.divide(total, left, out=np.zeros_like(total), where=left > 0)
+def _sum_ratio(h: Floats, largest: Array) -> Floats:
+    """Sum of all activations over that of the largest, at least 1, (N, 1); 0 for an image without any activation."""
+    total, part = h.sum(axis=1, keepdims=True), (h * largest).sum(axis=1, keepdims=True)
+    ratio: Floats = np.divide(total, part, out=np.zeros_like(total), where=part > 0)
+    return ratio

@@ -1,4 +1,4 @@
-"""All detectors by name: what each is, what it needs, and how it becomes a function of a sample."""
+"""All detectors by name, with their sources, their requirements and their fit to a model."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from evalsuite.detectors.distances import Gaussians, neighbors
 from evalsuite.detectors.logits import entropy, gen, max_logit
+from evalsuite.detectors.mahalanobis import Gaussians
+from evalsuite.detectors.nearest_neighbours import neighbors
 from evalsuite.detectors.odin import odin
-from evalsuite.detectors.residual import principal, virtual_logit
 from evalsuite.detectors.shaping import ash, gradnorm, react, react_limit, scale
+from evalsuite.detectors.vim import principal, virtual_logit
 from evalsuite.errors import SkippedError
 from evalsuite.metrics.logits import energy, msp
 from evalsuite.models.features import Head
 from evalsuite.types import Array, Floats
 
 Needs = Literal["logits", "features", "training", "gradients"]
-"""What a detector needs beside the logits: features, training images and their features, or gradients."""
+"""Requirement of a detector beside the logits: features, training images and their features, or gradients."""
 
 
 class Sample(Protocol):
-    """Is what a model says about some images, and a way to ask it again."""
+    """A model's outputs on some images, and a way to call it on them again."""
 
     @property
     def logits(self) -> Array:
@@ -35,12 +36,12 @@ class Sample(Protocol):
     def features(self) -> Array:
         """float32 (N, D); raises `evalsuite.errors.SkippedError` where the model has none."""
 
-    def asked(self, question: Callable[..., Floats]) -> Floats:
-        """Returns ``question(model, images, device=device)``, float64 (N,)."""
+    def apply(self, score: Callable[..., Floats]) -> Floats:
+        """Returns ``score(model, images, device=device)``, float64 (N,)."""
 
 
 class Basis(Protocol):
-    """Is what a detector may be built on; what does not exist raises `evalsuite.errors.SkippedError`."""
+    """The data that detectors are fitted to; missing data raise `evalsuite.errors.SkippedError`."""
 
     @property
     def head(self) -> Head:
@@ -56,20 +57,20 @@ class Basis(Protocol):
 
     @property
     def gaussians(self) -> Gaussians:
-        """Those of the training features, fitted once for all detectors."""
+        """Gaussians of the training features, fitted once for all detectors."""
 
     @property
     def neighbors(self) -> int:
-        """Which neighbour's distance counts."""
+        """Rank of the neighbour whose distance counts."""
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Is a detector ready for one model.
+    """A detector that is fitted to one model.
 
     Attributes:
-        scores: Sample to scores, float64 (N,); larger means more out of distribution.
-        flags: Why its scores should be doubted.
+        scores: Function of a sample to scores, float64 (N,); larger means more out of distribution.
+        flags: Warnings about its scores.
     """
 
     scores: Callable[[Sample], Floats]
@@ -78,17 +79,17 @@ class Scorer:
 
 @dataclass(frozen=True)
 class Detector:
-    """Is a way to tell how unlike the training data an image is.
+    """A method that scores how unlike the training data an image is.
 
     Attributes:
-        source: What it is, and who published it; the report prints it.
-        needs: What it needs beside the logits.
-        built: Makes it ready for one model.
+        source: Description and publication; the report prints it.
+        needs: Requirement beside the logits.
+        fit: Fits it to one model.
     """
 
     source: str
     needs: Needs
-    built: Callable[[Basis], Scorer]
+    fit: Callable[[Basis], Scorer]
 
 
 def _from_logits(scores: Callable[[Array], Floats]) -> Callable[[Basis], Scorer]:
@@ -96,20 +97,20 @@ def _from_logits(scores: Callable[[Array], Floats]) -> Callable[[Basis], Scorer]
 
 
 def _energy(logits: Array) -> Floats:
-    found = energy(logits)
-    if np.abs(found).max() <= 1e-4:
+    energies = energy(logits)
+    if np.abs(energies).max() <= 1e-4:
         raise SkippedError(
             "the energy is 0 for every image: the model returns log-probabilities; remove its log_softmax"
         )
-    return found
+    return energies
 
 
 def _shaped(scores: Callable[[Array, Head], Floats]) -> Callable[[Basis], Scorer]:
-    def built(basis: Basis) -> Scorer:
+    def fit(basis: Basis) -> Scorer:
         head = basis.head
         return Scorer(lambda sample: scores(sample.features, head))
 
-    return built
+    return fit
 
 
 def _react(basis: Basis) -> Scorer:
@@ -118,7 +119,7 @@ def _react(basis: Basis) -> Scorer:
 
 
 def _distance(relative: bool) -> Callable[[Basis], Scorer]:
-    def built(basis: Basis) -> Scorer:
+    def fit(basis: Basis) -> Scorer:
         features, fitted = basis.training.features, basis.gaussians
         flags: tuple[str, ...] = ()
         if fitted.rank < features.shape[1]:
@@ -130,19 +131,19 @@ def _distance(relative: bool) -> Callable[[Basis], Scorer]:
         score = fitted.relative if relative else fitted.mahalanobis
         return Scorer(lambda sample: score(sample.features), flags)
 
-    return built
+    return fit
 
 
 def _knn(basis: Basis) -> Scorer:
     features = basis.training.features
     fitted = neighbors(features, rank=basis.neighbors)
-    dead = int((~features.any(axis=1)).sum())
+    zeros = int((~features.any(axis=1)).sum())
     flags = (
         (
-            f"{dead} of {len(features)} training images have penultimate features that are all zero, and so no "
+            f"{zeros} of {len(features)} training images have penultimate features that are all zero, and so no "
             "direction: they count as a point of their own.",
         )
-        if dead
+        if zeros
         else ()
     )
     return Scorer(lambda sample: fitted.distances(sample.features), flags)
@@ -175,7 +176,7 @@ DETECTORS: Mapping[str, Detector] = MappingProxyType(
         ),
         "odin": Detector(
             "ODIN, T = 1000, step 0.0014 on [0, 1] images (Liang et al. 2018, arXiv 1706.02690)",
-            "gradients", lambda _: Scorer(lambda sample: sample.asked(odin)),
+            "gradients", lambda _: Scorer(lambda sample: sample.apply(odin)),
         ),
         "mahalanobis": Detector(
             "Mahalanobis distance of the penultimate features to the nearest class mean, shared covariance "
@@ -197,7 +198,7 @@ DETECTORS: Mapping[str, Detector] = MappingProxyType(
             "training", _vim,
         ),
         "react": Detector(
-            "energy after cutting penultimate features off at the 90th percentile of training images "
+            "energy after clipping penultimate features at the 90th percentile of training images "
             "(Sun et al. 2021, arXiv 2111.12797)",
             "training", _react,
         ),

@@ -30,4 +30,3 @@ EVALUATORS: Registry[type[Evaluator]] = Registry(
     },
     group="evalsuite.evaluators",
 )
-register = EVALUATORS.register

@@ -1,17 +1,21 @@
-"""Accuracy, likelihood and agreement on clean images."""
+"""Accuracy, likelihood and agreement on clean images; metrics and scores that other evaluators share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evalsuite.datasets.views import View
-from evalsuite.evaluation import Bench
-from evalsuite.evaluators.base import Evaluator
+from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, declare
 from evalsuite.metrics.logits import correct_among
 from evalsuite.types import Array, Metric, Score
+
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench, Outputs
+    from evalsuite.types import Floats
 
 ACCURACY = Metric(
     "accuracy", higher_is_better=True, unit="fraction", tolerance=0.005,
@@ -22,8 +26,8 @@ TOP5 = Metric(
     "accuracy_top5", higher_is_better=True, unit="fraction",
     text="Share of images whose label is among the five most likely classes; of equal logits the first classes count.",
 )  # fmt: skip
-MANY = 20
-"""Classes from which on the five most likely ones tell something."""
+TOP5_CLASSES = 20
+"""Number of classes from which on the top-5 accuracy is reported."""
 NLL = Metric(
     "nll", higher_is_better=False, unit="nats", tolerance=0.02,
     text="Mean negative log-likelihood of the label, from a float64 log-softmax.",
@@ -42,10 +46,16 @@ SOFTMAX_DISTANCE = Metric(
     text="Mean l2 norm of the difference between the softmax outputs of the candidate and its parent on the "
     "same images, from 0 to the square root of 2 (Liebenwein et al. 2021, arXiv 2104.03438).",
 )  # fmt: skip
+ROBUST_ACCURACY = Metric(
+    "robust_accuracy", higher_is_better=True, unit="fraction", tolerance=0.01,
+    text="Share of images that are classified correctly before and after the attack, which may use the weights.",
+)  # fmt: skip
 POPULATION = "test"
-"""Name of the test images in evidence: clean or changed, they are the same images, so all of it is paired."""
+"""Name of the test images in evidence: clean or transformed, they are the same images, so all evidence is paired."""
 CONTROL = "control"
 """Condition of how far an independently trained network is from the parent, among the parent's scores."""
+LABELLED = (ACCURACY, NLL, AGREEMENT)
+"""What `labelled_scores` yields."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +75,17 @@ class Accuracy(Evaluator):
         """The clean test images."""
         return (View(),)
 
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:
+        """Yields ``clean``: three metrics, four where there are many classes."""
+        top = (TOP5,) if data.classes >= TOP5_CLASSES else ()
+        yield from declare((*LABELLED, *top), data.condition(View()))
+
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields three scores on ``clean``, four where there are many classes."""
         yield from labelled_scores(bench, View())
-        if bench.classes >= MANY:
+        if bench.classes >= TOP5_CLASSES:
             outputs = bench.outputs(View())
-            among = correct_among(outputs.logits, outputs.known, TOP)
+            among = correct_among(outputs.logits, outputs.true_labels, TOP)
             yield Score(TOP5.name, bench.condition(View()), evidence={POPULATION: among})
 
 
@@ -80,28 +95,38 @@ def labelled_scores(
     """Yields accuracy, NLL and agreement with the parent on one labelled view."""
     outputs, condition = bench.outputs(view), bench.condition(view)
     agrees = outputs.predictions == bench.parent.outputs(view).predictions
-    for metric, values in ((ACCURACY, outputs.correct), (NLL, outputs.nll), (AGREEMENT, agrees)):
+    for metric, values in zip(LABELLED, (outputs.correct, outputs.nll, agrees), strict=True):
         yield Score(metric.name, condition, evidence={population: values}, group=group)
+
+
+def population_of_first(count: int, total: int) -> str:
+    """Returns the population of the first `count` of `total` test images; that of all of them if they are all."""
+    return POPULATION if count == total else f"{POPULATION}[:{count}]"
 
 
 def calibration_score(bench: Bench, view: View, *, group: str = "", population: str = POPULATION) -> Score:
     """Returns the calibration error on one labelled view."""
     outputs = bench.outputs(view)
-    sure = np.column_stack([outputs.confidence, outputs.correct.astype(np.float64)])
-    return Score(ECE.name, bench.condition(view), evidence={population: sure}, group=group)
+    evidence = {population: confidence_and_correct(outputs)}
+    return Score(ECE.name, bench.condition(view), evidence=evidence, group=group)
 
 
-def single(score: Score) -> Score:
-    """Returns a score whose evidence has single precision: half the room, for there are 75 corrupted sets and more.
+def confidence_and_correct(outputs: Outputs) -> Floats:
+    """Returns the evidence of calibration errors: confidence, and 1 where the prediction is right; float64 (N, 2)."""
+    return np.column_stack([outputs.confidence, outputs.correct.astype(np.float64)])
+
+
+def float32_evidence(score: Score) -> Score:
+    """Returns a score with evidence in single precision: half the bytes, for there are 75 corrupted sets and more.
 
     Numbers are rounded down, so that a confidence on the upper edge of a bin stays in it.
     """
-    kept = {population: _rounded_down(values) for population, values in score.evidence.items()}
-    return replace(score, evidence=kept)
+    evidence = {population: _rounded_down(values) for population, values in score.evidence.items()}
+    return replace(score, evidence=evidence)
 
 
 def _rounded_down(values: Array) -> Array:
     if values.dtype != np.float64:
         return values
-    found = values.astype(np.float32)
-    return np.where(found > values, np.nextafter(found, np.float32(-np.inf)), found)
+    nearest = values.astype(np.float32)
+    return np.where(nearest > values, np.nextafter(nearest, np.float32(-np.inf)), nearest)

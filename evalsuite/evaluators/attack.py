@@ -1,30 +1,32 @@
-"""Adversarial attacks: the worst that can happen within a radius."""
+"""Adversarial attacks: the worst case within a radius."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evalsuite.attacks.backends.autoattack import playable
+from evalsuite.attacks.backends.autoattack import available_component
 from evalsuite.attacks.specs import (
-    WEAPONS,
+    ATTACK_SPECS,
     AttackBudget,
     AttackRunner,
     AttackSpec,
     Target,
     attack_spec,
-    check,
-    target,
+    attack_target,
+    check_settings,
 )
-from evalsuite.attacks.validity import Record, ValidityWarnings, validity_warnings
+from evalsuite.attacks.validity import AttackOutcomes, ValidityWarnings, validity_warnings
 from evalsuite.datasets.views import View
 from evalsuite.errors import SkippedError, SuiteError
-from evalsuite.evaluation import Bench
-from evalsuite.evaluators.accuracy import POPULATION
+from evalsuite.evaluators.accuracy import ROBUST_ACCURACY, population_of_first
 from evalsuite.evaluators.base import (
+    Condition,
+    DataSummary,
     Evaluator,
     check_epsilons,
     check_once,
@@ -33,10 +35,9 @@ from evalsuite.evaluators.base import (
 from evalsuite.models.inference import gradient_obstacle
 from evalsuite.types import Array, Metric, Score
 
-ROBUST_ACCURACY = Metric(
-    "robust_accuracy", higher_is_better=True, unit="fraction", tolerance=0.01,
-    text="Share of images that are classified correctly before and after the attack, which may use the weights.",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench
+
 WORST = "worst"
 BLACK_BOX = "black-box"
 GROUP, BLACK_BOX_GROUP = "attack", "black-box attack"
@@ -46,10 +47,10 @@ GROUP, BLACK_BOX_GROUP = "attack", "black-box attack"
 class Attack(Evaluator):
     """Robust accuracy under FGSM and LinfPGD or any others, and per image against the worst of them.
 
-    ``worst`` counts an image as robust if no attack of the norm broke it at this radius or a smaller one, so
-    its curve cannot rise. ``worst black-box`` is the same over the attacks that only ask for answers: a model
-    without gradients has these scores, with the parent's to compare them with, and a reason for the others;
-    if no attack is black-box, it is skipped.
+    ``worst`` counts an image as robust if it is classified correctly under every attack of the norm at this radius
+    and all smaller ones, so its curve cannot rise. ``worst black-box`` is the same over the attacks that use outputs
+    only: a model without gradients has these scores, with the parent's to compare them with, and a reason for the
+    others; if no attack is black-box, it is skipped.
 
     Every white-box score carries the validity checks that it did not pass (`evalsuite.attacks.validity`).
     They attack the first `probe` images again, with more steps, more restarts, Square, the margin for a loss, the
@@ -60,16 +61,16 @@ class Attack(Evaluator):
         epsilons: Linf radii on [0, 1] images in units of 1/255.
         attacks: Names in `evalsuite.attacks.specs`: foolbox's at a fixed radius (``fgsm``, ``linf-pgd``,
             ``linf-noise``, ``fgm``, ``l2-pgd``), its minimal-norm attacks (``linf-deepfool``, ``linf-fmn``,
-            ``l2-deepfool``, ``ddn``, ``l2-fmn``), and AutoAttack's parts (``apgd-ce``, ``apgd-t``,
+            ``l2-deepfool``, ``ddn``, ``l2-fmn``), and AutoAttack's components (``apgd-ce``, ``apgd-t``,
             ``apgd-dlr``, ``fab``, ``fab-t``, ``square``, each also with ``l2-`` before it).
         l2_epsilons: L2 radii on [0, 1] images, for the attacks in that norm.
         steps: Gradient steps of foolbox's iterative attacks; each is 2.5 / steps of the radius, so that the
             whole ball can be crossed. Draws of noise for ``linf-noise``.
         iterations: Iterations of APGD and FAB.
         restarts: Runs of PGD and APGD from different random starts.
-        queries: Questions of Square per image; 5,000 in the published AutoAttack.
+        queries: Queries of Square per image; 5,000 in the published AutoAttack.
         images: Attack only the first so many test images; 0 for all.
-        cascade: Give each attack only what stands after those before it, in the order of `attacks`: cheaper,
+        cascade: Attack only the images that are robust to all attacks before, in the order of `attacks`: cheaper,
             but only ``worst`` is then a number.
         probe: Images of the validity checks; 0 for none.
 
@@ -97,7 +98,7 @@ class Attack(Evaluator):
             )
         check_once("attack", "l2_epsilons", [f"{radius:g}" for radius in self.l2_epsilons])
         if not self.attacks:
-            raise SuiteError(f"attack: found no attacks, expected some of {', '.join(sorted(WEAPONS))}")
+            raise SuiteError(f"attack: found no attacks, expected some of {', '.join(sorted(ATTACK_SPECS))}")
         check_once("attack", "attacks", self.attacks)
         for key in ("images", "probe"):
             if getattr(self, key) < 0:
@@ -106,7 +107,9 @@ class Attack(Evaluator):
                     f"attack: found {key} = {getattr(self, key)}, expected a count, or 0 for {default}"
                 )
         for name in self.attacks:
-            check(attack_spec(name), 0.1, self.force)  # refuses unknown names and numbers out of range
+            check_settings(
+                attack_spec(name), 0.1, self.budget
+            )  # refuses unknown names and numbers out of range
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -119,9 +122,21 @@ class Attack(Evaluator):
         return (View(),)
 
     @property
-    def force(self) -> AttackBudget:
-        """How hard the attacks try."""
+    def budget(self) -> AttackBudget:
+        """Steps, restarts and queries of the attacks."""
         return AttackBudget(self.steps, self.iterations, self.restarts, self.queries)
+
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:
+        """Yields one per attack and radius, and one per radius for the worst case of each image.
+
+        Attacks that have no number here are declared as well: with too few classes, or for models without gradients.
+        """
+        specs, missing = self._runnable(data.classes)
+        for order, norm_specs in _by_norm(specs):
+            for name, group in self._names(norm_specs).items():
+                for radius in self.radii(order):
+                    yield Condition(ROBUST_ACCURACY.name, _condition(name, radius, order), group)
+        yield from (Condition(ROBUST_ACCURACY.name, condition) for _, condition in self._missing(missing))
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields one score per attack and radius, and one per radius for the worst case of each image.
@@ -129,52 +144,69 @@ class Attack(Evaluator):
         Raises:
             SkippedError: If every attack, or one of a cascade, needs gradients and the model has none.
         """
-        weapons, missing = self._playable(bench.classes)
-        obstacle = self._obstacle(bench, weapons)
-        aim = target(bench, self.images)
-        whole = len(aim.labels) == len(bench.outputs(View()).known)
-        population = POPULATION if whole else f"{POPULATION}[:{self.images}]"
-        campaign = _AttackRun(self, aim, population)
-        partial = sorted_by_class(bench.outputs(View()).known, self.images)
-        for order in sorted({one.order for one in weapons}, reverse=True):
-            for score in campaign.scores([one for one in weapons if one.order == order], obstacle):
-                yield score if score.reason else replace(score, flags=(*partial, *score.flags))
-        for name in missing:
+        specs, missing = self._runnable(bench.classes)
+        if not specs:
+            names = ", ".join(missing)
+            raise SkippedError(f"{names} cannot run with {bench.classes} classes; add apgd-ce or fab")
+        obstacle = self._obstacle(bench, specs)
+        target, labels = attack_target(bench, self.images), bench.outputs(View()).true_labels
+        population = population_of_first(len(target.labels), len(labels))
+        unrepresentative = sorted_by_class(labels, self.images)
+        for _, norm_specs in _by_norm(specs):
+            for score in _NormRun(self, norm_specs, target, obstacle).scores(population):
+                yield score if score.reason else replace(score, flags=(*unrepresentative, *score.flags))
+        for name, condition in self._missing(missing):
             reason = f"{name} needs more than {bench.classes} classes"
-            yield from (
-                Score(ROBUST_ACCURACY.name, _named(name, radius, attack_spec(name).order), reason=reason)
-                for radius in self.radii(attack_spec(name).order)
-            )
+            yield Score(ROBUST_ACCURACY.name, condition, reason=reason)
 
     def radii(self, order: float) -> tuple[float, ...]:
-        """Returns the radii of a norm as the suite has them, rising."""
+        """Returns the radii of a norm in the unit of the suite, sorted."""
         return tuple(sorted(self.l2_epsilons if order == 2 else self.epsilons))
 
-    def _playable(self, classes: int) -> tuple[list[AttackSpec], list[str]]:
+    def _runnable(self, classes: int) -> tuple[list[AttackSpec], list[str]]:
         """The attacks that the number of classes allows, without repetition, and the names of the others."""
-        found: dict[str, AttackSpec] = {}
+        runnable: dict[str, AttackSpec] = {}
         missing = []
-        for one in map(attack_spec, self.attacks):
-            prefix = one.name.removesuffix(one.plain)
-            stand_in = playable(one.plain, classes=classes) if one.kind == "strong" else one.plain
-            if stand_in:
-                found[prefix + stand_in] = attack_spec(prefix + stand_in)
+        for spec in map(attack_spec, self.attacks):
+            prefix = spec.name.removesuffix(spec.component)
+            component = spec.component
+            if spec.kind == "autoattack":
+                component = available_component(spec.component, classes=classes)
+            if component:
+                runnable[prefix + component] = attack_spec(prefix + component)
             else:
-                missing.append(one.name)
-        if not found:
-            raise SkippedError(f"{', '.join(missing)} cannot run with {classes} classes; add apgd-ce or fab")
-        return list(found.values()), missing
+                missing.append(spec.name)
+        return list(runnable.values()), missing
 
-    def _obstacle(self, bench: Bench, weapons: list[AttackSpec]) -> str:
-        """Why the white-box attacks have no number; empty if they have."""
-        needy = [one.name for one in weapons if not one.black_box]
-        obstacle = gradient_obstacle(bench.model) if needy else ""
+    def _missing(self, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+        """Yields attacks that cannot run, each with all of its conditions."""
+        for name in names:
+            order = attack_spec(name).order
+            yield from ((name, _condition(name, radius, order)) for radius in self.radii(order))
+
+    def _names(self, specs: list[AttackSpec]) -> dict[str, str]:
+        """The names of what is reported at each radius of a norm, with its group: single attacks, and worst cases.
+
+        The worst case over the black-box attacks is left out where a cascade tries them on what others left.
+        """
+        black_box = [spec for spec in specs if spec.black_box]
+        names = {} if self.cascade else {spec.name: _group(spec) for spec in specs}
+        if len(black_box) < len(specs):
+            names[WORST] = ""
+        if black_box and (not self.cascade or len(black_box) == len(specs)):
+            names[f"{WORST} {BLACK_BOX}"] = ""
+        return names
+
+    def _obstacle(self, bench: Bench, specs: list[AttackSpec]) -> str:
+        """The reason why white-box attacks have no number; empty if they have."""
+        white_box = [spec.name for spec in specs if not spec.black_box]
+        obstacle = gradient_obstacle(bench.model) if white_box else ""
         if not obstacle:
             return ""
         sentence = (
-            f"the model has no gradients ({obstacle}): white-box attacks ({', '.join(needy)}) cannot run"
+            f"the model has no gradients ({obstacle}): white-box attacks ({', '.join(white_box)}) cannot run"
         )
-        if self.cascade or len(needy) == len(weapons):
+        if self.cascade or len(white_box) == len(specs):
             raise SkippedError(
                 f'{sentence}; linf-noise and square can (attacks = ["linf-noise"], without cascade)'
             )
@@ -182,98 +214,89 @@ class Attack(Evaluator):
 
 
 @dataclass(frozen=True)
-class _AttackRun:
-    """Is what happens to one target."""
+class _NormRun:
+    """All attacks in one norm on one target.
 
-    attack: Attack
+    Attributes:
+        settings: The evaluator.
+        specs: The attacks, all in one norm.
+        target: What is attacked.
+        obstacle: Why white-box attacks have no number; empty if they have.
+    """
+
+    settings: Attack
+    specs: list[AttackSpec]
     target: Target
-    population: str
-    attacker: AttackRunner = field(init=False)
+    obstacle: str
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "attacker", AttackRunner(self.target))
-
-    def scores(self, weapons: list[AttackSpec], obstacle: str) -> Iterator[Score]:
-        """Yields the scores of all attacks in one norm."""
-        order = weapons[0].order
-        radii = self.attack.radii(order)
-        usable = [one for one in weapons if one.black_box or not obstacle]
-        record = self._record(usable, radii)
-        white = [] if obstacle else [one for one in weapons if not one.black_box]
-        found = ValidityWarnings()
-        if white:
-            found = validity_warnings(self.target, record, force=self.attack.force, probe=self.attack.probe)
-        for radius in radii:
-            if not self.attack.cascade:
-                for one in weapons:
-                    yield self._score(one, radius, record, doubt=found, obstacle=obstacle)
-            yield from self._worst(weapons, radius, record, doubt=found, obstacle=obstacle)
-
-    def _record(self, weapons: list[AttackSpec], radii: tuple[float, ...]) -> Record:
-        """Which images each attack broke at each radius; in a cascade, what was broken when it was done."""
-        record: Record = {}
-        fallen = ~self.target.right
-        for radius in radii:
-            for one in weapons:
-                among = ~fallen if self.attack.cascade else None
-                hit = self.attacker.broken(
-                    one, _unit(radius, one.order), force=self.attack.force, among=among
+    def scores(self, population: str) -> Iterator[Score]:
+        """Yields the scores at each radius, smallest first."""
+        order = self.specs[0].order
+        names, specs = self.settings._names(self.specs), {spec.name: spec for spec in self.specs}
+        outcomes = self._outcomes()
+        warnings = self._warnings(outcomes)
+        for radius in self.settings.radii(order):
+            for name, group in names.items():
+                condition = _condition(name, radius, order)
+                black_box = specs[name].black_box if name in specs else name.endswith(BLACK_BOX)
+                if self.obstacle and not black_box:
+                    yield Score(ROBUST_ACCURACY.name, condition, group=group, reason=self.obstacle)
+                    continue
+                flags: tuple[str, ...] = ()
+                if not black_box:
+                    flags = (
+                        warnings.on(specs[name], radius) if name in specs else warnings.on_worst_case(radius)
+                    )
+                robust = self._robust(name, radius, outcomes)
+                yield Score(
+                    ROBUST_ACCURACY.name, condition, evidence={population: robust}, group=group, flags=flags
                 )
-                fallen = fallen | hit
-                record[one, radius] = fallen if self.attack.cascade else hit
-        return record
 
-    def _score(
-        self, one: AttackSpec, radius: float, record: Record, *, doubt: ValidityWarnings, obstacle: str
-    ) -> Score:
-        condition = _named(one.name, radius, one.order)
-        group = BLACK_BOX_GROUP if one.black_box else GROUP
-        if obstacle and not one.black_box:
-            return Score(ROBUST_ACCURACY.name, condition, group=group, reason=obstacle)
-        evidence = {self.population: ~record[one, radius]}
-        flags = () if one.black_box else doubt.on(one, radius)
-        return Score(ROBUST_ACCURACY.name, condition, evidence=evidence, group=group, flags=flags)
+    def _robust(self, name: str, radius: float, outcomes: AttackOutcomes) -> Array:
+        """The images that are classified correctly under an attack, or the worst case up to its radius."""
+        single = [spec for spec in self.specs if spec.name == name]
+        if single:
+            return ~outcomes[single[0], radius]
+        chosen = [spec for spec in self.specs if spec.black_box or not name.endswith(BLACK_BOX)]
+        wrong = [hit for (spec, at), hit in outcomes.items() if spec in chosen and at <= radius]
+        robust: Array = ~np.logical_or.reduce(wrong)  # the ball of a smaller radius is inside
+        return robust
 
-    def _worst(
-        self,
-        weapons: list[AttackSpec],
-        radius: float,
-        record: Record,
-        *,
-        doubt: ValidityWarnings,
-        obstacle: str,
-    ) -> Iterator[Score]:
-        """The worst case over all attacks, and over the black-box ones if they are a part of them."""
-        black = [one for one in weapons if one.black_box]
-        order = weapons[0].order
-        if len(black) < len(weapons):
-            condition = _named(WORST, radius, order)
-            if obstacle:
-                yield Score(ROBUST_ACCURACY.name, condition, reason=obstacle)
-            else:
-                evidence = {self.population: _survived(weapons, radius, record)}
-                yield Score(ROBUST_ACCURACY.name, condition, evidence=evidence, flags=doubt.worst(radius))
-        if black and (not self.attack.cascade or len(black) == len(weapons)):
-            condition = _named(f"{WORST} {BLACK_BOX}", radius, order)
-            yield Score(
-                ROBUST_ACCURACY.name, condition, evidence={self.population: _survived(black, radius, record)}
-            )
+    def _outcomes(self) -> AttackOutcomes:
+        """The images that each attack makes misclassified at each radius; in a cascade, that all up to it do."""
+        outcomes: AttackOutcomes = {}
+        runner, settings = AttackRunner(self.target), self.settings
+        wrong = ~self.target.correct
+        for radius in settings.radii(self.specs[0].order):
+            for spec in self.specs:
+                if self.obstacle and not spec.black_box:
+                    continue
+                among = ~wrong if settings.cascade else None
+                epsilon = radius if spec.order == 2 else radius / 255
+                hit = runner.misclassified(spec, epsilon, budget=settings.budget, among=among)
+                wrong = wrong | hit
+                outcomes[spec, radius] = wrong if settings.cascade else hit
+        return outcomes
+
+    def _warnings(self, outcomes: AttackOutcomes) -> ValidityWarnings:
+        if self.obstacle or all(spec.black_box for spec in self.specs):
+            return ValidityWarnings()
+        settings = self.settings
+        return validity_warnings(self.target, outcomes, budget=settings.budget, probe=settings.probe)
 
 
-def _survived(weapons: list[AttackSpec], radius: float, record: Record) -> Array:
-    """Images that none of the attacks broke up to the radius: the ball of a smaller one is inside."""
-    hits = [hit for (one, at), hit in record.items() if one in weapons and at <= radius]
-    survived: Array = ~np.logical_or.reduce(hits)
-    return survived
+def _by_norm(specs: list[AttackSpec]) -> Iterator[tuple[float, list[AttackSpec]]]:
+    """Yields each norm, linf first, with its attacks."""
+    for order in sorted({spec.order for spec in specs}, reverse=True):
+        yield order, [spec for spec in specs if spec.order == order]
 
 
-def _unit(radius: float, order: float) -> float:
-    """A radius of the suite for images in [0, 1]."""
-    return radius if order == 2 else radius / 255
+def _group(spec: AttackSpec) -> str:
+    return BLACK_BOX_GROUP if spec.black_box else GROUP
 
 
-def _named(name: str, radius: float, order: float) -> str:
-    """The condition; L2 is said where the name does not."""
+def _condition(name: str, radius: float, order: float) -> str:
+    """The condition; the worst case names its norm if that is L2, as single attacks do."""
     if order == 2:
         return f"{name} l2/{radius:g}" if name.startswith(WORST) else f"{name}/{radius:g}"
     return f"{name}/{radius:g}:255"

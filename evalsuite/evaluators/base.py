@@ -1,33 +1,87 @@
-"""The contract of an evaluator."""
+"""The contract of an evaluator: what it needs, what it reports, and on which conditions."""
 
 from __future__ import annotations
 
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from scipy.special import pdtrc
 
-from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError
-from evalsuite.evaluation import Bench
-from evalsuite.types import Array, Metric, Score
+
+if TYPE_CHECKING:
+    from evalsuite.datasets.views import View
+    from evalsuite.evaluation import Bench
+    from evalsuite.types import Array, ImageSet, Metric, Score
 
 
-def check_once(evaluator: str, key: str, values: Sequence[object]) -> None:
-    """Checks that a setting names nothing twice, since each condition has one score.
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One number that an evaluator reports, declared before anything is measured.
 
-    Raises:
-        SuiteError: Otherwise.
+    Attributes:
+        metric: Name of the metric.
+        condition: What the images are: ``clean``, ``fog/3``.
+        group: Conditions that are summarised together, for example ``corruptions``; empty for none.
     """
-    twice = sorted({str(value) for value in values if values.count(value) > 1})
-    if twice:
-        raise SuiteError(f"{evaluator}: {', '.join(twice)} is in {key} twice; name each once")
+
+    metric: str
+    condition: str
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What is known of the test images of a suite before a model is evaluated on them.
+
+    Attributes:
+        classes: Number of classes K.
+        shape: Shape of one image, (C, H, W).
+        images: Number of test images N.
+        condition: Returns the name of the condition that a view shows, as
+            `evalsuite.datasets.source.ImageSource.condition`; loads no images.
+        class_names: Names of the classes, one each; empty where the data set has none.
+        labelled: Whether the test images have labels.
+        control: Whether parents have a control, an independently trained network: a suite of several seeds.
+    """
+
+    classes: int
+    shape: tuple[int, int, int]
+    images: int
+    condition: Callable[[View], str]
+    class_names: tuple[str, ...] = ()
+    labelled: bool = True
+    control: bool = True
+
+    @classmethod
+    def of(cls, images: ImageSet, condition: Callable[[View], str], *, control: bool = True) -> DataSummary:
+        """Returns the summary of the test images of a suite.
+
+        Args:
+            images: The test images; only their shape and labels are looked at.
+            condition: As the attribute.
+            control: As the attribute.
+        """
+        count, channels, height, width = images.images.shape
+        return cls(
+            images.classes, (channels, height, width), count, condition,
+            class_names=images.names, labelled=images.labels is not None, control=control,
+        )  # fmt: skip
+
+
+_RENAMED: Mapping[str, str] = MappingProxyType(
+    {"controlled": "uses_control", "historical": "uses_history", "timed": "measures_time"}
+)
+"""Class attributes of plug-ins that were written for evalsuite 0.1; their old names work for one release."""
 
 
 class Evaluator(ABC):
-    """Tests one candidate; derive a frozen dataclass whose fields are the keys of the suite's table.
+    """A test of one candidate; derive a frozen dataclass whose fields are the keys of the suite's table.
 
     Attributes:
         version: Raise it when the meaning of the numbers changes: cells of older versions are measured again.
@@ -42,6 +96,19 @@ class Evaluator(ABC):
     uses_control: ClassVar[bool] = False
     uses_history: ClassVar[bool] = False
     measures_time: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Takes the old names of class attributes, with a warning that has the new ones."""
+        super().__init_subclass__(**options)
+        for old, new in _RENAMED.items():
+            if old in vars(cls) and new not in vars(cls):
+                warnings.warn(
+                    f"evaluator {cls.__qualname__}: the class attribute {old!r} is now called {new!r}; rename it, "
+                    "the old name stops working with the next release",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                setattr(cls, new, vars(cls)[old])
 
     @property
     @abstractmethod
@@ -66,9 +133,25 @@ class Evaluator(ABC):
     def extra_images(self) -> int:
         """Images that `evaluate` sends through networks by itself, beside its needs: for estimates of the cost.
 
-        0 where nobody can count them before, as for attacks.
+        0 where their number is unknown before, as for attacks.
         """
         return 0
+
+    def conditions(self, data: DataSummary) -> Iterable[Condition] | None:  # noqa: ARG002  # for those who declare
+        """Returns every metric on every condition that `evaluate` will report; loads neither images nor models.
+
+        With them, a tolerance on a condition that no evaluator reports is refused before anything is computed.
+        Scores that `evaluate` leaves out with a reason are declared too, and so are those that it reports for
+        some models only.
+
+        Args:
+            data: What is known of the test images.
+
+        Returns:
+            One record for each pair of metric and condition; ``None``, the default, if the evaluator does not
+            declare them: conditions are then checked after they were measured.
+        """
+        return None
 
     @abstractmethod
     def evaluate(self, bench: Bench) -> Iterator[Score]:
@@ -79,16 +162,22 @@ class Evaluator(ABC):
         """
 
 
+def declare(metrics: Iterable[Metric], condition: str, group: str = "") -> Iterator[Condition]:
+    """Yields the declaration of several metrics on one condition."""
+    for metric in metrics:
+        yield Condition(metric.name, condition, group)
+
+
 UNLIKELY = 1e-5
-"""Chance below which so many missing classes are none."""
+"""Probability below which as many missing classes are not put down to chance."""
 
 
 def sorted_by_class(labels: Array, first: int) -> tuple[str, ...]:
-    """Returns a flag where the first images do not stand for all of them: they show few of the classes.
+    """Returns a flag where the first images do not represent all of them: they show few of the classes.
 
     Args:
         labels: Of all images, int (N,).
-        first: How many of them are looked at; 0 for all.
+        first: How many of them are evaluated; 0 for all.
 
     >>> sorted_by_class(np.repeat(np.arange(10), 100), 200)[0][:50]
     'The first 200 of 1000 images show 2 of 10 classes,'
@@ -97,15 +186,26 @@ def sorted_by_class(labels: Array, first: int) -> tuple[str, ...]:
     """
     part = labels[: first or None]
     shares = np.unique(labels, return_counts=True)[1] / len(labels)
-    there, absent = len(np.unique(part)), float(((1 - shares) ** len(part)).sum())
-    missing = len(shares) - there  # about Poisson, for images drawn at random
-    if len(part) == len(labels) or not missing or pdtrc(missing - 1, absent) >= UNLIKELY:
+    present, expected_missing = len(np.unique(part)), float(((1 - shares) ** len(part)).sum())
+    missing = len(shares) - present  # about Poisson, for images drawn at random
+    if len(part) == len(labels) or not missing or pdtrc(missing - 1, expected_missing) >= UNLIKELY:
         return ()
-    expected = len(shares) - absent
+    expected = len(shares) - expected_missing
     return (
-        f"The first {len(part)} of {len(labels)} images show {there} of {len(shares)} classes, where {len(part)} drawn "
-        f"at random would show {expected:.0f}: they are sorted by class, so shuffle them or look at all.",
+        f"The first {len(part)} of {len(labels)} images show {present} of {len(shares)} classes, where {len(part)} "
+        f"drawn at random would show {expected:.0f}: they are sorted by class, so shuffle them or look at all.",
     )
+
+
+def check_once(evaluator: str, key: str, values: Sequence[object]) -> None:
+    """Checks that a setting names nothing twice, since each condition has one score.
+
+    Raises:
+        SuiteError: Otherwise.
+    """
+    twice = sorted({str(value) for value in values if values.count(value) > 1})
+    if twice:
+        raise SuiteError(f"{evaluator}: {', '.join(twice)} is in {key} twice; name each once")
 
 
 def check_epsilons(evaluator: str, epsilons: tuple[float, ...]) -> None:

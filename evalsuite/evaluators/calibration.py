@@ -1,10 +1,10 @@
-"""Knowing how sure it is."""
+"""Calibration errors and the Brier score, before and after temperature scaling."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -13,21 +13,24 @@ from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
 from evalsuite.errors import CellError, ContractError, SuiteError
-from evalsuite.evaluation import Bench, Outputs
-from evalsuite.evaluators.accuracy import ECE, NLL, POPULATION, single
-from evalsuite.evaluators.base import Evaluator, check_once
+from evalsuite.evaluation import Outputs
+from evalsuite.evaluators.accuracy import ECE, NLL, POPULATION, confidence_and_correct, float32_evidence
+from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, check_once, declare
 from evalsuite.evaluators.published_means import SEVERITIES, missing_kinds, unverified
 from evalsuite.metrics.calibration import ece_by_chance
 from evalsuite.metrics.functionals import evaluate
 from evalsuite.metrics.logits import brier, softmax, temperature
-from evalsuite.types import Array, Floats, Metric, Score
+from evalsuite.types import SYNTHETIC_FROST, Array, Floats, Metric, Score
+
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench
 
 SCALED = "_scaled"
 PRETRAINING = "pretraining"
-"""What the history calls the training of a parent here, on the training split alone."""
+"""The phase in the history of a parent that was trained here, on the training split alone."""
 GROUP = "calibration-shift"
 MOST_CLASSES = 100
-"""From more on, all probabilities of all images are too much to keep: 200 MB a candidate on ImageNet."""
+"""With more classes, the probabilities of all images are no evidence: 200 MB a candidate on ImageNet."""
 _BINS = "15 bins over the confidence of the predicted class"
 _WIDE = f"{_BINS}, equal width, ((m-1)/15, m/15]"
 
@@ -73,7 +76,9 @@ _CHANCE = (
 )  # fmt: skip
 _ALL = (*_BINNED, _CLASSWISE, *_CHANCE, BRIER, NLL)
 _SHIFTED = (ECE.name, NLL.name, BRIER.name)
-"""What is reported on corruptions after scaling."""
+"""Metrics that are reported on corruptions after scaling."""
+_ON_SHIFT = (BRIER.name, *(name + SCALED for name in _SHIFTED))
+"""All metrics that are reported on corruptions."""
 TEMPERATURE = Metric(
     "temperature", higher_is_better=None, unit="1",
     text="Temperature that minimises the NLL on held-out images; above 1 means over-confident.",
@@ -87,9 +92,9 @@ class Calibration(Evaluator):
 
     Attributes:
         held_out: Where the temperature comes from. ``validation``: the validation split. ``cross-fit``: each
-            half of the test images is scaled by the temperature of the other half, for checkpoints of other
-            people who may have trained on every training image.
-        corruptions: Whether to look at the 15 common corruptions too. The temperature stays that of clean
+            half of the test images is scaled by the temperature of the other half, for checkpoints that may have
+            been trained on every training image.
+        corruptions: Whether to add the 15 common corruptions. The temperature stays that of clean
             images, as it does in use. No forward pass more where the corruption test is on: it uses the same
             images, and reports the error before scaling.
         severities: Which of 1 to 5.
@@ -121,121 +126,139 @@ class Calibration(Evaluator):
     def metrics(self) -> tuple[Metric, ...]:
         """All measures, the same after scaling, and the temperature; NLL before scaling is the accuracy test's."""
         after = (
-            replace(one, name=one.name + SCALED, text=f"After temperature scaling: {one.text}")
-            for one in _ALL
+            replace(metric, name=metric.name + SCALED, text=f"After temperature scaling: {metric.text}")
+            for metric in _ALL
         )
         return *_ALL[:-1], *after, TEMPERATURE
 
     @property
     def needs(self) -> tuple[View, ...]:
         """The clean test images, the validation images if they are used, and the corrupted ones."""
-        held = (View(split="validation"),) if self.held_out == "validation" else ()
-        return (View(), *held, *self._shifts.values())
+        held_out = (View(split="validation"),) if self.held_out == "validation" else ()
+        return (View(), *held_out, *self._shifts.values())
 
     @property
     def _shifts(self) -> dict[tuple[str, int], View]:
         kinds = CORRUPTIONS if self.corruptions else ()
-        change = Corruption if self.source == "generated" else OfficialCorruption
+        transform = Corruption if self.source == "generated" else OfficialCorruption
         return {
-            (kind, level): View(transform=change(kind, level)) for kind in kinds for level in self.severities
+            (kind, level): View(transform=transform(kind, level))
+            for kind in kinds
+            for level in self.severities
         }
 
     @property
     def _group(self) -> str:
         return GROUP if self.source == "generated" else f"{GROUP} official"
 
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:
+        """Yields all metrics on ``clean``, and a few on each corruption and for the mean over them."""
+        yield from declare(self.metrics, "clean")
+        grouped = False
+        for view in self._shifts.values():
+            condition = data.condition(view)
+            group = self._group_of(condition)
+            grouped = grouped or bool(group)
+            yield from (Condition(name, condition, group) for name in _ON_SHIFT)
+        if grouped:
+            yield from (Condition(name, self._group) for name in _ON_SHIFT)
+
+    def _group_of(self, condition: str) -> str:
+        """The group of a corrupted condition: none for synthetic frost."""
+        return "" if SYNTHETIC_FROST in condition else self._group
+
     def evaluate(self, bench: Bench) -> Iterator[Score]:
-        """Yields all measures on ``clean``, and a few on each corruption and for the mean over them."""
+        """Yields all metrics on ``clean``, and a few on each corruption and for the mean over them."""
         outputs = bench.outputs(View())
-        yield from (score for score in _measures(outputs, bench.seed) if score.metric != NLL.name)
+        yield from (score for score in _clean_scores(outputs, bench.seed) if score.metric != NLL.name)
         try:
             scaling, fitted = self._scaling(bench, outputs)
             scaled, reason = scaling(outputs), ""
-        except CellError as error:  # there is no best temperature: what needs none is reported all the same
+        except CellError as error:  # there is no best temperature: other metrics are reported all the same
             scaling, reason = None, str(error)
             names = (TEMPERATURE.name, *(metric.name + SCALED for metric in _ALL))
             yield from (Score(name, "clean", reason=reason) for name in names)
         else:
-            flags = self._unsure(bench)
-            for score in _renamed(_measures(scaled, bench.seed)):
-                yield replace(score, flags=(*flags, *score.flags))
+            flags = self._held_out_flags(bench)
+            for score in _clean_scores(scaled, bench.seed):
+                yield replace(score, metric=score.metric + SCALED, flags=(*flags, *score.flags))
             fit = View(split="validation") if self.held_out == "validation" else View()
             count = len(bench.outputs(fit).logits)
             yield Score(TEMPERATURE.name, "clean", value=fitted, n=count, flags=flags)
         yield from self._shifted(bench, scaling, reason)
 
-    def _unsure(self, bench: Bench) -> tuple[str, ...]:
-        """A sentence where the validation images may be no held-out ones: networks are too sure of what they learnt."""
+    def _held_out_flags(self, bench: Bench) -> tuple[str, ...]:
+        """A flag where the parent may have been trained on the validation images, and is over-confident on them."""
         if self.held_out != "validation" or any(phase.what == PRETRAINING for phase in bench.parent.history):
             return ()
         return (
-            "Nobody knows whether the parent was trained on the validation images, which are the last of the training "
-            'images: then the temperature is too low. held_out = "cross-fit" does not need to know.',
+            "The parent may have been trained on the validation images, which are the last of the training images: "
+            'then the temperature is too low. held_out = "cross-fit" does not use them.',
         )
 
     def _scaling(self, bench: Bench, outputs: Outputs) -> tuple[Scaling, float]:
-        """What scales outputs of the test images, and the temperature (of a cross-fit the geometric mean)."""
+        """The scaling of outputs on the test images, and the temperature (of a cross-fit the geometric mean)."""
         if self.held_out == "validation":
-            held = bench.outputs(View(split="validation"))
-            fitted = temperature(held.logits, held.known)
-            return _divided_by(np.full(len(outputs.logits), fitted)), fitted
+            held_out = bench.outputs(View(split="validation"))
+            fitted = temperature(held_out.logits, held_out.true_labels)
+            return _divide_by(np.full(len(outputs.logits), fitted)), fitted
         even = np.arange(len(outputs.logits)) % 2 == 0
-        fits = [temperature(outputs.logits[half], outputs.known[half]) for half in (even, ~even)]
-        return _divided_by(np.where(even, fits[1], fits[0])), float(np.sqrt(fits[0] * fits[1]))
+        fits = [temperature(outputs.logits[half], outputs.true_labels[half]) for half in (even, ~even)]
+        return _divide_by(np.where(even, fits[1], fits[0])), float(np.sqrt(fits[0] * fits[1]))
 
     def _shifted(self, bench: Bench, scaling: Scaling | None, reason: str) -> Iterator[Score]:
         """Yields Brier score, and ECE, NLL and Brier score after scaling, on each corruption and on average.
 
-        The evidence of a mean is kept, that of each of its 75 conditions where it is asked for. A painted frost
-        (``frost*``) stays out of the group and its mean, as it does in the corruption test.
+        The evidence of a mean is kept, that of each of its 75 conditions where it is asked for. Synthetic frost
+        (``frost-synthetic``) stays out of the group and its mean, as it does in the corruption test.
         """
-        kept = single if self.per_image else _valued
-        found: dict[str, list[Score]] = {}
-        counted: dict[tuple[str, int], View] = {}
+        compact = float32_evidence if self.per_image else _without_evidence
+        grouped_scores: dict[str, list[Score]] = {}
+        grouped: dict[tuple[str, int], View] = {}
         for cell, view in self._shifts.items():
             condition, outputs = bench.condition(view), bench.outputs(view)
-            group = "" if "*" in condition else self._group
+            group = self._group_of(condition)
             if group:
-                counted[cell] = view
-            for score in _on_shift(outputs, scaling, reason):
-                yield replace(kept(score), condition=condition, group=group)
+                grouped[cell] = view
+            for score in _shifted_scores(outputs, scaling, reason):
+                yield replace(compact(score), condition=condition, group=group)
                 if group:
-                    found.setdefault(score.metric, []).append(score)
+                    grouped_scores.setdefault(score.metric, []).append(score)
         flags = (
-            *unverified(bench, {kind: view for (kind, _), view in counted.items()}),
-            *missing_kinds(counted),
+            *unverified(bench, {kind: view for (kind, _), view in grouped.items()}),
+            *missing_kinds(grouped, CORRUPTIONS),
         )
-        for name, scores in found.items():
+        for name, scores in grouped_scores.items():
             mean = Score(name, "", reason=reason) if scores[0].reason else _mean(name, scores)
             yield replace(mean, condition=self._group, flags=() if mean.reason else flags)
 
 
-def _divided_by(temperatures: Floats) -> Scaling:
-    """Returns what divides the logits of image i by temperature i.
+def _divide_by(temperatures: Floats) -> Scaling:
+    """Returns the function that divides the logits of image i by temperature i.
 
     Raises:
         ContractError: If that changes a prediction: the accuracy after scaling is that before.
     """
 
-    def scaled(outputs: Outputs) -> Outputs:
-        after = Outputs(outputs.logits.astype(np.float64) / temperatures[:, None], outputs.labels)
-        if not np.array_equal(after.predictions, outputs.predictions):
+    def scale(outputs: Outputs) -> Outputs:
+        scaled = Outputs(outputs.logits.astype(np.float64) / temperatures[:, None], outputs.labels)
+        if not np.array_equal(scaled.predictions, outputs.predictions):
             raise ContractError(
                 "dividing the logits by a temperature changed a prediction: report this as a bug"
             )
-        return after
+        return scaled
 
-    return scaled
+    return scale
 
 
-def _measures(outputs: Outputs, seed: int) -> Iterator[Score]:
+def _clean_scores(outputs: Outputs, seed: int) -> Iterator[Score]:
     """Yields all of `_ALL` on ``clean``."""
-    sure = np.column_stack([outputs.confidence, outputs.correct.astype(np.float64)])
+    predictions = confidence_and_correct(outputs)
     floor, limit = ece_by_chance(outputs.confidence, seed=seed)
     for metric in _BINNED:
-        score = _score(metric.name, sure)
-        yield replace(score, flags=_doubts(sure, floor, limit)) if metric is ECE else score
-    table = np.column_stack([softmax(outputs.logits), outputs.known]).astype(np.float32)
+        score = _score(metric.name, predictions)
+        yield replace(score, flags=_noise_flags(predictions, floor, limit)) if metric is ECE else score
+    table = np.column_stack([softmax(outputs.logits), outputs.true_labels]).astype(np.float32)
     if outputs.logits.shape[1] <= MOST_CLASSES:
         yield _score(_CLASSWISE.name, table)
     else:
@@ -243,35 +266,31 @@ def _measures(outputs: Outputs, seed: int) -> Iterator[Score]:
             _CLASSWISE.name, "clean", value=float(evaluate(_CLASSWISE.functional, {"": table})), n=len(table)
         )
     for metric, value in zip(_CHANCE, (floor, limit), strict=True):
-        yield Score(metric.name, "clean", value=value, n=len(sure))
-    yield _score(BRIER.name, brier(outputs.logits, outputs.known))
+        yield Score(metric.name, "clean", value=value, n=len(predictions))
+    yield _score(BRIER.name, brier(outputs.logits, outputs.true_labels))
     yield _score(NLL.name, outputs.nll)
 
 
-def _doubts(sure: Floats, floor: float, limit: float) -> tuple[str, ...]:
-    """A sentence if the error may be chance, so that nobody reads it as a lack of calibration."""
-    error = float(evaluate(ECE.functional, {POPULATION: sure}))
+def _noise_flags(predictions: Floats, floor: float, limit: float) -> tuple[str, ...]:
+    """A flag if the error may be chance, and no lack of calibration."""
+    error = float(evaluate(ECE.functional, {POPULATION: predictions}))
     if error > limit:
         return ()
     return (
-        f"an ECE of {error:.3f} on {len(sure)} images may be chance: a perfectly calibrated network shows {floor:.3f} "
-        f"on average, and more than {limit:.3f} in 5 % of test sets.",
+        f"an ECE of {error:.3f} on {len(predictions)} images may be chance: a perfectly calibrated network shows "
+        f"{floor:.3f} on average, and more than {limit:.3f} in 5 % of test sets.",
     )
 
 
-def _on_shift(outputs: Outputs, scaling: Scaling | None, reason: str) -> Iterator[Score]:
-    """Yields a few measures."""
-    yield _score(BRIER.name, brier(outputs.logits, outputs.known))
+def _shifted_scores(outputs: Outputs, scaling: Scaling | None, reason: str) -> Iterator[Score]:
+    """Yields the metrics of `_ON_SHIFT`, without their condition."""
+    yield _score(BRIER.name, brier(outputs.logits, outputs.true_labels))
     if scaling is None:
         yield from (Score(name + SCALED, "", reason=reason) for name in _SHIFTED)
         return
-    after = scaling(outputs)
-    measured = (
-        np.column_stack([after.confidence, after.correct]),
-        after.nll,
-        brier(after.logits, after.known),
-    )
-    for name, values in zip(_SHIFTED, measured, strict=True):
+    scaled = scaling(outputs)
+    evidence = (confidence_and_correct(scaled), scaled.nll, brier(scaled.logits, scaled.true_labels))
+    for name, values in zip(_SHIFTED, evidence, strict=True):
         yield _score(name + SCALED, values)
 
 
@@ -284,8 +303,8 @@ def _mean(name: str, scores: Sequence[Score]) -> Score:
     return _score(name, np.asarray(np.mean(evidence, axis=0, dtype=np.float64)))
 
 
-def _valued(score: Score) -> Score:
-    """The number without its evidence."""
+def _without_evidence(score: Score) -> Score:
+    """The score with its number in place of its evidence."""
     if score.reason:
         return score
     functional = next(
@@ -293,10 +312,6 @@ def _valued(score: Score) -> Score:
     )
     value = float(evaluate(functional, score.evidence))
     return replace(score, value=value, n=len(score.evidence[POPULATION]), evidence={})
-
-
-def _renamed(scores: Iterator[Score]) -> Iterator[Score]:
-    return (replace(score, metric=score.metric + SCALED) for score in scores)
 
 
 def _score(name: str, values: Array) -> Score:

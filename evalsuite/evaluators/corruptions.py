@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,30 +13,34 @@ from evalsuite.datasets.transforms.archives import OfficialCorruption
 from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, EXTRA, FAMILIES
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
-from evalsuite.errors import SuiteError
-from evalsuite.evaluation import Bench
+from evalsuite.errors import SuiteError, first_few
 from evalsuite.evaluators.accuracy import (
     ACCURACY,
     AGREEMENT,
     ECE,
+    LABELLED,
     NLL,
     POPULATION,
     calibration_score,
+    float32_evidence,
     labelled_scores,
-    single,
 )
-from evalsuite.evaluators.base import Evaluator, check_once
+from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, check_once, declare
 from evalsuite.evaluators.published_means import SEVERITIES, missing_kinds, unverified
-from evalsuite.models.checkpoints.names import some
-from evalsuite.registry import unknown
-from evalsuite.types import Array, Metric, Score
+from evalsuite.registry import unknown_name
+from evalsuite.types import SYNTHETIC_FROST, Array, Metric, Score
+
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench
 
 GROUP = "corruptions"
 EXTRA_GROUP = "corruptions-extra"
-FEW = 20
-"""Images that the parent must have wrong under a kind: below, a resample may have none, and no ratio exists."""
-CLEAR = 5.0
-"""Standard errors that the parent's own gap to clean must be above 0, for a ratio to that gap to mean anything."""
+MEANS = {GROUP: CORRUPTIONS, **{f"{family} corruptions": kinds for family, kinds in FAMILIES.items()}}
+"""Conditions of the means to the kinds that they are over."""
+LEAST_ERRORS = 20
+"""Errors that the parent must make under a kind: with fewer, a resample may have none, and no ratio exists."""
+CLEAR_GAP = 5.0
+"""Standard errors by which the parent's own gap to clean must be above 0, for a ratio to that gap."""
 
 WORST = Metric(
     "accuracy_worst_corruption", higher_is_better=True, unit="fraction", functional="smallest_mean",
@@ -50,12 +54,12 @@ MCE = Metric(
     "mce_parent", higher_is_better=False, unit="1", functional="mean_ratio",
     text="Mean corruption error relative to the parent: the mean over corruptions of the error summed over severities, "
     "divided by the parent's (Hendrycks and Dietterich 2019, arXiv 1903.12261, with the parent for AlexNet); "
-    f"needs {FEW} images that the parent has wrong under each.",
+    f"needs {LEAST_ERRORS} images that the parent misclassifies under each.",
 )  # fmt: skip
 RELATIVE_MCE = Metric(
     "relative_mce_parent", higher_is_better=False, unit="1", functional="mean_ratio",
     text="The same with the clean error taken off each error: how much faster the candidate degrades than its parent; "
-    f"needs a parent whose error under each corruption is {CLEAR:g} standard errors above its clean one.",
+    f"needs a parent whose error under each corruption is {CLEAR_GAP:g} standard errors above its clean one.",
 )  # fmt: skip
 
 _Cell = tuple[str, int]
@@ -67,13 +71,13 @@ class Corruptions(Evaluator):
     """Accuracy, likelihood and calibration under common corruptions, their means, the worst case, and the mCE.
 
     Generated corruptions are conditions like ``fog/3`` in the group ``corruptions``, official ones ``fog
-    official/3`` in ``corruptions official``; the extra ones are in ``corruptions-extra``. What is said over all
-    of a group has its name as the condition; the families are ``noise corruptions`` and so on.
+    official/3`` in ``corruptions official``; the extra ones are in ``corruptions-extra``. Means and worst cases over
+    a group have its name as the condition; the families are ``noise corruptions`` and so on.
 
     Attributes:
         severities: 1 to 5.
         kinds: Which of the 15; all by default.
-        extra: Whether to add the 4 corruptions meant for validation, as a group of their own outside every mean.
+        extra: Whether to add the 4 corruptions meant for validation, as a separate group outside every mean.
         source: ``generated`` here, seeded, or read from the ``official`` archive under the data root. The two
             never share a condition.
         folder: Folder of the official archive; empty for the one of the data set, for example ``CIFAR-10-C``.
@@ -94,7 +98,7 @@ class Corruptions(Evaluator):
         for kind in self.kinds:
             if kind not in CORRUPTIONS:
                 hint = "; extra = true adds it, outside the mean" if kind in EXTRA else ""
-                raise SuiteError(unknown("corruption", kind, CORRUPTIONS) + hint)
+                raise SuiteError(unknown_name("corruption", kind, CORRUPTIONS) + hint)
         if not self.severities or not set(self.severities) <= set(SEVERITIES):
             raise SuiteError(
                 f"corruptions: found severities {list(self.severities)}, expected some of 1 to 5"
@@ -116,30 +120,52 @@ class Corruptions(Evaluator):
         """The clean test images, and those under each corruption and severity."""
         return View(), *self._views().values()
 
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:
+        """Yields four metrics per corruption and severity, and those for all of them."""
+        grouped_kinds = set()
+        for cell, view in self._views().items():
+            condition = data.condition(view)
+            group = self._group(cell, condition)
+            yield from declare((*LABELLED, ECE), condition, group)
+            if group == self._named(GROUP):
+                grouped_kinds.add(cell[0])
+        if not grouped_kinds:
+            return
+        for name, kinds in MEANS.items():
+            if grouped_kinds & {*kinds}:
+                yield from declare(LABELLED, self._named(name))
+        yield from declare((WORST, MCE, RELATIVE_MCE), self._named(GROUP))
+        for level in self.severities:
+            yield Condition(ALL.name, f"{self._named(GROUP)}/{level}")
+
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields four scores per corruption and severity, and those for all of them.
 
         Means are over images and conditions at once, so that they have evidence of their own: one number per
-        image. A painted frost (``frost*``) is reported but stays out of the group and everything about it, as
+        image. Synthetic frost (``frost-synthetic``) is reported but stays out of the group and everything about it, as
         do the extra kinds.
         """
-        counted: dict[_Cell, View] = {}
-        kept: dict[str, dict[_Cell, Array]] = defaultdict(dict)
+        grouped: dict[_Cell, View] = {}
+        evidence: dict[str, dict[_Cell, Array]] = defaultdict(dict)
         for cell, view in self._views().items():
             group = self._group(cell, bench.condition(view))
-            for score in map(single, labelled_scores(bench, view, group=group)):
+            for score in map(float32_evidence, labelled_scores(bench, view, group=group)):
                 yield score
                 if group == self._named(GROUP):
-                    counted[cell] = view
-                    kept[score.metric][cell] = score.evidence[POPULATION]
-            yield single(calibration_score(bench, view, group=group))
-        if counted:
-            unsure = unverified(bench, {kind: view for (kind, _), view in counted.items()})
-            for metric, cells in kept.items():
-                yield from self._means(metric, cells, unsure)
-            yield from self._worst(kept[ACCURACY.name], unsure)
-            for score in self._relative(bench, counted):
-                yield score if score.reason else replace(score, flags=(*unsure, *missing_kinds(counted)))
+                    grouped[cell] = view
+                    evidence[score.metric][cell] = score.evidence[POPULATION]
+            yield float32_evidence(calibration_score(bench, view, group=group))
+        if grouped:
+            file_flags = unverified(bench, {kind: view for (kind, _), view in grouped.items()})
+            for metric, cells in evidence.items():
+                yield from self._means(metric, cells, file_flags)
+            yield from self._worst(evidence[ACCURACY.name], file_flags)
+            for score in self._relative(bench, grouped):
+                yield (
+                    score
+                    if score.reason
+                    else replace(score, flags=(*file_flags, *missing_kinds(grouped, CORRUPTIONS)))
+                )
 
     def _views(self) -> dict[_Cell, View]:
         kinds = (*self.kinds, *(EXTRA if self.extra else ()))
@@ -153,57 +179,60 @@ class Corruptions(Evaluator):
     def _group(self, cell: _Cell, condition: str) -> str:
         if cell[0] in EXTRA:
             return self._named(EXTRA_GROUP)
-        return "" if "*" in condition else self._named(GROUP)
+        return "" if SYNTHETIC_FROST in condition else self._named(GROUP)
 
     def _named(self, name: str) -> str:
-        """What generated and official corruptions may not share."""
+        """The name of a group or condition, which generated and official corruptions do not share."""
         return name if self.source == "generated" else f"{name} official"
 
-    def _means(self, metric: str, cells: _Cells, unsure: tuple[str, ...]) -> Iterator[Score]:
+    def _means(self, metric: str, cells: _Cells, file_flags: tuple[str, ...]) -> Iterator[Score]:
         """The mean over all kinds, and over those of each family."""
-        families = {f"{family} corruptions": kinds for family, kinds in FAMILIES.items()}
-        for name, kinds in {GROUP: CORRUPTIONS, **families}.items():
+        for name, kinds in MEANS.items():
             chosen = [values for (kind, _), values in cells.items() if kind in kinds]
             if chosen:
                 mean = np.asarray(np.mean(np.stack(chosen), axis=0, dtype=np.float64))
-                flags = (
-                    *(unsure if name == GROUP else ()),
-                    *missing_kinds(cells, kinds=kinds),
-                )  # the files once
+                flags = missing_kinds(cells, kinds)
+                if name == GROUP:  # and not in each family again
+                    flags = (*file_flags, *flags)
                 yield Score(metric, self._named(name), evidence={POPULATION: mean}, flags=flags)
 
-    def _worst(self, correct: _Cells, unsure: tuple[str, ...]) -> Iterator[Score]:
-        """The worst condition of all, and at each severity the worst that each image meets."""
-        everything = np.stack(list(correct.values()), axis=1)
-        flags = (*unsure, *missing_kinds(correct))
-        yield Score(WORST.name, self._named(GROUP), evidence={POPULATION: everything}, flags=flags)
+    def _worst(self, correct: _Cells, file_flags: tuple[str, ...]) -> Iterator[Score]:
+        """The worst condition, and at each severity the worst case of each image."""
+        columns = np.stack(list(correct.values()), axis=1)
+        flags = (*file_flags, *missing_kinds(correct, CORRUPTIONS))
+        yield Score(WORST.name, self._named(GROUP), evidence={POPULATION: columns}, flags=flags)
         for level in self.severities:
-            here = {cell: values for cell, values in correct.items() if cell[1] == level}
-            right = np.all(list(here.values()), axis=0)
-            flags = missing_kinds(here, severities=(level,))
-            yield Score(ALL.name, f"{self._named(GROUP)}/{level}", evidence={POPULATION: right}, flags=flags)
+            cells = {cell: values for cell, values in correct.items() if cell[1] == level}
+            under_all = np.all(list(cells.values()), axis=0)
+            flags = missing_kinds(cells, CORRUPTIONS, severities=(level,))
+            yield Score(
+                ALL.name, f"{self._named(GROUP)}/{level}", evidence={POPULATION: under_all}, flags=flags
+            )
 
     def _relative(self, bench: Bench, views: Mapping[_Cell, View]) -> Iterator[Score]:
-        """Corruption errors relative to the parent; a reason where the parent is no measure of them."""
+        """Corruption errors relative to the parent; a reason where the parent makes too few errors."""
         condition, kinds = self._named(GROUP), list(dict.fromkeys(kind for kind, _ in views))
-        mine, parents = (_wrong(one, views) for one in (bench, bench.parent))
-        few = [kind for kind, column in zip(kinds, parents.T, strict=True) if (column > 0).sum() < FEW]
-        yield _ratio(
-            MCE, condition, mine, parents, few and f"fewer than {FEW} images wrong under {some(few)}"
+        errors, parent = _errors(bench, views), _errors(bench.parent, views)
+        few = [
+            kind for kind, column in zip(kinds, parent.T, strict=True) if (column > 0).sum() < LEAST_ERRORS
+        ]
+        reason = f"fewer than {LEAST_ERRORS} images wrong under {first_few(few)}" if few else ""
+        yield _ratio(MCE, condition, errors, parent, reason)
+        gaps, parent_gaps = errors - _clean_errors(bench, views), parent - _clean_errors(bench.parent, views)
+        unclear = [kind for kind, column in zip(kinds, parent_gaps.T, strict=True) if not _is_clear(column)]
+        reason = (
+            f"an error that is not clearly above its clean one under {first_few(unclear)}" if unclear else ""
         )
-        gaps = mine - _clean(bench, views), parents - _clean(bench.parent, views)
-        unclear = [kind for kind, column in zip(kinds, gaps[1].T, strict=True) if not _clear(column)]
-        why = unclear and f"an error that is not clearly above its clean one under {some(unclear)}"
-        yield _ratio(RELATIVE_MCE, condition, *gaps, why)
+        yield _ratio(RELATIVE_MCE, condition, gaps, parent_gaps, reason)
 
 
-def _ratio(metric: Metric, condition: str, mine: Array, parents: Array, why: str | list[str]) -> Score:
-    if why:
-        return Score(metric.name, condition, reason=f"the parent has {why}: a ratio to it means nothing")
-    return Score(metric.name, condition, evidence={POPULATION: np.column_stack([mine, parents])})
+def _ratio(metric: Metric, condition: str, errors: Array, parent: Array, reason: str) -> Score:
+    if reason:
+        return Score(metric.name, condition, reason=f"the parent has {reason}: a ratio to it means nothing")
+    return Score(metric.name, condition, evidence={POPULATION: np.column_stack([errors, parent])})
 
 
-def _wrong(bench: Bench, views: Mapping[_Cell, View]) -> Array:
+def _errors(bench: Bench, views: Mapping[_Cell, View]) -> Array:
     """At how many severities each image is misclassified under each kind, int8 (N, kinds)."""
     totals: dict[str, Array] = {}
     for (kind, _), view in views.items():
@@ -212,13 +241,13 @@ def _wrong(bench: Bench, views: Mapping[_Cell, View]) -> Array:
     return np.stack(list(totals.values()), axis=1)
 
 
-def _clean(bench: Bench, views: Mapping[_Cell, View]) -> Array:
-    """How often an image would be misclassified at as many severities if they did nothing, int8 (N, 1)."""
+def _clean_errors(bench: Bench, views: Mapping[_Cell, View]) -> Array:
+    """How often each image is misclassified at as many severities without any corruption, int8 (N, 1)."""
     severities = len({severity for _, severity in views})
     return (severities * ~bench.outputs(View()).correct).astype(np.int8)[:, None]
 
 
-def _clear(gaps: Array) -> bool:
+def _is_clear(gaps: Array) -> bool:
     """Whether the mean of one number per image is clearly above 0."""
     error = gaps.std(ddof=1) / np.sqrt(len(gaps)) if len(gaps) > 1 else np.inf
-    return bool(gaps.mean() > CLEAR * error)
+    return bool(gaps.mean() > CLEAR_GAP * error)

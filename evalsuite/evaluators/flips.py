@@ -1,20 +1,23 @@
-"""Stability: how often the prediction flips while an image changes a little from frame to frame."""
+"""Flip probability: how often the prediction changes from frame to frame of a perturbation sequence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evalsuite.datasets.transforms.sequences import PERTURBATIONS, PerturbationSequences
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError, SuiteError
-from evalsuite.evaluation import Bench
-from evalsuite.evaluators.base import Evaluator, check_once
+from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, check_once
 from evalsuite.evaluators.published_means import missing_flags, unverified
-from evalsuite.registry import unknown
+from evalsuite.registry import unknown_name
 from evalsuite.types import Array, Floats, Metric, Score
+
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench
 
 FLIPS = Metric(
     "flip_probability", higher_is_better=False, unit="fraction",
@@ -27,10 +30,10 @@ GROUP = "videos"
 
 @dataclass(frozen=True)
 class Flips(Evaluator):
-    """Flip probability on the videos of CIFAR-10-P, for each perturbation and on average.
+    """Flip probability on the perturbation sequences (videos) of CIFAR-10-P, for each perturbation and on average.
 
-    All videos are 10,000 per perturbation with some thirty frames each: as many forward passes as three
-    hundred test sets. `videos` makes it affordable.
+    There are 10,000 videos per perturbation with some thirty frames each: as many forward passes as three
+    hundred test sets. With `videos` only some of them are used.
 
     Attributes:
         kinds: Which of the ten perturbations; all by default.
@@ -48,7 +51,7 @@ class Flips(Evaluator):
     def __post_init__(self) -> None:
         for kind in self.kinds:
             if kind not in PERTURBATIONS:
-                raise SuiteError(unknown("perturbation", kind, PERTURBATIONS))
+                raise SuiteError(unknown_name("perturbation", kind, PERTURBATIONS))
         if not self.kinds:
             raise SuiteError("flips: found no kinds, expected at least one")
         if self.videos < 0:
@@ -63,7 +66,13 @@ class Flips(Evaluator):
     @property
     def needs(self) -> tuple[View, ...]:
         """All frames of each perturbation."""
-        return tuple(View(transform=video) for video in self._videos())
+        return tuple(View(transform=sequences) for sequences in self._sequences())
+
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:
+        """Yields each perturbation, and the mean over them."""
+        for view in self.needs:
+            yield Condition(FLIPS.name, data.condition(view), GROUP)
+        yield Condition(FLIPS.name, GROUP)
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields one score per perturbation, and one for their mean, all with one number per video.
@@ -73,22 +82,24 @@ class Flips(Evaluator):
         """
         population = f"{self.folder}[:{self.videos}]" if self.videos else self.folder
         rates: list[Floats] = []
-        for video in self._videos():
-            view = View(transform=video)
-            films = video.films(bench.image_source.place)
-            predictions = bench.outputs(view).predictions.reshape(films.shape[:2])
-            rates.append(flip_rates(predictions, independent="noise" in video.kind))
+        for sequences in self._sequences():
+            view = View(transform=sequences)
+            frames = sequences.sequences(bench.image_source.place)
+            predictions = bench.outputs(view).predictions.reshape(frames.shape[:2])
+            rates.append(flip_rates(predictions, independent="noise" in sequences.kind))
             yield Score(FLIPS.name, bench.condition(view), evidence={population: rates[-1]}, group=GROUP)
-        counts = [len(one) for one in rates]
+        counts = [len(values) for values in rates]
         if len(set(counts)) > 1:
             raise DataError(
                 f"{self.folder}: found {counts} videos of {', '.join(self.kinds)}, expected equally many"
             )
-        unsure = unverified(bench, {video.kind: View(transform=video) for video in self._videos()})
+        unsure = unverified(
+            bench, {sequences.kind: View(transform=sequences) for sequences in self._sequences()}
+        )
         flags = (*unsure, *missing_flags(self.kinds, PERTURBATIONS, noun="perturbations"))
         yield Score(FLIPS.name, GROUP, evidence={population: np.mean(rates, axis=0)}, flags=flags)
 
-    def _videos(self) -> tuple[PerturbationSequences, ...]:
+    def _sequences(self) -> tuple[PerturbationSequences, ...]:
         return tuple(PerturbationSequences(kind, self.folder, self.videos) for kind in self.kinds)
 
 

@@ -1,9 +1,10 @@
-"""How strongly logits react to the input: the singular values of the network's Jacobian."""
+"""Singular values of the Jacobian of the logits by the input."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,16 +13,18 @@ from torch import Tensor, nn
 from evalsuite.compat.calls import unit_images
 from evalsuite.datasets.views import View
 from evalsuite.errors import InvalidModelError, SkippedError, SuiteError
-from evalsuite.evaluation import Bench
-from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.base import Evaluator
-from evalsuite.models.inference import gradient_obstacle, single_precision
+from evalsuite.evaluators.accuracy import population_of_first
+from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, declare
+from evalsuite.models.inference import deterministic_float32, gradient_obstacle
 from evalsuite.types import Floats, Metric, Score
 
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench
+
 LARGEST_CONDITION = float(1 / np.finfo(np.float32).eps)
-"""What single precision can tell from infinity: a smaller singular value is rounding."""
+"""Largest condition number that differs from infinity in single precision."""
 ELEMENTS = 1 << 26
-"""Most numbers of Jacobians that are held at once: 256 MiB in single precision."""
+"""Most numbers of Jacobians that are in memory at once: 256 MiB in single precision."""
 
 MEAN = Metric(
     "jacobian_singular_value", higher_is_better=None, unit="logits per intensity",
@@ -53,9 +56,9 @@ CONDITION = Metric(
 class Jacobian(Evaluator):
     """Singular values of the Jacobian of the logits by the input, on clean images.
 
-    They tell how signals and gradients get through a network; their mean is used to say how trainable pruning leaves
-    it. They only describe: what helps training (large) hurts robustness, and all of them grow with the scale of the
-    logits, which accuracy does not see.
+    They describe how signals and gradients propagate through a network; their mean is used as a measure of
+    trainability after pruning. They have no direction: large values help training and hurt robustness, and all of
+    them grow with the scale of the logits, on which accuracy does not depend.
 
     The input is what the network takes, intensities in [0, 1]. Published numbers are by normalised inputs: of a network
     whose own first step divides by one standard deviation s in all channels, these are s times ours.
@@ -66,7 +69,7 @@ class Jacobian(Evaluator):
     mode and test images in their order, where it takes 20 training batches in the mode that the model is in.
 
     Attributes:
-        images: Look at the first so many test images; 0 for all.
+        images: Use only the first so many test images; 0 for all.
 
     References:
         Wang et al. 2021, arXiv 2105.05916 (mean JSV of pruned networks).
@@ -88,6 +91,10 @@ class Jacobian(Evaluator):
         """The clean test images."""
         return (View(),)
 
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:  # noqa: ARG002  # the same for all data
+        """Yields ``clean``."""
+        yield from declare(self.metrics, "clean")
+
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields five scores on ``clean``.
 
@@ -96,17 +103,17 @@ class Jacobian(Evaluator):
         """
         if obstacle := gradient_obstacle(bench.model):
             raise SkippedError(f"the model has no gradients ({obstacle}), which its Jacobian needs")
-        every = bench.images(View()).images
-        images = unit_images(np.array(every[: self.images or None]))
-        population = POPULATION if len(images) == len(every) else f"{POPULATION}[:{self.images}]"
+        test_images = bench.images(View()).images
+        images = unit_images(np.array(test_images[: self.images or None]))
+        population = population_of_first(len(images), len(test_images))
         size = bench.classes * images[0].numel()
         step = max(1, min(bench.batch_size, ELEMENTS // size))
         starts = range(0, len(images), step)
         batches = (images[start : start + step].to(bench.device) for start in starts)
-        found = np.concatenate(
+        values = np.concatenate(
             [singular_values(jacobians(bench.inference_model, batch)) for batch in batches]
         )
-        yield from _scores(found, population)
+        yield from _scores(values, population)
 
 
 def jacobians(model: nn.Module, images: Tensor) -> Tensor:
@@ -123,21 +130,21 @@ def jacobians(model: nn.Module, images: Tensor) -> Tensor:
         SkippedError: If no gradient reaches the images.
     """
     inputs = images.detach().clone().requires_grad_()
-    with single_precision(), torch.enable_grad():
+    with deterministic_float32(), torch.enable_grad():
         logits = model(inputs)
         last = logits.shape[1] - 1
-        totals = logits.sum(0)  # images do not see each other, so the gradient of a sum is that of each
+        totals = logits.sum(0)  # images are independent, so the gradient of a sum has that of each
         rows = [_gradient(total, inputs, again=k < last).flatten(1) for k, total in enumerate(totals)]
     return torch.stack(rows, dim=1)
 
 
 def _gradient(total: Tensor, inputs: Tensor, *, again: bool) -> Tensor:
-    found: Tensor | None = None
+    gradient: Tensor | None = None
     if total.requires_grad:  # it may be by the weights alone
-        (found,) = torch.autograd.grad(total, inputs, retain_graph=again, allow_unused=True)
-    if found is None:
+        (gradient,) = torch.autograd.grad(total, inputs, retain_graph=again, allow_unused=True)
+    if gradient is None:
         raise SkippedError("no gradient of the logits reaches the images, which a Jacobian needs")
-    return found
+    return gradient
 
 
 def singular_values(matrices: Tensor) -> Floats:
@@ -163,8 +170,8 @@ def singular_values(matrices: Tensor) -> Floats:
     wide = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
     exact = wide.double()
     squares = torch.linalg.eigvalsh(exact @ exact.mT).clamp_min(0).flip(-1)
-    found: Floats = squares.sqrt().cpu().numpy()
-    return found
+    values: Floats = squares.sqrt().cpu().numpy()
+    return values
 
 
 def condition_numbers(values: Floats) -> Floats:
@@ -175,8 +182,8 @@ def condition_numbers(values: Floats) -> Floats:
     """
     largest, smallest = values[:, 0], values[:, -1]
     least = np.maximum(smallest, largest / LARGEST_CONDITION)
-    found: Floats = np.divide(largest, least, out=np.full(len(values), LARGEST_CONDITION), where=least > 0)
-    return found
+    ratios: Floats = np.divide(largest, least, out=np.full(len(values), LARGEST_CONDITION), where=least > 0)
+    return ratios
 
 
 def _scores(values: Floats, population: str) -> Iterator[Score]:

@@ -1,10 +1,11 @@
-"""Random noise that nobody chose."""
+"""Random noise: accuracy and agreement with the parent under it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from evalsuite.datasets.transforms.noise import NoiseKind, RandomNoise, packed
 from evalsuite.datasets.views import View
 from evalsuite.errors import SkippedError, SuiteError
-from evalsuite.evaluation import Bench, Outputs
+from evalsuite.evaluation import Outputs
 from evalsuite.evaluators.accuracy import (
     ACCURACY,
     AGREEMENT,
@@ -21,13 +22,23 @@ from evalsuite.evaluators.accuracy import (
     NLL,
     POPULATION,
     SOFTMAX_DISTANCE,
-    single,
+    float32_evidence,
 )
-from evalsuite.evaluators.base import Evaluator, check_epsilons, check_once
+from evalsuite.evaluators.base import (
+    Condition,
+    DataSummary,
+    Evaluator,
+    check_epsilons,
+    check_once,
+    declare,
+)
 from evalsuite.metrics.logits import softmax
-from evalsuite.models.architectures.base import Normalized, core
-from evalsuite.models.inference import Prepared, logits, prepared
+from evalsuite.models.architectures.base import Normalized, unwrap_model
+from evalsuite.models.inference import InferenceModel, logits, prepare_for_inference
 from evalsuite.types import Array, Metric, Score
+
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench
 
 GROUP = "noise"
 
@@ -36,18 +47,18 @@ GROUP = "noise"
 class Noise(Evaluator):
     """Accuracy and agreement with the parent under uniform or Gaussian noise, the same draws for every candidate.
 
-    Each score is a mean over images and draws; ``worst of 3 uniform/8:255`` counts an image as right if it is
-    right under every draw. Where the suite has several seeds, the parent has agreement and softmax distance of the
-    next seed's parent too, on ``control uniform/8:255``: how far an independently trained network is from it.
+    Each score is a mean over images and draws; ``worst of 3 uniform/8:255`` counts an image if it is classified
+    correctly under every draw. Where the suite has several seeds, the parent has agreement and softmax distance of
+    the next seed's parent too, on ``control uniform/8:255``: how far an independently trained network is from it.
 
     Attributes:
         epsilons: Half-widths of U(-eps, eps) and standard deviations of N(0, eps^2): on [0, 1] images in units
             of 1/255, clipped to [0, 1]; in normalised space as they are.
         kinds: ``uniform``, ``gaussian`` or both.
         draws: Number of draws per kind and epsilon; each is a forward pass.
-        space: ``normalised`` adds the noise behind the model's own normalisation and does not clip, as the
-            published protocol does; at a standard deviation of 0.25, 0.5 there is 32/255 here. Only models
-            whose mean and std the suite knows have it.
+        space: ``normalised`` adds the noise after the model's own normalisation and does not clip, as the
+            published protocol does; at a standard deviation of 0.25, 0.5 there is 32/255 here. Only for models
+            whose mean and std are known to the suite.
 
     References:
         Liebenwein et al. 2021, "Lost in Pruning", arXiv 2104.03438, section 3.
@@ -77,81 +88,93 @@ class Noise(Evaluator):
         """The test images with each noise; the clean ones where the model adds the noise."""
         if self.space == "normalised":
             return (View(),)
-        return tuple(self._view(noise) for noise in self._noises)
+        return tuple(self._view(noise) for noises in self._draws() for noise in noises)
+
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:
+        """Yields four metrics per kind and epsilon, two for the worst of several draws, and those of a control."""
+        for noises in self._draws():
+            condition = self._condition(noises[0], data.condition)
+            yield from declare(self.metrics, condition, GROUP)
+            if len(noises) > 1:
+                yield from declare((ACCURACY, AGREEMENT), _worst(condition, len(noises)))
+            if data.control:
+                yield from declare((AGREEMENT, SOFTMAX_DISTANCE), f"{CONTROL} {condition}")
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields four scores per kind and epsilon, and with several draws two for the worst of them.
 
         Raises:
-            SkippedError: If the noise belongs behind a normalisation that nobody knows.
+            SkippedError: If the noise is added after a normalisation that is unknown.
         """
-        for kind in self.kinds:
-            for epsilon in self.epsilons:
-                noises = [one for one in self._noises if (one.kind, one.epsilon) == (kind, epsilon)]
-                condition = self._condition(bench, noises[0])
-                yield from map(single, _scores(condition, self._pairs(bench, bench.parent, noises)))
-                if bench.control is not None and bench.parent is bench:
-                    yield from _apart(f"{CONTROL} {condition}", self._pairs(bench.control, bench, noises))
+        for noises in self._draws():
+            condition = self._condition(noises[0], bench.condition)
+            yield from map(float32_evidence, _scores(condition, self._pairs(bench, bench.parent, noises)))
+            if bench.control is not None and bench.parent is bench:
+                yield from _control_scores(
+                    f"{CONTROL} {condition}", self._pairs(bench.control, bench, noises)
+                )
 
-    @property
-    def _noises(self) -> tuple[RandomNoise, ...]:
-        return tuple(
-            RandomNoise(kind, epsilon, draw)
-            for kind in self.kinds
-            for epsilon in self.epsilons
-            for draw in range(self.draws)
-        )
+    def _draws(self) -> Iterator[list[RandomNoise]]:
+        """Yields all draws of each kind and epsilon."""
+        for kind, epsilon in itertools.product(self.kinds, self.epsilons):
+            yield [RandomNoise(kind, epsilon, draw) for draw in range(self.draws)]
 
     def _pairs(self, bench: Bench, other: Bench, noises: list[RandomNoise]) -> list[tuple[Outputs, Outputs]]:
-        return [(self._outputs(bench, one), self._outputs(other, one)) for one in noises]
+        return [(self._outputs(bench, noise), self._outputs(other, noise)) for noise in noises]
 
     def _view(self, noise: RandomNoise) -> View:
         return View(transform=noise)
 
-    def _condition(self, bench: Bench, noise: RandomNoise) -> str:
+    def _condition(self, noise: RandomNoise, condition: Callable[[View], str]) -> str:
         if self.space == "normalised":
             return f"{noise.kind} normalised/{noise.epsilon:g}"
-        return bench.condition(self._view(noise))
+        return condition(self._view(noise))
 
     def _outputs(self, bench: Bench, noise: RandomNoise) -> Outputs:
         if self.space == "pixels":
             return bench.outputs(self._view(noise))
-        return bench.memoise(("noise", noise), lambda: self._behind(bench, noise))
+        return bench.memoise(("noise", noise), lambda: self._normalised_outputs(bench, noise))
 
-    def _behind(self, bench: Bench, noise: RandomNoise) -> Outputs:
-        """What the model says to noise behind its normalisation."""
+    def _normalised_outputs(self, bench: Bench, noise: RandomNoise) -> Outputs:
+        """The outputs with noise that is added after the normalisation."""
         clean = bench.images(View())
         key = (bench.image_source.place.seed, "normalised", noise.kind, float(noise.epsilon), noise.draw)
-        model = noisy_inside(bench.model, noise)
-        found = [logits(model, part, device=bench.device) for _, part in packed(clean.images, *key)]
-        return Outputs(np.concatenate(found), clean.labels)
+        model = with_internal_noise(bench.model, noise)
+        parts = [logits(model, part, device=bench.device) for _, part in packed(clean.images, *key)]
+        return Outputs(np.concatenate(parts), clean.labels)
 
 
 def _scores(condition: str, pairs: list[tuple[Outputs, Outputs]]) -> Iterator[Score]:
     """Means over draws, image by image, so that comparisons stay paired; and the worst draw of each image."""
     rows = {
-        ACCURACY: np.stack([mine.correct for mine, _ in pairs]),
-        NLL: np.stack([mine.nll for mine, _ in pairs]),
+        ACCURACY: np.stack([outputs.correct for outputs, _ in pairs]),
+        NLL: np.stack([outputs.nll for outputs, _ in pairs]),
         **_differences(pairs),
     }
     for metric, values in rows.items():
         yield Score(metric.name, condition, evidence={POPULATION: _mean(values)}, group=GROUP)
     if len(pairs) > 1:
         for metric in (ACCURACY, AGREEMENT):
-            every: Array = np.logical_and.reduce(rows[metric])
-            yield Score(metric.name, f"worst of {len(pairs)} {condition}", evidence={POPULATION: every})
+            under_all: Array = np.logical_and.reduce(rows[metric])
+            yield Score(metric.name, _worst(condition, len(pairs)), evidence={POPULATION: under_all})
 
 
-def _apart(condition: str, pairs: list[tuple[Outputs, Outputs]]) -> Iterator[Score]:
-    """How far an independently trained network is from the parent; no curve of pruning, so in no group."""
+def _worst(condition: str, draws: int) -> str:
+    return f"worst of {draws} {condition}"
+
+
+def _control_scores(condition: str, pairs: list[tuple[Outputs, Outputs]]) -> Iterator[Score]:
+    """Differences between an independently trained network and the parent; no curve of pruning, so in no group."""
     for metric, values in _differences(pairs).items():
         yield Score(metric.name, condition, evidence={POPULATION: _mean(values)})
 
 
 def _differences(pairs: list[tuple[Outputs, Outputs]]) -> dict[Metric, Array]:
     """Agreement and distance of each pair and image, (draws, N)."""
-    agrees = [mine.predictions == other.predictions for mine, other in pairs]
-    distance = [np.linalg.norm(softmax(mine.logits) - softmax(other.logits), axis=1) for mine, other in pairs]
+    agrees = [first.predictions == second.predictions for first, second in pairs]
+    distance = [
+        np.linalg.norm(softmax(first.logits) - softmax(second.logits), axis=1) for first, second in pairs
+    ]
     return {AGREEMENT: np.stack(agrees), SOFTMAX_DISTANCE: np.stack(distance)}
 
 
@@ -160,24 +183,24 @@ def _mean(values: Array) -> Array:
     return np.asarray(values[0] if len(values) == 1 else values.mean(axis=0, dtype=np.float64))
 
 
-class NoisyInside(nn.Module):
-    """Is a network that adds noise to its normalised images; see `evalsuite.datasets.transforms.noise.packed`.
+class InternalNoise(nn.Module):
+    """A network that adds noise to its normalised images; see `evalsuite.datasets.transforms.noise.packed`.
 
     Args:
         network: Takes normalised images.
-        normal: Whose mean and standard deviation to use.
+        normalized: The model with the mean and standard deviation.
         noise: Kind and size.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: nn.Module, normal: Normalized, noise: RandomNoise) -> None:
+    def __init__(self, network: nn.Module, normalized: Normalized, noise: RandomNoise) -> None:
         super().__init__()
         self.network = network
         self.noise = noise
-        self.register_buffer("mean", normal.mean.clone())
-        self.register_buffer("std", normal.std.clone())
+        self.register_buffer("mean", normalized.mean.clone())
+        self.register_buffer("std", normalized.std.clone())
 
     def forward(self, packed: Tensor) -> Tensor:
         """Returns logits of images and U(0, 1) draws, (N, 2C, H, W)."""
@@ -186,20 +209,24 @@ class NoisyInside(nn.Module):
             unit = torch.special.ndtri(uniform.clamp(2**-25, 1 - 2**-24))
         else:
             unit = 2 * uniform - 1
-        found: Tensor = self.network((images - self.mean) / self.std + self.noise.epsilon * unit)
-        return found
+        logits: Tensor = self.network((images - self.mean) / self.std + self.noise.epsilon * unit)
+        return logits
 
 
-def noisy_inside(model: nn.Module, noise: RandomNoise) -> Prepared:
-    """Returns a model that adds noise behind its normalisation.
+def with_internal_noise(model: nn.Module, noise: RandomNoise) -> InferenceModel:
+    """Returns a model that adds noise after its normalisation.
 
     Raises:
-        SkippedError: If the model's normalisation is not known.
+        SkippedError: If the model's normalisation is unknown.
     """
     if not isinstance(model, Normalized):
         raise SkippedError(
-            "the model's mean and std are not known, so that noise cannot be added behind its normalisation; "
+            "the model's mean and std are not known, so that noise cannot be added after its normalisation; "
             'use space = "pixels"'
         )
     device = model.mean.device
-    return Prepared(NoisyInside(prepared(core(model), device=device), model, noise).to(device).eval()).eval()
+    return InferenceModel(
+        InternalNoise(prepare_for_inference(unwrap_model(model), device=device), model, noise)
+        .to(device)
+        .eval()
+    ).eval()

@@ -1,25 +1,27 @@
-"""Spotting inputs that belong to no known class."""
+"""Out-of-distribution detection: inputs that belong to no known class."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from evalsuite.datasets import DATASETS
-from evalsuite.datasets.source import FOLDER
-from evalsuite.datasets.views import View
-from evalsuite.detectors.distances import Gaussians, gaussians
+from evalsuite.datasets.views import FOLDER_SUFFIX, View
+from evalsuite.detectors.mahalanobis import Gaussians, gaussians
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.errors import DataError, SkippedError, SuiteError
-from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.base import Evaluator, check_once
-from evalsuite.models.features import Head
-from evalsuite.registry import unknown
+from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, check_once, declare
+from evalsuite.registry import unknown_name
 from evalsuite.types import Array, Floats, Metric, Score
+
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench
+    from evalsuite.models.features import Head
 
 NEAR = "ood-near"
 FAR = "ood-far"
@@ -39,8 +41,8 @@ class Ood(Evaluator):
     """Out-of-distribution detection: AUROC, AUPR both ways, FPR95 in both conventions, for each detector and set.
 
     The unweighted means over the near and over the far sets follow the OpenOOD v1.5 protocol. All detectors but
-    ODIN share one forward pass per image set; a detector that a model cannot have (no last linear layer, no
-    gradients) or that has no training images is left out with its reason, and the others go on.
+    ODIN share one forward pass per image set; a detector that a model does not support (no last linear layer, no
+    gradients) or that has no training images is skipped with its reason, the others are not.
 
     Attributes:
         near: Registered data sets that resemble the suite's own; with a slash at the end, a folder of pictures or
@@ -49,8 +51,8 @@ class Ood(Evaluator):
         detectors: Names in `evalsuite.detectors.table`.
         images: Use only the first so many images of each outlier set; 0 for all.
         fit_images: Fit detectors on the first so many training images; 0 for all.
-        neighbors: Which nearest training image counts for ``knn``: 50 is published for CIFAR-10, 200 for
-            CIFAR-100, 1000 for ImageNet.
+        neighbors: Rank of the nearest training image whose distance is the score of ``knn``: 50 is published for
+            CIFAR-10, 200 for CIFAR-100, 1000 for ImageNet.
 
     References:
         Zhang et al. 2023, "OpenOOD v1.5: Enhanced benchmark for out-of-distribution detection", arXiv 2306.09301.
@@ -69,15 +71,15 @@ class Ood(Evaluator):
                 "ood: found no image sets, expected names in near or far, for example far = ['letters']"
             )
         for name in self.near + self.far:
-            if not name.endswith(FOLDER) and name not in DATASETS:
-                raise SuiteError(unknown("data set", name, DATASETS))
+            if not name.endswith(FOLDER_SUFFIX) and name not in DATASETS:
+                raise SuiteError(unknown_name("data set", name, DATASETS))
         check_once("ood", "near and far", self.near + self.far)
         check_once("ood", "detectors", self.detectors)
         if not self.detectors:
             raise SuiteError(f"ood: found detectors [], expected some of {', '.join(DETECTORS)}")
         for name in self.detectors:
             if name not in DETECTORS:
-                raise SuiteError(f"ood: {unknown('detector', name, DETECTORS)}")
+                raise SuiteError(f"ood: {unknown_name('detector', name, DETECTORS)}")
         for key, count in (("images", self.images), ("fit_images", self.fit_images)):
             if count < 0:
                 raise SuiteError(f"ood: found {key} = {count}, expected a count, or 0 for all")
@@ -107,10 +109,15 @@ class Ood(Evaluator):
 
     @property
     def features(self) -> tuple[View, ...]:
-        """The same and training images, if a detector looks at features."""
+        """The same and training images, if a detector uses features."""
         kinds = {DETECTORS[detector].needs for detector in self.detectors}
         training = (self._training,) if "training" in kinds else ()
         return (*self.needs, *training) if kinds & {"features", "training"} else ()
+
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:  # noqa: ARG002  # the same for all data
+        """Yields every metric on each outlier set, and on the mean of each group of several sets."""
+        for condition, group, _ in self._conditions():
+            yield from declare(self.metrics, condition, group)
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields five scores per detector and outlier set, and for the mean of each group of several sets."""
@@ -119,33 +126,33 @@ class Ood(Evaluator):
         basis = _BenchBasis(bench, self._training, self.neighbors)
         for detector in self.detectors:
             try:
-                scorer = DETECTORS[detector].built(basis)
+                scorer = DETECTORS[detector].fit(basis)
                 scores = {view: scorer.scores(_BenchSample(bench, view)) for view in self.needs}
             except SkippedError as error:
-                yield from self._left_out(detector, str(error))
+                yield from self._skipped(detector, str(error))
             else:
                 flags = scorer.flags + (basis.flags if DETECTORS[detector].needs == "training" else ())
-                yield from self._compared(detector, scores, flags)
+                yield from self._scores(detector, scores, flags)
 
-    def _compared(self, detector: str, scores: dict[View, Floats], flags: tuple[str, ...]) -> Iterator[Score]:
+    def _scores(self, detector: str, scores: dict[View, Floats], flags: tuple[str, ...]) -> Iterator[Score]:
         for condition, group, names in self._conditions():
             evidence = {POPULATION: scores[View()]}
             evidence |= {self._population(name): scores[self._view(name)] for name in names}
             for measure, *_ in _MEASURES:
                 yield Score(f"{detector}_{measure}", condition, evidence=evidence, group=group, flags=flags)
 
-    def _left_out(self, detector: str, reason: str) -> Iterator[Score]:
+    def _skipped(self, detector: str, reason: str) -> Iterator[Score]:
         for condition, *_ in self._conditions():
             for measure, *_ in _MEASURES:
                 yield Score(f"{detector}_{measure}", condition, reason=reason)
 
     def _conditions(self) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-        """Condition, group and image sets: each set alone, then each group of several together."""
+        """Yields condition, group and image sets: each set alone, then each group of several together."""
         for group, names in ((NEAR, self.near), (FAR, self.far)):
             for name in names:
                 yield name, group, (name,)
         for group, names in ((NEAR, self.near), (FAR, self.far)):
-            if len(names) > 1:  # named like its group, which it is the mean of and no member of
+            if len(names) > 1:  # named like the group that it summarises, which it is no member of
                 yield group, "", names
 
     @property
@@ -162,7 +169,7 @@ class Ood(Evaluator):
 
 @dataclass(frozen=True)
 class _BenchSample:
-    """Is what the bench's model says about a view."""
+    """The outputs of the bench's model on a view."""
 
     bench: Bench
     view: View
@@ -175,18 +182,18 @@ class _BenchSample:
     def features(self) -> Array:
         outputs = self.bench.outputs(self.view)
         if outputs.features is None:
-            _ = self.bench.head  # says why there are none
+            _ = self.bench.head  # raises the reason
             raise SkippedError("the model has no penultimate features; use detectors that need logits alone")
         return outputs.features
 
-    def asked(self, question: Callable[..., Floats]) -> Floats:
+    def apply(self, score: Callable[..., Floats]) -> Floats:
         images = self.bench.images(self.view).images
-        return question(self.bench.inference_model, images, device=self.bench.device)
+        return score(self.bench.inference_model, images, device=self.bench.device)
 
 
 @dataclass(frozen=True)
 class _BenchBasis:
-    """Is what detectors may be fitted on: training images as the same model sees them."""
+    """The training images that detectors are fitted to, with the outputs of the same model."""
 
     bench: Bench
     view: View
@@ -207,7 +214,7 @@ class _BenchBasis:
 
     @property
     def labels(self) -> Array:
-        return self.bench.outputs(self.training.view).known
+        return self.bench.outputs(self.training.view).true_labels
 
     @cached_property
     def gaussians(self) -> Gaussians:
@@ -215,11 +222,11 @@ class _BenchBasis:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """Says where the first training images, in the order of their files, do not show every class."""
-        there, classes = len(np.unique(self.labels)), self.bench.classes
-        if there == classes:
+        """A warning where the first training images, in the order of their files, do not show every class."""
+        present, classes = len(np.unique(self.labels)), self.bench.classes
+        if present == classes:
             return ()
         return (
-            f"The {len(self.labels)} training images that the detector is fitted on show {there} of {classes} "
+            f"The {len(self.labels)} training images that the detector is fitted on show {present} of {classes} "
             "classes: raise fit_images.",
         )

@@ -1,26 +1,31 @@
-"""Which pixels does a network need, and do they serve its parent as well?"""
+"""Informative pixels: those that a network needs most, and whether its parent needs them too."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError
-from evalsuite.evaluation import Bench
-from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.base import Evaluator
+from evalsuite.evaluators.accuracy import CONTROL, POPULATION
+from evalsuite.evaluators.base import Condition, DataSummary, Evaluator
 from evalsuite.metrics.logits import softmax
 from evalsuite.models.architectures.base import Normalized
 from evalsuite.models.inference import logits
 from evalsuite.types import Array, Floats, Metric, Score
 
-AT_ONCE = 1024
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench
+
+BATCH = 1024
 """Masked images that are in memory at once."""
 GROUP = "pixels"
+CANDIDATE, PARENT = "candidate", "parent"
+"""Names of networks in conditions, beside `CONTROL`."""
 CONFIDENCE = Metric(
     "pixel_confidence", higher_is_better=None, unit="probability",
     text="Mean softmax probability of the true class where a network sees only the pixels that it, or another network, "
@@ -29,7 +34,7 @@ CONFIDENCE = Metric(
 TRANSFER = Metric(
     "pixel_transfer", higher_is_better=True, unit="probability",
     text="Mean softmax probability of the true class that the candidate gives where it sees only the pixels that its "
-    "parent needs most: low where the candidate looks elsewhere.",
+    "parent needs most: low where the candidate needs others.",
 )  # fmt: skip
 
 
@@ -39,9 +44,9 @@ class Pixels(Evaluator):
 
     Pixels are masked one after another with the mean colour, 0 in the network's normalised space: always the one
     whose loss leaves the probability of the class that the network predicts for the whole image highest. Those
-    masked last are its informative pixels. Candidate and parent each choose, and each sees the other's choice. Where
-    the suite has several seeds, the next seed's parent is a third network, ``control``: what an independently
-    trained one makes of the same pixels. Parent and control choose once for all candidates.
+    masked last are its informative pixels. Each of candidate and parent is evaluated on its own pixels and on the
+    other's. Where the suite has several seeds, the next seed's parent is a third network, ``control``, trained
+    independently. The pixels of parent and control are selected once for all candidates.
 
     The published procedure masks one pixel a round: 524,800 forward passes for an image of 32 px, and two
     networks choose. With ``step`` pixels a round, the best ones of it at once, the cost is divided by about that:
@@ -81,44 +86,55 @@ class Pixels(Evaluator):
         """The first clean test images."""
         return (View(first=self.images),)
 
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:
+        """Yields each pair of a network that chose the pixels and one that sees them, perhaps of a control."""
+        networks = (CANDIDATE, PARENT, *((CONTROL,) if data.control else ()))
+        for chooser, network in itertools.product(networks, networks):
+            yield Condition(CONFIDENCE.name, _condition(network, chooser), GROUP)
+        yield Condition(TRANSFER.name, f"pixels of {PARENT}")
+
     def evaluate(self, bench: Bench) -> Iterator[Score]:
-        """Yields a score for each pair of who chose the pixels and who sees them."""
-        outputs = bench.outputs(View(first=self.images))
-        shown = _unit(bench.images(View(first=self.images)).images)
-        fill = mean_colour(bench, shown)
-        networks = {"candidate": bench, "parent": bench.parent}
+        """Yields a score for each pair of a network that chose the pixels and one that sees them."""
+        labels = bench.outputs(View(first=self.images)).true_labels
+        images = _unit(bench.images(View(first=self.images)).images)
+        fill = mean_colour(bench, images)
+        networks = {CANDIDATE: bench, PARENT: bench.parent}
         if bench.control is not None:
-            networks["control"] = bench.control
-        kept = {name: self._kept(network, shown, fill) for name, network in networks.items()}
-        for chooser, pixels in kept.items():
-            masked = np.where(pixels[:, None], shown, fill[:, None, None])
+            networks[CONTROL] = bench.control
+        selected = {name: self._selected(network, images, fill) for name, network in networks.items()}
+        for chooser, pixels in selected.items():
+            masked = np.where(pixels[:, None], images, fill[:, None, None])
             for name, network in networks.items():
-                found = logits(network.inference_model, masked, device=network.device)
-                p = softmax(found)[np.arange(len(found)), outputs.known]
+                p = softmax(logits(network.inference_model, masked, device=network.device))
+                p = p[np.arange(len(p)), labels]
                 evidence = {f"{POPULATION}[:{len(p)}]": p}
-                yield Score(CONFIDENCE.name, f"{name} on pixels of {chooser}", evidence=evidence, group=GROUP)
-                if (name, chooser) == ("candidate", "parent"):
+                yield Score(CONFIDENCE.name, _condition(name, chooser), evidence=evidence, group=GROUP)
+                if (name, chooser) == (CANDIDATE, PARENT):
                     yield Score(TRANSFER.name, f"pixels of {chooser}", evidence=evidence)
 
-    def _kept(self, network: Bench, shown: Array, fill: Array) -> Array:
+    def _selected(self, network: Bench, images: Array, fill: Array) -> Array:
         """The pixels that `network` needs most, bool (N, H, W)."""
         key = ("pixels", self.images, self.step, fill.tobytes())
         order = network.memoise(
             key,
-            lambda: np.stack([backward_selection(network, image, fill, step=self.step) for image in shown]),
+            lambda: np.stack([backward_selection(network, image, fill, step=self.step) for image in images]),
         )
         pixels = order[0].size
-        kept: Array = order >= pixels - max(1, round(self.share * pixels))
-        return kept
+        selected: Array = order >= pixels - max(1, round(self.share * pixels))
+        return selected
+
+
+def _condition(network: str, chooser: str) -> str:
+    return f"{network} on pixels of {chooser}"
 
 
 def backward_selection(network: Bench, image: Array, fill: Array, *, step: int = 1) -> Array:
     """Returns the place of each pixel in the order in which they are masked: the last is the most informative.
 
     Args:
-        network: Whose class and probabilities count.
+        network: The network whose predicted class and probabilities select the pixels.
         image: float32 (C, H, W) in [0, 1].
-        fill: What a masked pixel shows, float32 (C,).
+        fill: Colour of masked pixels, float32 (C,).
         step: Pixels masked per round, the best of it at once. Of equally good ones the first in reading order.
 
     Returns:
@@ -130,32 +146,32 @@ def backward_selection(network: Bench, image: Array, fill: Array, *, step: int =
     left = np.arange(height * width)
     order = np.empty(height * width, np.int64)
     while left.size:
-        gone = height * width - left.size
-        chances = _chances(network, current.reshape(image.shape), left, (fill, target))
-        best = np.argsort(-chances, kind="stable")[:step]
-        order[left[best]] = gone + np.arange(best.size)
+        masked = height * width - left.size
+        probabilities = _probabilities(network, current.reshape(image.shape), left, (fill, target))
+        best = np.argsort(-probabilities, kind="stable")[:step]
+        order[left[best]] = masked + np.arange(best.size)
         current[:, left[best]] = fill[:, None]
         left = np.delete(left, best)
     return order.reshape(height, width)
 
 
-def _chances(network: Bench, image: Array, pixels: Array, masking: tuple[Array, int]) -> Floats:
+def _probabilities(network: Bench, image: Array, pixels: Array, masking: tuple[Array, int]) -> Floats:
     """Probability of the target class with each of the `pixels` masked as well."""
     fill, target = masking
-    found = []
-    for start in range(0, len(pixels), AT_ONCE):
-        some = pixels[start : start + AT_ONCE]
-        masked = np.repeat(image.reshape(1, len(fill), -1), len(some), axis=0)
-        masked[np.arange(len(some)), :, some] = fill
-        found.append(
-            logits(network.inference_model, masked.reshape(len(some), *image.shape), device=network.device)
+    parts = []
+    for start in range(0, len(pixels), BATCH):
+        part = pixels[start : start + BATCH]
+        masked = np.repeat(image.reshape(1, len(fill), -1), len(part), axis=0)
+        masked[np.arange(len(part)), :, part] = fill
+        parts.append(
+            logits(network.inference_model, masked.reshape(len(part), *image.shape), device=network.device)
         )
-    p: Floats = softmax(np.concatenate(found))[:, target]
+    p: Floats = softmax(np.concatenate(parts))[:, target]
     return p
 
 
 def mean_colour(bench: Bench, images: Array) -> Array:
-    """Returns the colour that the parent's normalisation turns into 0; the mean of `images` if nobody knows it."""
+    """Returns the colour that the parent's normalisation turns into 0; the mean of `images` if that is unknown."""
     model = bench.parent.model
     if isinstance(model, Normalized):
         colour: Array = model.mean.detach().cpu().numpy().reshape(-1).astype(np.float32)

@@ -1,22 +1,23 @@
-"""The number that RobustBench would publish."""
+"""The official RobustBench benchmark."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from evalsuite.datasets.views import View
 from evalsuite.errors import SkippedError, SuiteError
-from evalsuite.evaluation import Bench
-from evalsuite.evaluators.accuracy import POPULATION
-from evalsuite.evaluators.attack import ROBUST_ACCURACY
-from evalsuite.evaluators.base import Evaluator, sorted_by_class
+from evalsuite.evaluators.accuracy import ROBUST_ACCURACY, population_of_first
+from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, declare, sorted_by_class
 from evalsuite.models.inference import gradient_obstacle
 from evalsuite.random_streams import address
 from evalsuite.types import Metric, Score
+
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench
 
 DATA = ("cifar10", "cifar100", "imagenet")
 """Data sets that have a published leaderboard."""
@@ -26,7 +27,7 @@ DATA = ("cifar10", "cifar100", "imagenet")
 class RobustBench(Evaluator):
     """Robust accuracy by RobustBench's own `benchmark`: the full AutoAttack, its standard version.
 
-    Hours for thousands of images on a CPU: each image that withstands costs some 14,500 forward passes. The
+    Hours for thousands of images on a CPU: each image that is robust costs some 14,500 forward passes. The
     library's code runs unchanged on the suite's own test images; on other data sets than CIFAR and ImageNet
     there is no official number, and the cell is skipped.
 
@@ -64,6 +65,10 @@ class RobustBench(Evaluator):
         """The clean test images."""
         return (View(),)
 
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:  # noqa: ARG002  # the same for all data
+        """Yields one, ``robustbench Linf/8:255``; data sets without a leaderboard have no score."""
+        yield from declare(self.metrics, self._condition)
+
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields one score, ``robustbench Linf/8:255``.
 
@@ -73,26 +78,28 @@ class RobustBench(Evaluator):
         from evalsuite.compat.robustbench import AutoAttack, benchmark
 
         self._check(bench)
-        outputs, cut = bench.outputs(View()), slice(0, self.images or None)
-        linf = self.norm == "Linf"
-        found = benchmark(
+        labels, cut = bench.outputs(View()).true_labels, slice(0, self.images or None)
+        result = benchmark(
             bench.inference_model,
             np.array(bench.images(View()).images[cut]),
-            outputs.known[cut],
+            labels[cut],
             attack=AutoAttack(
-                self.epsilon / 255 if linf else self.epsilon,
+                self.epsilon / 255 if self.norm == "Linf" else self.epsilon,
                 seed=address(bench.seed, "robustbench") % 2**31,  # its seeds are 32 bits wide
                 norm=self.norm,
             ),
         )
-        whole = len(outputs.known[cut]) == len(outputs.known)
-        population = POPULATION if whole else f"{POPULATION}[:{self.images}]"
+        population = population_of_first(len(labels[cut]), len(labels))
         yield Score(
             ROBUST_ACCURACY.name,
-            f"robustbench {self.norm}/{self.epsilon:g}{':255' if linf else ''}",
-            evidence={population: found.withstood.cpu().numpy()},
-            flags=sorted_by_class(outputs.known, self.images),
+            self._condition,
+            evidence={population: result.robust_images.cpu().numpy()},
+            flags=sorted_by_class(labels, self.images),
         )
+
+    @property
+    def _condition(self) -> str:
+        return f"robustbench {self.norm}/{self.epsilon:g}{':255' if self.norm == 'Linf' else ''}"
 
     def _check(self, bench: Bench) -> None:
         name = bench.images(View()).name

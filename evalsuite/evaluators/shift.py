@@ -1,15 +1,14 @@
-"""Natural shift: the same classes, photographed or collected by somebody else."""
+"""Natural distribution shift: other images of the same classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from evalsuite.datasets import DATASETS
-from evalsuite.datasets.source import FOLDER
-from evalsuite.datasets.views import View
+from evalsuite.datasets.views import FOLDER_SUFFIX, View
 from evalsuite.errors import SuiteError
-from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import (
     ACCURACY,
     AGREEMENT,
@@ -19,9 +18,12 @@ from evalsuite.evaluators.accuracy import (
     calibration_score,
     labelled_scores,
 )
-from evalsuite.evaluators.base import Evaluator, check_once
-from evalsuite.registry import unknown
+from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, check_once, declare
+from evalsuite.registry import unknown_name
 from evalsuite.types import Metric, Score
+
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench
 
 GAP = Metric(
     "gap_to_clean", higher_is_better=False, unit="fraction", functional="mean_difference",
@@ -54,11 +56,11 @@ class Shift(Evaluator):
                 "own, sets = ['ours/']"
             )
         for name in self.sets:
-            if name not in DATASETS and not (name.endswith(FOLDER) and len(name) > 1):
+            if name not in DATASETS and not (name.endswith(FOLDER_SUFFIX) and len(name) > 1):
                 raise SuiteError(
-                    f"{unknown('data set', name, DATASETS)}; a folder of your own ends with a slash"
+                    f"{unknown_name('data set', name, DATASETS)}; a folder of your own ends with a slash"
                 )
-        check_once("shift", "sets", [name.removesuffix(FOLDER) for name in self.sets])
+        check_once("shift", "sets", [name.removesuffix(FOLDER_SUFFIX) for name in self.sets])
         if self.images < 0:
             raise SuiteError(f"shift: found images = {self.images}, expected a count, or 0 for all")
 
@@ -71,6 +73,11 @@ class Shift(Evaluator):
     def needs(self) -> tuple[View, ...]:
         """The clean test images and every shifted set."""
         return View(), *map(self._view, self.sets)
+
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:
+        """Yields five metrics per set."""
+        for name in self.sets:
+            yield from declare(self.metrics, data.condition(self._view(name)), GROUP)
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields five scores per set."""

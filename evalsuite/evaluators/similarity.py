@@ -1,36 +1,39 @@
-"""Equal accuracy is not the same network: what changed between parent and candidate, and for whom."""
+"""Similarity of parent and candidate: prediction flips, distances of outputs, and effects on classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from evalsuite.datasets.views import View
-from evalsuite.evaluation import Bench, Outputs
 from evalsuite.evaluators.accuracy import AGREEMENT, CONTROL, POPULATION, SOFTMAX_DISTANCE
-from evalsuite.evaluators.base import Evaluator
+from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, declare
 from evalsuite.metrics.logits import softmax
 from evalsuite.statistics.class_effects import harder_hit, holm
 from evalsuite.types import Array, Metric, Score
 
+if TYPE_CHECKING:
+    from evalsuite.evaluation import Bench, Outputs
+
 GROUP = "classes"
 MOST_CLASSES = 100
-"""From more on, a row per class is more than anybody reads; worst class and test are of all classes."""
+"""With more classes, scores of single classes are left out; worst class and test are of all classes."""
 LEVEL = 0.05
-NAMED = 5
-"""Classes that a flag names, the surest first."""
+FLAGGED = 5
+"""Most classes that are flagged, those with the smallest p-values."""
 
-BROKEN = Metric(
-    "broken", higher_is_better=False, unit="fraction",
-    text="Share of images that the parent classifies correctly and the candidate does not (negative flips).",
+NEGATIVE_FLIPS = Metric(
+    "negative_flip_rate", higher_is_better=False, unit="fraction",
+    text="Share of images that the parent classifies correctly and the candidate does not (Yan et al. 2021, "
+    "arXiv 2011.09161).",
 )  # fmt: skip
-FIXED = Metric(
-    "fixed", higher_is_better=None, unit="fraction",
-    text="Share of images that the candidate classifies correctly and its parent does not (positive flips); "
-    "accuracy changes by fixed minus broken.",
+POSITIVE_FLIPS = Metric(
+    "positive_flip_rate", higher_is_better=None, unit="fraction",
+    text="Share of images that the candidate classifies correctly and its parent does not (Yan et al. 2021, arXiv "
+    "2011.09161); accuracy changes by this minus negative_flip_rate.",
 )  # fmt: skip
 SOFTMAX_LINF = Metric(
     "softmax_distance_linf", higher_is_better=False, unit="probability",
@@ -48,7 +51,7 @@ LOGIT_LINF = Metric(
 PREDICTED = Metric(
     "predicted_classes", higher_is_better=None, unit="classes", functional="distinct",
     text="Number of classes that the network predicts for at least one image. Its evidence, the class of each image, "
-    "is what pruning-identified exemplars are found by.",
+    "identifies pruning-identified exemplars.",
 )  # fmt: skip
 CLASS_ACCURACY = Metric(
     "class_accuracy", higher_is_better=True, unit="fraction",
@@ -63,14 +66,16 @@ CLASS_TEST = Metric(
     text="Smallest p-value over classes, adjusted by Holm, of a score test of the accuracy drop of a class against "
     "that of all other images: at most 0.05 where some class is hit harder than the average.",
 )  # fmt: skip
+DISTANCES = (SOFTMAX_DISTANCE, SOFTMAX_LINF, LOGIT_L2, LOGIT_LINF)
 
 
 @dataclass(frozen=True)
 class Similarity(Evaluator):
-    """What changed against the parent on clean images: broken and fixed images, distances, and classes hit hardest.
+    """Differences from the parent on clean images: negative and positive flips, distances, and effects on classes.
 
     Where the suite has several seeds, the parent has scores on ``control`` too: the agreement and the distances of
-    the next seed's parent from it. A candidate that is as far away as that has nothing left of its parent.
+    the next seed's parent from it. A candidate at this distance is as different from its parent as an independently
+    trained network.
 
     Attributes:
         classes: Whether to report the accuracy of each class too, where there are at most 100.
@@ -85,44 +90,60 @@ class Similarity(Evaluator):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Broken and fixed, four distances, the agreement of the control, predicted classes, and the classes."""
-        distances = (SOFTMAX_DISTANCE, SOFTMAX_LINF, LOGIT_L2, LOGIT_LINF)
-        return BROKEN, FIXED, *distances, AGREEMENT, PREDICTED, CLASS_ACCURACY, WORST_CLASS, CLASS_TEST
+        """Flip rates, four distances, the agreement of the control, predicted classes, and effects on classes."""
+        return (
+            NEGATIVE_FLIPS,
+            POSITIVE_FLIPS,
+            *DISTANCES,
+            AGREEMENT,
+            PREDICTED,
+            CLASS_ACCURACY,
+            WORST_CLASS,
+            CLASS_TEST,
+        )
 
     @property
     def needs(self) -> tuple[View, ...]:
         """The clean test images."""
         return (View(),)
 
+    def conditions(self, data: DataSummary) -> Iterable[Condition]:
+        """Yields ``clean``, each class, and ``control``; a class without test images is declared, but has no score."""
+        yield from declare(
+            (NEGATIVE_FLIPS, POSITIVE_FLIPS, *DISTANCES, PREDICTED, WORST_CLASS, CLASS_TEST), "clean"
+        )
+        if data.control:
+            yield from declare((AGREEMENT, *DISTANCES), CONTROL)
+        if self.classes and data.classes <= MOST_CLASSES:
+            for k in range(data.classes):
+                yield Condition(CLASS_ACCURACY.name, f"class/{k}", GROUP)
+
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields scores on ``clean``, one for each class ``class/0`` ..., and a parent's on ``control``."""
-        mine, parents = bench.outputs(View()), bench.parent.outputs(View())
-        changes = {
-            BROKEN: parents.correct & ~mine.correct,
-            FIXED: mine.correct & ~parents.correct,
-            **distances(mine, parents),
-        }
+        outputs, parent = bench.outputs(View()), bench.parent.outputs(View())
+        negative, positive = _flips(outputs, parent)
+        changes = {NEGATIVE_FLIPS: negative, POSITIVE_FLIPS: positive, **distances(outputs, parent)}
         for metric, values in changes.items():
             yield Score(metric.name, "clean", evidence={POPULATION: values})
-        yield Score(PREDICTED.name, "clean", evidence={POPULATION: mine.predictions.astype(np.int16)})
+        yield Score(PREDICTED.name, "clean", evidence={POPULATION: outputs.predictions.astype(np.int16)})
         if bench.control is not None and bench.parent is bench:
-            yield from control_scores(bench.control.outputs(View()), mine)
+            yield from control_scores(bench.control.outputs(View()), outputs)
         if self.classes and bench.classes <= MOST_CLASSES:
-            yield from _by_class(mine)
-        yield from _hit(mine, parents)
+            yield from _class_scores(outputs)
+        yield from _class_effects(outputs, parent)
 
 
 def control_scores(control: Outputs, parent: Outputs) -> Iterator[Score]:
-    """Yields how far an independently trained network is from the parent."""
-    apart = {AGREEMENT: control.predictions == parent.predictions, **distances(control, parent)}
-    for metric, values in apart.items():
-        yield Score(metric.name, CONTROL, evidence={POPULATION: values})
+    """Yields agreement and distances between an independently trained network and the parent."""
+    values = {AGREEMENT: control.predictions == parent.predictions, **distances(control, parent)}
+    for metric, rows in values.items():
+        yield Score(metric.name, CONTROL, evidence={POPULATION: rows})
 
 
-def distances(mine: Outputs, others: Outputs) -> dict[Metric, Array]:
+def distances(first: Outputs, second: Outputs) -> dict[Metric, Array]:
     """Returns the distances between the outputs of two networks on the same images, one number per image."""
-    p = softmax(mine.logits) - softmax(others.logits)
-    z = mine.logits.astype(np.float64) - others.logits
+    p = softmax(first.logits) - softmax(second.logits)
+    z = first.logits.astype(np.float64) - second.logits
     z -= z.mean(axis=1, keepdims=True)
     return {
         SOFTMAX_DISTANCE: np.linalg.norm(p, axis=1),
@@ -132,28 +153,32 @@ def distances(mine: Outputs, others: Outputs) -> dict[Metric, Array]:
     }
 
 
-def _by_class(mine: Outputs) -> Iterator[Score]:
-    for k in np.unique(mine.known):
-        inside = mine.correct[mine.known == k]
-        evidence = {f"{POPULATION} of class {k}": inside}
+def _flips(outputs: Outputs, parent: Outputs) -> tuple[Array, Array]:
+    """Whether each image is a negative flip, and whether it is a positive one."""
+    return parent.correct & ~outputs.correct, outputs.correct & ~parent.correct
+
+
+def _class_scores(outputs: Outputs) -> Iterator[Score]:
+    for k in np.unique(outputs.true_labels):
+        correct = outputs.correct[outputs.true_labels == k]
+        evidence = {f"{POPULATION} of class {k}": correct}
         yield Score(CLASS_ACCURACY.name, f"class/{k}", evidence=evidence, group=GROUP)
 
 
-def _hit(mine: Outputs, parents: Outputs) -> Iterator[Score]:
-    """Yields the largest drop of a class, and the test of whether some class is hit harder than the others."""
-    present, place = np.unique(mine.known, return_inverse=True)
+def _class_effects(outputs: Outputs, parent: Outputs) -> Iterator[Score]:
+    """Yields the largest drop of a class, and the test of whether a class drops more than the others."""
+    present, place = np.unique(outputs.true_labels, return_inverse=True)
     images, losses, gains = (
-        np.bincount(place, weights, len(present))
-        for weights in (None, parents.correct & ~mine.correct, mine.correct & ~parents.correct)
+        np.bincount(place, weights, len(present)) for weights in (None, *_flips(outputs, parent))
     )
     drops = (losses - gains) / images
-    chances = holm(harder_hit(losses, gains, n=images))
+    p_values = holm(harder_hit(losses, gains, n=images))
     count = len(place)
     flags = tuple(
         f"class {present[k]} lost {drops[k]:.3f} of its accuracy, all images {(losses - gains).sum() / count:.3f}: "
-        f"it is hit harder than the others (p = {chances[k]:.2g}, Holm over {len(present)} classes)."
-        for k in np.argsort(chances, kind="stable")[:NAMED]
-        if chances[k] <= LEVEL
+        f"it is hit harder than the others (p = {p_values[k]:.2g}, Holm over {len(present)} classes)."
+        for k in np.argsort(p_values, kind="stable")[:FLAGGED]
+        if p_values[k] <= LEVEL
     )
     yield Score(WORST_CLASS.name, "clean", value=float(drops.max()), n=count, flags=flags)
-    yield Score(CLASS_TEST.name, "clean", value=float(chances.min()), n=count)
+    yield Score(CLASS_TEST.name, "clean", value=float(p_values.min()), n=count)

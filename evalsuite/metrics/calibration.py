@@ -1,4 +1,4 @@
-"""Calibration: does a network that says 90 % come true nine times in ten?"""
+"""Calibration: whether the confidence of predictions agrees with their accuracy."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def mce(confidence: Array, correct: Array, *, weights: Weights = None, bins: int
     def largest(w: Floats) -> Floats:
         surplus, counts = by_bin(w)
         gaps = np.abs(surplus)
-        found: Floats = np.divide(gaps, counts, out=np.zeros_like(gaps), where=counts > 0).max(axis=1)
-        return found
+        maxima: Floats = np.divide(gaps, counts, out=np.zeros_like(gaps), where=counts > 0).max(axis=1)
+        return maxima
 
     return resampled(largest, (c.size,), weights=weights)
 
@@ -111,7 +111,7 @@ def signed_gap(confidence: Array, correct: Array, *, weights: Weights = None) ->
 
 @dataclass(frozen=True, slots=True)
 class ReliabilityBin:
-    """Is one bar of a reliability diagram: the images with a confidence in (lower, upper].
+    """One bar of a reliability diagram: the images with a confidence in (lower, upper].
 
     Attributes:
         lower: Lower edge.
@@ -143,7 +143,7 @@ def reliability(confidence: Array, correct: Array, *, bins: int = 15) -> tuple[R
 
 
 def predictions(confidence: Array, correct: Array) -> tuple[Floats, Floats]:
-    """Returns both in float64.
+    """Returns confidence and correctness in float64, checked.
 
     Raises:
         DataError: If there is no image.
@@ -278,8 +278,8 @@ def ece_l2_debiased(confidence: Array, correct: Array, *, weights: Weights = Non
 
 def _bins(counts: Floats, right: Floats, surplus: Floats) -> tuple[Floats, Floats, Floats]:
     """Counts, absolute gaps and accuracies of the bins, each (b, bins that occur); 0 in empty ones."""
-    some = np.maximum(counts, np.finfo(np.float64).tiny)
-    return counts, np.abs(surplus) / some, right / some
+    divisors = np.maximum(counts, np.finfo(np.float64).tiny)
+    return counts, np.abs(surplus) / divisors, right / divisors
 
 
 DRAWS = 400
@@ -287,14 +287,14 @@ DRAWS = 400
 
 
 def ece_by_chance(confidence: Array, *, seed: int, bins: int = 15, draws: int = DRAWS) -> tuple[float, float]:
-    """Returns mean and 95 % quantile of `ece_equal_width` if each prediction is right as often as it says.
+    """Returns mean and 95 % quantile of `ece_equal_width` under perfect calibration.
 
-    Whether image i would have been right is drawn anew, with its confidence as the probability. An error at the
-    mean is what a perfectly calibrated network shows on so many images; one above the quantile is no chance.
+    Whether the prediction of image i is right is drawn with its confidence as the probability. The mean is the
+    expected error of a perfectly calibrated network on so many images, which exceeds the quantile in 5 % of samples.
 
     Args:
         confidence: Probability of the predicted class in [0, 1], shape (N,).
-        seed: Address of the draws; an image's depend on it and on its place, so candidates meet the same.
+        seed: Address of the draws; an image's depend on it and on its place, so they are the same for all candidates.
         bins: Number of bins.
         draws: Number of simulated tests.
 

@@ -19,7 +19,7 @@ def mean_ratio(table: Array, *, weights: Weights = None) -> Floats:
 
     Args:
         table: The k numerators, then the k denominators in the same order, shape (N, 2 k): at how many
-            severities a network is wrong about each image, and a reference is.
+            severities a network misclassifies each image, and a reference does.
         weights: One array of multiplicities, shape (B, N).
 
     Raises:
@@ -40,8 +40,8 @@ def mean_ratio(table: Array, *, weights: Weights = None) -> Floats:
         sums: Floats = w @ x
         if not sums[:, kinds:].all():
             raise ContractError("a sum of denominators is 0, so a ratio does not exist: leave that kind out")
-        found: Floats = row_sums(sums[:, :kinds] / sums[:, kinds:]) / kinds
-        return found
+        means: Floats = row_sums(sums[:, :kinds] / sums[:, kinds:]) / kinds
+        return means
 
     return resampled(ratio, (len(x),), weights=weights)
 
@@ -66,7 +66,7 @@ def smallest_mean(table: Array, *, weights: Weights = None) -> Floats:
 
 
 def mean_difference(reference: Array, values: Array, *, weights: Weights = None) -> Floats:
-    """Returns the weighted mean of one population minus that of another: what a shift costs.
+    """Returns the weighted mean of one population minus that of another: the effect of a shift.
 
     Args:
         reference: One number per image of the first population, shape (N,).

@@ -1,6 +1,6 @@
-"""Functionals by name: what turns the per-image evidence of a score into its value.
+"""Functionals by name: functions that turn the per-image evidence of a score into its value.
 
-They are imported when they are first used, so that a result depends on the module of its own metric and on no other.
+They are imported when they are first used, so that a result depends on the module of its metric and on no other.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from evalsuite.errors import ContractError, UnknownNameError
 from evalsuite.metrics.weighted import vector
-from evalsuite.registry import unknown
+from evalsuite.registry import unknown_name
 from evalsuite.types import Array, Floats
 
 _TABLE = 0
@@ -26,19 +26,19 @@ class Functional:
     """A functional of weighted samples.
 
     Attributes:
-        home: Its module, below `evalsuite.metrics`; the function has the functional's name.
-        columns: How many arguments it takes from each population; `_TABLE`: one table, however wide.
-        repeated: Whether its last population may be there any number of times.
+        submodule: The module of `evalsuite.metrics` that defines it, under the same name.
+        columns: Number of arguments that it takes from each population; `_TABLE`: one table of any width.
+        repeated: Whether its last population may occur any number of times.
     """
 
-    home: str
+    submodule: str
     columns: tuple[int, ...]
     repeated: bool = False
 
     @property
     def module(self) -> str:
         """Dotted name of the module that defines it."""
-        return f"evalsuite.metrics.{self.home}"
+        return f"evalsuite.metrics.{self.submodule}"
 
 
 FUNCTIONALS: Mapping[str, Functional] = MappingProxyType(
@@ -96,7 +96,7 @@ def evaluate(
     0.5
     """
     if functional not in FUNCTIONALS:
-        raise UnknownNameError(unknown("functional", functional, FUNCTIONALS))
+        raise UnknownNameError(unknown_name("functional", functional, FUNCTIONALS))
     expected = FUNCTIONALS[functional].columns
     if FUNCTIONALS[functional].repeated:
         expected += expected[-1:] * (len(evidence) - len(expected))

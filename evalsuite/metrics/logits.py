@@ -1,4 +1,4 @@
-"""What the logits of one image say: probabilities, confidence, losses, out-of-distribution scores.
+"""Functions of the logits of each image: probabilities, confidence, losses, out-of-distribution scores.
 
 Everything is computed in float64 from the logits. In float32 the softmax reaches exactly 1 from a margin
 of 17 on, which makes ties among the scores; in float64 that happens from 37 on.
@@ -73,10 +73,10 @@ def correct_among(logits: Array, labels: Array, k: int) -> NDArray[np.bool_]:
     [False]
     """
     z = _matrix(logits)
-    wanted = _labels(labels, z)[:, None]
-    own = np.take_along_axis(z, wanted, axis=1)
-    earlier = np.arange(z.shape[1]) < wanted
-    before = ((z > own) | ((z == own) & earlier)).sum(axis=1)
+    true = _labels(labels, z)[:, None]
+    true_logits = np.take_along_axis(z, true, axis=1)
+    earlier = np.arange(z.shape[1]) < true
+    before = ((z > true_logits) | ((z == true_logits) & earlier)).sum(axis=1)
     hits: NDArray[np.bool_] = before < k
     return hits
 
@@ -137,7 +137,7 @@ def temperature(logits: Array, labels: Array) -> float:
 
     The loss is convex in 1/T, so the zero of its derivative is the one minimum. Where there is none, no
     number is returned: if every image is classified correctly the loss falls for ever as T falls, and if the
-    logits say less than nothing about the labels it falls for ever as T rises. Fit T on images that no metric
+    logits predict the labels worse than chance it falls for ever as T rises. Fit T on images that no metric
     uses.
 
     Args:
@@ -170,8 +170,8 @@ def temperature(logits: Array, labels: Array) -> float:
         )
     if slope(high) >= 0:
         raise CellError(
-            "the negative log-likelihood falls for ever as the temperature rises: the logits say nothing "
-            "about these labels; check that images and labels belong together"
+            "the negative log-likelihood falls for ever as the temperature rises: the logits predict these "
+            "labels worse than chance; check that images and labels belong together"
         )
     return float(np.exp(brentq(slope, low, high, xtol=1e-12)))
 

@@ -1,4 +1,4 @@
-"""Telling two populations apart by a score: areas under curves, error rates, and their means over sets.
+"""Separation of two populations by a score: areas under curves, error rates, and their means over sets.
 
 Of two populations, the in-distribution one is `negative` and comes first; larger scores mean more out of
 distribution. The functionals called ``mean_...`` take one negative and any number of positive populations:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evalsuite.types import Array, Floats
 
 RECALL = 0.95
-"""Share of one population that the score of a false-positive rate must catch."""
+"""True-positive rate at which false-positive rates are taken."""
 
 
 def auroc(negative: Array, positive: Array, *, weights: Weights = None) -> Floats:
@@ -41,15 +41,14 @@ def auroc(negative: Array, positive: Array, *, weights: Weights = None) -> Float
     """
     n, p = vector("negative", negative), vector("positive", positive)
     rising, place = ordered(p, weights)
-    sought, order = ordered(n, weights)  # a search in rising order goes on from where the last one ended
-    below, up_to = (np.searchsorted(rising, sought, side=side) for side in ("left", "right"))
+    negatives, order = ordered(n, weights)  # searches in rising order are the fastest
+    below, up_to = (np.searchsorted(rising, negatives, side=side) for side in ("left", "right"))
 
     def area(wn: Floats, wp: Floats) -> Floats:
-        reached, wn = cumulated(columns(wp, place)), columns(wn, order)
-        total = reached[:, -1]
-        lost = (
-            row_sums(wn * (columns(reached, below) + columns(reached, up_to))) / 2
-        )  # positives that do not win
+        cumulative, wn = cumulated(columns(wp, place)), columns(wn, order)
+        total = cumulative[:, -1]
+        # pairs in which the positive does not have the larger score; ties count one half
+        lost = row_sums(wn * (columns(cumulative, below) + columns(cumulative, up_to))) / 2
         pairs = row_sums(wn) * total
         return (pairs - lost) / pairs
 
@@ -66,13 +65,13 @@ def aupr_out(negative: Array, positive: Array, *, weights: Weights = None) -> Fl
     """
     n, p = vector("negative", negative), vector("positive", positive)
     (falling_n, place_n), (falling_p, place_p) = ordered(-n, weights), ordered(-p, weights)
-    reached_n = np.searchsorted(falling_n, falling_p, side="right")
-    reached_p = np.searchsorted(falling_p, falling_p, side="right")
+    negatives_above = np.searchsorted(falling_n, falling_p, side="right")
+    positives_above = np.searchsorted(falling_p, falling_p, side="right")
 
     def precision(wn: Floats, wp: Floats) -> Floats:
         wp = columns(wp, place_p)
-        false = columns(cumulated(columns(wn, place_n)), reached_n)
-        true = columns(cumulated(wp), reached_p)
+        false = columns(cumulated(columns(wn, place_n)), negatives_above)
+        true = columns(cumulated(wp), positives_above)
         at_each = np.divide(true, true + false, out=np.zeros_like(true), where=true > 0)
         return row_sums(wp * at_each) / row_sums(wp)
 
@@ -147,7 +146,7 @@ def mean_aupr_in(negative: Array, *positives: Array, weights: Weights = None) ->
 
 
 def mean_fpr95_ood_positive(negative: Array, *positives: Array, weights: Weights = None) -> Floats:
-    """Returns the unweighted mean of `fpr95_ood_positive`: each set has a score of its own to flag from."""
+    """Returns the unweighted mean of `fpr95_ood_positive`, each set with a threshold of its own."""
     return _averaged(fpr95_ood_positive, negative, positives, weights=weights)
 
 

@@ -1,4 +1,4 @@
-"""The median of a weighted sample, and how many values there are."""
+"""The median of a weighted sample, and its number of distinct values."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def median(values: Array, *, weights: Weights = None) -> Floats:
     ranked = x[order]
 
     def middle(w: Floats) -> Floats:
-        reached = cumulated(columns(w, order))[:, 1:]
-        half = reached[:, -1:] / 2
-        low, high = (reached >= half).argmax(axis=1), (reached > half).argmax(axis=1)
+        cumulative = cumulated(columns(w, order))[:, 1:]
+        half = cumulative[:, -1:] / 2
+        low, high = (cumulative >= half).argmax(axis=1), (cumulative > half).argmax(axis=1)
         halves: Floats = (ranked[low] + ranked[high]) / 2
         return halves
 
@@ -46,7 +46,7 @@ def median(values: Array, *, weights: Weights = None) -> Floats:
 
 
 def distinct(values: Array, *, weights: Weights = None) -> Floats:
-    """Returns how many different values occur; with weights, among the images that have any.
+    """Returns the number of distinct values; with weights, among the images with a positive weight.
 
     Args:
         values: One finite number per image, shape (N,): the predicted class, for example.

@@ -1,4 +1,4 @@
-"""Smooth calibration error: no bins, and no bin edges to be on the wrong side of."""
+"""Smooth calibration error: kernel smoothing in place of bins."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from evalsuite.types import Array, Floats
 
 CELLS = 2048
-"""Cells of [0, 1] that residuals are put into: narrow beside the widths that matter."""
+"""Cells of [0, 1] over which residuals are distributed: narrow beside the widths that occur."""
 HALVINGS = 26
-"""Of the interval that holds the fixed point: exact to 1.5e-8."""
+"""Bisections of the interval that contains the fixed point: exact to 1.5e-8."""
 
 
 def ece_smooth(confidence: Array, correct: Array, *, weights: Weights = None) -> Floats:
@@ -46,28 +46,26 @@ def ece_smooth(confidence: Array, correct: Array, *, weights: Weights = None) ->
     0.25
     """
     c, a = predictions(confidence, correct)
-    place = np.clip(
-        c * CELLS - 0.5, 0, CELLS - 1
-    )  # what lies beyond the outer middles is reflected onto them
+    place = np.clip(c * CELLS - 0.5, 0, CELLS - 1)  # beyond the outer centres, reflection leads back to them
     left = np.floor(place).astype(np.intp)
     share = place - left
     right = np.minimum(left + 1, CELLS - 1)
     frequencies = np.pi * np.arange(CELLS)
 
-    def put(mass: Floats) -> Floats:
+    def histogram(mass: Floats) -> Floats:
         parts = (np.bincount(left, mass * (1 - share), CELLS), np.bincount(right, mass * share, CELLS))
-        filled: Floats = np.add(*parts, dtype=np.float64)
-        return filled
+        cells: Floats = np.add(*parts, dtype=np.float64)
+        return cells
 
     def error(w: Floats) -> Floats:
         shares = w * (a - c) / w.sum(axis=1, keepdims=True)
-        spectrum = dct(np.stack([put(row) for row in shares]), axis=1)
+        spectrum = dct(np.stack([histogram(row) for row in shares]), axis=1)
         low, high = np.zeros(len(w)), np.ones(len(w))
         for _ in range(HALVINGS):
             width = (low + high) / 2
             smoothed = idct(spectrum * np.exp(-((frequencies * width[:, None]) ** 2) / 2), axis=1)
-            wide = row_sums(np.abs(smoothed)) < width
-            low, high = np.where(wide, low, width), np.where(wide, width, high)
+            too_wide = row_sums(np.abs(smoothed)) < width
+            low, high = np.where(too_wide, low, width), np.where(too_wide, width, high)
         return (low + high) / 2
 
     return resampled(error, (c.size,), weights=weights)

@@ -19,7 +19,7 @@ Weights = Sequence[Array] | None
 """One array of multiplicities, shape (B, N), per population of images; ``None`` counts every image once."""
 
 CHUNK = 1 << 16
-"""Weights that are worked on at once: bounds the memory, and what fits the processor's cache is fastest."""
+"""Weights that are processed at once, to bound the memory; arrays that fit the processor's cache are fastest."""
 
 
 def resampled(statistic: Callable[..., Floats], sizes: tuple[int, ...], *, weights: Weights) -> Floats:
@@ -52,9 +52,9 @@ def cumulated(weights: Floats) -> Floats:
 
 
 def ordered(scores: Floats, weights: Weights) -> tuple[Floats, Places]:
-    """Returns the scores (N,) in rising order, and where each stood.
+    """Returns the scores (N,) in rising order, and the original place of each; ``None`` without weights.
 
-    Images that all count once need no places, and sorting alone is faster.
+    Without weights the places are not needed, and sorting alone is faster.
     """
     if weights is None:
         return np.sort(scores), None
@@ -81,8 +81,8 @@ def grouped(place: NDArray[np.intp]) -> Callable[[Floats], Floats]:
     starts = np.flatnonzero(np.diff(place[order], prepend=-1))
 
     def sums(numbers: Floats) -> Floats:
-        found: Floats = np.add.reduceat(columns(numbers, order), starts, axis=1)
-        return found
+        totals: Floats = np.add.reduceat(columns(numbers, order), starts, axis=1)
+        return totals
 
     return sums
 
@@ -94,7 +94,7 @@ def group_sums(place: NDArray[np.intp], *values: Floats) -> Callable[[Floats], l
 
     Args:
         place: Group of each image, shape (N,).
-        values: What is summed, each (N,).
+        values: Numbers of the images, each (N,).
 
     Returns:
         Takes weights (b, N); returns one (b, number of groups that occur) for each of the values.

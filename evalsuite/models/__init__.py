@@ -1,4 +1,4 @@
-"""Networks: architectures by name, safe loading of other people's weights, surgery, cost, forward passes.
+"""Networks: architectures by name, safe loading of untrusted weights, surgery, cost, forward passes.
 
 Importing this package is light; its modules import torch.
 """
@@ -17,7 +17,7 @@ MODELS: Registry[type[Architecture]] = Registry(
     builtin={
         "densenet22": "evalsuite.models.architectures.densenet:DenseNet22",
         "preresnet": "evalsuite.models.architectures.preresnet:PreResNet",
-        "python": "evalsuite.models.architectures.uris:PythonNetwork",
+        "python": "evalsuite.models.architectures.external:PythonNetwork",
         "resnet110": "evalsuite.models.architectures.resnet:ResNet110",
         "resnet20": "evalsuite.models.architectures.resnet:ResNet20",
         "resnet2b": "evalsuite.models.architectures.norm_free_resnet:ResNet2B",
@@ -26,7 +26,7 @@ MODELS: Registry[type[Architecture]] = Registry(
         "resnet4b": "evalsuite.models.architectures.norm_free_resnet:ResNet4B",
         "resnet56": "evalsuite.models.architectures.resnet:ResNet56",
         "resnet8": "evalsuite.models.architectures.resnet:ResNet8",
-        "robustbench": "evalsuite.models.architectures.zoos:RobustBenchNetwork",
+        "robustbench": "evalsuite.models.architectures.robustbench:RobustBenchNetwork",
         "small-cnn": "evalsuite.models.architectures.cnn:SmallCNN",
         "timm": "evalsuite.models.architectures.zoos:TimmNetwork",
         "torchvision": "evalsuite.models.architectures.zoos:TorchvisionNetwork",
@@ -36,4 +36,3 @@ MODELS: Registry[type[Architecture]] = Registry(
     },
     group="evalsuite.models",
 )
-register = MODELS.register

@@ -7,19 +7,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import ContractError
-from evalsuite.models.checkpoints.saving import packed_size, serialized
-from evalsuite.models.inference import evaluation_mode
+from evalsuite.models.architectures.base import unwrap_model
+from evalsuite.models.inference import evaluation_mode, temporary_hooks
+from evalsuite.models.packing import pack, with_positive_zeros
 from evalsuite.types import Cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+COUNT_VERSION = 1
+"""Version of what is counted: raised when a count changes its meaning, so that candidates are counted again."""
 
-def prunable(model: nn.Module) -> dict[str, nn.Module]:
+
+@dataclass(frozen=True, slots=True)
+class _LayerCall:
+    """One call of a layer: each of its weights is multiplied once at each output position."""
+
+    weight: Tensor
+    positions: int
+
+
+def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Returns the layers whose weights may be pruned, by name, in the order of the model.
 
     References:
@@ -29,12 +42,12 @@ def prunable(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if _is_prunable(module)}
 
 
-def nonzero(model: nn.Module) -> int:
+def count_nonzero(model: nn.Module) -> int:
     """Returns the number of parameters that are not exactly zero, biases and norms included."""
     return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
 
 
-def parameters(model: nn.Module) -> int:
+def count_parameters(model: nn.Module) -> int:
     """Returns the number of parameters, zeros included."""
     return sum(parameter.numel() for parameter in model.parameters())
 
@@ -51,31 +64,49 @@ def cost(model: nn.Module, image_shape: Sequence[int]) -> Cost:
         multiplication by a zero weight is left out of ``macs_nonzero``. Bytes are those of the saved file, and
         those of a packed one.
     """
-    weights = [layer.get_parameter("weight") for layer in prunable(model).values()]
-    calls = _calls(model, image_shape)
+    weights = [layer.get_parameter("weight") for layer in prunable_layers(model).values()]
+    calls = _layer_calls(model, image_shape)
     return Cost(
-        parameters=parameters(model),
-        nonzero=nonzero(model),
+        parameters=count_parameters(model),
+        nonzero=count_nonzero(model),
         prunable=sum(weight.numel() for weight in weights),
         prunable_nonzero=sum(int(weight.count_nonzero()) for weight in weights),
         macs=sum(call.positions * call.weight.numel() for call in calls),
         macs_nonzero=sum(call.positions * int(call.weight.count_nonzero()) for call in calls),
-        bytes=len(serialized(model)),
+        bytes=len(serialize_weights(model)),
         packed=packed_size(model),
     )
 
 
-def counted(model: nn.Module, axis: str) -> int:
+def weight_cost(model: nn.Module, axis: str) -> int:
     """Returns what `model` costs on an axis that weights alone decide: ``nonzero``, ``parameters`` or ``packed``.
 
     Raises:
         ContractError: If it is another axis.
     """
-    if axis not in _COUNTERS:
+    if axis not in _COUNTS:
         raise ContractError(
-            f"a producer saves {axis!r}, expected what its weights alone decide: {', '.join(_COUNTERS)}"
+            f"a producer saves {axis!r}, expected an axis that weights alone decide: {', '.join(_COUNTS)}"
         )
-    return _COUNTERS[axis](model)
+    return _COUNTS[axis](model)
+
+
+def serialize_weights(model: nn.Module) -> bytes:
+    """Returns the network's weights in safetensors format: the content of a saved file."""
+    return safetensors.torch.save(network_weights(model))
+
+
+def packed_size(model: nn.Module) -> int:
+    """Returns how many bytes the network's weights are in a packed file; see `evalsuite.models.packing`."""
+    return len(pack(with_positive_zeros(network_weights(model))))
+
+
+def network_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Returns a copy of the state dict of the network, contiguous, on the processor."""
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in unwrap_model(model).state_dict().items()
+    }
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -87,37 +118,25 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-_COUNTERS: Mapping[str, Callable[[nn.Module], int]] = {
-    "nonzero": nonzero,
-    "parameters": parameters,
+_COUNTS: Mapping[str, Callable[[nn.Module], int]] = {
+    "nonzero": count_nonzero,
+    "parameters": count_parameters,
     "packed": packed_size,
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """Is one call of a layer: each of its weights is multiplied once at each output position."""
-
-    weight: Tensor
-    positions: int
-
-
-def _calls(model: nn.Module, image_shape: Sequence[int]) -> list[_Call]:
-    """The calls of convolutions and linear layers in a forward pass of one image."""
-    calls: list[_Call] = []
+def _layer_calls(model: nn.Module, image_shape: Sequence[int]) -> list[_LayerCall]:
+    """Returns the calls of convolutions and linear layers in a forward pass of one image."""
+    calls: list[_LayerCall] = []
 
     def record(layer: nn.Module, _: object, output: Tensor) -> None:
         weight = layer.get_parameter("weight")
-        calls.append(_Call(weight, output.numel() // weight.shape[0]))
+        calls.append(_LayerCall(weight, output.numel() // weight.shape[0]))
 
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    handles = [layer.register_forward_hook(record) for layer in layers]
-    try:
-        with evaluation_mode(model), torch.inference_mode():
-            model(next(model.parameters()).new_zeros((1, *image_shape)))
-    finally:
-        for handle in handles:
-            handle.remove()
+    hooks = temporary_hooks(layer.register_forward_hook(record) for layer in layers)
+    with hooks, evaluation_mode(model), torch.inference_mode():
+        model(next(model.parameters()).new_zeros((1, *image_shape)))
     return calls
 
 

@@ -1,8 +1,8 @@
-"""Penultimate features: what the classifier, the last linear layer, turns into logits.
+"""Penultimate features: the input of the classifier, the last linear layer, which computes the logits from it.
 
-They are caught in the pass that makes the logits. A layer counts as the classifier only if it is applied once
+They are recorded in the pass that computes the logits. A layer counts as the classifier only if it is applied once
 and its weights turn the features into the very logits that the model returns, which is checked for every
-image: features of another layer would make numbers that look right.
+image: features of another layer would give plausible but wrong numbers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SkippedError
-from evalsuite.models.inference import logits
+from evalsuite.models.inference import logits, temporary_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +32,7 @@ thousand terms differ by a hundredth of it, half precision by a hundred times as
 
 @dataclass(frozen=True)
 class Head:
-    """Is the classifier: ``logits = weight @ features + bias``.
+    """The classifier: ``logits = weight @ features + bias``.
 
     Attributes:
         weight: W, float32 (K, D).
@@ -43,25 +43,27 @@ class Head:
     bias: NDArray[np.float32]
 
 
-def classifier(model: nn.Module, images: Array, *, device: str | torch.device = "cpu") -> nn.Linear:
-    """Returns the last linear layer of a model, whose input are the penultimate features.
+def classifier_layer(model: nn.Module, images: Array, *, device: str | torch.device = "cpu") -> nn.Linear:
+    """Returns the last linear layer of a model, whose inputs are the penultimate features.
 
     Args:
-        model: A prepared model.
-        images: A few images to look at, uint8 or float32 in [0, 1], (N, C, H, W).
-        device: Where the model is.
+        model: As `prepare_for_inference` returns it.
+        images: A few images for a trial, uint8 or float32 in [0, 1], (N, C, H, W).
+        device: Of the model.
 
     Raises:
-        SkippedError: If no linear layer that is applied once makes the logits; the sentence says so.
+        SkippedError: If no linear layer that is applied once computes the logits; the sentence says why.
     """
-    found = _called_last(model, images, device)
-    if found is None:
+    layer = _last_linear_layer(model, images, device)
+    if layer is None:
         raise SkippedError(
             "the model has no penultimate features: it applies no linear layer that can be seen (whole "
             "programs and classifiers made of convolutions have none); use detectors that need logits alone"
         )
-    features_and_logits(model, images, found, device=device)  # a layer of something else is refused now
-    return found
+    features_and_logits(
+        model, images, layer, device=device
+    )  # refuses a layer that does not compute the logits
+    return layer
 
 
 def features_and_logits(
@@ -70,10 +72,10 @@ def features_and_logits(
     """Returns the input of `layer` and the logits for all `images`, from one pass.
 
     Args:
-        model: A prepared model.
+        model: As `prepare_for_inference` returns it.
         images: uint8 or float32 in [0, 1], (N, C, H, W).
-        layer: Its classifier, see `classifier`.
-        device: Where the model is.
+        layer: Its classifier, see `classifier_layer`.
+        device: Of the model.
 
     Returns:
         Features, float32 (N, D), and logits, float32 (N, K).
@@ -82,7 +84,7 @@ def features_and_logits(
         SkippedError: If the layer does not turn these features into these logits.
         InvalidModelError: If the model returns no finite (N, K) logits.
     """
-    with _caught(layer) as batches:
+    with _recorded_inputs(layer) as batches:
         values = logits(model, images, device=device)
     shapes = {batch.shape[1:] for batch in batches}
     if shapes != {(layer.in_features,)} or sum(map(len, batches)) < len(images):
@@ -90,12 +92,12 @@ def features_and_logits(
             "the model has no penultimate features: its last linear layer does not take one vector per image"
         )
     features: NDArray[np.float32] = torch.cat(batches)[: len(images)].numpy()
-    _check(features, values, head(layer))
+    _check_head(features, values, classifier_head(layer))
     return features, values
 
 
-def head(layer: nn.Linear) -> Head:
-    """Returns the weights of a classifier as they are applied."""
+def classifier_head(layer: nn.Linear) -> Head:
+    """Returns weight and bias of a classifier in single precision."""
     weight = layer.weight.detach().to("cpu", torch.float32).numpy()
     bias = (
         np.zeros(len(weight), np.float32) if layer.bias is None else layer.bias.detach().cpu().float().numpy()
@@ -104,50 +106,45 @@ def head(layer: nn.Linear) -> Head:
 
 
 @contextlib.contextmanager
-def _caught(layer: nn.Module) -> Iterator[list[Tensor]]:
-    """Collects what goes into `layer`, batch after batch."""
+def _recorded_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
+    """Records the inputs of `layer`, batch after batch."""
     batches: list[Tensor] = []
 
-    def catch(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        vectors = (*inputs, *named.values())[0]
-        batches.append(vectors.detach().to("cpu", torch.float32, copy=True))  # the model may go on in place
+    def record(_: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
+        vectors = (*inputs, *keywords.values())[0]
+        batches.append(
+            vectors.detach().to("cpu", torch.float32, copy=True)
+        )  # the model may change it in place
 
-    handle = layer.register_forward_pre_hook(catch, with_kwargs=True)
-    try:
+    with temporary_hooks([layer.register_forward_pre_hook(record, with_kwargs=True)]):
         yield batches
-    finally:
-        handle.remove()
 
 
-def _called_last(model: nn.Module, images: Array, device: str | torch.device) -> nn.Linear | None:
-    """The linear layer that is called last, in the order of execution."""
+def _last_linear_layer(model: nn.Module, images: Array, device: str | torch.device) -> nn.Linear | None:
+    """Returns the linear layer that is called last, in the order of execution."""
     called: list[nn.Linear] = []
 
-    def note(layer: nn.Module, _: object) -> None:
+    def record(layer: nn.Module, _: object) -> None:
         if isinstance(layer, nn.Linear):
             called.append(layer)
 
     layers = (module for module in model.modules() if isinstance(module, nn.Linear))
-    handles = [layer.register_forward_pre_hook(note) for layer in layers]
-    try:
+    with temporary_hooks(layer.register_forward_pre_hook(record) for layer in layers):
         logits(model, images, device=device)
-    finally:
-        for handle in handles:
-            handle.remove()
     return called[-1] if called else None
 
 
-def _check(features: NDArray[np.float32], values: NDArray[np.float32], classifier: Head) -> None:
-    weight, bias = classifier.weight, classifier.bias
+def _check_head(features: NDArray[np.float32], values: NDArray[np.float32], head: Head) -> None:
+    weight, bias = head.weight, head.bias
     if weight.shape[0] != values.shape[1]:
         raise SkippedError(
             f"the model has no penultimate features: its last linear layer has {weight.shape[0]} outputs "
             f"and the model returns {values.shape[1]} logits"
         )
-    gap = np.abs(features @ weight.T + bias - values)
+    difference = np.abs(features @ weight.T + bias - values)
     scale = np.abs(features) @ np.abs(weight).T + np.abs(bias)
-    if not (gap <= ROUNDING * scale).all():
+    if not (difference <= ROUNDING * scale).all():
         raise SkippedError(
-            "the model has no penultimate features: its logits differ from what its last linear layer "
-            f"returns by up to {gap.max():.3g}; leave out what follows it, or is applied in other precision"
+            "the model has no penultimate features: its logits differ from the output of its last linear layer "
+            f"by up to {difference.max():.3g}; remove what follows that layer, or its other precision"
         )

@@ -1,4 +1,4 @@
-"""Forward passes: images to logits, checked, in single precision, the same whatever else runs."""
+"""Forward passes: images to checked logits, in single precision, reproducible on every device and in every process."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from evalsuite.errors import DataError, InvalidModelError
-from evalsuite.models.exported.input_spec import ExportedProgram
-from evalsuite.models.surgery.graph import flow, plain
+from evalsuite.models.exported.program import ExportedProgram
+from evalsuite.models.surgery.fx_graph import is_unmodified, trace_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
+    from torch.utils.hooks import RemovableHandle
 
     from evalsuite.types import Array
 
@@ -31,59 +32,57 @@ BATCH_SIZE = 32
 _log = logging.getLogger(__name__)
 
 
-class Prepared(nn.Module):
-    """Is a model made ready for many forward passes; see `prepared`."""
+class InferenceModel(nn.Module):
+    """A model in a form that is fast for many forward passes; see `prepare_for_inference`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self.training = model.training
-        self._in_order = False
+        self._needs_contiguous_inputs = False
 
     def forward(self, images: Tensor) -> object:
-        """Returns whatever the model returns for float images in [0, 1]."""
+        """Returns the output of the model, of any type, for float images in [0, 1]."""
         try:
-            return self.model(images.contiguous() if self._in_order else images)
+            return self.model(images.contiguous() if self._needs_contiguous_inputs else images)
         except RuntimeError as error:
-            if self._in_order or "view size is not compatible" not in str(error):
+            if self._needs_contiguous_inputs or "view size is not compatible" not in str(error):
                 raise
-        self._in_order = True  # its code calls view() where reshape() would take any layout
+        self._needs_contiguous_inputs = True  # its code calls view() where reshape() would take any layout
         self.model.to(memory_format=torch.contiguous_format)
         return self(images)
 
 
-def prepared(model: nn.Module, *, device: str | torch.device = "cpu") -> Prepared:
+def prepare_for_inference(model: nn.Module, *, device: str | torch.device = "cpu") -> InferenceModel:
     """Returns a copy for inference, with batch norms folded into their convolutions and channels last.
 
     Folding is exact up to rounding. It is left out where the data flow cannot be traced. A model that cannot
-    be copied runs as it is.
+    be copied is used as it is.
 
     Args:
-        model: Takes float images in [0, 1]; it is untouched.
-        device: Where the copy lives.
+        model: Takes float images in [0, 1]; it is left as it was.
+        device: Of the copy.
     """
     try:
         fast = copy.deepcopy(model)
     except (TypeError, RuntimeError) as error:  # a session or a handle of another runtime
-        _log.info("%s cannot be copied (%s): it runs as it is", type(model).__name__, error)
-        return Prepared(model)
+        _log.info("%s cannot be copied (%s): it is used as it is", type(model).__name__, error)
+        return InferenceModel(model)
     fast.requires_grad_(False).eval()
-    _fold(fast)
-    return Prepared(fast.to(device).to(memory_format=torch.channels_last)).eval()
-
-
-def differentiable(model: nn.Module) -> bool:
-    """Returns whether a model, however wrapped, has gradients, so that white-box attacks can run."""
-    return not gradient_obstacle(model)
+    _fold_batch_norms(fast)
+    return InferenceModel(fast.to(device).to(memory_format=torch.channels_last)).eval()
 
 
 def gradient_obstacle(model: nn.Module) -> str:
-    """Returns why a model, however wrapped, has no gradients; empty if it has.
+    """Returns why a model, however wrapped, has no gradients for white-box attacks; empty if it has.
 
     >>> gradient_obstacle(nn.Linear(2, 2))
     ''
     """
-    return next((f"{part.format}: {part.obstacle}" for part in _programs(model) if part.obstacle), "")
+    programs = (part for part in model.modules() if isinstance(part, ExportedProgram))
+    return next(
+        (f"{part.format}: {part.gradient_obstacle}" for part in programs if part.gradient_obstacle), ""
+    )
 
 
 def logits(
@@ -92,12 +91,12 @@ def logits(
     """Returns the logits of all `images`, computed in evaluation mode and single precision.
 
     Every batch has the same size (the last one is filled up), so that an image's logits depend on its place
-    in the set and not on how many follow it. The model is untouched.
+    in the set and not on how many follow it. The model is left as it was.
 
     Args:
-        model: Takes float images in [0, 1]; give a `prepared` one to prepare it once for many image sets.
+        model: Takes float images in [0, 1]; for many image sets call `prepare_for_inference` once before.
         images: uint8, or float32 in [0, 1], (N, C, H, W), N at least 1; may be memory-mapped or a view.
-        device: Where to compute.
+        device: On which it is computed.
         batch_size: Images per forward pass.
 
     Returns:
@@ -108,19 +107,19 @@ def logits(
         InvalidModelError: If the model returns no finite (N, K) logits.
     """
     _check_images(images)
-    ready = model if isinstance(model, Prepared) else prepared(model, device=device)
-    with evaluation_mode(ready), torch.inference_mode(), single_precision():
-        outputs = [_outputs(ready, batch.to(device)) for batch in _batches(images, batch_size)]
+    prepared = model if isinstance(model, InferenceModel) else prepare_for_inference(model, device=device)
+    with evaluation_mode(prepared), torch.inference_mode(), deterministic_float32():
+        outputs = [_batch_logits(prepared, batch.to(device)) for batch in _batches(images, batch_size)]
     if len({output.shape[1] for output in outputs}) > 1:
         raise InvalidModelError("the model returns another number of classes for another batch of images")
     values: NDArray[np.float32] = torch.cat(outputs)[: len(images)].numpy()
-    _check_values(values)
+    _check_logits(values)
     return values
 
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switches `model` to evaluation and gives every module its own mode back."""
+    """Switches `model` to evaluation mode, and every module back to its own mode afterwards."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
@@ -131,8 +130,23 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def single_precision() -> Iterator[None]:
-    """Keeps graphics cards from rounding inputs of convolutions to 10 bits (TF32) and from varying."""
+def temporary_hooks(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Removes hooks afterwards, also after an error.
+
+    Args:
+        handles: As `torch.nn.Module.register_forward_hook` and its like return them.
+    """
+    registered = list(handles)
+    try:
+        yield
+    finally:
+        for handle in registered:
+            handle.remove()
+
+
+@contextlib.contextmanager
+def deterministic_float32() -> Iterator[None]:
+    """Switches off TF32 (inputs of convolutions rounded to 10 bits) and non-deterministic algorithms on GPUs."""
     if not torch.cuda.is_available():
         yield
         return
@@ -140,31 +154,27 @@ def single_precision() -> Iterator[None]:
         yield
 
 
-def _programs(model: nn.Module) -> list[ExportedProgram]:
-    return [part for part in model.modules() if isinstance(part, ExportedProgram)]
-
-
-def _fold(model: nn.Module) -> None:
-    """Folds batch norms into the convolutions that only they read; the model's code still runs."""
+def _fold_batch_norms(model: nn.Module) -> None:
+    """Folds batch norms into the convolutions that only they read; the model's own code still runs."""
     try:
-        traced = flow(model)
+        graph = trace_graph(model)
     except InvalidModelError as error:
         _log.info("batch norms are not folded: %s", error)
         return
-    for node in traced.nodes:
-        norm, source = traced.module(node), next(iter(node.all_input_nodes), None)
-        conv = traced.module(source) if source is not None else None
+    for node in graph.nodes:
+        norm, source = graph.module(node), next(iter(node.all_input_nodes), None)
+        conv = graph.module(source) if source is not None else None
         if not isinstance(norm, nn.BatchNorm2d) or not isinstance(conv, nn.Conv2d) or source is None:
             continue
-        alone = traced.once(node) and traced.once(source) and len(source.users) == 1
-        if alone and plain(norm) and plain(conv) and norm.track_running_stats:
+        only_pair = graph.is_called_once(node) and graph.is_called_once(source) and len(source.users) == 1
+        if only_pair and is_unmodified(norm) and is_unmodified(conv) and norm.track_running_stats:
             fused = fuse_conv_bn_eval(conv.double(), norm.double()).float()
             model.set_submodule(str(source.target), fused)
             model.set_submodule(str(node.target), nn.Identity())
 
 
 def _batches(images: Array, size: int) -> Iterator[Tensor]:
-    """Float batches of equal size in [0, 1], channels last."""
+    """Yields float batches of equal size in [0, 1], channels last."""
     for start in range(0, len(images), size):
         part = np.array(images[start : start + size])  # a copy: torch must not see read-only memory
         if len(part) < size:
@@ -178,7 +188,7 @@ def _batches(images: Array, size: int) -> Iterator[Tensor]:
         yield batch.div_(255) if part.dtype == np.uint8 else batch
 
 
-def _outputs(model: nn.Module, batch: Tensor) -> Tensor:
+def _batch_logits(model: nn.Module, batch: Tensor) -> Tensor:
     output = model(batch)
     if not isinstance(output, Tensor):
         raise InvalidModelError(
@@ -199,11 +209,11 @@ def _check_images(images: Array) -> None:
         raise DataError(f"images are {images.dtype}, expected uint8 in 0..255 or float32 in [0, 1]")
 
 
-def _check_values(values: NDArray[np.float32]) -> None:
-    broken = int((~np.isfinite(values)).any(axis=1).sum())
-    if broken:
+def _check_logits(values: NDArray[np.float32]) -> None:
+    invalid = int((~np.isfinite(values)).any(axis=1).sum())
+    if invalid:
         raise InvalidModelError(
-            f"the model returns NaN or infinite logits for {broken} of {len(values)} images"
+            f"the model returns NaN or infinite logits for {invalid} of {len(values)} images"
         )
     sums = values.sum(axis=1, dtype=np.float64)
     if values.min() >= 0 and values.max() <= 1 and np.abs(sums - 1).max() <= 1e-5:
@@ -219,12 +229,12 @@ _LARGEST_BLOCKS = (2**30, 2**25)  # some releases refuse more than 32 MiB
 
 
 def keep_large_blocks() -> bool:
-    """Makes freed memory stay with the process; call it once, before the first large allocation.
+    """Keeps freed memory in the process, for speed; call it once, before the first large allocation.
 
-    The process then never shrinks: its peak is what it holds. Nothing that it computes changes.
+    The process then never shrinks below its peak. Results do not change.
 
     Returns:
-        Whether the C library took it; False where that is not glibc (musl, macOS, Windows).
+        Whether the C library supports it; False where that is not glibc (musl, macOS, Windows).
     """
     try:
         library = ctypes.CDLL(None)
@@ -233,5 +243,5 @@ def keep_large_blocks() -> bool:
     except (AttributeError, OSError, TypeError):  # no such symbol; no such library; Windows takes no None
         return False
     mallopt.argtypes, mallopt.restype = (ctypes.c_int, ctypes.c_int), ctypes.c_int
-    mapped = any(mallopt(_MMAP_THRESHOLD, size) == 1 for size in _LARGEST_BLOCKS)
-    return mapped and mallopt(_TRIM_THRESHOLD, _NEVER) == 1
+    is_set = any(mallopt(_MMAP_THRESHOLD, size) == 1 for size in _LARGEST_BLOCKS)
+    return is_set and mallopt(_TRIM_THRESHOLD, _NEVER) == 1

@@ -19,23 +19,23 @@ from evalsuite.errors import CheckpointError
 MAGIC = b"EVALPACK1\n"
 """The first bytes of a packed file: what it is, and the version of its format."""
 LEVEL = 9
-"""Of DEFLATE: the most that zlib does; another build of zlib may make a file of some bytes more or less."""
-BITS = ("present", "sign", "again")
+"""Of DEFLATE: the strongest that zlib has; with another build of zlib a file may have some bytes more or less."""
+BIT_STREAMS = ("present", "sign", "again")
 """Streams of single bits, which may have patterns longer than a run: those are searched for repetitions."""
 PROBE = 4096
-"""Magnitudes that are looked at, from first to last, to see whether few are distinct: at most half of them."""
+"""Magnitudes, spread from first to last, of which at most half must be distinct for a table of them to be written."""
 
 Bits = NDArray[Any]
 """Unsigned integers, as wide as the numbers of a tensor."""
 Bools = NDArray[np.bool_]
 
 
-def packed(tensors: Mapping[str, Tensor]) -> bytes:
-    """Returns a file from which `unpacked` makes the same tensors, bit for bit.
+def pack(tensors: Mapping[str, Tensor]) -> bytes:
+    """Returns the bytes of a file from which `unpack` restores the same tensors, bit for bit.
 
     Of each tensor it holds: which numbers are not zero (a bit each); the signs of these; which of these have the
     magnitude of the one before (a bit each); the other magnitudes, or where few are distinct a table of them and
-    their places in it. Magnitudes are written byte by byte, the most significant first (for float32 the exponents,
+    their indices in it. Magnitudes are written byte by byte, the most significant first (for float32 the exponents,
     then the mantissas), each kind of byte of all tensors in one piece, compressed by DEFLATE in the way that is
     smallest for it: a Huffman code alone, with runs, or with all repetitions.
 
@@ -46,33 +46,33 @@ def packed(tensors: Mapping[str, Tensor]) -> bytes:
         DEFLATE: RFC 1951. Bytes sorted by significance before compression: the filter "shuffle" of HDF5.
     """
     pieces: dict[str, list[bytes]] = defaultdict(list)
-    entries = [_written(name, tensor, pieces) for name, tensor in tensors.items()]
-    streams = {kind: _deflated(kind, b"".join(parts)) for kind, parts in pieces.items()}
-    head = zlib.compress(
+    entries = [_write_tensor(name, tensor, pieces) for name, tensor in tensors.items()]
+    streams = {kind: _deflate(kind, b"".join(parts)) for kind, parts in pieces.items()}
+    header = zlib.compress(
         json.dumps([entries, {kind: len(data) for kind, data in streams.items()}]).encode(), LEVEL
     )
-    return b"".join((MAGIC, len(head).to_bytes(8, "little"), head, *streams.values()))
+    return b"".join((MAGIC, len(header).to_bytes(8, "little"), header, *streams.values()))
 
 
-def unpacked(data: bytes) -> dict[str, Tensor]:
-    """Returns the tensors of a file that `packed` made, in their order.
+def unpack(data: bytes) -> dict[str, Tensor]:
+    """Returns the tensors of a file that `pack` wrote, in their order.
 
     Raises:
-        CheckpointError: If it is none, or damaged.
+        CheckpointError: If it is no packed file, or damaged.
     """
     if not data.startswith(MAGIC):
         raise CheckpointError(
             f"packed weights start with {data[: len(MAGIC)]!r}, expected {MAGIC!r}: this is another file"
         )
     try:
-        entries, streams = _opened(data[len(MAGIC) :])
-        return {entry["name"]: _read(entry, streams) for entry in entries}
+        entries, streams = _read_header(data[len(MAGIC) :])
+        return {entry["name"]: _read_tensor(entry, streams) for entry in entries}
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, zlib.error) as error:
         raise CheckpointError(f"packed weights are damaged ({error}): pack them again") from error
 
 
-def plain_zeros(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns `tensors` with every zero positive: the same numbers, and no bit is spent on the sign of a zero.
+def with_positive_zeros(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns `tensors` with every zero positive: the same numbers, without bits for the signs of zeros.
 
     Masks leave -0.0 where they multiply a negative weight.
     """
@@ -86,32 +86,32 @@ def plain_zeros(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass
 class _Streams:
-    """Are the uncompressed pieces of a file, each read from its start to its end."""
+    """The uncompressed streams of a file, each read from its start to its end."""
 
     data: Mapping[str, bytes]
-    places: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    positions: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     def take(self, kind: str, count: int) -> NDArray[np.uint8]:
-        """The next `count` bytes of a kind."""
-        start = self.places[kind]
-        self.places[kind] = start + count
-        found = np.frombuffer(self.data.get(kind, b""), np.uint8)[start : start + count]
-        if len(found) < count:
-            raise ValueError(f"{count - len(found)} bytes of {kind} are missing")
-        return found
+        """Returns the next `count` bytes of a kind."""
+        start = self.positions[kind]
+        self.positions[kind] = start + count
+        values = np.frombuffer(self.data.get(kind, b""), np.uint8)[start : start + count]
+        if len(values) < count:
+            raise ValueError(f"{count - len(values)} bytes of {kind} are missing")
+        return values
 
     def bits(self, kind: str, count: int) -> Bools:
-        """The next `count` bits of a kind."""
+        """Returns the next `count` bits of a kind."""
         return np.unpackbits(self.take(kind, -(-count // 8)), count=count).astype(np.bool_)
 
     def planes(self, kind: str, count: int, width: int) -> Bits:
-        """The next `count` numbers of `width` bytes each, whose bytes lie apart."""
+        """Returns the next `count` numbers of `width` bytes each, whose bytes are in streams of their own."""
         columns = [self.take(f"{kind} {width}.{place}", count) for place in range(width)]
         return np.stack(columns, axis=-1).reshape(-1).view(f">u{width}").astype(f"<u{width}")
 
 
-def _opened(body: bytes) -> tuple[list[dict[str, Any]], _Streams]:
-    """The table of contents and the streams of a file."""
+def _read_header(body: bytes) -> tuple[list[dict[str, Any]], _Streams]:
+    """Returns the table of contents and the streams of a file."""
     size = int.from_bytes(body[:8], "little")
     entries, lengths = json.loads(zlib.decompress(body[8 : 8 + size]))
     streams, start = {}, 8 + size
@@ -123,32 +123,33 @@ def _opened(body: bytes) -> tuple[list[dict[str, Any]], _Streams]:
     return entries, _Streams(streams)
 
 
-def _deflated(kind: str, data: bytes) -> bytes:
-    """The smallest DEFLATE stream of `data`; in the noise of mantissas a search for repetitions is slow and in vain."""
-    found = [zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE, *([zlib.Z_DEFAULT_STRATEGY] if kind in BITS else [])]
-    return min((_stream(data, strategy) for strategy in found), key=len)
+def _deflate(kind: str, data: bytes) -> bytes:
+    """Returns the smallest DEFLATE stream; in the noise of mantissas a search for repetitions is slow and in vain."""
+    strategies = [zlib.Z_HUFFMAN_ONLY, zlib.Z_RLE]
+    if kind in BIT_STREAMS:
+        strategies.append(zlib.Z_DEFAULT_STRATEGY)
+    return min((_deflate_with(data, strategy) for strategy in strategies), key=len)
 
 
-def _stream(data: bytes, strategy: int) -> bytes:
-    deflate = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
-    return deflate.compress(data) + deflate.flush()
+def _deflate_with(data: bytes, strategy: int) -> bytes:
+    compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, zlib.MAX_WBITS, zlib.DEF_MEM_LEVEL, strategy)
+    return compressor.compress(data) + compressor.flush()
 
 
-def _written(name: str, tensor: Tensor, pieces: dict[str, list[bytes]]) -> dict[str, Any]:
-    """Adds a tensor to the pieces, and returns its line in the table of contents."""
-    bits = _bits(tensor)
-    negative, magnitudes = _parted(bits, signed=tensor.is_floating_point())
+def _write_tensor(name: str, tensor: Tensor, pieces: dict[str, list[bytes]]) -> dict[str, Any]:
+    """Adds a tensor to the pieces, and returns its entry in the table of contents."""
+    negative, magnitudes = _split(_as_bits(tensor), signed=tensor.is_floating_point())
     present = magnitudes != 0
-    loose = bool(negative[~present].any())  # a zero with a sign
-    kept = magnitudes[present]
-    again = np.zeros(len(kept), np.bool_)
-    again[1:] = kept[1:] == kept[:-1]
+    signed_zeros = bool(negative[~present].any())
+    nonzero = magnitudes[present]
+    again = np.zeros(len(nonzero), np.bool_)
+    again[1:] = nonzero[1:] == nonzero[:-1]
     _add(pieces, "present", np.packbits(present))
-    _add(pieces, "sign", np.packbits(negative if loose else negative[present]))
+    _add(pieces, "sign", np.packbits(negative if signed_zeros else negative[present]))
     _add(pieces, "again", np.packbits(again))
-    kind = str(tensor.dtype).removeprefix("torch.")
-    told = {"name": name, "dtype": kind, "shape": list(tensor.shape), "loose": loose}
-    return {**told, "table": _write_magnitudes(kept[~again], pieces)}
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    entry = {"name": name, "dtype": dtype, "shape": list(tensor.shape), "loose": signed_zeros}
+    return {**entry, "table": _write_magnitudes(nonzero[~again], pieces)}
 
 
 def _write_magnitudes(values: Bits, pieces: dict[str, list[bytes]]) -> int | None:
@@ -157,51 +158,51 @@ def _write_magnitudes(values: Bits, pieces: dict[str, list[bytes]]) -> int | Non
     if 2 * len(np.unique(probe)) > len(probe):
         _add_planes(pieces, "magnitude", values)
         return None
-    table, places = np.unique(values, return_inverse=True)
+    table, indices = np.unique(values, return_inverse=True)
     _add_planes(pieces, "table", table)
-    _add_planes(pieces, "place", places.astype(_narrowest(len(table))))
+    _add_planes(pieces, "place", indices.astype(_narrowest(len(table))))
     return len(table)
 
 
-def _read(entry: Mapping[str, Any], streams: _Streams) -> Tensor:
-    """The tensor of one line of the table of contents."""
+def _read_tensor(entry: Mapping[str, Any], streams: _Streams) -> Tensor:
+    """Returns the tensor of one entry in the table of contents."""
     dtype = getattr(torch, entry["dtype"])
     width, count = dtype.itemsize, int(np.prod(entry["shape"], dtype=np.int64))
     present = streams.bits("present", count)
-    some = int(present.sum())
+    nonzero = int(present.sum())
     negative = np.zeros(count, np.bool_)
-    where = slice(None) if entry["loose"] else present
-    negative[where] = streams.bits("sign", count if entry["loose"] else some)
-    again = streams.bits("again", some)
-    new = int((~again).sum())
+    signed = slice(None) if entry["loose"] else present
+    negative[signed] = streams.bits("sign", count if entry["loose"] else nonzero)
+    again = streams.bits("again", nonzero)
+    distinct = int((~again).sum())
     if entry["table"] is None:
-        fresh = streams.planes("magnitude", new, width)
+        values = streams.planes("magnitude", distinct, width)
     else:
         table = streams.planes("table", entry["table"], width)
-        fresh = table[streams.planes("place", new, _narrowest(entry["table"]).itemsize)]
+        values = table[streams.planes("place", distinct, _narrowest(entry["table"]).itemsize)]
     magnitudes = np.zeros(count, f"<u{width}")
-    magnitudes[present] = fresh[np.cumsum(~again) - 1]
+    magnitudes[present] = values[np.cumsum(~again) - 1]
     if not count:
         return torch.empty(entry["shape"], dtype=dtype)
-    bits = _joined(negative, magnitudes, signed=dtype.is_floating_point)
+    bits = _join(negative, magnitudes, signed=dtype.is_floating_point)
     return torch.from_numpy(bits.view(np.uint8)).view(dtype).reshape(entry["shape"])
 
 
-def _bits(tensor: Tensor) -> Bits:
-    """The numbers of a tensor as unsigned integers of their width."""
+def _as_bits(tensor: Tensor) -> Bits:
+    """Returns the numbers of a tensor as unsigned integers of their width."""
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     return np.frombuffer(flat.view(torch.uint8).numpy().tobytes(), f"<u{flat.element_size()}")
 
 
-def _parted(bits: Bits, *, signed: bool) -> tuple[Bools, Bits]:
-    """Signs and magnitudes; a magnitude moves up by the bit of the sign, so that exponents fill their byte."""
+def _split(bits: Bits, *, signed: bool) -> tuple[Bools, Bits]:
+    """Returns signs and magnitudes, those shifted by the sign bit, so that exponents fill their byte."""
     if not signed:
         return np.zeros(len(bits), np.bool_), bits
     return bits >> (8 * bits.itemsize - 1) != 0, bits << 1
 
 
-def _joined(negative: Bools, magnitudes: Bits, *, signed: bool) -> Bits:
-    """What `_parted` parted."""
+def _join(negative: Bools, magnitudes: Bits, *, signed: bool) -> Bits:
+    """Returns the numbers that `_split` splits into these signs and magnitudes."""
     if not signed:
         return magnitudes
     top = negative.astype(magnitudes.dtype) << (8 * magnitudes.itemsize - 1)
@@ -221,5 +222,5 @@ def _add_planes(pieces: dict[str, list[bytes]], kind: str, values: Bits) -> None
 
 
 def _narrowest(count: int) -> np.dtype[Any]:
-    """The narrowest unsigned integers that tell `count` places apart."""
+    """Returns the narrowest unsigned integers that can index `count` entries."""
     return np.min_scalar_type(max(count - 1, 0)).newbyteorder("<")

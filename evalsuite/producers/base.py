@@ -1,15 +1,17 @@
-"""The contract of a producer, and what it is given."""
+"""The contract of a producer, and the context in which it prunes and retrains."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import warnings
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypedDict, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -17,26 +19,45 @@ from torch import Tensor, nn
 
 from evalsuite.cost_axes import DEFAULT_AXIS
 from evalsuite.errors import InvalidModelError, SkippedError, UserError
+from evalsuite.models.batch_norm import has_batch_norms, reestimate_batch_norms
 from evalsuite.models.inference import logits
-from evalsuite.models.norms import has_norms, reestimated
 from evalsuite.random_streams import generator
 from evalsuite.training.batches import pixels
-from evalsuite.training.history import Span, history, phase_of, remember
+from evalsuite.training.checkpoint import TrainingCheckpoint
+from evalsuite.training.history import Span, history, phase_of, set_history
 from evalsuite.training.hooks import Hooks
-from evalsuite.training.loop import Masks, Plan, masked, train, training_seed
+from evalsuite.training.loop import Masks, TrainingOptions, apply_masks, train, training_seed
 from evalsuite.training.origin import Origin
-from evalsuite.training.progress import TrainingCheckpoint
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import Array, ImageSet, Phase
 
+T = TypeVar("T")
+
 NO_HOOKS = Hooks(phase="retraining")
-RECALIBRATING = 1000
-"""Training images of which batch norms are estimated anew, to see what that alone repairs."""
+RECALIBRATION_IMAGES = 1000
+"""Training images of which batch norms are estimated anew, to measure what that alone repairs."""
+
+
+class FitOptions(TypedDict, total=False):
+    """The optional arguments of `Context.fit`.
+
+    Attributes:
+        masks: Names of parameters to bool tensors: True is kept, False is zero after every step.
+        recipe: Another one than the context's.
+        start: Epoch of the schedule at which to begin, perhaps a fraction: weight rewinding resumes there.
+        hooks: Penalty, gradients, weights and masks that change during the training. A training that prunes in
+            this way ends with its last epoch: a better one would be one from before the pruning.
+    """
+
+    masks: Masks | None
+    recipe: Recipe | None
+    start: float
+    hooks: Hooks
 
 
 @dataclass(frozen=True)
 class Context:
-    """Is what a producer may use.
+    """What a producer may use: images, recipes, draws, and the one way to train.
 
     Attributes:
         train: Labelled training images.
@@ -44,12 +65,12 @@ class Context:
         seed: Address of the producer's own draws: ``evalsuite.random_streams.generator(context.seed, ...)``.
         previous: The last candidate of an interrupted run, at a smaller ratio than the first that is asked
             for; ``None`` at the start.
-        origin: How the parent was made; ``None`` if nobody knows, and then nothing can start afresh.
-        validation: Labelled images on which models are judged before and after a training, and by which recipes
+        origin: How the parent was made; ``None`` if that is unknown: nothing can then start from first weights.
+        validation: Labelled images on which accuracy is measured before and after a training, and by which recipes
             may select or track; never the test images.
-        lineage: What the model went through from which the producer goes on: the parent, or `previous`.
+        initial_history: The trainings behind the model from which the producer goes on: the parent, or `previous`.
         progress: Folder of the progress of long trainings, and the digest of all that they depend on;
-            ``None`` keeps none.
+            ``None`` saves none.
     """
 
     train: ImageSet
@@ -58,26 +79,17 @@ class Context:
     previous: nn.Module | None = None
     origin: Origin | None = None
     validation: ImageSet | None = None
-    lineage: tuple[Phase, ...] = ()
+    initial_history: tuple[Phase, ...] = ()
     progress: TrainingCheckpoint | None = None
     _phases: list[Phase] = field(default_factory=list, init=False, repr=False, compare=False)
-    _fits: Counter[float] = field(default_factory=Counter, init=False, repr=False, compare=False)
+    _fit_counts: Counter[float] = field(default_factory=Counter, init=False, repr=False, compare=False)
     _rewound: dict[float, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def retrain(self, model: nn.Module, ratio: float, *, masks: Masks | None = None) -> None:
         """Retrains `model` in place with the recipe's full schedule; masked weights stay zero."""
         self.fit(model, ratio, masks=masks)
 
-    def fit(
-        self,
-        model: nn.Module,
-        ratio: float,
-        *,
-        masks: Masks | None = None,
-        recipe: Recipe | None = None,
-        start: float = 0.0,
-        hooks: Hooks = NO_HOOKS,
-    ) -> None:
+    def fit(self, model: nn.Module, ratio: float, **options: Unpack[FitOptions]) -> None:
         """Trains `model` in place and leaves it in evaluation mode: the one way to train.
 
         The training goes into the model's history, and a killed one goes on from its last saved epoch.
@@ -85,34 +97,37 @@ class Context:
         Args:
             model: What to train, on the device where it is.
             ratio: The target that this training is for: with the seed the address of its order of images.
-            masks: Names of parameters to bool tensors: True is kept, False is zero after every step.
-            recipe: Another one than the context's.
-            start: Epoch of the schedule at which to begin, perhaps a fraction: weight rewinding resumes there.
-            hooks: Penalty, gradients, weights and masks that change on the way. A training that prunes so ends with
-                its last epoch: a better one would be one from before the pruning.
+            options: See `FitOptions`.
         """
-        chosen = recipe or self.recipe
+        hooks = options.get("hooks", NO_HOOKS)
+        recipe = options.get("recipe") or self.recipe
         if hooks.phase == "pruning":
-            chosen = replace(chosen, select="last")
-        index = self._fits[ratio]
-        self._fits[ratio] += 1
-        before = self.history(model)
-        plan = Plan(
-            masks=masks or {},
+            recipe = replace(recipe, select="last")
+        index = self._fit_counts[ratio]
+        self._fit_counts[ratio] += 1
+        earlier = self.history(model)
+        training = TrainingOptions(
+            masks=options.get("masks") or {},
             hooks=hooks,
-            start=start,
+            start=options.get("start", 0.0),
             validation=self.validation,
-            progress=None if self.progress is None else self.progress.of(ratio, index),
+            checkpoint=None if self.progress is None else self.progress.of(ratio, index),
         )
+        apply_masks(model, training.masks)
+        before, recalibrated = self._validation_accuracy(model), self._recalibrated_accuracy(model)
         seed = training_seed(self.seed, "retrain", ratio)
-        masked(model, plan.masks)
-        pruned, recalibrated = self._judged(model), self._recalibrated(model)
-        curve = train(model, self.train, chosen, seed=seed, plan=plan)
-        span = Span(hooks.phase, start, chosen.epochs)
-        phase = phase_of(model, self.train, chosen, span, curve=curve)
-        phase = replace(phase, before=pruned, recalibrated=recalibrated, after=self._judged(model))
+        curve = train(model, self.train, recipe, seed=seed, options=training)
+        span = Span(hooks.phase, training.start, recipe.epochs)
+        phase = phase_of(model, self.train, recipe, span, curve=curve)
+        after = self._validation_accuracy(model)
+        phase = replace(phase, before=before, recalibrated=recalibrated, after=after)
         self._phases.append(phase)
-        remember(model, (*before, phase))
+        set_history(model, (*earlier, phase))
+
+    @property
+    def parent_recipe(self) -> Recipe:
+        """How a network that starts from first weights is trained: as its parent was, if that is known."""
+        return (None if self.origin is None else self.origin.recipe) or self.recipe
 
     def fresh(self) -> nn.Module:
         """Returns the parent's architecture with the parent's first weights, in training mode.
@@ -121,9 +136,9 @@ class Context:
         read from a checkpoint they are drawn at the same address, which is not what it started from.
 
         Raises:
-            SkippedError: If nobody knows the parent's architecture.
+            SkippedError: If the parent's architecture is unknown.
         """
-        return self._origin.initial()
+        return self.known_origin.initial()
 
     def rewound(self, epoch: float) -> nn.Module:
         """Returns the parent as it was after `epoch` epochs of its own training, bit for bit.
@@ -132,7 +147,7 @@ class Context:
             SkippedError: If the parent was not trained here, or not for so long.
         """
         if epoch not in self._rewound:
-            self._rewound[epoch] = self._origin.rewound(epoch, self.train, validation=self.validation)
+            self._rewound[epoch] = self.known_origin.rewound(epoch, self.train, validation=self.validation)
         return copy.deepcopy(self._rewound[epoch])
 
     def batch(self, count: int, *key: str | int | float) -> tuple[Tensor, Tensor]:
@@ -140,13 +155,13 @@ class Context:
 
         Args:
             count: How many; all of them if there are no more.
-            key: Tells several draws apart; the same key gives the same images.
+            key: Separates several draws; the same key gives the same images.
 
         Returns:
             float32 in [0, 1], (count, C, H, W), and int64, (count,).
         """
         rows = generator(self.seed, "batch", *key).permutation(len(self.train.images))[:count]
-        return self._taken(rows)
+        return self._training_images(rows)
 
     def per_class(self, count: int, *key: str | int | float) -> tuple[Tensor, Tensor]:
         """Returns `count` training images of each class, sorted by class; otherwise like `batch`.
@@ -156,26 +171,37 @@ class Context:
         """
         labels = self._labels
         order = generator(self.seed, "per class", *key).permutation(len(labels))
-        rows = [order[labels[order] == one][:count] for one in range(self.train.classes)]
+        rows = [order[labels[order] == label][:count] for label in range(self.train.classes)]
         if (least := min(map(len, rows))) < count:
             raise UserError(
                 f"image set {self.train.name!r} has a class with {least} training images, "
                 f"but {count} of each are asked for; ask for fewer"
             )
-        return self._taken(np.concatenate(rows))
+        return self._training_images(np.concatenate(rows))
 
-    def credit(self, model: nn.Module, source: nn.Module) -> None:
-        """Writes down that `model` owes its mask or shape to the trained `source`: its history is that of both.
+    def inherit_history(self, model: nn.Module, source: nn.Module) -> None:
+        """Records that `model` owes its mask or shape to the trained `source`: its history is that of both.
 
         Copies of a model carry its history by themselves; this is for weights that were rewound or drawn anew.
         """
-        own = (phase for phase in self.history(model) if phase.what != "pretraining")
-        remember(model, (*self.history(source), *own))
+        later = (phase for phase in self.history(model) if phase.what != "pretraining")
+        set_history(model, (*self.history(source), *later))
 
     def history(self, model: nn.Module) -> tuple[Phase, ...]:
-        """Returns what `model` went through; one that carries nothing is taken to come of all that was trained."""
-        found = history(model)
-        return (*self.lineage, *self._phases) if found is None else found
+        """Returns the trainings of `model`; one without a record is taken to come of all that were done here."""
+        recorded = history(model)
+        return (*self.initial_history, *self._phases) if recorded is None else recorded
+
+    def credit(self, model: nn.Module, source: nn.Module) -> None:
+        """Calls `inherit_history`, whose name it was up to evalsuite 0.1."""
+        warnings.warn("Context.credit is now Context.inherit_history", DeprecationWarning, stacklevel=2)
+        self.inherit_history(model, source)
+
+    @property
+    def lineage(self) -> tuple[Phase, ...]:
+        """`initial_history`, by its name up to evalsuite 0.1."""
+        warnings.warn("Context.lineage is now Context.initial_history", DeprecationWarning, stacklevel=2)
+        return self.initial_history
 
     @property
     def device(self) -> torch.device:
@@ -183,10 +209,15 @@ class Context:
         return torch.device("cpu") if self.origin is None else self.origin.device
 
     @property
-    def _origin(self) -> Origin:
+    def known_origin(self) -> Origin:
+        """`origin`, where there is one.
+
+        Raises:
+            SkippedError: If there is none.
+        """
         if self.origin is None:
             raise SkippedError(
-                "this producer starts from new or earlier weights, but nobody knows how the parent was built; "
+                "this producer starts from new or earlier weights, but how the parent was built is unknown; "
                 "give the context an origin"
             )
         return self.origin
@@ -197,48 +228,49 @@ class Context:
             raise UserError(f"image set {self.train.name!r} has no labels, expected a labelled training set")
         return np.asarray(self.train.labels, dtype=np.int64)
 
-    def _judged(self, model: nn.Module) -> float | None:
-        """Accuracy on the validation split, if there is one, in full precision; unknown where nothing is finite."""
+    def _validation_accuracy(self, model: nn.Module) -> float | None:
+        """Accuracy on the validation split, in full precision; ``None`` without one, or if logits are not finite."""
         if self.validation is None or self.validation.labels is None:
             return None
         device = next(model.parameters()).device
         with contextlib.suppress(InvalidModelError):
-            found = logits(model, self.validation.images, device=device)
-            return float((found.argmax(axis=1) == self.validation.labels).mean())
+            predictions = logits(model, self.validation.images, device=device).argmax(axis=1)
+            return float((predictions == self.validation.labels).mean())
         return None
 
-    def _recalibrated(self, model: nn.Module) -> float | None:
+    def _recalibrated_accuracy(self, model: nn.Module) -> float | None:
         """The same once the batch norms have the statistics of training images."""
-        if self.validation is None or not has_norms(model):
+        if self.validation is None or not has_batch_norms(model):
             return None
-        rows = generator(self.seed, "recalibrate").permutation(len(self.train.images))[:RECALIBRATING]
-        return self._judged(reestimated(model, self.train.images[np.sort(rows)]))
+        order = generator(self.seed, "recalibrate").permutation(len(self.train.images))
+        images = self.train.images[np.sort(order[:RECALIBRATION_IMAGES])]
+        return self._validation_accuracy(reestimate_batch_norms(model, images))
 
-    def _taken(self, rows: Array) -> tuple[Tensor, Tensor]:
+    def _training_images(self, rows: Array) -> tuple[Tensor, Tensor]:
         images = pixels(self.train.images, rows)
         return images.to(self.device), torch.from_numpy(self._labels[rows]).to(self.device)
 
 
 class Producer(ABC):
-    """Makes pruned models of a parent; derive a frozen dataclass whose fields are the keys of the suite's table.
+    """A pruning method: derive a frozen dataclass whose fields are the keys of the suite's table.
 
     Attributes:
-        dense: It prunes nothing: a control whose ratio is 0 everywhere, measured but on no curve of pruning.
-        axis: What it saves, which its ratios are counted in: a field of `evalsuite.types.Cost` that
-            `evalsuite.models.cost.counted` knows. Nearly all save non-zero parameters.
+        dense: Whether it prunes nothing: a control whose ratio is 0 everywhere, measured but on no curve of pruning.
+        axis: The cost that it saves and that its ratios are counted in: a field of `evalsuite.types.Cost` that
+            `evalsuite.models.cost.weight_cost` knows. Nearly all save non-zero parameters.
     """
 
     dense: ClassVar[bool] = False
     axis: ClassVar[str] = DEFAULT_AXIS
 
     @property
-    def parts(self) -> tuple[Producer, ...]:
-        """Other producers that this one uses: what it makes depends on their code."""
+    def inner_producers(self) -> tuple[Producer, ...]:
+        """Other producers that this one uses: its candidates depend on their code."""
         return ()
 
     @property
-    def remembered(self) -> dict[str, Any]:
-        """What results must know of it where it is not there: that it prunes nothing, or what it saves."""
+    def run_metadata(self) -> dict[str, Any]:
+        """What a run stores of it for results, which never import it: that it prunes nothing, or what it saves."""
         dense = {"dense": True} if self.dense else {}
         return {**dense, **({"axis": self.axis} if self.axis != DEFAULT_AXIS else {})}
 
@@ -258,3 +290,20 @@ class Producer(ABC):
         Raises:
             UserError: If a ratio cannot be reached.
         """
+
+
+def nearest_choice(choices: Sequence[T], budget: float, size: Callable[[T], float]) -> T | None:
+    """Returns the choice whose size comes nearest to `budget`; ``None`` if even the first is larger.
+
+    Args:
+        choices: Rising in size.
+        budget: In units of `size`.
+        size: Of a choice; called for some of them only.
+
+    >>> nearest_choice([1, 4, 9], 7, float), nearest_choice([1, 4, 9], 20, float), nearest_choice([1, 4], 0.5, float)
+    (9, 9, None)
+    """
+    index = bisect_left(choices, budget, key=size)
+    if index == 0 and size(choices[0]) > budget:
+        return None
+    return min(choices[max(index - 1, 0) : index + 1], key=lambda choice: abs(size(choice) - budget))

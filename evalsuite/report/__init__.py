@@ -1,1 +1,1 @@
-"""What a run found, as one page that needs nothing but itself; `evalsuite.report.writing` puts it into a folder."""
+"""The report of a run: one self-contained page (`evalsuite.report.page`), figures, and exported tables."""

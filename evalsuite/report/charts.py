@@ -1,4 +1,4 @@
-"""The charts as Vega-Lite specifications; the numbers of a curve arrive when a reader picks it."""
+"""The charts as Vega-Lite specifications; the page fills in the numbers of the curve that a reader chooses."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 
 @dataclass(frozen=True, slots=True)
 class Palette:
-    """Is the colours of a chart.
+    """The colours of a chart.
 
-    The default names the custom properties of the page's style sheet, so that one drawing serves light,
-    dark and paper.
+    The default names the custom properties of the page's style sheet, so that one chart serves for
+    light, dark and paper.
     """
 
     ink: str = "var(--ink)"
@@ -35,19 +35,17 @@ class Palette:
 PAGE = Palette()
 
 
-def curve(methods: Sequence[str], palette: Palette = PAGE) -> dict[str, Any]:
+def curve_chart(methods: Sequence[str], palette: Palette = PAGE) -> dict[str, Any]:
     """Returns the chart of one metric on one condition over the ratio or a cost.
 
-    It draws the named data sets ``limit`` (reference, low, high), ``line`` (method, order, x, y, low,
+    Draws the named data sets ``limit`` (reference, low, high), ``line`` (method, order, x, y, low,
     high and the texts at, value, interval), ``seed`` (method, seed, order, x, y) and ``mark`` (method, x, y);
-    the parameter ``axis`` says what x is, ``bottom`` and ``top`` where y ends.
+    the parameter ``axis`` is the quantity of x, ``bottom`` and ``top`` are the ends of y.
     """
     import altair as alt
 
     colour = _colour(methods, palette)
-    shape = alt.Shape("method:N", legend=None).scale(
-        domain=list(methods), range=[SHAPES[i % len(SHAPES)] for i in range(len(methods))]
-    )
+    shape = _shape(methods)
     x, y = _axes()
     limit, line = alt.Chart(alt.NamedData("limit")), alt.Chart(alt.NamedData("line"))
     layers = [
@@ -73,12 +71,14 @@ def curve(methods: Sequence[str], palette: Palette = PAGE) -> dict[str, Any]:
     return _finished(chart.properties(width="container", height=380, background="transparent"), palette)
 
 
-def reliability(bins: Sequence[Mapping[str, Any]], colour: int, palette: Palette = PAGE) -> dict[str, Any]:
+def reliability_chart(
+    bins: Sequence[Mapping[str, Any]], colour: int, palette: Palette = PAGE
+) -> dict[str, Any]:
     """Returns a reliability diagram: accuracy over confidence, the parent's thin, the candidate's bold.
 
     Args:
         bins: Rows with ``model`` (``parent`` or ``candidate``), ``confidence``, ``accuracy``, ``count``.
-        colour: Number of the candidate's colour.
+        colour: Index of the candidate's colour.
         palette: Colours.
     """
     import altair as alt
@@ -107,10 +107,10 @@ def reliability(bins: Sequence[Mapping[str, Any]], colour: int, palette: Palette
     return _finished(chart, palette)
 
 
-def robustness(methods: Sequence[str], palette: Palette = PAGE) -> dict[str, Any]:
+def robustness_chart(methods: Sequence[str], palette: Palette = PAGE) -> dict[str, Any]:
     """Returns the chart of robust accuracy over the radius: the parent thin, the candidates bold.
 
-    It draws the named data set ``robust`` (method, line, epsilon, value and the texts at, radius, accuracy); several
+    Draws the named data set ``robust`` (method, line, epsilon, value and the texts at, radius, accuracy); several
     parents are several lines.
     """
     import altair as alt
@@ -119,8 +119,7 @@ def robustness(methods: Sequence[str], palette: Palette = PAGE) -> dict[str, Any
     colour = alt.Color("method:N", legend=None).scale(
         domain=names, range=[palette.muted, *palette.cycle(len(methods))]
     )
-    shapes = ["circle", *(SHAPES[i % len(SHAPES)] for i in range(len(methods)))]
-    shape = alt.Shape("method:N", legend=None).scale(domain=names, range=shapes)
+    shape = _shape(methods, parent=True)
     x = alt.X("epsilon:Q", title=None).axis(grid=False, tickCount=6, domain=True)
     y = alt.Y("value:Q", title=None, scale=alt.Scale(domain=[0, 1])).axis(format=".0~%", tickCount=5)
     drawn = alt.Chart(alt.NamedData("robust"))
@@ -134,7 +133,7 @@ def robustness(methods: Sequence[str], palette: Palette = PAGE) -> dict[str, Any
     return _finished(chart, palette)
 
 
-def scores(colour: int, palette: Palette = PAGE) -> dict[str, Any]:
+def score_chart(colour: int, palette: Palette = PAGE) -> dict[str, Any]:
     """Returns the histogram of a detector's scores, of the parent in grey, of a candidate in its colour.
 
     It draws the named data set ``scores`` (model, sample, score, share); outliers are dashed.
@@ -156,7 +155,7 @@ def scores(colour: int, palette: Palette = PAGE) -> dict[str, Any]:
     return _finished(chart.properties(width="container", height=160, background="transparent"), palette)
 
 
-def slopes(
+def slope_chart(
     rows: Sequence[Mapping[str, Any]], methods: Sequence[str], palette: Palette = PAGE
 ) -> dict[str, Any]:
     """Returns the slopes of the excess error with their intervals, a line of dots per condition.
@@ -172,10 +171,7 @@ def slopes(
     x = alt.X("slope:Q", title=None).axis(tickCount=6, domain=True, grid=True)
     y = alt.Y("condition:N", title=None, sort=None).axis(labelLimit=220, domain=False, ticks=False)
     place = alt.YOffset("method:N", sort=list(methods))
-    colour = _colour(methods, palette)
-    shape = alt.Shape("method:N", legend=None).scale(
-        domain=list(methods), range=[SHAPES[i % len(SHAPES)] for i in range(len(methods))]
-    )
+    colour, shape = _colour(methods, palette), _shape(methods)
     drawn = alt.Chart(alt.InlineData(values=[dict(row) for row in rows]))
     zero = alt.Chart(alt.InlineData(values=[{"slope": 0}])).mark_rule(color=palette.ink, strokeWidth=1)
     layers = [
@@ -201,6 +197,16 @@ def _colour(methods: Sequence[str], palette: Palette) -> Any:
     import altair as alt
 
     return alt.Color("method:N", legend=None).scale(domain=list(methods), range=palette.cycle(len(methods)))
+
+
+def _shape(methods: Sequence[str], *, parent: bool = False) -> Any:
+    import altair as alt
+
+    names = ["parent", *methods] if parent else list(methods)
+    shapes = [SHAPES[index % len(SHAPES)] for index in range(len(methods))]
+    return alt.Shape("method:N", legend=None).scale(
+        domain=names, range=[SHAPES[0], *shapes] if parent else shapes
+    )
 
 
 def _axes() -> tuple[Any, Any]:
@@ -229,6 +235,6 @@ def _finished(chart: Any, palette: Palette) -> dict[str, Any]:
         **words, **lines, labelFontSize=12, labelPadding=6, tickSize=4, labelFlush=False
     )
     spec: dict[str, Any] = drawn.configure_axisY(domain=False, ticks=False).to_dict()
-    # Numbers arrive after the first layout, and labels with them: without a new layout these would lie outside.
+    # Numbers and labels are set after the first layout: without a new layout labels would lie outside the chart.
     spec["autosize"] = {"type": "fit-x", "contains": "padding", "resize": True}
     return spec

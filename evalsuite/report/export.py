@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from evalsuite.atomic_files import write_atomically
 from evalsuite.errors import StoreError, UserError
-from evalsuite.registry import unknown
-from evalsuite.runs.store import write_atomically
+from evalsuite.registry import unknown_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 Form = Literal["csv", "parquet", "mlflow"]
 FORMS: tuple[Form, ...] = get_args(Form)
 CANDIDATE = ["method", "seed", "target_ratio"]
-BATCH = 500  # MLflow takes at most 1,000 numbers at once
-_KEPT = re.compile(r"[^\w\-. /:]")  # what MLflow allows in the name of a metric
+BATCH = 500
+"""Numbers per request to MLflow, which takes at most 1,000."""
+_NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
+"""Characters that MLflow does not allow in names of metrics."""
 
 
 def tables(run: Run) -> dict[str, pd.DataFrame]:
@@ -52,13 +54,13 @@ def as_csv(table: pd.DataFrame) -> bytes:
 
 
 def export(run: Run, form: str, folder: Path) -> Path:
-    """Writes the tables of a run into `folder`, each whole or not at all.
+    """Writes the tables of a run into `folder`, each completely or not at all.
 
     Args:
-        run: What to write.
+        run: The run.
         form: ``csv``, ``parquet`` (needs the extra ``parquet``), or ``mlflow`` (needs the extra ``mlflow``):
             `folder` is then a local tracking store with one run per candidate.
-        folder: Made if it is not there.
+        folder: Created if it does not exist.
 
     Returns:
         `folder`.
@@ -68,12 +70,12 @@ def export(run: Run, form: str, folder: Path) -> Path:
         StoreError: If the folder cannot be written to, or the run holds no finished cell.
     """
     if form not in FORMS:
-        raise UserError(unknown("export format", form, FORMS))
-    found = tables(run)
+        raise UserError(unknown_name("export format", form, FORMS))
+    by_name = tables(run)
     if form == "mlflow":
-        _log(found, str(run.record["suite"]["name"]), folder)
+        _log(by_name, str(run.record["suite"]["name"]), folder)
         return folder
-    for name, table in found.items():
+    for name, table in by_name.items():
         write_atomically(folder / f"{name}.{form}", as_csv(table) if form == "csv" else _as_parquet(table))
     return folder
 
@@ -82,28 +84,28 @@ def _as_parquet(table: pd.DataFrame) -> bytes:
     _extra("pyarrow", "parquet")
     data = io.BytesIO()
     seeds = {"seed": table["seed"].astype(str)} if "seed" in table else {}  # numbers and the word "all"
-    plain = table.assign(**seeds)
-    if "underpowered" in plain:
-        plain["underpowered"] = plain["underpowered"].astype("boolean")
-    plain.to_parquet(data, engine="pyarrow", index=False)
+    typed = table.assign(**seeds)
+    if "underpowered" in typed:
+        typed["underpowered"] = typed["underpowered"].astype("boolean")
+    typed.to_parquet(data, engine="pyarrow", index=False)
     return data.getvalue()
 
 
-def _log(found: dict[str, pd.DataFrame], suite: str, folder: Path) -> None:
-    """One MLflow run per candidate, with a metric for each of its numbers and one for each threshold of its method."""
+def _log(tables_by_name: dict[str, pd.DataFrame], suite: str, folder: Path) -> None:
+    """Logs one MLflow run per candidate with its numbers, and one per method with its thresholds."""
     tracking = _extra("mlflow.tracking", "mlflow")
     folder.mkdir(parents=True, exist_ok=True)
     client = tracking.MlflowClient(tracking_uri=f"sqlite:///{folder.resolve()}/mlflow.db")
-    known = client.get_experiment_by_name(suite)
-    place = (folder.resolve() / "artifacts").as_uri()
-    experiment = client.create_experiment(suite, place) if known is None else known.experiment_id
-    for (method, seed, target), rows in found["measurements"].groupby(CANDIDATE, sort=False):
-        values = rows[rows["status"] == "ok"]
-        labels = values["metric"] + "/" + values["condition"]
+    existing = client.get_experiment_by_name(suite)
+    artifacts = (folder.resolve() / "artifacts").as_uri()
+    experiment = client.create_experiment(suite, artifacts) if existing is None else existing.experiment_id
+    for (method, seed, target), rows in tables_by_name["measurements"].groupby(CANDIDATE, sort=False):
+        measured = rows[rows["status"] == "ok"]
+        labels = measured["metric"] + "/" + measured["condition"]
         params = {"method": method, "seed": seed, "target_ratio": target, "ratio": rows["ratio"].iloc[0]}
-        numbers = dict(zip(labels, values["value"], strict=True))
+        numbers = dict(zip(labels, measured["value"], strict=True))
         _log_run(client, experiment, f"{method!s} {target:g} seed {seed!s}", params, numbers)
-    headline = found["thresholds"].query("seed == 'all' and aggregate == 'single'")
+    headline = tables_by_name["thresholds"].query("seed == 'all' and aggregate == 'single'")
     for method, rows in headline.groupby("method", sort=False):
         labels = "potential/" + rows["metric"] + "/" + rows["condition"]
         numbers = dict(zip(labels, rows["potential"], strict=True))
@@ -116,9 +118,10 @@ def _log_run(
     entities = _extra("mlflow.entities", "mlflow")
     run = client.create_run(experiment, run_name=name).info.run_id
     now = int(time.time() * 1000)
-    logged = [entities.Metric(_KEPT.sub("_", label), float(x), now, 0) for label, x in numbers.items()]
-    stated = [entities.Param(key, str(value)) for key, value in params.items()]
-    client.log_batch(run, params=stated)
+    logged = [
+        entities.Metric(_NOT_IN_NAMES.sub("_", label), float(x), now, 0) for label, x in numbers.items()
+    ]
+    client.log_batch(run, params=[entities.Param(key, str(value)) for key, value in params.items()])
     for start in range(0, len(logged), BATCH):
         client.log_batch(run, metrics=logged[start : start + BATCH])
     client.set_terminated(run)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from evalsuite.errors import StoreError, UserError
-from evalsuite.registry import unknown
-from evalsuite.report import charts, excess, reliability
-from evalsuite.report.breaking import breaking
-from evalsuite.report.curves import curves
-from evalsuite.report.findings import Findings, methods, ratio_label
+from evalsuite.atomic_files import write_atomically
+from evalsuite.errors import UserError
+from evalsuite.registry import unknown_name
+from evalsuite.report import charts
+from evalsuite.report.breakdown import breakdown
+from evalsuite.report.chart_data import curves, reliability_diagrams, slopes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from evalsuite.report.verdicts import Row
+    from evalsuite.report.data import ReportData, Row
 
 Form = Literal["pdf", "svg", "png"]
 FORMS: tuple[Form, ...] = get_args(Form)
 WIDTH = 420
-"""Pixels: a column of a paper, with labels of a readable size."""
+"""Width in pixels: that of a column of a paper, with labels of a readable size."""
 PAPER = charts.Palette(
     ink="#000000",
     muted="#555555",
@@ -30,52 +30,46 @@ PAPER = charts.Palette(
     allowed="#dfe9f3",
     methods=("#0072b2", "#d55e00", "#008a65", "#b3478a", "#6f5a00", "#3b8fc9", "#55585c"),
 )
-"""The page's light colours, written out."""
+"""The light colours of the page."""
 Spec = dict[str, Any]
 
 
 def figures(
-    findings: Findings, folder: Path, form: str, *, progress: Callable[[int, int], None] | None = None
+    data: ReportData, folder: Path, form: str, *, progress: Callable[[int, int], None] | None = None
 ) -> list[Path]:
-    """Writes each chart of a report into a file, and returns the paths.
+    """Writes each chart of a report into a file, completely or not at all, and returns the paths.
 
     One file per metric and condition over the prune ratio (``curve accuracy fog-3.pdf``), per reliability diagram,
     for the slopes of the excess error, and for each attack over the radius at the ratio that the page shows first.
 
     Args:
-        findings: What the report is made from.
-        folder: An existing folder, or one that can be made.
+        data: The data of the report.
+        folder: Created if it does not exist.
         form: ``pdf``, ``svg`` or ``png``.
-        progress: Is told after each file how many are written, and how many there will be.
+        progress: Called after each file with the number of files that are written and that of all files.
 
     Raises:
         UserError: If there is no such form.
         StoreError: If the folder cannot be written.
     """
     if form not in FORMS:
-        raise UserError(unknown("form of figures", form, FORMS))
-    written, over = [], ratio_label(findings).lower()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        chosen = list(specifications(findings))
-        for name, spec in chosen:
-            path = folder / f"{name}.{form}"
-            path.write_bytes(drawn(spec, form, over=over))
-            written.append(path)
-            if progress:
-                progress(len(written), len(chosen))
-    except OSError as error:
-        raise StoreError(
-            f"cannot write figures into {folder}: {error.strerror}; give a folder that can be written"
-        ) from error
-    return written
+        raise UserError(unknown_name("form of figures", form, FORMS))
+    specs, title = list(specifications(data)), data.ratio_label.lower()
+    paths = []
+    for name, spec in specs:
+        path = folder / f"{name}.{form}"
+        write_atomically(path, rendered(spec, form, ratio_title=title))
+        paths.append(path)
+        if progress:
+            progress(len(paths), len(specs))
+    return paths
 
 
-def drawn(spec: Spec, form: str, *, over: str = "prune ratio") -> bytes:
-    """Returns a Vega-Lite chart as a file; `over` is the title of a ratio's axis."""
+def rendered(spec: Spec, form: str, *, ratio_title: str = "prune ratio") -> bytes:
+    """Returns a Vega-Lite chart as a file; `ratio_title` is the title of the axis of ratios."""
     import vl_convert
 
-    sized = _with_legend({**spec, "width": WIDTH, "autosize": "pad", "background": "white"}, over)
+    sized = _with_legend({**spec, "width": WIDTH, "autosize": "pad", "background": "white"}, ratio_title)
     if form == "svg":
         return str(vl_convert.vegalite_to_svg(sized)).encode()
     if form == "pdf":
@@ -83,102 +77,103 @@ def drawn(spec: Spec, form: str, *, over: str = "prune ratio") -> bytes:
     return bytes(vl_convert.vegalite_to_png(sized, scale=3))
 
 
-def _with_legend(spec: Spec, over: str) -> Spec:
-    """The chart with a legend below: on the page the names stand above it."""
+def _with_legend(spec: Spec, ratio_title: str) -> Spec:
+    """The chart with a legend below it; on the page the names stand above the chart."""
     if "layer" not in spec:
-        return {**spec, "encoding": _legible(spec.get("encoding", {}), over)}
-    return {
-        **spec,
-        "layer": [{**one, "encoding": _legible(one.get("encoding", {}), over)} for one in spec["layer"]],
-    }
+        return {**spec, "encoding": _encoding(spec, ratio_title)}
+    layers = [{**layer, "encoding": _encoding(layer, ratio_title)} for layer in spec["layer"]]
+    return {**spec, "layer": layers}
 
 
-def _legible(encoding: Spec, over: str) -> Spec:
+def _encoding(spec: Spec, ratio_title: str) -> Spec:
+    """The encoding of a chart or a layer, with legends and the title of the axis of ratios."""
     legend = {"title": None, "orient": "bottom", "columns": 4}
-    told: Spec = dict(encoding)
+    encoding: Spec = dict(spec.get("encoding", {}))
     for key in ("color", "shape"):
-        if key in told:
-            told[key] = {**told[key], "legend": legend}
-    if told.get("x", {}).get("field") == "x":
-        told["x"] = {**told["x"], "title": over}
-    return told
+        if key in encoding:
+            encoding[key] = {**encoding[key], "legend": legend}
+    if encoding.get("x", {}).get("field") == "x":
+        encoding["x"] = {**encoding["x"], "title": ratio_title}
+    return encoding
 
 
-def specifications(findings: Findings) -> Iterator[tuple[str, Spec]]:
+def specifications(data: ReportData) -> Iterator[tuple[str, Spec]]:
     """Yields the name of each file without ending, and its chart."""
-    names, told = methods(findings), curves(findings)
-    base = charts.curve(names, PAPER)
-    for curve in told["curves"]:
-        title = f"{told['metrics'][curve['metric']]['label']}, {curve['label']}"
-        yield _name("curve", curve["metric"], curve["condition"]), {
-            **base, "title": title, "height": 260, "datasets": _points(curve, told, names),
-        }  # fmt: skip
-    for diagram in reliability.diagrams(findings):
-        spec = charts.reliability(diagram.bins, diagram.colour, PAPER)
-        yield _name("reliability", diagram.title), {**spec, "title": diagram.title, "height": WIDTH}
-    if rows := excess.slopes(findings):
+    numbers = curves(data)
+    base = charts.curve_chart(data.methods, PAPER)
+    for curve in numbers["curves"]:
+        title = f"{numbers['metrics'][curve['metric']]['label']}, {curve['label']}"
+        datasets = _datasets(curve, numbers, data.methods)
+        spec = {**base, "title": title, "height": 260, "datasets": datasets}
+        yield _file_name("curve", curve["metric"], curve["condition"]), spec
+    for diagram in reliability_diagrams(data):
+        spec = charts.reliability_chart(diagram.bins, diagram.colour, PAPER)
+        yield _file_name("reliability", diagram.title), {**spec, "title": diagram.title, "height": WIDTH}
+    if rows := slopes(data):
         title = "Excess error over the prune ratio, points"
-        yield "excess error", {**charts.slopes(rows, names, PAPER), "title": title}
-    yield from _radii(findings, names)
+        yield "excess error", {**charts.slope_chart(rows, data.methods, PAPER), "title": title}
+    yield from _robustness_charts(data)
 
 
-def _radii(findings: Findings, names: Sequence[str]) -> Iterator[tuple[str, Spec]]:
-    found = breaking(findings)
-    for attack, rows in found.data["robust"].items():
-        shown = [row for row in rows if row[0] not in names or row[1] == found.chosen]
+def _robustness_charts(data: ReportData) -> Iterator[tuple[str, Spec]]:
+    drops = breakdown(data)
+    for attack, rows in drops.data["robust"].items():
         points = [
             {
-                "method": name if name in names else "parent",
+                "method": name if name in data.methods else "parent",
                 "line": name,
                 "epsilon": epsilon,
                 "value": value,
             }
-            for name, _, epsilon, value in shown
+            for name, ratio, epsilon, value in rows
+            if name not in data.methods or ratio == drops.chosen
         ]
         title = f"Robust accuracy over the radius, {attack}"
-        spec = charts.robustness(names, PAPER)
-        yield _name("radius", attack), {**spec, "title": title, "datasets": {"robust": points}}
+        spec = charts.robustness_chart(data.methods, PAPER)
+        yield _file_name("radius", attack), {**spec, "title": title, "datasets": {"robust": points}}
 
 
-def _points(curve: Mapping[str, Any], told: Mapping[str, Any], names: Sequence[str]) -> dict[str, list[Any]]:
-    """The data sets of one curve over the prune ratio, as the page's script fills them: means over seeds."""
-    places = [told["candidates"][point[0]] for point in curve["points"]]
+def _datasets(
+    curve: Mapping[str, Any], numbers: Mapping[str, Any], methods: Sequence[str]
+) -> dict[str, list[Any]]:
+    """The data sets of one curve over the prune ratio, as the script of the page fills them: means over seeds."""
+    candidates = [numbers["candidates"][point[0]] for point in curve["points"]]
     line, seeds, marks = [], [], []
-    for name in names:
-        mine = [(a, p) for a, p in zip(places, curve["points"], strict=True) if a["method"] == name]
-        several = len({about["seed"] for about, _ in mine}) > 1
-        own = [_mean(name, [pair for pair in mine if pair[0]["target_ratio"] == t]) for t in _targets(mine)]
-        if own and curve["reference"] is not None:
+    for method in methods:
+        pairs = [
+            (candidate, point)
+            for candidate, point in zip(candidates, curve["points"], strict=True)
+            if candidate["method"] == method
+        ]
+        targets = sorted({c["target_ratio"] for c, _ in pairs if c["target_ratio"] > 0})
+        means = [_mean(method, [pair for pair in pairs if pair[0]["target_ratio"] == t]) for t in targets]
+        if means and curve["reference"] is not None:
             start = curve["reference"]
-            line.append({"method": name, "order": 0, "x": 0.0, "y": start, "low": start, "high": start})
-        line += own
-        if several:
+            line.append({"method": method, "order": 0, "x": 0.0, "y": start, "low": start, "high": start})
+        line += means
+        if len({candidate["seed"] for candidate, _ in pairs}) > 1:
             seeds += [
-                {"method": name, "seed": a["seed"], "order": a["target_ratio"], "x": a["ratio"], "y": p[1]}
-                for a, p in mine
+                {"method": method, "seed": c["seed"], "order": c["target_ratio"], "x": c["ratio"], "y": p[1]}
+                for c, p in pairs
             ]
-        if (potential := curve["potentials"].get(name)) and own:
-            marks.append(min(own, key=lambda row: abs(row["x"] - potential)))
-    return {"line": line, "seed": seeds, "mark": marks, "limit": _limit(curve, told)}
+        if (potential := curve["potentials"].get(method)) and means:
+            marks.append(min(means, key=lambda row: abs(row["x"] - potential)))
+    return {"line": line, "seed": seeds, "mark": marks, "limit": _limit(curve, numbers)}
 
 
-def _targets(mine: Sequence[tuple[Row, Any]]) -> list[float]:
-    return sorted({about["target_ratio"] for about, _ in mine if about["target_ratio"] > 0})
-
-
-def _mean(name: str, same: Sequence[tuple[Row, Any]]) -> dict[str, Any]:
+def _mean(method: str, pairs: Sequence[tuple[Row, Any]]) -> dict[str, Any]:
     """One point of a curve; its band is the interval of a single network, or the range over seeds."""
-    values = [point[1] for _, point in same]
+    values = [point[1] for _, point in pairs]
     low, high = min(values), max(values)
-    if len(same) == 1 and len(same[0][1]) == 4:
-        low, high = same[0][1][2:]
-    x = sum(about["ratio"] for about, _ in same) / len(same)
+    if len(pairs) == 1 and len(pairs[0][1]) == 4:
+        low, high = pairs[0][1][2:]
+    x = sum(candidate["ratio"] for candidate, _ in pairs) / len(pairs)
     y = sum(values) / len(values)
-    return {"method": name, "order": same[0][0]["target_ratio"], "x": x, "y": y, "low": low, "high": high}
+    return {"method": method, "order": pairs[0][0]["target_ratio"], "x": x, "y": y, "low": low, "high": high}
 
 
-def _limit(curve: Mapping[str, Any], told: Mapping[str, Any]) -> list[dict[str, float]]:
-    reference, higher = curve["reference"], told["metrics"][curve["metric"]]["higher"]
+def _limit(curve: Mapping[str, Any], numbers: Mapping[str, Any]) -> list[dict[str, float]]:
+    reference, higher = curve["reference"], numbers["metrics"][curve["metric"]]["higher"]
     if reference is None:
         return []
     tolerance = 0.0 if higher is None else curve["tolerance"] or 0.0
@@ -186,6 +181,6 @@ def _limit(curve: Mapping[str, Any], told: Mapping[str, Any]) -> list[dict[str, 
     return [{"reference": reference, "low": low, "high": high}]
 
 
-def _name(*parts: str) -> str:
-    """A file name that every system takes."""
+def _file_name(*parts: str) -> str:
+    """A file name that every operating system accepts."""
     return " ".join(re.sub(r"[^\w.=+-]+", "-", part).strip("-.") or "x" for part in parts)[:150]

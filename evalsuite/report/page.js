@@ -10,7 +10,7 @@
   const percent = (ratio) => (100 * ratio).toFixed(1).replace(/\.0$/, "") + "\u202f%";
   const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 
-  // Explanations: a tooltip that also opens for the keyboard; without scripts the title attribute does it.
+  // Explanations: a tooltip that also opens for the keyboard; without scripts the title attribute is shown.
   const tip = find("tip");
   const conceal = () => { tip.hidden = true; };
   const explain = (target) => {
@@ -54,7 +54,7 @@
     link.addEventListener("click", () => { find("every").open = true; });
   }
 
-  // Paper: everything open, and wide charts drawn anew at its width, or their words would shrink with them.
+  // Paper: all details open, and wide charts drawn again at its width, or their labels would shrink with them.
   const views = (window.evalsuiteViews ??= []);
   const paper = 680;
   let wide = [];
@@ -94,7 +94,7 @@
 
     const chosen = () => data.curves.find((item) => item.metric === metric.value && item.condition === condition.value);
 
-    const tables = (curve) => {
+    const datasets = (curve) => {
       const names = data.methods.filter((_, index) => boxes[index].checked);
       const at = (candidate) => candidate[axis.value];
       const all = curve.points
@@ -106,15 +106,15 @@
       const seed = [];
       const mark = [];
       for (const method of names) {
-        const mine = all.filter((point) => point.method === method && point.target_ratio > 0);
-        const targets = [...new Set(mine.map((point) => point.target_ratio))].sort((a, b) => a - b);
-        const seeds = [...new Set(mine.map((point) => point.seed))];
-        if (start !== null && mine.length && curve.reference !== null) {
+        const points = all.filter((point) => point.method === method && point.target_ratio > 0);
+        const targets = [...new Set(points.map((point) => point.target_ratio))].sort((a, b) => a - b);
+        const seeds = [...new Set(points.map((point) => point.seed))];
+        if (start !== null && points.length && curve.reference !== null) {
           line.push({ method, order: 0, x: start, y: curve.reference, low: curve.reference, high: curve.reference,
             at: "parent", value: significant(curve.reference), interval: "" });
         }
         for (const target of targets) {
-          const same = mine.filter((point) => point.target_ratio === target);
+          const same = points.filter((point) => point.target_ratio === target);
           const values = same.map((point) => point.value);
           const one = seeds.length === 1;
           const low = one ? same[0].low ?? values[0] : Math.min(...values);
@@ -125,15 +125,15 @@
         }
         if (seeds.length > 1) {
           const begin = new Map(parents.map((point) => [point.seed, point]));
-          for (const point of [...mine, ...seeds.map((name) => begin.get(name)).filter(Boolean)]) {
+          for (const point of [...points, ...seeds.map((name) => begin.get(name)).filter(Boolean)]) {
             seed.push({ method, seed: point.seed, order: point.target_ratio, x: at(point), y: point.value });
           }
         }
         const potential = curve.potentials[method];
         if (potential > 0) {
-          const own = line.filter((point) => point.method === method && point.order > 0);
+          const tested = line.filter((point) => point.method === method && point.order > 0);
           const distance = (point) => Math.min(Math.abs(point.ratio - potential), Math.abs(point.order - potential));
-          if (own.length) mark.push(own.reduce((a, b) => (distance(b) < distance(a) ? b : a)));
+          if (tested.length) mark.push(tested.reduce((a, b) => (distance(b) < distance(a) ? b : a)));
         }
       }
       return { line, seed, mark, limit: bounds(curve), several: seed.length > 0, all };
@@ -159,7 +159,7 @@
       if (curve.reference !== null) parts.push(`Horizontal line: the parent, ${significant(curve.reference)}.`);
       if (curve.tolerance !== null) {
         parts.push(`Blue band: within the tolerance of ${significant(curve.tolerance)}.`);
-        parts.push("Ring: the last ratio up to which everything passes.");
+        parts.push("Ring: the last ratio up to which all pass.");
       }
       if (several) parts.push("Bold: mean over seeds; thin: each seed; shaded: their range.");
       else if (curve.points.some((point) => point.length > 2)) parts.push(`Shaded: 95\u202f% interval ${about.counted === "images" ? "of the paired difference from the parent" : `over ${about.counted}`}.`);
@@ -186,17 +186,17 @@
     const draw = () => {
       const curve = chosen();
       if (!view || !curve) return;
-      const found = tables(curve);
-      for (const name of ["limit", "line", "seed", "mark"]) view.data(name, found[name]);
-      const [limit] = found.limit;
+      const numbers = datasets(curve);
+      for (const name of ["limit", "line", "seed", "mark"]) view.data(name, numbers[name]);
+      const [limit] = numbers.limit;
       const tolerance = curve.tolerance ?? 0;
       const near = close.checked && limit && tolerance > 0;
       const higher = data.metrics[curve.metric].higher;
       view.signal("bottom", near && higher ? limit.low - 2 * tolerance : null);
       view.signal("top", near && !higher ? limit.high + 2 * tolerance : null);
       view.signal("axis", axis.value).runAsync();
-      describe(curve, found.several);
-      list(found.all);
+      describe(curve, numbers.several);
+      list(numbers.all);
     };
 
     explorer.hidden = false;

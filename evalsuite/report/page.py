@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -15,22 +14,15 @@ from typing import TYPE_CHECKING, Any, get_args
 import jinja2
 from markupsafe import Markup
 
-from evalsuite.errors import StoreError
-from evalsuite.report import breaking, charts, excess, reliability, trust
-from evalsuite.report.curves import curves
-from evalsuite.report.details import blocks
-from evalsuite.report.fairness import LEAST, SETUPS, TOTALS, before_and_after
-from evalsuite.report.findings import (
-    MANY,
-    Findings,
-    counted,
-    headline,
-    methods,
-    records,
-)
-from evalsuite.report.matrix import FLAGS, matrix
-from evalsuite.report.verdicts import sentences, verdict
-from evalsuite.report.wording import condition_label, metric_label, number, percent
+from evalsuite.atomic_files import write_atomically
+from evalsuite.report import charts, diagnostics
+from evalsuite.report.breakdown import breakdown
+from evalsuite.report.chart_data import curves, reliability_diagrams, slopes
+from evalsuite.report.comparability import FAIR_FROM, SETUPS, TOTALS
+from evalsuite.report.data import MOST_UNRANKED, ReportData, records
+from evalsuite.report.labels import condition_label, metric_label, number, percent
+from evalsuite.report.summary import method_summary, sentences
+from evalsuite.report.threshold_tables import FLAGS, threshold_blocks, threshold_matrix
 from evalsuite.types import Picture, PictureKind
 
 if TYPE_CHECKING:
@@ -38,127 +30,122 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KINDS: tuple[PictureKind, ...] = get_args(PictureKind)
-_DANGEROUS = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
+_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
-def page(findings: Findings) -> str:
+def page(data: ReportData) -> str:
     """Returns the whole report as one HTML document.
 
-    Every text of the run is escaped, numbers reach the scripts as JSON, and a content security policy forbids
-    the page every request and every script but its own.
-
-    Args:
-        findings: The numbers of a run and what was concluded from them.
+    Every text of the run is escaped, numbers reach the scripts as JSON, and a content security policy forbids all
+    requests and all scripts but those of the page.
     """
-    scripts = {"library": _library(), "behaviour": _own("page.js"), "breakage": _own("breaks.js")}
-    parts = (_answer, _evidence, _damage, _trust)
-    told = {name: value for part in parts for name, value in part(findings).items()}
-    context = {**told, **scripts, "style": _own("page.css")}
+    scripts = {
+        "library": _library(),
+        "behaviour": _asset("page.js"),
+        "breakdown_script": _asset("breakdown.js"),
+    }
+    sections = (_thresholds, _charts, _drops, _pictures, _diagnostics)
+    context = {name: value for section in sections for name, value in section(data).items()}
+    context |= {**scripts, "style": _asset("page.css")}
     return _environment().get_template("page").render(context, policy=_policy(*scripts.values()))
 
 
-def written(findings: Findings, folder: Path) -> Path:
-    """Writes the page into `folder`, whole or not at all, and returns its path.
+def write_page(data: ReportData, folder: Path) -> Path:
+    """Writes ``index.html`` into `folder`, completely or not at all, and returns its path.
+
+    Args:
+        data: The data of the report.
+        folder: Created if it does not exist.
 
     Raises:
         StoreError: If the folder cannot be written.
     """
-    text = page(findings)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return _replaced(folder / "index.html", text)
-    except OSError as error:
-        raise StoreError(
-            f"cannot write the report into {folder}: {error.strerror}; give a folder that can be written"
-        ) from error
+    path = folder / "index.html"
+    write_atomically(path, page(data).encode())
+    return path
 
 
-def _replaced(path: Path, text: str) -> Path:
-    """Writes beside `path` and renames, so that a reader meets a whole page, old or new."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        return temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _answer(findings: Findings) -> dict[str, Any]:
-    """What the first screen shows."""
-    rows, names = headline(findings.thresholds), methods(findings)
-    suite = findings.record.get("suite")
+def _thresholds(data: ReportData) -> dict[str, Any]:
+    """The summaries and the tables of thresholds."""
+    suite = data.record.get("suite")
     suite = suite if isinstance(suite, Mapping) else {"name": suite or "run"}
-    found = [verdict(rows, method) for method in names]
+    summaries = [method_summary(data.headline, method) for method in data.methods]
     return {
         "suite": suite,
-        "methods": names,
-        "verdicts": [(item, sentences(item)) for item in found] if rows else [],
-        "matrix": matrix(rows, names),
-        "blocks": blocks(findings.thresholds, names),
-        "seeds": sorted({str(seed) for seed in findings.measurements["seed"].dropna()}),
+        "methods": data.methods,
+        "summaries": [(summary, sentences(summary)) for summary in summaries] if data.headline else [],
+        "matrix": threshold_matrix(data.headline, data.methods),
+        "blocks": threshold_blocks(data),
+        "seeds": sorted({str(seed) for seed in data.measurements["seed"].dropna()}),
         "flags": FLAGS,
-        "many": MANY,
-        "counted": counted(findings),
+        "most_unranked": MOST_UNRANKED,
+        "ratio_note": data.ratio_note,
     }
 
 
-def _evidence(findings: Findings) -> dict[str, Any]:
-    """The curves and the reliability diagrams."""
-    drawn, diagrams = curves(findings), reliability.diagrams(findings)
+def _charts(data: ReportData) -> dict[str, Any]:
+    """The curves, the reliability diagrams and the slopes, with the specifications of all charts."""
+    numbers, diagrams, excess = curves(data), reliability_diagrams(data), slopes(data)
     return {
-        "curves": drawn,
-        "drawable": {(curve["metric"], curve["condition"]) for curve in drawn["curves"]},
+        "curves": numbers,
+        "drawable": {(curve["metric"], curve["condition"]) for curve in numbers["curves"]},
         "diagrams": diagrams,
+        "slopes": excess,
         "all_charts": {
-            "curve": charts.curve(drawn["methods"]),
-            "diagrams": [charts.reliability(diagram.bins, diagram.colour) for diagram in diagrams],
-            "robust": charts.robustness(drawn["methods"]),
-            "scores": [charts.scores(i) for i in range(len(drawn["methods"]))],
-            "slopes": charts.slopes(excess.slopes(findings), drawn["methods"]),
+            "curve": charts.curve_chart(data.methods),
+            "diagrams": [charts.reliability_chart(diagram.bins, diagram.colour) for diagram in diagrams],
+            "robust": charts.robustness_chart(data.methods),
+            "scores": [charts.score_chart(index) for index in range(len(data.methods))],
+            "slopes": charts.slope_chart(excess, data.methods),
         },
     }
 
 
-def _damage(findings: Findings) -> dict[str, Any]:
-    """What breaks, in numbers and in pictures."""
-    found, steep = breaking.breaking(findings), excess.slopes(findings)
+def _drops(data: ReportData) -> dict[str, Any]:
+    """The breakdown of drops, and the pruning-identified exemplars."""
+    drops = breakdown(data)
     return {
-        "breaking": found,
-        "slopes": steep,
-        "exemplars": records(findings.exemplars),
-        "broken": bool(found.sheets or found.data["robust"] or found.data["scores"] or steep),
-        "pictures": {kind: [one for one in findings.pictures if one.kind == kind] for kind in KINDS},
-        "no_pictures": {kind: findings.no_pictures.get(kind, "") for kind in KINDS},
+        "breakdown": drops,
+        "has_breakdown": bool(drops.tables or drops.data["robust"] or drops.data["scores"]),
+        "exemplars": records(data.exemplars),
     }
 
 
-def _trust(findings: Findings) -> dict[str, Any]:
-    """What a reader needs to believe it."""
+def _pictures(data: ReportData) -> dict[str, Any]:
+    """The example images, or why there are none, by kind."""
     return {
-        "failures": trust.failures(findings.measurements),
-        "lost": trust.lost(findings),
-        "pending": trust.pending(findings),
-        "doubts": trust.quality_warnings(findings.measurements),
-        "notes": trust.notes(findings),
-        "preprocessing": trust.preprocessing(findings),
-        "fairness": records(findings.fairness),
-        "retraining": before_and_after(findings.retraining),
+        "pictures": {kind: [image for image in data.pictures if image.kind == kind] for kind in KINDS},
+        "no_pictures": {kind: data.no_pictures.get(kind, "") for kind in KINDS},
+    }
+
+
+def _diagnostics(data: ReportData) -> dict[str, Any]:
+    """Missing numbers, warnings, comparability, sample sizes, and the record of the run."""
+    return {
+        "failures": diagnostics.failures(data.measurements),
+        "missing": diagnostics.missing_count(data),
+        "pending": diagnostics.pending_count(data),
+        "warnings": diagnostics.quality_warnings(data.measurements),
+        "notes": diagnostics.notes(data),
+        "preprocessing": diagnostics.preprocessing(data),
+        "comparability": records(data.comparability),
+        "retraining": diagnostics.retraining_means(data.retraining),
         "setups": {**SETUPS, **TOTALS},
-        "least": LEAST,
-        "grid": trust.grid(findings.measurements),
-        "sizes": trust.sizes(findings.measurements),
-        "spent": trust.spent(findings),
-        "facts": trust.facts(findings),
-        "glossary": trust.glossary(findings),
-        "measured": trust.measured(findings.measurements),
-        "command": findings.record.get("command"),
+        "fair_from": FAIR_FROM,
+        "grid": diagnostics.grid(data.measurements),
+        "sizes": diagnostics.sizes(data.measurements),
+        "time_spent": diagnostics.time_spent(data),
+        "facts": diagnostics.record_facts(data),
+        "glossary": diagnostics.glossary(data),
+        "measured": diagnostics.measured_count(data.measurements),
+        "command": data.record.get("command"),
     }
 
 
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FunctionLoader(lambda name: _asset(f"{name}.html.j2")),
+        loader=jinja2.FunctionLoader(lambda name: _text(f"{name}.html.j2")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -170,18 +157,18 @@ def _environment() -> jinja2.Environment:
         "condition": condition_label,
         "number": number,
         "percent": percent,
-        "datauri": _datauri,
-        "strips": _strips,
+        "data_uri": _data_uri,
+        "by_row": _by_row,
     }
     return environment
 
 
-def _datauri(png: bytes) -> str:
+def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
 
 
-def _strips(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
-    """Pictures by the row that they belong to, in order; the row of an attack ends in the name of its condition."""
+def _by_row(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
+    """Pictures by row, in order; the row of an attack ends in the name of its condition."""
     rows: dict[str, list[Picture]] = {}
     for picture in pictures:
         method, colon, condition = picture.row.partition(": ")
@@ -193,13 +180,13 @@ def _strips(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
 
 
 def _json(value: Any) -> Markup:
-    """JSON that no HTML parser can mistake for markup; all but ASCII is escaped, line separators too."""
+    """JSON without characters that an HTML parser may read as markup; all but ASCII is escaped."""
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
-    return Markup(re.sub("[<>&]", lambda match: _DANGEROUS[match[0]], text))  # noqa: S704  # escaped right here
+    return Markup(re.sub("[<>&]", lambda match: _ESCAPES[match[0]], text))  # noqa: S704  # escaped right here
 
 
 def _policy(*scripts: str) -> str:
-    """The content security policy: nothing may be fetched, and no script may run but these."""
+    """The content security policy: no requests, and no scripts but these."""
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
@@ -208,12 +195,12 @@ def _policy(*scripts: str) -> str:
     )
 
 
-def _own(name: str) -> Markup:
+def _asset(name: str) -> Markup:
     """A file of this package that goes into the page as it is."""
-    return Markup(_asset(name))  # noqa: S704  # written here, no text of a run in it
+    return Markup(_text(name))  # noqa: S704  # a file of this package, without text of a run
 
 
-def _asset(name: str) -> str:
+def _text(name: str) -> str:
     return files(__package__).joinpath(name).read_text("utf-8")
 
 

@@ -1,4 +1,4 @@
-"""Two methods under two recipes: whether one is better, or only better trained."""
+"""Factorial comparison: two methods under two recipes, which shows whether one is better, or only better trained."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ COLUMNS = (
 
 
 def factorial_comparison(run: Run, *, metric: str = "accuracy", condition: str = "clean") -> pd.DataFrame:
-    """Returns, for each pair of methods and pair of recipes of a run, who wins under each recipe.
+    """Returns, for each pair of methods and pair of recipes of a run, which method wins under each recipe.
 
-    A suite makes the cross by giving the same producers twice, under two labels, with a ``retraining`` of their own.
-    The same winner under both recipes speaks for the method, if it is more than chance; a mixed outcome says that
-    pruning and recipe interact, and all four numbers have to be reported, of which the best weighs most.
+    A suite makes the 2x2 design by giving the same producers twice, under two labels, with a ``retraining`` of their
+    own. The same winner under both recipes is evidence for the method, if it is more than chance; a mixed outcome
+    means that pruning and recipe interact, and all four numbers have to be reported.
 
     Args:
         run: At least two methods, each retrained by the same two recipes.
-        metric: What is compared, as a mean over the seeds.
-        condition: Under which condition.
+        metric: Metric that is compared, as a mean over the seeds.
+        condition: Condition under which it is compared.
 
     Returns:
         One row per pair and target ratio that all four candidates have; ``winner`` is empty where they are mixed or
         equal. ``low`` and ``high`` hold, with 95 % for each recipe, by how much the second method is worse, these
-        networks fixed and the images a sample: ``the methods differ`` says that both intervals lie on one side of 0.
-        Neither says what other seeds would do, and the rows are not corrected for their number.
+        networks fixed and the images a sample: the verdict ``the methods differ`` means that neither interval holds 0.
+        Neither is about other seeds, and the rows are not corrected for their number.
 
     Raises:
-        UserError: If the run has no two methods under the same two recipes, or the metric has no better direction.
+        UserError: If the run has no two methods under the same two recipes, or the metric has no direction.
 
     References:
         Wang et al. 2023, "Why is the state of neural network pruning so confusing?", arXiv 2301.05219.
     """
-    values, better = _values(run, metric, condition)
-    crossed, between = _crossed(run.record["suite"]), partial(_between, run, (metric, condition))
+    values, sign = _mean_values(run, metric, condition)
+    labels, between = _labels_by_recipe(run.record["suite"]), partial(_between, run, (metric, condition))
     rows = [
         row
-        for recipes in combinations(sorted({recipe for _, recipe in crossed}), 2)
-        for methods in combinations(sorted({method for method, _ in crossed}), 2)
-        if all((method, recipe) in crossed for method in methods for recipe in recipes)
-        for row in _rows(values, crossed, (methods, recipes), between, better=better)
+        for recipes in combinations(sorted({recipe for _, recipe in labels}), 2)
+        for methods in combinations(sorted({method for method, _ in labels}), 2)
+        if all((method, recipe) in labels for method in methods for recipe in recipes)
+        for row in _rows(values, labels, (methods, recipes), between, sign=sign)
     ]
     if not rows:
         raise UserError(
@@ -63,60 +63,64 @@ def factorial_comparison(run: Run, *, metric: str = "accuracy", condition: str =
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _between(run: Run, named: tuple[str, str], labels: tuple[str, str], target: float) -> tuple[float, float]:
-    return run.comparison.between(labels, target, named)
+def _between(run: Run, of: tuple[str, str], labels: tuple[str, str], target: float) -> tuple[float, float]:
+    return run.comparison.between(labels, target, of)
 
 
-def _values(run: Run, metric: str, condition: str) -> tuple[dict[tuple[str, float], float], int]:
+def _mean_values(run: Run, metric: str, condition: str) -> tuple[dict[tuple[str, float], float], int]:
     """Mean over the seeds by producer's label and target ratio; and 1 where higher is better, else -1."""
     table = run.measurements
-    mine = table[(table["metric"] == metric) & (table["condition"] == condition) & (table["status"] == "ok")]
-    if len(mine) and mine["higher_is_better"].isna().all():
-        raise UserError(f"of {metric} nobody can say which value is better; compare another metric")
-    means: Any = mine.groupby(["method", "target_ratio"])["value"].mean()
-    found = {(str(label), float(ratio)): float(value) for (label, ratio), value in means.items()}
-    return found, 1 if mine["higher_is_better"].eq(True).any() else -1  # of a column, not a switch
+    rows = table[(table["metric"] == metric) & (table["condition"] == condition) & (table["status"] == "ok")]
+    if len(rows) and rows["higher_is_better"].isna().all():
+        raise UserError(
+            f"metric {metric} has no direction, so that no value is better; compare another metric"
+        )
+    means: Any = rows.groupby(["method", "target_ratio"])["value"].mean()
+    values = {(str(label), float(ratio)): float(value) for (label, ratio), value in means.items()}
+    return values, 1 if rows["higher_is_better"].eq(
+        True
+    ).any() else -1  # eq: the column may have missing values
 
 
-def _crossed(suite: Mapping[str, Any]) -> dict[tuple[str, str], str]:
-    """Method and recipe to the producer's label; a method is called after the first producer of its settings."""
+def _labels_by_recipe(suite: Mapping[str, Any]) -> dict[tuple[str, str], str]:
+    """Method and recipe to the producer's label; a method has the name of the first producer with its settings."""
     recipes: list[Any] = []
     methods: list[tuple[str, Any]] = []
-    found = {}
-    for choice in suite["producers"]:
-        settings = {key: value for key, value in choice.items() if key != "label"}
-        recipe = suite.get("retrainings", {}).get(choice["label"], suite["retraining"])
+    labels = {}
+    for producer in suite["producers"]:
+        settings = {key: value for key, value in producer.items() if key != "label"}
+        recipe = suite.get("retrainings", {}).get(producer["label"], suite["retraining"])
         if recipe not in recipes:
             recipes.append(recipe)
         if settings not in [known for _, known in methods]:
-            methods.append((str(choice["label"]), settings))
+            methods.append((str(producer["label"]), settings))
         method = next(label for label, known in methods if known == settings)
-        found[method, f"recipe {recipes.index(recipe) + 1}"] = str(choice["label"])
-    return found
+        labels[method, f"recipe {recipes.index(recipe) + 1}"] = str(producer["label"])
+    return labels
 
 
 def _rows(
     values: Mapping[tuple[str, float], float],
     labels: Mapping[tuple[str, str], str],
-    cross: tuple[tuple[str, str], tuple[str, str]],
+    design: tuple[tuple[str, str], tuple[str, str]],
     between: Callable[[tuple[str, str], float], tuple[float, float]],
     *,
-    better: int,
+    sign: int,
 ) -> Iterator[dict[str, Any]]:
-    """One row per ratio that all four corners of the cross of methods and recipes have."""
-    methods, recipes = cross
-    corners = [(method, recipe) for recipe in recipes for method in methods]
-    names = [labels[corner] for corner in corners]
+    """One row per ratio that all four cells of the design of methods and recipes have."""
+    methods, recipes = design
+    cells = [(method, recipe) for recipe in recipes for method in methods]
+    names = [labels[cell] for cell in cells]
     for ratio in sorted({ratio for _, ratio in values if ratio}):
-        found = [values[name, ratio] for name in names if (name, ratio) in values]
-        if len(found) < len(names):
+        means = [values[name, ratio] for name in names if (name, ratio) in values]
+        if len(means) < len(names):
             continue
-        ends = [between((names[at], names[at + 1]), ratio) for at in (0, 2)]
-        a, b, c, d = (better * number for number in found)
+        ends = [between((names[first], names[first + 1]), ratio) for first in (0, 2)]
+        a, b, c, d = (sign * mean for mean in means)
         signs = _sign(a - b), _sign(c - d)
         winner = methods[0 if signs[0] > 0 else 1] if signs[0] == signs[1] != 0 else ""
-        best = corners[max(range(4), key=lambda place: better * found[place])]
-        row = (ratio, *recipes, *methods, *found, *ends[0], *ends[1], winner, _verdict(signs, ends, best))
+        best = cells[max(range(4), key=lambda index: sign * means[index])]
+        row = (ratio, *recipes, *methods, *means, *ends[0], *ends[1], winner, _verdict(signs, ends, best))
         yield dict(zip(COLUMNS, row, strict=True))
 
 
@@ -125,8 +129,8 @@ def _verdict(signs: tuple[int, int], ends: Sequence[tuple[float, float]], best: 
         return f"mixed: report all four, of which {best[0]} under {best[1]} is best"
     if not signs[0]:
         return "no difference"
-    apart = all(low > 0 or high < 0 for low, high in ends)
-    return "the methods differ" if apart else "the same winner, perhaps by chance"
+    significant = all(low > 0 or high < 0 for low, high in ends)
+    return "the methods differ" if significant else "the same winner, perhaps by chance"
 
 
 def _sign(number: float) -> int:

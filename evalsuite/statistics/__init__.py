@@ -1,4 +1,4 @@
-"""From evidence to intervals: how much of a drop may be chance, given which images are in the sample.
+"""Confidence intervals and tests of metrics and of drops, from per-image evidence: the images are a sample.
 
 Parent and candidate see the same images, so everything here is paired: one set of resampling weights serves
 the parent, all candidates and all metrics, and the interval is that of the difference.
@@ -13,6 +13,7 @@ from evalsuite.statistics.sample_size import required_images, required_seeds
 from evalsuite.types import Bounds
 
 __all__ = [
-    "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "marginal_interval", "mcnemar", "mean_bounds",
-    "paired_drop_interval", "paired_rate_interval", "required_images", "required_seeds", "score_limit", "wilson",
+    "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "marginal_interval", "mcnemar",
+    "mean_bounds", "paired_drop_interval", "paired_rate_interval", "required_images", "required_seeds", "score_limit",
+    "wilson",
 ]  # fmt: skip

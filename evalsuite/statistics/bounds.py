@@ -1,8 +1,8 @@
-"""Bounds on the drops of all candidates of one method: what certifies a ratio, and what rules it out.
+"""Bounds on the drops of all candidates of one method, which show a ratio to be non-inferior or inferior.
 
 The networks at hand are fixed and the images are the sample (scope *networks*). With several seeds the drop is
 the mean over the seeds; all seeds see the same images, so their evidence is averaged image by image.
-`evalsuite.statistics.limits` has the limits of means, `evalsuite.statistics.functionals` those of the rest.
+`evalsuite.statistics.limits` has the limits of means; those of other functionals are computed here.
 
 A tolerance that is a share of the parent's value is as uncertain as that value: what this adds to the variance of
 "drop minus tolerance" is added to all margins, as squares.
@@ -19,22 +19,22 @@ from scipy.special import ndtr, ndtri
 from evalsuite.errors import ContractError
 from evalsuite.metrics.functionals import evaluate
 from evalsuite.statistics.limits import (
-    FEWEST,
+    FEWEST_DIFFERENCES,
     ONE_SIDED,
     SIMULTANEOUS,
     Z_LIMIT,
     Z_ONE_SIDED,
     Limits,
     added_variance,
-    critical,
-    of_means,
-    of_rates,
-    together,
+    bonferroni_quantile,
+    limits_of_means,
+    limits_of_rates,
+    max_t_critical_value,
 )
 from evalsuite.statistics.paired import BIASED, check_paired, direction, is_rate
-from evalsuite.statistics.rates import HALVINGS
+from evalsuite.statistics.rates import BISECTION_STEPS
 from evalsuite.statistics.resampling import drop, interval, one_thread
-from evalsuite.tolerances import limit
+from evalsuite.tolerances import parse_limit
 from evalsuite.types import Bounds
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ if TYPE_CHECKING:
     from evalsuite.types import Array, Floats, Metric
 
 
-LAST_DIGITS = 8 * float(np.finfo(np.float64).eps)
-FARTHEST = 40.0
+ROUNDING = 8 * float(np.finfo(np.float64).eps)
+"""Relative difference up to which a drop equals the tolerance."""
+LARGEST_QUANTILE = 40.0
 """Normal quantile of a chance of 0 in double precision."""
 
 
@@ -60,19 +61,20 @@ def bounds(
     """Returns bounds on the drops of the candidates of one parent, made by one method.
 
     Args:
-        metric: What is compared; it says which direction is worse.
+        metric: What is compared; its direction tells which value is worse.
         parent: The parent's evidence, population to per-image outputs.
         candidates: Evidence of the candidates for the same images in the same order, at rising ratios: all
-            that were measured, for `Bounds.floor` holds for exactly these together.
+            that were measured, for `Bounds.lower_simultaneous` holds for exactly these together.
         weights: What `bootstrap_weights` drew for these populations; at least 1,000 replicates.
         tolerance: Largest drop that is commensurate, in the metric's unit, or a share of the parent's value: ``"5%"``.
 
     Returns:
-        Bounds over the candidates. `low` and `high` are those of `paired_drop_interval`. `upper` and `floor`
-        are NaN for functionals in `BIASED`; they are infinite where a mean of numbers outside [0, 1] differs on
-        fewer than `FEWEST` images, because such a sample shows no tail. If the tolerance is a share all of them are
-        about the drop beside a tolerance that moves with the parent's value, so compare them with that of the sample;
-        they hold for the drop itself as well. `p` has a resolution of 1 / (B + 1) where bounds come from B replicates.
+        Bounds over the candidates. `low` and `high` are those of `paired_drop_interval`. `upper` and
+        `lower_simultaneous` are NaN for functionals in `BIASED`; they are infinite where a mean of numbers outside
+        [0, 1] differs on fewer than `FEWEST_DIFFERENCES` images, because such a sample shows no tail. If the tolerance
+        is a share of the parent's value, they bound the drop relative to a tolerance that moves with that value;
+        compare them with the tolerance of the sample. They hold for the drop itself as well. `noninferiority_p` has a
+        resolution of 1 / (B + 1) where bounds come from B replicates.
 
     Raises:
         ContractError: If the metric has no direction, there are no candidates, weights are missing, or
@@ -97,17 +99,17 @@ def mean_bounds(
     """Returns bounds on the mean drops over seeds: the seeds are fixed, the images a sample.
 
     Args:
-        metric: What is compared; it says which direction is worse.
+        metric: What is compared; its direction tells which value is worse.
         parents: Evidence of the parent of each seed, all on the same images.
-        candidates: For each seed its candidates; those at one place belong to one target ratio.
+        candidates: For each seed its candidates; those with the same index belong to one target ratio.
         weights: See `bounds`.
         tolerance: See `bounds`; a share is one of the parents' mean value.
 
     Returns:
-        Bounds over the places.
+        Bounds with one number per target ratio.
 
     Raises:
-        ContractError: As `bounds`; or if the seeds differ in their images or numbers of candidates.
+        ContractError: See `bounds`; or if the seeds differ in their images or numbers of candidates.
 
     References:
         Kish 1965, "Survey sampling", section 8.2 (design effect); Rao and Scott 1992, "A simple method for
@@ -115,29 +117,30 @@ def mean_bounds(
     """
     _check(parents, candidates)
     direction(metric)
-    allowed = limit(tolerance)
+    allowed = parse_limit(tolerance)
     share = allowed.amount if allowed.relative else 0.0
     if metric.functional == "mean":
-        limits, added = _of_images(metric, parents, candidates, weights=weights, share=share)
+        limits, added = _limits_of_image_means(metric, parents, candidates, weights=weights, share=share)
     else:
-        limits, added = of_functional(metric, parents, candidates, weights=weights, share=share)
-    estimate = _estimated(metric, parents, candidates)
+        limits, added = limits_of_functional(metric, parents, candidates, weights=weights, share=share)
+    estimate = _mean_drops(metric, parents, candidates)
     if share:
-        limits = _widened(estimate, limits, added)
-    most = allowed.at(float(np.mean([_point(metric, parent) for parent in parents])))
-    low, high, upper, floor = limits[:4]
-    upper, floor = np.maximum(upper, estimate), np.minimum(floor, estimate)
-    return Bounds(estimate, low, high, upper, floor, _chances(limits, estimate, most), most)
+        limits = _with_moving_tolerance(estimate, limits, added)
+    largest = allowed.at(float(np.mean([_value(metric, parent) for parent in parents])))
+    upper = np.maximum(limits.upper, estimate)
+    lower = np.minimum(limits.lower_simultaneous, estimate)
+    p = _noninferiority_p(limits, estimate, largest)
+    return Bounds(estimate, limits.low, limits.high, upper, lower, p, largest)
 
 
-def _chances(limits: Limits, estimate: Floats, tolerance: float) -> Floats:
-    """One-sided p-values of drops larger than the tolerance; equal numbers may differ in their last digits."""
-    most = np.full_like(estimate, tolerance + LAST_DIGITS * max(1.0, tolerance))
-    p: Floats = np.where(estimate > most, 1.0, ndtr(-limits.quantile(most)))
+def _noninferiority_p(limits: Limits, estimate: Floats, tolerance: float) -> Floats:
+    """One-sided p-values of "the drop is larger than the tolerance"; equal numbers may differ in their last digits."""
+    largest = np.full_like(estimate, tolerance + ROUNDING * max(1.0, tolerance))
+    p: Floats = np.where(estimate > largest, 1.0, ndtr(-limits.quantile(largest)))
     return np.where(np.isnan(limits.upper), np.nan, p)
 
 
-def _estimated(
+def _mean_drops(
     metric: Metric,
     parents: Sequence[Mapping[str, Array]],
     candidates: Sequence[Sequence[Mapping[str, Array]]],
@@ -145,38 +148,44 @@ def _estimated(
     """Mean drops over the seeds, from the metric itself."""
     higher = direction(metric)
     drops = [
-        [drop(_point(metric, parent), _point(metric, c), higher_is_better=higher) for c in seed]
+        [drop(_value(metric, parent), _value(metric, c), higher_is_better=higher) for c in seed]
         for parent, seed in zip(parents, candidates, strict=True)
     ]
     return np.asarray(np.mean(drops, axis=0))
 
 
-def _widened(estimate: Floats, limits: Limits, added: Floats) -> Limits:
-    """Limits on a drop beside a moving tolerance: its `added` variance joins each margin, as squares."""
+def _with_moving_tolerance(estimate: Floats, limits: Limits, added: Floats) -> Limits:
+    """Limits on a drop relative to a moving tolerance: the `added` variance joins each margin, as squares."""
     error = np.sqrt(np.maximum(added, 0.0))
-    signs, quantiles = (-1, 1, 1, -1), (Z_LIMIT, Z_LIMIT, Z_ONE_SIDED, together(len(estimate)))
-    low, high, upper, floor = (
+    signs, quantiles = (-1, 1, 1, -1), (Z_LIMIT, Z_LIMIT, Z_ONE_SIDED, bonferroni_quantile(len(estimate)))
+    low, high, upper, lower = (
         estimate + sign * np.hypot(np.maximum(sign * (end - estimate), 0.0), z * error)
         for sign, z, end in zip(signs, quantiles, limits[:4], strict=True)
     )
-    return Limits(low, high, upper, floor, lambda most: _narrowed(limits, most - estimate, estimate, error))
+
+    def quantile(largest: Floats) -> Floats:
+        return _quantile_with_moving_tolerance(limits, largest - estimate, estimate, error)
+
+    return Limits(low, high, upper, lower, quantile)
 
 
-def _narrowed(limits: Limits, room: Floats, estimate: Floats, error: Floats) -> Floats:
-    """The largest normal quantiles at which the widened upper limits leave no more than `room` above estimates (R,).
+def _quantile_with_moving_tolerance(
+    limits: Limits, margin: Floats, estimate: Floats, error: Floats
+) -> Floats:
+    """The largest normal quantiles at which the widened upper limits exceed the estimates (R,) by at most `margin`.
 
-    Found by bisection: at a quantile z the margin of the images may be what z times the `error` leaves of the room.
+    Found by bisection: at a quantile z the part of the images in the margin is what z times the `error` leaves of it.
     """
-    low, high = np.zeros_like(estimate), np.full_like(estimate, FARTHEST)
-    for _ in range(HALVINGS):
+    low, high = np.zeros_like(estimate), np.full_like(estimate, LARGEST_QUANTILE)
+    for _ in range(BISECTION_STEPS):
         z = (low + high) / 2
-        left = np.maximum(room, 0.0) ** 2 - (z * error) ** 2
+        left = np.maximum(margin, 0.0) ** 2 - (z * error) ** 2
         inside = (left >= 0) & (limits.quantile(estimate + np.sqrt(np.maximum(left, 0.0))) >= z)
         low, high = np.where(inside, z, low), np.where(inside, high, z)
     return low
 
 
-def _point(metric: Metric, evidence: Mapping[str, Array]) -> float:
+def _value(metric: Metric, evidence: Mapping[str, Array]) -> float:
     return float(evaluate(metric.functional, evidence))
 
 
@@ -189,11 +198,11 @@ def _check(
             f"there are {len(parents)} parents and {[len(seed) for seed in candidates]} candidates, "
             "expected for each parent the same number of candidates, at least one"
         )
-    for evidence in (*parents[1:], *(one for seed in candidates for one in seed)):
+    for evidence in (*parents[1:], *(candidate for seed in candidates for candidate in seed)):
         check_paired(parents[0], evidence)
 
 
-def _of_images(
+def _limits_of_image_means(
     metric: Metric,
     parents: Sequence[Mapping[str, Array]],
     candidates: Sequence[Sequence[Mapping[str, Array]]],
@@ -204,11 +213,13 @@ def _of_images(
     """Limits on the mean of one number per image, and the variance that a moving tolerance adds."""
     everything = (*parents, *(evidence for seed in candidates for evidence in seed))
     differences = _differences(parents, candidates) * (1 if direction(metric) else -1)
-    drawn = _weights_of(parents[0], weights)
+    drawn = _weights_of_mean(parents[0], weights)
     if all(is_rate(evidence) for evidence in everything):
-        limits = of_rates(differences, drawn)
+        limits = limits_of_rates(differences, drawn)
     else:
-        limits = of_means(differences, drawn, unit=all(_inside_unit(evidence) for evidence in everything))
+        limits = limits_of_means(
+            differences, drawn, unit=all(_inside_unit(evidence) for evidence in everything)
+        )
     if not share:
         return limits, np.zeros(differences.shape[2])
     values = np.mean([np.ravel(next(iter(parent.values()))).astype(np.float64) for parent in parents], axis=0)
@@ -220,7 +231,7 @@ def _inside_unit(evidence: Mapping[str, Array]) -> bool:
     return all(bool(((x >= 0) & (x <= 1)).all()) for x in map(np.asarray, evidence.values()))
 
 
-def _weights_of(parent: Mapping[str, Array], weights: Mapping[str, Array]) -> Array:
+def _weights_of_mean(parent: Mapping[str, Array], weights: Mapping[str, Array]) -> Array:
     """The weights of the only population of a mean."""
     ((population, values),) = parent.items()
     if population not in weights or np.shape(weights[population])[1:] != (len(values),):
@@ -247,19 +258,19 @@ def _differences(
     )
 
 
-MOST_SKEWED = 0.9
-"""Where the correction for skewness would break down."""
-BEST = {
-    f"{mean}{name}": best
+LARGEST_CORRECTION = 0.9
+"""Largest product of acceleration and quantile: the correction for skewness diverges at 1."""
+PERFECT_SEPARATION = {
+    f"{mean}{name}": value
     for mean in ("", "mean_")
-    for name, best in (
+    for name, value in (
         ("auroc", 1.0), ("aupr_in", 1.0), ("aupr_out", 1.0), ("fpr95_id_positive", 0.0), ("fpr95_ood_positive", 0.0),
     )
 }  # fmt: skip
-"""What a functional is where the two populations are told apart without an error."""
+"""Value of a functional where the scores separate the two populations without an error."""
 
 
-def of_functional(
+def limits_of_functional(
     metric: Metric,
     parents: Sequence[Mapping[str, Array]],
     candidates: Sequence[Sequence[Mapping[str, Array]]],
@@ -269,37 +280,39 @@ def of_functional(
 ) -> tuple[Limits, Floats]:
     """Limits from the replicates of any functional, and the variance that a moving tolerance adds."""
     (estimate, _), (replicates, references) = (
-        _evaluated(metric, parents, candidates, drawn) for drawn in (None, weights)
+        _drops_and_references(metric, parents, candidates, drawn) for drawn in (None, weights)
     )
     added = added_variance(replicates, share * np.abs(references))
     if metric.functional in BIASED:
         unknown = np.full(estimate.shape, np.nan)
         ends = interval((replicates - 2 * (replicates.mean(axis=0) - estimate)).T)
-        return Limits(*ends, unknown, unknown, lambda most: np.full_like(most, np.nan)), added
+        return Limits(*ends, unknown, unknown, lambda largest: np.full_like(largest, np.nan)), added
     error = replicates.std(axis=0)
-    moving = error > 0
-    farthest = critical((replicates - estimate)[:, moving] / error[moving])
-    one = np.array([_unseen(metric, parents, column) for column in zip(*candidates, strict=True)])
-    rare, unseen = (-one * np.log(1 - level) for level in (ONE_SIDED, SIMULTANEOUS))
+    varying = error > 0
+    critical_value = max_t_critical_value((replicates - estimate)[:, varying] / error[varying])
+    weight = np.array(
+        [_weight_of_rare_error(metric, parents, column) for column in zip(*candidates, strict=True)]
+    )
+    rare, unseen = (-weight * np.log(1 - level) for level in (ONE_SIDED, SIMULTANEOUS))
     low, high = interval(replicates.T)
-    shape = Shape.of(replicates, estimate)
+    bca = BcaCorrection.of(replicates, estimate)
 
-    def quantile(most: Floats) -> Floats:
+    def quantile(largest: Floats) -> Floats:
         # a sample may have none of the errors that lie between estimate and tolerance
         with np.errstate(divide="ignore", invalid="ignore"):
-            chance = np.where(one > 0, np.exp(-(most - estimate) / one), 0.0)
-        return np.minimum(shape.quantile(most), -ndtri(np.clip(chance, 0.0, 1.0)))
+            chance = np.where(weight > 0, np.exp(-(largest - estimate) / weight), 0.0)
+        return np.minimum(bca.quantile(largest), -ndtri(np.clip(chance, 0.0, 1.0)))
 
     return Limits(
         np.minimum(low, estimate - unseen),
         np.maximum(high, estimate + unseen),
-        np.maximum(shape.upper(), estimate + rare),
-        estimate - np.maximum(farthest * error, unseen),
+        np.maximum(bca.upper(), estimate + rare),
+        estimate - np.maximum(critical_value * error, unseen),
         quantile,
     ), added
 
 
-def _evaluated(
+def _drops_and_references(
     metric: Metric,
     parents: Sequence[Mapping[str, Array]],
     candidates: Sequence[Sequence[Mapping[str, Array]]],
@@ -316,27 +329,27 @@ def _evaluated(
     return np.asarray(np.mean(drops, axis=0)), np.asarray(np.mean(references, axis=0))
 
 
-def _unseen(
+def _weight_of_rare_error(
     metric: Metric, parents: Sequence[Mapping[str, Array]], candidates: Sequence[Mapping[str, Array]]
 ) -> float:
-    """What one image weighs where the sample has too few errors to say how rare they are; elsewhere 0.
+    """The weight of one image where the sample has too few errors to estimate their rate; elsewhere 0.
 
-    That is where a candidate makes fewer than `FEWEST` errors among the images of the smaller population, unless its
-    scores are those of the parent to the last digit: it is then the same network in other clothes.
+    That is where a candidate makes fewer than `FEWEST_DIFFERENCES` errors among the images of the smaller population,
+    unless its scores are those of the parent to the last digit: then both compute the same function.
     """
     pairs = list(zip(parents, candidates, strict=True))
     same = all(np.array_equal(p[name], c[name]) for p, c in pairs for name in p)
-    if metric.functional not in BEST or same:
+    if metric.functional not in PERFECT_SEPARATION or same:
         return 0.0
     first, *others = (len(values) for values in parents[0].values())
     weight = 1 / min(first, len(others) * min(others))
     value = np.mean([evaluate(metric.functional, candidate) for candidate in candidates])
-    return weight if abs(value - BEST[metric.functional]) < FEWEST * weight else 0.0
+    return weight if abs(value - PERFECT_SEPARATION[metric.functional]) < FEWEST_DIFFERENCES * weight else 0.0
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Is how replicates lie about the estimate, for upper limits that allow for their bias and skewness.
+class BcaCorrection:
+    """The bias and skewness of replicates about their estimate, which upper limits are corrected for.
 
     The acceleration is a sixth of their skewness: that of an estimate which is nearly a mean. A limit is never nearer
     than the percentile without the correction.
@@ -355,8 +368,8 @@ class Shape:
     acceleration: Floats
 
     @classmethod
-    def of(cls, replicates: Floats, estimate: Floats) -> Shape:
-        """Returns the shape of replicates (B, R) of estimates (R,)."""
+    def of(cls, replicates: Floats, estimate: Floats) -> BcaCorrection:
+        """Returns the correction of replicates (B, R) of estimates (R,)."""
         centred = replicates - replicates.mean(axis=0)
         spread = centred.std(axis=0)
         third = (centred**3).mean(axis=0)
@@ -368,23 +381,22 @@ class Shape:
     def upper(self) -> Floats:
         """Returns one-sided 95 % upper limits, (R,)."""
         moved = self.bias + Z_ONE_SIDED
-        moved = self.bias + moved / (1 - np.minimum(self.acceleration * moved, MOST_SKEWED))
+        moved = self.bias + moved / (1 - np.minimum(self.acceleration * moved, LARGEST_CORRECTION))
         shares = np.maximum(ndtr(moved), ONE_SIDED)
         places = np.clip(np.ceil((len(self.ranked) + 1) * shares), 1, len(self.ranked)).astype(int) - 1
         upper: Floats = np.take_along_axis(self.ranked, places[None], axis=0)[0]
         return upper
 
-    def quantile(self, most: Floats) -> Floats:
-        """Returns the largest normal quantiles at which upper limits are within `most`, (R,).
+    def quantile(self, largest: Floats) -> Floats:
+        """Returns the largest normal quantiles at which upper limits are at most `largest`, (R,).
 
-        B replicates show no more than one error in B + 1, unless all are the same. The largest of them is the last
-        limit that there is.
+        B replicates show an error of at least one in B + 1, unless all are equal. No limit exceeds the largest of them.
         """
-        inside = (self.ranked <= most).sum(axis=0)
-        plain = ndtri(np.maximum(inside, 0.5) / (len(self.ranked) + 1))
-        beyond = plain - self.bias
-        straight = np.minimum(1 + self.acceleration * beyond, 1 / (1 - MOST_SKEWED))
-        bent = np.divide(beyond, straight, out=np.copysign(np.inf, beyond), where=straight > 0) - self.bias
-        found = np.where(inside == len(self.ranked), plain, np.minimum(bent, plain))
-        found = np.where(inside > 0, found, -np.inf)
-        return np.where((self.ranked[0] == self.ranked[-1]) & (inside > 0), np.inf, found)
+        inside = (self.ranked <= largest).sum(axis=0)
+        percentile = ndtri(np.maximum(inside, 0.5) / (len(self.ranked) + 1))
+        shifted = percentile - self.bias
+        scale = np.minimum(1 + self.acceleration * shifted, 1 / (1 - LARGEST_CORRECTION))
+        corrected = np.divide(shifted, scale, out=np.copysign(np.inf, shifted), where=scale > 0) - self.bias
+        quantiles = np.where(inside == len(self.ranked), percentile, np.minimum(corrected, percentile))
+        quantiles = np.where(inside > 0, quantiles, -np.inf)
+        return np.where((self.ranked[0] == self.ranked[-1]) & (inside > 0), np.inf, quantiles)

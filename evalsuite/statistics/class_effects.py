@@ -1,4 +1,4 @@
-"""Which classes does a change hit harder than the others?"""
+"""Tests of which classes lose more accuracy than the others."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from evalsuite.types import Floats
 
 
-LEAST = 1e-24
-"""Variance where nothing varies."""
+SMALLEST_VARIANCE = 1e-24
+"""Stands for a variance of 0."""
 
 
 def harder_hit(losses: ArrayLike, gains: ArrayLike, *, n: ArrayLike) -> Floats:
     """Returns for each class the p-value of "its accuracy fell no more than that of all other images".
 
     A one-sided score test. The drop of the class is compared with the drop d of the other images. The variance
-    of the class is the one under the hypothesis, from its own discordant images, as McNemar's and Tango's tests
-    take it; that of the others is added, for d is an estimate too. Half an image is taken off for counts being
+    of the class is the one under the hypothesis, from its own discordant images, as in McNemar's and Tango's
+    tests; that of the others is added, for d is an estimate too. Half an image is taken off for counts being
     whole, and the statistic is corrected for skewness, as in `score_limit`. A class may change often in both
     directions without being hit harder: that widens its variance, where a test of "changes fall on classes at
     random" would reject.
@@ -59,15 +59,17 @@ def harder_hit(losses: ArrayLike, gains: ArrayLike, *, n: ArrayLike) -> Floats:
     if not others.all():
         return np.ones(len(size))
     fall = ((lost - gained).sum() - (lost - gained)) / others
-    moved = ((lost + gained).sum() - (lost + gained)) / others
-    own, third = null_moments(fall, lost, gained, size)
-    spread = np.sqrt(np.maximum(own / size + np.maximum(moved - fall**2, 0.0) / others, LEAST))
+    discordance = ((lost + gained).sum() - (lost + gained)) / others
+    variance, third = null_moments(fall, lost, gained, size)
+    spread = np.sqrt(
+        np.maximum(variance / size + np.maximum(discordance - fall**2, 0.0) / others, SMALLEST_VARIANCE)
+    )
     surplus = ((lost - gained - 0.5) / size - fall) / spread
-    chance: Floats = ndtr(-_unskewed(surplus, np.maximum(third, 0.0) / (size**2 * spread**3)))
-    return chance
+    p: Floats = ndtr(-_skewness_corrected(surplus, np.maximum(third, 0.0) / (size**2 * spread**3)))
+    return p
 
 
-def _unskewed(statistic: Floats, skewness: Floats) -> Floats:
+def _skewness_corrected(statistic: Floats, skewness: Floats) -> Floats:
     """The z with ``z + (z^2 - 1) / 6 * skewness = statistic`` (Cornish and Fisher, first order)."""
     a = np.maximum(skewness, 1e-9) / 6
     root = np.sqrt(np.maximum(1 + 4 * a * (statistic + a), 0.0))
@@ -75,8 +77,8 @@ def _unskewed(statistic: Floats, skewness: Floats) -> Floats:
     return z
 
 
-def holm(chances: ArrayLike) -> Floats:
-    """Returns p-values adjusted for their number: reject those at most 5 %, and none is wrong in 95 % of cases.
+def holm(p_values: ArrayLike) -> Floats:
+    """Returns p-values adjusted for their number: of the rejections at 5 % none is wrong with probability 95 %.
 
     References:
         Holm 1979, "A simple sequentially rejective multiple test procedure".
@@ -84,7 +86,7 @@ def holm(chances: ArrayLike) -> Floats:
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
     """
-    p = np.asarray(chances, dtype=np.float64)
+    p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p, kind="stable")
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(p.size, 0, -1)), 1.0)

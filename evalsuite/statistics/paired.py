@@ -1,4 +1,4 @@
-"""Drops of one candidate: paired evidence, and the interval of the difference."""
+"""The drop of one candidate: checks of paired evidence, and the interval of the difference."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BIASED = frozenset(
         "smallest_mean",
     }
 )
-"""Functionals that resampling moves: absolute gaps grow with noise, the smallest of several means falls.
+"""Functionals that are biased under resampling: absolute gaps grow with noise, the smallest of several means falls.
 
 With N = 1,000 images, a calibrated parent and a candidate whose true error is 0.07, percentile intervals of
 the drop covered the truth in 38 % of 200 simulated tests (N = 10,000: 36 %); corrected for bias, in 74 %
@@ -56,7 +56,7 @@ def paired_drop_interval(
     * All others: the percentile interval of the paired bootstrap. It has no width if the evidence is equal.
 
     Args:
-        metric: What is compared; it says which direction is worse.
+        metric: What is compared; its direction tells which value is worse.
         parent: The parent's evidence, population to per-image outputs.
         candidate: The candidate's evidence for the same images in the same order.
         weights: What `bootstrap_weights` drew for these populations.
@@ -98,7 +98,7 @@ def direction(metric: Metric) -> bool:
     """Returns whether higher is better.
 
     Raises:
-        ContractError: If the metric only describes.
+        ContractError: If the metric has no direction.
     """
     if metric.higher_is_better is None:
         raise ContractError(f"metric {metric.name!r} only describes: without a direction there is no drop")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from evalsuite.types import Floats
 
-HALVINGS = 52
+BISECTION_STEPS = 52
 """Steps of the bisection of [-1, 1]: the limits are exact to 5e-16."""
 
 
@@ -34,7 +34,7 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> tuple[float, float
     """
     if not 0 <= successes <= n or n < 1:
         raise DataError(f"found {successes} successes of {n}, expected 0 to n of at least 1")
-    z2 = quantile(level) ** 2
+    z2 = two_sided_quantile(level) ** 2
     centre = (successes + z2 / 2) / (n + z2)
     half = float(np.sqrt(z2 * (successes * (n - successes) / n + z2 / 4))) / (n + z2)
     high = 1.0 if successes == n else centre + half  # rounding may miss 1; the lower end meets 0 exactly
@@ -44,7 +44,7 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> tuple[float, float
 def mcnemar(losses: int, gains: int) -> float:
     """Returns the exact two-sided p-value of McNemar's test: are losses and gains equally likely?
 
-    Under the hypothesis the losses are binomial among the discordant images; the smaller tail counts twice. It says
+    Under the hypothesis the losses are binomial among the discordant images; the smaller tail counts twice. It tests
     whether two rates differ at all, not whether they differ by more than is tolerated.
 
     Args:
@@ -85,7 +85,7 @@ def paired_rate_interval(losses: int, gains: int, *, n: int, level: float = 0.95
     """
     if min(losses, gains) < 0 or losses + gains > n or n < 1:
         raise DataError(f"found {losses} + {gains} discordant of {n} images, expected at most all of them")
-    z = quantile(level)
+    z = two_sided_quantile(level)
     return -float(score_limit(gains, losses, n=n, z=z)), float(score_limit(losses, gains, n=n, z=z))
 
 
@@ -96,7 +96,7 @@ def score_limit(
 
     The lower limit is the negative of this with losses and gains exchanged. Corrected limits allow for the
     skewness of rare events and for counts being whole: of all combinations of 100 to 10,000 images, tolerances
-    from 0.002 to 0.05 and gains from 0 to 4 % they err at most as often as they say (exact sums over all
+    from 0.002 to 0.05 and gains from 0 to 4 % they err at most as often as stated (exact sums over all
     outcomes; `tests/statistics/test_rates.py`). The plain limits err up to 1.2 times as often on the upper
     side (at 95 %, one-sided) and 1.8 times on the lower side (at 97.5 %), where the expected loss is a few
     images.
@@ -105,7 +105,7 @@ def score_limit(
         losses: Images on which only the first succeeds; may be fractions: effective numbers of images.
         gains: Images on which only the second succeeds.
         n: Number of all images.
-        z: Quantile of the standard normal distribution for the one-sided confidence wanted.
+        z: Quantile of the standard normal distribution for the one-sided confidence.
         corrected: Moves the limit outwards by half an image, and corrects the quantile of the statistic for
             its skewness (Cornish-Fisher, first order). Without it the limit is Tango's.
 
@@ -121,10 +121,10 @@ def score_limit(
     lost, gained, size, quantiles = np.broadcast_arrays(*numbers)
     inside = np.minimum((lost - gained + 0.5 * corrected) / size, 1.0)
     outside = np.ones(inside.shape)
-    for _ in range(HALVINGS):
+    for _ in range(BISECTION_STEPS):
         middle = (inside + outside) / 2
-        kept = _excess(middle, lost, gained, size, quantiles, corrected=corrected) < 0
-        inside, outside = np.where(kept, middle, inside), np.where(kept, outside, middle)
+        accepted = _excess(middle, (lost, gained, size), quantiles, corrected=corrected) < 0
+        inside, outside = np.where(accepted, middle, inside), np.where(accepted, outside, middle)
     limit: Floats = np.where(lost == size, 1.0, (inside + outside) / 2)
     return limit
 
@@ -144,21 +144,21 @@ def score_quantile(losses: ArrayLike, gains: ArrayLike, *, n: ArrayLike, limit: 
 
     References:
         As `score_limit`. The corrected statistic is a quadratic in the quantile; where it has no root the expansion
-        behind the correction has come to its end, and no larger quantile than that is claimed.
+        behind the correction does not hold any more, and no larger quantile than that is claimed.
 
     >>> z = score_quantile(3, 1, n=1000, limit=0.01)
     >>> round(float(score_limit(3, 1, n=1000, z=z, corrected=True)), 9)
     0.01
     """
     numbers = (np.asarray(x, dtype=np.float64) for x in (losses, gains, n, limit))
-    lost, gained, size, most = np.broadcast_arrays(*numbers)
-    certain = most >= 1
-    most = np.where(certain, 0.0, most)
-    variance, third = null_moments(most, lost, gained, size)
-    bend, slope = third / variance / 6, np.sqrt(size * variance)
-    height = size * most - (lost - gained) - 0.5 - bend
-    root = np.sqrt(np.maximum(slope**2 - 4 * bend * height, 0.0))
-    quantiles: Floats = np.where(certain, np.inf, 2 * height / (slope + root))
+    lost, gained, size, largest = np.broadcast_arrays(*numbers)
+    certain = largest >= 1
+    largest = np.where(certain, 0.0, largest)
+    variance, third = null_moments(largest, lost, gained, size)
+    quadratic, linear = third / variance / 6, np.sqrt(size * variance)
+    constant = size * largest - (lost - gained) - 0.5 - quadratic
+    root = np.sqrt(np.maximum(linear**2 - 4 * quadratic * constant, 0.0))
+    quantiles: Floats = np.where(certain, np.inf, 2 * constant / (linear + root))
     return quantiles
 
 
@@ -175,20 +175,21 @@ def null_moments(difference: Floats, losses: Floats, gains: Floats, n: Floats) -
 
 
 def _excess(
-    difference: Floats, losses: Floats, gains: Floats, n: Floats, z: Floats, *, corrected: bool
+    difference: Floats, counts: tuple[Floats, Floats, Floats], z: Floats, *, corrected: bool
 ) -> Floats:
-    """How far the score statistic lies beyond its quantile, in images: negative while it is not rejected."""
+    """How far the score statistic of losses, gains and n exceeds its quantile, in images; negative if not rejected."""
+    losses, gains, n = counts
     variance, third = null_moments(difference, losses, gains, n)
-    beyond: Floats = n * difference - (losses - gains) - z * np.sqrt(n * variance)
-    return beyond - 0.5 + (z * z - 1) / 6 * third / variance if corrected else beyond
+    excess: Floats = n * difference - (losses - gains) - z * np.sqrt(n * variance)
+    return excess - 0.5 + (z * z - 1) / 6 * third / variance if corrected else excess
 
 
-def quantile(level: float) -> float:
+def two_sided_quantile(level: float) -> float:
     """Returns the normal quantile of each end of a two-sided interval."""
-    return float(ndtri((1 + confidence(level)) / 2))
+    return float(ndtri((1 + checked_level(level)) / 2))
 
 
-def confidence(level: float) -> float:
+def checked_level(level: float) -> float:
     """Returns the level if it is one.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Resampling: weights that parent, candidates and metrics share, and what is read off the replicates."""
+"""Resampling: weights that parent, candidates and metrics share, and intervals from the replicates."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 from evalsuite.errors import ContractError, DataError
 from evalsuite.random_streams import generator
-from evalsuite.statistics.rates import confidence
+from evalsuite.statistics.rates import checked_level
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -32,13 +32,13 @@ def one_thread() -> Iterator[None]:
 
     The same cells then give the same tables on every number of processors.
     """
-    with _pools().limit(limits=1, user_api="blas"):
+    with _blas_pools().limit(limits=1, user_api="blas"):
         yield
 
 
 @cache
-def _pools() -> ThreadpoolController:
-    return ThreadpoolController()  # looks through all loaded libraries: once
+def _blas_pools() -> ThreadpoolController:
+    return ThreadpoolController()  # searches all loaded libraries, so it is made once
 
 
 def bootstrap_weights(
@@ -134,6 +134,6 @@ def interval(replicates: Floats, *, level: float = 0.95) -> tuple[Floats, Floats
         raise ContractError(
             f"bootstrap replicates have shape {x.shape}, expected finite numbers, at least one"
         )
-    tail = (1 - confidence(level)) / 2
+    tail = (1 - checked_level(level)) / 2
     low, high = np.quantile(x, (tail, 1 - tail), axis=-1)
     return low, high

@@ -1,4 +1,4 @@
-"""How many images, and how many seeds, a tolerance needs before anything can be certified."""
+"""Sample sizes: how many images, and how many seeds, a tolerance needs for a ratio to be certified."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from evalsuite.statistics.limits import ONE_SIDED, Z_ONE_SIDED
 from evalsuite.statistics.rates import null_moments
 
 FEWEST_SEEDS = 3
-"""Below, nobody can tell how much training runs differ."""
+"""Fewer seeds do not show how much training runs differ."""
 
 
 def required_images(tolerance: float, discordance: float, *, drop: float = 0.0, power: float = 0.8) -> int:
     """Returns how many images certify one ratio for a rate (accuracy and its kin).
 
-    It solves the condition for the corrected score limit to lie below the tolerance with probability
+    Solves the condition for the corrected score limit to lie below the tolerance with probability
     `power`, with the expected losses and gains in place of the counts.
 
     Args:
         tolerance: Largest drop that is commensurate, a fraction of the images above 0.
-        discordance: Share of images on which parent and candidate differ in being right: a pilot run tells.
+        discordance: Share of images on which one of parent and candidate is right; estimate it with a pilot run.
         drop: True drop of the candidate; below the tolerance.
-        power: Probability that the ratio is certified; at the ratios below it, alike.
+        power: Probability that the ratio is certified; it is the same at the ratios below.
 
     Returns:
         The number of images; simulated powers lie within 0.04 of the one asked for if ten discordant images or
@@ -37,7 +37,7 @@ def required_images(tolerance: float, discordance: float, *, drop: float = 0.0, 
     References:
         Liu et al. 2002, "Tests for equivalence or non-inferiority for paired binary data", section 5.
 
-    >>> plan(0.005, 0.06), plan(0.02, 0.06)
+    >>> required_images(0.005, 0.06), required_images(0.02, 0.06)
     (15090, 1024)
     """
     _check_power(power)
@@ -60,7 +60,7 @@ def required_images(tolerance: float, discordance: float, *, drop: float = 0.0, 
 
 
 def required_seeds(tolerance: float, spread: float, *, drop: float = 0.0, power: float = 0.8) -> int:
-    """Returns how many seeds certify one ratio for a method (scope *method*), as if images were plenty.
+    """Returns how many seeds certify one ratio for a method (scope *method*), given enough images.
 
     Args:
         tolerance: Largest mean drop that is commensurate, in the metric's unit.
@@ -71,7 +71,7 @@ def required_seeds(tolerance: float, spread: float, *, drop: float = 0.0, power:
     Raises:
         UserError: If the numbers contradict each other.
 
-    >>> plan_seeds(0.01, 0.003), plan_seeds(0.01, 0.01)
+    >>> required_seeds(0.01, 0.003), required_seeds(0.01, 0.01)
     (3, 8)
     """
     _check_power(power)

@@ -1,8 +1,8 @@
-"""Excess error over the prune ratio: one slope per method, and how sure it is.
+"""Slopes of the excess error over the prune ratio, and their confidence intervals.
 
 The excess error of a network is its error on shifted images minus its error on clean ones. The excess that pruning
 adds, in percentage points, is regressed through the origin (an unpruned network adds nothing) on the ratio in
-[0, 1], so that a slope of 2 reads "two points at a ratio of 100 %".
+[0, 1]: a slope of 2 means two points at a ratio of 100 %.
 
 References:
     Liebenwein et al. 2021, "Lost in Pruning", section 5 and its published code, which resamples points; points of
@@ -18,12 +18,10 @@ from scipy.special import ndtri, stdtrit
 
 from evalsuite.errors import ContractError
 from evalsuite.random_streams import generator
+from evalsuite.statistics.sample_size import FEWEST_SEEDS
 
 if TYPE_CHECKING:
     from evalsuite.types import Floats
-
-FEWEST_SEEDS = 3
-"""Below, nobody can tell how much training runs differ."""
 
 
 def slope(ratios: Floats, excess: Floats) -> float:
@@ -50,7 +48,7 @@ def slope_over_images(ratios: Floats, excess: Floats, *, level: float = 0.95) ->
 
     Args:
         ratios: Prune ratios, shape (R,).
-        excess: What each image adds to the excess error at each ratio, in percentage points, shape (R, N).
+        excess: Contribution of each image to the excess error at each ratio, in percentage points, shape (R, N).
         level: Confidence of the two-sided interval.
     """
     x, each = _points(ratios, excess)
@@ -63,8 +61,8 @@ def slope_over_seeds(slopes: Floats, *, of_images: float = 0.0, level: float = 0
     """Returns an interval for the slope of the method: whole seeds are a sample, and so are the images.
 
     Student's t over the slopes of the seeds, with one degree of freedom less than seeds; NaN below three seeds. All
-    seeds see the same images, so their spread does not show what other images would have said: that margin is added,
-    as squares. Each seed's own image noise is in both, so the interval errs on the careful side.
+    seeds see the same images, so their spread does not contain the noise of the images: that margin is added, as
+    squares. Each seed's own image noise is in both, so the interval is conservative.
 
     Args:
         slopes: One per seed, shape (S,).
@@ -74,12 +72,12 @@ def slope_over_seeds(slopes: Floats, *, of_images: float = 0.0, level: float = 0
     >>> [round(end, 2) for end in slope_over_seeds(np.array([1.0, 2.0, 3.0]))]
     [-0.48, 4.48]
     """
-    each = np.asarray(slopes, dtype=np.float64)
-    if each.size < FEWEST_SEEDS:
+    values = np.asarray(slopes, dtype=np.float64)
+    if values.size < FEWEST_SEEDS:
         return float("nan"), float("nan")
-    of_seeds = stdtrit(each.size - 1, (1 + level) / 2) * each.std(ddof=1) / np.sqrt(each.size)
+    of_seeds = stdtrit(values.size - 1, (1 + level) / 2) * values.std(ddof=1) / np.sqrt(values.size)
     margin = np.hypot(of_seeds, of_images)
-    return float(each.mean() - margin), float(each.mean() + margin)
+    return float(values.mean() - margin), float(values.mean() + margin)
 
 
 def slope_over_points(

@@ -1,1 +1,1 @@
-"""Measurements to thresholds of commensurate performance: a table to curves, a rule on them, and statements."""
+"""Thresholds of commensurate performance: from a table of measurements to curves, and from these to thresholds."""

@@ -1,4 +1,4 @@
-"""Curves of drops over the ratio as arrays, what each of them says, and their means.
+"""Curves of drops over the ratio as arrays, their thresholds, and their means.
 
 A candidate is commensurate where its drop (how much worse it is than the parent of the same seed on the same
 images, in the metric's own unit) is at most the tolerance; equality passes. Nothing is interpolated or
@@ -27,17 +27,18 @@ if TYPE_CHECKING:
 ULPS = 8
 """Two roundings of values, one of their difference, and those of a mean over a few seeds."""
 
-SAME = 1e-9
-"""How far two computations of one tolerance may differ."""
+TOLERANCE_PRECISION = 1e-9
+"""Relative difference up to which two computations of one tolerance are equal."""
 
-PROOFS = ("highs", "uppers", "floors", "method_uppers", "ps")
+BOUNDS = ("highs", "uppers", "simultaneous_lowers", "method_uppers", "noninferiority_ps")
+"""Fields of `Curves` that come from bounds on the drops."""
 
 Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Are curves of drops over the ratio, one for each index of the leading axes.
+    """Curves of drops over the ratio, one for each index of the leading axes.
 
     Attributes:
         ratios: Shape (..., T), measured ratios; NaN where nothing was tested.
@@ -46,9 +47,9 @@ class Curves:
         widths: Shape (..., T), full widths of the drops' 95 % intervals; NaN where unknown.
         highs: Shape (..., T), upper ends of these intervals; NaN where unknown.
         uppers: Shape (..., T), one-sided 95 % upper bounds of the drops; NaN where unknown.
-        floors: Shape (..., T), simultaneous 97.5 % lower bounds of the drops; NaN where unknown.
-        method_uppers: Shape (..., T), as `uppers`, the seeds a sample too; NaN where unknown.
-        ps: Shape (..., T), p-values of "the drop is larger than `limits`"; NaN where unknown.
+        simultaneous_lowers: Shape (..., T), simultaneous 97.5 % lower bounds of the drops; NaN where unknown.
+        method_uppers: Shape (..., T), as `uppers`, with the seeds as a sample too; NaN where unknown.
+        noninferiority_ps: Shape (..., T), p-values of "the drop is larger than `limits`"; NaN where unknown.
         scales: Shape (..., T), the largest magnitude among the numbers behind a drop, and at least 1.
         reference: Shape (...), the parent's value.
         limits: Shape (...), the largest drop that is commensurate, in the metric's unit.
@@ -61,9 +62,9 @@ class Curves:
     widths: Floats
     highs: Floats
     uppers: Floats
-    floors: Floats
+    simultaneous_lowers: Floats
     method_uppers: Floats
-    ps: Floats
+    noninferiority_ps: Floats
     scales: Floats
     reference: Floats
     limits: Floats
@@ -72,30 +73,30 @@ class Curves:
 
     @property
     def tested(self) -> Flags:
-        """Says where a ratio was tested, shape (..., T)."""
+        """Where a ratio was tested, shape (..., T)."""
         return ~np.isnan(self.ratios)
 
     @property
     def exist(self) -> Flags:
-        """Says where there is a curve at all, shape (...)."""
-        return marked_any(self.tested, -1)
+        """Where there is a curve at all, shape (...)."""
+        return any_along(self.tested, -1)
 
 
-def marked_any(flags: Flags, axis: int, *, keepdims: bool = False) -> Flags:
+def any_along(flags: Flags, axis: int, *, keepdims: bool = False) -> Flags:
     """Returns whether any flag is set along `axis`."""
     return np.asarray(flags.any(axis=axis, keepdims=keepdims))
 
 
-def about(tolerances: Floats, limits: Floats) -> Flags:
-    """Returns which p-values, of shape (..., T), are of tests against the limits (...), and not against other ones."""
-    return np.isclose(tolerances, limits[..., None], rtol=SAME, atol=0.0)
+def is_test_against(tolerances: Floats, limits: Floats) -> Flags:
+    """Returns which p-values (..., T), by the tolerances of their tests, are of tests against the limits (...)."""
+    return np.isclose(tolerances, limits[..., None], rtol=TOLERANCE_PRECISION, atol=0.0)
 
 
-def verdicts(curves: Curves) -> dict[str, Array]:
-    """Returns what each curve says, as arrays of shape (...) named like the fields of `Threshold`.
+def threshold_arrays(curves: Curves) -> dict[str, Array]:
+    """Returns the thresholds of each curve, as arrays of shape (...) named like the fields of `Threshold`.
 
     Args:
-        curves: Curves of shape (..., T) with T of at least 1, their slots in any order.
+        curves: Curves of shape (..., T) with T of at least 1, their ratios in any order.
 
     Returns:
         ``first_failure`` is NaN where nothing failed; ``underpowered`` is 1, 0, or NaN where it cannot be
@@ -105,54 +106,56 @@ def verdicts(curves: Curves) -> dict[str, Array]:
     limits = limits + ULPS * np.finfo(np.float64).eps * np.maximum(curves.scales, limits)
     order = np.argsort(curves.ratios, axis=-1, kind="stable")  # NaN, not tested, comes last
 
-    def risen(array: Floats) -> Floats:
+    def sorted_by_ratio(array: Floats) -> Floats:
         return np.take_along_axis(array, order, axis=-1)
 
-    x, drops, widths, limit = map(risen, (curves.ratios, curves.drops, curves.widths, limits))
+    x, drops, widths, limit = map(sorted_by_ratio, (curves.ratios, curves.drops, curves.widths, limits))
     passed = drops <= limit
     failed = ~np.isnan(x) & ~passed
     potential = longest_passing_prefix(x, passed)
     potential_any = _largest(x, passed)
     first_failure = np.fmin.reduce(np.where(failed, x, np.nan), axis=-1)
-    decides = ~np.isnan(drops) & ((x == potential[..., None]) | (x == first_failure[..., None]))
-    vague = marked_any(decides & np.isnan(widths), -1) | ~marked_any(decides, -1)
-    wide = marked_any(decides & (widths > limit), -1)
+    deciding = ~np.isnan(drops) & ((x == potential[..., None]) | (x == first_failure[..., None]))
+    unknown = any_along(deciding & np.isnan(widths), -1) | ~any_along(deciding, -1)
+    wide = any_along(deciding & (widths > limit), -1)
     return {
         "potential": potential,
         "potential_any": potential_any,
-        **_proven(x, limit, **{name: risen(getattr(curves, name)) for name in ("drops", *PROOFS)}),
+        **_certified(
+            x, limit, **{name: sorted_by_ratio(getattr(curves, name)) for name in ("drops", *BOUNDS)}
+        ),
         "first_failure": first_failure,
-        "censored": ~marked_any(failed, -1),
-        "infeasible": marked_any(failed & (x == x[..., :1]), -1),
+        "censored": ~any_along(failed, -1),
+        "infeasible": any_along(failed & (x == x[..., :1]), -1),
         "non_monotone": potential_any > potential,
-        "incomplete": marked_any(~np.isnan(x) & np.isnan(drops), -1),
-        "underpowered": np.where(wide, 1.0, np.where(vague, np.nan, 0.0)),
+        "incomplete": any_along(~np.isnan(x) & np.isnan(drops), -1),
+        "underpowered": np.where(wide, 1.0, np.where(unknown, np.nan, 0.0)),
     }
 
 
-def _proven(x: Floats, limit: Floats, *, drops: Floats, **proofs: Floats) -> dict[str, Array]:
-    """What the bounds prove, NaN where there are none.
+def _certified(x: Floats, limit: Floats, *, drops: Floats, **bounds: Floats) -> dict[str, Array]:
+    """Statements that follow from the bounds, NaN where there are none.
 
-    A bound on the wrong side of the drop itself is moved there: nothing is certified that did not pass, and
-    nothing that passed is shown to fail. With ``potential_low`` at most ``certified`` it follows that
+    A bound on the wrong side of the drop itself is moved to the drop: a ratio that failed is never certified, and
+    one that passed is never shown to be inferior. With ``potential_low`` at most ``certified`` it follows that
     potential_low <= certified <= potential <= potential_high.
     """
     highs, uppers, method_uppers = (
-        np.maximum(proofs[name], drops) for name in ("highs", "uppers", "method_uppers")
+        np.maximum(bounds[name], drops) for name in ("highs", "uppers", "method_uppers")
     )
-    shown = np.minimum(proofs["floors"], drops) > limit
-    known, known_floor, known_method = (
-        marked_any(~np.isnan(bound), -1) for bound in (uppers, proofs["floors"], method_uppers)
+    inferior = np.minimum(bounds["simultaneous_lowers"], drops) > limit
+    has_upper, has_lower, has_method = (
+        any_along(~np.isnan(bound), -1) for bound in (uppers, bounds["simultaneous_lowers"], method_uppers)
     )
     certified = longest_passing_prefix(x, uppers <= limit)
     low = np.minimum(longest_passing_prefix(x, highs <= limit), certified)
-    high = _largest(x, ~np.isnan(x) & (x < _smallest(x, shown)))
-    both = known & known_floor
+    high = _largest(x, ~np.isnan(x) & (x < _smallest(x, inferior)))
+    both = has_upper & has_lower
     return {
-        "certified": np.where(known, certified, np.nan),
+        "certified": np.where(has_upper, certified, np.nan),
         "potential_low": np.where(both, low, np.nan),
         "potential_high": np.where(both, high, np.nan),
-        "certified_method": np.where(known_method, longest_passing_prefix(x, method_uppers <= limit), np.nan),
+        "certified_method": np.where(has_method, longest_passing_prefix(x, method_uppers <= limit), np.nan),
     }
 
 
@@ -163,7 +166,7 @@ def longest_passing_prefix(ratios: Floats, passed: Flags) -> Floats:
 
 
 def _smallest(ratios: Floats, marked: Flags) -> Floats:
-    """The smallest ratio that is marked, infinite where none is; its last axis stays with length 1."""
+    """The smallest marked ratio, infinite where none is; the last axis is kept with length 1."""
     smallest: Floats = np.where(marked, ratios, np.inf).min(axis=-1, keepdims=True)
     return smallest
 
@@ -174,13 +177,13 @@ def _largest(ratios: Floats, marked: Flags) -> Floats:
 
 
 def mean_curves(curves: Curves, axis: int, *, expected: int | NDArray[np.int_]) -> Curves:
-    """Returns the mean curves along `axis`, which stays with length 1.
+    """Returns the mean curves along `axis`, which is kept with length 1.
 
     The mean drop is NaN where one of the curves was not measured: a mean over fewer is another quantity. The
     bounds of a mean of several drops do not follow from theirs (they may share images), so they are NaN.
 
     Args:
-        curves: Curves whose slots hold the same candidates along `axis`, up to the seed.
+        curves: Curves whose indices T mean the same candidates along `axis`, up to the seed.
         axis: Index of a leading axis.
         expected: How many curves belong to each mean; where there are fewer, the mean is partial.
     """
@@ -189,9 +192,9 @@ def mean_curves(curves: Curves, axis: int, *, expected: int | NDArray[np.int_]) 
     inside = member[..., None]
     with np.errstate(invalid="ignore", divide="ignore"):
         drops = _total(curves.drops, inside, axis) / count[..., None]
-        alone = {
+        bounds = {
             name: np.where(count[..., None] == 1, _total(getattr(curves, name), inside, axis), np.nan)
-            for name in ("widths", *PROOFS)
+            for name in ("widths", *BOUNDS)
         }
         ratios = _total(curves.ratios, tested, axis) / tested.sum(axis=axis, keepdims=True)
         reference = _total(curves.reference, member, axis) / count
@@ -199,17 +202,17 @@ def mean_curves(curves: Curves, axis: int, *, expected: int | NDArray[np.int_]) 
     return Curves(
         ratios=_unrounded(ratios, curves.ratios, axis),
         drops=drops,
-        **alone,
+        **bounds,
         scales=np.where(inside, curves.scales, 1.0).max(axis=axis, keepdims=True),
         reference=reference,
         limits=_unrounded(limits, np.where(member, curves.limits, np.nan), axis),
         n=np.fmin.reduce(np.where(member, curves.n, np.nan), axis=axis, keepdims=True),
-        partial=(count < expected) | marked_any(member & curves.partial, axis, keepdims=True),
+        partial=(count < expected) | any_along(member & curves.partial, axis, keepdims=True),
     )
 
 
 def _unrounded(means: Floats, values: Floats, axis: int) -> Floats:
-    """The means, but the number itself where all are equal: their rounded mean may differ from it."""
+    """The means, but the value itself where all are equal: their rounded mean may differ from it."""
     low, high = (reduced.reduce(values, axis=axis, keepdims=True) for reduced in (np.fmin, np.fmax))
     result: Floats = np.where(low == high, low, means)
     return result
@@ -221,7 +224,7 @@ def _total(values: Floats, inside: Flags, axis: int) -> Floats:
 
 
 def concatenated(parts: Sequence[Curves], axis: int) -> Curves:
-    """Returns curves one behind the other along a leading axis."""
+    """Returns the curves concatenated along a leading axis."""
     return Curves(
         **{f.name: np.concatenate([getattr(p, f.name) for p in parts], axis=axis) for f in fields(Curves)}
     )

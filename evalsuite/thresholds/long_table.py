@@ -1,12 +1,12 @@
-"""A tidy table of anybody's numbers, one per row, to curves: checked, paired with parents, sorted into axes.
+"""From a long-format table, one number per row, to curves: checked, paired with parents, arranged along axes.
 
-The axes are methods, seeds, pairs of metric and condition, and slots. A slot is one rung of a method's
-ladder of target ratios, so that the seeds of a method meet in the same slot although their measured ratios
-differ.
+The axes are methods, seeds, pairs of metric and condition, and indices into the method's grid of target ratios, so
+that the seeds of a method have the same index although their measured ratios differ.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 
 from evalsuite.errors import UnknownNameError, UserError
-from evalsuite.registry import unknown
-from evalsuite.thresholds.curves import Curves, about
-from evalsuite.tolerances import REST, Limit, applying, limits
+from evalsuite.registry import unknown_name
+from evalsuite.thresholds.curves import Curves, is_test_against
+from evalsuite.tolerances import OTHER_CONDITIONS, Limit, limit_for, parse_limits
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,9 +26,15 @@ if TYPE_CHECKING:
     from evalsuite.types import Floats
 
 REQUIRED = ("method", "ratio", "metric", "condition", "value")
-LIMITS = ("drop_low", "drop_high", "drop_upper", "drop_floor")
-TEST = ("drop_p", "drop_tolerance")
-RESULTS = ("value", "drop", *LIMITS, *TEST, "n")
+BOUND_COLUMNS = ("drop_low", "drop_high", "drop_upper_95", "drop_lower_simultaneous")
+TEST_COLUMNS = ("noninferiority_p", "drop_tolerance")
+RENAMED_COLUMNS = {
+    "drop_upper": "drop_upper_95",
+    "drop_floor": "drop_lower_simultaneous",
+    "drop_p": "noninferiority_p",
+}
+"""Columns in tables of earlier versions, with their names now."""
+RESULTS = ("value", "drop", *BOUND_COLUMNS, *TEST_COLUMNS, "n")
 NUMBERS = ("ratio", "target_ratio", "chance", *RESULTS)
 DIRECTION_HINT = "give a column higher_is_better with True or False, or the argument higher_is_better"
 OPTIONAL: dict[str, Any] = {
@@ -40,7 +46,7 @@ OPTIONAL: dict[str, Any] = {
     "status": "ok",
     "reason": "",
     "drop": np.nan,
-    **dict.fromkeys((*LIMITS, *TEST), np.nan),
+    **dict.fromkeys((*BOUND_COLUMNS, *TEST_COLUMNS), np.nan),
     "chance": np.nan,
     "higher_is_better": None,
 }
@@ -48,20 +54,20 @@ OPTIONAL: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class TableAxes:
-    """Are the labels of the axes of curves with shape (methods, seeds, pairs, slots).
+    """The labels of the axes of curves with shape (methods, seeds, pairs, ratio indices).
 
     Attributes:
         methods: Labels in order of first appearance.
         seeds: Training seeds in order of first appearance.
         pairs: A row for each metric and condition, with columns metric, condition, group, unit, chance,
             higher_is_better, and limit (`evalsuite.tolerances.Limit`).
-        ladders: Target ratios of each method, rising: one for each slot that it uses.
+        grids: Target ratios of each method, rising.
     """
 
     methods: list[Any]
     seeds: list[Any]
     pairs: pd.DataFrame
-    ladders: list[list[float]]
+    grids: list[list[float]]
 
 
 def curves_of_table(
@@ -75,49 +81,69 @@ def curves_of_table(
         directions: Whether higher is better, by metric; overrides the column ``higher_is_better``.
 
     Raises:
-        UserError: If the table does not say what it must.
+        UserError: If a column or a value that is needed is missing or contradictory.
     """
-    table = _checked(frame)
-    known = _constant(table, ["metric"], "higher_is_better") | dict(directions)
-    rules = _rules(tolerance, list(dict.fromkeys(table["metric"])), known)
+    table = _checked_table(frame)
+    higher_is_better = _unique_values(table, ["metric"], "higher_is_better") | dict(directions)
+    rules = _limits_by_metric(tolerance, list(dict.fromkeys(table["metric"])), higher_is_better)
     conditions = pd.Index(table["condition"].unique())
     table = table[table["metric"].isin(list(rules))].reset_index(drop=True)
-    groups = _constant(table, ["metric", "condition"], "group")
-    _check_named(rules, groups, table)
+    groups = _unique_values(table, ["metric", "condition"], "group")
+    _check_conditions(rules, groups, table)
     pairs = table[["metric", "condition"]].drop_duplicates()
     keys = zip(pairs["metric"], pairs["condition"], strict=True)
-    allowed: list[Any] = [applying(rules[key[0]], key[1], groups.get(key, "")) for key in keys]
-    pairs["limit"] = allowed
+    pair_limits: list[Any] = [limit_for(rules[key[0]], key[1], groups.get(key, "")) for key in keys]
+    pairs["limit"] = pair_limits
     pairs = pairs[pairs["limit"].notna()]
     order = np.lexsort((conditions.get_indexer(pairs["condition"]), pd.factorize(pairs["metric"])[0]))
     pairs = pairs.iloc[order].reset_index(drop=True)
-    units = _constant(table, ["metric"], "unit")
+    units = _unique_values(table, ["metric"], "unit")
     keys = zip(pairs["metric"], pairs["condition"], strict=True)
     pairs["group"] = [groups.get(key, "") for key in keys]
-    chances = _constant(table, ["metric"], "chance")
+    chances = _unique_values(table, ["metric"], "chance")
     pairs["chance"] = [chances.get(metric, np.nan) for metric in pairs["metric"]]
     pairs["unit"] = [units.get(metric, "") for metric in pairs["metric"]]
-    pairs["higher_is_better"] = [known[metric] for metric in pairs["metric"]]
-    judged = pd.MultiIndex.from_frame(pairs[["metric", "condition"]])
-    inside = pd.MultiIndex.from_frame(table[["metric", "condition"]]).isin(judged)
-    return _pivoted(table[inside].reset_index(drop=True), pairs)
+    pairs["higher_is_better"] = [higher_is_better[metric] for metric in pairs["metric"]]
+    with_limit = pd.MultiIndex.from_frame(pairs[["metric", "condition"]])
+    selected = pd.MultiIndex.from_frame(table[["metric", "condition"]]).isin(with_limit)
+    return _curves_of_rows(table[selected].reset_index(drop=True), pairs)
 
 
-def _check_named(
+def with_current_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns the table with the present names of columns that earlier versions called otherwise.
+
+    Args:
+        frame: Measurements, or bounds over seeds; a column whose present name exists as well is left alone.
+    """
+    renamed = {old: new for old, new in RENAMED_COLUMNS.items() if old in frame and new not in frame}
+    for old, new in renamed.items():
+        warnings.warn(
+            f"column {old!r} is now called {new!r}; rename it, for the next version ignores the old name",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+    return frame.rename(columns=renamed)
+
+
+def _check_conditions(
     rules: Mapping[str, Mapping[str, Limit]], groups: Mapping[Any, str], table: pd.DataFrame
 ) -> None:
-    """A rule for a condition that nobody measured is a mistake."""
+    """Refuses tolerances of conditions that the table does not have."""
     for metric, by_condition in rules.items():
-        own = table.loc[table["metric"] == metric, "condition"]
-        known = {REST, *own, *(group for (name, _), group in groups.items() if name == metric)}
-        if strange := [where for where in by_condition if where not in known]:
+        conditions = table.loc[table["metric"] == metric, "condition"]
+        names = {
+            OTHER_CONDITIONS,
+            *conditions,
+            *(group for (name, _), group in groups.items() if name == metric),
+        }
+        if unmatched := [condition for condition in by_condition if condition not in names]:
             raise UnknownNameError(
-                f"tolerance of {metric} on an {unknown('condition', strange[0], known - {REST})}"
+                f"tolerance of {metric} on an {unknown_name('condition', unmatched[0], names - {OTHER_CONDITIONS})}"
             )
 
 
-def _checked(frame: pd.DataFrame) -> pd.DataFrame:
-    """The table with all columns, with numbers where numbers belong, and NaN for what was not measured."""
+def _checked_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with all columns, numeric columns as float64, and NaN where nothing was measured."""
     missing = [name for name in REQUIRED if name not in frame]
     if missing:
         raise UserError(
@@ -131,17 +157,19 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
         if table[name].isna().any():
             row = int(table[name].isna().to_numpy().argmax())
             raise UserError(f"row {row} of the table has no {name}; every row must name it")
-    unmade = table["status"] != "ok"  # a candidate that could not be made has no measured ratio
-    table.loc[unmade, "ratio"] = table["ratio"].fillna(table["target_ratio"])[unmade]
+    missing_number = table["status"] != "ok"  # a candidate that could not be made has no measured ratio
+    table.loc[missing_number, "ratio"] = table["ratio"].fillna(table["target_ratio"])[missing_number]
     outside = ~table["ratio"].between(0, 1, inclusive="left")
     if outside.any():
-        raise UserError(f"{_where(table, outside)}: the ratio must be in [0, 1), and 0 for the parent only")
+        raise UserError(
+            f"{_first_row(table, outside)}: the ratio must be in [0, 1), and 0 for the parent only"
+        )
     table["target_ratio"] = table["target_ratio"].fillna(table["ratio"])
-    table.loc[unmade, list(RESULTS)] = np.nan
+    table.loc[missing_number, list(RESULTS)] = np.nan
     wrong = table["n"].notna() & ((table["n"] < 1) | (table["n"] % 1 != 0))
     if wrong.any():
         raise UserError(
-            f"{_where(table, wrong)}: n is the number of images and must be a whole number above 0"
+            f"{_first_row(table, wrong)}: n is the number of images and must be a whole number above 0"
         )
     _check_unique(table)
     return table
@@ -166,26 +194,28 @@ def _check_unique(table: pd.DataFrame) -> None:
     )
     if twice.any():
         raise UserError(
-            f"{_where(table, twice)}: a second parent; give one row with ratio 0, which all methods share"
+            f"{_first_row(table, twice)}: a second parent; give one row with ratio 0, which all methods share"
         )
-    place = ["method", "seed", "metric", "condition", "target_ratio"]
-    for name, columns in (("ratio", [*place, "ratio"]), ("target_ratio", place)):
+    keys = ["method", "seed", "metric", "condition", "target_ratio"]
+    for name, columns in (("ratio", [*keys, "ratio"]), ("target_ratio", keys)):
         twice = ~parent & table.duplicated(columns)
         if twice.any():
-            raise UserError(f"{_where(table, twice)}: a second row with this {name}; give one row for each")
+            raise UserError(
+                f"{_first_row(table, twice)}: a second row with this {name}; give one row for each"
+            )
 
 
-def _where(table: pd.DataFrame, marked: pd.Series[bool]) -> str:
-    """Names the first row that is marked."""
+def _first_row(table: pd.DataFrame, marked: pd.Series[bool]) -> str:
+    """The keys of the first row that is marked, for a message."""
     row = table[marked].iloc[0]
     names = ("method", "seed", "ratio", "metric", "condition")
     return ", ".join(f"{name} {row[name]!s}" for name in names)
 
 
-def _constant(table: pd.DataFrame, keys: list[str], column: str) -> dict[Any, Any]:
+def _unique_values(table: pd.DataFrame, keys: list[str], column: str) -> dict[Any, Any]:
     """The one value of `column` for each key that has any."""
-    given = table[table[column].notna() & (table[column] != "")]
-    pairs = given[[*keys, column]].drop_duplicates()
+    filled = table[table[column].notna() & (table[column] != "")]
+    pairs = filled[[*keys, column]].drop_duplicates()
     twice = pairs.duplicated(keys)
     if twice.any():
         key = pairs.loc[twice, keys].iloc[0]
@@ -196,27 +226,29 @@ def _constant(table: pd.DataFrame, keys: list[str], column: str) -> dict[Any, An
     return dict(zip(labels, pairs[column], strict=True))
 
 
-def _rules(
+def _limits_by_metric(
     tolerance: Rule | Mapping[str, Tolerance], metrics: list[str], directions: Mapping[str, bool]
 ) -> dict[str, dict[str, Limit]]:
     """The limits of each metric that gets thresholds."""
-    named = isinstance(tolerance, Mapping)
+    by_metric = isinstance(tolerance, Mapping)
     if isinstance(tolerance, Mapping):
-        rules = {name: limits(value, of=f" of metric {name!r}") for name, value in tolerance.items()}
+        rules = {name: parse_limits(value, of=f" of metric {name!r}") for name, value in tolerance.items()}
     else:
-        rules = {name: limits(tolerance, of=f" of metric {name!r}") for name in metrics if name in directions}
+        rules = {
+            name: parse_limits(tolerance, of=f" of metric {name!r}") for name in metrics if name in directions
+        }
         if metrics and not rules:
             raise UserError(f"no direction is known for {', '.join(metrics)}; {DIRECTION_HINT}")
     for name in rules:
-        if named and name not in metrics:
-            raise UnknownNameError(f"tolerance for an {unknown('metric', name, metrics)}")
+        if by_metric and name not in metrics:
+            raise UnknownNameError(f"tolerance for an {unknown_name('metric', name, metrics)}")
         if directions.get(name) not in (True, False):
             raise UserError(f"the direction of metric {name!r} is not known; {DIRECTION_HINT}")
     return rules
 
 
-def _pivoted(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[TableAxes, Curves]:
-    """The table as arrays of shape (methods, seeds, pairs, slots)."""
+def _curves_of_rows(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[TableAxes, Curves]:
+    """The table as arrays of shape (methods, seeds, pairs, ratio indices)."""
     seed, seeds = pd.factorize(table["seed"])
     pair = pd.MultiIndex.from_frame(pairs[["metric", "condition"]]).get_indexer(
         pd.MultiIndex.from_frame(table[["metric", "condition"]])
@@ -229,55 +261,56 @@ def _pivoted(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[TableAxes, Curve
         higher_is_better=pairs["higher_is_better"].to_numpy(dtype=bool)[pair],
     )[~parent]
     method, methods = pd.factorize(rows["method"])
-    slot = _slots(method, rows["target_ratio"].to_numpy())
-    shape = (len(methods), len(seeds), len(pairs), int(slot.max(initial=-1)) + 1)
+    index = _ratio_indices(method, rows["target_ratio"].to_numpy())
+    shape = (len(methods), len(seeds), len(pairs), int(index.max(initial=-1)) + 1)
 
     def spread(numbers: pd.Series[Any] | Floats, empty: float = np.nan) -> Floats:
         array = np.full(shape, empty)
-        array[method, seed[~parent], pair[~parent], slot] = numbers
+        array[method, seed[~parent], pair[~parent], index] = numbers
         return array
 
-    allowed = np.broadcast_to(_limits(pairs, references), shape[:3])
+    limits_of_pairs = np.broadcast_to(_largest_drops(pairs, references), shape[:3])
+    same_test = is_test_against(spread(rows["drop_tolerance"]), limits_of_pairs)
     curves = Curves(
         ratios=spread(rows["ratio"]),
         drops=spread(_drops(rows)),
         widths=spread(rows["drop_high"] - rows["drop_low"]),
         highs=spread(rows["drop_high"]),
-        uppers=spread(rows["drop_upper"]),
-        floors=spread(rows["drop_floor"]),
+        uppers=spread(rows["drop_upper_95"]),
+        simultaneous_lowers=spread(rows["drop_lower_simultaneous"]),
         method_uppers=np.full(shape, np.nan),
-        ps=np.where(about(spread(rows["drop_tolerance"]), allowed), spread(rows["drop_p"]), np.nan),
+        noninferiority_ps=np.where(same_test, spread(rows["noninferiority_p"]), np.nan),
         scales=spread(_scales(rows), 1.0),
         reference=np.broadcast_to(references, shape[:3]),
-        limits=allowed,
+        limits=limits_of_pairs,
         n=np.fmin.reduce(spread(rows["n"]), axis=-1, initial=np.nan),
         partial=np.zeros(shape[:3], dtype=bool),
     )
-    ladders = [sorted(set(rows["target_ratio"].to_numpy()[method == m])) for m in range(len(methods))]
-    return TableAxes(methods.tolist(), seeds.tolist(), pairs, ladders), curves
+    grids = [sorted(set(rows["target_ratio"].to_numpy()[method == m])) for m in range(len(methods))]
+    return TableAxes(methods.tolist(), seeds.tolist(), pairs, grids), curves
 
 
-def _limits(pairs: pd.DataFrame, references: Floats) -> Floats:
-    """The largest commensurate drop beside each parent's value, shape (seeds, pairs)."""
-    amount = np.array([one.amount for one in pairs["limit"]], dtype=np.float64)
-    relative = np.array([one.relative for one in pairs["limit"]], dtype=np.bool_)
-    found: Floats = np.where(relative, amount * np.abs(references), amount)
-    return found
+def _largest_drops(pairs: pd.DataFrame, references: Floats) -> Floats:
+    """The largest commensurate drop given each parent's value, shape (seeds, pairs)."""
+    amount = np.array([rule.amount for rule in pairs["limit"]], dtype=np.float64)
+    relative = np.array([rule.relative for rule in pairs["limit"]], dtype=np.bool_)
+    drops: Floats = np.where(relative, amount * np.abs(references), amount)
+    return drops
 
 
-def _parents(table: pd.DataFrame, place: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Which rows are parents; every row must have one at its own `place` (seed, metric and condition)."""
+def _parents(table: pd.DataFrame, key: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which rows are parents; every row must have a parent of its `key` (seed, metric and condition)."""
     parent = (table["ratio"] == 0).to_numpy()
-    orphan = pd.Series(~np.isin(place, place[parent]), index=table.index)
-    if orphan.any():
+    without = pd.Series(~np.isin(key, key[parent]), index=table.index)
+    if without.any():
         raise UserError(
-            f"{_where(table, orphan)}: no parent; give a row with ratio 0 of this seed, metric and condition"
+            f"{_first_row(table, without)}: no parent; give a row with ratio 0 of this seed, metric and condition"
         )
     return parent
 
 
 def _drops(rows: pd.DataFrame) -> Floats:
-    """The drop that the table gives, or else the difference of the values in the direction of the metric."""
+    """The column ``drop``, or where it is empty the difference of the values in the direction of the metric."""
     reference, value = rows["reference"].to_numpy(), rows["value"].to_numpy()
     with np.errstate(invalid="ignore"):  # two infinite values have no difference
         worse = np.where(rows["higher_is_better"], reference - value, value - reference)
@@ -285,12 +318,12 @@ def _drops(rows: pd.DataFrame) -> Floats:
 
 
 def _scales(rows: pd.DataFrame) -> Floats:
-    """The magnitude that decides how far a drop may be rounded; infinite values fail whatever it is."""
+    """The magnitude that decides how far a drop may be rounded; infinite values fail with any."""
     largest = np.fmax(rows["reference"].abs(), rows["value"].abs())
     return np.where(np.isfinite(largest), np.maximum(largest, 1.0), 1.0)
 
 
-def _slots(method: NDArray[np.intp], target: Floats) -> NDArray[np.intp]:
+def _ratio_indices(method: NDArray[np.intp], target: Floats) -> NDArray[np.intp]:
     """The rank of each row's target ratio within its method."""
     steps = np.unique(np.stack([method.astype(np.float64), target], axis=1), axis=0, return_inverse=True)
     first = np.searchsorted(steps[0][:, 0], method)

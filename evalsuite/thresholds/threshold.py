@@ -1,7 +1,7 @@
-"""Measurements to thresholds: the largest prune ratios at which a model is as good as its parent.
+"""From measurements to thresholds: the largest prune ratios at which a model is as good as its parent.
 
-`threshold` answers for one curve, `thresholds` for a whole table of measurements; the rule is in
-`evalsuite.potential.curves`. Neither needs torch.
+`threshold` is for one curve, `thresholds` for a whole table of measurements; the rule is in
+`evalsuite.thresholds.curves`. Neither needs torch.
 """
 
 from __future__ import annotations
@@ -13,20 +13,24 @@ import numpy as np
 import pandas as pd
 
 from evalsuite.errors import UserError
-from evalsuite.thresholds.curves import Curves, concatenated, mean_curves, selected, verdicts
-from evalsuite.thresholds.family import certified_jointly
-from evalsuite.thresholds.long_table import TableAxes, curves_of_table
-from evalsuite.thresholds.seeds import ALL, published, with_seed_means
-from evalsuite.thresholds.summaries import FLAGS, PROVEN, with_summaries
-from evalsuite.tolerances import limit
+from evalsuite.thresholds.curves import (
+    Curves,
+    any_along,
+    concatenated,
+    mean_curves,
+    selected,
+    threshold_arrays,
+)
+from evalsuite.thresholds.familywise import certified_jointly
+from evalsuite.thresholds.long_table import TableAxes, curves_of_table, with_current_columns
+from evalsuite.thresholds.seeds import ALL_SEEDS, potential_any_over_seeds, with_seed_means
+from evalsuite.tolerances import parse_limit
 from evalsuite.types import Array, Bounds, Floats, Threshold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
-
-    from evalsuite.thresholds.curves import Curves, Flags
+    from evalsuite.thresholds.curves import Flags
     from evalsuite.tolerances import Rule, Tolerance
 
 
@@ -39,6 +43,8 @@ COLUMNS = (
 )
 LABELS = ("metric", "condition", "group", "aggregate", "unit", "higher_is_better")
 AGGREGATES = ("mean", "minimum", "of-mean")
+STATEMENTS = ("certified", "potential_low", "potential_high", "certified_method", "certified_jointly")
+FLAGS = ("censored", "infeasible", "non_monotone", "incomplete")
 
 
 def threshold(
@@ -49,7 +55,7 @@ def threshold(
     widths: Sequence[float] | None = None,
     bounds: Bounds | None = None,
 ) -> Threshold:
-    """Returns what one curve says about how far it is safe to prune.
+    """Returns the largest prune ratios at which the drops of one curve are within the tolerance.
 
     Args:
         ratios: Tested prune ratios in (0, 1), rising.
@@ -71,34 +77,21 @@ def threshold(
         `potential_any` is the prune potential of Liebenwein et al. (2021), "Lost in Pruning", definition 1,
         with the drop of any metric in place of the rise of the error.
 
-    >>> found = threshold([0.5, 0.7, 0.9, 0.95], [-0.001, 0.005, 0.02, 0.004], 0.005)
-    >>> found.potential, found.potential_any, found.first_failure, found.non_monotone
+    >>> result = threshold([0.5, 0.7, 0.9, 0.95], [-0.001, 0.005, 0.02, 0.004], 0.005)
+    >>> result.potential, result.potential_any, result.first_failure, result.non_monotone
     (0.7, 0.95, 0.9, True)
     """
-    largest = limit(tolerance).amount
-    x, y = np.asarray(ratios, dtype=np.float64), np.asarray(drops, dtype=np.float64)
-    none = np.full(x.shape, np.nan)
-    high, upper, floor = (none, none, none) if bounds is None else (bounds.high, bounds.upper, bounds.floor)
-    if not x.shape == high.shape == upper.shape == floor.shape:
-        raise UserError(f"{x.size} ratios and bounds on {high.size} drops; give one for each ratio")
-    if widths is not None:
-        w = np.asarray(widths, dtype=np.float64)
-    else:
-        w = none if bounds is None else bounds.high - bounds.low
-    _check_curve(x, y, w)
-    unknown, whole = np.asarray(np.nan), np.asarray(False)
-    allowed = np.asarray(largest)
-    curve = Curves(x, y, w, high, upper, floor, none, none, np.ones_like(x), unknown, allowed, unknown, whole)
-    found = verdicts(curve)
-    ends = float(found["potential_low"]), float(found["potential_high"])
+    curve = _single_curve(ratios, drops, tolerance, widths, bounds)
+    arrays = threshold_arrays(curve)
+    ends = float(arrays["potential_low"]), float(arrays["potential_high"])
     return Threshold(
-        potential=float(found["potential"]),
-        potential_any=float(found["potential_any"]),
-        first_failure=None if isnan(found["first_failure"]) else float(found["first_failure"]),
-        **{flag: bool(found[flag]) for flag in FLAGS},
-        underpowered=_known(found["underpowered"]),
-        tested=tuple(x.tolist()),
-        certified=None if isnan(found["certified"]) else float(found["certified"]),
+        potential=float(arrays["potential"]),
+        potential_any=float(arrays["potential_any"]),
+        first_failure=None if isnan(arrays["first_failure"]) else float(arrays["first_failure"]),
+        **{flag: bool(arrays[flag]) for flag in FLAGS},
+        underpowered=_optional_flag(arrays["underpowered"]),
+        tested=tuple(curve.ratios.tolist()),
+        certified=None if isnan(arrays["certified"]) else float(arrays["certified"]),
         interval=None if isnan(ends[0]) else ends,
     )
 
@@ -121,68 +114,116 @@ def thresholds(
     ``certified``, ``potential_low`` and ``potential_high`` are about these networks: the images are a sample, the
     seeds are fixed; in headline rows they are about the mean over these seeds. ``certified_method`` is about the
     method, its seeds a sample too: headline rows of three seeds or more have it. ``certified_jointly`` may be read
-    together with those of all other rows of the method and seed (`evalsuite.thresholds.family`). All are NaN where
+    together with those of all other rows of the method and seed (`evalsuite.thresholds.familywise`). All are NaN where
     there are no bounds, and in the rows of groups except for what the minimum certifies.
 
     ``aggregate`` is ``mean`` and ``minimum`` for the mean and minimum of the potentials over its conditions,
     ``of-mean`` for the threshold of the mean drop over them, and ``single`` in all other rows. In ``mean``
-    and ``minimum`` rows ``first_failure`` is the smallest over the conditions and a flag says that a
-    condition has it; only ``censored`` of a minimum says that all conditions which attain it are censored.
+    and ``minimum`` rows ``first_failure`` is the smallest over the conditions and a flag is set if a
+    condition has it; only ``censored`` of a minimum is set only if all conditions which attain it are censored.
 
     Args:
         frame: One number per row. Columns ``method``, ``ratio`` (measured share of weights removed, 0 for the
             parent), ``metric``, ``condition``, ``value``; optional ``seed`` (default 0), ``target_ratio``
             (default: the ratio), ``group``, ``n`` (images), ``unit``, ``status`` (other than ``ok``: not
             measured), ``drop`` (default: from the values), ``drop_low`` and ``drop_high`` (95 % interval),
-            ``drop_upper`` and ``drop_floor`` (`records.Bounds`), ``drop_p`` with the ``drop_tolerance`` that it is a
-            test against (used where that is the one asked for), ``higher_is_better``, ``chance`` (value of a network
-            that guesses).
-        tolerance: Largest drop that is commensurate: one for each metric that is to be judged, or a single one
+            ``drop_upper_95`` and ``drop_lower_simultaneous`` (`evalsuite.types.Bounds`), ``noninferiority_p`` with the
+            ``drop_tolerance`` that it is a test against (ignored for other tolerances), ``higher_is_better``,
+            ``chance`` (value at chance level). Columns of earlier versions, ``drop_upper``, ``drop_floor`` and
+            ``drop_p``, are accepted with a `DeprecationWarning`.
+        tolerance: Largest drop that is commensurate: one for each metric that gets thresholds, or a single one
             for all metrics that have a direction. A number is in the metric's unit, ``"5%"`` a share of the
-            parent's value; a mapping gives rules by condition or group, ``*`` for the others, and judges the
-            conditions that have one.
+            parent's value; a mapping gives tolerances by condition or group, ``*`` for the others; conditions
+            without one get no thresholds.
         higher_is_better: Direction by metric, where the table has no such column.
         over_seeds: Bounds on the mean drop over the seeds of a method, one row for each ``method``,
-            ``metric``, ``condition`` and ``target_ratio``, with ``drop_low``, ``drop_high``, ``drop_upper``,
-            ``drop_floor``, optional ``drop_p`` and ``drop_tolerance`` (`evalsuite.statistics.mean_bounds`). Without it,
+            ``metric``, ``condition`` and ``target_ratio``, with ``drop_low``, ``drop_high``,
+            ``drop_upper_95``, ``drop_lower_simultaneous``, optional ``noninferiority_p`` and ``drop_tolerance``
+            (`evalsuite.statistics.mean_bounds`). Without it,
             headlines over several seeds have no bounds.
 
     Returns:
         A frame with columns `COLUMNS`, in order of first appearance. ``first_failure`` is NaN if nothing
         failed, ``underpowered`` is None where it cannot be known (in all means of several drops), ``n`` is the smallest
-        number of images behind a drop, ``tested`` lists the tested ratios, ``at_chance`` says that a guess would pass.
+        number of images behind a drop, ``tested`` lists the tested ratios, ``at_chance`` is true where a network at
+        chance level would pass.
         ``incomplete`` is also true where a seed, or a condition of the group, is missing altogether.
 
     Raises:
-        UserError: If the table does not say what it must, or a tolerance is for what nobody measured; the
-            sentence says what is missing, and where.
+        UserError: If a column or value is missing or contradictory, or a tolerance is for a metric or
+            condition that the table does not have.
     """
-    axes, curves = curves_of_table(frame, tolerance, higher_is_better or {})
+    axes, curves = curves_of_table(with_current_columns(frame), tolerance, higher_is_better or {})
     if not axes.methods:
         return pd.DataFrame(columns=list(COLUMNS))
-    curves = with_seed_means(axes, curves, over_seeds)
+    curves = with_seed_means(axes, curves, None if over_seeds is None else with_current_columns(over_seeds))
     groups = _groups(axes.pairs)
     means = [mean_curves(selected(curves, members), 2, expected=len(members)) for _, members in groups]
     curves = concatenated([curves, *means], axis=2)
     entities = _entities(axes.pairs, groups)
-    alike = axes.pairs.iloc[[*range(len(axes.pairs)), *(members[0] for _, members in groups)]]
-    members = [indices for _, indices in groups]
-    together = certified_jointly(curves, axes.pairs["condition"].tolist(), members)
-    found = verdicts(curves) | {"at_chance": at_chance(alike, curves)}
-    found["certified_jointly"] = np.where(np.isnan(together), np.nan, np.fmin(together, found["certified"]))
-    found = with_summaries(found, members, curves.exist)
+    arrays = _arrays_of_entities(axes.pairs, [members for _, members in groups], curves)
     origin = entities["origin"].to_numpy()
     partial = curves.partial[:, :, origin]
-    found["incomplete"] |= partial
-    found |= {name: np.where(partial, np.nan, found[name]) for name in PROVEN}
-    found |= published(found["potential_any"], curves.exist[:, :, origin])
+    arrays["incomplete"] |= partial
+    arrays |= {name: np.where(partial, np.nan, arrays[name]) for name in STATEMENTS}
+    arrays |= potential_any_over_seeds(arrays["potential_any"], curves.exist[:, :, origin])
     order = entities.sort_values(["metric_rank", "aggregated", "rank"], kind="stable").index.to_numpy()
-    return _rows(
-        axes, entities.iloc[order], curves, {name: array[:, :, order] for name, array in found.items()}
+    return _threshold_rows(
+        axes, entities.iloc[order], curves, {name: array[:, :, order] for name, array in arrays.items()}
     )
 
 
-def _known(flag: Any) -> bool | None:
+def _arrays_of_entities(
+    pairs: pd.DataFrame, groups: Sequence[Sequence[int]], curves: Curves
+) -> dict[str, Array]:
+    """Thresholds of all curves, then of the means and the minima of the groups, (methods, seeds, entities) by name."""
+    jointly = certified_jointly(curves, pairs["condition"].tolist(), groups)
+    first = pairs.iloc[
+        [*range(len(pairs)), *(members[0] for members in groups)]
+    ]  # a mean is like its first member
+    arrays = threshold_arrays(curves) | {"at_chance": at_chance(first, curves)}
+    arrays["certified_jointly"] = np.where(np.isnan(jointly), np.nan, np.fmin(jointly, arrays["certified"]))
+    return _with_summaries(arrays, groups, curves.exist)
+
+
+def _single_curve(
+    ratios: Sequence[float],
+    drops: Sequence[float],
+    tolerance: float,
+    widths: Sequence[float] | None,
+    bounds: Bounds | None,
+) -> Curves:
+    """The arguments of `threshold` as arrays, checked."""
+    x, y = np.asarray(ratios, dtype=np.float64), np.asarray(drops, dtype=np.float64)
+    missing = np.full(x.shape, np.nan)
+    high, upper, lower = missing, missing, missing
+    if bounds is not None:
+        high, upper, lower = bounds.high, bounds.upper, bounds.lower_simultaneous
+    if not x.shape == high.shape == upper.shape == lower.shape:
+        raise UserError(f"{x.size} ratios and bounds on {high.size} drops; give one for each ratio")
+    if widths is not None:
+        width = np.asarray(widths, dtype=np.float64)
+    else:
+        width = missing if bounds is None else bounds.high - bounds.low
+    _check_curve(x, y, width)
+    return Curves(
+        ratios=x,
+        drops=y,
+        widths=width,
+        highs=high,
+        uppers=upper,
+        simultaneous_lowers=lower,
+        method_uppers=missing,
+        noninferiority_ps=missing,
+        scales=np.ones_like(x),
+        reference=np.asarray(np.nan),
+        limits=np.asarray(parse_limit(tolerance).amount),
+        n=np.asarray(np.nan),
+        partial=np.asarray(False),
+    )
+
+
+def _optional_flag(flag: Any) -> bool | None:
     return None if isnan(flag) else bool(flag)
 
 
@@ -202,16 +243,16 @@ def _check_curve(ratios: Floats, drops: Floats, widths: Floats) -> None:
 
 def _groups(pairs: pd.DataFrame) -> list[tuple[str, list[int]]]:
     """Name of each group of at least two conditions of one metric, and the indices of its pairs."""
-    found: dict[tuple[str, str], list[int]] = {}
+    groups: dict[tuple[str, str], list[int]] = {}
     for index, key in enumerate(zip(pairs["metric"], pairs["group"], strict=True)):
-        found.setdefault(key, []).append(index)
-    return [(name, members) for (_, name), members in found.items() if name and len(members) > 1]
+        groups.setdefault(key, []).append(index)
+    return [(name, members) for (_, name), members in groups.items() if name and len(members) > 1]
 
 
 def _entities(pairs: pd.DataFrame, groups: Sequence[tuple[str, list[int]]]) -> pd.DataFrame:
-    """What the rows are about: single pairs, then for each group its of-mean, then its mean and its minimum.
+    """The subjects of rows: single pairs, then for each group its of-mean, then its mean and its minimum.
 
-    ``origin`` is the index of the curves behind a row, the last three columns say where it is printed.
+    ``origin`` is the index of the curves behind a row; the last three columns give the order of rows.
     """
     metric_rank = pd.factorize(pairs["metric"])[0]
     singles = pairs.assign(
@@ -233,34 +274,95 @@ def _entities(pairs: pd.DataFrame, groups: Sequence[tuple[str, list[int]]]) -> p
     return pd.concat([singles, *frames], ignore_index=True).assign(origin=origin)
 
 
-def _rows(axes: TableAxes, entities: pd.DataFrame, curves: Curves, found: dict[str, Array]) -> pd.DataFrame:
-    """The verdicts as a table: methods, then entities, then seeds."""
+def _with_summaries(
+    arrays: dict[str, Array], groups: Sequence[Sequence[int]], exist: Flags
+) -> dict[str, Array]:
+    """The arrays, followed along axis 2 by the mean, then by the minimum of the thresholds of each group.
+
+    Args:
+        arrays: Thresholds of shape (methods, seeds, entities) by name.
+        groups: Indices of the members of each group.
+        exist: Which curves there are.
+    """
+    parts = [arrays]
+    for summary in (_mean_summary, _minimum_summary):
+        for members in groups:
+            of_members = {name: array[:, :, members] for name, array in arrays.items()}
+            parts.append(summary(of_members, exist[:, :, members]))
+    return {name: np.concatenate([part[name] for part in parts], axis=2) for name in arrays}
+
+
+def _mean_summary(arrays: dict[str, Array], member: Flags) -> dict[str, Array]:
+    """The means of the potentials over axis 2, and their flags."""
+    count = np.maximum(member.sum(axis=2, keepdims=True), 1)
+    means = {
+        name: np.where(member, arrays[name], 0.0).sum(axis=2, keepdims=True) / count
+        for name in ("potential", "potential_any")
+    }
+    return _shared(arrays, member) | means | dict.fromkeys(STATEMENTS, np.full(count.shape, np.nan))
+
+
+def _minimum_summary(arrays: dict[str, Array], member: Flags) -> dict[str, Array]:
+    """The minima of the potentials over axis 2, and their flags.
+
+    The minimum of the certified ratios of the conditions is certified for all of them, without a correction: it
+    exceeds the smallest true potential only if the condition with that potential is certified too far
+    (intersection-union test, Berger 1982). Upper ends of intervals have no such rule.
+    """
+    minima = {
+        name: np.where(member, arrays[name], np.inf).min(axis=2, keepdims=True)  # NaN stays NaN
+        for name in ("potential", "potential_any", "certified", "certified_method", "certified_jointly")
+    }
+    unknown = np.full(minima["potential"].shape, np.nan)
+    attained = member & (arrays["potential"] == minima["potential"])
+    censored = ~any_along(attained & ~arrays["censored"], 2, keepdims=True)
+    ends = {"potential_low": unknown, "potential_high": unknown}
+    return _shared(arrays, member) | minima | ends | {"censored": censored}
+
+
+def _shared(arrays: dict[str, Array], member: Flags) -> dict[str, Array]:
+    """The first failure and the flags of both the mean and the minimum."""
+    power = np.where(member, arrays["underpowered"], 0.0)
+    wide = any_along(power == 1, 2, keepdims=True)
+    return {
+        **{name: any_along(member & arrays[name], 2, keepdims=True) for name in (*FLAGS, "at_chance")},
+        "first_failure": np.fmin.reduce(
+            np.where(member, arrays["first_failure"], np.nan), axis=2, keepdims=True
+        ),
+        "underpowered": np.where(wide, 1.0, power.sum(axis=2, keepdims=True)),  # NaN stays NaN
+    }
+
+
+def _threshold_rows(
+    axes: TableAxes, entities: pd.DataFrame, curves: Curves, arrays: dict[str, Array]
+) -> pd.DataFrame:
+    """The thresholds as a table: methods, then entities, then seeds."""
     origin = entities["origin"].to_numpy()
     exist = curves.exist[:, :, origin]
     method, entity, seed = np.nonzero(exist.transpose(0, 2, 1))
     place = (method, seed, origin[entity])
-    columns: dict[str, Any] = {name: array[method, seed, entity] for name, array in found.items()}
-    columns["underpowered"] = [_known(flag) for flag in columns["underpowered"].tolist()]
+    columns: dict[str, Any] = {name: array[method, seed, entity] for name, array in arrays.items()}
+    columns["underpowered"] = [_optional_flag(flag) for flag in columns["underpowered"].tolist()]
     for name in LABELS:
         columns[name] = entities[name].to_numpy()[entity]
     columns["method"] = [axes.methods[index] for index in method]
-    columns["seed"] = [[*axes.seeds, ALL][index] for index in seed]
+    columns["seed"] = [[*axes.seeds, ALL_SEEDS][index] for index in seed]
     columns["reference"], columns["tolerance"] = curves.reference[place], curves.limits[place]
     columns["n"] = pd.array(curves.n[place], dtype="Int64")
-    columns["tested"] = [_listed(row) for row in np.sort(curves.ratios[place], axis=-1).tolist()]
+    columns["tested"] = [_ratio_list(row) for row in np.sort(curves.ratios[place], axis=-1).tolist()]
     return pd.DataFrame(columns)[list(COLUMNS)].astype({"underpowered": object, "seed": object})
 
 
-def _listed(ratios: Sequence[float]) -> str:
+def _ratio_list(ratios: Sequence[float]) -> str:
     return " ".join(f"{ratio:.6g}" for ratio in ratios if not isnan(ratio))
 
 
 def at_chance(pairs: pd.DataFrame, curves: Curves) -> Flags:
-    """Returns whether what is tolerated reaches down to the value of a network that guesses.
+    """Returns whether a network at chance level would be within the tolerance.
 
     Args:
-        pairs: A row for each place of axis 2, with columns higher_is_better and chance (NaN where nobody knows).
-        curves: Curves of shape (methods, seeds, pairs, slots).
+        pairs: A row for each place of axis 2, with columns higher_is_better and chance (NaN where unknown).
+        curves: Curves of shape (methods, seeds, pairs, ratio indices).
 
     Returns:
         Shape (methods, seeds, pairs).

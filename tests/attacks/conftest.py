@@ -16,7 +16,7 @@ SHAPE = (1, 4, 4)
 
 
 class Flat(nn.Module):
-    """Is a linear classifier of images."""
+    """A linear classifier of images."""
 
     def __init__(self, classes: int, seed: int, scale: float = 1.0) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def predicted(model: nn.Module, images: Tensor) -> Tensor:
 
 
 class Constant(nn.Module):
-    """Says class 0, with gradients that are zero."""
+    """A classifier that always predicts class 0, with gradients that are zero."""
 
     def forward(self, images: Tensor) -> Tensor:
         none = 0 * images.flatten(1).sum(1)

@@ -1,4 +1,4 @@
-"""A sound network is not doubted; each planted way of hiding from attacks is."""
+"""A sound network has no validity warnings; each planted way of gradient masking has one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.attacks.specs import AttackBudget, Target, attack_spec, target
+from evalsuite.attacks.specs import AttackBudget, Target, attack_spec, attack_target
 from evalsuite.attacks.validity import ValidityWarnings, validity_warnings
 from evalsuite.config.depths import depth_tables
 from evalsuite.datasets.base import Place, load_checked
@@ -22,8 +22,9 @@ from evalsuite.datasets.views import View
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.attack import Attack
 from evalsuite.execution.measuring import scored
-from evalsuite.models.architectures.base import assemble, from_settings
-from evalsuite.models.exported.input_spec import ExportedProgram, InputSpec, Loaded
+from evalsuite.models.architectures.base import build_model
+from evalsuite.models.architectures.settings import from_settings
+from evalsuite.models.exported.program import ExportedProgram, InputSpec, LoadedProgram
 from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import Score
@@ -36,13 +37,13 @@ ATTACK = Attack((2.0, 4.0, 8.0), ("fgsm", "linf-pgd", "linf-noise"), steps=10, i
 def sound() -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = assemble(from_settings({"name": "small-cnn", "widths": [8, 8, 16, 16]}))
+        model = build_model(from_settings({"name": "small-cnn", "widths": [8, 8, 16, 16]}))
     train(model, load_checked(Digits(), "train", Place()), RECIPE, seed=0)
     return model.eval()
 
 
 class Changed(nn.Module):
-    """Is a model with something before or behind it."""
+    """A model with a function before its input or after its output."""
 
     def __init__(self, model: nn.Module, *, before: Any = None, behind: Any = None) -> None:
         super().__init__()
@@ -87,11 +88,12 @@ def test_a_sound_network_has_none_in_l2(sound: nn.Module) -> None:
     assert flags(sound, attack) == ""
 
 
-def test_a_loss_that_is_not_enough_is_said(sound: nn.Module) -> None:
+def test_a_loss_that_is_not_enough_is_flagged(sound: nn.Module) -> None:
     """Cross-entropy alone overstates what this sound network withstands in L2 by 3 of 64 images."""
     attack = Attack((1.0,), ("l2-pgd",), (0.1, 0.25), steps=10, images=64, probe=64)
-    assert "that withstood radius 0.25 fell to 10 steps of l2-apgd-dlr, along the margin." in flags(
-        sound, attack
+    assert (
+        "that were robust at radius 0.25 were broken by 10 steps of l2-apgd-dlr, along the margin."
+        in flags(sound, attack)
     )
 
 
@@ -105,13 +107,13 @@ def test_large_logits_are_flagged(sound: nn.Module) -> None:
     found = flags(Changed(sound, behind=lambda logits: 1e4 * logits))
     for words in ("The gradient is zero or not finite on", "The softmax is saturated", "can be turned grey"):
         assert words in found
-    assert "fell to 10 steps of apgd-dlr, along the margin." in found
+    assert "were broken by 10 steps of apgd-dlr, along the margin." in found
 
 
 def test_quantised_input_is_flagged(sound: nn.Module) -> None:
     found = flags(Changed(sound, before=lambda images: (8 * images).round() / 8))
     assert "The gradient is zero or not finite on 64 of 64 images." in found
-    assert "fell to 100 questions without gradients." in found
+    assert "were broken by 100 queries without gradients." in found
     assert "can be turned grey" in found
     assert "linf-noise broke" in found
 
@@ -129,20 +131,20 @@ def test_a_sound_child_has_none(sound: nn.Module) -> None:
     assert flags(pruned(sound, 0.4), parent=sound) == ""
 
 
-def test_a_child_that_hides_its_gradients_falls_to_its_parents_adversarials(sound: nn.Module) -> None:
-    """Neither its own gradients nor questions see through the steps; the parent has none."""
+def test_masked_gradients_are_found_by_the_adversarials_of_the_parent(sound: nn.Module) -> None:
+    """Neither its own gradients nor queries get past the steps of its input; its parent has no such steps."""
     child = Changed(sound, before=lambda images: (8 * images).round() / 8)
-    sentence = "that withstood radius 4 fell to the adversarials of the unpruned network."
+    sentence = "that were robust at radius 4 were broken by the adversarials of the unpruned network."
     assert sentence in flags(child, parent=sound)
     assert sentence not in flags(child)
     l2 = Attack((1.0,), ("l2-pgd",), (0.25, 0.5), steps=10, images=64, probe=64)
-    assert "fell to the adversarials of the unpruned network." in flags(child, l2, parent=sound)
+    assert "were broken by the adversarials of the unpruned network." in flags(child, l2, parent=sound)
 
 
 def test_a_parent_without_gradients_has_no_adversarials(sound: nn.Module) -> None:
-    program = ExportedProgram(Loaded(sound, InputSpec(), "no twin"), "ONNX")
+    program = ExportedProgram(LoadedProgram(sound, InputSpec(), "no twin"), "ONNX")
     assert (
-        target(
+        attack_target(
             Bench(
                 sound, ImageSource(Digits(), Place()), parent=Bench(program, ImageSource(Digits(), Place()))
             ),
@@ -166,7 +168,7 @@ def test_steps_that_cannot_cross_the_ball_are_flagged(
 
 
 class Fickle(nn.Module):
-    """Is random only where gradients are asked for."""
+    """A model that is random only where gradients are enabled."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -187,7 +189,7 @@ def test_without_a_probe_attacks_are_only_compared(sound: nn.Module) -> None:
     assert flags(Changed(sound, before=lambda images: images + 0.01 * images.sin()), silent) == ""
 
 
-def test_without_a_probe_the_gradients_are_looked_at_all_the_same(sound: nn.Module) -> None:
+def test_without_a_probe_the_gradients_are_checked_all_the_same(sound: nn.Module) -> None:
     silent = Attack((2.0,), ("linf-pgd",), steps=5, images=64, probe=0)
     stepped = Changed(sound, before=lambda images: (8 * images).round() / 8)
     assert "The gradient is zero or not finite on 32 of 32 images." in flags(stepped, silent)
@@ -215,8 +217,8 @@ def compared(record: dict[Any, Any]) -> ValidityWarnings:
     torch.manual_seed(0)
     model, images = nn.Sequential(nn.Flatten(), nn.Linear(12, 10)).eval(), torch.rand(100, 3, 2, 2)
     wrong = (model(images).argmax(dim=1) + 1) % 10
-    aim = Target(model, images, wrong, hit(), 10, 0)
-    return validity_warnings(aim, record, force=AttackBudget(), probe=0)
+    target = Target(model, images, wrong, hit(), 10, 0)
+    return validity_warnings(target, record, budget=AttackBudget(), probe=0)
 
 
 def test_reversals_count_image_by_image() -> None:
@@ -231,25 +233,25 @@ def test_reversals_count_image_by_image() -> None:
     assert compared(once).on(FGSM, 2.0) == ()
 
 
-def test_attacks_without_gradients_that_win() -> None:
+def test_attacks_without_gradients_that_break_more_are_flagged() -> None:
     record = {(PGD, 1.0): hit(1), (FGSM, 1.0): hit(2), (NOISE, 1.0): hit(1, 2, 3, 4)}
     sentence = "linf-noise broke 2 images without gradients that no attack with gradients broke."
     found = compared(record)
-    assert found.on(PGD, 1.0) == found.on(FGSM, 1.0) == found.worst(1.0) == (sentence,)
-    assert compared(record | {(NOISE, 1.0): hit(1, 2, 3)}).worst(1.0) == ()
+    assert found.on(PGD, 1.0) == found.on(FGSM, 1.0) == found.on_worst_case(1.0) == (sentence,)
+    assert compared(record | {(NOISE, 1.0): hit(1, 2, 3)}).on_worst_case(1.0) == ()
 
 
-def test_one_step_that_beats_many() -> None:
+def test_a_single_step_that_breaks_more_than_many_is_flagged() -> None:
     found = compared({(FGSM, 1.0): hit(1, 2, 3), (PGD, 1.0): hit(4)})
     assert found.on(PGD, 1.0) == ("fgsm broke 3 images in one step that linf-pgd did not break in many.",)
-    assert found.on(FGSM, 1.0) == found.worst(1.0) == ()
+    assert found.on(FGSM, 1.0) == found.on_worst_case(1.0) == ()
     assert compared({(FGSM, 1.0): hit(1, 2), (PGD, 1.0): hit(4)}).on(PGD, 1.0) == ()
     apgd = attack_spec("apgd-ce")
     strong = compared({(FGSM, 1.0): hit(1, 2, 3), (apgd, 1.0): hit(4)})
     assert strong.on(apgd, 1.0) == ("fgsm broke 3 images in one step that apgd-ce did not break in many.",)
 
 
-def test_in_a_cascade_only_what_was_left_is_said_of_the_second() -> None:
+def test_in_a_cascade_all_successes_of_the_single_step_count() -> None:
     """What FGSM has there is what both broke: of that only its own counts."""
     after = {(PGD, 1.0): hit(*range(50)), (FGSM, 1.0): hit(*range(52))}
     assert compared(after).on(PGD, 1.0) == (
@@ -259,14 +261,14 @@ def test_in_a_cascade_only_what_was_left_is_said_of_the_second() -> None:
 
 def test_another_answer_than_the_clean_test_is_flagged(sound: nn.Module) -> None:
     bench = Bench(sound, ImageSource(Digits(), Place()))
-    images, labels = bench.images(View()).images[:32], bench.outputs(View()).known[:32]
+    images, labels = bench.images(View()).images[:32], bench.outputs(View()).true_labels[:32]
     right = bench.outputs(View()).correct[:32].copy()
     right[[3, 4]] ^= True
-    aim = Target(
+    target = Target(
         sound, torch.from_numpy(np.array(images)) / 255, torch.from_numpy(np.array(labels)), right, 10, 0
     )
     record = {(FGSM, 1.0): hit(count=32)}
-    found = validity_warnings(aim, record, force=AttackBudget(), probe=32).general
+    found = validity_warnings(target, record, budget=AttackBudget(), probe=32).model
     assert found == ("With radius 0 the attack sees another class than the clean test on 2 of 32 images.",)
     assert math.isinf(FGSM.order)
 

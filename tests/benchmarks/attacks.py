@@ -1,8 +1,8 @@
-"""Measures what each attack costs per 100 images on a ResNet-20, as the evaluators run it by default.
+"""Cost of each attack per 100 images on a ResNet-20, as the evaluators run it by default.
 
 Run it: ``python tests/benchmarks/attacks.py [WEIGHTS [COUNT]]``. With the weights of the published
 CIFAR-10 ResNet-20 (``checkpoints/akamaster/resnet20-12fca82f.th`` of the data folder, named by EVALSUITE_DATA)
-the robust accuracies mean something; without, the network is untrained and nothing breaks early.
+the robust accuracies are meaningful; without, the network is untrained and no attack ends early.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from evalsuite.attacks.specs import WEAPONS, AttackBudget, AttackRunner, target
-from evalsuite.datasets.arrays import Cifar10
+from evalsuite.attacks.specs import ATTACK_SPECS, AttackBudget, AttackRunner, attack_target
 from evalsuite.datasets.base import Place
+from evalsuite.datasets.cifar import Cifar10
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.attack import Attack
 from evalsuite.evaluators.minimal_norm import MinimalNorm
 from evalsuite.execution.measuring import scored
-from evalsuite.models.architectures.base import assemble, from_settings
-from evalsuite.models.checkpoints.loading import rebuilt
+from evalsuite.models.architectures.base import build_model
+from evalsuite.models.architectures.settings import from_settings
+from evalsuite.models.checkpoints.loading import build_with_weights
 from evalsuite.models.checkpoints.reading import read_weights
 from evalsuite.types import ImageSet
 
 COUNT = 100
-"""Images; the table says seconds of processor time per 100, whatever this is (second argument)."""
+"""Images (second argument); the table has seconds of processor time per 100 images."""
 LINF, L2 = 1 / 255, 0.1
 
 
@@ -43,8 +44,8 @@ def network(weights: str) -> nn.Module:
     }  # fmt: skip
     torch.manual_seed(0)
     if weights:
-        return rebuilt(from_settings(settings), read_weights(Path(weights))).eval()
-    return assemble(from_settings(settings)).eval()
+        return build_with_weights(from_settings(settings), read_weights(Path(weights))).eval()
+    return build_model(from_settings(settings)).eval()
 
 
 def image_source() -> ImageSource:
@@ -62,20 +63,24 @@ def spent(start: float) -> float:
 
 
 def main() -> None:
-    """Prints a table: seconds of processor time per 100 images, and the robust accuracy that was found."""
+    """Prints a table: seconds of processor time per 100 images, and the robust accuracy."""
     torch.set_num_threads(1)
-    model, shown = network(sys.argv[1] if len(sys.argv) > 1 else ""), image_source()
+    model, images = network(sys.argv[1] if len(sys.argv) > 1 else ""), image_source()
     count = int(sys.argv[2]) if len(sys.argv) > 2 else COUNT
-    bench = Bench(model, shown)
+    bench = Bench(model, images)
     bench.outputs(View())
     bench.inference_model(torch.rand(32, 3, 32, 32))
-    aim = target(bench, count)
-    print(f"torch {torch.__version__}, 1 thread, {count} images, {aim.right.mean():.2f} right, "  # noqa: T201
+    target = attack_target(bench, count)
+    print(f"torch {torch.__version__}, 1 thread, {count} images, {target.correct.mean():.2f} right, "  # noqa: T201
           f"Linf 1/255, L2 {L2}")  # fmt: skip
-    AttackRunner(aim.first(2)).broken(WEAPONS["fgsm"], LINF, force=AttackBudget())  # imports the library
-    for name, weapon in WEAPONS.items():
+    AttackRunner(target.first(2)).misclassified(
+        ATTACK_SPECS["fgsm"], LINF, budget=AttackBudget()
+    )  # imports the library
+    for name, spec in ATTACK_SPECS.items():
         start = time.process_time()
-        hit = AttackRunner(aim).broken(weapon, LINF if math.isinf(weapon.order) else L2, force=AttackBudget())
+        hit = AttackRunner(target).misclassified(
+            spec, LINF if math.isinf(spec.order) else L2, budget=AttackBudget()
+        )
         print(f"{name:15} {spent(start) / count * 100:7.2f} s   robust {1 - hit.mean():.2f}")  # noqa: T201
     for label, evaluator in (
         ("attack, no probe", Attack((0.5, 1.0, 2.0), images=count, probe=0)),

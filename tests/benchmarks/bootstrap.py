@@ -1,4 +1,4 @@
-"""How long the bounds of a large study take: 50 candidates, 30 metrics, 10,000 images, 2,000 replicates.
+"""Time of the bounds of a large study: 50 candidates, 30 metrics, 10,000 images, 2,000 replicates.
 
 Run ``python tests/benchmarks/bootstrap.py`` (``--images``, ``--candidates``, ``--replicates`` for less). One set of
 weights serves all candidates and metrics. Ten of the metrics are rates, fourteen are means of real numbers, three are
@@ -40,24 +40,24 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=10_000)
     parser.add_argument("--candidates", type=int, default=50)
     parser.add_argument("--replicates", type=int, default=2_000)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     draws = np.random.default_rng(0)
     started = time.perf_counter()
-    sizes = {"test": chosen.images, "letters": chosen.images}
-    weights = bootstrap_weights(sizes, replicates=chosen.replicates, seed=0)
+    sizes = {"test": options.images, "letters": options.images}
+    weights = bootstrap_weights(sizes, replicates=options.replicates, seed=0)
     print(f"weights: {time.perf_counter() - started:.1f} s")  # noqa: T201  # a script's output
     total = time.perf_counter() - started
     for kind, functional, count in KINDS:
         metric = Metric(kind, higher_is_better=True, unit="1", text="", functional=functional)
         spent = 0.0
         for _ in range(count):
-            parent, *others = (evidence(kind, draws, chosen.images) for _ in range(chosen.candidates + 1))
+            parent, *others = (evidence(kind, draws, options.images) for _ in range(options.candidates + 1))
             started = time.perf_counter()
             bounds(metric, parent, others, weights=weights)
             spent += time.perf_counter() - started
         total += spent
         print(f"{count} x {kind}: {spent:.1f} s")  # noqa: T201  # a script's output
-    print(f"all of it: {total:.1f} s")  # noqa: T201  # a script's output
+    print(f"total: {total:.1f} s")  # noqa: T201  # a script's output
 
 
 if __name__ == "__main__":

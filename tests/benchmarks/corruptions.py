@@ -1,4 +1,4 @@
-"""How much processor time do the corruptions take, and how much more in the package imagecorruptions?
+"""Processor time of the corruptions, beside that of the package imagecorruptions.
 
 Both sides use the constants of ImageNet-C at severity 3 on images of 32 px, on one thread, in turns. Run from
 the root of the repository::
@@ -90,18 +90,18 @@ def ours(images: Array, kind: str, textures: Sequence[Array]) -> float:
 
 
 def theirs(images: Array, kind: str, peer: Peer | None) -> float:
-    """Returns seconds per image; NaN where the peer cannot."""
+    """Returns seconds per image; NaN where the peer fails."""
     if peer is None:
         return float("nan")
-    given = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
+    pixels = np.ascontiguousarray(images.transpose(0, 2, 3, 1))
     start = time.process_time()
     try:
-        for image in given:
+        for image in pixels:
             peer(image, kind)
-    except Exception as error:  # whatever a package breaks on, the other kinds can be compared
+    except Exception as error:  # one kind fails there: the others can still be compared
         sys.stderr.write(f"{kind}: imagecorruptions stopped with {type(error).__name__}: {error}\n")
         return float("nan")
-    return (time.process_time() - start) / len(given)
+    return (time.process_time() - start) / len(pixels)
 
 
 def medians(*sides: Callable[[], float], rounds: int) -> list[float]:
@@ -130,31 +130,31 @@ def loaded(folder: Path) -> tuple[Peer, list[Array]]:
 
 
 def table(rows: dict[str, list[float]]) -> str:
-    """Returns the lines to print: microseconds per image and factors; the total of what both sides can."""
+    """Returns the lines to print: microseconds per image and factors; the total of the kinds that both have."""
     lines = [f"{'kind':<20}{'ours µs':>10}{'peer µs':>12}{'factor':>9}"]
     lines += [line(kind, *times) for kind, times in rows.items()]
     both = {kind: times for kind, times in rows.items() if kind in CORRUPTIONS and not np.isnan(times).any()}
-    own = sum(rows[kind][0] for kind in CORRUPTIONS)
-    lines.append(f"\nthe 15, ours: {1e6 * own:.0f} µs per image")
+    total = sum(rows[kind][0] for kind in CORRUPTIONS)
+    lines.append(f"\nthe 15, ours: {1e6 * total:.0f} µs per image")
     if not both:
-        return "\n".join([*lines, "compared with nothing: no peer"])
-    factors = [other / mine for mine, other in both.values()]
+        return "\n".join([*lines, "no peer to compare with"])
+    factors = [peer_time / our_time for our_time, peer_time in both.values()]
     lines.append(line(f"total of {len(both)}", *np.sum(list(both.values()), axis=0)))
     lines.append(f"geometric mean of the factors: {statistics.geometric_mean(factors):.1f}")
-    left = [kind for kind in CORRUPTIONS + EXTRA if np.isnan(rows[kind][1])]
-    return "\n".join([*lines, f"not compared: {', '.join(left) or 'none'}"])
+    missing = [kind for kind in CORRUPTIONS + EXTRA if np.isnan(rows[kind][1])]
+    return "\n".join([*lines, f"not compared: {', '.join(missing) or 'none'}"])
 
 
-def line(name: str, mine: float, other: float) -> str:
+def line(name: str, our_time: float, peer_time: float) -> str:
     """Returns one line of the table; a dash where there is no peer."""
-    if np.isnan(other):
-        return f"{name:<20}{1e6 * mine:>10.1f}{'-':>12}{'-':>9}"
-    return f"{name:<20}{1e6 * mine:>10.1f}{1e6 * other:>12.1f}{other / mine:>9.1f}"
+    if np.isnan(peer_time):
+        return f"{name:<20}{1e6 * our_time:>10.1f}{'-':>12}{'-':>9}"
+    return f"{name:<20}{1e6 * our_time:>10.1f}{1e6 * peer_time:>12.1f}{peer_time / our_time:>9.1f}"
 
 
 def versions() -> str:
-    """Returns the versions of what was measured."""
-    named = (
+    """Returns the versions of the packages."""
+    packages = (
         "imagecorruptions",
         "numpy",
         "opencv-python-headless",
@@ -163,9 +163,12 @@ def versions() -> str:
         "scipy",
         "torch",
     )
-    found = {str(one.metadata["Name"]).lower(): one.version for one in distributions()}
+    installed = {str(package.metadata["Name"]).lower(): package.version for package in distributions()}
     return ", ".join(
-        [f"Python {platform.python_version()}", *(f"{name} {found[name]}" for name in named if name in found)]
+        [
+            f"Python {platform.python_version()}",
+            *(f"{name} {installed[name]}" for name in packages if name in installed),
+        ]
     )
 
 

@@ -1,4 +1,4 @@
-"""What out-of-distribution scores cost beside the forward pass that they share.
+"""Cost of out-of-distribution scores beside the forward pass that they share.
 
 Run from the root of the repository, with CIFAR-10, CIFAR-100 and a published ResNet-20 in the data folder::
 
@@ -7,7 +7,7 @@ Run from the root of the repository, with CIFAR-10, CIFAR-100 and a published Re
 With ``--neighbors`` also how long the search for the 50th nearest takes beside multiplying every pair out, for so many
 training images and for all; in turns, the best of three.
 
-With ``--standard`` also what the tests of the depth `standard` that look at nothing but logits and features cost beside
+With ``--standard`` also the cost of the tests of the depth `standard` that need only logits and features, beside
 the passes that they share: `accuracy`, `corruptions`, `calibration` (on clean and corrupted images) and `ood`.
 
 The pass is over test images, outliers and training images, logits and features together. What comes after it,
@@ -31,20 +31,19 @@ import numpy as np
 import torch
 
 from evalsuite.config.depths import depth_tables
-from evalsuite.datasets.arrays import Cifar10
 from evalsuite.datasets.base import Place
+from evalsuite.datasets.cifar import Cifar10
 from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
-from evalsuite.detectors.distances import NEIGHBORS, directions
-from evalsuite.detectors.nearest_neighbours import Nearest, nearest
+from evalsuite.detectors.nearest_neighbours import NEIGHBORS, NeighborIndex, directions, neighbor_index
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.evaluators.ood import Ood
 from evalsuite.execution.measuring import scored
-from evalsuite.models.architectures.uris import architecture
-from evalsuite.models.checkpoints.loading import rebuilt
+from evalsuite.models.architectures.uris import architecture_from_uri
+from evalsuite.models.checkpoints.loading import build_with_weights
 from evalsuite.models.checkpoints.reading import read_weights
 from evalsuite.models.inference import keep_large_blocks
 from evalsuite.plugin_config import from_table
@@ -62,11 +61,13 @@ WITHOUT_ODIN = tuple(name for name in DETECTORS if name != "odin")
 SHARING = ("accuracy", "corruptions", "calibration", "ood")
 
 
-def bench(root: Path, images: int, shelf: SharedArrayCache | None = None) -> Bench:
+def bench(root: Path, images: int, cache: SharedArrayCache | None = None) -> Bench:
     """The published network in front of so many test images."""
-    plugin = architecture("resnet20", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], shortcut="A")
-    model = rebuilt(plugin, read_weights(root / CHECKPOINT))
-    return Bench(model, ImageSource(Cifar10(test_limit=images), Place(root), shelf=shelf))
+    plugin = architecture_from_uri(
+        "resnet20", mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225], shortcut="A"
+    )
+    model = build_with_weights(plugin, read_weights(root / CHECKPOINT))
+    return Bench(model, ImageSource(Cifar10(test_limit=images), Place(root), cache=cache))
 
 
 def evaluator(detectors: tuple[str, ...], images: int) -> Ood:
@@ -81,30 +82,32 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def passed(on: Bench, images: int) -> None:
+def run_passes(network_bench: Bench, images: int) -> None:
     """The forward passes that all detectors share."""
-    whole = evaluator(WITHOUT_ODIN, images)
-    on.request_features(whole.features)
-    for view in whole.features:
-        on.outputs(view)
+    test = evaluator(WITHOUT_ODIN, images)
+    network_bench.request_features(test.features)
+    for view in test.features:
+        network_bench.outputs(view)
 
 
 def measured(root: Path, images: int) -> dict[str, float]:
     """Seconds of the pass, of each detector alone, and of all together, in that order."""
-    on = bench(root, images)
-    on.images(View(split="train", first=images))  # loading is not part of the pass
-    found = {"pass": seconds(lambda: passed(on, images))}
+    network_bench = bench(root, images)
+    network_bench.images(View(split="train", first=images))  # loading is not part of the pass
+    times = {"pass": seconds(lambda: run_passes(network_bench, images))}
     for name in WITHOUT_ODIN:
-        found[name] = seconds(lambda name=name: scored(evaluator((name,), images), on))  # type: ignore[misc]  # mypy cannot infer it
-    found["all"] = seconds(lambda: scored(evaluator(WITHOUT_ODIN, images), on))
-    check_passes(on)
-    return found
+        times[name] = seconds(lambda name=name: scored(evaluator((name,), images), network_bench))  # type: ignore[misc]  # mypy cannot infer it
+    times["all"] = seconds(lambda: scored(evaluator(WITHOUT_ODIN, images), network_bench))
+    check_passes(network_bench)
+    return times
 
 
-def check_passes(on: Bench) -> None:
+def check_passes(network_bench: Bench) -> None:
     """Every image set goes through the network once."""
-    if set(on.passes.values()) != {1}:
-        raise AssertionError(f"image sets went through the model {dict(on.passes)} times, expected once each")
+    if set(network_bench.passes.values()) != {1}:
+        raise AssertionError(
+            f"image sets went through the model {dict(network_bench.passes)} times, expected once each"
+        )
 
 
 def standard() -> dict[str, Evaluator]:
@@ -122,22 +125,25 @@ def standard() -> dict[str, Evaluator]:
 def shared(root: Path, images: int) -> dict[str, float]:
     """Seconds of making corrupted images, of the passes, of each test after them, and of all four."""
     tests = standard()
-    found = {"making images": 0.0, "pass": 0.0}
+    times = {"making images": 0.0, "pass": 0.0}
     with TemporaryDirectory() as folder:
-        on = bench(root, images, SharedArrayCache(Path(folder)))
+        network_bench = bench(root, images, SharedArrayCache(Path(folder)))
         for test in tests.values():
-            on.request_features(test.features)
+            network_bench.request_features(test.features)
         for view in dict.fromkeys(v for test in tests.values() for v in (*test.needs, *test.features)):
-            found["making images"] += seconds(lambda view=view: on.images(view))  # type: ignore[misc]  # mypy cannot infer it
-            found["pass"] += seconds(lambda view=view: on.outputs(view))  # type: ignore[misc]  # the same
-        found |= {name: seconds(lambda test=test: scored(test, on)) for name, test in tests.items()}  # type: ignore[misc]  # the same
-        check_passes(on)
-    return found | {"all": sum(found[name] for name in tests)}
+            times["making images"] += seconds(lambda view=view: network_bench.images(view))  # type: ignore[misc]  # mypy cannot infer it
+            times["pass"] += seconds(lambda view=view: network_bench.outputs(view))  # type: ignore[misc]  # the same
+        times |= {
+            name: seconds(lambda test=test: scored(test, network_bench))  # type: ignore[misc]  # the same
+            for name, test in tests.items()
+        }
+        check_passes(network_bench)
+    return times | {"all": sum(times[name] for name in tests)}
 
 
-def pointed(on: Bench, view: View) -> Floats:
+def pointed(network_bench: Bench, view: View) -> Floats:
     """Directions of the features of a view."""
-    features = on.outputs(view).features
+    features = network_bench.outputs(view).features
     if features is None:
         raise AssertionError("the network has no penultimate features")
     return directions(features)
@@ -145,23 +151,23 @@ def pointed(on: Bench, view: View) -> Floats:
 
 def searched(root: Path, images: int) -> dict[str, tuple[float, float]]:
     """Training images to seconds of the search, with what it has to prepare, and of multiplying every pair out."""
-    on = bench(root, images)
+    network_bench = bench(root, images)
     test, far, training = View(), View(data="cifar100", first=images), View(split="train")
-    on.request_features((test, far, training))
-    bank, *queries = (pointed(on, view) for view in (training, test, far))
-    asked, found = np.concatenate(queries), {}
+    network_bench.request_features((test, far, training))
+    bank, *queries = (pointed(network_bench, view) for view in (training, test, far))
+    vectors, times = np.concatenate(queries), {}
     for count in (images, len(bank)):
         part = bank[:count]
-        whole = Nearest(part, (slice(0, count),), part[:1].astype(np.float32), NEIGHBORS)
+        exhaustive = NeighborIndex(part, (slice(0, count),), part[:1].astype(np.float32), NEIGHBORS)
         both = [
             (
-                seconds(lambda part=part: nearest(part, NEIGHBORS).distances(asked)),  # type: ignore[misc]  # mypy cannot infer it
-                seconds(lambda whole=whole: whole.distances(asked)),  # type: ignore[misc]  # the same
+                seconds(lambda part=part: neighbor_index(part, NEIGHBORS).distances(vectors)),  # type: ignore[misc]  # mypy cannot infer it
+                seconds(lambda exhaustive=exhaustive: exhaustive.distances(vectors)),  # type: ignore[misc]  # the same
             )
             for _ in range(3)
         ]
-        found[f"{count:,}"] = (min(one for one, _ in both), min(other for _, other in both))
-    return found
+        times[f"{count:,}"] = (min(one for one, _ in both), min(other for _, other in both))
+    return times
 
 
 def printed(title: str, runs: list[dict[str, float]]) -> None:

@@ -20,7 +20,7 @@ REPLICATES = 400
 
 
 class Case(NamedTuple):
-    """Is how far above their true accuracy the confidences of parent and candidate lie."""
+    """Two gaps: how far above their true accuracy the confidences of parent and candidate lie."""
 
     parent: float
     candidate: float
@@ -40,19 +40,22 @@ CASES = (
 
 def drawn(case: Case, images: int, random: np.random.Generator) -> tuple[Array, Array]:
     """Confidence and correctness of parent and candidate on the same images, (N, 2) each; correlated at 0.8."""
-    sure = np.clip(
+    confidence = np.clip(
         1 - 0.9 * random.beta(0.35, 2.2, images), 0.1, 1
     )  # as a trained network's: half above 0.95
-    moved = np.clip(sure + random.normal(0, 0.03, images), 0.1, 1)
+    candidate_confidence = np.clip(confidence + random.normal(0, 0.03, images), 0.1, 1)
     luck = random.random(images)
-    own = np.where(random.random(images) < 0.8, luck, random.random(images))
-    right = luck < chance(sure, case.parent), own < chance(moved, case.candidate)
-    return np.column_stack([sure, right[0]]), np.column_stack([moved, right[1]])
+    candidate_luck = np.where(random.random(images) < 0.8, luck, random.random(images))
+    correct = (
+        luck < chance(confidence, case.parent),
+        candidate_luck < chance(candidate_confidence, case.candidate),
+    )
+    return np.column_stack([confidence, correct[0]]), np.column_stack([candidate_confidence, correct[1]])
 
 
-def chance(sure: Floats, gap: float) -> Floats:
+def chance(confidence: Floats, gap: float) -> Floats:
     """Probability of being right."""
-    return np.maximum(sure - gap, 0.0)
+    return np.maximum(confidence - gap, 0.0)
 
 
 def truth(functional: str, gap: float) -> float:
@@ -77,17 +80,17 @@ def _row(
 ) -> list[float]:
     """`mean_bounds` gives functionals in `BIASED` no upper bound, so it is a plain percentile here."""
     metric = Metric("simulated", higher_is_better=False, unit="1", text="", functional=functional)
-    found = mean_bounds(metric, [{"test": parent}], [[{"test": candidate}]], weights=weights)
-    pair = (evaluate(functional, {"test": one}, weights=weights) for one in (parent, candidate))
+    bounds = mean_bounds(metric, [{"test": parent}], [[{"test": candidate}]], weights=weights)
+    pair = (evaluate(functional, {"test": outputs}, weights=weights) for outputs in (parent, candidate))
     before, after = pair
     upper = max(
-        float(np.sort(after - before)[int(np.ceil((REPLICATES + 1) * 0.95)) - 1]), float(found.drop[0])
+        float(np.sort(after - before)[int(np.ceil((REPLICATES + 1) * 0.95)) - 1]), float(bounds.drop[0])
     )
-    if not np.isnan(found.upper[0]):
-        assert upper <= found.upper[0] + 1e-12, "corrected percentiles are not inside the plain ones"
-        upper = float(found.upper[0])
-    floor_holds = np.isnan(found.floor[0]) or found.floor[0] <= drop
-    inside = found.low[0] <= drop <= found.high[0]
+    if not np.isnan(bounds.upper[0]):
+        assert upper <= bounds.upper[0] + 1e-12, "corrected percentiles are not inside the plain ones"
+        upper = float(bounds.upper[0])
+    floor_holds = np.isnan(bounds.lower_simultaneous[0]) or bounds.lower_simultaneous[0] <= drop
+    inside = bounds.low[0] <= drop <= bounds.high[0]
     return [upper >= drop, inside, floor_holds, upper - drop]
 
 
@@ -96,13 +99,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--simulations", type=int, default=1000)
     parser.add_argument("--images", type=int, default=1000)
-    chosen = parser.parse_args()
+    options = parser.parse_args()
     for case in CASES:
         for functional in FUNCTIONALS:
-            found = simulated(functional, case, images=chosen.images, simulations=chosen.simulations)
-            upper, inside, floor, excess = found.mean(axis=0)
+            rows = simulated(functional, case, images=options.images, simulations=options.simulations)
+            upper, inside, floor, excess = rows.mean(axis=0)
             sys.stdout.write(
-                f"| {chosen.images:,} | {case.parent:g} | {case.candidate:g} | {functional} | {upper:.1%} "
+                f"| {options.images:,} | {case.parent:g} | {case.candidate:g} | {functional} | {upper:.1%} "
                 f"| {inside:.1%} | {floor:.1%} | {excess:.4f} |\n"
             )
             sys.stdout.flush()

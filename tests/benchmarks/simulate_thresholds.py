@@ -1,4 +1,4 @@
-"""Do `certified` and the interval of the potential err as rarely as they say?
+"""How often `certified` and the interval of the potential are wrong, against their stated confidence.
 
 Per-image evidence is drawn from a model in which the true drop at every ratio is known, and with it the true
 potential. Run from the root of the repository::
@@ -57,7 +57,7 @@ Evidence = dict[str, "Array"]
 
 @dataclass(frozen=True)
 class Setting:
-    """Is one cell of the table: seeds differ by fixed offsets of up to half a tolerance around the mean."""
+    """One row of the table: seeds differ by fixed offsets of up to half a tolerance around the mean."""
 
     shape: str
     n: int
@@ -73,8 +73,8 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Is what one simulated test said: ratios, 0 for none."""
+class Outcome:
+    """The result of one simulated test: ratios, 0 for none."""
 
     potential: float
     certified: float
@@ -97,8 +97,8 @@ def accuracy(random: np.random.Generator, n: int, drops: Floats) -> Iterator[tup
     """Whether parent and candidates of each seed are right; `drops` has shape (S, R)."""
     hard, common = random.standard_normal(n), chain(random, n)
     for drop in drops:
-        own = np.sqrt(0.8) * hard + np.sqrt(0.2) * random.standard_normal(n)
-        right = own < ndtri(RIGHT)
+        difficulty = np.sqrt(0.8) * hard + np.sqrt(0.2) * random.standard_normal(n)
+        right = difficulty < ndtri(RIGHT)
         discordant = np.maximum(DISCORDANT, np.abs(drop) + 0.01)
         lost, gained = (discordant + drop) / 2 / RIGHT, (discordant - drop) / 2 / (1 - RIGHT)
         latent = (common + chain(random, n)) / np.sqrt(2)
@@ -144,14 +144,14 @@ def shifts(metric: str, drops: Floats) -> Floats:
     """How far outside scores lie above inside ones, first for the parent (AUROC 0.9), shape (S, 1 + R)."""
     parent = np.sqrt(2) * ndtri(0.9)
     if metric == "auroc":
-        moved = np.sqrt(2) * ndtri(0.9 - drops)
+        candidates = np.sqrt(2) * ndtri(0.9 - drops)
     else:
-        moved = ndtri(0.95) - ndtri(ndtr(ndtri(0.95) - parent) + drops)
-    return np.hstack([np.full((len(drops), 1), parent), moved])
+        candidates = ndtri(0.95) - ndtri(ndtr(ndtri(0.95) - parent) + drops)
+    return np.hstack([np.full((len(drops), 1), parent), candidates])
 
 
-def simulated(setting: Setting, simulations: int, *, naive: bool = False) -> Iterator[Found]:
-    """What independent tests say, all with the weights that a run would use."""
+def simulated(setting: Setting, simulations: int, *, naive: bool = False) -> Iterator[Outcome]:
+    """The results of independent tests, all with the weights that a run would use."""
     sizes = dict.fromkeys(("x", "inside", "outside"), setting.n)
     weights = bootstrap_weights(sizes, replicates=REPLICATES, seed=0)
     weights = {name: x.astype(np.float64) for name, x in weights.items()}  # once, not once a simulation
@@ -160,11 +160,11 @@ def simulated(setting: Setting, simulations: int, *, naive: bool = False) -> Ite
         random = np.random.default_rng(address)
         parents, candidates = evidence(random, setting)
         bounds = mean_bounds(METRICS[setting.metric], parents, candidates, weights=weights)
-        found = threshold(RATIOS.tolist(), bounds.drop.tolist(), setting.tolerance, bounds=bounds)
-        assert found.certified is not None
-        assert found.interval is not None
+        result = threshold(RATIOS.tolist(), bounds.drop.tolist(), setting.tolerance, bounds=bounds)
+        assert result.certified is not None
+        assert result.interval is not None
         ends = naive_interval(parents, candidates, weights["x"], setting.tolerance) if naive else (0.0, 1.0)
-        yield Found(found.potential, found.certified, *found.interval, *ends)
+        yield Outcome(result.potential, result.certified, *result.interval, *ends)
 
 
 def naive_interval(
@@ -188,22 +188,22 @@ def naive_interval(
 def line(setting: Setting, simulations: int) -> str:
     """One row of the table."""
     naive = setting.metric == "accuracy"
-    found = list(simulated(setting, simulations, naive=naive))
+    results = list(simulated(setting, simulations, naive=naive))
     truth, close = setting.truth, 1e-9
-    over = np.mean([f.certified > truth + close for f in found])
-    exact = np.mean([abs(f.certified - truth) < close for f in found])
-    covered = np.mean([f.low <= truth + close and f.high >= truth - close for f in found])
-    width = np.mean([steps(f.low, f.high) for f in found])
+    over = np.mean([f.certified > truth + close for f in results])
+    exact = np.mean([abs(f.certified - truth) < close for f in results])
+    covered = np.mean([f.low <= truth + close and f.high >= truth - close for f in results])
+    width = np.mean([steps(f.low, f.high) for f in results])
     cells = [f"{setting.metric}", f"{setting.n:,}", f"{setting.seeds}", f"{setting.tolerance:g}"]
     cells += [setting.shape, f"{truth:.2f}", f"{over:.1%}", f"{exact:.0%}"]
     cells += [
-        f"{np.mean([f.potential > truth + close for f in found]):.0%}",
+        f"{np.mean([f.potential > truth + close for f in results]):.0%}",
         f"{covered:.1%}",
         f"{width:.1f}",
     ]
     if naive:
-        share = np.mean([f.naive_low <= truth + close and f.naive_high >= truth - close for f in found])
-        cells += [f"{share:.1%}", f"{np.mean([steps(f.naive_low, f.naive_high) for f in found]):.1f}"]
+        share = np.mean([f.naive_low <= truth + close and f.naive_high >= truth - close for f in results])
+        cells += [f"{share:.1%}", f"{np.mean([steps(f.naive_low, f.naive_high) for f in results]):.1f}"]
     else:
         cells += ["", ""]
     return "| " + " | ".join(cells) + " |"

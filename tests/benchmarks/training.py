@@ -9,7 +9,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from evalsuite.models.architectures.base import assemble, from_settings
+from evalsuite.models.architectures.base import build_model
+from evalsuite.models.architectures.settings import from_settings
 from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import ImageSet
@@ -23,7 +24,7 @@ def speed(recipe: Recipe) -> float:
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (IMAGES, 3, 32, 32), dtype=np.uint8)
     images = ImageSet("noise", pictures, rng.integers(0, 10, IMAGES), 10)
-    model = assemble(from_settings({"name": "resnet20"}))
+    model = build_model(from_settings({"name": "resnet20"}))
     train(model, images, recipe, seed=0)
     start = time.perf_counter()
     train(model, images, recipe, seed=0)

@@ -1,8 +1,8 @@
-"""What workers gain and what they hold: time of the measuring part with one and more, and memory of a large grid.
+"""Speed-up and memory of workers: time of the measuring part with one and more, and memory of a large grid.
 
 Run from the root of the checkout::
 
-    python tests/benchmarks/workers.py speed            two workers against one process, cells already made
+    python tests/benchmarks/workers.py speed            two workers against one process, candidates already there
     python tests/benchmarks/workers.py memory           75 conditions of 10,000 images, two workers
 
 `speed` compares the bytes of all cells, and prints both times with and without the start of the workers. `memory`
@@ -25,8 +25,9 @@ from pathlib import Path
 
 import numpy as np
 
-from evalsuite.execution import scheduler as runner
-from evalsuite.runs.provenance import Options
+from evalsuite.config.options import Options
+from evalsuite.execution import scheduler
+from evalsuite.execution.tasks import CellProgress
 
 GIB = 1 << 30
 BOUND = 2 * GIB
@@ -74,40 +75,43 @@ name = "corruptions"
 
 
 def speed(folder: Path, workers: int) -> None:
-    """Times the measuring of candidates that are made already, in turn: serial, workers, serial, workers."""
+    """Times the measuring of candidates that are there already, in turn: serial, workers, serial, workers."""
     suite = folder / "suite.toml"
     suite.write_text(
         SPEED.format(ratios="0.3, 0.5, 0.7, 0.8, 0.9, 0.95", model="small-cnn", epochs=1, root=folder)
     )
-    made = runner.run(suite, out=folder / "made")
-    cells = {path.relative_to(made.path): path.read_bytes() for path in made.path.rglob("*.cell")}
+    produced = scheduler.run(suite, out=folder / "produced")
+    cells = {path.relative_to(produced.path): path.read_bytes() for path in produced.path.rglob("*.cell")}
     for turn in range(2):
-        alone, _ = measured(suite, made.path, folder / f"alone-{turn}", Options())
-        many, first = measured(suite, made.path, folder / f"many-{turn}", Options(workers=workers))
+        serial, _ = measured(suite, produced.path, folder / f"serial-{turn}", Options())
+        parallel, first = measured(
+            suite, produced.path, folder / f"parallel-{turn}", Options(workers=workers)
+        )
         for name, data in cells.items():
-            assert (folder / f"many-{turn}" / name).read_bytes() == data, name
-        say(
-            f"one process {alone:.1f} s, {workers} workers {many:.1f} s: {alone / many:.2f} times as fast; without the "
-            f"{first:.1f} s to the first cell {(alone / (many - first)):.2f}; load {os.getloadavg()[0]:.1f}"
+            assert (folder / f"parallel-{turn}" / name).read_bytes() == data, name
+        write_line(
+            f"one process {serial:.1f} s, {workers} workers {parallel:.1f} s: {serial / parallel:.2f} times as fast; "
+            f"without the {first:.1f} s to the first cell {(serial / (parallel - first)):.2f}; "
+            f"load {os.getloadavg()[0]:.1f}"
         )
 
 
-def measured(suite: Path, made: Path, out: Path, options: Options) -> tuple[float, float]:
+def measured(suite: Path, produced: Path, out: Path, options: Options) -> tuple[float, float]:
     """Seconds of a run that has its candidates but no cells, and of its first cell."""
-    shutil.copytree(made, out, ignore=shutil.ignore_patterns("cells"))
+    shutil.copytree(produced, out, ignore=shutil.ignore_patterns("cells"))
     first: list[float] = []
-    begun = time.monotonic()
+    started = time.monotonic()
 
-    def tell(step: runner.CellProgress) -> None:
+    def record_first(step: CellProgress) -> None:
         if step.what != "production" and not first:
-            first.append(time.monotonic() - begun)
+            first.append(time.monotonic() - started)
 
-    runner.run(suite, out=out, options=options, progress=tell)
-    return time.monotonic() - begun, first[0]
+    scheduler.run(suite, out=out, options=options, progress=record_first)
+    return time.monotonic() - started, first[0]
 
 
-class Watch(threading.Thread):
-    """Records the most memory that any process of this one's family held beside mapped files."""
+class MemoryRecorder(threading.Thread):
+    """A recorder of the most memory that any child process held beside mapped files."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -116,7 +120,7 @@ class Watch(threading.Thread):
         self.over = threading.Event()
 
     def run(self) -> None:
-        """Looks ten times a second."""
+        """Reads the memory of all processes ten times a second."""
         while not self.over.wait(0.1):
             for pid in children(os.getpid()):
                 anonymous, files = held(pid)
@@ -126,13 +130,13 @@ class Watch(threading.Thread):
 
 def children(pid: int) -> list[int]:
     """Processes that a process started."""
-    found = []
+    pids = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
-            found += [int(child) for child in (task / "children").read_text().split()]
+            pids += [int(child) for child in (task / "children").read_text().split()]
         except OSError:
             continue  # gone meanwhile
-    return found
+    return pids
 
 
 def held(pid: int) -> tuple[int, int]:
@@ -155,27 +159,27 @@ def memory(folder: Path, workers: int) -> None:
         np.save(large / f"{split}_labels.npy", np.arange(count) % 10)
     suite = folder / "suite.toml"
     suite.write_text(MEMORY.format(ratios="0.5", model="small-cnn", epochs=1, root=folder / "data"))
-    watch = Watch()
-    watch.start()
-    begun = time.monotonic()
-    found = runner.run(suite, out=folder / "run", options=Options(workers=workers))
-    watch.over.set()
-    failed = found.measurements.query("status in ('error', 'invalid')")
-    assert failed.empty, failed["reason"].unique()  # a ratio to a parent that learnt nothing is skipped
-    conditions = found.measurements["condition"].nunique()
-    for pid, most in watch.most.items():
-        say(
-            f"worker {pid}: {most / GIB:.2f} GiB of its own, {watch.mapped[pid] / GIB:.2f} GiB of mapped files"
+    recorder = MemoryRecorder()
+    recorder.start()
+    started = time.monotonic()
+    result = scheduler.run(suite, out=folder / "run", options=Options(workers=workers))
+    recorder.over.set()
+    failed = result.measurements.query("status in ('error', 'invalid')")
+    assert failed.empty, failed["reason"].unique()  # a ratio to an untrained parent is skipped
+    conditions = result.measurements["condition"].nunique()
+    for pid, most in recorder.most.items():
+        write_line(
+            f"worker {pid}: {most / GIB:.2f} GiB of its own, {recorder.mapped[pid] / GIB:.2f} GiB of mapped files"
         )
-    say(f"{conditions} conditions, {time.monotonic() - begun:.0f} s")
-    for cell in sorted(found.path.rglob("*.cell")):
-        say(f"{cell.relative_to(found.path)}: {cell.stat().st_size / 1e6:.1f} MB")
+    write_line(f"{conditions} conditions, {time.monotonic() - started:.0f} s")
+    for cell in sorted(result.path.rglob("*.cell")):
+        write_line(f"{cell.relative_to(result.path)}: {cell.stat().st_size / 1e6:.1f} MB")
     assert conditions >= 75
-    assert len(watch.most) >= workers
-    assert max(watch.most.values()) < BOUND, "a worker held more than 2 GiB"
+    assert len(recorder.most) >= workers
+    assert max(recorder.most.values()) < BOUND, "a worker held more than 2 GiB"
 
 
-def say(line: str) -> None:
+def write_line(line: str) -> None:
     """Writes a line at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
@@ -188,10 +192,10 @@ def main() -> None:
     )
     parser.add_argument("what", choices=("speed", "memory"))
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--folder", type=Path, default=None, help="where there is room for 6 GB")
-    words = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=words.folder) as name:
-        {"speed": speed, "memory": memory}[words.what](Path(name), words.workers)
+    parser.add_argument("--folder", type=Path, default=None, help="a place with 6 GB of free space")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        {"speed": speed, "memory": memory}[options.what](Path(name), options.workers)
 
 
 if __name__ == "__main__":

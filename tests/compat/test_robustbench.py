@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.attacks.backends.autoattack import StrongAttack, strong_success
+from evalsuite.attacks.backends.autoattack import AutoAttackComponent, autoattack_success
 from evalsuite.compat import robustbench as compat
 from evalsuite.compat.robustbench import AutoAttack, clean_accuracy, robustbench
 from evalsuite.errors import DataError, InvalidModelError, UserError
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, Tensor, Tensor]:
-    """Is a small convolutional network of ten classes with twelve images, eleven of which it knows."""
+    """A small convolutional network of ten classes with twelve images, eleven of which it classifies correctly."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         prototypes = torch.rand(10, 3, 8, 8)
@@ -168,16 +168,16 @@ def test_the_images_behind_the_number(
     model = copy.deepcopy(model).to(memory_format=torch.channels_last)  # as models are prepared
     images = images.to(memory_format=torch.channels_last)
     attack = AutoAttack(epsilon, ("apgd-ce", "apgd-t"), norm=norm)
-    clean, robust, withstood = compat.benchmark(model, images, labels, attack=attack)
-    assert withstood.float().mean() == pytest.approx(robust)
-    assert not bool(withstood[5])  # which is wrong as it is
+    clean, robust, robust_images = compat.benchmark(model, images, labels, attack=attack)
+    assert robust_images.float().mean() == pytest.approx(robust)
+    assert not bool(robust_images[5])  # which is wrong as it is
     assert 0 < robust < clean
-    fallen = torch.zeros(len(labels), dtype=torch.bool)
+    wrong = torch.zeros(len(labels), dtype=torch.bool)
     for name in ("apgd-ce", "apgd-t"):
-        part = StrongAttack(name, epsilon, norm)
-        fallen |= strong_success(model, images, labels, attack=part, seed=0, among=~fallen).broken
-    assert int((~fallen).sum()) <= int(withstood.sum()) + 1
-    assert int((fallen == withstood).sum()) <= 1
+        part = AutoAttackComponent(name, epsilon, norm)
+        wrong |= autoattack_success(model, images, labels, attack=part, seed=0, among=~wrong).misclassified
+    assert int((~wrong).sum()) <= int(robust_images.sum()) + 1
+    assert int((wrong == robust_images).sum()) <= 1
 
 
 def test_linf_benchmark_runs_the_standard_version(
@@ -208,7 +208,7 @@ def test_linf_benchmark_leaves_state_alone(trained: tuple[nn.Module, Tensor, Ten
     torch.manual_seed(1)
     again = compat.benchmark(model, images, labels, attack=attack)
     assert again[:2] == first[:2]
-    assert torch.equal(again.withstood, first.withstood)
+    assert torch.equal(again.robust_images, first.robust_images)
 
 
 def test_linf_benchmark_keeps_debuggers_and_passes_its_settings_on(
@@ -223,7 +223,7 @@ def test_linf_benchmark_keeps_debuggers_and_passes_its_settings_on(
         return kind(model, **settings)
 
     def trace(*_: object) -> None:
-        """Is a debugger."""
+        """A debugger."""
 
     monkeypatch.setattr(library, "AutoAttack", recorded)
     before = sys.gettrace()

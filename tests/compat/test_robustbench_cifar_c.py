@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left_behind")
 
 
 class Threshold(nn.Module):
-    """Says 1 where an image of one pixel is brighter than grey, else 0."""
+    """A classifier: class 1 where an image of one pixel is brighter than grey, else 0."""
 
     def forward(self, images: Tensor) -> Tensor:
         bright = images.mean((1, 2, 3))
@@ -28,7 +28,7 @@ class Threshold(nn.Module):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Is CIFAR-10-C in its official layout, with images of one pixel."""
+    """CIFAR-10-C in its official layout, with images of one pixel."""
     place: Path = tmp_path_factory.mktemp("data") / "some-name"
     place.mkdir()
     labels = np.arange(50_000) % 2

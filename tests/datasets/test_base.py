@@ -26,7 +26,7 @@ FLOATS = np.linspace(0, 1, 4 * 3 * 8 * 8, dtype=np.float32).reshape(4, 3, 8, 8)
     ],
     ids=["uint8", "float32 in [0, 1]", "no labels", "small labels", "a view", "names"],
 )
-def test_what_is_right_comes_back_as_it_was(changes: dict[str, Any]) -> None:
+def test_a_valid_set_is_returned_unchanged(changes: dict[str, Any]) -> None:
     images = replace(GOOD, **changes)
     assert check_image_set(images) is images
 
@@ -54,12 +54,12 @@ def test_what_is_right_comes_back_as_it_was(changes: dict[str, Any]) -> None:
         "fractions", "too large", "negative label", "two names", "one class",
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_in_one_sentence(changes: dict[str, Any], sentence: str) -> None:
+def test_an_invalid_set_is_refused_in_one_sentence(changes: dict[str, Any], sentence: str) -> None:
     with pytest.raises(DataError, match=rf"^image set 'set'(:)? {sentence}"):
         check_image_set(replace(GOOD, **changes))
 
 
-def test_the_digest_sees_pixels_labels_shape_and_dtype() -> None:
+def test_the_digest_depends_on_pixels_labels_shape_and_dtype() -> None:
     other = GOOD.images.copy()
     other[3, 2, 7, 7] = 1
     variants = [
@@ -75,10 +75,10 @@ def test_the_digest_sees_pixels_labels_shape_and_dtype() -> None:
     assert len(set(digests)) == len(variants)
 
 
-def test_the_digest_does_not_see_names_and_memory_layout() -> None:
+def test_the_digest_does_not_depend_on_names_and_memory_layout() -> None:
     images = np.arange(4 * 3 * 8 * 8, dtype=np.uint8).reshape(4, 3, 8, 8)
-    one = replace(GOOD, images=images)
+    image_set = replace(GOOD, images=images)
     spread = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     assert not spread.flags.c_contiguous
-    other = replace(one, name="other", images=spread, labels=np.array([0, 1, 2, 0], np.uint8))
-    assert digest(one) == digest(other)
+    other = replace(image_set, name="other", images=spread, labels=np.array([0, 1, 2, 0], np.uint8))
+    assert digest(image_set) == digest(other)

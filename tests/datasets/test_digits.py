@@ -18,14 +18,14 @@ def splits() -> dict[Split, ImageSet]:
 
 
 def test_every_scan_is_in_exactly_one_split(splits: dict[Split, ImageSet]) -> None:
-    found = load_digits()
+    digits = load_digits()
     scans = sorted(
-        (one.tobytes(), int(label)) for one, label in zip(rgb(found.images), found.target, strict=True)
+        (image.tobytes(), int(label)) for image, label in zip(rgb(digits.images), digits.target, strict=True)
     )
     shown = sorted(
-        (one.tobytes(), int(label))
+        (image.tobytes(), int(label))
         for part in splits.values()
-        for one, label in zip(part.images, part.labels if part.labels is not None else [], strict=True)
+        for image, label in zip(part.images, part.labels if part.labels is not None else [], strict=True)
     )
     assert shown == scans
 

@@ -1,37 +1,56 @@
+"""Outlier sets: generated ones, published arrays, and pictures of the OpenOOD protocol."""
+
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from evalsuite.datasets import DATASETS
 from evalsuite.datasets.base import DataSet, Place, load_checked
 from evalsuite.datasets.digits import Digits
-from evalsuite.datasets.outliers import LETTERS, GaussianNoise, Letters, Photographs, UniformNoise
+from evalsuite.datasets.folders import Folder
+from evalsuite.datasets.outliers import (
+    LETTERS,
+    FashionMnist,
+    GaussianNoise,
+    Letters,
+    Mnist,
+    Photographs,
+    UniformNoise,
+)
+from evalsuite.datasets.source import ImageSource
+from evalsuite.datasets.views import View
 from evalsuite.errors import DataError
 from evalsuite.types import Array, Split
 
-MADE: dict[str, Callable[..., DataSet]] = {
+GENERATED: dict[str, Callable[..., DataSet]] = {
     "photographs": Photographs,
     "letters": Letters,
     "uniform-noise": UniformNoise,
     "gaussian-noise": GaussianNoise,
 }
 
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), dtype=np.uint8)  # NHWC
+LABELS = np.arange(40) % 4
+
 
 def images(name: str, **settings: int) -> Array:
-    return load_checked(MADE[name](**settings), "test", Place()).images
+    return load_checked(GENERATED[name](**settings), "test", Place()).images
 
 
-@pytest.mark.parametrize("name", MADE)
-class TestEverySet:
+@pytest.mark.parametrize("name", GENERATED)
+class TestEveryGeneratedSet:
     def test_holds_images_without_labels_under_its_registered_name(self, name: str) -> None:
-        assert DATASETS.get(name) is MADE[name]
-        found = load_checked(MADE[name](count=24), "test", Place())
-        assert (found.name, found.labels, found.classes) == (name, None, 0)
-        assert found.images.shape == (24, 3, 32, 32)
-        assert found.images.dtype == np.uint8
+        assert DATASETS.get(name) is GENERATED[name]
+        image_set = load_checked(GENERATED[name](count=24), "test", Place())
+        assert (image_set.name, image_set.labels, image_set.classes) == (name, None, 0)
+        assert image_set.images.shape == (24, 3, 32, 32)
+        assert image_set.images.dtype == np.uint8
 
     def test_is_the_same_every_time_and_longer_sets_go_on(self, name: str) -> None:
         few, more = images(name, count=24), images(name, count=48)
@@ -40,7 +59,7 @@ class TestEverySet:
         assert len(np.unique(more.reshape(48, -1), axis=0)) == 48  # no image comes twice
 
     def test_does_not_depend_on_the_seed_of_the_run(self, name: str) -> None:
-        other = MADE[name](count=4).load("test", Place(seed=7)).images
+        other = GENERATED[name](count=4).load("test", Place(seed=7)).images
         np.testing.assert_array_equal(other, images(name, count=4))
 
     @pytest.mark.parametrize("split", ["train", "validation"])
@@ -48,14 +67,14 @@ class TestEverySet:
         with pytest.raises(
             DataError, match=rf"^data set '{name}' has no split '{split}': it is out of distribution"
         ):
-            MADE[name](count=4).load(split, Place())
+            GENERATED[name](count=4).load(split, Place())
 
     @pytest.mark.parametrize("count", [0, -3])
     def test_needs_images(self, name: str, count: int) -> None:
         with pytest.raises(
             DataError, match=rf"^data set '{name}': found count = {count}, expected at least one"
         ):
-            MADE[name](count=count).load("test", Place())
+            GENERATED[name](count=count).load("test", Place())
 
 
 def test_letters_look_like_digits_and_are_none() -> None:
@@ -91,3 +110,96 @@ def test_noise_has_its_moments(name: str, mean: float, std: float) -> None:
     assert (values.min(), values.max()) == (0, 255)
     neighbours = np.corrcoef(values[..., :-1].ravel(), values[..., 1:].ravel())[0, 1]
     assert abs(neighbours) < 0.01
+
+
+def write_pictures(folder: Path, names: list[str]) -> None:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        values = np.random.default_rng(number).integers(0, 256, (32, 36, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("tin", "tiny-imagenet-200/val/images"), ("tin", "images_classic/tin"), ("textures", "dtd/images/dotted"),
+        ("places365", "val_256"), ("places365", "images_classic/places365/airfield"),
+    ],
+)  # fmt: skip
+def test_named_sets_are_found_where_they_are_unpacked(tmp_path: Path, name: str, folder: str) -> None:
+    write_pictures(tmp_path / folder, ["1.png", "2.jpg"])
+    image_set = load_checked(DATASETS.get(name)(), "test", Place(tmp_path))
+    assert (image_set.name, image_set.images.shape) == (name, (2, 3, 32, 32))
+
+
+@pytest.mark.parametrize("below", ["", "images_classic"])
+def test_the_list_of_the_protocol_chooses_pictures_and_their_order(tmp_path: Path, below: str) -> None:
+    write_pictures(tmp_path / below, ["texture/a 1.png", "texture/b.png", "texture/c.png"])
+    list_file = tmp_path / "benchmark_imglist" / "cifar10" / "test_texture.txt"
+    list_file.parent.mkdir(parents=True)
+    list_file.write_text("texture/c.png -1\ntexture/a 1.png -1\n\n")
+    listed = load_checked(DATASETS.get("textures")(), "test", Place(tmp_path)).images
+    everything = load_checked(Folder(f"{below}/texture".strip("/")), "test", Place(tmp_path)).images
+    np.testing.assert_array_equal(listed, everything[[2, 0]])
+    list_file.write_text("texture/z.png -1\ntexture/c.png -1\n")
+    with pytest.raises(
+        DataError, match=r"names 1 of 2 pictures that are not under .*, first 'texture/z\.png'"
+    ):
+        DATASETS.get("textures")().load("test", Place(tmp_path))
+    list_file.write_text("\n")
+    with pytest.raises(DataError, match=r"test_texture\.txt: found no line"):
+        DATASETS.get("textures")().load("test", Place(tmp_path))
+
+
+def test_missing_pictures_are_reported_with_the_folders_that_may_hold_them(tmp_path: Path) -> None:
+    with pytest.raises(
+        DataError, match=r"'tin': found neither the list .*test_tin\.txt nor pictures in .*unpack"
+    ):
+        DATASETS.get("tin")().load("test", Place(tmp_path))
+    with pytest.raises(DataError, match="data set 'tin' has no split 'train': it is out of distribution"):
+        DATASETS.get("tin")().load("train", Place(tmp_path))
+
+
+@pytest.mark.parametrize("labels", [None, LABELS], ids=["without labels", "with labels"])
+@pytest.mark.parametrize("name", ["cifar100", "svhn"])
+def test_a_flat_outlier_set_may_come_without_labels(tmp_path: Path, name: str, labels: Array | None) -> None:
+    (tmp_path / "ood").mkdir()
+    np.save(tmp_path / "ood" / f"{name}_images.npy", PIXELS)
+    if labels is not None:
+        np.save(tmp_path / "ood" / f"{name}_labels.npy", labels)
+    image_set = ImageSource(Digits(), Place(tmp_path)).images(View(data=name))
+    np.testing.assert_array_equal(image_set.images, PIXELS.transpose(0, 3, 1, 2))
+    assert (image_set.name, image_set.labels, image_set.classes) == (name, None, 0)
+
+
+def write_idx(path: Path, values: Array) -> None:
+    """The format of the original MNIST files: magic, dimensions, bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
+    path.write_bytes(header + values.astype(np.uint8).tobytes())
+
+
+@pytest.mark.parametrize("layout", ["plain", "flat", "torchvision"])
+@pytest.mark.parametrize(("name", "dataset"), [("mnist", Mnist()), ("fashionmnist", FashionMnist())])
+def test_grey_sets_are_padded_to_32_and_get_three_channels(
+    tmp_path: Path, layout: str, name: str, dataset: DataSet
+) -> None:
+    grey = np.random.default_rng(0).integers(1, 256, (5, 28, 28), dtype=np.uint8)
+    if layout == "plain":
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "test_images.npy", grey)
+        np.save(tmp_path / name / "test_labels.npy", np.arange(5))
+    elif layout == "flat":
+        (tmp_path / "ood").mkdir()
+        np.save(tmp_path / "ood" / f"{name}_images.npy", grey)
+    else:
+        raw = tmp_path / {"mnist": "MNIST", "fashionmnist": "FashionMNIST"}[name] / "raw"
+        for stem in ("train", "t10k"):
+            write_idx(raw / f"{stem}-images-idx3-ubyte", grey)
+            write_idx(raw / f"{stem}-labels-idx1-ubyte", np.arange(5))
+    image_set = load_checked(dataset, "test", Place(tmp_path))
+    assert image_set.images.shape == (5, 3, 32, 32)
+    assert image_set.labels is None
+    for channel in range(3):
+        np.testing.assert_array_equal(image_set.images[:, channel, 2:-2, 2:-2], grey)
+    assert image_set.images[:, :, [0, 1, -2, -1]].max() == image_set.images[..., [0, 1, -2, -1]].max() == 0

@@ -1,4 +1,4 @@
-"""A shelf: made once, mapped by all, and never more than a convenience."""
+"""Shared arrays: computed once, mapped by all processes, and kept in memory where the disk is full."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evalsuite.datasets import shared_cache as shelves
+from evalsuite.datasets import shared_cache
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
 from evalsuite.datasets.shared_cache import SharedArrayCache
@@ -25,72 +25,72 @@ from evalsuite.types import Array
 
 @pytest.fixture(autouse=True)
 def _everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelves, "SMALL", 0)
+    monkeypatch.setattr(shared_cache, "SMALL", 0)
 
 
 def unused() -> Array:
-    raise AssertionError("it is there already")
+    raise AssertionError("the array exists already")
 
 
-def test_an_array_is_made_once_and_mapped(tmp_path: Path) -> None:
+def test_an_array_is_computed_once_and_mapped(tmp_path: Path) -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
-    first = SharedArrayCache(tmp_path / "shelf").array("a", lambda: values)
-    again = SharedArrayCache(tmp_path / "shelf").array("a", unused)
-    for found in (first, again):
-        assert isinstance(found, np.memmap)
-        assert not found.flags.writeable
-        np.testing.assert_array_equal(found, values)
-    SharedArrayCache(tmp_path / "shelf").clear()
-    assert not (tmp_path / "shelf").exists()
+    first = SharedArrayCache(tmp_path / "cache").array("a", lambda: values)
+    again = SharedArrayCache(tmp_path / "cache").array("a", unused)
+    for array in (first, again):
+        assert isinstance(array, np.memmap)
+        assert not array.flags.writeable
+        np.testing.assert_array_equal(array, values)
+    SharedArrayCache(tmp_path / "cache").clear()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_small_array_is_not_worth_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelves, "SMALL", 100)
+    monkeypatch.setattr(shared_cache, "SMALL", 100)
     values = np.zeros(100, np.uint8)
     assert SharedArrayCache(tmp_path).array("a", lambda: values) is values
     assert not list(tmp_path.glob("*.npy"))
 
 
-def test_others_wait_for_the_one_that_makes_it(tmp_path: Path) -> None:
-    made, started, gate = [], threading.Event(), threading.Event()
+def test_others_wait_for_the_process_that_computes_an_array(tmp_path: Path) -> None:
+    calls, started, gate = [], threading.Event(), threading.Event()
 
-    def make() -> Array:
-        made.append(1)
+    def compute() -> Array:
+        calls.append(1)
         started.set()
         gate.wait(10)
         return np.ones(5)
 
-    found: list[Array] = []
-    several = [
-        threading.Thread(target=lambda: found.append(SharedArrayCache(tmp_path).array("a", make)))
+    arrays: list[Array] = []
+    threads = [
+        threading.Thread(target=lambda: arrays.append(SharedArrayCache(tmp_path).array("a", compute)))
         for _ in range(3)
     ]
-    for one in several:
-        one.start()
+    for thread in threads:
+        thread.start()
     assert started.wait(10)
     gate.set()
-    for one in several:
-        one.join(10)
-    assert made == [1]
-    assert [values.tolist() for values in found] == [[1.0] * 5] * 3
+    for thread in threads:
+        thread.join(10)
+    assert calls == [1]
+    assert [values.tolist() for values in arrays] == [[1.0] * 5] * 3
 
 
 DYING = """
 import os, sys
 from pathlib import Path
-from evalsuite.datasets.shared_cache import Shelf
-Shelf(Path(sys.argv[1])).array("a", lambda: os._exit(9))
+from evalsuite.datasets.shared_cache import SharedArrayCache
+SharedArrayCache(Path(sys.argv[1])).array("a", lambda: os._exit(9))
 """
 
 
-def test_a_process_that_dies_at_it_holds_nobody_up(tmp_path: Path) -> None:
+def test_a_process_that_dies_does_not_block_the_others(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     ended = subprocess.run([sys.executable, "-c", DYING, str(tmp_path)], env=environment, check=False)
     assert ended.returncode == 9
     assert SharedArrayCache(tmp_path).array("a", lambda: np.ones(3)).tolist() == [1.0] * 3
 
 
-def test_a_file_that_is_cut_is_made_again(tmp_path: Path) -> None:
+def test_a_truncated_file_is_computed_again(tmp_path: Path) -> None:
     SharedArrayCache(tmp_path).array("a", lambda: np.arange(1000.0))
     (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:500])
     assert SharedArrayCache(tmp_path).array("a", lambda: np.arange(1000.0)).sum() == 499500
@@ -107,7 +107,7 @@ def test_a_full_disk_costs_memory_and_nothing_else(tmp_path: Path, monkeypatch: 
 
 
 def test_the_last_of_the_disk_is_left_for_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shelves, "RESERVE", shutil.disk_usage(tmp_path).total)
+    monkeypatch.setattr(shared_cache, "RESERVE", shutil.disk_usage(tmp_path).total)
     free = shutil.disk_usage(tmp_path)._replace(total=1000, free=149)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     assert not isinstance(SharedArrayCache(tmp_path).array("a", lambda: np.zeros(49, np.uint8)), np.memmap)
@@ -117,7 +117,7 @@ def test_the_last_of_the_disk_is_left_for_results(tmp_path: Path, monkeypatch: p
 def test_an_image_source_gives_the_same_with_a_shared_cache(tmp_path: Path) -> None:
     view = View(transform=RandomNoise("uniform", 16))
     plain = ImageSource(Digits(), Place()).images(view)
-    shared = ImageSource(Digits(), Place(), shelf=SharedArrayCache(tmp_path)).images(view)
+    shared = ImageSource(Digits(), Place(), cache=SharedArrayCache(tmp_path)).images(view)
     assert isinstance(shared.images, np.memmap)
     np.testing.assert_array_equal(shared.images, plain.images)
     assert (shared.name, shared.classes) == (plain.name, plain.classes)

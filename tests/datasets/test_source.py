@@ -59,24 +59,24 @@ def textures(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_view_is_a_split_of_the_suites_data_or_a_registered_set_without_labels() -> None:
-    shown = ImageSource(Digits(), Place())
-    assert shown.images(View()) is shown.images(View())  # loaded once
-    assert len(shown.images(View(split="train")).images) == 718
-    letters = shown.images(View(data="letters"))
+    image_sets = ImageSource(Digits(), Place())
+    assert image_sets.images(View()) is image_sets.images(View())  # loaded once
+    assert len(image_sets.images(View(split="train")).images) == 718
+    letters = image_sets.images(View(data="letters"))
     np.testing.assert_array_equal(letters.images, Letters().load("test", Place()).images)
-    digits = shown.images(View(data="digits"))  # a labelled set that serves as outliers loses its labels
+    digits = image_sets.images(View(data="digits"))  # a labelled set that serves as outliers loses its labels
     assert (digits.labels, digits.classes) == (None, 0)
 
 
 class TestLabelled:
     def test_sets_keep_their_labels_and_others_lose_them(self) -> None:
-        shown = ImageSource(Digits(), Place())
-        own, other = shown.images(View()), shown.images(View(data="digits", labelled=True))
-        np.testing.assert_array_equal(other.labels, own.labels)
+        image_sets = ImageSource(Digits(), Place())
+        suite_images, other = image_sets.images(View()), image_sets.images(View(data="digits", labelled=True))
+        np.testing.assert_array_equal(other.labels, suite_images.labels)
         assert other.classes == 10
-        assert shown.images(View(data="digits")).labels is None
-        assert shown.digest(View(data="digits", labelled=True)) != shown.digest(View(data="digits"))
-        few = shown.images(View(data="digits", labelled=True, first=9))
+        assert image_sets.images(View(data="digits")).labels is None
+        assert image_sets.digest(View(data="digits", labelled=True)) != image_sets.digest(View(data="digits"))
+        few = image_sets.images(View(data="digits", labelled=True, first=9))
         assert few.labels is not None
         assert (len(few.images), len(few.labels)) == (9, 9)
 
@@ -101,13 +101,13 @@ class TestLabelled:
         np.save(tmp_path / "ours" / "test_images.npy", IMAGES.images.transpose(0, 2, 3, 1)[::-1])
         np.save(tmp_path / "ours" / "test_labels.npy", np.arange(70)[::-1] % 10)
         view = View(data="ours/", labelled=True)
-        shown = image_source(root=tmp_path)
-        np.testing.assert_array_equal(shown.images(view).images, IMAGES.images[::-1])
-        np.testing.assert_array_equal(shown.images(view).labels, np.arange(70)[::-1] % 10)
-        assert shown.condition(view) == "ours"
-        assert shown.images(View(data="ours/")).labels is None
+        image_sets = image_source(root=tmp_path)
+        np.testing.assert_array_equal(image_sets.images(view).images, IMAGES.images[::-1])
+        np.testing.assert_array_equal(image_sets.images(view).labels, np.arange(70)[::-1] % 10)
+        assert image_sets.condition(view) == "ours"
+        assert image_sets.images(View(data="ours/")).labels is None
         with pytest.raises(DataError, match=r"found none of theirs/test_images\.npy"):
-            shown.images(View(data="theirs/", labelled=True))
+            image_sets.images(View(data="theirs/", labelled=True))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ class TestLabelled:
         (View(split="validation"), "clean"),
         (View(data="letters"), "letters"),
         (FOG, "fog/3"),
-        (View(transform=Corruption("frost", 2)), "frost*/2"),
+        (View(transform=Corruption("frost", 2)), "frost-synthetic/2"),
         (View(transform=RandomNoise("uniform", 8.0)), "uniform/8:255"),
         (View(transform=RandomNoise("uniform", 0.5)), "uniform/0.5:255"),
     ],
@@ -129,32 +129,34 @@ def test_conditions_have_names(view: View, condition: str) -> None:
         assert image_source().images(view).name == condition
 
 
-def test_a_corruption_is_that_of_the_data_room_under_the_runs_seed() -> None:
+def test_a_corruption_is_drawn_with_the_seed_of_the_run() -> None:
     for seed in (0, 3):
         expected = corrupt(IMAGES.images, "fog", 3, seed=seed)
-        found = image_source(seed=seed).images(FOG)
-        np.testing.assert_array_equal(found.images, expected)
-        assert found.labels is IMAGES.labels
+        fog = image_source(seed=seed).images(FOG)
+        np.testing.assert_array_equal(fog.images, expected)
+        assert fog.labels is IMAGES.labels
 
 
-def test_changes_are_made_once_while_memory_lasts_and_again_after(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transforms_are_computed_once_while_memory_lasts_and_again_after(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     first, second = View(transform=Inverted()), View(transform=Inverted())
-    monkeypatch.setattr(source, "BUDGET", IMAGES.images.nbytes)  # room for one changed set
-    shown = image_source()
+    monkeypatch.setattr(source, "MEMORY_BUDGET", IMAGES.images.nbytes)  # enough for one transformed set
+    image_sets = image_source()
     for view, calls in ((first, 1), (second, 3)):
-        found = [shown.images(view).images for _ in range(3)]
+        results = [image_sets.images(view).images for _ in range(3)]
         assert view.transform == Inverted(calls)
-        for images in found:
+        for images in results:
             np.testing.assert_array_equal(images, 255 - IMAGES.images)
 
 
 @pytest.mark.parametrize("view", [FOG, NOISE], ids=["fog", "noise"])
 def test_a_full_memory_changes_no_pixel(view: View, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = image_source().images(view).images
-    monkeypatch.setattr(source, "BUDGET", 0)
+    expected = image_source().images(view).images
+    monkeypatch.setattr(source, "MEMORY_BUDGET", 0)
     full = image_source()
     for _ in range(2):
-        np.testing.assert_array_equal(full.images(view).images, kept)
+        np.testing.assert_array_equal(full.images(view).images, expected)
 
 
 class TestUniformNoise:
@@ -173,11 +175,11 @@ class TestUniformNoise:
         assert ends.max() == 1
         assert 0.45 < (ends == 1).mean() < 0.55  # what would leave the unit is cut off
 
-    def test_of_an_image_depends_on_its_place_alone(self) -> None:
+    def test_of_an_image_depends_on_its_index_alone(self) -> None:
         noise = RandomNoise("uniform", 8.0)
-        whole = noise.apply(IMAGES.images, Place())
-        np.testing.assert_array_equal(noise.apply(IMAGES.images[:66], Place()), whole[:66])
-        assert not np.array_equal(noise.apply(IMAGES.images[::-1].copy(), Place())[::-1], whole)
+        noisy = noise.apply(IMAGES.images, Place())
+        np.testing.assert_array_equal(noise.apply(IMAGES.images[:66], Place()), noisy[:66])
+        assert not np.array_equal(noise.apply(IMAGES.images[::-1].copy(), Place())[::-1], noisy)
         grey = np.full_like(IMAGES.images, 128)
         drawn = noise.apply(grey, Place())
         assert len(np.unique(drawn.reshape(70, -1), axis=0)) == 70
@@ -192,7 +194,7 @@ class TestUniformNoise:
             (RandomNoise("uniform", 16.0).apply(grey, Place()) - np.float32(128 / 255)) / 2, base
         )
 
-    def test_whole_numbers_are_the_same_view_and_the_same_noise(self) -> None:
+    def test_integers_are_the_same_view_and_the_same_noise(self) -> None:
         assert View(transform=RandomNoise("uniform", 8)) == NOISE
         np.testing.assert_array_equal(
             RandomNoise("uniform", 8).apply(IMAGES.images, Place()),
@@ -218,8 +220,8 @@ class TestDigest:
         other[69, 2, 15, 15] ^= 1
         digests = [
             *(
-                shown.digest(view)
-                for shown in (image_source(), image_source(images=other))
+                image_sets.digest(view)
+                for image_sets in (image_source(), image_source(images=other))
                 for view in (View(), FOG, NOISE)
             ),
             *(image_source(seed=1).digest(view) for view in (FOG, NOISE)),
@@ -231,10 +233,10 @@ class TestDigest:
         ]
         assert len(set(digests)) == len(digests)
 
-    def test_of_clean_images_does_not_see_the_seed(self) -> None:
+    def test_of_clean_images_does_not_depend_on_the_seed(self) -> None:
         assert image_source(seed=0).digest(View()) == image_source(seed=1).digest(View())
 
-    def test_of_frost_sees_its_photographs(self, textures: Path) -> None:
+    def test_of_frost_depends_on_its_photographs(self, textures: Path) -> None:
         frost, fog = View(transform=Corruption("frost", 3)), FOG
         before = [image_source(root=textures).digest(view) for view in (frost, fog)]
         assert before[0] != image_source().digest(frost)
@@ -247,12 +249,12 @@ class TestDigest:
 
 def test_photographs_of_frost_are_the_first_five_of_the_data_root(textures: Path) -> None:
     (textures / "frost" / "readme.txt").write_text("not a picture")
-    found = frost_textures(textures)
-    assert [int(one[0, 0, 0]) for one in found] == [30, 60, 90, 120, 150]
-    assert {one.shape for one in found} == {(150, 200, 3)}
+    photographs = frost_textures(textures)
+    assert [int(photograph[0, 0, 0]) for photograph in photographs] == [30, 60, 90, 120, 150]
+    assert {photograph.shape for photograph in photographs} == {(150, 200, 3)}
     place = Place(root=textures)
     assert Corruption("frost", 3).name(place) == "frost/3"
-    expected = corrupt(IMAGES.images, "frost", 3, seed=0, textures=found)
+    expected = corrupt(IMAGES.images, "frost", 3, seed=0, textures=photographs)
     np.testing.assert_array_equal(
         image_source(root=textures).images(View(transform=Corruption("frost", 3))).images, expected
     )
@@ -268,7 +270,7 @@ class Cropped(Inverted):
     ("view", "error", "sentence"),
     [
         (View(data="leters"), UnknownNameError, "unknown data set 'leters': did you mean 'letters'"),
-        (View(data="arrays"), DataError, "data set 'arrays' cannot serve by its name alone .*'folder' and 'classes'"),
+        (View(data="arrays"), DataError, "data set 'arrays' cannot be used by its name alone .*'folder' and 'classes'"),
         (View(data="letters", split="train"), DataError, "data set 'letters' has no split 'train'"),
         (View(split="validation"), DataError, "there are test images only, no split 'validation'"),
         (View(transform=Cropped()), DataError, r"turned images \(70, 3, 16, 16\) into \(70, 3, 15, 16\)"),
@@ -276,7 +278,7 @@ class Cropped(Inverted):
     ],
     ids=["unknown", "needs settings", "no such split", "images in memory", "shape", "severity"],
 )  # fmt: skip
-def test_what_cannot_be_shown_is_said(view: View, error: type[Exception], sentence: str) -> None:
+def test_an_impossible_view_is_an_error(view: View, error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         image_source().images(view)
 
@@ -286,7 +288,7 @@ def test_images_in_memory_are_checked() -> None:
         image_source(classes=5).images(View())
 
 
-def test_every_registered_data_set_says_what_it_is() -> None:
+def test_every_registered_data_set_has_a_description() -> None:
     for entry in DATASETS.entries():
         assert entry.text.endswith("."), entry
 
@@ -305,10 +307,10 @@ def test_every_registered_data_set_says_what_it_is() -> None:
     ],
     ids=["some are missing", "one is broken"],
 )
-def test_some_photographs_of_frost_are_no_frost(
+def test_an_incomplete_set_of_photographs_of_frost_is_refused(
     textures: Path, change: Callable[[Path], object], sentence: str
 ) -> None:
-    """Two of five are other probabilities and other ice: neither the published corruption nor the painted one."""
+    """Two of five are other probabilities and other ice: neither the published corruption nor the synthetic one."""
     change(textures / "frost")
     frost_textures.cache_clear()
     with pytest.raises(DataError, match=sentence):

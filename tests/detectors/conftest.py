@@ -1,4 +1,4 @@
-"""Trained-looking logits and features, and the classifier that ties them together."""
+"""Synthetic logits and features like those of a trained network, and its classifier."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ D, K = 24, 5
 
 @dataclass(frozen=True)
 class World:
-    """Is what a network makes of training images, of test images, and of images of no known class."""
+    """Features of training images, of test images and of images of no known class, and their classifier."""
 
     head: Head
     training: Array
@@ -45,10 +45,9 @@ def world() -> World:
     means = random.gamma(1.0, 1.0, (K, D))
 
     def drawn(labels: Array) -> Array:
-        found: Array = np.maximum(means[labels] + random.normal(0, 0.4, (len(labels), D)), 0).astype(
-            np.float32
-        )
-        return found
+        noise = random.normal(0, 0.4, (len(labels), D))
+        features: Array = np.maximum(means[labels] + noise, 0).astype(np.float32)
+        return features
 
     labels = np.arange(400) % K
     outside = np.maximum(random.normal(0.5, 0.7, (90, D)), 0).astype(np.float32)

@@ -21,7 +21,7 @@ ROWS = st.integers(2, 8).flatmap(
 
 
 @pytest.mark.parametrize(
-    ("ours", "theirs"),
+    ("score", "peer"),
     [
         (msp, "MaxSoftmax"),
         (max_logit, "MaxLogit"),
@@ -30,20 +30,20 @@ ROWS = st.integers(2, 8).flatmap(
         (gen, "GEN"),
     ],
 )
-def test_pytorch_ood_ranks_alike(world: Any, oracle: Any, ours: Any, theirs: str) -> None:
+def test_pytorch_ood_ranks_alike(world: Any, oracle: Any, score: Any, peer: str) -> None:
     z = world.logits(world.both) / 6  # it clips probabilities at 1e-7
-    expected = getattr(oracle, theirs)(None).predict_logits(torch.from_numpy(z).double()).numpy()
-    found = ours(z)
-    if theirs == "GEN":
+    expected = getattr(oracle, peer)(None).predict_logits(torch.from_numpy(z).double()).numpy()
+    scores = score(z)
+    if peer == "GEN":
         expected = expected * z.shape[1]  # its mean over classes
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
     split = len(world.inside)
-    theirs_area = auroc(expected[:split], expected[split:])
-    assert float(auroc(found[:split], found[split:])) == pytest.approx(float(theirs_area), abs=1e-6)
-    assert 0.6 < theirs_area < 1
+    peer_area = auroc(expected[:split], expected[split:])
+    assert float(auroc(scores[:split], scores[split:])) == pytest.approx(float(peer_area), abs=1e-6)
+    assert 0.6 < peer_area < 1
 
 
-def test_gen_looks_at_the_largest_probabilities_alone() -> None:
+def test_gen_depends_on_the_largest_probabilities_alone() -> None:
     z = np.log(np.array([[0.5, 0.3, 0.15, 0.05]]))
     p = np.array([0.5, 0.3])
     assert gen(z, gamma=0.5, largest=2)[0] == pytest.approx(np.sqrt(p * (1 - p)).sum())
@@ -60,14 +60,14 @@ def test_two_classes_by_hand() -> None:
 def test_certainty_beyond_rounding_is_still_finite() -> None:
     z = np.array([[1000.0, 0.0, 0.0], [40.0, 0.0, 0.0], [39.0, 0.0, 0.0]], np.float32)
     for score in (entropy, gen, max_logit):
-        found = score(z)
-        assert np.isfinite(found).all()
-        assert (np.diff(found) > 0).all()  # the surer, the further inside; float32 would tie the last two
+        scores = score(z)
+        assert np.isfinite(scores).all()
+        assert (np.diff(scores) > 0).all()  # the surer, the further inside; float32 would tie the last two
 
 
 @settings(max_examples=60, deadline=None)
 @given(rows=ROWS, shift=st.integers(-30, 30))
-def test_probabilities_do_not_know_a_shift_of_all_logits(rows: list[list[int]], shift: int) -> None:
+def test_a_shift_of_all_logits_changes_no_probability(rows: list[list[int]], shift: int) -> None:
     z: Array = np.array(rows) / 4
     np.testing.assert_allclose(entropy(z + shift), entropy(z), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(gen(z + shift), gen(z), rtol=1e-9, atol=1e-12)

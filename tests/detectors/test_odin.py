@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from evalsuite.detectors.odin import EPSILON, TEMPERATURE, odin
 from evalsuite.errors import SkippedError
-from evalsuite.models.inference import prepared
+from evalsuite.models.inference import prepare_for_inference
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 3, 8, 8), dtype=np.uint8)
 
@@ -33,16 +33,16 @@ class Line(nn.Module):
 @pytest.mark.parametrize("temperature", [1.0, 1000.0])
 def test_pytorch_ood_scores_alike(oracle: Any, temperature: float) -> None:
     model = network()
-    theirs = oracle.ODIN(model.double(), eps=0.01, temperature=temperature)
-    expected = theirs.predict(torch.from_numpy(IMAGES).double() / 255).numpy()
-    found = odin(prepared(network()), IMAGES, temperature=temperature, epsilon=0.01)
-    np.testing.assert_allclose(found, expected, atol=2e-6 / temperature)  # ours asks in float32
-    assert np.ptp(found) > 20 * 2e-6 / temperature
+    peer = oracle.ODIN(model.double(), eps=0.01, temperature=temperature)
+    expected = peer.predict(torch.from_numpy(IMAGES).double() / 255).numpy()
+    scores = odin(prepare_for_inference(network()), IMAGES, temperature=temperature, epsilon=0.01)
+    np.testing.assert_allclose(scores, expected, atol=2e-6 / temperature)  # ours computes in float32
+    assert np.ptp(scores) > 20 * 2e-6 / temperature
 
 
 def test_the_step_by_hand() -> None:
     grey = np.full((1, 3, 4, 4), 0.25, np.float32)
-    # every pixel goes up by epsilon, since that makes the predicted class surer
+    # every pixel goes up by epsilon, since that raises the probability of the predicted class
     raised = 100 * (0.25 + 0.125) / TEMPERATURE
     assert odin(Line(), grey, epsilon=0.125)[0] == pytest.approx(-1 / (1 + np.exp(-2 * raised)), abs=1e-8)
     assert odin(Line(), grey)[0] == pytest.approx(
@@ -54,11 +54,11 @@ def test_the_step_by_hand() -> None:
     )  # 1.5: no clipping
 
 
-def test_an_image_scores_alike_wherever_it_stands_and_nothing_is_left_behind() -> None:
-    model = prepared(network()).requires_grad_(False)
-    whole = odin(model, IMAGES)
-    np.testing.assert_array_equal(odin(model, IMAGES[:40]), whole[:40])
-    np.testing.assert_allclose(odin(model, IMAGES.astype(np.float32) / 255), whole, atol=1e-9)
+def test_a_score_does_not_depend_on_the_position_and_the_model_is_unchanged() -> None:
+    model = prepare_for_inference(network()).requires_grad_(False)
+    scores = odin(model, IMAGES)
+    np.testing.assert_array_equal(odin(model, IMAGES[:40]), scores[:40])
+    np.testing.assert_allclose(odin(model, IMAGES.astype(np.float32) / 255), scores, atol=1e-9)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
@@ -82,9 +82,9 @@ def test_models_without_gradients_are_skipped() -> None:
             odin(model, IMAGES)
 
 
-def test_programs_say_why_they_have_no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_programs_without_gradients_are_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evalsuite.detectors.odin.gradient_obstacle", lambda _: "ONNX: it runs elsewhere")
     with pytest.raises(
-        SkippedError, match=r"^the model has no gradients \(ONNX: it runs elsewhere\), and ODIN"
+        SkippedError, match=r"^the model has no gradients \(ONNX: it runs elsewhere\), which ODIN needs"
     ):
         odin(Line(), IMAGES)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from evalsuite.detectors.shaping import applied, ash, gradnorm, react, react_limit, scale
+from evalsuite.detectors.shaping import ash, gradnorm, logits_of_features, react, react_limit, scale
 from evalsuite.errors import SkippedError
 from evalsuite.metrics import energy
 from evalsuite.models.features import Head
@@ -17,7 +17,7 @@ PLAIN = Head(np.eye(4, dtype=np.float32)[:2], np.zeros(2, np.float32))
 
 
 def classifier(world: Any) -> nn.Sequential:
-    """The head of the world as pytorch-ood wants it: from maps (N, D, 1, 1), in float64."""
+    """The head of the world in the form of pytorch-ood: of maps (N, D, 1, 1), in float64."""
     linear = nn.Linear(world.head.weight.shape[1], len(world.head.weight)).double()
     linear.weight.data = torch.from_numpy(world.head.weight).double()
     linear.bias.data = torch.from_numpy(world.head.bias).double()
@@ -38,35 +38,35 @@ def test_pytorch_ood_shapes_alike(world: Any, oracle: Any, variant: str, percent
     with torch.no_grad():
         expected = oracle.EnergyBased.score(classifier(world)(shaped)).numpy()
     if variant == "scale":
-        found = scale(features, world.head, percentile=percentile)
+        scores = scale(features, world.head, percentile=percentile)
     else:
-        found = ash(features, world.head, variant=variant[-1], percentile=percentile)  # type: ignore[arg-type]  # a letter of a Literal
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+        scores = ash(features, world.head, variant=variant[-1], percentile=percentile)  # type: ignore[arg-type]  # a letter of a Literal
+    np.testing.assert_allclose(scores, expected, rtol=1e-9)
 
 
-def test_pytorch_ood_cuts_off_alike(world: Any, oracle: Any) -> None:
-    theirs = oracle.ReAct(None, classifier(world))
-    theirs.fit_feature_maps(maps(world.training), torch.from_numpy(world.labels))
+def test_pytorch_ood_clips_alike(world: Any, oracle: Any) -> None:
+    peer = oracle.ReAct(None, classifier(world))
+    peer.fit_feature_maps(maps(world.training), torch.from_numpy(world.labels))
     limit = react_limit(world.training)
-    assert limit == pytest.approx(theirs.threshold, rel=1e-6)
-    expected = theirs.predict_feature_maps(maps(world.both)).numpy()
+    assert limit == pytest.approx(peer.threshold, rel=1e-6)
+    expected = peer.predict_feature_maps(maps(world.both)).numpy()
     np.testing.assert_allclose(react(world.both, world.head, limit=limit), expected, rtol=1e-6)
     assert (world.both > limit).any()
 
 
 def test_pytorch_ood_finds_the_same_gradients(world: Any, oracle: Any) -> None:
     features = world.both[::10]
-    theirs = oracle.GradNorm(classifier(world)[1], param_filter=lambda name: name == "weight")
-    expected = theirs.predict(torch.from_numpy(features).double()).numpy()
+    peer = oracle.GradNorm(classifier(world)[1], param_filter=lambda name: name == "weight")
+    expected = peer.predict(torch.from_numpy(features).double()).numpy()
     np.testing.assert_allclose(gradnorm(features, world.logits(features)), expected, rtol=1e-5)
 
 
 def test_logits_of_features_are_the_models(world: Any) -> None:
     np.testing.assert_allclose(
-        applied(world.both, world.head), world.logits(world.both), rtol=1e-4, atol=1e-5
+        logits_of_features(world.both, world.head), world.logits(world.both), rtol=1e-4, atol=1e-5
     )
-    nothing_cut = react(world.both, world.head, limit=float(world.both.max()))
-    np.testing.assert_allclose(nothing_cut, energy(applied(world.both, world.head)))
+    nothing_clipped = react(world.both, world.head, limit=float(world.both.max()))
+    np.testing.assert_allclose(nothing_clipped, energy(logits_of_features(world.both, world.head)))
 
 
 def test_half_of_four_by_hand() -> None:
@@ -74,8 +74,8 @@ def test_half_of_four_by_hand() -> None:
     # kept are 4 and 2, of a sum of 8; the classifier sees the first two: 4 and 0
     by_hand = {"p": [4, 0], "b": [4, 0], "s": [4 * np.exp(8 / 6), 0]}
     for variant, z in by_hand.items():
-        found = ash(h, PLAIN, variant=variant, percentile=50)  # type: ignore[arg-type]  # a letter of a Literal
-        assert found[0] == pytest.approx(-np.logaddexp(*z)), variant
+        scores = ash(h, PLAIN, variant=variant, percentile=50)  # type: ignore[arg-type]  # a letter of a Literal
+        assert scores[0] == pytest.approx(-np.logaddexp(*z)), variant
     assert scale(h, PLAIN, percentile=50)[0] == pytest.approx(-np.logaddexp(*(np.exp(8 / 6) * h[0, :2])))
 
 

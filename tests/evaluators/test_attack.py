@@ -64,7 +64,7 @@ EPSILONS = tuple(
 )  # just enough for one image more
 
 
-def test_a_plane_falls_exactly_where_it_must(bench: Bench) -> None:
+def test_the_robust_images_of_a_plane_are_exact(bench: Bench) -> None:
     scores = by_condition(scored(Attack(EPSILONS, ("fgsm", "linf-pgd"), steps=10), bench))
     assert set(scores) == {
         f"{name}/{eps:g}:255" for name in ("fgsm", "linf-pgd", "worst") for eps in EPSILONS
@@ -81,7 +81,7 @@ def test_a_plane_falls_exactly_where_it_must(bench: Bench) -> None:
 
 def test_the_worst_case_is_taken_image_by_image(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = {"fgsm": np.arange(48) % 2 == 0, "linf-pgd": np.arange(48) % 3 == 0}
-    monkeypatch.setattr(AttackRunner, "broken", lambda _, one, *__, **___: ~outcomes[one.name])
+    monkeypatch.setattr(AttackRunner, "misclassified", lambda _, one, *__, **___: ~outcomes[one.name])
     scores = by_condition(scored(Attack((2.0,), ("fgsm", "linf-pgd"), probe=0), bench))
     assert [scores[f"{name}/2:255"].value for name in ("fgsm", "linf-pgd", "worst")] == [
         24 / 48,
@@ -104,7 +104,7 @@ def test_only_the_first_images_are_attacked(bench: Bench) -> None:
 
 
 def test_images_in_the_order_of_their_classes_are_no_sample(bench: Bench) -> None:
-    """The first of a folder that is sorted by class say nothing about the others, and no interval mends that."""
+    """The first images of a folder that is sorted by class do not represent the others, and no interval shows that."""
     order = np.argsort(-LABELS, kind="stable")
     halves = ImageSource(ImageSet("grey", PIXELS[order], LABELS[order], 2), Place())
     few, whole = Attack(EPSILONS[:1], ("fgsm",), images=28), Attack(EPSILONS[:1], ("fgsm",))
@@ -127,13 +127,13 @@ def test_images_in_the_order_of_their_classes_are_no_sample(bench: Bench) -> Non
         )
 
 
-def test_float_images_and_small_labels_are_attacked_alike() -> None:
+def test_float_images_and_small_integer_labels_are_attacked_too() -> None:
     floats = ImageSet("grey", (PIXELS / np.float32(255)).astype(np.float32), LABELS.astype(np.uint8), 2)
     one = by_condition(scored(Attack(EPSILONS[:1], ("fgsm",)), Bench(Plane(), ImageSource(floats, Place()))))
     np.testing.assert_array_equal(one[f"fgsm/{EPSILONS[0]:g}:255"].evidence["test"], withstands(EPSILONS[0]))
 
 
-def test_the_random_start_is_the_benchs_and_torch_is_left_alone() -> None:
+def test_the_random_start_depends_on_the_seed_of_the_bench_and_not_on_torch() -> None:
     """In one small step from a random start it matters where the start is."""
     attack = Attack((EPSILONS[1],), ("linf-pgd",), steps=100)
     shown = ImageSource(ImageSet("grey", PIXELS, LABELS, 2), Place())
@@ -147,7 +147,7 @@ def test_the_random_start_is_the_benchs_and_torch_is_left_alone() -> None:
 LENGTH = float(np.linalg.norm(WEIGHTS))
 
 
-def test_both_norms_and_minimal_norms_fall_where_they_must(bench: Bench) -> None:
+def test_the_robust_images_of_a_plane_are_exact_in_both_norms_and_for_minimal_norms(bench: Bench) -> None:
     """Minimal norms are searched once; radii in L2 are for images in [0, 1]."""
     radius = float(np.sort(np.abs(SIDE))[20] / LENGTH * 1.002)
     attacks = ("linf-deepfool", "fgm", "l2-deepfool", "l2-fab-t", "apgd-ce", "l2-square")
@@ -174,7 +174,7 @@ def test_both_norms_and_minimal_norms_fall_where_they_must(bench: Bench) -> None
 
 def test_the_worst_case_cannot_rise_with_the_radius(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = {1 / 255: np.arange(48) % 2 == 0, 2 / 255: np.arange(48) % 3 == 0}
-    monkeypatch.setattr(AttackRunner, "broken", lambda _, __, epsilon, **___: ~outcomes[epsilon])
+    monkeypatch.setattr(AttackRunner, "misclassified", lambda _, __, epsilon, **___: ~outcomes[epsilon])
     scores = by_condition(scored(Attack((2.0, 1.0), ("linf-pgd",), probe=0), bench))
     assert [scores[f"{name}:255"].value for name in ("linf-pgd/1", "linf-pgd/2", "worst/1", "worst/2")] == [
         24 / 48,
@@ -184,17 +184,19 @@ def test_the_worst_case_cannot_rise_with_the_radius(bench: Bench, monkeypatch: p
     ]
 
 
-def test_a_cascade_gives_each_attack_what_still_stands(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cascade_attacks_only_images_that_are_still_robust(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     attacks = ("fgsm", "linf-pgd", "linf-noise")
     whole = by_condition(scored(Attack(EPSILONS, attacks, probe=0), bench))
     met: list[int] = []
-    broken = AttackRunner.broken
+    broken = AttackRunner.misclassified
 
     def counted(*arguments: Any, **settings: Any) -> Array:
         met.append(int(settings["among"].sum()))
         return broken(*arguments, **settings)
 
-    monkeypatch.setattr(AttackRunner, "broken", counted)
+    monkeypatch.setattr(AttackRunner, "misclassified", counted)
     scores = by_condition(scored(Attack(EPSILONS, attacks, cascade=True, probe=0), bench))
     assert list(scores) == [f"worst/{epsilon:g}:255" for epsilon in EPSILONS]
     for condition, one in scores.items():

@@ -14,7 +14,7 @@ from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
 from evalsuite.errors import ContractError, SuiteError
 from evalsuite.evaluation import Bench, Outputs
-from evalsuite.evaluators.calibration import Calibration, _divided_by, _doubts
+from evalsuite.evaluators.calibration import Calibration, _divide_by, _noise_flags
 from evalsuite.execution.measuring import scored
 from evalsuite.statistics import bootstrap_weights, paired_drop_interval
 from evalsuite.types import Phase, Score
@@ -79,20 +79,22 @@ def expected(logits: Any, labels: Any) -> dict[str, float]:
     }
 
 
-def test_validation_images_that_somebody_may_have_trained_on_are_doubted(planting: Any) -> None:
+def test_validation_images_that_the_parent_may_have_been_trained_on_are_flagged(planting: Any) -> None:
     """The last tenth of CIFAR-10's training images is no held-out set for a network that its author trained on all."""
     given, trained = bench(planting), bench(planting)
     trained.history = (Phase("pretraining", 1, 1, 1, "constant", "x"),)
     child = Bench(given.model, trained.image_source, parent=trained)
-    doubted = {one.metric: one.flags for one in scored(Calibration(), given) if one.flags}
-    assert {name for name in doubted if not name.endswith("_scaled")} <= {"temperature", "ece_equal_width"}
-    assert doubted["temperature"] == (
-        "Nobody knows whether the parent was trained on the validation images, which are the last of the training "
-        'images: then the temperature is too low. held_out = "cross-fit" does not need to know.',
+    flagged = {one.metric: one.flags for one in scored(Calibration(), given) if one.flags}
+    assert {name for name in flagged if not name.endswith("_scaled")} <= {"temperature", "ece_equal_width"}
+    assert flagged["temperature"] == (
+        "The parent may have been trained on the validation images, which are the last of the training images: "
+        'then the temperature is too low. held_out = "cross-fit" does not use them.',
     )
-    assert all("Nobody knows" in doubted[name][0] for name in ("nll_scaled", "ece_equal_width_scaled"))
+    assert all(
+        "may have been trained" in flagged[name][0] for name in ("nll_scaled", "ece_equal_width_scaled")
+    )
     for one, test in ((trained, Calibration()), (child, Calibration()), (given, Calibration("cross-fit"))):
-        assert not any("Nobody knows" in flag for score in scored(test, one) for flag in score.flags)
+        assert not any("may have been trained" in flag for score in scored(test, one) for flag in score.flags)
 
 
 def test_measures_before_and_after_scaling_by_the_validation_images(planting: Any) -> None:
@@ -150,7 +152,7 @@ def test_planted_calibration_errors(planting: Any, margin: float, right: float, 
 
 
 @pytest.mark.parametrize("held_out", ["validation", "cross-fit"])
-def test_only_what_is_used_is_asked_for(held_out: Any) -> None:
+def test_only_used_image_sets_are_needed(held_out: Any) -> None:
     splits = [view.split for view in Calibration(held_out).needs]
     assert splits == (["test", "validation"] if held_out == "validation" else ["test"])
     names = [metric.name for metric in Calibration(held_out).metrics]
@@ -174,7 +176,7 @@ def test_without_a_best_temperature_the_rest_is_reported(planting: Any) -> None:
         assert "falls for ever" in found[name].reason
 
 
-def test_an_error_that_may_be_chance_says_so(planting: Any) -> None:
+def test_an_error_that_may_be_chance_is_flagged(planting: Any) -> None:
     sure = np.zeros((256, K), np.float32)
     guess = np.where(np.arange(256) % 10 < 9, LABELS, (LABELS + 1) % K)
     sure[np.arange(256), guess] = np.log(2 * 9)  # calibrated: 90 % sure, 90 % right
@@ -196,11 +198,11 @@ def test_an_error_that_may_be_chance_says_so(planting: Any) -> None:
 
 def test_chance_ends_at_the_limit_and_not_at_the_floor() -> None:
     sure = np.array([[0.75, 1.0], [0.75, 0.0]])  # an error of 0.25
-    assert len(_doubts(sure, 0.1, 0.25)) == 1
-    assert _doubts(sure, 0.1, 0.24) == ()
+    assert len(_noise_flags(sure, 0.1, 0.25)) == 1
+    assert _noise_flags(sure, 0.1, 0.24) == ()
 
 
-def test_many_classes_keep_no_probabilities(planting: Any) -> None:
+def test_with_many_classes_probabilities_are_no_evidence(planting: Any) -> None:
     classes = 101
     labels = np.arange(90) % classes
     table = np.random.default_rng(3).normal(size=(256, classes)).astype(np.float32)
@@ -215,13 +217,13 @@ def test_many_classes_keep_no_probabilities(planting: Any) -> None:
 
 def test_scaling_that_changes_a_prediction_is_a_bug() -> None:
     outputs = Outputs(TABLE[:4], LABELS[:4])
-    assert (_divided_by(np.full(4, 2.0))(outputs).predictions == outputs.predictions).all()
+    assert (_divide_by(np.full(4, 2.0))(outputs).predictions == outputs.predictions).all()
     with pytest.raises(ContractError, match="changed a prediction"):
-        _divided_by(np.full(4, -2.0))(outputs)
+        _divide_by(np.full(4, -2.0))(outputs)
 
 
 @pytest.mark.parametrize("held_out", ["validation", "cross-fit"])
-def test_corruptions_meet_the_temperature_of_clean_images(planting: Any, held_out: Any) -> None:
+def test_corruptions_are_scaled_by_the_temperature_of_clean_images(planting: Any, held_out: Any) -> None:
     """The look-up model sees in the first pixel which image it is; brightness changes that, so the outputs."""
     test = Calibration(held_out, corruptions=True, severities=(2,))
     planted = bench(planting)
@@ -251,7 +253,7 @@ def test_corruptions_meet_the_temperature_of_clean_images(planting: Any, held_ou
     assert ("ece_equal_width", "brightness/2") not in scores  # the corruption test's
 
 
-def test_the_mean_over_corruptions_leaves_a_painted_frost_out(planting: Any) -> None:
+def test_the_mean_over_corruptions_leaves_synthetic_frost_out(planting: Any) -> None:
     scores = scored(Calibration(corruptions=True, severities=(1, 3)), bench(planting))
     for name in ("brier", "brier_scaled", "nll_scaled", "ece_equal_width_scaled"):
         inside = [one.value for one in scores if one.metric == name and one.group == "calibration-shift"]
@@ -261,11 +263,11 @@ def test_the_mean_over_corruptions_leaves_a_painted_frost_out(planting: Any) -> 
             np.mean([value for value in inside if value is not None]), rel=1e-6
         )
         assert bool(mean.evidence) == (name != "ece_equal_width_scaled")
-    (frost,) = (one for one in scores if (one.metric, one.condition) == ("brier", "frost*/3"))
+    (frost,) = (one for one in scores if (one.metric, one.condition) == ("brier", "frost-synthetic/3"))
     assert frost.group == ""
 
 
-def test_results_of_single_images_are_kept_where_they_are_asked_for(planting: Any) -> None:
+def test_evidence_of_corrupted_sets_is_there_with_per_image(planting: Any) -> None:
     """The same numbers, and evidence from which an interval of their drop follows; 20 bytes an image."""
     test = Calibration(corruptions=True, severities=(3,))
     plain, whole = (
@@ -299,7 +301,7 @@ def test_corruptions_without_a_best_temperature_have_a_reason(planting: Any) -> 
         assert "falls for ever" in scores["nll_scaled", condition].reason
 
 
-def test_corruptions_are_asked_for_once_per_kind_and_severity() -> None:
+def test_each_corrupted_set_is_needed_once() -> None:
     views = Calibration("cross-fit", corruptions=True, severities=(1, 5)).needs
     assert len(set(views)) == len(views) == 1 + 2 * 15
     assert View(transform=Corruption("fog", 5)) in views

@@ -17,7 +17,7 @@ from evalsuite.datasets.transforms.corruption import Corruption, frost_textures
 from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError
 from evalsuite.evaluation import Bench
-from evalsuite.evaluators.accuracy import single
+from evalsuite.evaluators.accuracy import float32_evidence
 from evalsuite.evaluators.calibration import Calibration
 from evalsuite.evaluators.corruptions import ALL, Corruptions
 from evalsuite.execution.measuring import scored
@@ -32,7 +32,7 @@ IMAGES = ImageSet("bright or dark", PIXELS, LABELS, 2)
 
 
 class Brightness(nn.Module):
-    """Says how bright an image is."""
+    """A classifier by brightness."""
 
     def __init__(self, border: float = 0.5) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Brightness(nn.Module):
 
 
 def right(images: Array) -> Array:
-    """Whether `Brightness` is right about each image, without the house."""
+    """Whether `Brightness` classifies each image correctly, computed with numpy alone."""
     found: Array = (images.reshape(len(images), -1).mean(1) / 255 > 0.5) == LABELS
     return found
 
@@ -81,9 +81,9 @@ def test_every_score_is_that_of_the_corrupted_images() -> None:
     assert scores["brightness/5"].value != scores["contrast/2"].value
 
 
-@pytest.mark.parametrize("photographed", [False, True], ids=["painted frost", "photographs of frost"])
-def test_the_mean_leaves_out_a_frost_that_is_painted(textures: Path, photographed: bool) -> None:
-    root, name = (textures, "frost") if photographed else (None, "frost*")
+@pytest.mark.parametrize("photographed", [False, True], ids=["synthetic frost", "photographs of frost"])
+def test_the_mean_leaves_out_synthetic_frost(textures: Path, photographed: bool) -> None:
+    root, name = (textures, "frost") if photographed else (None, "frost-synthetic")
     for metric in ("accuracy", "nll", "agreement"):
         scores = found(scored(Corruptions((3, 4), ("frost", "fog")), bench(root)), metric)
         means = {"corruptions", "weather corruptions"}
@@ -100,8 +100,8 @@ def test_the_mean_leaves_out_a_frost_that_is_painted(textures: Path, photographe
         assert scores["corruptions"].n == 70
 
 
-def test_a_mean_over_fewer_than_fifteen_says_so(textures: Path) -> None:
-    """Whoever paints frost has 14 kinds: that is another number than the published one."""
+def test_a_mean_over_fewer_than_fifteen_is_flagged(textures: Path) -> None:
+    """With synthetic frost there are 14 kinds: that is another number than the published one."""
     flags = {one.condition: one.flags for one in scored(Corruptions(), bench()) if one.metric == "accuracy"}
     sentence = (
         "over 14 of the 15 corruptions (without frost): not the published mean, so compare it only with others over "
@@ -131,9 +131,9 @@ def test_a_mean_over_fewer_than_fifteen_says_so(textures: Path) -> None:
     )
 
 
-def test_a_painted_frost_alone_has_no_mean() -> None:
+def test_synthetic_frost_alone_has_no_mean() -> None:
     scores = scored(Corruptions((3,), ("frost",)), bench())
-    assert {score.condition for score in scores} == {"frost*/3"}
+    assert {score.condition for score in scores} == {"frost-synthetic/3"}
     assert {score.metric for score in scores} == {"accuracy", "nll", "agreement", "ece_equal_width"}
 
 
@@ -173,14 +173,14 @@ def test_settings_that_mean_nothing(settings: dict[str, Any], sentence: str) -> 
         Corruptions(**settings)
 
 
-def test_corrupted_sets_keep_single_precision_and_no_confidence_leaves_its_bin() -> None:
+def test_evidence_of_corrupted_sets_is_float32_and_no_confidence_leaves_its_bin() -> None:
     edges = np.arange(1, 16) / 15
     sure = np.column_stack([np.append(edges, 0.123), np.ones(16)])
-    kept = single(Score("ece_equal_width", "fog/1", evidence={"test": sure})).evidence["test"]
+    kept = float32_evidence(Score("ece_equal_width", "fog/1", evidence={"test": sure})).evidence["test"]
     assert kept.dtype.name == "float32"
     assert (kept <= sure).all()
     np.testing.assert_allclose(kept, sure, rtol=2e-7)
     counts = [[one.count for one in reliability(*table.T)] for table in (sure, kept)]
     assert counts[0] == counts[1]
     right = np.array([True, False])
-    assert single(Score("accuracy", "fog/1", evidence={"test": right})).evidence["test"] is right
+    assert float32_evidence(Score("accuracy", "fog/1", evidence={"test": right})).evidence["test"] is right

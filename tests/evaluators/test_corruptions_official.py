@@ -1,4 +1,4 @@
-"""Everything that is said over all corruptions, on an archive of one pixel per image where it can be counted."""
+"""Means and worst cases over all corruptions, on an archive of one pixel per image where they can be counted."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ ALL = (*CORRUPTIONS, *EXTRA)
 
 
 def official(**settings: Any) -> Corruptions:
-    """The test on files that nobody published."""
+    """The evaluator on files without published checksums."""
     return Corruptions(**{"source": "official", "verify": False, **settings})
 
 
 class Bright(nn.Module):
-    """Says 1 where an image is brighter than a border, else 0."""
+    """A classifier: class 1 where an image is brighter than a border, else 0."""
 
     def __init__(self, border: float) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ def pixels(kind: str) -> Array:
 
 
 CLEAN = np.where(LABELS[:N] == 1, 150, 90).astype(np.uint8)
-CLEAN[[3, 8, 12, 14]] = 40, 200, 110, 110  # everybody has the first two wrong, the parent the others
+CLEAN[[3, 8, 12, 14]] = 40, 200, 110, 110  # every network misclassifies the first two, the parent the others
 IMAGES = ImageSet("cifar10", np.broadcast_to(CLEAN[:, None, None, None], (N, 3, 1, 1)), LABELS[:N], 2)
 
 
@@ -200,7 +200,7 @@ def test_37_of_80_right_everywhere_are_an_error_of_53_75_percent(tmp_path: Path)
     assert 1 - oracle.robust == pytest.approx(0.5375)
 
 
-def test_files_whose_sum_is_not_the_published_one_are_doubted_once(
+def test_files_whose_checksum_is_not_published_are_flagged_once(
     everything: dict[tuple[str, str], Score], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flagged = {name: score.flags for name, score in everything.items() if score.flags}
@@ -215,7 +215,7 @@ def test_files_whose_sum_is_not_the_published_one_are_doubted_once(
     assert not any("MD5" in flag for score in scores for flag in score.flags)
 
 
-def test_the_extra_four_are_a_group_of_their_own_when_they_are_generated_too() -> None:
+def test_the_extra_four_are_a_separate_group_when_they_are_generated_too() -> None:
     random = np.random.default_rng(0)
     images = ImageSet("mine", random.integers(0, 256, (70, 3, 32, 32), dtype=np.uint8), np.arange(70) % 2, 2)
     shown = ImageSource(images, Place())

@@ -25,7 +25,7 @@ PLAIN = ImageSet(
 
 
 class Bright(nn.Module):
-    """Says 1 where an image is brighter than grey, else 0."""
+    """A classifier: class 1 where an image is brighter than grey, else 0."""
 
     def forward(self, images: Tensor) -> Tensor:
         excess = 4 * (images.mean((1, 2, 3)) - 0.5)

@@ -20,7 +20,7 @@ from evalsuite.evaluation import Bench
 from evalsuite.evaluators import jacobian
 from evalsuite.evaluators.jacobian import Jacobian, condition_numbers, jacobians, singular_values
 from evalsuite.execution.measuring import measured, scored
-from evalsuite.models.exported.input_spec import ExportedProgram, InputSpec, Loaded
+from evalsuite.models.exported.program import ExportedProgram, InputSpec, LoadedProgram
 from evalsuite.types import Floats, ImageSet, Score
 
 rng = np.random.default_rng(0)
@@ -180,7 +180,7 @@ def test_dependent_logits_have_no_condition() -> None:
 
 
 def test_a_program_without_gradients_is_skipped_and_says_why() -> None:
-    program = ExportedProgram(Loaded(Net(DIAGONAL), InputSpec(), "no twin"), "ONNX")
+    program = ExportedProgram(LoadedProgram(Net(DIAGONAL), InputSpec(), "no twin"), "ONNX")
     cell = measured(Jacobian(), bench(program))
     assert (cell.status, cell.reason) == (
         "skipped",

@@ -1,4 +1,4 @@
-"""Measured time: who is timed when, what an interval is, and that depth costs time and zeros do not save any."""
+"""Latency: the order of timing, the intervals, and that depth costs time and zeros do not save any."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from evalsuite.evaluators import latency
 from evalsuite.evaluators.latency import Latency, forward, interleaved
 from evalsuite.execution.devices import threads
 from evalsuite.execution.measuring import scored
-from evalsuite.models.exported.programs import load_program
-from evalsuite.models.inference import Prepared, prepared
+from evalsuite.models.exported.loading import load_program
+from evalsuite.models.inference import InferenceModel, prepare_for_inference
 from evalsuite.testing import check_evaluator
 from evalsuite.types import Score
 
 
 class Clock:
-    """A machine that needs so many seconds for each call, all of them longer by what `slow` says at the time."""
+    """A machine that takes given seconds for each call, multiplied by the factor `slow` of the time."""
 
     def __init__(self, needs: Sequence[float], slow: Callable[[float], float] = lambda _: 1.0) -> None:
         self.now = 0.0
@@ -47,14 +47,14 @@ class Clock:
         return self.now
 
 
-def test_each_round_times_each_network_once_and_turns_the_order() -> None:
+def test_each_round_times_each_network_once_in_alternating_order() -> None:
     clock = Clock([2.0, 3.0])
     found = interleaved(clock.passes, repeats=3, warm_up=2, clock=clock)
     assert found.tolist() == [[2.0, 3.0]] * 3
     assert clock.order == [0, 1, 1, 0, 0, 1, 1, 0, 0, 1]
 
 
-def test_a_machine_that_gets_slower_hardly_touches_the_ratio() -> None:
+def test_a_machine_that_gets_slower_hardly_changes_the_ratio() -> None:
     """From the first to the last round ten times as slow: one network after the other would see its slow half."""
     drift = Clock([1.0, 1.0], slow=lambda now: 1 + now / 20)
     found = interleaved(drift.passes, repeats=30, clock=drift)
@@ -93,7 +93,7 @@ def by_name(scores: Sequence[Score]) -> dict[str, Score]:
 def spent(*models: nn.Module) -> Any:
     """Processor time of each network in each round: what else runs on this machine does not count."""
     batch = torch.rand(32, 3, 32, 32).to(memory_format=torch.channels_last)
-    passes = [partial(forward, prepared(model), batch) for model in models]
+    passes = [partial(forward, prepare_for_inference(model), batch) for model in models]
     with threads(1), torch.inference_mode():
         return interleaved(passes, repeats=15, warm_up=2, clock=time.thread_time)
 
@@ -144,7 +144,7 @@ def test_what_is_timed_is_what_is_deployed(
     image_source: ImageSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The prepared copy that all other numbers are of, batches channels last and in [0, 1], and no gradients."""
-    seen: list[tuple[Prepared, torch.Tensor, bool]] = []
+    seen: list[tuple[InferenceModel, torch.Tensor, bool]] = []
     monkeypatch.setattr(
         latency, "forward", lambda network, batch: seen.append((network, batch, torch.is_grad_enabled()))
     )
@@ -164,7 +164,7 @@ def test_what_is_timed_is_what_is_deployed(
     assert not gradients
 
 
-def test_a_busy_machine_is_told(image_source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_machine_is_flagged(image_source: ImageSource, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "process_time", lambda: 0.0)
     flags = by_name(scored(Latency(repeats=7), bench(stack(1), image_source)))["latency"].flags
     assert "had the processor less than 90% of the time" in flags[0]
@@ -208,7 +208,7 @@ def test_an_interval_of_a_ratio_holds_it_as_often_as_it_says() -> None:
     assert np.mean(held) >= 0.95
 
 
-def test_unsteady_times_are_told() -> None:
+def test_unsteady_times_are_flagged() -> None:
     calm = [1.0, 1.0, 1.05, 1.1, 1.1, 1.0, 1.0]
     assert told(calm, calm)["latency_ratio"].flags == ()
     for one, other in (

@@ -14,7 +14,7 @@ from evalsuite.errors import SuiteError, UnknownNameError, UserError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.minimal_norm import MinimalNorm
 from evalsuite.execution.measuring import measured, scored
-from evalsuite.models.exported.input_spec import ExportedProgram, InputSpec, Loaded
+from evalsuite.models.exported.program import ExportedProgram, InputSpec, LoadedProgram
 from evalsuite.types import ImageSet, Score
 
 rng = np.random.default_rng(0)
@@ -50,7 +50,7 @@ def named(scores: tuple[Score, ...]) -> dict[tuple[str, str], Score]:
     return {(one.metric, one.condition): one for one in scores}
 
 
-def test_of_a_plane_the_norms_are_known(bench: Bench) -> None:
+def test_the_norms_of_a_plane_are_exact(bench: Bench) -> None:
     scores = named(scored(MinimalNorm(("l2-deepfool", "ddn", "linf-deepfool")), bench))
     assert {condition for _, condition in scores} == {
         "l2-deepfool", "ddn", "linf-deepfool", "nearest l2", "nearest linf"
@@ -114,11 +114,11 @@ def test_a_model_that_is_never_right_has_a_median_of_zero() -> None:
     wrong = Bench(Plane(), ImageSource(ImageSet("grey", PIXELS, (SIDE < 0).astype(np.int64), 2), Place()))
     scores = named(scored(MinimalNorm(("ddn",)), wrong))
     assert scores["median_l2_norm", "ddn"].value == 0
-    assert scores["l2_found", "ddn"].reason == "no image is right as it is"
+    assert scores["l2_found", "ddn"].reason == "no image is classified correctly"
 
 
 def test_a_model_without_gradients_is_skipped() -> None:
-    program = ExportedProgram(Loaded(Plane(), InputSpec(), "no twin"), "ONNX")
+    program = ExportedProgram(LoadedProgram(Plane(), InputSpec(), "no twin"), "ONNX")
     bench = Bench(program, ImageSource(ImageSet("grey", PIXELS, LABELS, 2), Place()))
     cell = measured(MinimalNorm(), bench)
     assert (cell.status, "ONNX: no twin" in cell.reason) == ("skipped", True)

@@ -30,7 +30,7 @@ def shown(model: Any, count: int) -> Tensor:
     return torch.cat(model.seen[-count // BATCH_SIZE :])[:count]
 
 
-def test_parent_and_child_meet_the_same_addressed_noise(planting: Any) -> None:
+def test_parent_and_child_get_the_same_noise(planting: Any) -> None:
     child, fewer = planting.bench(LABELS, TABLE, parent=TABLE), planting.bench(LABELS[:66], TABLE)
     for bench in (child, fewer):
         scored(Noise(epsilons=(0.25,)), bench)
@@ -206,13 +206,13 @@ def test_a_parent_with_noise_behind_its_normalisation_runs_once(planting: Any, m
     images = planting.numbered(LABELS, classes=3)
     parent = Bench(model, planting.data(test=images))
     asked: list[nn.Module] = []
-    kept = noise.noisy_inside
+    kept = noise.with_internal_noise
 
     def counted(model: nn.Module, one: RandomNoise) -> nn.Module:
         asked.append(model)
         return kept(model, one)
 
-    monkeypatch.setattr(noise, "noisy_inside", counted)
+    monkeypatch.setattr(noise, "with_internal_noise", counted)
     for _ in range(2):
         scored(Noise(epsilons=(0.1,), space="normalised"), Bench(model, parent.image_source, parent=parent))
     assert len(asked) == 3  # the parent, and each of two candidates

@@ -220,7 +220,7 @@ def test_classes_that_the_first_training_images_do_not_show_are_flagged(image_so
 
 def test_settings_that_the_images_cannot_meet_are_reasons(image_source: ImageSource) -> None:
     found = by_detector(scored(ood(neighbors=121), Bench(Net(), image_source)))
-    assert found["knn"][0].reason.startswith("there are 120 training images and the 121th nearest of them")
+    assert found["knn"][0].reason.startswith("found 120 training images, expected at least 121")
     assert found["mahalanobis"][0].value is not None
 
 

@@ -15,7 +15,7 @@ from evalsuite.evaluation import Bench
 from evalsuite.evaluators.attack import Attack
 from evalsuite.evaluators.robustbench import RobustBench
 from evalsuite.execution.measuring import measured, scored
-from evalsuite.models.exported.input_spec import ExportedProgram, InputSpec, Loaded
+from evalsuite.models.exported.program import ExportedProgram, InputSpec, LoadedProgram
 from evalsuite.types import ImageSet
 
 PIXELS = np.random.default_rng(0).integers(64, 192, (14, 3, 8, 8), dtype=np.uint8)
@@ -29,7 +29,7 @@ def bench(name: str = "cifar10", obstacle: str | None = None) -> Bench:
         labels = model(torch.from_numpy(PIXELS) / 255).argmax(1).numpy()
     labels[3] = (labels[3] + 1) % 10
     if obstacle is not None:
-        model = ExportedProgram(Loaded(model, InputSpec(), obstacle), "ONNX")
+        model = ExportedProgram(LoadedProgram(model, InputSpec(), obstacle), "ONNX")
     return Bench(model, ImageSource(ImageSet(name, PIXELS, labels, 10), Place()))
 
 

@@ -37,12 +37,12 @@ def found(planting: Any, mine: Any, parents: Any, **settings: Any) -> dict[tuple
     return scores
 
 
-def test_broken_and_fixed_images(planting: Any) -> None:
+def test_negative_and_positive_flips(planting: Any) -> None:
     scores = found(planting, table(changed(0, 3, 6)), table(changed(6, 9)))
-    broken, fixed = scores["broken", "clean"], scores["fixed", "clean"]
-    assert (broken.value, fixed.value) == (2 / N, 1 / N)
-    assert np.flatnonzero(broken.evidence["test"]).tolist() == [0, 3]
-    assert np.flatnonzero(fixed.evidence["test"]).tolist() == [9]
+    negative, positive = (scores[f"{name}_flip_rate", "clean"] for name in ("negative", "positive"))
+    assert (negative.value, positive.value) == (2 / N, 1 / N)
+    assert np.flatnonzero(negative.evidence["test"]).tolist() == [0, 3]
+    assert np.flatnonzero(positive.evidence["test"]).tolist() == [9]
     assert paired_rate_interval(2, 1, n=N)[1] > 0  # these are the discordant images of the accuracy
 
 
@@ -71,7 +71,13 @@ def test_the_parent_is_like_itself_and_a_constant_moves_nothing(planting: Any) -
         one.metric: one.value for one in scored(Similarity(), Bench(planting.lookup(parents), image_source))
     }
     shifted = found(planting, parents + np.float32(4.0), parents)
-    for name in ("broken", "fixed", "softmax_distance", "softmax_distance_linf", "logit_distance"):
+    for name in (
+        "negative_flip_rate",
+        "positive_flip_rate",
+        "softmax_distance",
+        "softmax_distance_linf",
+        "logit_distance",
+    ):
         assert alone[name] == 0
         assert shifted[name, "clean"].value == pytest.approx(0, abs=1e-5)
     assert (alone["worst_class_drop"], alone["class_impact_p"]) == (0, 1)

@@ -14,7 +14,7 @@ import pytest
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.trainability import Trainability, trainability_accuracy
 from evalsuite.execution import scheduler as runner
-from evalsuite.execution.dry_run import plan
+from evalsuite.execution.dry_run import dry_run
 from evalsuite.execution.measuring import scored
 from evalsuite.results.run import Run
 from evalsuite.runs.digests import cell_digest
@@ -62,14 +62,16 @@ def test_a_single_epoch_counts() -> None:
 @pytest.mark.parametrize(
     ("history", "reason"),
     [
-        ((), "nobody knows how it was trained"),
+        ((), "its training is unknown"),
         ((PRETRAINING,), "its last training was pretraining, and trainability is that of a retraining"),
         ((TRACKED, replace(TRACKED, what="pruning")), "its last training was pruning"),
         ((TRACKED, UNTRACKED), "its retraining was not tracked: set track = true"),
         ((replace(TRACKED, stage=0),), "its retraining was not tracked"),
     ],
 )
-def test_who_has_none_says_why(found: Callable[..., Score], history: tuple[Phase, ...], reason: str) -> None:
+def test_a_model_without_one_has_a_reason(
+    found: Callable[..., Score], history: tuple[Phase, ...], reason: str
+) -> None:
     score = found(*history)
     assert score.reason.startswith(reason)
     assert score.value is None
@@ -117,7 +119,7 @@ def test_it_reaches_the_measurements_of_a_run(tracked: Run) -> None:
 
 def test_a_second_run_finds_everything(tracked: Run) -> None:
     source = tracked.path.parent / "tracked.toml"
-    assert all(line.left == 0 for line in plan(source, out=tracked.path))
+    assert all(line.left == 0 for line in dry_run(source, out=tracked.path))
     assert all(count.left == 0 for count in status(tracked.path).counts.values())
     runner.run(source, out=tracked.path)
     assert json.loads((tracked.path / "run.json").read_text())["computed"] == 0

@@ -48,7 +48,7 @@ def test_draws_have_an_address() -> None:
     assert metrics.ece_by_chance(c, seed=0) != metrics.ece_by_chance(c, seed=1)
 
 
-def test_no_chance_where_all_is_sure() -> None:
+def test_no_error_by_chance_where_all_predictions_are_certain() -> None:
     assert metrics.ece_by_chance(np.array([0.0, 1.0, 1.0]), seed=0) == (0.0, 0.0)
 
 

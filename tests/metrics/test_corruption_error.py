@@ -78,7 +78,7 @@ def test_a_reference_to_itself_is_one_and_more_errors_are_more(seed: int) -> Non
     ],
     ids=["one column", "no column", "no image", "nan"],
 )
-def test_tables_that_no_number_can_come_from(
+def test_malformed_tables_are_refused(
     functional: Any, table: Any, error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):

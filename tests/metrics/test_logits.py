@@ -1,4 +1,4 @@
-"""What one image's logits say, against scikit-learn, scipy and pytorch-ood, and at the edges by hand."""
+"""Functions of logits against scikit-learn, scipy and pytorch-ood, and at the edges by hand."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_temperature_follows_the_scale_of_the_logits(sample: tuple[Array, Array]
     ("logits", "labels", "sentence"),
     [
         ([[5.0, 0.0], [0.0, 1.0]], [0, 1], "every image is classified correctly"),
-        ([[5.0, 0.0], [0.0, 1.0]], [1, 0], "say nothing about these labels"),
+        ([[5.0, 0.0], [0.0, 1.0]], [1, 0], "predict these labels worse than chance"),
         ([[2.0, 2.0], [0.0, 0.0]], [1, 0], "equal logits for all classes"),
         ([[5.0, 0.0]], [0], "every image is classified correctly"),
     ],

@@ -39,7 +39,7 @@ def test_by_hand(values: list[float], weights: list[float], expected: float) -> 
     assert median(np.array(values), weights=[np.array([weights])]) == pytest.approx(expected, abs=0)
 
 
-def test_metrics_know_it() -> None:
+def test_the_median_is_a_functional() -> None:
     assert float(evaluate("median", {"test": np.array([0.0, 4.0, 1.0])})) == 1.0
     with pytest.raises(DataError, match="empty"):
         median(np.array([]))

@@ -180,7 +180,7 @@ FINE = np.array([0.25, 0.5, 0.75])
         ("auc", {"id": FINE, "ood": FINE}, UnknownNameError, "did you mean 'auroc'"),
     ],
 )
-def test_evidence_that_no_number_can_come_from_is_refused(
+def test_malformed_evidence_is_refused(
     functional: str, sample: Evidence, error: type[EvalsuiteError], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):

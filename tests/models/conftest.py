@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from evalsuite.models.architectures.base import assemble
-from evalsuite.models.architectures.uris import architecture
+from evalsuite.models.architectures.base import build_model
+from evalsuite.models.architectures.uris import architecture_from_uri
 
 Build = Callable[..., nn.Module]
 
@@ -23,7 +23,7 @@ def build() -> Build:
     def built(name: str, *, seed: int = 0, **settings: Any) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = assemble(architecture(name, **settings))
+            model = build_model(architecture_from_uri(name, **settings))
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     nn.init.uniform_(module.weight, 0.5, 1.5)

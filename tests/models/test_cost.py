@@ -10,8 +10,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from evalsuite.models import MODELS
-from evalsuite.models.checkpoints.saving import save
-from evalsuite.models.cost import cost, nonzero, prunable, weights_digest
+from evalsuite.models.checkpoints.saving import save_model
+from evalsuite.models.cost import cost, count_nonzero, prunable_layers, weights_digest
 from evalsuite.types import Cost
 
 if TYPE_CHECKING:
@@ -57,34 +57,34 @@ def test_worked_example() -> None:
         model.get_parameter("0.weight")[0] = 0
         model.get_parameter("1.weight")[2] = 0
         model.get_parameter("3.bias")[0] = 0
-    found = cost(model, (2, 4, 4))
-    assert found == Cost(
+    total = cost(model, (2, 4, 4))
+    assert total == Cost(
         parameters=54 + 3 + 3 + 96 + 2,
         nonzero=54 + 3 + 3 + 96 + 2 - 18 - 1 - 1,
         prunable=54 + 96,
         prunable_nonzero=36 + 96,
         macs=16 * 54 + 16 * 3 + 96,
         macs_nonzero=16 * 36 + 16 * 2 + 96,
-        bytes=found.bytes,
-        packed=found.packed,
+        bytes=total.bytes,
+        packed=total.packed,
     )
-    assert nonzero(model) == found.nonzero
-    assert list(prunable(model)) == ["0", "3"]
+    assert count_nonzero(model) == total.nonzero
+    assert list(prunable_layers(model)) == ["0", "3"]
 
 
 def test_a_layer_called_twice_counts_twice() -> None:
     layer = nn.Linear(4, 4)
-    found = cost(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer), (1, 2, 2))
-    assert (found.macs, found.parameters, found.prunable) == (32, 20, 16)
+    total = cost(nn.Sequential(nn.Flatten(), layer, nn.ReLU(), layer), (1, 2, 2))
+    assert (total.macs, total.parameters, total.prunable) == (32, 20, 16)
 
 
 def test_bytes_are_those_of_the_file(build: Build, tmp_path: Path) -> None:
     model = build("small-cnn")
-    save(model, {"name": "small-cnn"}, tmp_path / "weights.safetensors")
+    save_model(model, {"name": "small-cnn"}, tmp_path / "weights.safetensors")
     assert cost(model, (3, 32, 32)).bytes == (tmp_path / "weights.safetensors").stat().st_size
 
 
-def test_costing_leaves_the_model_as_it_was(build: Build) -> None:
+def test_computing_the_cost_leaves_the_model_as_it_was(build: Build) -> None:
     model = build("small-cnn").train()
     model.get_submodule("network.stem").eval()
     before = copy.deepcopy(model.state_dict())

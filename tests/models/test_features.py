@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from evalsuite.errors import InvalidModelError, SkippedError
-from evalsuite.models.architectures.base import assemble, from_settings
-from evalsuite.models.features import classifier, features_and_logits, head
-from evalsuite.models.inference import logits, prepared
+from evalsuite.models.architectures.base import build_model
+from evalsuite.models.architectures.settings import from_settings
+from evalsuite.models.features import classifier_head, classifier_layer, features_and_logits
+from evalsuite.models.inference import logits, prepare_for_inference
 from evalsuite.types import ImageSet
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (70, 3, 32, 32), dtype=np.uint8)
@@ -48,9 +49,9 @@ class Functional(nn.Module):
 
 
 def caught(model: nn.Module, images: Any = IMAGES) -> tuple[Any, Any, Any]:
-    ready = prepared(model)
-    layer = classifier(ready, images[:8])
-    return (*features_and_logits(ready, images, layer), head(layer))
+    ready = prepare_for_inference(model)
+    layer = classifier_layer(ready, images[:8])
+    return (*features_and_logits(ready, images, layer), classifier_head(layer))
 
 
 def test_features_are_the_input_of_the_classifier() -> None:
@@ -69,9 +70,9 @@ def test_features_are_the_input_of_the_classifier() -> None:
 @pytest.mark.parametrize(
     ("name", "width"), [("small-cnn", None), ("resnet20", 64), ("vgg16-bn", None), ("densenet22", None)]
 )
-def test_the_houses_own_networks_have_features(name: str, width: int | None) -> None:
+def test_every_built_in_network_has_features(name: str, width: int | None) -> None:
     torch.manual_seed(0)
-    features, values, last = caught(assemble(from_settings({"name": name})), IMAGES[:40])
+    features, values, last = caught(build_model(from_settings({"name": name})), IMAGES[:40])
     assert len(features) == len(values) == 40
     assert width in (None, features.shape[1])
     np.testing.assert_allclose(features @ last.weight.T + last.bias, values, rtol=1e-4, atol=1e-4)
@@ -93,9 +94,9 @@ def test_masks_of_a_pruned_classifier_are_applied() -> None:
 
 def test_what_the_network_does_in_place_afterwards_leaves_no_trace() -> None:
     def spoilt(net: Net, h: Tensor) -> Tensor:
-        found: Tensor = net.out(h)
+        outputs: Tensor = net.out(h)
         h.zero_()
-        return found
+        return outputs
 
     features, *_ = caught(Net(spoilt))
     np.testing.assert_array_equal(features, caught(Net())[0])
@@ -107,8 +108,8 @@ def test_keyword_arguments_are_seen() -> None:
 
 
 def test_no_hook_stays() -> None:
-    ready = prepared(Net())
-    layer = classifier(ready, IMAGES[:8])
+    ready = prepare_for_inference(Net())
+    layer = classifier_layer(ready, IMAGES[:8])
     features_and_logits(ready, IMAGES[:8], layer)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in ready.modules())
 
@@ -118,14 +119,17 @@ def test_no_hook_stays() -> None:
     [
         (
             lambda net, h: h[:, :4] + 0 * net.out(h),
-            "its logits differ from what its last linear layer returns by up to",
+            "its logits differ from the output of its last linear layer by up to",
         ),
         (
             lambda net, h: torch.log_softmax(net.out(h), 1),
-            "its logits differ from what its last linear layer",
+            "its logits differ from the output of its last linear layer",
         ),
-        (lambda net, h: net.out(h) / 2, "its logits differ from what its last linear layer"),
-        (lambda net, h: net.out(h) + net.out(2 * h), "its logits differ from what its last linear layer"),
+        (lambda net, h: net.out(h) / 2, "its logits differ from the output of its last linear layer"),
+        (
+            lambda net, h: net.out(h) + net.out(2 * h),
+            "its logits differ from the output of its last linear layer",
+        ),
         (
             lambda net, h: net.out(h.half().float() * 1.001) / 1.001,
             "its logits differ from",
@@ -140,7 +144,7 @@ def test_no_hook_stays() -> None:
         ),
         (
             lambda net, h: net.out(h[::2]).repeat_interleave(2, dim=0),
-            "its logits differ from what its last linear",
+            "its logits differ from the output of its last linear",
         ),
     ],
     ids=["elsewhere", "log-probabilities", "scaled", "twice", "bias", "cut", "sequence", "half"],

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import DataError, InvalidModelError
-from evalsuite.models.inference import evaluation_mode, logits, prepared
+from evalsuite.models.inference import evaluation_mode, logits, prepare_for_inference
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,17 +42,17 @@ def row(images: Tensor, *values: float) -> Tensor:
 @pytest.mark.parametrize("name", ["small-cnn", "resnet20", "resnet32", "resnet2b"])
 def test_logits_are_those_of_the_model_in_double_precision(build: Build, name: str) -> None:
     model, images = build(name), pixels(9)
-    found = logits(model, images, batch_size=4)
+    computed = logits(model, images, batch_size=4)
     with torch.inference_mode():
         expected = build(name).double()(torch.from_numpy(images).double() / 255).numpy()
-    assert found.dtype == np.float32
-    assert found.shape == (9, 10)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+    assert computed.dtype == np.float32
+    assert computed.shape == (9, 10)
+    np.testing.assert_allclose(computed, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
 def test_batch_norms_are_folded_in_a_copy(build: Build) -> None:
     model = build("resnet20")
-    ready = prepared(model)
+    ready = prepare_for_inference(model)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in ready.modules()) == 0
     assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == 19
     assert all(parameter.requires_grad for parameter in model.parameters())
@@ -94,7 +94,7 @@ def test_only_what_is_safe_is_folded() -> None:
     for _ in range(20):
         model(torch.rand(8, 3, 8, 8) * 5)
     model.eval()
-    ready = prepared(model).model
+    ready = prepare_for_inference(model).model
     assert isinstance(ready.get_submodule("folded"), nn.Identity)
     assert sum(isinstance(module, nn.BatchNorm2d) for module in ready.modules()) == 4
     images = pixels(8)[:, :, :8, :8]
@@ -117,11 +117,11 @@ def test_a_model_that_cannot_be_traced_or_copied_still_runs(build: Build) -> Non
             return y
 
     model = Branching().train()
-    assert prepared(model).model is model
+    assert prepare_for_inference(model).model is model
     np.testing.assert_allclose(logits(model, images), logits(inner, images), rtol=1e-4, atol=1e-4)
     assert model.training
     del model.lock
-    assert prepared(model).model is not model
+    assert prepare_for_inference(model).model is not model
     np.testing.assert_allclose(logits(model, images), logits(inner, images), rtol=1e-4, atol=1e-4)
 
 
@@ -141,7 +141,7 @@ def test_a_model_that_views_its_maps_gets_them_in_order() -> None:
     images = pixels(5)[:, :, :8, :8]
     with torch.inference_mode():
         expected = linear(conv(torch.from_numpy(images.copy()) / 255).flatten(1)).numpy()
-    ready = prepared(Viewing())
+    ready = prepare_for_inference(Viewing())
     for _ in range(2):
         np.testing.assert_allclose(logits(ready, images), expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(RuntimeError, match="shape"):
@@ -194,7 +194,7 @@ def test_every_batch_has_the_same_size() -> None:
         sizes.append(len(images))
         return row(images, 1.0, 2.0)
 
-    assert logits(prepared(Answer(answer)), pixels(10), batch_size=4).shape == (10, 2)
+    assert logits(prepare_for_inference(Answer(answer)), pixels(10), batch_size=4).shape == (10, 2)
     assert set(sizes) == {4}
 
 
@@ -251,9 +251,9 @@ def test_another_number_of_classes_in_another_batch_is_refused() -> None:
     ],
 )
 def test_what_only_looks_like_probabilities_passes(answer: Callable[[Tensor], Any]) -> None:
-    found = logits(Answer(answer), pixels(6), batch_size=4)
-    assert found.dtype == np.float32
-    assert len(found) == 6
+    computed = logits(Answer(answer), pixels(6), batch_size=4)
+    assert computed.dtype == np.float32
+    assert len(computed) == 6
 
 
 @pytest.mark.parametrize(

@@ -32,21 +32,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def faults(mode: str) -> int:
     """Returns how many pages are fetched anew when a block of 48 MiB is freed and asked for again."""
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-W", "error", "-c", FAULTS, mode], capture_output=True, text=True, check=True
     )
-    return int(found.stdout)
+    return int(result.stdout)
 
 
 @pytest.mark.skipif(not GLIBC, reason="only glibc has these switches")
 def test_large_blocks_stay() -> None:
-    default, kept = faults("default"), faults("kept")
+    default, keeping = faults("default"), faults("kept")
     assert default > 50
-    assert kept < default / 10
+    assert keeping < default / 10
 
 
 class Library:
-    """Is a C library that refuses, accepts or lacks things."""
+    """A C library that refuses, accepts or lacks things."""
 
     def __init__(self, largest: int, *, glibc: bool = True) -> None:
         self.seen: list[tuple[int, int]] = []

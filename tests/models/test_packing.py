@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError
-from evalsuite.models.checkpoints.saving import packed_size
-from evalsuite.models.cost import cost
-from evalsuite.models.packing import MAGIC, packed, plain_zeros, unpacked
-from evalsuite.producers.unstructured.global_threshold import best, enforce, magnitudes
+from evalsuite.models.cost import cost, packed_size
+from evalsuite.models.packing import MAGIC, pack, unpack, with_positive_zeros
+from evalsuite.producers.unstructured.base import apply_masks, global_masks, magnitudes
 
 Build = Callable[..., nn.Module]
 
@@ -28,12 +27,12 @@ def bits(tensor: Tensor) -> list[int]:
     return tensor.contiguous().reshape(-1).view(torch.uint8).tolist()
 
 
-def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    assert list(found) == list(expected)
+def assert_same(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert list(actual) == list(expected)
     for name, tensor in expected.items():
-        assert found[name].dtype == tensor.dtype
-        assert found[name].shape == tensor.shape
-        assert bits(found[name]) == bits(tensor)
+        assert actual[name].dtype == tensor.dtype
+        assert actual[name].shape == tensor.shape
+        assert bits(actual[name]) == bits(tensor)
 
 
 @st.composite
@@ -57,24 +56,24 @@ def tensors(draw: st.DrawFn) -> Tensor:
 
 @given(st.dictionaries(st.text(max_size=5), tensors(), max_size=4))
 def test_every_bit_comes_back(state: dict[str, Tensor]) -> None:
-    assert_same(unpacked(packed(state)), state)
+    assert_same(unpack(pack(state)), state)
 
 
 def test_zeros_with_a_sign_and_nans_with_a_payload_come_back() -> None:
     quiet = torch.tensor([0x7FC00001, -0x003FFFFF], dtype=torch.int32).view(torch.float32)
     state = {"w": torch.tensor([0.0, -0.0, 1.0, -1.0]), "nan": quiet, "count": torch.tensor(3)}
-    assert_same(unpacked(packed(state)), state)
+    assert_same(unpack(pack(state)), state)
 
 
 def test_the_memory_format_of_a_tensor_makes_no_difference() -> None:
     weight = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
-    assert packed({"w": weight.to(memory_format=torch.channels_last)}) == packed({"w": weight})
+    assert pack({"w": weight.to(memory_format=torch.channels_last)}) == pack({"w": weight})
 
 
 @pytest.mark.parametrize("name", ["small-cnn", "resnet20"])
 def test_a_network_comes_back(build: Build, name: str) -> None:
     state = build(name).state_dict()
-    assert_same(unpacked(packed(state)), state)
+    assert_same(unpack(pack(state)), state)
 
 
 def test_worked_example() -> None:
@@ -82,7 +81,7 @@ def test_worked_example() -> None:
     import json
     import zlib
 
-    data = packed({"w": torch.tensor([0.0, 1.5, -1.5, 0.0, 2.0])})
+    data = pack({"w": torch.tensor([0.0, 1.5, -1.5, 0.0, 2.0])})
     size = int.from_bytes(data[len(MAGIC) : len(MAGIC) + 8], "little")
     start = len(MAGIC) + 8
     (entry,), lengths = json.loads(zlib.decompress(data[start : start + size]))
@@ -105,7 +104,7 @@ def test_worked_example() -> None:
 
 def per_weight(weight: Tensor) -> float:
     """Bits of the packed file for each weight."""
-    return 8 * len(packed({"w": weight})) / weight.numel()
+    return 8 * len(pack({"w": weight})) / weight.numel()
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +119,8 @@ def test_zeros_pay_in_proportion(weight: Tensor) -> None:
     for share in (0.5, 0.9, 0.98):
         gone = torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) < share
         entropy = -share * math.log2(share) - (1 - share) * math.log2(1 - share)
-        found = per_weight(weight.masked_fill(gone, 0))
-        assert found == pytest.approx((1 - share) * dense + entropy, rel=0.03, abs=0.15)
+        sizes = per_weight(weight.masked_fill(gone, 0))
+        assert sizes == pytest.approx((1 - share) * dense + entropy, rel=0.03, abs=0.15)
 
 
 @pytest.mark.parametrize("block", [4, 8, 16])
@@ -141,9 +140,9 @@ def test_few_distinct_magnitudes_pay(weight: Tensor) -> None:
 
 def test_the_size_of_a_model_is_that_of_its_file_without_the_signs_of_zeros(build: Build) -> None:
     model = build("small-cnn")
-    masks = best(model, magnitudes(model), 500)
+    masks = global_masks(model, magnitudes(model), 500)
     signed, plain = copy.deepcopy(model), copy.deepcopy(model)
-    enforce(signed, masks)
+    apply_masks(signed, masks)
     with torch.no_grad():
         for name, mask in masks.items():
             plain.get_parameter(name).masked_fill_(~mask, 0.0)
@@ -151,19 +150,19 @@ def test_the_size_of_a_model_is_that_of_its_file_without_the_signs_of_zeros(buil
     assert (weights == 0).any()
     assert weights[weights == 0].signbit().any()  # the mask left negative zeros
     assert packed_size(signed) == packed_size(plain)
-    assert len(packed(signed.state_dict())) > len(packed(plain.state_dict()))
-    found = cost(plain, (3, 32, 32))
-    assert found.packed == packed_size(plain)
-    assert found.packed < found.bytes / 10
+    assert len(pack(signed.state_dict())) > len(pack(plain.state_dict()))
+    total = cost(plain, (3, 32, 32))
+    assert total.packed == packed_size(plain)
+    assert total.packed < total.bytes / 10
 
 
-def test_plain_zeros_change_no_number() -> None:
+def test_positive_zeros_change_no_number() -> None:
     state = {"w": torch.tensor([-0.0, 0.0, -2.0, math.nan]), "n": torch.tensor([0, -1])}
-    found = plain_zeros(state)
-    assert found["w"][:3].tolist() == [0.0, 0.0, -2.0]
-    assert not found["w"][:2].signbit().any()
-    assert found["w"][3].isnan()
-    assert found["n"].tolist() == [0, -1]
+    positive = with_positive_zeros(state)
+    assert positive["w"][:3].tolist() == [0.0, 0.0, -2.0]
+    assert not positive["w"][:2].signbit().any()
+    assert positive["w"][3].isnan()
+    assert positive["n"].tolist() == [0, -1]
 
 
 def damaged(data: bytes) -> list[bytes]:
@@ -172,12 +171,12 @@ def damaged(data: bytes) -> list[bytes]:
 
 
 @pytest.mark.parametrize("case", range(4))
-def test_a_damaged_file_is_found_out(case: int) -> None:
-    data = packed({"w": torch.arange(50.0)})
+def test_a_damaged_file_is_detected(case: int) -> None:
+    data = pack({"w": torch.arange(50.0)})
     with pytest.raises(CheckpointError, match=r"^packed weights are damaged \(.+\): pack them again$"):
-        unpacked(damaged(data)[case])
+        unpack(damaged(data)[case])
 
 
-def test_another_file_is_none() -> None:
+def test_another_file_is_refused() -> None:
     with pytest.raises(CheckpointError, match=r"packed weights start with b'PK.*expected b'EVALPACK1"):
-        unpacked(b"PK\x03\x04 something else")
+        unpack(b"PK\x03\x04 something else")

@@ -9,7 +9,7 @@ from torch import nn
 
 from evalsuite.models.architectures.cnn import SmallCNN
 from evalsuite.producers.base import Context
-from evalsuite.producers.unstructured.global_threshold import enforce
+from evalsuite.producers.unstructured.base import apply_masks
 from evalsuite.training.origin import Origin
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import ImageSet
@@ -33,13 +33,13 @@ def small_parent(small_context: Context) -> nn.Module:
 
 @pytest.fixture
 def fits(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Puts masks in place of every training, and lists what the trainings would have been."""
-    asked: list[dict[str, Any]] = []
+    """Applies masks in place of every training, and lists the arguments of the trainings."""
+    trainings: list[dict[str, Any]] = []
 
-    def masked(_: Context, model: nn.Module, ratio: float, **how: Any) -> None:
-        asked.append({"ratio": ratio, **how})
-        enforce(model, how.get("masks") or {})
+    def masked(_: Context, model: nn.Module, ratio: float, **options: Any) -> None:
+        trainings.append({"ratio": ratio, **options})
+        apply_masks(model, options.get("masks") or {})
         model.eval()
 
     monkeypatch.setattr(Context, "fit", masked)
-    return asked
+    return trainings

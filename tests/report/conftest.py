@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -9,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from evalsuite.report.findings import Findings
-from evalsuite.types import Metric
+from evalsuite.report.data import ReportData
+from evalsuite.types import Metric, Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,8 +50,8 @@ LOWER = ("nll", "brier", "ece_equal_width", "ece_equal_mass", "fpr95_ood_positiv
 
 
 @dataclass(frozen=True)
-class Question:
-    """Is a metric on a condition, and how soon it gives way: 1 is as soon as test accuracy."""
+class Check:
+    """A metric on a condition with its fragility: 1 is that of test accuracy."""
 
     evaluator: str
     metric: str
@@ -60,7 +63,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Setting:
-    """Is what a synthetic run has."""
+    """The settings of a synthetic run."""
 
     methods: Sequence[str] = ("magnitude", "filter-l1", "random")
     ratios: Sequence[float] = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -70,53 +73,49 @@ class Setting:
     failures: int = 0
 
 
-def questions(severities: Sequence[int]) -> Iterator[Question]:
+def checks_of_suite(severities: Sequence[int]) -> Iterator[Check]:
     for metric, parent in (("accuracy", 0.9733), ("nll", 0.094), ("agreement", 1.0)):
-        yield Question("accuracy", metric, "clean", "", parent, 1.0)
-        yield Question(
-            "corruptions", metric, "corruptions", "", parent if metric != "accuracy" else 0.86, 1.6
-        )
+        yield Check("accuracy", metric, "clean", "", parent, 1.0)
+        yield Check("corruptions", metric, "corruptions", "", parent if metric != "accuracy" else 0.86, 1.6)
     for index, kind in enumerate(KINDS):
         for severity in severities:
             hard = 1 + 0.35 * severity + 0.12 * (index % 5)
-            yield Question(
+            yield Check(
                 "corruptions", "accuracy", f"{kind}/{severity}", "corruptions", 0.97 - 0.05 * severity, hard
             )
-            yield Question("corruptions", "agreement", f"{kind}/{severity}", "corruptions", 1.0, hard)
+            yield Check("corruptions", "agreement", f"{kind}/{severity}", "corruptions", 1.0, hard)
     for index, eps in enumerate((4, 8, 16, 32)):
-        yield Question(
+        yield Check(
             "noise", "accuracy", f"uniform/{eps}:255", "noise", 0.97 - 0.01 * index, 1.1 + 0.2 * index
         )
     for index, eps in enumerate((1, 2, 4)):
         for attack in ("fgsm", "linf-pgd"):
-            yield Question(
+            yield Check(
                 attack, "robust_accuracy", f"{attack}/{eps}:255", "attack", 0.9 - 0.2 * index, 1.5 + index
             )
     for name, group in {"letters": "ood-near", "photographs": "ood-far", "uniform-noise": "ood-far"}.items():
         for score in ("msp", "energy"):
             for metric in OOD:
-                yield Question(
-                    "ood", f"{score}_{metric}", name, group, 0.15 if metric in LOWER else 0.93, 2.2
-                )
+                yield Check("ood", f"{score}_{metric}", name, group, 0.15 if metric in LOWER else 0.93, 2.2)
     for metric, parent in (("ece_equal_width", 0.012), ("ece_equal_mass", 0.011), ("brier", 0.04)):
-        yield Question("calibration", metric, "clean", "", parent, 1.3)
-        yield Question("calibration", f"{metric}_scaled", "clean", "", parent * 0.8, 1.1)
+        yield Check("calibration", metric, "clean", "", parent, 1.3)
+        yield Check("calibration", f"{metric}_scaled", "clean", "", parent * 0.8, 1.1)
 
 
 def higher(metric: str) -> bool:
     return not metric.removeprefix("msp_").removeprefix("energy_").removesuffix("_scaled").startswith(LOWER)
 
 
-def synthetic(setting: Setting | None = None) -> Findings:
-    """Returns the findings of a run that nobody ran."""
+def synthetic(setting: Setting | None = None) -> ReportData:
+    """Returns the data of a report of a synthetic run."""
     setting = setting or Setting()
     measurements = _measurements(setting)
     thresholds = pd.DataFrame(_thresholds(measurements, setting), columns=THRESHOLDS)
     metrics = {
-        name: Metric(name, higher(name), "fraction", f"How the {name} of a model is defined (Somebody 2020).")
+        name: Metric(name, higher(name), "fraction", f"How the {name} of a model is defined (Doe 2020).")
         for name in measurements["metric"].dropna().unique()
     }
-    return Findings(measurements, thresholds, _reliability(setting), metrics, _record(setting))
+    return ReportData(measurements, thresholds, _reliability(setting), metrics, _record(setting))
 
 
 def _candidates(setting: Setting) -> Iterator[dict[str, Any]]:
@@ -140,8 +139,8 @@ def _candidates(setting: Setting) -> Iterator[dict[str, Any]]:
 
 def _measurements(setting: Setting) -> pd.DataFrame:
     rng = np.random.default_rng(7)
-    asked = list(questions(setting.severities))
-    rows = [c | _measured(c, question, rng) for c in _candidates(setting) for question in asked]
+    asked = list(checks_of_suite(setting.severities))
+    rows = [c | _measured(c, check, rng) for c in _candidates(setting) for check in asked]
     for index in range(setting.failures):
         broken = {
             "status": "error",
@@ -153,19 +152,19 @@ def _measurements(setting: Setting) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _measured(candidate: dict[str, Any], question: Question, rng: np.random.Generator) -> dict[str, Any]:
+def _measured(candidate: dict[str, Any], check: Check, rng: np.random.Generator) -> dict[str, Any]:
     parent = candidate["method"] == "dense"
     strength = STRENGTH.get(candidate["method"], 1.0)
-    damage = question.fragility / strength * 0.02 * np.exp(6 * (candidate["target_ratio"] - 0.93))
-    drop = 0.0 if parent else min(float(damage * question.parent + rng.normal(0, 0.002)), question.parent)
-    sign = 1 if higher(question.metric) else -1
+    damage = check.fragility / strength * 0.02 * np.exp(6 * (candidate["target_ratio"] - 0.93))
+    drop = 0.0 if parent else min(float(damage * check.parent + rng.normal(0, 0.002)), check.parent)
+    sign = 1 if higher(check.metric) else -1
     known = not parent
     return {
-        "evaluator": question.evaluator,
-        "metric": question.metric,
-        "condition": question.condition,
-        "group": question.group,
-        "value": question.parent - sign * drop,
+        "evaluator": check.evaluator,
+        "metric": check.metric,
+        "condition": check.condition,
+        "group": check.group,
+        "value": check.parent - sign * drop,
         "n": 899,
         "drop": drop,
         "drop_low": drop - 0.004 if known else np.nan,
@@ -303,11 +302,64 @@ def _record(setting: Setting) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def synthesis() -> Callable[..., Findings]:
-    """Makes the findings of a run; the arguments are those of `Setting`."""
+def synthesis() -> Callable[..., ReportData]:
+    """Returns a function that makes report data; its arguments are those of `Setting`."""
     return lambda **settings: synthetic(Setting(**settings))
 
 
 @pytest.fixture(scope="session")
-def findings() -> Findings:
+def findings() -> ReportData:
     return synthetic()
+
+
+def shot(kind: Any, row: str, column: str, note: str = "") -> Picture:
+    file = io.BytesIO()
+    Image.new("L", (2, 2)).save(file, "PNG")
+    return Picture(kind, row, column, note, file.getvalue())
+
+
+@pytest.fixture(scope="session")
+def full(synthesis: Callable[..., ReportData]) -> ReportData:
+    """Report data with all optional parts."""
+    found = synthesis(ratios=(0.5, 0.8, 0.9), severities=(1, 3))
+    robust = [
+        {"method": m, "seed": s, "target_ratio": t, "ratio": t, "norm": "Linf", "attack": a}
+        | {"epsilon": e, "value": 0.9 - 0.1 * e - 0.2 * t - 0.02 * s, "n": 200}
+        for m, t in (("dense", 0.0), ("magnitude", 0.8), ("random", 0.8))
+        for s in (0, 1)
+        for a in ("fgsm", "worst")
+        for e in (0.0, 1.0, 2.0)
+    ]
+    scores = [
+        {"method": m, "seed": 0, "target_ratio": t, "ratio": t, "detector": "msp", "sample": sample}
+        | {"group": "", "low": -1 + 0.5 * i, "high": -0.5 + 0.5 * i, "count": 10 * i + 1}
+        for m, t in (("dense", 0.0), ("magnitude", 0.8))
+        for sample in ("test", "letters")
+        for i in (1, 0)
+    ]
+    steep = {"method": "magnitude", "seed": "all", "condition": "corruptions", "points": 3, "n": 899}
+    steep |= {"slope": 4.5, "images_low": 3.0, "images_high": 6.0, "seeds_low": None, "seeds_high": None}
+    steep |= {"published_low": 4.0, "published_high": 5.0}
+    fair = {"first": "magnitude", "second": "<q>random", "pairs": 3, "setup": "S2", "fair": False}
+    fair |= {"why": "at 50 %: 5 and 7 epochs of retraining", "S1": True, "S2": True, "S3.1": False}
+    fair |= {"S3.2": False, "S4.1": None, "S4.2": None, "SX-A": False, "SX-B": False}
+    record = {
+        **found.record,
+        "spent": {"attack": {"cells": 19, "seconds": 8.0}, "ood": {"cells": 1, "seconds": 9.5}},
+    }
+    return dataclasses.replace(
+        found,
+        robust=pd.DataFrame(robust),
+        histograms=pd.DataFrame(scores),
+        excess=pd.DataFrame([steep]),
+        comparability=pd.DataFrame([fair]),
+        record=record,
+        pictures=(
+            shot("misclassified", "", "class <i>3", "magnitude at 50 %"),
+            shot("corruption", "", "as it is"),
+            shot("corruption", "fog", "severity 3"),
+            shot("corruption", "fog", "severity 5"),
+            shot("attack", "parent, fgsm", "class 1"),
+        ),
+        no_pictures={},
+    )

@@ -50,7 +50,7 @@ def test_mlflow_gets_a_run_per_candidate(done: Run, tmp_path: Path) -> None:
     assert float(stated["ratio"]) == pytest.approx(mine["ratio"].iloc[0])
 
 
-def test_what_is_not_known_or_not_installed_is_said(
+def test_unknown_formats_and_missing_packages_are_refused(
     done: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match="unknown export format 'excel'"):

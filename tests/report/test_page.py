@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from evalsuite.datasets.transforms.common_corruptions import kinds as corruptions
 from evalsuite.errors import StoreError
-from evalsuite.report import wording
-from evalsuite.report.fairness import SETUPS, TOTALS
-from evalsuite.report.page import page
-from evalsuite.report.writing import write
+from evalsuite.report import labels
+from evalsuite.report.breakdown import breakdown
+from evalsuite.report.comparability import SETUPS, TOTALS
+from evalsuite.report.page import page, write_page
 from evalsuite.types import Metric, Picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     import pandas as pd
 
-    from evalsuite.report.findings import Findings
+    from evalsuite.report.data import ReportData
     from evalsuite.types import PictureKind
 
 VOID = {"meta", "link", "input", "br", "col", "img", "hr"}
@@ -78,7 +79,7 @@ def read(text: str) -> Reader:
 
 
 @pytest.fixture(scope="module")
-def text(findings: Findings) -> str:
+def text(findings: ReportData) -> str:
     return page(findings)
 
 
@@ -88,7 +89,7 @@ def test_ids_are_unique_and_links_inside_the_page_lead_somewhere(text: str) -> N
     assert len(ids) == len(set(ids))
     targets = {href.removeprefix("#") for href in reader.attributes("href") if href.startswith("#")}
     assert targets <= set(ids)
-    assert {"answer", "curves", "trust", "glossary"} <= targets
+    assert {"answer", "curves", "diagnostics", "glossary"} <= targets
 
 
 def test_tables_are_tables(text: str) -> None:
@@ -116,7 +117,7 @@ def test_nothing_comes_from_the_network(text: str) -> None:
     assert "'unsafe-inline'" not in policy.partition("script-src")[2].partition(";")[0]
 
 
-def test_the_table_has_the_numbers_of_the_frame_to_the_digit(findings: Findings, text: str) -> None:
+def test_the_table_has_the_numbers_of_the_frame_to_the_digit(findings: ReportData, text: str) -> None:
     shown = re.findall(r'<td class="num potential"[^>]*?><data value="([^"]+)">', text)
     failures = re.findall(r'<td class="num failure"><data value="([^"]+)">', text)
     rows = findings.thresholds[findings.thresholds["seed"] == "all"]
@@ -124,7 +125,7 @@ def test_the_table_has_the_numbers_of_the_frame_to_the_digit(findings: Findings,
     assert sorted(map(float, failures)) == sorted(rows["first_failure"].dropna())
 
 
-def test_the_curves_have_the_numbers_of_the_frame_to_the_digit(findings: Findings, text: str) -> None:
+def test_the_curves_have_the_numbers_of_the_frame_to_the_digit(findings: ReportData, text: str) -> None:
     data = json.loads(read(text).scripts["curve-data"])
     found = {}
     for curve in data["curves"]:
@@ -136,7 +137,7 @@ def test_the_curves_have_the_numbers_of_the_frame_to_the_digit(findings: Finding
     assert found == findings.measurements.set_index(keys)["value"].to_dict()
 
 
-def test_the_band_is_the_interval_of_the_drop_around_the_value(findings: Findings, text: str) -> None:
+def test_the_band_is_the_interval_of_the_drop_around_the_value(findings: ReportData, text: str) -> None:
     data = json.loads(read(text).scripts["curve-data"])
     for metric, sign in (("accuracy", -1), ("nll", 1)):
         curve = next(c for c in data["curves"] if (c["metric"], c["condition"]) == (metric, "clean"))
@@ -154,7 +155,7 @@ def _row(measurements: pd.DataFrame, candidate: dict[str, Any], metric: str) -> 
     return measurements[same].iloc[0]
 
 
-def test_nobody_can_write_markup_into_the_page(synthesis: Callable[..., Findings]) -> None:
+def test_markup_in_texts_of_a_run_is_escaped(synthesis: Callable[..., ReportData]) -> None:
     found = synthesis(methods=(ATTACK, "magnitude"), failures=2)
     measurements = found.measurements.assign(reason=ATTACK, evaluator=ATTACK)
     measurements.loc[measurements["group"] == "noise", "condition"] = ATTACK
@@ -167,7 +168,7 @@ def test_nobody_can_write_markup_into_the_page(synthesis: Callable[..., Findings
         ATTACK: ATTACK,
     }
     record |= {"notes": [{"method": ATTACK, "seed": ATTACK, "note": ATTACK}], "versions": {ATTACK: ATTACK}}
-    kinds: tuple[PictureKind, ...] = ("broken", "corruption", "attack")
+    kinds: tuple[PictureKind, ...] = ("misclassified", "corruption", "attack")
     attacked = dataclasses.replace(
         found,
         measurements=measurements.assign(flags=ATTACK),
@@ -180,7 +181,7 @@ def test_nobody_can_write_markup_into_the_page(synthesis: Callable[..., Findings
         histograms=_rows(
             detector=ATTACK, sample=ATTACK, group="ood-near", low=0.0, high=1.0, count=3, ratio=0.5
         ),
-        fairness=_rows(
+        comparability=_rows(
             first=ATTACK,
             second=ATTACK,
             pairs=1,
@@ -199,7 +200,7 @@ def test_nobody_can_write_markup_into_the_page(synthesis: Callable[..., Findings
     data = json.loads(reader.scripts["curve-data"])
     assert data["methods"][0] == ATTACK
     assert not set("<>&\u2028") & set(
-        "".join(reader.scripts[name] for name in ("curve-data", "charts", "breaking-data"))
+        "".join(reader.scripts[name] for name in ("curve-data", "charts", "breakdown-data"))
     )
 
 
@@ -212,7 +213,7 @@ def _rows(**columns: Any) -> pd.DataFrame:
     return pd.DataFrame(several or {"method": [ATTACK]}).assign(**{**about, **columns})
 
 
-def test_failures_are_shown_with_their_reason(synthesis: Callable[..., Findings], text: str) -> None:
+def test_failures_are_shown_with_their_reason(synthesis: Callable[..., ReportData], text: str) -> None:
     words = read(page(synthesis(failures=5))).words
     assert "5 numbers are missing." in words
     assert "RuntimeError: attack <b>diverged</b>" in words
@@ -221,7 +222,7 @@ def test_failures_are_shown_with_their_reason(synthesis: Callable[..., Findings]
     assert "no cell failed, none was skipped" in calm
 
 
-def test_several_seeds_stand_beside_their_mean(synthesis: Callable[..., Findings]) -> None:
+def test_several_seeds_stand_beside_their_mean(synthesis: Callable[..., ReportData]) -> None:
     found = synthesis(seeds=(0, 1, 2))
     text = page(found)
     reader = read(text)
@@ -237,12 +238,12 @@ def test_several_seeds_stand_beside_their_mean(synthesis: Callable[..., Findings
     assert len(json.loads(reader.scripts["curve-data"])["candidates"]) == 3 * (1 + 3 * 6)
 
 
-def test_one_method_is_enough(synthesis: Callable[..., Findings]) -> None:
+def test_one_method_is_enough(synthesis: Callable[..., ReportData]) -> None:
     reader = read(page(synthesis(methods=("magnitude",))))
     assert [tag for tag, found in reader.tags if found.get("role") == "rowheader"] == ["th"]
 
 
-def test_without_tolerances_the_page_says_so(synthesis: Callable[..., Findings]) -> None:
+def test_without_tolerances_the_page_has_no_thresholds(synthesis: Callable[..., ReportData]) -> None:
     found = synthesis(tolerances={})
     assert found.thresholds.empty
     reader = read(page(found))
@@ -251,7 +252,7 @@ def test_without_tolerances_the_page_says_so(synthesis: Callable[..., Findings])
     assert json.loads(reader.scripts["curve-data"])["curves"]
 
 
-def test_a_run_in_which_everything_failed_still_has_a_page(synthesis: Callable[..., Findings]) -> None:
+def test_a_run_in_which_everything_failed_still_has_a_page(synthesis: Callable[..., ReportData]) -> None:
     found = synthesis(tolerances={})
     broken = found.measurements.assign(status="error", value=float("nan"), reason="no memory", n=None)
     reader = read(
@@ -261,11 +262,11 @@ def test_a_run_in_which_everything_failed_still_has_a_page(synthesis: Callable[.
     assert "no memory" in reader.words
 
 
-def test_the_same_findings_give_the_same_bytes(findings: Findings, text: str) -> None:
+def test_the_same_findings_give_the_same_bytes(findings: ReportData, text: str) -> None:
     assert page(findings) == text
 
 
-def test_a_large_run_stays_small(synthesis: Callable[..., Findings]) -> None:
+def test_a_large_run_stays_small(synthesis: Callable[..., ReportData]) -> None:
     large = synthesis(
         methods=tuple("abcde"), ratios=tuple((i + 1) / 21 for i in range(20)), severities=(1, 5)
     )
@@ -273,29 +274,48 @@ def test_a_large_run_stays_small(synthesis: Callable[..., Findings]) -> None:
     assert len(page(large).encode()) < 5_000_000
 
 
-def test_write_replaces_the_page_and_leaves_nothing_else(findings: Findings, tmp_path: Path) -> None:
+def test_write_replaces_the_page_and_leaves_nothing_else(findings: ReportData, tmp_path: Path) -> None:
     folder = tmp_path / "a run" / "of mine"
-    first = write(findings, folder)
-    assert write(findings, folder) == first == folder / "index.html"
+    first = write_page(findings, folder)
+    assert write_page(findings, folder) == first == folder / "index.html"
     assert [path.name for path in folder.iterdir()] == ["index.html"]
     assert first.read_text("utf-8").startswith("<!DOCTYPE html>")
 
 
-def test_a_page_that_cannot_be_written_leaves_the_old_one(findings: Findings, tmp_path: Path) -> None:
+def test_the_page_is_on_the_disk_before_it_replaces_the_old_one(
+    findings: ReportData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without, a machine that loses power after the rename has an empty page and no old one."""
+    steps: list[str] = []
+    sync, replace = os.fsync, os.replace
+
+    def fsync(handle: int) -> None:
+        name = Path(f"/proc/self/fd/{handle}").readlink().name
+        steps.append("sync file" if name.startswith(".index.html.") else "sync folder")
+        sync(handle)
+
+    def renamed(old: Any, new: Any, **options: Any) -> None:
+        steps.append(f"rename to {Path(new).name}")
+        replace(old, new, **options)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", renamed)
+    write_page(findings, tmp_path)
+    assert steps == ["sync file", "rename to index.html", "sync folder"]
+
+
+def test_a_page_that_cannot_be_written_leaves_the_old_one(findings: ReportData, tmp_path: Path) -> None:
     (tmp_path / "index.html").mkdir()
     with pytest.raises(
-        StoreError, match=r"cannot write the report into .*; give a folder that can be written"
+        StoreError, match=r"index.html cannot be written: .*; free space or name another folder"
     ):
-        write(findings, tmp_path)
+        write_page(findings, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["index.html"]
 
 
 def test_a_report_needs_no_torch() -> None:
     code = (
         "import sys; sys.modules.update(torch=None, torchvision=None)\n"
-        "import evalsuite.report.writing\n"
-        "heavy = {'pandas', 'altair', 'jinja2', 'vl_convert'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
         "import evalsuite.report.page\n"
         "heavy = {'altair', 'vl_convert'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -303,5 +323,29 @@ def test_a_report_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
-def test_what_is_called_approximate_is_what_the_generator_calls_so() -> None:
-    assert set(wording.APPROXIMATE) == corruptions.APPROXIMATE
+def test_approximate_corruptions_are_those_of_the_generator() -> None:
+    assert set(labels.APPROXIMATE) == corruptions.APPROXIMATE
+
+
+def test_the_page_shows_and_escapes_all_sections(full: ReportData) -> None:
+    text = page(full)
+    for words in (
+        "Breakdown",
+        "Comparability of the methods",
+        "below S3.2",
+        "5 and 7 epochs",
+        "Computing time",
+    ):
+        assert words in text
+    assert "<q>random" not in text
+    assert "<i>3" not in text
+    assert len(re.findall(r'<img src="data:image/png;base64,', text)) == 5
+    assert len(re.findall('<div class="strip">', text)) == 3
+    data = json.loads(text.partition('id="breakdown-data">')[2].partition("</script>")[0])
+    assert data["drops"] == breakdown(full).data["drops"]
+
+
+def test_without_pictures_the_page_has_the_reason(findings: ReportData) -> None:
+    text = page(dataclasses.replace(findings, no_pictures={"misclassified": "the images are <lost>"}))
+    assert "None to show: the images are &lt;lost&gt;." in text
+    assert "Comparability of the methods" not in text

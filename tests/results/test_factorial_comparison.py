@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from evalsuite import Run, api
-from evalsuite.cli import results as cli_results
+from evalsuite.cli import main as cli
 from evalsuite.errors import UserError
 from evalsuite.results.comparison import Comparison
 from evalsuite.results.factorial_comparison import factorial_comparison
@@ -141,7 +141,7 @@ def test_verdicts_by_hand(values: tuple[float, ...], higher: bool, winner: str, 
 
 def test_a_metric_without_a_direction_has_no_winner() -> None:
     with pytest.raises(
-        UserError, match=r"^of m nobody can say which value is better; compare another metric"
+        UserError, match=r"^metric m has no direction, so that no value is better; compare another metric"
     ):
         factorial_comparison(cast("Any", cross_of((1.0, 2.0, 3.0, 4.0), higher=None)), metric="m")
 
@@ -152,7 +152,7 @@ def test_a_run_without_a_cross_is_refused(done: Run) -> None:
 
 
 def test_the_command_prints_a_line_per_ratio(crossed: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    cli_results.cross_command(crossed.path)
+    cli.factorial_command(crossed.path)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[1].split()[:3] == ["50.0%", "magnitude", "random"]

@@ -13,9 +13,9 @@ import pytest
 from scipy.stats import binomtest
 
 from evalsuite import Run, api
+from evalsuite.config.options import Options
 from evalsuite.errors import StoreError, UserError
 from evalsuite.results.chance_level import chance_levels
-from evalsuite.runs.provenance import Options
 from evalsuite.statistics import paired_rate_interval
 
 if TYPE_CHECKING:
@@ -370,7 +370,7 @@ def test_a_folder_that_is_no_run_is_said(text: str | None, tmp_path: Path) -> No
 def test_a_guess_is_worth_what_the_number_of_classes_says() -> None:
     """Ten classes: a constant answer is right in a tenth, before and after an attack, and log 10 nats off."""
     names = pd.Series(
-        ["accuracy", "accuracy_top5", "robust_accuracy", "energy_auroc", "nll", "brier", "broken"]
+        ["accuracy", "accuracy_top5", "robust_accuracy", "energy_auroc", "nll", "brier", "negative_flip_rate"]
     )
     found = chance_levels(names, {"model": {"classes": 10}})
     assert found[:-1].tolist() == pytest.approx([0.1, 0.5, 0.1, 0.5, 2.302585, 0.9])

@@ -14,7 +14,7 @@ from scipy.stats import norm, skew
 
 from evalsuite import metrics, statistics
 from evalsuite.errors import ContractError
-from evalsuite.tolerances import limit
+from evalsuite.tolerances import parse_limit
 from evalsuite.types import Metric
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ AUROC = Metric("auroc", higher_is_better=True, unit="fraction", text="", functio
 ECE = Metric("ece", higher_is_better=False, unit="fraction", text="", functional="ece_equal_width")
 N = 400
 WEIGHTS = statistics.bootstrap_weights({"clean": N, "letters": 150}, replicates=500, seed=0)
-FIELDS = ("drop", "low", "high", "upper", "floor")
+FIELDS = ("drop", "low", "high", "upper", "lower_simultaneous")
 Evidence = dict[str, "Array"]
 
 
@@ -92,10 +92,10 @@ def test_drops_and_the_order_of_their_bounds(kind: str) -> None:
     expected = reference - np.array(values)
     assert found.drop == pytest.approx(expected if metric.higher_is_better else -expected)
     if kind == "ece":
-        assert np.isnan([found.upper, found.floor]).all()
+        assert np.isnan([found.upper, found.lower_simultaneous]).all()
     else:
-        assert (found.floor <= found.low + 0.3 * (found.high - found.low)).all()
-        assert (found.floor <= found.drop).all()
+        assert (found.lower_simultaneous <= found.low + 0.3 * (found.high - found.low)).all()
+        assert (found.lower_simultaneous <= found.drop).all()
         assert (found.drop < found.upper).all()
         assert (found.upper < found.high + 0.05 * (found.high - found.low)).all()
 
@@ -119,7 +119,7 @@ def test_means_get_bootstrap_t_bounds_and_one_critical_value() -> None:
     )  # the 25th of 500: (501 * 0.05)
     critical = np.sort(deviations.max(axis=1))[488]  # the 489th: (501 * 0.975)
     assert found.upper == pytest.approx(upper)
-    assert found.floor == pytest.approx(differences.mean(axis=0) - critical * error)
+    assert found.lower_simultaneous == pytest.approx(differences.mean(axis=0) - critical * error)
 
 
 def test_the_critical_value_of_rates_is_that_of_the_largest_deviation() -> None:
@@ -131,7 +131,9 @@ def test_the_critical_value_of_rates_is_that_of_the_largest_deviation() -> None:
     z = max(np.sort(largest)[488], norm.ppf(0.975))
     lost, gained = (differences > 0).sum(axis=0), (differences < 0).sum(axis=0)
     assert z < norm.ppf(1 - 0.025 / 4)
-    assert found.floor == pytest.approx(-statistics.score_limit(gained, lost, n=N, z=z, corrected=True))
+    assert found.lower_simultaneous == pytest.approx(
+        -statistics.score_limit(gained, lost, n=N, z=z, corrected=True)
+    )
     assert found.upper == pytest.approx(
         statistics.score_limit(lost, gained, n=N, z=norm.ppf(0.95), corrected=True)
     )
@@ -157,7 +159,7 @@ def test_other_functionals_get_percentiles_and_scaled_deviations() -> None:
         [accelerated(r, d) for r, d in zip(replicates.T, found.drop, strict=True)]
     )
     assert (found.upper >= np.sort(replicates, axis=0)[475]).all()
-    assert found.floor == pytest.approx(found.drop - critical * error)
+    assert found.lower_simultaneous == pytest.approx(found.drop - critical * error)
 
 
 @pytest.mark.parametrize("kind", ["accuracy", "nll", "auroc"])
@@ -168,8 +170,8 @@ def test_copies_cost_nothing_and_other_candidates_do(kind: str) -> None:
     alone = statistics.bounds(metric, parent, candidates[:1], weights=WEIGHTS)
     copies = statistics.bounds(metric, parent, 6 * candidates[:1], weights=WEIGHTS)
     together = statistics.bounds(metric, parent, candidates, weights=WEIGHTS)
-    assert copies.floor == pytest.approx(np.repeat(alone.floor, 6))
-    assert together.floor[0] < alone.floor[0]
+    assert copies.lower_simultaneous == pytest.approx(np.repeat(alone.lower_simultaneous, 6))
+    assert together.lower_simultaneous[0] < alone.lower_simultaneous[0]
     assert together.upper[0] == pytest.approx(alone.upper[0])
 
 
@@ -199,9 +201,9 @@ def test_rates_without_a_discordant_image_follow_the_rule_of_three() -> None:
     found = statistics.bounds(ACCURACY, parent, [parent, *candidates], weights=WEIGHTS)
     assert found.drop[0] == 0
     assert found.upper[0] == pytest.approx(3 / N, rel=0.05)
-    assert found.floor[0] < 0
+    assert found.lower_simultaneous[0] < 0
     rest = statistics.bounds(ACCURACY, parent, candidates, weights=WEIGHTS)
-    assert found.floor[1:] == pytest.approx(rest.floor, abs=1e-12)
+    assert found.lower_simultaneous[1:] == pytest.approx(rest.lower_simultaneous, abs=1e-12)
     for copies in (1, 3):
         none = statistics.mean_bounds(ACCURACY, copies * [parent], copies * [[parent]], weights=WEIGHTS)
         assert none.upper == pytest.approx([found.upper[0]])
@@ -214,11 +216,11 @@ def test_one_discordant_image_does_not_harm_its_neighbours() -> None:
     one[right.argmin()] = True  # a gain: a resample without it deviates upwards
     rest = statistics.bounds(ACCURACY, parent, candidates, weights=WEIGHTS)
     found = statistics.bounds(ACCURACY, parent, [{"clean": one}, *candidates], weights=WEIGHTS)
-    assert (found.floor[1:] > rest.floor - 0.15 * (rest.high - rest.low)).all()
-    assert found.floor[0] < -1 / N < found.upper[0]
+    assert (found.lower_simultaneous[1:] > rest.lower_simultaneous - 0.15 * (rest.high - rest.low)).all()
+    assert found.lower_simultaneous[0] < -1 / N < found.upper[0]
 
 
-def test_means_without_spread_are_certain_and_disturb_nobody() -> None:
+def test_means_without_spread_are_certain_and_change_no_other_bound() -> None:
     parent, candidates = losses()
     rest = statistics.bounds(NLL, parent, candidates, weights=WEIGHTS)
     constant = {"clean": parent["clean"] + 0.25}
@@ -235,11 +237,11 @@ def test_means_that_differ_on_few_images_have_no_bounds(differing: int, known: b
     few[:differing] += np.linspace(0.5, 1.5, differing)
     rest = statistics.bounds(NLL, parent, candidates, weights=WEIGHTS)
     found = statistics.bounds(NLL, parent, [{"clean": few}, *candidates], weights=WEIGHTS)
-    assert np.isfinite([found.upper[0], found.floor[0]]).tolist() == [known, known]
-    assert np.isfinite(found.floor[1:]).all()
+    assert np.isfinite([found.upper[0], found.lower_simultaneous[0]]).tolist() == [known, known]
+    assert np.isfinite(found.lower_simultaneous[1:]).all()
     if not known:
-        assert found.floor[1:] == pytest.approx(rest.floor, abs=1e-12)
-        assert (found.upper[0], found.floor[0]) == (np.inf, -np.inf)
+        assert found.lower_simultaneous[1:] == pytest.approx(rest.lower_simultaneous, abs=1e-12)
+        assert (found.upper[0], found.lower_simultaneous[0]) == (np.inf, -np.inf)
 
 
 @pytest.mark.parametrize("kind", ["accuracy", "nll", "auroc"])
@@ -249,7 +251,7 @@ def test_few_and_odd_replicates_never_put_a_bound_on_the_wrong_side(kind: str) -
     for at in range(40):
         odd = {name: w[at : at + 1] for name, w in WEIGHTS.items()}
         found = statistics.bounds(metric, parent, candidates, weights=odd)
-        assert (found.floor <= found.drop).all()
+        assert (found.lower_simultaneous <= found.drop).all()
         assert (found.drop <= found.upper).all()
 
 
@@ -257,7 +259,7 @@ def test_identical_scores_have_no_width() -> None:
     parent, candidates = scores()
     found = statistics.bounds(AUROC, parent, [parent, *candidates], weights=WEIGHTS)
     assert [getattr(found, name)[0] for name in FIELDS] == [0.0] * 5
-    assert statistics.bounds(AUROC, parent, [parent], weights=WEIGHTS).floor.tolist() == [0.0]
+    assert statistics.bounds(AUROC, parent, [parent], weights=WEIGHTS).lower_simultaneous.tolist() == [0.0]
 
 
 @settings(max_examples=40, deadline=None)
@@ -272,10 +274,10 @@ def test_bounds_of_any_rates_hold_the_drop_between_them(data: st.DataObject) -> 
     weights = statistics.bootstrap_weights({"x": size}, replicates=30, seed=1)
     found = statistics.mean_bounds(ACCURACY, parents, candidates, weights=weights)
     assert np.isfinite([getattr(found, name) for name in FIELDS]).all()
-    assert (found.floor <= found.drop).all()
+    assert (found.lower_simultaneous <= found.drop).all()
     assert (found.drop <= found.upper).all()
     assert (found.low <= found.high).all()
-    assert (np.abs([found.floor, found.upper]) <= 1).all()
+    assert (np.abs([found.lower_simultaneous, found.upper]) <= 1).all()
     turned = statistics.mean_bounds(ERROR, parents, candidates, weights=weights)
     assert turned.low == pytest.approx(-found.high, abs=1e-12)
 
@@ -322,7 +324,7 @@ def test_a_p_value_is_the_smallest_level_at_which_the_bound_is_within_the_tolera
     for seed in range(12):
         parent, candidates = evidence(seed)
         found = statistics.bounds(metric, parent, candidates, weights=WEIGHTS, tolerance=tolerance)
-        most = limit(tolerance).at(float(metrics.evaluate(metric.functional, parent)))
-        assert ((found.p <= 0.05) == (found.upper <= most)).all()
-        assert (found.p[found.drop > most] == 1).all()
-        assert ((found.p > 0) & (found.p <= 1)).all()
+        most = parse_limit(tolerance).at(float(metrics.evaluate(metric.functional, parent)))
+        assert ((found.noninferiority_p <= 0.05) == (found.upper <= most)).all()
+        assert (found.noninferiority_p[found.drop > most] == 1).all()
+        assert ((found.noninferiority_p > 0) & (found.noninferiority_p <= 1)).all()

@@ -35,7 +35,7 @@ def test_the_bounds_of_the_debiased_square_hold(parent: float, candidate: float)
         pair = [{"test": sample(gap, random)} for gap in (parent, candidate)]
         found = mean_bounds(SQUARED, pair[:1], [pair[1:]], weights=WEIGHTS)
         low, high = found.low[0], found.high[0]
-        held.append((found.upper[0] >= truth, low <= truth <= high, found.floor[0] <= truth))
+        held.append((found.upper[0] >= truth, low <= truth <= high, found.lower_simultaneous[0] <= truth))
     upper, inside, floor = np.mean(held, axis=0)
     error = np.sqrt(0.05 * 0.95 / TESTS)
     assert upper >= 0.95 - 2 * error
@@ -55,7 +55,7 @@ def test_such_a_bound_of_the_plain_error_would_not_hold() -> None:
     assert np.mean(held) < 0.8
     pair_of = {"test": sample(0.0, random)}
     found = mean_bounds(PLAIN, [pair_of], [[{"test": sample(0.05, random)}]], weights=WEIGHTS)
-    assert np.isnan([found.upper[0], found.floor[0]]).all()
+    assert np.isnan([found.upper[0], found.lower_simultaneous[0]]).all()
 
 
 def test_every_calibration_error_but_the_debiased_square_is_called_biased() -> None:
@@ -70,5 +70,5 @@ def test_a_worse_candidate_is_not_certified_and_an_equal_one_is() -> None:
     found = mean_bounds(
         SQUARED, [{"test": parent}], [[{"test": parent}, {"test": equal}, {"test": worse}]], weights=WEIGHTS
     )
-    assert found.upper[0] == found.floor[0] == 0
-    assert found.upper[1] < 0.015 < found.floor[2] < 0.04 < found.upper[2]
+    assert found.upper[0] == found.lower_simultaneous[0] == 0
+    assert found.upper[1] < 0.015 < found.lower_simultaneous[2] < 0.04 < found.upper[2]

@@ -79,7 +79,7 @@ def test_the_truth_is_inside_where_hardly_an_image_is_in_doubt(functional: str) 
     truth = {
         "auroc": float(ndtr(4 / np.sqrt(2))),
         "aupr_in": 0.9988185784730476,
-    }  # as simulate_alone.py has it
+    }  # as simulate_intervals.py has it
     truth["mean_auroc"] = (truth["auroc"] + float(ndtr(5 / np.hypot(1, 1.5)))) / 2
     held = 0
     for _ in range(800):
@@ -92,7 +92,7 @@ def test_the_truth_is_inside_where_hardly_an_image_is_in_doubt(functional: str) 
 
 
 @pytest.mark.parametrize("functional", ["auroc", "aupr_in", "aupr_out"])
-def test_one_error_makes_nobody_surer_than_none(functional: str) -> None:
+def test_one_error_narrows_no_interval(functional: str) -> None:
     """Of 20 outliers, one below one of 2,000 test images: it tells little of where others may be."""
     test = np.linspace(0, 1, 2000)
     few = np.linspace(2, 3, 20)
@@ -137,7 +137,7 @@ RATES = ("fpr95_ood_positive", "fpr95_id_positive")
 
 @pytest.mark.parametrize("apart", [0.5, 2.0])
 def test_the_truth_of_a_false_positive_rate_is_inside(apart: float) -> None:
-    """More sizes and distances: `tests/benchmarks/simulate_alone.py`."""
+    """More sizes and distances: `tests/benchmarks/simulate_intervals.py`."""
     random = np.random.default_rng(3)
     cut = ndtr(-apart - stats.norm.ppf(0.05)), ndtr(stats.norm.ppf(0.95) - apart)
     wider = (ndtr(-apart - 1 - 1.5 * stats.norm.ppf(0.05)), ndtr((stats.norm.ppf(0.95) - apart - 1) / 1.5))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.stats import quantile_test
 
 from evalsuite.errors import DataError
-from evalsuite.statistics.intervals import LEAST, median_interval
+from evalsuite.statistics.intervals import FEWEST_VALUES, median_interval
 
 
 def test_nine_values_by_hand() -> None:
@@ -20,7 +20,9 @@ def test_nine_values_by_hand() -> None:
     assert median_interval(range(1, 10), level=0.8) == (3.0, 7.0)
 
 
-@given(st.lists(st.integers(-1000, 1000), min_size=LEAST, max_size=80), st.sampled_from([0.5, 0.9, 0.95]))
+@given(
+    st.lists(st.integers(-1000, 1000), min_size=FEWEST_VALUES, max_size=80), st.sampled_from([0.5, 0.9, 0.95])
+)
 def test_it_is_scipys(values: list[int], level: float) -> None:
     theirs: Any = quantile_test(values, p=0.5).confidence_interval(level)
     assert median_interval(values, level=level) == (theirs.low, theirs.high)

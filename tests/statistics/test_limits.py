@@ -47,7 +47,7 @@ def test_a_detector_without_an_error_follows_the_rule_of_three(metric: Metric) -
     assert found.upper == pytest.approx([3 / FEW], rel=0.01)
     assert found.high == pytest.approx([3.69 / FEW], rel=0.01)
     assert found.low == pytest.approx(-found.high)
-    assert found.floor == pytest.approx(-found.high)
+    assert found.lower_simultaneous == pytest.approx(-found.high)
 
 
 def test_the_mean_over_sets_counts_the_images_of_all_of_them() -> None:
@@ -59,7 +59,7 @@ def test_the_mean_over_sets_counts_the_images_of_all_of_them() -> None:
 
 def test_the_same_scores_are_the_same_network() -> None:
     found = statistics.bounds(AUROC, apart(0), [apart(0)], weights=WEIGHTS)
-    assert (found.low[0], found.upper[0], found.floor[0]) == (0.0, 0.0, 0.0)
+    assert (found.low[0], found.upper[0], found.lower_simultaneous[0]) == (0.0, 0.0, 0.0)
 
 
 def test_rare_outliers_that_pruning_misses_are_certified_in_at_most_one_in_twenty() -> None:
@@ -70,7 +70,7 @@ def test_rare_outliers_that_pruning_misses_are_certified_in_at_most_one_in_twent
         for s in range(simulations)
     ]
     assert rarely(sum(one.upper[0] <= tolerance for one in found), simulations)
-    assert rarely(sum(one.floor[0] > tolerance for one in found), simulations)
+    assert rarely(sum(one.lower_simultaneous[0] > tolerance for one in found), simulations)
 
 
 def test_the_worst_of_equally_bad_conditions_has_no_bounds() -> None:
@@ -78,7 +78,7 @@ def test_the_worst_of_equally_bad_conditions_has_no_bounds() -> None:
     random = np.random.default_rng(0)
     parent, candidate = random.random((N, 10)) < 0.7, random.random((N, 10)) < np.linspace(0.68, 0.9, 10)
     found = statistics.bounds(WORST, {"test": parent}, [{"test": candidate}], weights=WEIGHTS)
-    assert np.isnan([found.upper[0], found.floor[0]]).all()
+    assert np.isnan([found.upper[0], found.lower_simultaneous[0]]).all()
     assert found.low[0] < found.drop[0] < found.high[0]
 
 
@@ -87,8 +87,8 @@ def test_means_over_draws_that_never_differ_follow_the_rule_of_three() -> None:
     values = np.random.default_rng(0).integers(0, 4, N) / 3
     found = statistics.bounds(MEAN, {"test": values}, [{"test": values.copy()}], weights=WEIGHTS)
     assert found.upper == pytest.approx([3 / N], rel=0.05)
-    assert found.floor[0] == pytest.approx(-3.69 / N, rel=0.1)
-    assert found.low[0] <= found.floor[0] < 0 < found.upper[0] <= found.high[0]
+    assert found.lower_simultaneous[0] == pytest.approx(-3.69 / N, rel=0.1)
+    assert found.low[0] <= found.lower_simultaneous[0] < 0 < found.upper[0] <= found.high[0]
 
 
 def test_means_over_draws_that_differ_on_few_images_count_each_as_a_whole() -> None:
@@ -99,7 +99,7 @@ def test_means_over_draws_that_differ_on_few_images_count_each_as_a_whole() -> N
     found = statistics.bounds(MEAN, {"test": values}, [{"test": few}], weights=WEIGHTS)
     whole = statistics.score_limit(5, 0, n=N, z=1.6448536269514722, corrected=True)
     assert found.upper == pytest.approx([float(whole)])
-    assert found.floor[0] < 0
+    assert found.lower_simultaneous[0] < 0
 
 
 def errors(random: np.random.Generator) -> tuple[Array, Array]:
@@ -123,9 +123,11 @@ def test_a_tolerance_that_is_a_share_is_as_uncertain_as_the_parent(metric: Metri
         moving = statistics.bounds(metric, *sides, weights=WEIGHTS, tolerance="200%")
         fixed = statistics.bounds(metric, *sides, weights=WEIGHTS)
         wrong += moving.upper[0] <= limit
-        failed += moving.floor[0] > limit
+        failed += moving.lower_simultaneous[0] > limit
         naive += fixed.upper[0] <= limit
-        assert moving.floor[0] <= fixed.floor[0] <= fixed.upper[0] <= moving.upper[0]
+        assert (
+            moving.lower_simultaneous[0] <= fixed.lower_simultaneous[0] <= fixed.upper[0] <= moving.upper[0]
+        )
     assert rarely(wrong, simulations)
     assert rarely(failed, simulations)
     assert not rarely(naive, simulations)
@@ -168,6 +170,8 @@ def test_p_values_agree_with_bounds_where_little_is_seen(tolerance: float | str)
         ]
         for metric, parent, candidates in cases:
             found = statistics.bounds(metric, parent, candidates, weights=WEIGHTS, tolerance=tolerance)
-            assert ((found.p <= 0.05) == (found.upper <= found.tolerance + 1e-14)).all(), metric.name
-            passed += int((found.p <= 0.05).sum())
+            assert ((found.noninferiority_p <= 0.05) == (found.upper <= found.tolerance + 1e-14)).all(), (
+                metric.name
+            )
+            passed += int((found.noninferiority_p <= 0.05).sum())
     assert 0 < passed < 20 * 11

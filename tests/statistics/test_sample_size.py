@@ -37,7 +37,7 @@ def test_planned_images_have_the_power(
 
 def test_the_table_of_the_documentation_is_right() -> None:
     text = (Path(__file__).parents[2] / "docs" / "statistics.md").read_text()
-    table = text.split("## Plan")[1]
+    table = text.split("## Sample size")[1]
     rows = [
         row.replace(",", "").strip("|").split("|") for row in table.splitlines() if row.startswith("| 0.")
     ]

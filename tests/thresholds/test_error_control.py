@@ -44,6 +44,7 @@ def check(model: Any, setting: Any, simulations: int) -> list[Any]:
     return found
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("shape", ["steep", "plateau below", "ties", "fails at once"])
 def test_a_thousand_images(model: Any, shape: str, seeds: int) -> None:
@@ -53,12 +54,14 @@ def test_a_thousand_images(model: Any, shape: str, seeds: int) -> None:
         assert sum(f.high < 0.9 for f in found) > 100
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize("seeds", [1, 3])
 @pytest.mark.parametrize("shape", ["steep", "plateau below", "ties", "fails at once"])
 def test_ten_thousand_images(model: Any, shape: str, seeds: int) -> None:
     check(model, model.Setting(shape, 10_000, seeds, 0.005), 25)
 
 
+@pytest.mark.extensive
 def test_skewed_losses(model: Any) -> None:
     for shape in ("ties", "fails at once"):
         check(model, model.Setting(shape, 1000, 1, 0.02, "nll"), 100)

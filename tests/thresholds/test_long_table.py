@@ -1,4 +1,4 @@
-"""What a table of measurements must say, and the sentence that it gets when it does not."""
+"""Mistakes in a table of measurements, each with its message, and columns of earlier versions."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "part of an image": ({"n": [899, 899, 898.5]}, "n is the number of images and must be a whole number"),
     "no images": ({"n": [899, 0, 899]}, "n is the number of images"),
     "a seed called all": ({"seed": "all"}, "a seed is called 'all'"),
-    "seeds on other ladders": (
+    "seeds with other target ratios": (
         {
             "method": ["dense", "dense", "m", "m"],
             "seed": [0, 1, 0, 1],
@@ -139,7 +139,7 @@ def test_a_tolerance_that_is_none(tolerance: float) -> None:
         thresholds(table(), tolerance={"accuracy": tolerance})
 
 
-def test_a_tolerance_for_a_metric_that_nobody_measured() -> None:
+def test_a_tolerance_for_a_metric_that_was_not_measured() -> None:
     with pytest.raises(
         UnknownNameError, match="tolerance for an unknown metric 'acuracy': did you mean 'acc"
     ):
@@ -228,3 +228,47 @@ def test_a_table_without_candidates_has_no_thresholds() -> None:
         found = thresholds(frame, tolerance=0.02)
         assert len(found) == 0
         assert "potential" in found
+
+
+OLD = {"drop_upper_95": "drop_upper", "drop_lower_simultaneous": "drop_floor", "noninferiority_p": "drop_p"}
+BOUNDED = {
+    "drop_low": [np.nan, -0.01, 0.2],
+    "drop_high": [np.nan, 0.015, 0.4],
+    "drop_upper_95": [np.nan, 0.014, 0.39],
+    "drop_lower_simultaneous": [np.nan, -0.02, 0.1],
+    "noninferiority_p": [np.nan, 0.01, 1.0],
+    "drop_tolerance": 0.02,
+}
+
+
+@pytest.mark.parametrize("new", OLD)
+def test_columns_of_earlier_versions_are_taken_with_a_warning(new: str) -> None:
+    expected = thresholds(table(**BOUNDED), tolerance=0.02)
+    assert expected["certified"].tolist() == [0.5, 0.5]
+    old = table(**BOUNDED).rename(columns={new: OLD[new]})
+    with pytest.warns(DeprecationWarning, match=f"column '{OLD[new]}' is now called '{new}'") as warned:
+        found = thresholds(old, tolerance=0.02)
+    assert warned[0].filename == __file__
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_bounds_over_seeds_may_have_columns_of_earlier_versions() -> None:
+    rows = [table(seed=seed, target_ratio=[0, 0.5, 0.9]) for seed in (0, 1)]
+    several = pd.concat(rows, ignore_index=True)
+    bounds = pd.DataFrame({name: column[1:] for name, column in BOUNDED.items() if isinstance(column, list)})
+    over_seeds = bounds.assign(
+        method="magnitude", metric="accuracy", condition="clean", target_ratio=[0.5, 0.9], drop_tolerance=0.02
+    )
+    expected = thresholds(several, tolerance=0.02, over_seeds=over_seeds)
+    assert expected.loc[expected["seed"] == "all", "certified"].item() == 0.5
+    with pytest.warns(DeprecationWarning, match="is now called") as warned:
+        found = thresholds(several, tolerance=0.02, over_seeds=over_seeds.rename(columns=OLD))
+    assert len(warned) == len(OLD)
+    pd.testing.assert_frame_equal(found, expected)
+
+
+def test_a_table_with_both_names_keeps_the_present_one() -> None:
+    both = table(**BOUNDED, drop_upper=[np.nan, 9.0, 9.0])
+    pd.testing.assert_frame_equal(
+        thresholds(both, tolerance=0.02), thresholds(table(**BOUNDED), tolerance=0.02)
+    )

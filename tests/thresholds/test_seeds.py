@@ -38,7 +38,7 @@ def test_the_method_is_certified_too_far_in_at_most_one_in_twenty(
     table = pd.concat([parents, candidates]).assign(metric="accuracy", higher_is_better=True)
     upper = drops.mean(axis=1) + 1.6449 * image_error
     given = pd.DataFrame(
-        {"condition": conditions, "drop_upper": upper, "drop_floor": -9.0, "drop_high": upper}
+        {"condition": conditions, "drop_upper_95": upper, "drop_lower_simultaneous": -9.0, "drop_high": upper}
     )
     given = given.assign(method="m", metric="accuracy", target_ratio=0.5, drop_low=-9.0)
     answers = thresholds(table, tolerance=tolerance, over_seeds=given)
@@ -70,7 +70,7 @@ def test_a_limit_that_moves_with_the_parent_of_a_seed_varies_over_seeds_too() ->
     table = pd.concat([parents, candidates]).assign(metric="error", higher_is_better=False)
     upper = 3 - own.mean(axis=0)
     given = pd.DataFrame(
-        {"condition": conditions, "drop_upper": upper, "drop_floor": -9.0, "drop_high": upper}
+        {"condition": conditions, "drop_upper_95": upper, "drop_lower_simultaneous": -9.0, "drop_high": upper}
     )
     given = given.assign(method="m", metric="error", target_ratio=0.5, drop_low=-9.0)
     answers = thresholds(table, tolerance="50%", over_seeds=given)

@@ -13,27 +13,27 @@ from hypothesis import strategies as st
 from scipy.stats import t
 
 from evalsuite.errors import UserError
-from evalsuite.thresholds.summaries import PROVEN
-from evalsuite.thresholds.threshold import threshold, thresholds
+from evalsuite.thresholds.threshold import STATEMENTS, threshold, thresholds
 from evalsuite.types import Bounds, Threshold
 
 NAN = float("nan")
 INF = float("inf")
 RATIOS = [0.5, 0.7, 0.9]
-LIMITS = ["drop_low", "drop_high", "drop_upper", "drop_floor"]
+LIMITS = ["drop_low", "drop_high", "drop_upper_95", "drop_lower_simultaneous"]
 
 
-def bounds(drops: Any, high: Any, upper: Any, floor: Any) -> Bounds:
+def bounds(drops: Any, high: Any, upper: Any, lower: Any) -> Bounds:
     drop = np.array(drops, dtype=float)
-    high, upper, floor = (np.array(one, float) for one in (high, upper, floor))
-    return Bounds(drop, 2 * drop - high, high, upper, floor, p=np.full_like(drop, NAN), tolerance=NAN)
+    high, upper, lower = (np.array(one, float) for one in (high, upper, lower))
+    p = np.full_like(drop, NAN)
+    return Bounds(drop, 2 * drop - high, high, upper, lower, p, tolerance=NAN)
 
 
-def found(drops: Any, *, high: Any, upper: Any, floor: Any, tolerance: float = 0.02) -> Threshold:
-    return threshold(RATIOS, drops, tolerance, bounds=bounds(drops, high, upper, floor))
+def found(drops: Any, *, high: Any, upper: Any, lower: Any, tolerance: float = 0.02) -> Threshold:
+    return threshold(RATIOS, drops, tolerance, bounds=bounds(drops, high, upper, lower))
 
 
-# name: drops, highs, uppers, floors; certified, interval
+# name: drops, highs, uppers, lowers; certified, interval
 HAND_MADE: dict[
     str, tuple[list[float], list[float], list[float], list[float], float, tuple[float, float] | None]
 ] = {
@@ -56,17 +56,17 @@ HAND_MADE: dict[
     "one could not be measured": ([0, NAN, 0], [0, NAN, 0], [0, NAN, 0], [-9, NAN, -9], 0.5, (0.5, 0.9)),
     "one has no bounds": ([0, 0, 0], [0, NAN, 0], [0, NAN, 0], [-9, NAN, -9], 0.5, (0.5, 0.9)),
     "endless bounds": ([0, 0, 0], [0, 0, 0], [0, INF, 0], [0, -INF, 0], 0.5, (0.5, 0.9)),
-    "no floors": ([0, 0, 0], [0, 0, 0], [0, 0, 0], [NAN, NAN, NAN], 0.9, None),
+    "no lower bounds": ([0, 0, 0], [0, 0, 0], [0, 0, 0], [NAN, NAN, NAN], 0.9, None),
     "bounds below the drop": ([0.1, 0, 0], [0] * 3, [0] * 3, [-9] * 3, 0.0, (0.0, 0.9)),
-    "floors above the drop": ([0, 0, 0.1], [0, 0, 9], [0, 0, 9], [0.1, 0.1, 0.1], 0.7, (0.7, 0.7)),
+    "lower bounds above the drop": ([0, 0, 0.1], [0, 0, 9], [0, 0, 9], [0.1, 0.1, 0.1], 0.7, (0.7, 0.7)),
     "97.5 % beyond 95 %": ([0, 0, 0], [0, 0, 0], [0, 9, 0], [-9] * 3, 0.5, (0.5, 0.9)),
 }
 
 
 @pytest.mark.parametrize("name", HAND_MADE)
 def test_hand_made_bounds(name: str) -> None:
-    drops, high, upper, floor, certified, interval = HAND_MADE[name]
-    answer = found(drops, high=high, upper=upper, floor=floor)
+    drops, high, upper, lower, certified, interval = HAND_MADE[name]
+    answer = found(drops, high=high, upper=upper, lower=lower)
     assert answer.certified == certified
     assert answer.interval == interval
 
@@ -74,13 +74,13 @@ def test_hand_made_bounds(name: str) -> None:
 def test_without_bounds_nothing_is_certified() -> None:
     assert threshold(RATIOS, [0, 0, 0], 0.02).certified is None
     assert threshold(RATIOS, [0, 0, 0], 0.02).interval is None
-    biased = found([0, 0, 0], high=[0, 0, 0], upper=[NAN] * 3, floor=[NAN] * 3)
+    biased = found([0, 0, 0], high=[0, 0, 0], upper=[NAN] * 3, lower=[NAN] * 3)
     assert biased.certified is None
     assert biased.interval is None
 
 
 def test_bounds_give_the_widths() -> None:
-    answer = found([0, 0, 0], high=[0.005, 0.005, 0.015], upper=[0] * 3, floor=[-9] * 3)
+    answer = found([0, 0, 0], high=[0.005, 0.005, 0.015], upper=[0] * 3, lower=[-9] * 3)
     assert answer.underpowered is True  # from -0.015 to 0.015
     given = threshold(
         RATIOS, [0, 0, 0], 0.02, widths=[0] * 3, bounds=bounds([0] * 3, [1] * 3, [0] * 3, [0] * 3)
@@ -100,9 +100,9 @@ NUMBERS = st.integers(-4, 4).map(lambda k: k / 128) | st.just(NAN)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=8))
 def test_agrees_with_plain_loops_and_keeps_its_order(rows: list[tuple[float, ...]]) -> None:
     ratios = [(k + 1) / 10 for k in range(len(rows))]
-    drops, high, upper, floor = (np.array(column) for column in zip(*rows, strict=True))
+    drops, high, upper, lower = (np.array(column) for column in zip(*rows, strict=True))
     tolerance = 1 / 128
-    answer = threshold(ratios, drops.tolist(), tolerance, bounds=bounds(drops, high, upper, floor))
+    answer = threshold(ratios, drops.tolist(), tolerance, bounds=bounds(drops, high, upper, lower))
     certified = low = 0.0
     for ratio, drop, bound in zip(ratios, drops, upper, strict=True):
         if not (drop <= tolerance and bound <= tolerance):
@@ -113,7 +113,7 @@ def test_agrees_with_plain_loops_and_keeps_its_order(rows: list[tuple[float, ...
             break
         low = ratio
     end = 0.0
-    for ratio, drop, bound in zip(ratios, drops, floor, strict=True):
+    for ratio, drop, bound in zip(ratios, drops, lower, strict=True):
         if drop > tolerance and bound > tolerance:
             break
         end = ratio
@@ -152,8 +152,10 @@ def row(table: pd.DataFrame, **labels: Any) -> pd.Series[Any]:
 
 
 def test_columns_of_a_table_are_used() -> None:
-    table = frame([0, 0, 0.1]).assign(drop_low=-0.01, drop_high=0.01, drop_upper=0.005, drop_floor=-0.01)
-    table.loc[table["ratio"] == 0.9, "drop_floor"] = 0.05
+    table = frame([0, 0, 0.1]).assign(
+        drop_low=-0.01, drop_high=0.01, drop_upper_95=0.005, drop_lower_simultaneous=-0.01
+    )
+    table.loc[table["ratio"] == 0.9, "drop_lower_simultaneous"] = 0.05
     table.loc[table["ratio"] == 0.7, "drop_high"] = 0.03
     answers = thresholds(table, tolerance=0.02)
     for seed in (0, "all"):  # one seed: the headline is that seed
@@ -164,12 +166,12 @@ def test_columns_of_a_table_are_used() -> None:
 
 def test_a_table_without_the_columns_certifies_nothing() -> None:
     answers = thresholds(frame([0, 0, 0]), tolerance=0.02)
-    assert answers[list(PROVEN)].isna().all(axis=None)
-    assert answers.columns[13:19].tolist() == ["potential_any_std", *PROVEN]
+    assert answers[list(STATEMENTS)].isna().all(axis=None)
+    assert answers.columns[13:19].tolist() == ["potential_any_std", *STATEMENTS]
 
 
 def test_rows_that_were_not_measured_have_no_bounds() -> None:
-    table = frame([0, 0, 0], drop_upper=0.0, drop_high=0.0, drop_floor=0.0, status="ok")
+    table = frame([0, 0, 0], drop_upper_95=0.0, drop_high=0.0, drop_lower_simultaneous=0.0, status="ok")
     table.loc[table["ratio"] == 0.7, "status"] = "error"
     answer = row(thresholds(table, tolerance=0.02), seed=0)
     assert (answer["certified"], answer["potential_low"], answer["potential_high"]) == (0.5, 0.5, 0.9)
@@ -179,10 +181,10 @@ THREE = [[0.0, 0.004, 0.03], [0.002, 0.006, 0.05], [0.001, 0.002, 0.04]]
 
 
 def test_headlines_of_several_seeds_need_bounds_of_their_own() -> None:
-    table = frame(THREE, drop_high=0.0, drop_upper=0.0, drop_floor=0.0)
+    table = frame(THREE, drop_high=0.0, drop_upper_95=0.0, drop_lower_simultaneous=0.0)
     without = row(thresholds(table, tolerance=0.02), seed="all")
-    assert without[list(PROVEN)].isna().all()
-    given = over_seeds(drop_low=[-0.01] * 3, drop_high=[0.01, 0.03, 0.06], drop_upper=[0.01, 0.015, 0.06])
+    assert without[list(STATEMENTS)].isna().all()
+    given = over_seeds(drop_low=[-0.01] * 3, drop_high=[0.01, 0.03, 0.06], drop_upper_95=[0.01, 0.015, 0.06])
     answer = row(thresholds(table, tolerance=0.02, over_seeds=given), seed="all")
     ratios = [0.501, 0.701]
     assert answer["certified"] == pytest.approx(ratios[1])
@@ -198,7 +200,7 @@ def test_the_method_is_certified_by_students_t_and_the_noise_of_the_images() -> 
     mean, margin = drops.mean(), 0.006
     of_seeds = t.ppf(0.95, 2) * drops.std(ddof=1) / math.sqrt(3)
     limit = mean + math.hypot(of_seeds, margin)
-    given = over_seeds(drop_upper=[0.001, mean + margin, 0.06], drop_high=0.06)
+    given = over_seeds(drop_upper_95=[0.001, mean + margin, 0.06], drop_high=0.06)
     for tolerance, reached in ((limit + 1e-9, 0.701), (limit - 1e-9, 0.501)):
         answer = row(thresholds(frame(THREE), tolerance=tolerance, over_seeds=given), seed="all")
         assert answer["certified_method"] == pytest.approx(reached)
@@ -230,9 +232,11 @@ def test_a_seed_that_lacks_a_condition_certifies_nothing_for_all_seeds() -> None
 
 
 def test_the_minimum_of_a_group_is_certified_for_all_its_conditions() -> None:
-    table = frame(np.zeros((3, 3)), conditions=2, drop_high=0.0, drop_upper=0.0, drop_floor=0.0)
-    table.loc[(table["condition"] == "c1") & (table["target_ratio"] == 0.9), "drop_upper"] = 0.03
-    given = pd.concat([over_seeds("c0"), over_seeds("c1", drop_upper=[0.0, 0.03, 0.0])])
+    table = frame(
+        np.zeros((3, 3)), conditions=2, drop_high=0.0, drop_upper_95=0.0, drop_lower_simultaneous=0.0
+    )
+    table.loc[(table["condition"] == "c1") & (table["target_ratio"] == 0.9), "drop_upper_95"] = 0.03
+    given = pd.concat([over_seeds("c0"), over_seeds("c1", drop_upper_95=[0.0, 0.03, 0.0])])
     answers = thresholds(table, tolerance=0.02, over_seeds=given)
     first = row(answers, aggregate="minimum", seed=0)
     assert first["certified"] == 0.7
@@ -242,12 +246,12 @@ def test_the_minimum_of_a_group_is_certified_for_all_its_conditions() -> None:
     for aggregate in ("mean", "of-mean"):
         rest = answers[answers["aggregate"] == aggregate]
         assert len(rest) == 4
-        assert rest[list(PROVEN)].isna().all(axis=None)
+        assert rest[list(STATEMENTS)].isna().all(axis=None)
 
 
 def test_a_group_with_a_condition_without_bounds_certifies_nothing() -> None:
-    table = frame([0, 0, 0], conditions=2, drop_high=0.0, drop_upper=0.0, drop_floor=0.0)
-    table.loc[table["condition"] == "c1", "drop_upper"] = NAN
+    table = frame([0, 0, 0], conditions=2, drop_high=0.0, drop_upper_95=0.0, drop_lower_simultaneous=0.0)
+    table.loc[table["condition"] == "c1", "drop_upper_95"] = NAN
     answers = thresholds(table, tolerance=0.02)
     assert np.isnan(row(answers, aggregate="minimum", seed=0)["certified"])
     assert row(answers, condition="c0", seed=0)["certified"] == 0.9
@@ -255,8 +259,10 @@ def test_a_group_with_a_condition_without_bounds_certifies_nothing() -> None:
 
 def test_bounds_over_seeds_must_fit() -> None:
     table = frame(THREE)
-    with pytest.raises(UserError, match="over_seeds has no column drop_floor; it needs method, metric"):
-        thresholds(table, tolerance=0.02, over_seeds=over_seeds().drop(columns="drop_floor"))
+    with pytest.raises(
+        UserError, match="over_seeds has no column drop_lower_simultaneous; it needs method, metric"
+    ):
+        thresholds(table, tolerance=0.02, over_seeds=over_seeds().drop(columns="drop_lower_simultaneous"))
     with pytest.raises(UserError, match=r"method m, target_ratio 0\.8, which the table has not"):
         thresholds(table, tolerance=0.02, over_seeds=over_seeds(target_ratio=[0.5, 0.7, 0.8]))
     with pytest.raises(UserError, match="method x, target_ratio"):

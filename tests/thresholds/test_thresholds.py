@@ -319,8 +319,8 @@ def test_candidates_of_one_measured_ratio_pass_together() -> None:
     ]
     table = pd.DataFrame(rows, columns=["method", "target_ratio", "ratio", "value"])
     table = table.assign(metric="accuracy", condition="clean", higher_is_better=True)
-    table["drop_upper"] = table["drop_high"] = [np.nan, 0.005, 0.005, 0.105, 0.005]
-    table["drop_low"] = table["drop_floor"] = [np.nan, -0.005, -0.005, 0.095, -0.005]
+    table["drop_upper_95"] = table["drop_high"] = [np.nan, 0.005, 0.005, 0.105, 0.005]
+    table["drop_low"] = table["drop_lower_simultaneous"] = [np.nan, -0.005, -0.005, 0.095, -0.005]
     for order in (table, table.iloc[[0, 4, 3, 2, 1]]):
         found = thresholds(order, tolerance=0.01).query("seed == 'all'").iloc[0]
         assert (found["potential"], found["first_failure"], found["potential_any"]) == (0.4, 0.5, 0.7)

@@ -1,7 +1,7 @@
-"""Calls the attacks of AutoAttack (pyautoattack 0.2, installed with robustbench) one by one.
+"""The components of AutoAttack (pyautoattack 0.2, installed with robustbench), one by one.
 
-Its own front end clears the process's trace function, counts in module globals that are never reset, draws
-what an image meets from a generator that all images share, and fails in the middle where there are few
+The library's own front end clears the process's trace function, counts in module globals that are never reset,
+draws what an image meets from a generator that all images share, and fails in the middle where there are few
 classes. Here the loops over restarts, targets and batches are ours, and the library takes the steps.
 """
 
@@ -26,6 +26,7 @@ from evalsuite.attacks.backends.base import (
     check_distance,
     check_numbers,
     errors_on,
+    per_image,
     run_attack,
 )
 from evalsuite.compat.calls import device_of, quiet_imports
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TARGETS = 9
-"""Classes that targeted attacks aim at, as in AutoAttack's standard version; fewer where there are fewer."""
+"""Target classes of targeted attacks, as in AutoAttack's standard version; fewer if there are fewer classes."""
 
-STRONG_NAMES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
-"""Names of the attacks."""
+COMPONENT_NAMES = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
+"""Names of the components."""
 
 _FEWEST: Mapping[str, int] = MappingProxyType({"apgd-dlr": 3, "apgd-t": 4})
 """Classes without which a loss is not defined: it is divided by a difference of sorted logits."""
@@ -52,16 +53,16 @@ SMALLEST = 5
 
 
 @dataclass(frozen=True, slots=True)
-class StrongAttack:
-    """Is one attack of AutoAttack at one radius.
+class AutoAttackComponent:
+    """One component of AutoAttack at one radius.
 
     Attributes:
-        name: One of `STRONG_NAMES`.
+        name: One of `COMPONENT_NAMES`.
         epsilon: Radius for images in [0, 1].
         norm: Of the radius.
         steps: Iterations of APGD and FAB; 100 in the standard version.
         restarts: Runs of APGD from different random starts; 1 in the standard version.
-        queries: Questions that Square asks per image; 5,000 in the standard version.
+        queries: Queries of Square per image; 5,000 in the standard version.
 
     Raises:
         UnknownNameError: If there is no such attack.
@@ -76,8 +77,8 @@ class StrongAttack:
     queries: int = 500
 
     def __post_init__(self) -> None:
-        if self.name not in STRONG_NAMES:
-            raise UnknownNameError(f"unknown attack {self.name!r}; known: {', '.join(STRONG_NAMES)}")
+        if self.name not in COMPONENT_NAMES:
+            raise UnknownNameError(f"unknown attack {self.name!r}; known: {', '.join(COMPONENT_NAMES)}")
         counts = {"steps": self.steps, "restarts": self.restarts, "queries": self.queries}
         check_numbers(self.name, self.epsilon, counts)
 
@@ -88,17 +89,17 @@ class StrongAttack:
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the attack looks into the model."""
+        """Whether the attack uses gradients of the model."""
         return self.name != "square"
 
 
-def playable(name: str, *, classes: int) -> str:
-    """Returns the attack that takes the place of `name` where there are few classes; empty if none does.
+def available_component(name: str, *, classes: int) -> str:
+    """Returns the component that takes the place of `name` where there are few classes; empty if none does.
 
     The targeted margin loss needs four classes and the untargeted one three; with two classes the
     cross-entropy is a function of the margin already.
 
-    >>> [playable("apgd-t", classes=classes) for classes in (10, 4, 3, 2)]
+    >>> [available_component("apgd-t", classes=classes) for classes in (10, 4, 3, 2)]
     ['apgd-t', 'apgd-t', 'apgd-dlr', '']
     """
     if name == "apgd-t" and classes < _FEWEST[name]:
@@ -113,30 +114,30 @@ def pyautoattack() -> ModuleType:
         return importlib.import_module("pyautoattack.autoattack")
 
 
-def strong_success(
+def autoattack_success(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
-    attack: StrongAttack,
+    attack: AutoAttackComponent,
     seed: int,
     among: Tensor | None = None,
 ) -> AttackResult:
-    """Attacks every image that the model classifies correctly with one part of AutoAttack.
+    """Attacks every image that the model classifies correctly with one component of AutoAttack.
 
-    What an image meets depends on the seed, the attack and the image's index alone: APGD's random starts are
+    The adversarial of an image depends on the seed, the attack and the image's index alone: APGD's random starts are
     drawn per image, FAB starts at the image, and Square tries the same squares and signs on all images.
 
     Args:
         model: In evaluation mode; takes images in [0, 1] and returns logits (N, K). It is left as it was.
         images: float32 in [0, 1], shape (N, C, H, W).
         labels: int64, shape (N,).
-        attack: What to run; see `playable`.
+        attack: The component; see `available_component`.
         seed: Of everything random.
         among: bool (N,): the images to attack; all by default.
 
     Returns:
-        Which images are broken and the adversarials.
+        Which images are misclassified, and the adversarials.
 
     Raises:
         DataError: If images or labels are not as above, or too small for the attack.
@@ -152,33 +153,34 @@ def strong_success(
         raise DataError(
             f"l2-square: images are {images.shape[-2]} pixels high, expected {SMALLEST}: leave it out"
         )
-    parts = _Parts(model, attack, seed)
-    run = {"apgd": parts.apgd, "fab": parts.fab, "square": parts.square}[attack.name.partition("-")[0]]
+    components = _Components(model, attack, seed)
+    kinds = {"apgd": components.apgd, "fab": components.fab, "square": components.square}
+    run = kinds[attack.name.partition("-")[0]]
     rounds = attack.restarts if attack.name.startswith("apgd") else 1
-    return run_attack(model, images, labels, rounds=rounds, prepared=lambda: run, among=among)
+    return run_attack(model, images, labels, rounds=rounds, prepare=lambda: run, among=among)
 
 
-class _Parts:
-    """Runs the parts on batches of images."""
+class _Components:
+    """The components as attacks on batches of images."""
 
-    def __init__(self, model: nn.Module, attack: StrongAttack, seed: int) -> None:
+    def __init__(self, model: nn.Module, attack: AutoAttackComponent, seed: int) -> None:
         self._model = model
         self._attack = attack
         self._key = ("autoattack", seed, attack.norm, attack.name)
 
     def apgd(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:
-        """Projected gradient descent with a step size that adapts, on what still stands."""
+        """Attacks by projected gradient descent with adaptive steps, one target class after another."""
         attack = self._attack
-        result = AttackResult(torch.zeros_like(labels, dtype=torch.bool), clean.clone())
+        wrong, adversarials = torch.zeros_like(labels, dtype=torch.bool), clean.clone()
         logits = self._logits(clean)
         ranked = logits.argsort(dim=1, descending=True)
         targets = min(TARGETS, logits.shape[1] - 1) if attack.name == "apgd-t" else 1
         for place in range(1, targets + 1):
-            left = torch.nonzero(~result.broken).flatten()
+            left = torch.nonzero(~wrong).flatten()
             if not len(left):
                 break
-            watch = QueryRecorder(self._model, labels[left])
-            tool = self._apgd_tool(watch)
+            recorder = QueryRecorder(self._model, labels[left])
+            tool = self._apgd_tool(recorder)
             tool.init_hyperparam(clean[left])
             tool.y_target = ranked[left, place]
             starts = self._starts(clean[left], index[left], (restart, place))
@@ -186,13 +188,13 @@ class _Parts:
                 last = tool.attack_single_run(clean[left], labels[left], x_init=starts)[3]
             except AllMisclassified:
                 last = clean[left]
-            result.broken[left], result.images[left] = self._checked(
-                clean[left], watch.found(last.detach()), labels[left]
+            wrong[left], adversarials[left] = self._checked(
+                clean[left], recorder.adversarials(last.detach()), labels[left]
             )
-        return result
+        return AttackResult(wrong, adversarials)
 
     def fab(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:  # noqa: ARG002  # draws nothing
-        """Projects onto linearised decision boundaries, starting at the image."""
+        """Attacks by projections onto linearised decision boundaries, starting at the image."""
         attack = self._attack
         tool = pyautoattack().FABAttack_PT(
             self._model, norm=attack.norm, n_iter=attack.steps, eps=attack.epsilon, seed=0,
@@ -202,7 +204,7 @@ class _Parts:
         return self._checked(clean, tool.perturb(clean, labels), labels)
 
     def square(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:  # noqa: ARG002  # draws are shared
-        """Random search over squares of extreme colours; asks the model for its answers only."""
+        """Attacks by random search over squares of extreme colours; uses the model's outputs only."""
         attack = self._attack
         tool = pyautoattack().SquareAttack(
             self._model, norm=attack.norm, n_queries=attack.queries, eps=attack.epsilon, p_init=0.8,
@@ -215,15 +217,15 @@ class _Parts:
         )
         return self._checked(clean, tool.perturb(clean, labels), labels)
 
-    def _apgd_tool(self, watch: QueryRecorder) -> Any:
+    def _apgd_tool(self, model: QueryRecorder) -> Any:
         attack = self._attack
         settings = {
             "n_iter": attack.steps, "norm": attack.norm, "eps": attack.epsilon, "seed": 0,
             "device": device_of(self._model), "logger": log,
         }  # fmt: skip
         if attack.name == "apgd-t":
-            return pyautoattack().APGDAttack_targeted(watch, **settings)
-        return pyautoattack().APGDAttack(watch, loss=attack.name.partition("-")[2], **settings)
+            return pyautoattack().APGDAttack_targeted(model, **settings)
+        return pyautoattack().APGDAttack(model, loss=attack.name.partition("-")[2], **settings)
 
     def _starts(self, clean: Tensor, index: Tensor, key: tuple[int, int]) -> Tensor:
         """Random points on the sphere of the radius, as the library draws them, each at its image's address."""
@@ -233,20 +235,20 @@ class _Parts:
             draws = generator(*self._key, *key, block)
             drawn = draws.uniform(-1, 1, shape) if linf else draws.normal(size=shape)
             blocks[block] = torch.from_numpy(drawn.astype(np.float32))
-        found = torch.stack([blocks[at // BLOCK][at % BLOCK] for at in index.tolist()]).to(clean.device)
-        length = torch.linalg.vector_norm(found.flatten(1), ord=self._attack.order, dim=1)
-        away: Tensor = self._attack.epsilon * found / length.view(-1, *[1] * (clean.dim() - 1))
-        return clean + away
+        directions = torch.stack([blocks[at // BLOCK][at % BLOCK] for at in index.tolist()]).to(clean.device)
+        length = torch.linalg.vector_norm(directions.flatten(1), ord=self._attack.order, dim=1)
+        offsets: Tensor = self._attack.epsilon * directions / per_image(length, clean)
+        return clean + offsets
 
     def _logits(self, clean: Tensor) -> Tensor:
         with torch.no_grad():
-            found: Tensor = self._model(clean)
-        return found
+            logits: Tensor = self._model(clean)
+        return logits
 
-    def _checked(self, clean: Tensor, found: Tensor, labels: Tensor) -> AttackResult:
-        attack, found = self._attack, found.detach().clamp(0, 1)
-        broken = errors_on(self._model, found, labels)
-        # what did not succeed may lie anywhere: FAB walks outside of the ball
-        found = torch.where(broken.view(-1, *[1] * (clean.dim() - 1)), found, clean)
-        check_distance(attack.name, found - clean, order=attack.order, epsilon=attack.epsilon)
-        return AttackResult(broken, found)
+    def _checked(self, clean: Tensor, points: Tensor, labels: Tensor) -> AttackResult:
+        attack, points = self._attack, points.detach().clamp(0, 1)
+        wrong = errors_on(self._model, points, labels)
+        # points without success may lie anywhere: FAB leaves the ball on its way
+        adversarials = torch.where(per_image(wrong, clean), points, clean)
+        check_distance(attack.name, adversarials - clean, order=attack.order, epsilon=attack.epsilon)
+        return AttackResult(wrong, adversarials)

@@ -1,4 +1,4 @@
-"""What every attack has in common, whoever wrote it: which images it meets, and what is believed of its claims."""
+"""The loop around the attacks of every library: which images they get, and checks of the results."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ if TYPE_CHECKING:
 BATCH = 128
 """Images per call of a library; results do not depend on it, up to the order of floating-point sums."""
 
-SLACK = 1e-6
-"""How much farther than epsilon an adversarial may lie, absolutely and relatively: float32 rounds."""
+RADIUS_TOLERANCE = 1e-6
+"""Distance beyond epsilon that an adversarial may have, absolutely and relatively: float32 rounds."""
 
-CLEAR = 1e-3
-"""Margin, relative to the largest logit, from which on two looks at the same image must agree."""
+CLEAR_MARGIN = 1e-3
+"""Margin, relative to the largest logit, above which two passes over the same image must agree."""
 
 
 class AttackResult(NamedTuple):
-    """Is what an attack did to a set of images.
+    """The result of an attack on a set of images.
 
     Attributes:
-        broken: bool, shape (N,): misclassified, before the attack or through it.
-        images: float32, shape (N, C, H, W): the adversarials. An image that was wrong from the start is
-            unchanged; one that withstood is the last point that was tried.
+        misclassified: bool, shape (N,): misclassified before the attack or through it.
+        adversarials: float32, shape (N, C, H, W). An image that was misclassified before the attack is unchanged;
+            one that is still classified correctly is the last point that was tried.
     """
 
-    broken: Tensor
-    images: Tensor
+    misclassified: Tensor
+    adversarials: Tensor
 
 
 class AttackFunction(Protocol):
-    """Attacks a batch once."""
+    """An attack on one batch."""
 
     def __call__(self, clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:
-        """Returns what became of the images at `index` of the whole set."""
+        """Attacks the images that are at `index` of the whole set, once."""
 
 
-class AllMisclassified(Exception):  # noqa: N818  # is a signal, and no error
-    """Ends an attack that has nothing left to break."""
+class AllMisclassified(Exception):  # noqa: N818  # a signal, and no error
+    """The end of an attack that has misclassified every image."""
 
 
 class QueryRecorder(nn.Module):
-    """Shows a model to an attack and keeps the first of its points that breaks each image.
+    """A model that records, of the points that an attack queries, the first misclassified one of each image.
 
     Libraries return the last point, or the best by their loss; a point on the way that was misclassified is
     as good an adversarial. Once every image has one, the attack is stopped by `AllMisclassified`.
 
     Args:
         model: Takes images and returns logits.
-        labels: int64 (N,); batches of another size pass unwatched.
+        labels: int64 (N,); batches of another size are not recorded.
     """
 
     def __init__(self, model: nn.Module, labels: Tensor) -> None:
@@ -64,42 +64,42 @@ class QueryRecorder(nn.Module):
         self.model = model
         self.training = model.training
         self.labels = labels
-        self.broken = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
-        self.images: Tensor | None = None
+        self.misclassified = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+        self._first: Tensor | None = None
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the model's logits.
 
         Raises:
-            AllBroken: Once each image has been broken at some point.
+            AllMisclassified: Once each image has been misclassified at some point.
             InvalidModelError: If the logits are not finite.
         """
         logits: Tensor = self.model(images)
         if len(images) != len(self.labels) or logits.ndim != 2:
             return logits
-        seen = logits.detach()
-        if not bool(seen.isfinite().all()):
+        values = logits.detach()
+        if not bool(values.isfinite().all()):
             raise InvalidModelError(
                 "the model returned logits that are not finite under an attack, expected finite ones"
             )
-        new = (seen.argmax(1) != self.labels) & ~self.broken
-        if self.images is None:
-            self.images = images.detach().clone()
-        self.images[new] = images.detach()[new]
-        self.broken |= new
-        if bool(self.broken.all()):
+        new = (values.argmax(1) != self.labels) & ~self.misclassified
+        if self._first is None:
+            self._first = images.detach().clone()
+        self._first[new] = images.detach()[new]
+        self.misclassified |= new
+        if bool(self.misclassified.all()):
             raise AllMisclassified
         return logits
 
-    def found(self, last: Tensor) -> Tensor:
+    def adversarials(self, last: Tensor) -> Tensor:
         """Returns the first adversarial of each image that has one, and `last` for the others."""
-        if self.images is None:
+        if self._first is None:
             return last
-        return torch.where(_wide(self.broken, last), self.images, last)
+        return torch.where(per_image(self.misclassified, last), self._first, last)
 
 
 def misclassified(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Returns which images the model gets wrong as they are, bool (N,), on the model's device."""
+    """Returns which images the model misclassifies as they are, bool (N,), on the model's device."""
     batches = range(0, len(images), BATCH)
     return torch.cat([errors_on(model, images[at : at + BATCH], labels[at : at + BATCH]) for at in batches])
 
@@ -110,18 +110,18 @@ def run_attack(
     labels: Tensor,
     *,
     rounds: int,
-    prepared: Callable[[], AttackFunction],
+    prepare: Callable[[], AttackFunction],
     among: Tensor | None = None,
 ) -> AttackResult:
-    """Attacks every image that the model classifies correctly, in batches, until it is broken or `rounds` are over.
+    """Attacks each image that the model classifies correctly, in batches, until it is misclassified or rounds end.
 
     Args:
         model: In evaluation mode; takes images in [0, 1] and returns logits (N, K). It is left as it was.
         images: float32 in [0, 1], shape (N, C, H, W).
         labels: int64, shape (N,).
-        rounds: How often to attack what still stands.
-        prepared: Returns the attack of a batch; called once the model is ready for it.
-        among: bool (N,): the others are not attacked, and not broken unless they are wrong as they are.
+        rounds: How often to attack images that are still classified correctly.
+        prepare: Returns the attack of a batch; called once the model is ready for it.
+        among: bool (N,): the images to attack; all by default.
 
     Raises:
         DataError: If images or labels are not as above.
@@ -132,46 +132,46 @@ def run_attack(
     with frozen_eval(model) as device:
         # images of NHWC files are views with their channels last, on which libraries cannot call view()
         clean = unit_images(images).detach().clone(memory_format=torch.contiguous_format).to(device)
-        wanted = class_labels(labels, count=len(clean)).clone().to(device)
-        run = prepared()
-        result = AttackResult(misclassified(model, clean, wanted), clean.clone())
-        out = torch.zeros_like(result.broken) if among is None else ~among.to(device)
+        true_labels = class_labels(labels, count=len(clean)).clone().to(device)
+        attack = prepare()
+        wrong, adversarials = misclassified(model, clean, true_labels), clean.clone()
+        excluded = torch.zeros_like(wrong) if among is None else ~among.to(device)
         for restart in range(rounds):
-            left = torch.nonzero(~result.broken & ~out).flatten()
+            left = torch.nonzero(~wrong & ~excluded).flatten()
             for index in (left[at : at + BATCH] for at in range(0, len(left), BATCH)):
-                found = run(clean[index], wanted[index], index=index, restart=restart)
-                result.broken[index], result.images[index] = found
-    return AttackResult(result.broken.to(images.device), result.images.to(images.device))
+                result = attack(clean[index], true_labels[index], index=index, restart=restart)
+                wrong[index], adversarials[index] = result
+    return AttackResult(wrong.to(images.device), adversarials.to(images.device))
 
 
 def errors_on(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Returns which images a model gets wrong, bool (N,), without gradients and checked."""
+    """Returns which images of a batch a model misclassifies, bool (N,), without gradients and checked."""
     return logits_of(model, images, labels=labels).argmax(1) != labels
 
 
-def confirmed(model: nn.Module, images: Tensor, labels: Tensor, *, claimed: Tensor) -> Tensor:
-    """Returns which images a model gets wrong at a second look.
+def verify_success(model: nn.Module, images: Tensor, labels: Tensor, *, claimed: Tensor) -> Tensor:
+    """Returns which images a model misclassifies in a pass of its own.
 
     Raises:
         ContractError: If the library `claimed` something else, and rounding does not explain it.
     """
     logits = logits_of(model, images, labels=labels)
-    found = logits.argmax(1) != labels
+    wrong = logits.argmax(1) != labels
     others = logits.scatter(1, labels[:, None], -math.inf).amax(1)
     margin = (logits.gather(1, labels[:, None])[:, 0] - others).abs()
-    clear = margin > CLEAR * logits.abs().amax(1)
-    if bool((found.ne(claimed) & clear).any()):
+    clear = margin > CLEAR_MARGIN * logits.abs().amax(1)
+    if bool((wrong.ne(claimed) & clear).any()):
         raise ContractError(
-            "the library and a second look disagree on what the model gets wrong, "
-            "expected the same answer twice: is the model deterministic?"
+            "the library and a second pass disagree on which images the model misclassifies, "
+            "expected the same result twice: is the model deterministic?"
         )
-    return found
+    return wrong
 
 
 def norms(offsets: Tensor, *, order: float) -> Tensor:
     """Returns the norm of each image's offset, shape (N,)."""
-    found: Tensor = torch.linalg.vector_norm(offsets.flatten(1), ord=order, dim=1)
-    return found
+    lengths: Tensor = torch.linalg.vector_norm(offsets.flatten(1), ord=order, dim=1)
+    return lengths
 
 
 def check_distance(name: str, offsets: Tensor, *, order: float, epsilon: float) -> None:
@@ -181,7 +181,7 @@ def check_distance(name: str, offsets: Tensor, *, order: float, epsilon: float) 
         ContractError: If one does.
     """
     distance = norms(offsets, order=order)
-    if not bool((distance <= epsilon + SLACK * max(1.0, epsilon)).all()):  # NaN fails this too
+    if not bool((distance <= epsilon + RADIUS_TOLERANCE * max(1.0, epsilon)).all()):  # NaN fails this too
         raise ContractError(
             f"{name}: the library returned an image at distance {float(distance.max()):g}, "
             f"expected at most epsilon = {epsilon:g}"
@@ -189,7 +189,7 @@ def check_distance(name: str, offsets: Tensor, *, order: float, epsilon: float) 
 
 
 def check_numbers(name: str, epsilon: float, counts: dict[str, int]) -> None:
-    """Checks what every attack is told.
+    """Checks the settings that every attack has.
 
     Raises:
         UserError: If epsilon is no radius or a count is below 1.
@@ -197,9 +197,10 @@ def check_numbers(name: str, epsilon: float, counts: dict[str, int]) -> None:
     if not (math.isfinite(epsilon) and epsilon >= 0):
         raise UserError(f"{name}: epsilon is {epsilon}, expected a finite number of at least 0")
     if min(counts.values()) < 1:
-        found = " and ".join(f"{key} = {value}" for key, value in counts.items())
-        raise UserError(f"{name}: {found}, expected at least 1")
+        settings = " and ".join(f"{key} = {value}" for key, value in counts.items())
+        raise UserError(f"{name}: {settings}, expected at least 1")
 
 
-def _wide(mask: Tensor, images: Tensor) -> Tensor:
-    return mask.view(-1, *[1] * (images.dim() - 1))
+def per_image(values: Tensor, images: Tensor) -> Tensor:
+    """Returns one value per image, (N,), in the shape that broadcasts over images, (N, 1, 1, 1)."""
+    return values.view(-1, *[1] * (images.dim() - 1))

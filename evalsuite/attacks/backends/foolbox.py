@@ -1,9 +1,9 @@
-"""Calls foolbox 3.3 so that its numbers mean what they say: attacks at a fixed radius.
+"""The attacks of foolbox 3.3: at a fixed radius, and with minimal norm.
 
-Its default steps cannot cross the ball they search (relative step 1/30: a third of epsilon in 10 steps), it
-returns the last point instead of any that succeeded, it draws random starts and noise from torch's global
-generator, its l-inf noise is scaled by the largest entry instead of the largest absolute one, and it checks
-its inputs with assertions that have no text.
+What the library gets wrong is corrected here. Its default steps cannot cross the ball that they search (relative
+step 1/30: a third of epsilon in 10 steps), it returns the last point instead of any that succeeded, it draws random
+starts and noise from torch's global generator, its l-inf noise is scaled by the largest entry instead of the largest
+absolute one, and it checks its inputs with assertions that have no text.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from evalsuite.attacks.backends.base import (
     QueryRecorder,
     check_distance,
     check_numbers,
-    confirmed,
     errors_on,
     norms,
+    per_image,
     run_attack,
+    verify_success,
 )
 from evalsuite.compat.calls import device_of, frozen_eval, quiet_imports
 from evalsuite.errors import UnknownNameError, UserError
@@ -46,11 +47,11 @@ TRAVEL = 2.5
 
 
 @dataclass(frozen=True, slots=True)
-class Attack:
-    """Is one attack at one radius, with everything that its result depends on but the seed.
+class FixedRadiusAttack:
+    """One attack at one radius, with everything that its result depends on but the seed.
 
     Attributes:
-        name: One of `NAMES`.
+        name: One of `FIXED_RADIUS_NAMES`.
         epsilon: Radius in the attack's norm, for images in [0, 1].
         steps: Number of gradient steps, or of draws of noise; single-step attacks ignore it. Each step is
             ``2.5 / steps`` of epsilon, always.
@@ -69,21 +70,23 @@ class Attack:
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        if self.name not in _KINDS:
-            raise UnknownNameError(f"unknown attack {self.name!r}; known: {', '.join(NAMES)}")
+        if self.name not in _FIXED_RADIUS_TABLE:
+            raise UnknownNameError(f"unknown attack {self.name!r}; known: {', '.join(FIXED_RADIUS_NAMES)}")
         check_numbers(self.name, self.epsilon, {"steps": self.steps, "restarts": self.restarts})
         if self.restarts > 1 and not self.starts_randomly:
-            raise UserError(f"{self.name}: {self.restarts} restarts without a random start all find the same")
+            raise UserError(
+                f"{self.name}: {self.restarts} restarts without a random start all find the same; set restarts = 1"
+            )
 
     @property
     def order(self) -> float:
         """The p of the attack's norm."""
-        return _KINDS[self.name].order
+        return _FIXED_RADIUS_TABLE[self.name].order
 
     @property
     def iterative(self) -> bool:
         """Whether it takes several gradient steps."""
-        return _KINDS[self.name].settings is _projected
+        return _FIXED_RADIUS_TABLE[self.name].settings is _projected
 
     @property
     def starts_randomly(self) -> bool:
@@ -92,44 +95,44 @@ class Attack:
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the attack looks into the model; without, it only asks for its answers."""
-        return _KINDS[self.name].settings is not _repeated
+        """Whether the attack uses gradients of the model, and not its outputs only."""
+        return _FIXED_RADIUS_TABLE[self.name].settings is not _repeated
 
 
 @dataclass(frozen=True, slots=True)
-class _Kind:
-    """Is what the library calls an attack, the p of its norm, and what it is constructed with."""
+class _FixedRadiusEntry:
+    """The class of an attack in the library, the p of its norm, and the arguments of its constructor."""
 
     title: str
     order: float
-    settings: Callable[[Attack], Mapping[str, Any]]
+    settings: Callable[[FixedRadiusAttack], Mapping[str, Any]]
 
 
-def _single(_: Attack) -> Mapping[str, Any]:
+def _single(_: FixedRadiusAttack) -> Mapping[str, Any]:
     return {}
 
 
-def _projected(attack: Attack) -> Mapping[str, Any]:
+def _projected(attack: FixedRadiusAttack) -> Mapping[str, Any]:
     step = TRAVEL / attack.steps
     return {"rel_stepsize": step, "steps": attack.steps, "random_start": attack.random_start}
 
 
-def _repeated(attack: Attack) -> Mapping[str, Any]:
+def _repeated(attack: FixedRadiusAttack) -> Mapping[str, Any]:
     return {"repeats": attack.steps}
 
 
-_KINDS: Mapping[str, _Kind] = MappingProxyType(
+_FIXED_RADIUS_TABLE: Mapping[str, _FixedRadiusEntry] = MappingProxyType(
     {
-        "fgsm": _Kind("LinfFastGradientAttack", math.inf, _single),
-        "linf-pgd": _Kind("LinfProjectedGradientDescentAttack", math.inf, _projected),
-        "linf-noise": _Kind("LinfRepeatedAdditiveUniformNoiseAttack", math.inf, _repeated),
-        "fgm": _Kind("L2FastGradientAttack", 2, _single),
-        "l2-pgd": _Kind("L2ProjectedGradientDescentAttack", 2, _projected),
+        "fgsm": _FixedRadiusEntry("LinfFastGradientAttack", math.inf, _single),
+        "linf-pgd": _FixedRadiusEntry("LinfProjectedGradientDescentAttack", math.inf, _projected),
+        "linf-noise": _FixedRadiusEntry("LinfRepeatedAdditiveUniformNoiseAttack", math.inf, _repeated),
+        "fgm": _FixedRadiusEntry("L2FastGradientAttack", 2, _single),
+        "l2-pgd": _FixedRadiusEntry("L2ProjectedGradientDescentAttack", 2, _projected),
     }
 )
 
-NAMES = tuple(sorted(_KINDS))
-"""Names of the attacks."""
+FIXED_RADIUS_NAMES = tuple(sorted(_FIXED_RADIUS_TABLE))
+"""Names of the attacks at a fixed radius."""
 
 
 @functools.cache
@@ -147,8 +150,8 @@ def foolbox() -> ModuleType:
             os.environ[key] = before
 
 
-def wrapped(model: nn.Module) -> Any:
-    """Returns a model as the library wants it, where it is: without a device it would be moved to a GPU."""
+def foolbox_model(model: nn.Module) -> Any:
+    """Returns a model in the library's wrapper, on its own device: without one it would be moved to a GPU."""
     return foolbox().PyTorchModel(model, bounds=(0, 1), device=device_of(model))
 
 
@@ -157,16 +160,16 @@ def attack_success(
     images: Tensor,
     labels: Tensor,
     *,
-    attack: Attack,
+    attack: FixedRadiusAttack,
     seed: int,
     among: Tensor | None = None,
 ) -> AttackResult:
     """Attacks every image that the model classifies correctly, and checks what the library claims.
 
-    An image is broken if any point that the attack visited is misclassified, and leaves at the next restart;
-    a batch of which all images are broken is finished. The random start of an image depends on the seed, the
-    name of the attack and the image's index alone: neither on the batch nor on which other images are still
-    in it, so that a network and its pruned children meet the same.
+    An attack succeeds if any point that it visited is misclassified; the image then takes part in no further
+    restart, and a batch of which all images are misclassified is finished. The random start of an image depends
+    on the seed, the name of the attack and the image's index alone: neither on the batch nor on which other images
+    are still in it, so that a network and its pruned children have the same starts.
 
     Args:
         model: In evaluation mode; takes images in [0, 1] and returns logits (N, K). It is left as it was.
@@ -177,7 +180,7 @@ def attack_success(
         among: bool (N,): the images to attack; all by default.
 
     Returns:
-        Which images are broken and the adversarials; ``1 - broken.mean()`` is the robust accuracy.
+        Which images are misclassified, and the adversarials; ``1 - misclassified.mean()`` is the robust accuracy.
 
     Raises:
         DataError: If images or labels are not as above.
@@ -191,20 +194,22 @@ def attack_success(
 
     def run(clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:
         tool = _tool(attack, index.tolist(), ("foolbox", seed, attack.name, restart))
-        return _attacked(model, tool, clean, labels=labels, attack=attack)
+        return _run_tool(model, tool, clean, labels=labels, attack=attack)
 
-    return run_attack(model, images, labels, rounds=attack.restarts, prepared=lambda: run, among=among)
+    return run_attack(model, images, labels, rounds=attack.restarts, prepare=lambda: run, among=among)
 
 
-def last_points(model: nn.Module, images: Tensor, labels: Tensor, *, attack: Attack, seed: int) -> Tensor:
-    """Returns where an attack on one model ends, to be shown to another: the last points, not the first that fool.
+def last_points(
+    model: nn.Module, images: Tensor, labels: Tensor, *, attack: FixedRadiusAttack, seed: int
+) -> Tensor:
+    """Returns the last points of an attack on one model, for a transfer to another model.
 
-    The first point that fools a model lies just behind its boundary, and in front of another's; the last one went
-    on as far as the ball lets it.
+    The first misclassified point lies just behind the boundary of the attacked model, and often in front of the
+    other's; the last one lies as far behind it as the ball allows.
 
     Args:
         model: In evaluation mode; takes images in [0, 1] and returns logits (N, K). It is left as it was.
-        images: float32 in [0, 1], shape (N, C, H, W); those that are wrong as they are are attacked too.
+        images: float32 in [0, 1], shape (N, C, H, W); those that are misclassified as they are are attacked too.
         labels: int64, shape (N,).
         attack: What to run, once.
         seed: Of the random starts.
@@ -222,15 +227,15 @@ def last_points(model: nn.Module, images: Tensor, labels: Tensor, *, attack: Att
             # libraries call view() on what is shaped like their images
             clean = images[index].clone(memory_format=torch.contiguous_format).to(device)
             tool = _tool(attack, index, ("foolbox", seed, attack.name, 0))
-            _, last, _ = tool(wrapped(model), clean, labels[index].to(device), epsilons=attack.epsilon)
+            _, last, _ = tool(foolbox_model(model), clean, labels[index].to(device), epsilons=attack.epsilon)
             end = last.detach().clamp(0, 1)
             check_distance(attack.name, end - clean, order=attack.order, epsilon=attack.epsilon)
             ends.append(end.to(images.device))
     return torch.cat(ends)
 
 
-def _tool(attack: Attack, index: list[int], key: tuple[str | int, ...]) -> Any:
-    kind = _KINDS[attack.name]
+def _tool(attack: FixedRadiusAttack, index: list[int], key: tuple[str | int, ...]) -> Any:
+    kind = _FIXED_RADIUS_TABLE[attack.name]
     tool = getattr(foolbox().attacks, kind.title)(**kind.settings(attack))
     if attack.starts_randomly:
         start_by_index(tool, index, key)
@@ -239,23 +244,26 @@ def _tool(attack: Attack, index: list[int], key: tuple[str | int, ...]) -> Any:
     return tool
 
 
-def _attacked(model: nn.Module, tool: Any, clean: Tensor, *, labels: Tensor, attack: Attack) -> AttackResult:
-    watch = QueryRecorder(model, labels)
+def _run_tool(
+    model: nn.Module, tool: Any, clean: Tensor, *, labels: Tensor, attack: FixedRadiusAttack
+) -> AttackResult:
+    recorder = QueryRecorder(model, labels)
     try:
-        _, last, claimed = tool(wrapped(watch), clean, labels, epsilons=attack.epsilon)
+        _, last, claimed = tool(foolbox_model(recorder), clean, labels, epsilons=attack.epsilon)
     except AllMisclassified:
-        last, claimed = clean, torch.zeros_like(watch.broken)
+        last, claimed = clean, torch.zeros_like(recorder.misclassified)
     # the library's last projection comes after its last clipping and can leave the range by a rounding
-    found = watch.found(last.detach()).clamp(0, 1)
-    check_distance(attack.name, found - clean, order=attack.order, epsilon=attack.epsilon)
-    return AttackResult(confirmed(model, found, labels, claimed=claimed | watch.broken), found)
+    adversarials = recorder.adversarials(last.detach()).clamp(0, 1)
+    check_distance(attack.name, adversarials - clean, order=attack.order, epsilon=attack.epsilon)
+    claimed = claimed | recorder.misclassified
+    return AttackResult(verify_success(model, adversarials, labels, claimed=claimed), adversarials)
 
 
 Key = tuple[str | int, ...]
 
 
 def start_by_index(tool: Any, index: list[int], key: Key) -> None:
-    """Makes an attack of the library draw each image's random start at the address of the image."""
+    """Makes an attack of the library draw the random start of each image from the image's own stream."""
     from eagerpy.astensor import astensor
 
     draw = tool.get_random_start
@@ -272,7 +280,7 @@ def start_by_index(tool: Any, index: list[int], key: Key) -> None:
 
 
 def noise_by_index(tool: Any, index: list[int], key: Key) -> None:
-    """Makes an attack draw each image's noise at the address of the image, and scale it to epsilon."""
+    """Makes an attack draw the noise of each image from the image's own stream, and scale it to epsilon."""
     from eagerpy.astensor import astensor
 
     draw, draws = tool.sample_noise, itertools.count()
@@ -283,8 +291,8 @@ def noise_by_index(tool: Any, index: list[int], key: Key) -> None:
             block: _drawn(lambda zeros, _: draw(zeros), shape, 1.0, (*key, number, block))
             for block in {at // BLOCK for at in index}
         }
-        found = torch.stack([blocks[at // BLOCK][at % BLOCK] for at in index])
-        unit = found / found.flatten(1).abs().amax(1).view(-1, *[1] * (found.dim() - 1))
+        values = torch.stack([blocks[at // BLOCK][at % BLOCK] for at in index])
+        unit = values / per_image(values.flatten(1).abs().amax(1), values)
         return astensor(unit.to(images.raw.device))
 
     tool.sample_noise = noise
@@ -304,34 +312,34 @@ HALVINGS = 10
 """Bisections of the line between an image and its adversarial: the norm is then exact to a thousandth of it."""
 
 
-class _MinimalNormAttack(NamedTuple):
-    """Is what the library calls an attack, the p of its norm, and how many steps it takes by default."""
+class _MinimalNormEntry(NamedTuple):
+    """The class of an attack in the library, the p of its norm, and its default number of steps."""
 
     title: str
     order: float
     steps: int
 
 
-_MINIMAL_NORM_ATTACKS: Mapping[str, _MinimalNormAttack] = MappingProxyType(
+_MINIMAL_NORM_TABLE: Mapping[str, _MinimalNormEntry] = MappingProxyType(
     {
-        "ddn": _MinimalNormAttack("DDNAttack", 2, 100),
-        "l2-deepfool": _MinimalNormAttack("L2DeepFoolAttack", 2, 50),
-        "l2-fmn": _MinimalNormAttack("L2FMNAttack", 2, 100),
-        "linf-deepfool": _MinimalNormAttack("LinfDeepFoolAttack", math.inf, 50),
-        "linf-fmn": _MinimalNormAttack("LInfFMNAttack", math.inf, 100),
+        "ddn": _MinimalNormEntry("DDNAttack", 2, 100),
+        "l2-deepfool": _MinimalNormEntry("L2DeepFoolAttack", 2, 50),
+        "l2-fmn": _MinimalNormEntry("L2FMNAttack", 2, 100),
+        "linf-deepfool": _MinimalNormEntry("LinfDeepFoolAttack", math.inf, 50),
+        "linf-fmn": _MinimalNormEntry("LInfFMNAttack", math.inf, 100),
     }
 )
 
-MINIMAL_NAMES = tuple(sorted(_MINIMAL_NORM_ATTACKS))
-"""Names of the attacks that look for the nearest adversarial."""
+MINIMAL_NORM_NAMES = tuple(sorted(_MINIMAL_NORM_TABLE))
+"""Names of the attacks that search for the nearest adversarial."""
 
 
 @dataclass(frozen=True, slots=True)
-class MinimalAttack:
-    """Is an attack that looks for the nearest adversarial.
+class MinimalNormAttack:
+    """An attack that searches for the nearest adversarial.
 
     Attributes:
-        name: One of `MINIMAL_NAMES`.
+        name: One of `MINIMAL_NORM_NAMES`.
         steps: Number of gradient steps; 0 for the library's own: 50 for DeepFool, 100 for the others.
 
     Raises:
@@ -343,14 +351,14 @@ class MinimalAttack:
     steps: int = 0
 
     def __post_init__(self) -> None:
-        if self.name not in _MINIMAL_NORM_ATTACKS:
-            raise UnknownNameError(f"unknown attack {self.name!r}; known: {', '.join(MINIMAL_NAMES)}")
+        if self.name not in _MINIMAL_NORM_TABLE:
+            raise UnknownNameError(f"unknown attack {self.name!r}; known: {', '.join(MINIMAL_NORM_NAMES)}")
         check_numbers(self.name, 0.0, {"steps": self.steps or 1})
 
     @property
     def order(self) -> float:
         """The p of the attack's norm."""
-        return _MINIMAL_NORM_ATTACKS[self.name].order
+        return _MINIMAL_NORM_TABLE[self.name].order
 
 
 def minimal_norms(
@@ -358,14 +366,14 @@ def minimal_norms(
     images: Tensor,
     labels: Tensor,
     *,
-    attack: MinimalAttack,
+    attack: MinimalNormAttack,
     seed: int,
     among: Tensor | None = None,
 ) -> Tensor:
     """Returns the distance to the nearest adversarial that was found.
 
-    What the library finds is pulled back towards the image along the straight line, as far as it stays an
-    adversarial. An upper bound on the true distance: a better attack may find a nearer one.
+    The adversarials of the library are moved towards the image along the straight line, as far as they stay
+    adversarial. The distance is an upper bound on the true one: a better attack may find a nearer adversarial.
 
     Args:
         model: In evaluation mode; takes images in [0, 1] and returns logits (N, K). It is left as it was.
@@ -376,7 +384,7 @@ def minimal_norms(
         among: bool (N,): the images to attack; all by default.
 
     Returns:
-        Shape (N,), in the attack's norm: 0 for images that are wrong as they are, infinite where no
+        Shape (N,), in the attack's norm: 0 for images that are misclassified as they are, infinite where no
         adversarial was found.
 
     Raises:
@@ -387,31 +395,31 @@ def minimal_norms(
         Moosavi-Dezfooli et al. 2016 (DeepFool), arXiv 1511.04599; Rony et al. 2019 (DDN), arXiv 1811.09600;
         Pintor et al. 2021 (FMN), arXiv 2102.12827.
     """
-    kind = _MINIMAL_NORM_ATTACKS[attack.name]
+    kind = _MINIMAL_NORM_TABLE[attack.name]
 
     def run(clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:
         torch.default_generator.manual_seed(address("foolbox", seed, attack.name, restart, int(index[0])))
         tool = getattr(foolbox().attacks, kind.title)(steps=attack.steps or kind.steps)
-        last, _, _ = tool(wrapped(model), clean, labels, epsilons=None)
+        last, _, _ = tool(foolbox_model(model), clean, labels, epsilons=None)
         usable = last.isfinite().flatten(1).all(1)  # a zero gradient sends some attacks to infinity
-        last = torch.where(usable.view(-1, *[1] * (last.dim() - 1)), last.detach(), clean).clamp(0, 1)
-        return pulled_back(model, clean, last, labels=labels)
+        last = torch.where(per_image(usable, last), last.detach(), clean).clamp(0, 1)
+        return bisect_to_boundary(model, clean, last, labels=labels)
 
-    found = run_attack(model, images, labels, rounds=1, prepared=lambda: run, among=among)
-    distance = norms(found.images - images, order=attack.order)
-    return torch.where(found.broken, distance, math.inf)
+    result = run_attack(model, images, labels, rounds=1, prepare=lambda: run, among=among)
+    distance = norms(result.adversarials - images, order=attack.order)
+    return torch.where(result.misclassified, distance, math.inf)
 
 
-def pulled_back(model: nn.Module, clean: Tensor, found: Tensor, *, labels: Tensor) -> AttackResult:
-    """Returns the nearest adversarials on the straight lines from images to adversarials, by bisection."""
-    broken = errors_on(model, found, labels)
+def bisect_to_boundary(model: nn.Module, clean: Tensor, points: Tensor, *, labels: Tensor) -> AttackResult:
+    """Returns the nearest adversarials on the straight lines from images to points, by bisection."""
+    wrong = errors_on(model, points, labels)
     near, far = torch.zeros(len(clean), device=clean.device), torch.ones(len(clean), device=clean.device)
-    best = found
+    best = points
     for _ in range(HALVINGS):
         middle = (near + far) / 2
-        share = middle.view(-1, *[1] * (clean.dim() - 1))
-        tried = clean + share * (found - clean)
-        fools = errors_on(model, tried, labels)
-        near, far = torch.where(fools, near, middle), torch.where(fools, middle, far)
-        best = torch.where((fools & broken).view_as(share), tried, best)
-    return AttackResult(broken, best)
+        share = per_image(middle, clean)
+        tried = clean + share * (points - clean)
+        wrong_here = errors_on(model, tried, labels)
+        near, far = torch.where(wrong_here, near, middle), torch.where(wrong_here, middle, far)
+        best = torch.where((wrong_here & wrong).view_as(share), tried, best)
+    return AttackResult(wrong, best)

@@ -1,1 +1,1 @@
-"""Transforms of test images: random noise, common corruptions, official archives, perturbation sequences."""
+"""Transforms of test images: random noise, common corruptions, official archives and perturbation sequences."""

@@ -3,8 +3,8 @@
 Two layouts. CIFAR's: ``<kind>.npy``, uint8 (50000, 32, 32, 3), severity s in rows (s-1)*10000 to s*10000 in
 the order of the test set, and ``labels.npy``; the files are memory-mapped. ImageNet's:
 ``<kind>/<1..5>/<class>/<image>``, perhaps in a folder per family, classes in sorted order; images are decoded
-when they are shown. The labels must be those of the test images, so that every corruption shows the same
-images in the same order.
+on access. The labels must be those of the test images, so that every corruption has the same images in the same
+order.
 
 References:
     Hendrycks and Dietterich 2019, arXiv 1903.12261.
@@ -13,16 +13,17 @@ References:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, cast
 
 import numpy as np
+from PIL import Image
 
-from evalsuite.datasets.base import Place
-from evalsuite.datasets.pictures import Pictures, listing
+from evalsuite.datasets.base import PICTURE_SUFFIXES, Place, read_array
 from evalsuite.datasets.views import StoredImages
 from evalsuite.errors import DataError
 from evalsuite.types import Array, ImageSet
@@ -51,7 +52,7 @@ CIFAR10_C: Mapping[str, str] = MappingProxyType(
         "saturate": "1cfae0964219c5102abbb883e538cc56",
     }
 )
-"""Of the files of CIFAR-10-C (Zenodo record 2535967), as torch-uncertainty lists them."""
+"""MD5 sums of the files of CIFAR-10-C (Zenodo record 2535967), as torch-uncertainty lists them."""
 
 CIFAR100_C: Mapping[str, str] = MappingProxyType(
     {
@@ -77,33 +78,22 @@ CIFAR100_C: Mapping[str, str] = MappingProxyType(
         "saturate": "c0697e9fdd646916a61e9c312c77bf6b",
     }
 )
-"""Of the files of CIFAR-100-C (Zenodo record 3555552), as torch-uncertainty lists them."""
+"""MD5 sums of the files of CIFAR-100-C (Zenodo record 3555552), as torch-uncertainty lists them."""
 
 
-def md5(path: Path) -> str:
-    """Returns the MD5 sum of a file, hexadecimal; read once per process, unless the file changes."""
-    found = path.stat()
-    return _md5(path, found.st_size, found.st_mtime_ns)
-
-
-@cache
-def _md5(path: Path, size: int, changed: int) -> str:  # noqa: ARG001  # they are the key of the cache
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-ROWS = 10_000  # images of one severity in an array
+ROWS = 10_000
+"""Images of one severity in an array."""
 SEVERITIES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """Is a published archive.
+    """A published archive.
 
     Attributes:
-        folder: What its folder is called.
+        folder: Name of its folder.
         source: Where it comes from, in words.
-        checksums: MD5 sums of its files, by stem; empty where nobody lists them.
+        checksums: MD5 sums of its files, by stem; empty where none are published.
         tree: Whether it has the layout of ImageNet-C.
     """
 
@@ -128,15 +118,15 @@ ARCHIVES: Mapping[str, Archive] = MappingProxyType(
 
 @dataclass(frozen=True)
 class OfficialCorruption(StoredImages):
-    """Is a corruption of the test images at a severity of 1 to 5 that somebody published.
+    """A published corruption of the test images at a severity of 1 to 5.
 
     Attributes:
-        kind: Name of the corruption, as its file or folder is called.
+        kind: Name of the corruption, as of its file or folder.
         severity: 1 to 5.
         folder: Folder of the archive under the data root; empty for the one that belongs to the data set
             (`ARCHIVES`).
-        verify: Refuse files whose MD5 sum is not the published one. Without, they are shown and called not
-            verified.
+        verify: Whether to refuse files whose MD5 sum is not the published one. Without, they are used and called
+            not verified.
     """
 
     kind: str
@@ -145,11 +135,11 @@ class OfficialCorruption(StoredImages):
     verify: bool = True
 
     def name(self, place: Place) -> str:  # noqa: ARG002  # the same everywhere
-        """Returns for example ``fog official/3``, which nothing generated is called."""
+        """Returns for example ``fog official/3``, the name of no generated corruption."""
         return f"{self.kind} official/{self.severity}"
 
     def load(self, plain: ImageSet, place: Place) -> ImageSet:
-        """Returns the rows of this severity: a memory-mapped view of the array, or pictures not yet decoded."""
+        """Returns the images of this severity: a memory-mapped view of the array, or pictures not yet decoded."""
         home = self._home(plain, place)
         if self._is_tree(home, plain):
             labels, images = self._tree(home, plain)
@@ -159,19 +149,19 @@ class OfficialCorruption(StoredImages):
         return replace(plain, name=self.name(place), images=images)
 
     def digest(self, plain: ImageSet, place: Place) -> str:
-        """Returns the MD5 sum of the array; of a tree, what its listing says: names, sizes and dates."""
+        """Returns the MD5 sum of the array, or a digest of names, sizes and dates of the pictures in a tree."""
         home = self._home(plain, place)
         if self._is_tree(home, plain):
-            return listing(home, self.kind, self.severity).digest(len(plain.images))
+            return list_pictures(home, self.kind, self.severity).digest(len(plain.images))
         return md5(_existing(home / f"{self.kind}.npy", self._source(plain)))
 
     def origin(self, plain: ImageSet, place: Place) -> str:
         """Returns ``official, MD5 verified`` or ``official, MD5 not verified``."""
         home = self._home(plain, place)
-        known = not self._is_tree(home, plain) and all(
-            self._sum(plain, stem) == md5(home / f"{stem}.npy") for stem in ("labels", self.kind)
+        verified = not self._is_tree(home, plain) and all(
+            self._published_md5(plain, stem) == md5(home / f"{stem}.npy") for stem in ("labels", self.kind)
         )
-        return f"official, MD5 {'verified' if known else 'not verified'}"
+        return f"official, MD5 {'verified' if verified else 'not verified'}"
 
     def _home(self, plain: ImageSet, place: Place) -> Path:
         archive = ARCHIVES.get(plain.name)
@@ -181,24 +171,20 @@ class OfficialCorruption(StoredImages):
                 f"no official corruptions of the data set {plain.name!r} are known, only of {', '.join(ARCHIVES)}; "
                 "name the folder of your own, or use source = 'generated'"
             )
-        if place.root is None:
-            raise DataError(
-                f"the official corruptions in {name} need a data folder and none was named: "
-                "give it with --data (of check: --data-root), the variable EVALSUITE_DATA, or data_root in the suite"
-            )
-        return _existing(place.root / name, self._source(plain))
+        root = place.require_root(f"the archive {name}")
+        return _existing(root / name, self._source(plain))
 
     def _is_tree(self, home: Path, plain: ImageSet) -> bool:
-        """The layout of a published archive is known; another is a tree if there is no array in it."""
+        """Whether the layout is a tree: known for a published archive, else if there is no array in the folder."""
         archive = ARCHIVES.get(plain.name)
         if archive is not None and not self.folder:
             return archive.tree
         return not any(home.glob("*.npy"))
 
     def _rows(self, home: Path, plain: ImageSet) -> Array:
-        found = self._array(home, self.kind, plain)
+        array = self._array(home, self.kind, plain)
         expected = (SEVERITIES * ROWS, *(plain.images.shape[side] for side in (2, 3, 1)))
-        _check_array(home / f"{self.kind}.npy", found, "uint8", expected)
+        _check_array(home / f"{self.kind}.npy", array, "uint8", expected)
         labels = self._array(home, "labels", plain)
         _check_array(home / "labels.npy", labels, "integers", expected[:1])
         for severity in range(SEVERITIES):
@@ -206,41 +192,32 @@ class OfficialCorruption(StoredImages):
                 f"{home / 'labels.npy'}, severity {severity + 1}", labels[severity * ROWS :][:ROWS], plain
             )
         start = (self.severity - 1) * ROWS
-        rows: Array = found[start : start + len(plain.images)]
+        rows: Array = array[start : start + len(plain.images)]
         return rows.transpose(0, 3, 1, 2)
 
     def _array(self, home: Path, stem: str, plain: ImageSet) -> Array:
+        """An array of the archive, whose MD5 sum is the published one unless the user allows others."""
         path = _existing(home / f"{stem}.npy", self._source(plain))
-        try:
-            found: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, OSError) as error:
-            raise DataError(
-                f"{path}: found {path.stat().st_size} bytes that are no whole NumPy array ({error}), expected the "
-                f"file of {self._source(plain)}; fetch it again"
-            ) from error
-        self._verify(path, plain)
-        return found
-
-    def _verify(self, path: Path, plain: ImageSet) -> None:
-        expected = self._sum(plain, path.stem)
+        array = read_array(path, remedy=f"download the file of {self._source(plain)} again")
+        expected = self._published_md5(plain, stem)
         if self.verify and expected and md5(path) != expected:
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
             raise DataError(
-                f"{path}: found MD5 {md5(path)} ({found.dtype}, shape {found.shape}), expected {expected}; fetch the "
-                "file again, or set verify = false if these are images of your own"
+                f"{path}: found MD5 {md5(path)} ({array.dtype}, shape {array.shape}), expected {expected}; download "
+                "the file again, or set verify = false if these are images of your own"
             )
+        return array
 
     def _tree(self, home: Path, plain: ImageSet) -> tuple[Array, Array]:
-        found = listing(home, self.kind, self.severity)
-        if found.classes != plain.classes or len(found.paths) < len(plain.images):
+        listing = list_pictures(home, self.kind, self.severity)
+        if listing.classes != plain.classes or len(listing.paths) < len(plain.images):
             raise DataError(
-                f"{found.folder}: found {found.classes} folders of classes with {len(found.paths)} images, expected "
-                f"{plain.classes} with {len(plain.images)}, those of {self._source(plain)}"
+                f"{listing.folder}: found {listing.classes} folders of classes with {len(listing.paths)} images, "
+                f"expected {plain.classes} with {len(plain.images)}, those of {self._source(plain)}"
             )
-        pictures = Pictures(found.paths[: len(plain.images)], plain.images.shape[-1])
-        return np.asarray(found.labels), pictures.array
+        pictures = LazyPictures(listing.paths[: len(plain.images)], plain.images.shape[-1])
+        return np.asarray(listing.labels), pictures.array
 
-    def _sum(self, plain: ImageSet, stem: str) -> str:
+    def _published_md5(self, plain: ImageSet, stem: str) -> str:
         archive = ARCHIVES.get(plain.name)
         return archive.checksums.get(stem, "") if archive else ""
 
@@ -249,7 +226,121 @@ class OfficialCorruption(StoredImages):
         return f"{archive.folder} ({archive.source})" if archive else "an archive of corrupted images"
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The pictures of one corruption and severity in a tree of folders.
+
+    Attributes:
+        folder: Folder of the severity.
+        paths: Pictures, class after class, each in sorted order.
+        labels: Class of each picture: the index of its folder among the sorted names of classes.
+        classes: Number of classes.
+    """
+
+    folder: Path
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    classes: int
+
+    def digest(self, count: int) -> str:
+        """Returns a digest of the names, sizes and dates of the first `count` pictures."""
+        total = hashlib.sha256()
+        for path in self.paths[:count]:
+            status = path.stat()
+            total.update(f"{path.relative_to(self.folder)} {status.st_size} {status.st_mtime_ns}\n".encode())
+        return total.hexdigest()
+
+
+@cache
+def list_pictures(home: Path, kind: str, severity: int) -> Listing:
+    """Returns the pictures of ``<home>/<kind>/<severity>/<class>``, or of a folder in between (a family's).
+
+    Raises:
+        DataError: If there is no such folder, or more than one.
+    """
+    folders = [path for path in (home / kind, *sorted(home.glob(f"*/{kind}"))) if path.is_dir()]
+    if len(folders) != 1:
+        raise DataError(
+            f"{home}: found {len(folders)} folders {kind!r} in it or one deeper, expected one, with the folders 1 to 5"
+        )
+    folder = folders[0] / str(severity)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder, expected one folder of images per class in it")
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    pictures = [(path, label) for label, child in enumerate(classes) for path in _pictures(child)]
+    paths, labels = zip(*pictures, strict=True) if pictures else ((), ())
+    return Listing(folder, paths, labels, len(classes))
+
+
+class LazyPictures:
+    """An array of pictures, uint8 (N, 3, side, side), that decodes rows on access.
+
+    The centre is cut out and nothing is resized: published archives are resized already.
+
+    Args:
+        paths: Pictures of at least `side` x `side` pixels.
+        side: Height and width of the images.
+    """
+
+    ndim = 4
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, paths: Sequence[Path], side: int) -> None:
+        self.paths = tuple(paths)
+        self.shape = (len(self.paths), 3, side, side)
+        self.nbytes = int(np.prod(self.shape))
+
+    @property
+    def array(self) -> Array:
+        """The pictures with the type of an array: slices and lists of rows of them are arrays."""
+        return cast("Array", self)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: Any) -> Array:
+        indices = np.arange(len(self.paths))[rows]
+        if indices.ndim == 0:
+            return self._decode(self.paths[int(indices)])
+        images = [self._decode(self.paths[index]) for index in indices]
+        return np.stack(images) if images else np.empty((0, *self.shape[1:]), self.dtype)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _decode(self, path: Path) -> Array:
+        side = self.shape[-1]
+        try:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+        except OSError as error:
+            raise DataError(f"{path}: not a readable picture ({error}); download it again") from error
+        top, left = ((size - side) // 2 for size in pixels.shape[:2])
+        if top < 0 or left < 0:
+            raise DataError(
+                f"{path}: found {pixels.shape[0]} x {pixels.shape[1]} px, expected at least {side} x {side}"
+            )
+        return pixels[top : top + side, left : left + side].transpose(2, 0, 1)
+
+
+def md5(path: Path) -> str:
+    """Returns the MD5 sum of a file, hexadecimal; read once per process, unless the file changes."""
+    status = path.stat()
+    return _md5(path, status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _md5(path: Path, size: int, changed: int) -> str:  # noqa: ARG001  # they are the key of the cache
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _pictures(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICTURE_SUFFIXES)
+
+
 def _existing(path: Path, source: str) -> Path:
+    """`path`, if it exists."""
     if not path.exists():
         raise DataError(
             f"{path}: no such {'file' if path.suffix else 'folder'}, expected that of {source}; put it there, or use "
@@ -258,29 +349,31 @@ def _existing(path: Path, source: str) -> Path:
     return path
 
 
-def _check_array(path: Path, found: Array, kind: str, shape: tuple[int, ...]) -> None:
-    right = found.dtype == np.uint8 if kind == "uint8" else np.issubdtype(found.dtype, np.integer)
-    if not right or found.shape != shape:
+def _check_array(path: Path, array: Array, kind: str, shape: tuple[int, ...]) -> None:
+    right = array.dtype == np.uint8 if kind == "uint8" else np.issubdtype(array.dtype, np.integer)
+    if not right or array.shape != shape:
         raise DataError(
-            f"{path}: found {found.dtype} of shape {found.shape}, expected {kind} of shape {shape}; fetch the file "
+            f"{path}: found {array.dtype} of shape {array.shape}, expected {kind} of shape {shape}; download the file "
             "again"
         )
 
 
-def _check_labels(where: str, found: Array, plain: ImageSet) -> None:
-    """The corrupted images must be the test images, in their order."""
+def _check_labels(where: str, labels: Array, plain: ImageSet) -> None:
+    """Checks that corrupted images have the labels of the test images, and so are these in their order."""
     if plain.labels is None:
         raise DataError(
-            f"data set {plain.name!r} has no labels, so official corruptions cannot be told to be its own"
+            f"data set {plain.name!r} has no labels, so official corruptions cannot be matched with its images"
         )
-    own, count = plain.labels, len(plain.labels)
+    expected, count = plain.labels, len(plain.labels)
     wrong = (
-        np.flatnonzero(np.asarray(found[:count]) != own) if len(found) >= count else np.array([len(found)])
+        np.flatnonzero(np.asarray(labels[:count]) != expected)
+        if len(labels) >= count
+        else np.array([len(labels)])
     )
     if len(wrong):
-        place = int(wrong[0])
-        label = f"label {found[place]}" if place < len(found) else "no label"
+        index = int(wrong[0])
+        label = f"label {labels[index]}" if index < len(labels) else "no label"
         raise DataError(
-            f"{where}: found {label} for image {place}, expected {own[place]}, the label of test image {place} of "
-            f"{plain.name!r}: the images must be the same in the same order"
+            f"{where}: found {label} for image {index}, expected {expected[index]}, the label of test image {index} "
+            f"of {plain.name!r}: the images must be the same in the same order"
         )

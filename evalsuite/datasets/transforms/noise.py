@@ -1,29 +1,31 @@
-"""Random noise on images: uniform and Gaussian, in as many draws as wanted."""
+"""Random noise on images: uniform and Gaussian, in any number of draws."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evalsuite.datasets.base import Place
 from evalsuite.datasets.views import Transform
 from evalsuite.random_streams import BLOCK, blocks
 from evalsuite.types import Array
+
+if TYPE_CHECKING:
+    from evalsuite.datasets.base import Place
 
 NoiseKind = Literal["uniform", "gaussian"]
 
 
 @dataclass(frozen=True)
 class RandomNoise(Transform):
-    """Is i.i.d. noise on [0, 1] images, clipped to [0, 1].
+    """I.i.d. noise on [0, 1] images, clipped to [0, 1].
 
     Attributes:
         kind: ``uniform``: U(-epsilon, epsilon); ``gaussian``: N(0, epsilon^2).
         epsilon: Half-width or standard deviation in units of 1/255.
-        draw: Number of the draw, from 0 on; each is another noise.
+        draw: Number of the draw, from 0 on; the draws are independent.
     """
 
     kind: NoiseKind
@@ -48,30 +50,30 @@ class RandomNoise(Transform):
 
 
 def packed(images: Array, *key: str | int | float) -> Iterator[tuple[slice, Array]]:
-    """Yields images with a draw of U(0, 1) per value behind them, a part of the images at a time.
+    """Yields images with a draw of U(0, 1) per value as further channels, a part of the images at a time.
 
-    A model that unpacks them can add noise where no image can carry it: behind its own normalisation.
+    A model that splits them off can add noise after its own normalisation, where no image can carry it.
 
     Args:
         images: uint8, or float32 in [0, 1], (N, C, H, W).
         key: Address of the draws.
 
     Yields:
-        Which images, and float32 in [0, 1], (n, 2C, H, W).
+        The rows, and float32 in [0, 1], (n, 2C, H, W).
     """
-    part: list[Array] = []
+    packed_blocks: list[Array] = []
     first = 0
     scale = np.float32(255 if images.dtype == np.uint8 else 1)
     for rows, draws in blocks(len(images), *key):
         uniform = draws.random((BLOCK, *images.shape[1:]), dtype=np.float32)[: rows.stop - rows.start]
-        part.append(np.concatenate([images[rows].astype(np.float32) / scale, uniform], axis=1))
-        if len(part) == _PARTS or rows.stop == len(images):
-            yield slice(first, rows.stop), np.concatenate(part)
-            first, part = rows.stop, []
+        packed_blocks.append(np.concatenate([images[rows].astype(np.float32) / scale, uniform], axis=1))
+        if len(packed_blocks) == _BLOCKS_AT_ONCE or rows.stop == len(images):
+            yield slice(first, rows.stop), np.concatenate(packed_blocks)
+            first, packed_blocks = rows.stop, []
 
 
-_PARTS = 16
-"""Blocks that are packed at once: bounds the memory."""
+_BLOCKS_AT_ONCE = 16
+"""Blocks that are packed together, to bound the memory."""
 
 
 def _unit(kind: NoiseKind, draws: np.random.Generator, shape: tuple[int, ...]) -> Array:

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor, nn
 
-from evalsuite.errors import SuiteError
-from evalsuite.models import MODELS
-from evalsuite.models.checkpoints.names import some
-from evalsuite.registry import unknown, wanted
+from evalsuite.errors import SuiteError, first_few
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
+    from collections.abc import Sequence
 
 CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 CIFAR_STD = (0.2470, 0.2435, 0.2616)
 """Per-channel mean and standard deviation of the CIFAR-10 training images in [0, 1]."""
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Per-channel mean and standard deviation that torchvision's weights for ImageNet expect."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture(ABC):
-    """Builds a network from its settings; derive a frozen dataclass whose fields are the keys of a table.
+    """Settings from which a network is built; derive a frozen dataclass whose fields are the keys of a table.
 
     The model owns its preprocessing: `mean` and `std` belong to the weights, not to the images.
 
@@ -37,7 +35,7 @@ class Architecture(ABC):
         mean: Subtracted from each channel of an image in [0, 1]; its length is the number of channels.
         std: Each channel is then divided by it.
         bypass: Names of layers that are skipped: each is replaced by the identity. For weights of tools that
-            remove whole layers; `evalsuite.models.surgery.bypass` finds them.
+            remove whole layers; `evalsuite.models.surgery.bypass` finds such layers.
     """
 
     classes: int = 10
@@ -68,7 +66,7 @@ class Architecture(ABC):
 
 
 class Normalized(nn.Module):
-    """Is a network behind its preprocessing; only the network's weights are in the state dict.
+    """A network behind its preprocessing; only the network's weights are in the state dict.
 
     Args:
         network: Takes normalised images.
@@ -91,7 +89,7 @@ class Normalized(nn.Module):
         return logits
 
 
-def assemble(architecture: Architecture) -> nn.Module:
+def build_model(architecture: Architecture) -> nn.Module:
     """Returns a freshly initialised model that takes images in [0, 1] and returns logits.
 
     Args:
@@ -101,15 +99,15 @@ def assemble(architecture: Architecture) -> nn.Module:
         Float images in [0, 1], (N, C, H, W), to logits (N, K); in training mode.
 
     Raises:
-        SuiteError: If a layer to bypass is not there.
+        SuiteError: If a layer to bypass does not exist.
     """
     network = architecture.network()
     for name in architecture.bypass:
-        _skip(network, name)
+        _replace_by_identity(network, name)
     return Normalized(network, mean=architecture.mean, std=architecture.std)
 
 
-def core(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """Returns the network inside a `Normalized` model, or the model itself."""
     return model.network if isinstance(model, Normalized) else model
 
@@ -125,60 +123,10 @@ def he_normal(network: nn.Module) -> None:
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _skip(network: nn.Module, name: str) -> None:
+def _replace_by_identity(network: nn.Module, name: str) -> None:
     layers = [layer for layer, module in network.named_modules() if layer and not [*module.children()]]
     if name not in layers:
         near = difflib.get_close_matches(name, layers, n=2)
         guess = f" did you mean {' or '.join(map(repr, near))}?" if near else ""
-        raise SuiteError(f"bypass: the network has no layer {name!r}:{guess} It has {some(layers)}")
+        raise SuiteError(f"bypass: the network has no layer {name!r}:{guess} It has {first_few(layers)}")
     network.set_submodule(name, nn.Identity())
-
-
-def from_settings(settings: Mapping[str, Any]) -> Architecture:
-    """Returns the architecture that a table such as ``{"name": "resnet20", "shortcut": "B"}`` describes.
-
-    Args:
-        settings: ``name`` is a registered model; the other keys are its fields.
-
-    Raises:
-        SuiteError: If the table has no name, an unknown key or a value of the wrong type.
-        UnknownNameError: If no model has the name.
-
-    >>> from_settings({"name": "resnet20", "classes": 100}).classes
-    100
-    """
-    values = dict(settings)
-    name = values.pop("name", None)
-    if not isinstance(name, str):
-        raise SuiteError(f"model: found name = {name!r}, expected one of {', '.join(MODELS)}")
-    kind = MODELS.get(name)
-    fields = [field.name for field in dataclasses.fields(kind) if field.init]
-    for key in values:
-        if key not in fields:
-            raise SuiteError(unknown(f"key of model {name}", key, fields))
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        if first["type"] == "missing":
-            raise SuiteError(f"model {name}: the key {where!r} is missing") from error
-        found = f"found {first['input']!r}"
-        raise SuiteError(f"model {name}: key {where!r}: {found}, {wanted(first['msg'])}") from error
-
-
-def to_settings(architecture: Architecture) -> dict[str, Any]:
-    """Returns the table from which `from_settings` builds `architecture` again, ready for JSON.
-
-    Raises:
-        SuiteError: If its class is not registered.
-
-    >>> from evalsuite.models.architectures.cnn import SmallCNN
-    >>> from_settings(to_settings(SmallCNN(classes=5))) == SmallCNN(classes=5)
-    True
-    """
-    kind = type(architecture)
-    name = next((name for name in MODELS if MODELS.get(name) is kind), None)
-    if name is None:
-        raise SuiteError(f"model {kind.__name__}: it is not registered; decorate it with @models.register")
-    return {"name": name, **TypeAdapter(kind).dump_python(architecture, mode="json")}

@@ -25,19 +25,19 @@ class DenseLayer(nn.Module):
     """A 1 x 1 and a 3 x 3 convolution, each behind batch norm, whose maps are added to the channels.
 
     Args:
-        before: Input channels.
+        in_channels: Input channels.
     """
 
-    def __init__(self, before: int) -> None:
+    def __init__(self, in_channels: int) -> None:
         super().__init__()
         inner = BOTTLENECK * GROWTH
-        self.bn1 = nn.BatchNorm2d(before)
-        self.conv1 = nn.Conv2d(before, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, inner, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv2 = nn.Conv2d(inner, GROWTH, 3, padding=1, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Returns maps (N, before + 12, H, W) of maps (N, before, H, W)."""
+        """Returns maps (N, in_channels + 12, H, W) of maps (N, in_channels, H, W)."""
         inner = self.conv1(functional.relu(self.bn1(maps)))
         return torch.cat((maps, self.conv2(functional.relu(self.bn2(inner)))), 1)
 
@@ -46,16 +46,16 @@ class Transition(nn.Module):
     """A 1 x 1 convolution behind batch norm, and average pooling: half the channels, half the side.
 
     Args:
-        before: Input channels.
+        in_channels: Input channels.
     """
 
-    def __init__(self, before: int) -> None:
+    def __init__(self, in_channels: int) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(before)
-        self.conv1 = nn.Conv2d(before, before // 2, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, in_channels // 2, 1, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Returns maps (N, before / 2, H / 2, W / 2) of maps (N, before, H, W)."""
+        """Returns maps (N, in_channels / 2, H / 2, W / 2) of maps (N, in_channels, H, W)."""
         return functional.avg_pool2d(self.conv1(functional.relu(self.bn1(maps))), 2)
 
 
@@ -70,17 +70,17 @@ class DenseNetwork(nn.Module):
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
         width = 2 * GROWTH
-        grown = BLOCKS * GROWTH
+        added = BLOCKS * GROWTH
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         self.dense1 = _stage(width)
-        self.trans1 = Transition(width + grown)
-        width = (width + grown) // 2
+        self.trans1 = Transition(width + added)
+        width = (width + added) // 2
         self.dense2 = _stage(width)
-        self.trans2 = Transition(width + grown)
-        width = (width + grown) // 2
+        self.trans2 = Transition(width + added)
+        width = (width + added) // 2
         self.dense3 = _stage(width)
-        self.bn = nn.BatchNorm2d(width + grown)
-        self.fc = nn.Linear(width + grown, classes)
+        self.bn = nn.BatchNorm2d(width + added)
+        self.fc = nn.Linear(width + added, classes)
         he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -100,5 +100,5 @@ class DenseNet22(Architecture):
         return DenseNetwork(len(self.mean), self.classes)
 
 
-def _stage(before: int) -> nn.Sequential:
-    return nn.Sequential(*[DenseLayer(before + index * GROWTH) for index in range(BLOCKS)])
+def _stage(in_channels: int) -> nn.Sequential:
+    return nn.Sequential(*[DenseLayer(in_channels + index * GROWTH) for index in range(BLOCKS)])

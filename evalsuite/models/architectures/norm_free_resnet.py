@@ -17,30 +17,30 @@ from evalsuite.models.architectures.base import Architecture
 HIDDEN = 100
 
 
-class NormlessBlock(nn.Module):
+class NormFreeBlock(nn.Module):
     """Two 3 x 3 convolutions with biases beside a shortcut; a 1 x 1 convolution where the stride is 2.
 
     Args:
-        before: Input channels.
-        after: Output channels.
+        in_channels: Input channels.
+        out_channels: Output channels.
         stride: Of the first convolution, 1 or 2.
     """
 
-    def __init__(self, before: int, after: int, *, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut = nn.Sequential()
         if stride != 1:
-            self.shortcut.append(nn.Conv2d(before, after, 1, stride=stride))
+            self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride=stride))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Returns maps (N, after, H', W') of maps (N, before, H, W)."""
+        """Returns maps (N, out_channels, H', W') of maps (N, in_channels, H, W)."""
         inner = functional.relu(self.conv1(maps))
         return functional.relu(self.conv2(inner) + self.shortcut(maps))
 
 
-class NormlessNetwork(nn.Module):
+class NormFreeNetwork(nn.Module):
     """A strided convolution, stages of two blocks that halve the maps, and two linear layers.
 
     Args:
@@ -67,30 +67,31 @@ class NormlessNetwork(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NormlessResNet(Architecture):
-    """Is a residual network without batch norm for 32 x 32 images."""
+class NormFreeResNet(Architecture):
+    """A residual network without batch norm for 32 x 32 images."""
 
     width: ClassVar[int]
     stages: ClassVar[int]
 
     def network(self) -> nn.Module:
         """Returns the network; its keys are those of the published checkpoints."""
-        return NormlessNetwork(len(self.mean), self.classes, width=self.width, stages=self.stages)
+        return NormFreeNetwork(len(self.mean), self.classes, width=self.width, stages=self.stages)
 
 
-class ResNet2B(NormlessResNet):
+class ResNet2B(NormFreeResNet):
     """ResNet-2B of the verification literature: two blocks, no batch norm, 32 x 32 images."""
 
     width = 8
     stages = 1
 
 
-class ResNet4B(NormlessResNet):
+class ResNet4B(NormFreeResNet):
     """ResNet-4B of the verification literature: four blocks, no batch norm, 32 x 32 images."""
 
     width = 16
     stages = 2
 
 
-def _stage(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(NormlessBlock(before, after, stride=2), NormlessBlock(after, after, stride=1))
+def _stage(in_channels: int, out_channels: int) -> nn.Sequential:
+    first = NormFreeBlock(in_channels, out_channels, stride=2)
+    return nn.Sequential(first, NormFreeBlock(out_channels, out_channels, stride=1))

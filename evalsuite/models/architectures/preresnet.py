@@ -24,28 +24,28 @@ class PreActivationBlock(nn.Module):
     """Convolutions of 1 x 1, 3 x 3 and 1 x 1, each behind batch norm, beside a shortcut.
 
     Args:
-        before: Input channels.
-        inner: Channels of the first two convolutions; the third has four times as many.
+        in_channels: Input channels.
+        width: Channels of the first two convolutions; the third has four times as many.
         stride: Of the second convolution and of the shortcut.
         selection: Whether the first convolution reads a selection of channels.
     """
 
-    def __init__(self, before: int, inner: int, *, stride: int, selection: bool) -> None:
+    def __init__(self, in_channels: int, width: int, *, stride: int, selection: bool) -> None:
         super().__init__()
-        after = EXPANSION * inner
-        self.bn1 = nn.BatchNorm2d(before)
-        self.select = ChannelSelection(before) if selection else nn.Identity()
-        self.conv1 = nn.Conv2d(before, inner, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(inner)
-        self.conv2 = nn.Conv2d(inner, inner, 3, stride=stride, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(inner)
-        self.conv3 = nn.Conv2d(inner, after, 1, bias=False)
+        out_channels = EXPANSION * width
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.select = ChannelSelection(in_channels) if selection else nn.Identity()
+        self.conv1 = nn.Conv2d(in_channels, width, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride=stride, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, out_channels, 1, bias=False)
         self.downsample = nn.Sequential()
-        if before != after:
-            self.downsample.append(nn.Conv2d(before, after, 1, stride=stride, bias=False))
+        if in_channels != out_channels:
+            self.downsample.append(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Returns maps (N, 4 inner, H', W') of maps (N, before, H, W)."""
+        """Returns maps (N, 4 width, H', W') of maps (N, in_channels, H, W)."""
         inner = self.conv1(functional.relu(self.select(self.bn1(maps))))
         inner = self.conv2(functional.relu(self.bn2(inner)))
         total: Tensor = self.conv3(functional.relu(self.bn3(inner))) + self.downsample(maps)
@@ -66,18 +66,19 @@ class PreActivationNetwork(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, padding=1, bias=False)
         stages: list[nn.Module] = []
-        before = WIDTHS[0]
-        for inner, stride in zip(WIDTHS, (1, 2, 2), strict=True):
-            first = PreActivationBlock(before, inner, stride=stride, selection=selection)
-            before = EXPANSION * inner
+        in_channels = WIDTHS[0]
+        for width, stride in zip(WIDTHS, (1, 2, 2), strict=True):
+            first = PreActivationBlock(in_channels, width, stride=stride, selection=selection)
+            in_channels = EXPANSION * width
             rest = [
-                PreActivationBlock(before, inner, stride=1, selection=selection) for _ in range(blocks - 1)
+                PreActivationBlock(in_channels, width, stride=1, selection=selection)
+                for _ in range(blocks - 1)
             ]
             stages.append(nn.Sequential(first, *rest))
         self.layer1, self.layer2, self.layer3 = stages
-        self.bn = nn.BatchNorm2d(before)
-        self.select = ChannelSelection(before) if selection else nn.Identity()
-        self.fc = nn.Linear(before, classes)
+        self.bn = nn.BatchNorm2d(in_channels)
+        self.select = ChannelSelection(in_channels) if selection else nn.Identity()
+        self.fc = nn.Linear(in_channels, classes)
         he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class PreResNet(Architecture):
     Attributes:
         depth: Layers, 9 n + 2: 29, 56, 101, 164, ...
         selection: Whether layers behind the residual stream read a selection of its channels, which weights
-            call ``select.indexes``; without it these buffers are not there.
+            call ``select.indexes``; without it there are no such buffers.
     """
 
     depth: int = 164

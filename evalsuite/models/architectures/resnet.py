@@ -20,22 +20,22 @@ WIDTHS = (16, 32, 64)
 
 
 class ZeroPadding(nn.Module):
-    """Shortcut of option A: takes every second pixel and adds zero channels, half before and half after.
+    """Shortcut of option A: every second pixel, with zero channels added, half of them in front and half behind.
 
-    How many follows from the block's convolutions, so that thinner networks of the same kind fit too.
+    Their number follows from the block's convolutions, so that thinner networks of the same kind fit too.
 
     Args:
-        first: Takes the same maps as the shortcut.
-        last: Gives the maps that it is added to.
+        first: The convolution that takes the same maps as the shortcut.
+        last: The convolution to whose maps the shortcut is added.
     """
 
     def __init__(self, first: nn.Conv2d, last: nn.Conv2d) -> None:
         super().__init__()
-        self.beside = (first, last)  # a tuple: their weights belong to the block, not to the shortcut
+        self.convolutions = (first, last)  # a tuple: their weights belong to the block, not to the shortcut
 
     def forward(self, maps: Tensor) -> Tensor:
         """Returns maps (N, C', H/2, W/2) of maps (N, C, H, W)."""
-        first, last = self.beside
+        first, last = self.convolutions
         added = max(last.out_channels - first.in_channels, 0)
         return functional.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, added // 2, added - added // 2))
 
@@ -44,30 +44,32 @@ class ResidualBlock(nn.Module):
     """Two 3 x 3 convolutions with batch norm beside a shortcut.
 
     Args:
-        before: Input channels.
-        after: Output channels; the first convolution has stride 2 where they differ.
-        shortcut: How the shortcut then changes shape.
+        in_channels: Input channels.
+        out_channels: Output channels; the first convolution has stride 2 where they differ.
+        shortcut: Kind of the shortcut where they differ.
     """
 
-    def __init__(self, before: int, after: int, *, shortcut: Shortcut) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, shortcut: Shortcut) -> None:
         super().__init__()
-        stride = 1 if before == after else 2
-        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
+        stride = 1 if in_channels == out_channels else 2
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
         self.shortcut = nn.Identity() if stride == 1 else self._shortcut(shortcut)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Returns maps (N, after, H', W') of maps (N, before, H, W)."""
+        """Returns maps (N, out_channels, H', W') of maps (N, in_channels, H, W)."""
         inner = functional.relu(self.bn1(self.conv1(maps)))
         return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(maps))
 
     def _shortcut(self, kind: Shortcut) -> nn.Module:
         if kind == "A":
             return ZeroPadding(self.conv1, self.conv2)
-        before, after = self.conv1.in_channels, self.conv1.out_channels
-        return nn.Sequential(nn.Conv2d(before, after, 1, stride=2, bias=False), nn.BatchNorm2d(after))
+        in_channels, out_channels = self.conv1.in_channels, self.conv1.out_channels
+        return nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride=2, bias=False), nn.BatchNorm2d(out_channels)
+        )
 
 
 class ResidualNetwork(nn.Module):
@@ -85,8 +87,8 @@ class ResidualNetwork(nn.Module):
         self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(WIDTHS[0])
         self.layer1, self.layer2, self.layer3 = (
-            _stage(before, after, blocks=blocks, shortcut=shortcut)
-            for before, after in pairwise((WIDTHS[0], *WIDTHS))
+            _stage(in_channels, out_channels, blocks=blocks, shortcut=shortcut)
+            for in_channels, out_channels in pairwise((WIDTHS[0], *WIDTHS))
         )
         self.linear = nn.Linear(WIDTHS[-1], classes)
         he_normal(self)
@@ -101,7 +103,7 @@ class ResidualNetwork(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class CifarResNet(Architecture):
-    """Is a residual network of ``6 n + 2`` layers.
+    """A residual network of ``6 n + 2`` layers.
 
     Attributes:
         shortcut: ``A`` is zero padding without weights, ``B`` a 1 x 1 convolution with batch norm.
@@ -152,6 +154,6 @@ class ResNet110(CifarResNet):
     depth = 110
 
 
-def _stage(before: int, after: int, *, blocks: int, shortcut: Shortcut) -> nn.Sequential:
-    inputs = (before, *[after] * (blocks - 1))
-    return nn.Sequential(*[ResidualBlock(channels, after, shortcut=shortcut) for channels in inputs])
+def _stage(in_channels: int, out_channels: int, *, blocks: int, shortcut: Shortcut) -> nn.Sequential:
+    inputs = (in_channels, *[out_channels] * (blocks - 1))
+    return nn.Sequential(*[ResidualBlock(channels, out_channels, shortcut=shortcut) for channels in inputs])

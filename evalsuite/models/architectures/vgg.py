@@ -32,15 +32,15 @@ class VGGNetwork(nn.Module):
     def __init__(self, channels: int, classes: int, *, depths: tuple[int, ...], bias: bool) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        before = channels
+        in_channels = channels
         for width, depth in zip(WIDTHS, depths, strict=True):
             for _ in range(depth):
-                conv = nn.Conv2d(before, width, 3, padding=1, bias=bias)
+                conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=bias)
                 layers += [conv, nn.BatchNorm2d(width), nn.ReLU()]
-                before = width
+                in_channels = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(before, classes)
+        self.classifier = nn.Linear(in_channels, classes)
         he_normal(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ class VGGNetwork(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class VGG(Architecture):
-    """Is a VGG network with batch norm for 32 x 32 images.
+    """A VGG network with batch norm for 32 x 32 images.
 
     Attributes:
         bias: Whether the convolutions have biases, which batch norm makes redundant; implementations differ.
@@ -62,7 +62,7 @@ class VGG(Architecture):
     bias: bool = True
 
     def network(self) -> nn.Module:
-        """Returns the network, with the usual keys: ``features.0.weight``, ..., ``classifier.bias``."""
+        """Returns the network, with common keys: ``features.0.weight``, ..., ``classifier.bias``."""
         return VGGNetwork(len(self.mean), self.classes, depths=self.depths, bias=self.bias)
 
 

@@ -22,23 +22,23 @@ class WideBlock(nn.Module):
     """Two 3 x 3 convolutions, each behind batch norm, beside a shortcut.
 
     Args:
-        before: Input channels.
-        after: Output channels; where they differ, the shortcut is a 1 x 1 convolution behind the first norm.
+        in_channels: Input channels.
+        out_channels: Output channels; where they differ, the shortcut is a 1 x 1 convolution behind the first norm.
         stride: Of the first convolution and of the shortcut.
     """
 
-    def __init__(self, before: int, after: int, *, stride: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int) -> None:
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(before)
-        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
-        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
         self.shortcut = nn.Sequential()
-        if before != after:
-            self.shortcut.append(nn.Conv2d(before, after, 1, stride=stride, bias=False))
+        if in_channels != out_channels:
+            self.shortcut.append(nn.Conv2d(in_channels, out_channels, 1, stride=stride, bias=False))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Returns maps (N, after, H', W') of maps (N, before, H, W)."""
+        """Returns maps (N, out_channels, H', W') of maps (N, in_channels, H, W)."""
         active = functional.relu(self.bn1(maps))
         inner = functional.relu(self.bn2(self.conv1(active)))
         total: Tensor = self.conv2(inner) + (self.shortcut(active) if len(self.shortcut) else maps)
@@ -60,8 +60,10 @@ class WideNetwork(nn.Module):
         widths = tuple(width * base for base in WIDTHS)
         self.conv1 = nn.Conv2d(channels, WIDTHS[0], 3, padding=1, bias=False)
         self.layer1, self.layer2, self.layer3 = (
-            _stage(before, after, blocks=blocks, stride=stride)
-            for (before, after), stride in zip(pairwise((WIDTHS[0], *widths)), (1, 2, 2), strict=True)
+            _stage(in_channels, out_channels, blocks=blocks, stride=stride)
+            for (in_channels, out_channels), stride in zip(
+                pairwise((WIDTHS[0], *widths)), (1, 2, 2), strict=True
+            )
         )
         self.bn1 = nn.BatchNorm2d(widths[-1])
         self.linear = nn.Linear(widths[-1], classes)
@@ -76,7 +78,7 @@ class WideNetwork(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class WideResNet(Architecture):
-    """Wide residual network for 32 x 32 images; WRN-16-8 as it stands: 11.0 million parameters.
+    """Wide residual network for 32 x 32 images; WRN-16-8 by default: 11.0 million parameters.
 
     Attributes:
         depth: Layers, 6 n + 4: 16, 22, 28, 40, ...
@@ -100,6 +102,6 @@ class WideResNet(Architecture):
         return WideNetwork(len(self.mean), self.classes, blocks=blocks, width=self.width)
 
 
-def _stage(before: int, after: int, *, blocks: int, stride: int) -> nn.Sequential:
-    first = WideBlock(before, after, stride=stride)
-    return nn.Sequential(first, *[WideBlock(after, after, stride=1) for _ in range(blocks - 1)])
+def _stage(in_channels: int, out_channels: int, *, blocks: int, stride: int) -> nn.Sequential:
+    first = WideBlock(in_channels, out_channels, stride=stride)
+    return nn.Sequential(first, *[WideBlock(out_channels, out_channels, stride=1) for _ in range(blocks - 1)])

@@ -1,4 +1,4 @@
-"""What is in a file of weights, by its tensors alone: no architecture is needed."""
+"""Inspection of a checkpoint by its tensors alone: sizes, sparsity and structure, without an architecture."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evalsuite.errors import CheckpointError
-from evalsuite.models.checkpoints.reading import matched, read_checkpoint
-from evalsuite.models.packing import packed, plain_zeros
+from evalsuite.models.checkpoints.reading import read_checkpoint
+from evalsuite.models.checkpoints.state_dict_keys import match_keys
+from evalsuite.models.packing import pack, with_positive_zeros
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,33 +17,33 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-GROUPS = (4, 8, 16, 32)
-"""Sizes M of the groups in which N:M patterns are looked for, the smallest first."""
+NM_GROUP_SIZES = (4, 8, 16, 32)
+"""Sizes M of the groups in which N:M patterns are searched, the smallest first."""
 
-FULL = 0.9
-"""Share of the groups of an N:M pattern that must have exactly N weights; random zeros do not."""
+NM_MIN_FULL_SHARE = 0.9
+"""Share of the groups of an N:M pattern that must have exactly N weights: random zeros do not reach it."""
 
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "indexes")  # the last: network slimming's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LayerContent:
-    """Is the weight of one convolution or linear layer.
+class LayerInspection:
+    """The weight of one convolution or linear layer.
 
     Attributes:
         name: Key of the weight.
-        kind: A convolution has kernels, a linear layer (or an embedding) has not.
+        kind: A convolution has kernels, a linear layer (or an embedding) does not.
         shape: Outputs, inputs (of one group), then the kernel.
         weights: How many it has.
         nonzero: How many of them are not exactly zero.
         sparsity: Share of zeros, in [0, 1].
-        pattern: ``N:M`` if, leaving out filters that are zero throughout, each M consecutive inputs at one
-            output and kernel position have at most N <= M / 2 non-zero weights, and at least `FULL` of these
-            groups have exactly N, and inputs that are zero throughout do not hold half of the zeros; for the
-            smallest such M of `GROUPS`. Else empty.
+        pattern: ``N:M`` if, apart from filters that are all zero, each M consecutive inputs at one output and
+            kernel position have at most N <= M / 2 non-zero weights, and at least `NM_MIN_FULL_SHARE` of these
+            groups have exactly N, and inputs that are all zero do not hold half of the zeros; for the smallest
+            such M of `NM_GROUP_SIZES`. Else empty.
         zero_filters: Outputs of which every weight is zero.
         zero_inputs: Inputs of which every weight is zero.
-        parent_shape: The same weight's in the parent; ``None`` without a parent, or if it has no such weight.
+        parent_shape: Of the same weight in the parent; ``None`` without a parent, or if it has no such weight.
     """
 
     name: str
@@ -58,34 +59,34 @@ class LayerContent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Inspection:
-    """Is what a file of weights holds.
+class CheckpointInspection:
+    """The content of a checkpoint, in numbers.
 
     Attributes:
         file: Its name.
         format: ``safetensors``, ``torch zip`` (1.6 and later) or ``torch legacy``.
         bytes: Size on disk.
         packed: Bytes of its tensors, losslessly packed; see `evalsuite.models.packing`.
-        wrapper: Keys that lead to the state dict in the file, with dots between them; empty if it lies bare.
-        prefix: What was taken from every key.
-        folded: Names of weights that were put together from parts: a mask, weight norm.
-        extras: Keys beside the state dict that were left.
+        wrapper: Keys that lead to the state dict in the file, joined by dots; empty if the file is the state dict.
+        prefix: The prefix that was removed from every key.
+        folded: Names of weights that were computed from several tensors: with a mask, or from a weight norm.
+        extras: Other keys of the file, which were ignored.
         dtypes: Types of number in the file to how many tensors have them.
         tensors: How many the state dict has, running statistics and counters among them.
         parameters: Numbers in floating-point tensors other than running statistics, zeros included.
         nonzero: Those of them that are not exactly zero.
-        prunable: Weights of convolutions and linear layers. Grouped convolutions count here, since the shapes
-            alone do not tell them apart; in a model's `Cost` they do not.
+        prunable: Weights of convolutions and linear layers. Grouped convolutions count here, since their shapes
+            do not show the groups; in a model's `Cost` they do not.
         prunable_nonzero: Those of them that are not exactly zero.
         layers: The convolutions and linear layers, in the order of the file.
         pattern: The ``N:M`` pattern of every layer that has zeros and enough inputs for it; else empty.
         structured: Whether shapes are smaller than the parent's, layers of the parent are missing, or at least
-            half of the zeros lie in filters and inputs that are zero throughout.
+            half of the zeros lie in filters and inputs that are all zero.
         ratio: ``1 - nonzero / nonzero(parent)``; ``None`` without a parent.
         prunable_ratio: The same over prunable weights.
         smaller: Layers whose weight is smaller than the parent's.
-        missing: Layers of the parent that the file has not.
-        added: Layers that the parent has not.
+        missing: Layers of the parent that the file lacks.
+        added: Layers that the parent lacks.
     """
 
     file: str
@@ -102,7 +103,7 @@ class Inspection:
     nonzero: int
     prunable: int
     prunable_nonzero: int
-    layers: tuple[LayerContent, ...]
+    layers: tuple[LayerInspection, ...]
     pattern: str
     structured: bool
     ratio: float | None
@@ -112,8 +113,10 @@ class Inspection:
     added: tuple[str, ...]
 
 
-def inspect(path: Path, *, parent: Path | None = None, masks: Path | None = None) -> Inspection:
-    """Returns what is in the file at `path`; `dataclasses.asdict` of it is JSON.
+def inspect_checkpoint(
+    path: Path, *, parent: Path | None = None, masks: Path | None = None
+) -> CheckpointInspection:
+    """Returns the content of the file at `path`, in numbers; `dataclasses.asdict` of it is JSON.
 
     Args:
         path: As for `read_weights`.
@@ -123,45 +126,46 @@ def inspect(path: Path, *, parent: Path | None = None, masks: Path | None = None
     Raises:
         CheckpointError: If a file cannot be read, or the parent has no weights that are not zero.
     """
-    found = read_checkpoint(path, masks=masks)
-    weights = dict(found.weights)
-    above: dict[str, Tensor] | None = None
+    checkpoint = read_checkpoint(path, masks=masks)
+    weights = dict(checkpoint.weights)
+    parent_weights: dict[str, Tensor] | None = None
     if parent is not None:
-        above = read_checkpoint(parent).weights
-        _check_parent(parent, above)
-        weights = matched(weights, above)
-    layers = tuple(layer_content(name, weights[name], above) for name in _prunable(weights))
-    nonzero, prunable_nonzero = _nonzero(_parameters(weights)), _nonzero(_prunable(weights))
+        parent_weights = read_checkpoint(parent).weights
+        _check_parent(parent, parent_weights)
+        weights = match_keys(weights, parent_weights)
+    prunable = _prunable(weights)
+    layers = tuple(inspect_layer(name, prunable[name], parent_weights) for name in prunable)
+    nonzero, prunable_nonzero = _nonzero(_parameters(weights)), _nonzero(prunable)
     smaller = tuple(layer.name for layer in layers if _is_smaller(layer))
-    missing = tuple(name for name in _prunable(above or {}) if name not in weights)
-    return Inspection(
+    missing = tuple(name for name in _prunable(parent_weights or {}) if name not in weights)
+    return CheckpointInspection(
         file=path.name,
-        format=found.format,
+        format=checkpoint.format,
         bytes=path.stat().st_size,
-        packed=len(packed(plain_zeros(weights))),
-        wrapper=found.wrapper,
-        prefix=found.prefix,
-        folded=found.folded,
-        extras=found.extras,
-        dtypes=found.dtypes,
+        packed=len(pack(with_positive_zeros(weights))),
+        wrapper=checkpoint.wrapper,
+        prefix=checkpoint.prefix,
+        folded=checkpoint.folded,
+        extras=checkpoint.extras,
+        dtypes=checkpoint.dtypes,
         tensors=len(weights),
         parameters=_numbers(_parameters(weights)),
         nonzero=nonzero,
-        prunable=_numbers(_prunable(weights)),
+        prunable=_numbers(prunable),
         prunable_nonzero=prunable_nonzero,
         layers=layers,
         pattern=_shared_pattern(layers),
-        structured=bool(smaller or missing) or _is_structured(_prunable(weights)),
-        ratio=None if above is None else _ratio(nonzero, _nonzero(_parameters(above))),
-        prunable_ratio=None if above is None else _ratio(prunable_nonzero, _nonzero(_prunable(above))),
+        structured=bool(smaller or missing) or _is_structured(prunable),
+        ratio=_ratio(nonzero, parent_weights and _parameters(parent_weights)),
+        prunable_ratio=_ratio(prunable_nonzero, parent_weights and _prunable(parent_weights)),
         smaller=smaller,
         missing=missing,
-        added=() if above is None else tuple(name for name in _prunable(weights) if name not in above),
+        added=tuple(name for name in prunable if name not in (parent_weights or prunable)),
     )
 
 
-def pattern(weight: Tensor) -> str:
-    """Returns the N:M pattern of a weight as `LayerContent` defines it, or an empty text.
+def nm_pattern(weight: Tensor) -> str:
+    """Returns the N:M pattern of a weight as `LayerInspection` defines it, or an empty text.
 
     Args:
         weight: Outputs, inputs, and perhaps a kernel.
@@ -170,44 +174,46 @@ def pattern(weight: Tensor) -> str:
         Mishra et al. 2021, "Accelerating Sparse Deep Neural Networks" (2:4, along the inputs).
 
     >>> import torch
-    >>> pattern(torch.tensor([[0.0, 1, 0, 2], [3, 0, 4, 0]]))
+    >>> nm_pattern(torch.tensor([[0.0, 1, 0, 2], [3, 0, 4, 0]]))
     '2:4'
     """
-    rows = (weight != 0).flatten(2) if weight.dim() > 2 else (weight != 0).unsqueeze(2)
-    rows = rows[rows.flatten(1).any(1)]  # a filter that is gone says nothing about the others
-    outputs, inputs, positions = rows.shape
-    dead = rows[:, ~rows.any(0).any(1)].numel()
-    if 2 * dead >= rows.numel() - int(rows.sum()):  # true of a weight without zeros, too
+    nonzero = (weight != 0).flatten(2) if weight.dim() > 2 else (weight != 0).unsqueeze(2)
+    nonzero = nonzero[nonzero.flatten(1).any(1)]  # filters that are all zero have no pattern
+    outputs, inputs, positions = nonzero.shape
+    in_zero_inputs = nonzero[:, ~nonzero.any(0).any(1)].numel()
+    if 2 * in_zero_inputs >= nonzero.numel() - int(nonzero.sum()):  # true of a weight without zeros, too
         return ""
-    for size in (size for size in GROUPS if inputs % size == 0):
-        counts = rows.reshape(outputs, inputs // size, size, positions).sum(2)
+    for size in (size for size in NM_GROUP_SIZES if inputs % size == 0):
+        counts = nonzero.reshape(outputs, inputs // size, size, positions).sum(2)
         most = int(counts.max())
-        if most <= size // 2 and float((counts == most).float().mean()) >= FULL:
+        if most <= size // 2 and float((counts == most).float().mean()) >= NM_MIN_FULL_SHARE:
             return f"{most}:{size}"
     return ""
 
 
-def layer_content(name: str, weight: Tensor, above: Mapping[str, Tensor] | None = None) -> LayerContent:
-    """Returns what the weight of one layer is.
+def inspect_layer(
+    name: str, weight: Tensor, parent_weights: Mapping[str, Tensor] | None = None
+) -> LayerInspection:
+    """Returns shape, sparsity and pattern of the weight of one layer.
 
     Args:
         name: Its key.
         weight: Outputs, inputs, and perhaps a kernel.
-        above: Weights of the parent by name.
+        parent_weights: Weights of the parent by name.
     """
     nonzero = int(weight.count_nonzero())
-    old = None if above is None else above.get(name)
-    return LayerContent(
+    parent_weight = None if parent_weights is None else parent_weights.get(name)
+    return LayerInspection(
         name=name,
         kind="linear" if weight.dim() == 2 else "convolution",
         shape=tuple(weight.shape),
         weights=weight.numel(),
         nonzero=nonzero,
         sparsity=1 - nonzero / weight.numel(),
-        pattern=pattern(weight),
-        zero_filters=int((~_alive(weight, dim=0)).sum()),
-        zero_inputs=int((~_alive(weight, dim=1)).sum()),
-        parent_shape=None if old is None else tuple(old.shape),
+        pattern=nm_pattern(weight),
+        zero_filters=int((~_has_nonzero(weight, dim=0)).sum()),
+        zero_inputs=int((~_has_nonzero(weight, dim=1)).sum()),
+        parent_shape=None if parent_weight is None else tuple(parent_weight.shape),
     )
 
 
@@ -242,31 +248,34 @@ def _check_parent(path: Path, weights: Mapping[str, Tensor]) -> None:
         )
 
 
-def _ratio(nonzero: int, before: int) -> float:
-    return 1 - nonzero / before
+def _ratio(nonzero: int, parent_weights: Mapping[str, Tensor] | None) -> float | None:
+    """Returns the share of the parent's non-zero numbers that are gone; ``None`` without a parent."""
+    return None if parent_weights is None else 1 - nonzero / _nonzero(parent_weights)
 
 
-def _alive(weight: Tensor, *, dim: int) -> Tensor:
-    """Which entries along `dim` have a weight that is not zero."""
+def _has_nonzero(weight: Tensor, *, dim: int) -> Tensor:
+    """Returns which entries along `dim` have a weight that is not zero."""
     return (weight != 0).transpose(0, dim).flatten(1).any(1)
 
 
-def _is_smaller(layer: LayerContent) -> bool:
-    old = layer.parent_shape
-    return old is not None and len(old) == len(layer.shape) and layer.weights < math.prod(old)
+def _is_smaller(layer: LayerInspection) -> bool:
+    shape = layer.parent_shape
+    return shape is not None and len(shape) == len(layer.shape) and layer.weights < math.prod(shape)
 
 
 def _is_structured(weights: Mapping[str, Tensor]) -> bool:
-    """Whether at least half of the zeros lie in filters and inputs that are zero throughout."""
+    """Returns whether at least half of the zeros lie in filters and inputs that are all zero."""
     zeros = _numbers(weights) - _nonzero(weights)
-    kept = sum(
-        int(_alive(weight, dim=0).sum()) * int(_alive(weight, dim=1).sum()) * weight[0, 0].numel()
+    remaining = sum(
+        int(_has_nonzero(weight, dim=0).sum()) * int(_has_nonzero(weight, dim=1).sum()) * weight[0, 0].numel()
         for weight in weights.values()
     )
-    return zeros > 0 and 2 * (_numbers(weights) - kept) >= zeros
+    return zeros > 0 and 2 * (_numbers(weights) - remaining) >= zeros
 
 
-def _shared_pattern(layers: tuple[LayerContent, ...]) -> str:
-    sparse = [layer for layer in layers if layer.nonzero < layer.weights and layer.shape[1] >= GROUPS[0]]
+def _shared_pattern(layers: tuple[LayerInspection, ...]) -> str:
+    sparse = [
+        layer for layer in layers if layer.nonzero < layer.weights and layer.shape[1] >= NM_GROUP_SIZES[0]
+    ]
     patterns = {layer.pattern for layer in sparse}
     return patterns.pop() if len(patterns) == 1 else ""

@@ -1,4 +1,4 @@
-"""Weights and an architecture to a model: resized, loaded, proven by a forward pass."""
+"""Models from weights and an architecture: resized to the weights, loaded, verified by a forward pass."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from evalsuite.errors import CheckpointError
-from evalsuite.models.architectures.base import Architecture, assemble
-from evalsuite.models.checkpoints.names import some
-from evalsuite.models.checkpoints.reading import check_classes, load_weights, matched, read_weights
-from evalsuite.models.surgery.low_rank_factors import factorise_to
-from evalsuite.models.surgery.width_inference import check_widths, resize_to
+from evalsuite.errors import CheckpointError, first_few
+from evalsuite.models.architectures.base import Architecture, build_model
+from evalsuite.models.checkpoints.reading import check_class_count, load_weights, read_weights
+from evalsuite.models.checkpoints.state_dict_keys import match_keys
+from evalsuite.models.surgery.low_rank_factors import factorize_like
+from evalsuite.models.surgery.width_inference import check_widths, resize_like
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 def load_candidate(
     weights: Path | Mapping[str, Tensor], architecture: Architecture, *, image_shape: Sequence[int]
 ) -> nn.Module:
-    """Returns the model of `architecture` with somebody's weights, in evaluation mode.
+    """Returns the model of `architecture` with a candidate's weights, in evaluation mode.
 
-    Weights with fewer channels than the architecture shrink it; a forward pass proves that they fit
+    Weights with fewer channels than the architecture shrink it; a forward pass verifies that they fit
     together. Torch's global random state is left as it was.
 
     Args:
@@ -46,7 +46,7 @@ def load_candidate(
             f"those of the data set have {image_shape[0]}: give mean and std for each channel"
         )
     try:
-        model = rebuilt(architecture, tensors)
+        model = build_with_weights(architecture, tensors)
     except CheckpointError as error:
         if isinstance(weights, Path):
             raise CheckpointError(f"{weights}: {error}") from error
@@ -55,35 +55,37 @@ def load_candidate(
     return model
 
 
-def rebuilt(architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
+def build_with_weights(architecture: Architecture, weights: Mapping[str, Tensor]) -> nn.Module:
     """Returns the model of `architecture` with `weights`, their widths and factors, in evaluation mode.
 
-    As `load_candidate`, without the forward pass: for weights that are known to work.
+    As `load_candidate`, without the forward pass: for weights that have passed it before.
 
     Raises:
         CheckpointError: If the weights do not fit.
         SuiteError: If the architecture cannot be built.
     """
-    with torch.random.fork_rng(devices=[]):  # the initial weights are thrown away and must cost no draw
-        model = assemble(architecture)
-    kept = _kept(model, weights, architecture.bypass)
-    factorise_to(model, kept)
-    check_classes(model, kept)
-    resize_to(model, kept)
-    load_weights(model, kept)
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten and must cost no draw
+        model = build_model(architecture)
+    remaining = _without_bypassed(model, weights, architecture.bypass)
+    factorize_like(model, remaining)
+    check_class_count(model, remaining)
+    resize_like(model, remaining)
+    load_weights(model, remaining)
     return model.eval()
 
 
-def _kept(model: nn.Module, weights: Mapping[str, Tensor], bypass: Sequence[str]) -> Mapping[str, Tensor]:
-    """`weights` without those of skipped layers."""
+def _without_bypassed(
+    model: nn.Module, weights: Mapping[str, Tensor], bypass: Sequence[str]
+) -> Mapping[str, Tensor]:
+    """Returns `weights` without those of skipped layers."""
     if not bypass:
         return weights
     skipped = tuple(f"{name}." for name in bypass)
-    kept = {
+    remaining = {
         name: tensor
-        for name, tensor in matched(weights, model.state_dict()).items()
+        for name, tensor in match_keys(weights, model.state_dict()).items()
         if not name.removeprefix("network.").startswith(skipped)
     }
-    if not kept:
-        raise CheckpointError(f"nothing is left of the weights without the layers {some(bypass)}")
-    return kept
+    if not remaining:
+        raise CheckpointError(f"nothing is left of the weights without the layers {first_few(bypass)}")
+    return remaining

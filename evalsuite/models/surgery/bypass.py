@@ -1,9 +1,9 @@
-"""Layers that a tool removed by setting all their weights to zero, and that its network then skipped.
+"""Layers that a pruning tool removed by setting all their weights to zero, and that its network then skipped.
 
-Such a checkpoint does not say which of two networks it belongs to: one in which the convolution is still there
-and adds nothing but the bias of its batch norm, or one in which convolution and batch norm are gone and their
-input goes on as it is. Weights that were fine-tuned as one of them are useless as the other, so nothing is
-skipped unless the user says so; `probe` measures both.
+Such a checkpoint belongs to one of two networks, and does not record to which: one in which the convolution still
+exists and adds nothing but the bias of its batch norm, or one in which convolution and batch norm are replaced by the
+identity. Weights that were fine-tuned as one of them are useless as the other, so a layer is skipped only if the user
+asks for it; `probe_bypass` measures both.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from evalsuite.models.architectures.base import core
-from evalsuite.models.checkpoints.loading import load_candidate, rebuilt
+from evalsuite.models.architectures.base import unwrap_model
+from evalsuite.models.checkpoints.loading import build_with_weights, load_candidate
 from evalsuite.models.inference import logits
-from evalsuite.models.surgery.graph import flow, plain
+from evalsuite.models.surgery.fx_graph import is_unmodified, trace_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evalsuite.models.architectures.base import Architecture
-    from evalsuite.models.surgery.graph import Flow
+    from evalsuite.models.surgery.fx_graph import TracedGraph
     from evalsuite.types import Array
 
 DEAD = "dead"
-"""Among the layers to bypass: all that `dead_layers` finds."""
+"""In the setting `bypass`: all layers that `dead_layers` finds."""
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
-    """Is the accuracy of weights with dead layers, kept and skipped.
+class BypassProbe:
+    """The accuracy of weights with dead layers, kept and skipped.
 
     Attributes:
         layers: The dead layers.
-        kept: Share of images that are right with the layers kept.
+        kept: Share of images that are classified correctly with the layers kept.
         skipped: The same with the layers skipped.
         n: Number of images.
     """
@@ -52,7 +52,7 @@ class Probe:
 
     @property
     def sentence(self) -> str:
-        """What to tell the user."""
+        """A sentence for the user."""
         better = "skipped" if self.skipped > self.kept else "kept"
         return (
             f"{len(self.layers)} layers were removed by setting a whole convolution to zero "
@@ -70,25 +70,25 @@ def dead_layers(model: nn.Module) -> tuple[str, ...]:
     Raises:
         InvalidModelError: If there is such a convolution and the data flow cannot be traced.
     """
-    network = core(model)
-    dead = {name for name, module in network.named_modules() if _is_dead(module)}
-    if not dead:
+    network = unwrap_model(model)
+    convolutions = {name for name, module in network.named_modules() if _is_dead(module)}
+    if not convolutions:
         return ()
-    traced = flow(network)
-    found: list[str] = []
-    for node in traced.nodes:
-        if node.target in dead and traced.once(node):
-            found += [str(node.target), *_norms(traced, str(node.target))]
-    return tuple(found)
+    graph = trace_graph(network)
+    layers: list[str] = []
+    for node in graph.nodes:
+        if node.target in convolutions and graph.is_called_once(node):
+            layers += [str(node.target), *_following_norm(graph, str(node.target))]
+    return tuple(layers)
 
 
-def bypassed(architecture: Architecture, layers: tuple[str, ...]) -> Architecture:
+def with_bypass(architecture: Architecture, layers: tuple[str, ...]) -> Architecture:
     """Returns `architecture` with `layers` skipped, beside those that it skips already."""
     return dataclasses.replace(architecture, bypass=tuple(dict.fromkeys((*architecture.bypass, *layers))))
 
 
-def without_dead(weights: Mapping[str, Tensor], architecture: Architecture) -> Architecture:
-    """Returns `architecture` with the dead layers of `weights` skipped: for tools that are known to skip them.
+def bypass_dead_layers(weights: Mapping[str, Tensor], architecture: Architecture) -> Architecture:
+    """Returns `architecture` with the dead layers of `weights` skipped: for tools whose networks skip them.
 
     Args:
         weights: As `read_weights` returns them.
@@ -98,12 +98,12 @@ def without_dead(weights: Mapping[str, Tensor], architecture: Architecture) -> A
         CheckpointError: If the weights do not fit.
         InvalidModelError: If a layer is dead and the data flow cannot be traced.
     """
-    return bypassed(architecture, dead_layers(rebuilt(architecture, weights)))
+    return with_bypass(architecture, dead_layers(build_with_weights(architecture, weights)))
 
 
-def probe(
+def probe_bypass(
     weights: Mapping[str, Tensor], architecture: Architecture, images: Array, labels: NDArray[np.int64]
-) -> Probe | None:
+) -> BypassProbe | None:
     """Returns the accuracy with dead layers kept and skipped; ``None`` if no layer is dead.
 
     Args:
@@ -121,25 +121,33 @@ def probe(
     layers = dead_layers(kept)
     if not layers:
         return None
-    skipped = load_candidate(weights, bypassed(architecture, layers), image_shape=shape)
-    right = [float((logits(model, images).argmax(1) == labels).mean()) for model in (kept, skipped)]
-    return Probe(layers, right[0], right[1], len(labels))
+    skipped = load_candidate(weights, with_bypass(architecture, layers), image_shape=shape)
+    accuracy = [float((logits(model, images).argmax(1) == labels).mean()) for model in (kept, skipped)]
+    return BypassProbe(layers, accuracy[0], accuracy[1], len(labels))
 
 
 def _is_dead(module: nn.Module) -> bool:
-    """Whether a convolution's weights are all zero and the identity has the shape of its output."""
-    if not isinstance(module, nn.Conv2d) or not plain(module) or module.in_channels != module.out_channels:
+    """Returns whether a convolution's weights are all zero and its output has the shape of its input."""
+    if (
+        not isinstance(module, nn.Conv2d)
+        or not is_unmodified(module)
+        or module.in_channels != module.out_channels
+    ):
         return False
     sides = zip(module.dilation, module.kernel_size, strict=True)
     spans = [dilation * (size - 1) for dilation, size in sides]
-    padded = module.padding == "same" or [2 * int(side) for side in module.padding] == spans
-    return padded and set(module.stride) == {1} and not module.weight.any()
+    is_padded = module.padding == "same" or [2 * int(side) for side in module.padding] == spans
+    return is_padded and set(module.stride) == {1} and not module.weight.any()
 
 
-def _norms(traced: Flow, conv: str) -> list[str]:
-    """The batch norm that reads the convolution, if nothing else does."""
-    node = next(node for node in traced.nodes if node.target == conv)
+def _following_norm(graph: TracedGraph, conv: str) -> list[str]:
+    """Returns the batch norm that reads the convolution, if nothing else does."""
+    node = next(node for node in graph.nodes if node.target == conv)
     users = list(node.users)
-    if len(users) == 1 and isinstance(traced.module(users[0]), nn.BatchNorm2d) and traced.once(users[0]):
+    if (
+        len(users) == 1
+        and isinstance(graph.module(users[0]), nn.BatchNorm2d)
+        and graph.is_called_once(users[0])
+    ):
         return [str(users[0].target)]
     return []

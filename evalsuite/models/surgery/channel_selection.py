@@ -1,4 +1,4 @@
-"""The choice of channels in front of a layer, as network slimming leaves it in its checkpoints."""
+"""Selection of channels in front of a layer, as network slimming leaves it in its checkpoints."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 
 class ChannelSelection(nn.Module):
-    """Passes on the channels whose entry in the buffer ``indexes`` is not zero.
+    """A layer that passes on the channels whose entry in the buffer ``indexes`` is not zero.
 
-    So a layer behind a residual stream may lose input channels that its neighbours keep.
+    With it, a layer behind a residual stream may lose input channels that its neighbours keep.
 
     Args:
-        channels: Input channels; all are passed on until weights say otherwise.
+        channels: Input channels; all are passed on unless loaded weights select some.
 
     References:
         Liu et al. 2017, "Learning efficient convolutional networks through network slimming", arXiv

@@ -1,8 +1,8 @@
-"""Layers in two factors: a convolution or a linear layer is replaced by two thinner ones in a row.
+"""Low-rank factorisation of layers: a convolution or a linear layer is replaced by two thinner ones in a row.
 
-The pair is a ``Sequential`` of ``reduce`` and ``expand``. Its shapes stand in the weights, so weights alone say
-which layers of an architecture are in factors, as they say the widths (`evalsuite.models.surgery.width_inference`).
-Both at once they do not say: half of the inputs may mean two groups, or half the width.
+The pair is a ``Sequential`` of ``reduce`` and ``expand``. Its shapes are in the weights, so weights alone tell which
+layers of an architecture are factorised, as they tell its widths (`evalsuite.models.surgery.width_inference`).
+They do not tell both at once: half of the inputs may mean two groups, or half the width.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, cast
 import torch
 from torch import Tensor, nn
 
-from evalsuite.models.architectures.base import core
-from evalsuite.models.checkpoints.reading import matched
+from evalsuite.models.architectures.base import unwrap_model
+from evalsuite.models.checkpoints.state_dict_keys import match_keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_Two = tuple[int, int]
+_Pair = tuple[int, int]
 Shape = tuple[int, ...]
 REDUCE, EXPAND = "reduce", "expand"
 
 
-def factored(layer: nn.Module, reduce: Tensor, expand: Tensor) -> nn.Sequential:
-    """Returns two layers whose product stands for `layer`; its bias goes to the second.
+def factorize_layer(layer: nn.Module, reduce: Tensor, expand: Tensor) -> nn.Sequential:
+    """Returns two layers whose product replaces `layer`; its bias goes to the second.
 
     Args:
         layer: A convolution with one group, or a linear layer.
@@ -34,7 +34,7 @@ def factored(layer: nn.Module, reduce: Tensor, expand: Tensor) -> nn.Sequential:
         expand: Weight of the second, (out, k j, 1, 1) or (out, j).
     """
     bias = getattr(layer, "bias", None)
-    first, second = _pair(layer, reduce, expand, bias=bias is not None)
+    first, second = _new_pair(layer, reduce, expand, bias=bias is not None)
     pair = nn.Sequential(OrderedDict({REDUCE: first, EXPAND: second})).to(layer.get_parameter("weight"))
     with torch.no_grad():
         first.get_parameter("weight").copy_(reduce)
@@ -45,7 +45,7 @@ def factored(layer: nn.Module, reduce: Tensor, expand: Tensor) -> nn.Sequential:
 
 
 def factor_pairs(model: nn.Module) -> dict[str, nn.Sequential]:
-    """Returns the layers of `model` that are in factors, by name."""
+    """Returns the factorised layers of `model`, by name."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -53,31 +53,31 @@ def factor_pairs(model: nn.Module) -> dict[str, nn.Sequential]:
     }
 
 
-def product(pair: nn.Sequential) -> Tensor:
-    """Returns the weight of the one layer that computes the same as a pair: (out, C, H, W) or (out, features)."""
+def factored_weight(pair: nn.Sequential) -> Tensor:
+    """Returns the weight of the single layer that computes the same as a pair: (out, C, H, W) or (out, features)."""
     first, second = pair.get_submodule(REDUCE), pair.get_submodule(EXPAND)
     reduce = first.get_parameter("weight").detach()
     expand = second.get_parameter("weight").detach().flatten(1)
-    count = first.groups if isinstance(first, nn.Conv2d) else 1
-    parts = zip(expand.chunk(count, dim=1), reduce.chunk(count), strict=True)
-    return torch.cat([torch.tensordot(right, left, dims=1) for right, left in parts], dim=1)
+    groups = first.groups if isinstance(first, nn.Conv2d) else 1
+    blocks = zip(expand.chunk(groups, dim=1), reduce.chunk(groups), strict=True)
+    return torch.cat([torch.tensordot(right, left, dims=1) for right, left in blocks], dim=1)
 
 
-def multiplied(model: nn.Module, parent: nn.Module) -> nn.Module:
-    """Returns a copy of `model` in which one layer stands for each pair, taken from the same place in `parent`."""
-    whole = copy.deepcopy(model)
+def merge_factors(model: nn.Module, parent: nn.Module) -> nn.Module:
+    """Returns a copy of `model` in which a single layer, of the kind in `parent`, replaces each pair."""
+    merged = copy.deepcopy(model)
     for name, pair in factor_pairs(model).items():
         layer = copy.deepcopy(parent.get_submodule(name))
         with torch.no_grad():
-            layer.get_parameter("weight").copy_(product(pair))
+            layer.get_parameter("weight").copy_(factored_weight(pair))
             if (bias := getattr(pair.get_submodule(EXPAND), "bias", None)) is not None:
                 layer.get_parameter("bias").copy_(bias)
-        whole.set_submodule(name, layer.train(pair.training))
-    return whole
+        merged.set_submodule(name, layer.train(pair.training))
+    return merged
 
 
-def factorise_to(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Replaces in place the layers of `model` that `weights` has in factors; only shapes are taken.
+def factorize_like(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """Replaces in place the layers of `model` that are factorised in `weights`; only shapes are taken.
 
     Args:
         model: Freshly built; load the values afterwards with `load_weights`.
@@ -86,73 +86,72 @@ def factorise_to(model: nn.Module, weights: Mapping[str, Tensor]) -> tuple[str, 
     Returns:
         Names of the layers that were replaced.
     """
-    network = core(model)
-    own = network.state_dict()
-    found = matched(weights, own)
-    layers = [name.removesuffix(".weight") for name in own if name.endswith(".weight")]
-    names = []
+    network = unwrap_model(model)
+    state = network.state_dict()
+    matching = match_keys(weights, state)
+    layers = [name.removesuffix(".weight") for name in state if name.endswith(".weight")]
+    replaced = []
     for name in layers:
-        reduce, expand = (found.get(f"{name}.{part}.weight") for part in (REDUCE, EXPAND))
+        reduce, expand = (matching.get(f"{name}.{part}.weight") for part in (REDUCE, EXPAND))
         layer = network.get_submodule(name)
-        if reduce is not None and expand is not None and _divides(layer, reduce, expand):
-            network.set_submodule(name, factored(layer, torch.zeros_like(reduce), torch.zeros_like(expand)))
-            names.append(name)
-    return tuple(names)
+        if reduce is not None and expand is not None and _are_factors_of(layer, reduce, expand):
+            pair = factorize_layer(layer, torch.zeros_like(reduce), torch.zeros_like(expand))
+            network.set_submodule(name, pair)
+            replaced.append(name)
+    return tuple(replaced)
 
 
-def put_together(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Returns `shapes` in which each pair counts as the one layer for which it may stand in an architecture.
+def merge_factor_shapes(shapes: Mapping[str, Shape], expected: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Returns `shapes` in which the layer of an architecture that it may replace takes the place of each pair.
 
     Args:
-        shapes: Of somebody's tensors, by name.
+        shapes: Of tensors in a checkpoint, by name.
         expected: Of the architecture's; they tell the input channels, which the factors do not.
 
     >>> pair = {"fc.reduce.weight": (2, 9), "fc.expand.weight": (5, 2), "fc.expand.bias": (5,)}
-    >>> put_together(pair, {"fc.weight": (7, 9), "fc.bias": (7,)})
+    >>> merge_factor_shapes(pair, {"fc.weight": (7, 9), "fc.bias": (7,)})
     {'fc.bias': (5,), 'fc.weight': (5, 9)}
     """
-    whole = dict(shapes)
+    merged = dict(shapes)
     for name in [name.removesuffix(".weight") for name in expected if name.endswith(".weight")]:
         reduce, expand = (f"{name}.{part}.weight" for part in (REDUCE, EXPAND))
-        if reduce not in whole or expand not in whole:
+        if reduce not in merged or expand not in merged:
             continue
-        if f"{name}.{EXPAND}.bias" in whole:
-            whole[f"{name}.bias"] = whole.pop(f"{name}.{EXPAND}.bias")
-        first, second = whole.pop(reduce), whole.pop(expand)
-        whole[f"{name}.weight"] = (second[0], expected[f"{name}.weight"][1], *first[2:])
-    return whole
+        if f"{name}.{EXPAND}.bias" in merged:
+            merged[f"{name}.bias"] = merged.pop(f"{name}.{EXPAND}.bias")
+        first, second = merged.pop(reduce), merged.pop(expand)
+        merged[f"{name}.weight"] = (second[0], expected[f"{name}.weight"][1], *first[2:])
+    return merged
 
 
-def _pair(layer: nn.Module, reduce: Tensor, expand: Tensor, *, bias: bool) -> tuple[nn.Module, nn.Module]:
-    with torch.random.fork_rng(devices=[]):  # the first weights are overwritten and must cost no draw
+def _new_pair(layer: nn.Module, reduce: Tensor, expand: Tensor, *, bias: bool) -> tuple[nn.Module, nn.Module]:
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten and must cost no draw
         if not isinstance(layer, nn.Conv2d):
-            return nn.Linear(reduce.shape[1], len(reduce), bias=False), nn.Linear(
-                len(reduce), len(expand), bias=bias
-            )
-        first = nn.Conv2d(
+            first = nn.Linear(reduce.shape[1], len(reduce), bias=False)
+            return first, nn.Linear(len(reduce), len(expand), bias=bias)
+        conv = nn.Conv2d(
             layer.in_channels,
             len(reduce),
-            cast("_Two", layer.kernel_size),
-            stride=cast("_Two", layer.stride),
-            padding=cast("_Two", layer.padding),
-            dilation=cast("_Two", layer.dilation),
+            cast("_Pair", layer.kernel_size),
+            stride=cast("_Pair", layer.stride),
+            padding=cast("_Pair", layer.padding),
+            dilation=cast("_Pair", layer.dilation),
             groups=layer.in_channels // reduce.shape[1],
             bias=False,
             padding_mode=layer.padding_mode,
         )
-        return first, nn.Conv2d(len(reduce), len(expand), 1, bias=bias)
+        return conv, nn.Conv2d(len(reduce), len(expand), 1, bias=bias)
 
 
-def _divides(layer: nn.Module, reduce: Tensor, expand: Tensor) -> bool:
-    """Whether two factors of such shapes can stand for `layer`."""
+def _are_factors_of(layer: nn.Module, reduce: Tensor, expand: Tensor) -> bool:
+    """Returns whether two factors of such shapes can replace `layer`."""
     rank = len(reduce)
     if isinstance(layer, nn.Linear):
         return reduce.shape[1:] == (layer.in_features,) and expand.shape == (layer.out_features, rank)
     if not isinstance(layer, nn.Conv2d) or layer.groups != 1 or reduce.dim() != 4 or 0 in reduce.shape:
         return False
-    whole = layer.in_channels % reduce.shape[1] == 0
     return (
-        whole
+        layer.in_channels % reduce.shape[1] == 0
         and rank % (layer.in_channels // reduce.shape[1]) == 0
         and tuple(reduce.shape[2:]) == tuple(layer.kernel_size)
         and expand.shape == (layer.out_channels, rank, 1, 1)

@@ -1,4 +1,4 @@
-"""The same architecture with other widths: whoever chooses the outputs of its layers has chosen all shapes."""
+"""Width scaling: the same architecture with other numbers of outputs, to which all other shapes adapt."""
 
 from __future__ import annotations
 
@@ -9,101 +9,97 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from evalsuite.errors import SkippedError
-from evalsuite.models.inference import evaluation_mode
+from evalsuite.errors import SkippedError, first_line
+from evalsuite.models.inference import evaluation_mode, temporary_hooks
 from evalsuite.models.surgery.channel_selection import ChannelSelection
-from evalsuite.models.surgery.width_inference import count_channels, replace_tensor, tensors
+from evalsuite.models.surgery.width_inference import layer_tensors, replace_tensor, update_channel_counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    Arrival = Callable[[str, nn.Module, Tensor], None]  # what happens before the layer of a name runs
+    LayerVisitor = Callable[[str, nn.Module, Tensor], None]  # name, layer, its input
 
 
-def free_widths(model: nn.Module, image_shape: Sequence[int]) -> dict[str, int]:
+def scalable_widths(model: nn.Module, image_shape: Sequence[int]) -> dict[str, int]:
     """Returns the layers whose number of outputs may be chosen, in order of execution, with that number.
 
-    They are convolutions of one group and linear layers, all but the last one, which gives the logits.
+    They are convolutions of one group and linear layers, all but the last one, which computes the logits.
 
     Args:
-        model: Is left as it was.
+        model: It is left as it was.
         image_shape: Of one image, (C, H, W).
     """
-    seen: dict[str, int] = {}
+    widths: dict[str, int] = {}
 
-    def note(name: str, layer: nn.Module, _: Tensor) -> None:
+    def record(name: str, layer: nn.Module, _: Tensor) -> None:
         if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
-            seen.pop(name, None)
-            seen[name] = len(layer.get_parameter("weight"))
+            widths.pop(name, None)
+            widths[name] = len(layer.get_parameter("weight"))
 
-    _shown(model, image_shape, note)
-    return dict([*seen.items()][:-1])
+    _visit_layers(model, image_shape, record)
+    return dict([*widths.items()][:-1])
 
 
 def with_widths(model: nn.Module, widths: Mapping[str, int], image_shape: Sequence[int]) -> nn.Module:
-    """Returns a copy of `model` whose layers have `widths` outputs, and as many inputs as then arrive.
+    """Returns a copy of `model` whose layers have `widths` outputs, and as many inputs as they then receive.
 
     Tensors of another shape are all zeros: draw them anew. Batch norms, depthwise convolutions and selections
-    of channels follow what arrives.
+    of channels adapt to their inputs.
 
     Args:
-        model: Is left as it was.
-        widths: Names from `free_widths` to outputs, 1 or more; the others keep theirs.
+        model: It is left as it was.
+        widths: Names from `scalable_widths` to outputs, 1 or more; the others keep theirs.
         image_shape: Of one image, (C, H, W).
 
     Raises:
-        SkippedError: If a layer cannot follow, or the forward pass fails: layers that meet in an addition
+        SkippedError: If a layer cannot adapt, or the forward pass fails: layers that meet in an addition
             need the same width.
     """
-    changed = copy.deepcopy(model)
+    scaled = copy.deepcopy(model)
 
-    def follow(name: str, layer: nn.Module, maps: Tensor) -> None:
-        arriving = maps.shape[-1 if isinstance(layer, nn.Linear) else 1]
-        for key, shape in _shapes(name, layer, arriving, widths.get(name)).items():
+    def adapt(name: str, layer: nn.Module, maps: Tensor) -> None:
+        inputs = maps.shape[-1 if isinstance(layer, nn.Linear) else 1]
+        for key, shape in _shapes(name, layer, inputs, widths.get(name)).items():
             if getattr(layer, key).shape != shape:
                 fill = 1.0 if isinstance(layer, ChannelSelection) else 0.0
                 replace_tensor(layer, key, getattr(layer, key).detach().new_full(shape, fill))
         if not isinstance(layer, ChannelSelection):
-            count_channels(layer)
+            update_channel_counts(layer)
 
     try:
-        _shown(changed, image_shape, follow)
+        _visit_layers(scaled, image_shape, adapt)
     except SkippedError:
         raise
     except Exception as error:  # the network's own code may fail in any way
         raise SkippedError(
             f"{type(model).__name__} has no thinner version: its forward pass fails with other widths "
-            f"({str(error).strip().partition(chr(10))[0]})"
+            f"({first_line(error)})"
         ) from error
-    return changed
+    return scaled
 
 
-def _shown(model: nn.Module, image_shape: Sequence[int], arrival: Arrival) -> None:
-    """Shows `model` one black image; `arrival` sees each layer with tensors of its own before it runs."""
-    handles = [
-        layer.register_forward_pre_hook(_hook(name, arrival))
+def _visit_layers(model: nn.Module, image_shape: Sequence[int], visit: LayerVisitor) -> None:
+    """Runs `model` on one black image and calls `visit` before each layer with tensors of its own runs."""
+    hooks = temporary_hooks(
+        layer.register_forward_pre_hook(_hook(name, visit))
         for name, layer in model.named_modules()
-        if [*layer.children()] == [] and [*tensors(layer)]
-    ]
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            model(next(model.parameters()).new_zeros((1, *image_shape)))
-    finally:
-        for handle in handles:
-            handle.remove()
+        if [*layer.children()] == [] and [*layer_tensors(layer)]
+    )
+    with hooks, evaluation_mode(model), torch.no_grad():
+        model(next(model.parameters()).new_zeros((1, *image_shape)))
 
 
-def _hook(name: str, arrival: Arrival) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _hook(name: str, visit: LayerVisitor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        arrival(name, layer, inputs[0])
+        visit(name, layer, inputs[0])
 
     return before
 
 
-def _shapes(name: str, layer: nn.Module, arriving: int, outputs: int | None) -> dict[str, tuple[int, ...]]:
-    """Shapes of a layer's tensors if so many channels arrive."""
+def _shapes(name: str, layer: nn.Module, inputs: int, outputs: int | None) -> dict[str, tuple[int, ...]]:
+    """Returns the shapes of a layer's tensors for so many input channels; ``None`` outputs: as many as before."""
     if isinstance(layer, _BatchNorm | ChannelSelection):
-        return {key: (arriving,) for key, tensor in tensors(layer) if tensor.dim() == 1}
+        return {key: (inputs,) for key, tensor in layer_tensors(layer) if tensor.dim() == 1}
     if not isinstance(layer, nn.Conv2d | nn.Linear):
         raise SkippedError(
             f"layer {name} is a {type(layer).__name__}, which cannot be made thinner; expected convolutions, "
@@ -116,7 +112,7 @@ def _shapes(name: str, layer: nn.Module, arriving: int, outputs: int | None) -> 
                 f"layer {name} has {layer.groups} groups of channels, which cannot be made thinner alike; "
                 "expected one group, or one for each channel"
             )
-        outputs, arriving = arriving * (layer.out_channels // layer.groups), 1
+        outputs, inputs = inputs * (layer.out_channels // layer.groups), 1
     outputs = len(weight) if outputs is None else outputs
-    shapes = {"weight": (outputs, arriving, *weight.shape[2:])}
+    shapes = {"weight": (outputs, inputs, *weight.shape[2:])}
     return shapes if layer.bias is None else shapes | {"bias": (outputs,)}

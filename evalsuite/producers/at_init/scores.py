@@ -1,4 +1,4 @@
-"""Pruning at initialisation: the mask is found before any training, then the network is trained once."""
+"""Pruning at initialisation (SNIP, GraSP, SynFlow, magnitude): mask the first weights, then train once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,112 +13,107 @@ from torch.nn import functional
 
 from evalsuite.errors import SuiteError
 from evalsuite.models.architectures.base import Normalized
-from evalsuite.models.cost import prunable
+from evalsuite.models.cost import prunable_layers
 from evalsuite.producers.base import Context, Producer
-from evalsuite.producers.unstructured.allocation import Allocation, allotted
-from evalsuite.producers.unstructured.global_threshold import (
-    Scores,
-    allowed,
-    best,
-    draws,
-    enforce,
+from evalsuite.producers.unstructured.base import (
+    WeightScores,
+    apply_masks,
+    global_masks,
     magnitudes,
-    room,
-    weights_of,
+    nonzero_budget,
+    prunable_weights,
+    saliencies,
+    weight_budget,
 )
-from evalsuite.producers.unstructured.layerwise import saliencies
 from evalsuite.random_streams import generator
-from evalsuite.training.recipe import Recipe
-
-
-def first_recipe(context: Context) -> Recipe:
-    """Returns how a network that starts from first weights is trained: as its parent was, if that is known."""
-    known = None if context.origin is None else context.origin.recipe
-    return known or context.recipe
 
 
 @dataclass(frozen=True)
 class InitialProducer(Producer):
-    """Finds a mask on the parent's first weights, and trains them under it once with the parent's recipe.
+    """A method that masks the parent's first weights, and trains them once with the parent's recipe.
 
     Every ratio starts anew. Biases and norms count as the parent's do, although many are zero at first.
     """
 
     @abstractmethod
-    def scores(self, model: nn.Module, context: Context) -> Scores:
+    def scores(self, model: nn.Module, context: Context) -> WeightScores:
         """Returns a score per weight of an untrained network in training mode; the largest are kept."""
 
     def masks(self, model: nn.Module, keep: int, context: Context) -> dict[str, Tensor]:
         """Returns masks that keep `keep` weights of `model`, a copy that may be changed."""
-        return best(model, self.scores(model, context), keep)
+        return global_masks(model, self.scores(model, context), keep)
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose ratio is within one weight of the target.
 
         Raises:
-            SkippedError: If nobody knows the parent's architecture.
+            SkippedError: If the parent's architecture is unknown.
         """
         for ratio in ratios:
             model = context.fresh()
-            keep = room(parent, allowed(parent, ratio))
+            keep = weight_budget(parent, nonzero_budget(parent, ratio))
             masks = self.masks(copy.deepcopy(model), keep, context)
-            context.fit(model, ratio, masks=masks, recipe=first_recipe(context))
+            context.fit(model, ratio, masks=masks, recipe=context.parent_recipe)
             yield model
 
 
 @dataclass(frozen=True)
 class Snip(InitialProducer):
-    """SNIP: before training, the weights to whose removal the loss is least sensitive go.
+    """SNIP: before training, the weights to whose removal the loss is least sensitive are pruned.
 
     Attributes:
         images: Size of the one batch.
 
     References:
-        Lee et al. 2019, arXiv 1810.02340, equations 4 and 5: the absolute slope of the loss along a weight's
-        mask, which is that of weight times gradient. The division by the sum of all changes no order and is
+        Lee et al. 2019, arXiv 1810.02340, equations 4 and 5: the absolute gradient of the loss along a
+        weight's mask, which is that of weight times gradient. The division by the sum of all changes no order and is
         left out. The weights are those that are trained; the paper scores others, drawn with variance
         scaling.
     """
 
     images: int = 128
 
-    def scores(self, model: nn.Module, context: Context) -> Scores:
+    def scores(self, model: nn.Module, context: Context) -> WeightScores:
         """Returns absolute products of weight and gradient on one batch."""
         return saliencies(model, *context.batch(self.images, "snip"))
 
 
 @dataclass(frozen=True)
 class Grasp(InitialProducer):
-    """GraSP: before training, the weights whose removal keeps the gradient flow strongest go.
+    """GraSP: before training, the weights whose removal keeps the gradient flow strongest are pruned.
 
     Attributes:
         per_class: Training images of each class.
-        temperature: By which logits are divided.
+        temperature: Divisor of the logits.
 
     References:
-        Wang et al. 2020, arXiv 2002.07376, equation 8 and algorithm 1: ``-w (H g)``, the highest go. The
-        images are shuffled before they are cut in two halves; the authors' code cuts them sorted by class,
+        Wang et al. 2020, arXiv 2002.07376, equation 8 and algorithm 1: ``-w (H g)``, the highest are pruned.
+        The images are shuffled before they are cut in two halves; the authors' code cuts them sorted by class,
         so that its halves hold different classes. It also draws linear weights anew, which is left out.
     """
 
     per_class: int = 25
     temperature: float = 200.0
 
-    def scores(self, model: nn.Module, context: Context) -> Scores:
+    def scores(self, model: nn.Module, context: Context) -> WeightScores:
         """Returns ``w (H g)``, g summed and H g summed over two halves."""
         images, labels = context.per_class(self.per_class, "grasp")
         order = torch.from_numpy(generator(context.seed, "grasp", "halves").permutation(len(labels)))
         halves = [(images[rows], labels[rows]) for rows in order.to(labels.device).tensor_split(2)]
-        weights = {name: layer.get_parameter("weight") for name, layer in prunable(model).items()}
-        flows = [torch.autograd.grad(self._loss(model, *half), list(weights.values())) for half in halves]
-        total = [sum(parts) for parts in zip(*flows, strict=True)]
-        curved = [torch.zeros_like(weight) for weight in weights.values()]
+        weights = {name: layer.get_parameter("weight") for name, layer in prunable_layers(model).items()}
+        tensors = list(weights.values())
+        parts = [torch.autograd.grad(self._loss(model, *half), tensors) for half in halves]
+        gradient = [sum(pair) for pair in zip(*parts, strict=True)]
+        hessian_gradient = [torch.zeros_like(weight) for weight in tensors]
         for half in halves:
-            slopes = torch.autograd.grad(self._loss(model, *half), list(weights.values()), create_graph=True)
-            product = torch.stack([(g * s).sum() for g, s in zip(total, slopes, strict=True)]).sum()
-            for sum_, part in zip(curved, torch.autograd.grad(product, list(weights.values())), strict=True):
-                sum_ += part
-        return {name: (w * h).detach() for (name, w), h in zip(weights.items(), curved, strict=True)}
+            slopes = torch.autograd.grad(self._loss(model, *half), tensors, create_graph=True)
+            product = torch.stack([(g * s).sum() for g, s in zip(gradient, slopes, strict=True)]).sum()
+            for total, part in zip(hessian_gradient, torch.autograd.grad(product, tensors), strict=True):
+                total += part
+        return {
+            name: (weight * product).detach()
+            for (name, weight), product in zip(weights.items(), hessian_gradient, strict=True)
+        }
 
     def _loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(model(images) / self.temperature, labels)
@@ -127,7 +121,7 @@ class Grasp(InitialProducer):
 
 @dataclass(frozen=True)
 class Synflow(InitialProducer):
-    """SynFlow: without data, in many rounds, the weights go through which least synaptic flow passes.
+    """SynFlow: without data, in many rounds, the weights through which least synaptic flow passes are pruned.
 
     Attributes:
         rounds: Number of rounds; after round k the share ``s^(k / rounds)`` of the weights is left.
@@ -145,16 +139,16 @@ class Synflow(InitialProducer):
         if self.rounds < 1:
             raise SuiteError(f"synflow: found rounds = {self.rounds}, expected at least 1")
 
-    def scores(self, model: nn.Module, context: Context) -> Scores:
+    def scores(self, model: nn.Module, context: Context) -> WeightScores:
         """Returns the flow through each weight of `model`, whose weights are absolute already."""
         body = model.network if isinstance(model, Normalized) else model
-        weights = {name: layer.get_parameter("weight") for name, layer in prunable(model).items()}
+        weights = {name: layer.get_parameter("weight") for name, layer in prunable_layers(model).items()}
         first = next(iter(weights.values()))
         ones = torch.ones((1, *context.train.images.shape[1:]), dtype=first.dtype, device=first.device)
-        slopes = torch.autograd.grad(body(ones).sum(), list(weights.values()))
+        gradients = torch.autograd.grad(body(ones).sum(), list(weights.values()))
         return {
-            name: (weight * slope).detach().abs()
-            for (name, weight), slope in zip(weights.items(), slopes, strict=True)
+            name: (weight * gradient).detach().abs()
+            for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
         }
 
     def masks(self, model: nn.Module, keep: int, context: Context) -> dict[str, Tensor]:
@@ -163,13 +157,14 @@ class Synflow(InitialProducer):
         with torch.no_grad():
             for value in positive.state_dict().values():
                 value.abs_()
-        weights = weights_of(positive)
+        weights = prunable_weights(positive)
         total = sum(weight.numel() for weight in weights.values())
         masks: dict[str, Tensor] = {}
-        for done in range(1, self.rounds + 1):
-            left = keep if done == self.rounds else round(total * (keep / total) ** (done / self.rounds))
-            masks = best(positive, self.scores(positive, context), max(left, len(weights)))
-            enforce(positive, masks)
+        for number in range(1, self.rounds + 1):
+            last = number == self.rounds
+            count = keep if last else round(total * (keep / total) ** (number / self.rounds))
+            masks = global_masks(positive, self.scores(positive, context), max(count, len(weights)))
+            apply_masks(positive, masks)
         return masks
 
 
@@ -181,32 +176,6 @@ class MagnitudeInit(InitialProducer):
         Frankle et al. 2021, arXiv 2009.08576: one global threshold.
     """
 
-    def scores(self, model: nn.Module, context: Context) -> Scores:  # noqa: ARG002  # data-free
+    def scores(self, model: nn.Module, context: Context) -> WeightScores:  # noqa: ARG002  # data-free
         """Returns absolute first weights."""
         return magnitudes(model)
-
-
-@dataclass(frozen=True)
-class RandomInit(InitialProducer):
-    """Random pruning at initialisation with a stated allocation: what matters is how much each layer loses.
-
-    Attributes:
-        allocation: ``global`` (the same share of each layer in expectation), or exact counts: ``uniform``,
-            ``uniform-plus``, ``erk``.
-
-    References:
-        Liu et al. 2022, arXiv 2202.02643: random pruning with the ERK allocation is a strong baseline.
-    """
-
-    allocation: Literal["global"] | Allocation = "erk"
-
-    def scores(self, model: nn.Module, context: Context) -> Scores:
-        """Returns uniform draws, the same at every ratio."""
-        return draws(model, context.seed, "random-init")
-
-    def masks(self, model: nn.Module, keep: int, context: Context) -> dict[str, Tensor]:
-        """Returns masks with the allocation's counts, exact in sum."""
-        found = self.scores(model, context)
-        if self.allocation == "global":
-            return best(model, found, keep)
-        return allotted(model, found, self.allocation, keep)

@@ -1,4 +1,4 @@
-"""Controls and baselines: what another method's masks and shapes are worth without the rest of it."""
+"""Controls: what another method's masks are worth without its criterion, and retraining without any pruning."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,45 +14,54 @@ from torch import Tensor, nn
 from evalsuite.errors import ContractError, SkippedError, SuiteError
 from evalsuite.plugin_config import from_table
 from evalsuite.producers import PRODUCERS
-from evalsuite.producers.at_init.scores import first_recipe
-from evalsuite.producers.base import NO_HOOKS, Context, Producer
-from evalsuite.producers.unstructured.global_threshold import (
-    Schedule,
-    Scores,
+from evalsuite.producers.base import NO_HOOKS, Context, FitOptions, Producer
+from evalsuite.producers.unstructured.base import (
+    PruningSchedule,
     WeightProducer,
-    enforce,
-    masks_of,
+    WeightScores,
+    apply_masks,
+    nonzero_masks,
 )
 from evalsuite.random_streams import address, generator
-from evalsuite.training.hooks import Hooks
 from evalsuite.training.loop import Masks
-from evalsuite.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Finding(Context):
-    """Is the context of a method of which only masks or shapes are wanted: plain retraining is left out."""
+class PruneOnlyContext(Context):
+    """The context of a method of which only masks or shapes are used: plain retraining is left out."""
 
-    def fit(
-        self,
-        model: nn.Module,
-        ratio: float,
-        *,
-        masks: Masks | None = None,
-        recipe: Recipe | None = None,
-        start: float = 0.0,
-        hooks: Hooks = NO_HOOKS,
-    ) -> None:
-        """Trains where a hook prunes on the way; else the masks are set and that is all."""
-        if hooks.phase != "retraining":
-            super().fit(model, ratio, masks=masks, recipe=recipe, start=start, hooks=hooks)
-        enforce(model, masks or {})
+    def fit(self, model: nn.Module, ratio: float, **options: Unpack[FitOptions]) -> None:
+        """Trains where a hook prunes during the training; else the masks are set and nothing is trained."""
+        if options.get("hooks", NO_HOOKS).phase != "retraining":
+            super().fit(model, ratio, **options)
+        apply_masks(model, options.get("masks") or {})
         model.eval()
 
 
 @dataclass(frozen=True)
-class Control(Producer):
-    """Takes what another producer finds at each ratio, and trains something else with it.
+class OfAnother:
+    """The part of a producer that uses another one.
+
+    Attributes:
+        of: Name of the other producer, or its table with name and settings.
+    """
+
+    of: str | dict[str, Any] = "magnitude"
+
+    @property
+    def inner(self) -> Producer:
+        """The other producer."""
+        return from_table(PRODUCERS, self.of, where="of").plugin
+
+    @property
+    def inner_producers(self) -> tuple[Producer, ...]:
+        """The other producer: the masks depend on its code."""
+        return (self.inner,)
+
+
+@dataclass(frozen=True)
+class Control(OfAnother, Producer):
+    """A method that takes what another producer finds at each ratio, and trains something else with it.
 
     The other one prunes the parent in one shot at each ratio, and its retraining is left out, so compare
     with its one-shot schedule.
@@ -61,30 +70,17 @@ class Control(Producer):
         of: Name of the other producer, or its table with name and settings.
     """
 
-    of: str | dict[str, Any] = "magnitude"
-
     def __post_init__(self) -> None:
         if isinstance(self.inner, Control):
             raise SuiteError(f"found a control of {self.of!r}, expected a method that prunes by itself")
 
-    @property
-    def inner(self) -> Producer:
-        """The other producer."""
-        return from_table(PRODUCERS, self.of, where="of").plugin
-
-    @property
-    def parts(self) -> tuple[Producer, ...]:
-        """The other producer: what is found depends on its code."""
-        return (self.inner,)
-
-    def found(self, parent: nn.Module, ratio: float, context: Context) -> nn.Module:
+    def pruned(self, parent: nn.Module, ratio: float, context: Context) -> nn.Module:
         """Returns what the other producer makes of the parent, before it retrains."""
-        given = {
-            field.name: getattr(context, field.name) for field in dataclasses.fields(Context) if field.init
-        }
-        finding = Finding(**given | {"previous": None})
-        model = copy.deepcopy(next(iter(self.inner.produce(parent, (ratio,), finding))))
-        context._fits.update(finding._fits)  # later trainings keep their progress beside the finder's
+        fields = [field.name for field in dataclasses.fields(Context) if field.init]
+        arguments = {name: getattr(context, name) for name in fields}
+        prune_only = PruneOnlyContext(**arguments | {"previous": None})
+        model = copy.deepcopy(next(iter(self.inner.produce(parent, (ratio,), prune_only))))
+        context._fit_counts.update(prune_only._fit_counts)  # later trainings save their progress beside these
         return model
 
 
@@ -93,8 +89,8 @@ class LayerShuffled(Control):
     """Layer-shuffled mask, a control: another method's mask with its places permuted inside each layer.
 
     References:
-        Frankle et al. 2021, arXiv 2009.08576, section 5: what is left of a method is how much each layer
-        loses. The parent's weights are kept under the new mask and retrained.
+        Frankle et al. 2021, arXiv 2009.08576, section 5: all that remains of a method is how much each
+        layer loses. The parent's weights are kept under the new mask and retrained.
     """
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
@@ -105,36 +101,36 @@ class LayerShuffled(Control):
             ContractError: If no permutation changed anything.
         """
         for ratio in ratios:
-            found = self.found(parent, ratio, context)
+            pruned = self.pruned(parent, ratio, context)
             model = copy.deepcopy(parent)
-            masks = shuffled(masks_on(found, parent), context.seed, ratio)
-            context.credit(model, found)
+            masks = shuffle_masks(masks_for_parent(pruned, parent), context.seed, ratio)
+            context.inherit_history(model, pruned)
             context.retrain(model, ratio, masks=masks)
             yield model
 
 
-def shuffled(masks: Masks, seed: int, *key: str | int | float) -> dict[str, Tensor]:
+def shuffle_masks(masks: Masks, seed: int, *key: str | int | float) -> dict[str, Tensor]:
     """Returns each mask with its entries in another order.
 
     Raises:
         ContractError: If nothing changed.
     """
-    mixed = {}
+    shuffled = {}
     for name, mask in masks.items():
         order = torch.from_numpy(generator(seed, "shuffled", name, *key).permutation(mask.numel()))
-        mixed[name] = mask.flatten()[order.to(mask.device)].view_as(mask)
-    if all(torch.equal(mask, mixed[name]) for name, mask in masks.items()):
-        raise ContractError("shuffling changed no mask: each layer is empty, whole, or of one weight")
-    return mixed
+        shuffled[name] = mask.flatten()[order.to(mask.device)].view_as(mask)
+    if all(torch.equal(mask, shuffled[name]) for name, mask in masks.items()):
+        raise ContractError("shuffling changed no mask: each layer is empty, dense, or of one weight")
+    return shuffled
 
 
-def masks_on(found: nn.Module, parent: nn.Module) -> dict[str, Tensor]:
-    """Returns the masks of `found`, which must have the parent's shapes.
+def masks_for_parent(pruned: nn.Module, parent: nn.Module) -> dict[str, Tensor]:
+    """Returns the masks of `pruned`, which must have the parent's shapes.
 
     Raises:
         SkippedError: If it is a smaller network.
     """
-    masks = masks_of(found)
+    masks = nonzero_masks(pruned)
     if any(mask.shape != parent.get_parameter(name).shape for name, mask in masks.items()):
         raise SkippedError(
             "this control permutes or fills a mask, but the other method removes whole channels; "
@@ -156,23 +152,21 @@ class Reinitialised(Control):
         """Yields models with the other method's masks.
 
         Raises:
-            SkippedError: If nobody knows the parent's architecture, or the other method has no masks.
+            SkippedError: If the parent's architecture is unknown, or the other method has no masks.
         """
-        if context.origin is None:
-            raise SkippedError("nobody knows how the parent was built, so no new weights can be drawn")
-        elsewhere = replace(context.origin, seed=address(context.seed, "reinitialised"))
+        redrawn = replace(context.known_origin, seed=address(context.seed, "reinitialised"))
         for ratio in ratios:
-            found = self.found(parent, ratio, context)
-            masks = masks_on(found, parent)
-            model = elsewhere.initial()
-            context.credit(model, found)
-            context.fit(model, ratio, masks=masks, recipe=first_recipe(context))
+            pruned = self.pruned(parent, ratio, context)
+            masks = masks_for_parent(pruned, parent)
+            model = redrawn.initial()
+            context.inherit_history(model, pruned)
+            context.fit(model, ratio, masks=masks, recipe=context.parent_recipe)
             yield model
 
 
 @dataclass(frozen=True)
-class Inverted(WeightProducer):
-    """Inverted score, a control: another method's most important weights go first.
+class Inverted(OfAnother, WeightProducer):
+    """Inverted score, a control: another method's most important weights are pruned first.
 
     Attributes:
         of: Name of a producer that scores the weights of a trained network, or its table.
@@ -182,25 +176,13 @@ class Inverted(WeightProducer):
         layer keeps at least is the one that the other method finds least important.
     """
 
-    of: str | dict[str, Any] = "magnitude"
-
     def __post_init__(self) -> None:
         if not isinstance(self.inner, WeightProducer) or isinstance(self.inner, Inverted):
             raise SuiteError(
                 f"inverted: found of = {self.of!r}, expected a method that scores trained weights"
             )
 
-    @property
-    def inner(self) -> Producer:
-        """The other producer."""
-        return from_table(PRODUCERS, self.of, where="of").plugin
-
-    @property
-    def parts(self) -> tuple[Producer, ...]:
-        """The other producer: what is found depends on its code."""
-        return (self.inner,)
-
-    def scores(self, model: nn.Module, context: Context) -> Scores:
+    def scores(self, model: nn.Module, context: Context) -> WeightScores:
         """Returns the other method's scores with the sign changed."""
         inner = self.inner
         assert isinstance(inner, WeightProducer)  # noqa: S101  # checked when it was made
@@ -209,7 +191,7 @@ class Inverted(WeightProducer):
 
 @dataclass(frozen=True)
 class DenseRetrained(Producer):
-    """Dense parent, retrained: what more training alone does, without any pruning; its ratio is 0 everywhere.
+    """Dense parent, retrained: the effect of more training alone, without any pruning; its ratio is 0 everywhere.
 
     Attributes:
         schedule: ``iterative`` retrains once more for each ratio, as an iterative method does; ``one-shot``
@@ -220,7 +202,7 @@ class DenseRetrained(Producer):
     """
 
     dense: ClassVar[bool] = True
-    schedule: Schedule = "iterative"
+    schedule: PruningSchedule = "iterative"
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields the parent with the extra epochs of a candidate at each of `ratios`."""
@@ -228,5 +210,5 @@ class DenseRetrained(Producer):
         for ratio in ratios:
             if self.schedule == "one-shot":
                 model = copy.deepcopy(parent)
-            context.retrain(model, ratio, masks=masks_of(parent))
+            context.retrain(model, ratio, masks=nonzero_masks(parent))
             yield model

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from torch import nn
 
 from evalsuite.errors import SuiteError
-from evalsuite.producers.at_init.scores import first_recipe
 from evalsuite.producers.base import Context, Producer
-from evalsuite.producers.unstructured.global_threshold import allowed, best, magnitudes, room
+from evalsuite.producers.unstructured.base import global_masks, magnitudes, nonzero_budget, weight_budget
 
 
 @dataclass(frozen=True)
 class Lottery(Producer):
-    """Iterative magnitude pruning with weight rewinding: what stays goes back to its early weights.
+    """Iterative magnitude pruning with weight rewinding: the weights that stay go back to their early values.
 
     Each step prunes the last trained ticket by global magnitude, sets what is left to the parent's weights
     after `rewind` epochs, and resumes the parent's recipe from there. With learning-rate rewinding the
@@ -45,9 +44,11 @@ class Lottery(Producer):
         """
         trained = copy.deepcopy(context.previous or parent)
         for ratio in ratios:
-            masks = best(trained, magnitudes(trained), room(parent, allowed(parent, ratio)))
+            masks = global_masks(
+                trained, magnitudes(trained), weight_budget(parent, nonzero_budget(parent, ratio))
+            )
             ticket = context.rewound(self.rewind)
-            context.credit(ticket, trained)
-            context.fit(ticket, ratio, masks=masks, recipe=first_recipe(context), start=self.rewind)
+            context.inherit_history(ticket, trained)
+            context.fit(ticket, ratio, masks=masks, recipe=context.parent_recipe, start=self.rewind)
             trained = ticket
             yield ticket

@@ -1,23 +1,22 @@
-"""Scratch baselines: the masks and networks that other methods find, trained from new weights."""
+"""Scratch baselines (Liu et al. 2019): masks and networks of other methods, trained from new weights."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 
 from evalsuite.errors import SkippedError
 from evalsuite.models.cost import cost
-from evalsuite.producers.at_init.scores import first_recipe
 from evalsuite.producers.base import Context
 from evalsuite.producers.baselines.controls import Control
-from evalsuite.producers.unstructured.global_threshold import masks_of, weights_of
+from evalsuite.producers.unstructured.base import nonzero_masks, prunable_weights
 from evalsuite.random_streams import address, generator
-from evalsuite.training.history import remember
+from evalsuite.training.history import set_history
 from evalsuite.training.loop import Masks
 from evalsuite.training.recipe import Recipe
 
@@ -32,8 +31,8 @@ class ScratchE(Control):
     """
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
-        """Yields models of the other method's masks and shapes; the finder's training is not in their history."""
-        return anew(self, parent, ratios, context, lambda _: first_recipe(context))
+        """Yields models of the other method's masks and shapes; the other method's training is not in their history."""
+        return train_from_new_weights(self, parent, ratios, context, lambda _: context.parent_recipe)
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class ScratchB(Control):
         formula: ``liu`` is ``int(K1 F_parent / F_pruned)`` epochs, ``wang`` is ``int(K1 F_parent / F_pruned
             + K2)``: K1 the parent's epochs, K2 the retraining's, F the multiply-accumulates of weights that
             are not zero.
-        most: Largest ``F_parent / F_pruned`` that counts; 0 is no limit. Liu et al. stop at 2 on ImageNet.
+        max_speedup: Largest ``F_parent / F_pruned`` that counts; 0 is no limit. Liu et al. stop at 2 on ImageNet.
 
     References:
         Liu et al. 2019, arXiv 1810.05270, section 3; Wang et al. 2023, arXiv 2301.05219. Milestones and
@@ -52,79 +51,86 @@ class ScratchB(Control):
     """
 
     formula: Literal["liu", "wang"] = "liu"
-    most: float = 0.0
+    max_speedup: float = 0.0
+    renamed_settings: ClassVar[Mapping[str, str]] = {"most": "max_speedup"}
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
-        """Yields models of the other method's masks and shapes; the finder's training is not in their history."""
-        return anew(self, parent, ratios, context, lambda found: self.recipe(parent, found, context))
+        """Yields models of the other method's masks and shapes; the other method's training is not in their history."""
+        return train_from_new_weights(
+            self, parent, ratios, context, lambda pruned: self.recipe(parent, pruned, context)
+        )
 
-    def recipe(self, parent: nn.Module, found: nn.Module, context: Context) -> Recipe:
-        """Returns the parent's recipe, stretched to what `found` costs."""
+    def recipe(self, parent: nn.Module, pruned: nn.Module, context: Context) -> Recipe:
+        """Returns the parent's recipe, stretched by the multiply-accumulates that `pruned` saves."""
         shape = context.train.images.shape[1:]
-        dense, sparse = (cost(one, shape).macs_nonzero or 1 for one in (parent, found))
-        first = first_recipe(context)
-        saved = min(dense / sparse, self.most or math.inf)
-        epochs = first.epochs * saved + (context.recipe.epochs if self.formula == "wang" else 0)
-        return stretched(first, int(epochs))
+        dense, sparse = (cost(model, shape).macs_nonzero or 1 for model in (parent, pruned))
+        speedup = min(dense / sparse, self.max_speedup or math.inf)
+        retraining = context.recipe.epochs if self.formula == "wang" else 0
+        return stretch_recipe(context.parent_recipe, int(context.parent_recipe.epochs * speedup + retraining))
 
 
-def anew(
+def train_from_new_weights(
     control: Control,
     parent: nn.Module,
     ratios: Sequence[float],
     context: Context,
     recipe: Callable[[nn.Module], Recipe],
 ) -> Iterator[nn.Module]:
-    """Yields what another method leaves, its mask or its smaller network, trained from new weights.
+    """Yields the mask or smaller network of another method, trained from new weights.
 
     Args:
         control: Of that method.
         parent: Is left alone.
         ratios: Rising.
         context: Of the production.
-        recipe: From what was found to how it is trained.
+        recipe: From the pruned network to how it is trained.
     """
     for ratio in ratios:
-        model = control.found(parent, ratio, context)
-        masks = masks_of(model)
-        chosen = recipe(model)
-        redraw(model, masks, address(context.seed, "scratch", ratio))
-        remember(model, ())
-        context.fit(model, ratio, masks=masks, recipe=chosen)
+        model = control.pruned(parent, ratio, context)
+        masks = nonzero_masks(model)
+        model_recipe = recipe(model)
+        redraw_weights(model, masks, address(context.seed, "scratch", ratio))
+        set_history(model, ())
+        context.fit(model, ratio, masks=masks, recipe=model_recipe)
         yield model
 
 
-def stretched(recipe: Recipe, epochs: int) -> Recipe:
-    """Returns `recipe` over another number of epochs, its learning rates at the same shares of the way.
+def stretch_recipe(recipe: Recipe, epochs: int) -> Recipe:
+    """Returns `recipe` over another number of epochs, its learning rates at the same shares of the training.
 
-    >>> stretched(Recipe(epochs=160, schedule="step", milestones=(80, 120)), 220).milestones
+    >>> stretch_recipe(Recipe(epochs=160, schedule="step", milestones=(80, 120)), 220).milestones
     (110, 165)
     """
     factor = epochs / recipe.epochs
-    moved = tuple(round(milestone * factor) for milestone in recipe.milestones)
-    return replace(recipe, epochs=epochs, milestones=moved, warmup_epochs=recipe.warmup_epochs * factor)
+    milestones = tuple(round(milestone * factor) for milestone in recipe.milestones)
+    return replace(
+        recipe,
+        epochs=epochs,
+        milestones=milestones,
+        warmup_epochs=min(recipe.warmup_epochs * factor, float(epochs)),
+    )
 
 
-def redraw(model: nn.Module, masks: Masks, seed: int) -> None:
-    """Draws all parameters of `model` anew, in place: prunable weights by what `masks` leave of their inputs.
+def redraw_weights(model: nn.Module, masks: Masks, seed: int) -> None:
+    """Draws all parameters of `model` anew, in place, prunable weights by the inputs that `masks` leave them.
 
     Weights are normal with variance 2 / n, n the mean number of inputs per output that are left. Biases and
-    norms start as their layers start them.
+    norms are initialised as their layers do.
 
     Raises:
-        SkippedError: If a layer does not say how it starts.
+        SkippedError: If a layer has no ``reset_parameters``.
     """
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         for name, module in model.named_modules():
-            start = getattr(module, "reset_parameters", None)
-            if callable(start):
-                start()
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
             elif any(True for _ in module.parameters(recurse=False)):
                 raise SkippedError(
                     f"layer {name} has parameters, but no reset_parameters() to draw them anew"
                 )
-    for name, weight in weights_of(model).items():
+    for name, weight in prunable_weights(model).items():
         inputs = int(masks[f"{name}.weight"].sum()) / weight.shape[0]
         normal = generator(seed, name).normal(scale=math.sqrt(2 / max(inputs, 1.0)), size=weight.shape)
         weight.copy_(torch.from_numpy(normal))

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from evalsuite.errors import SuiteError, UserError
-from evalsuite.models.cost import cost, nonzero
-from evalsuite.models.surgery.width_scaling import free_widths, with_widths
-from evalsuite.producers.at_init.scores import first_recipe
-from evalsuite.producers.base import Context, Producer
+from evalsuite.models.cost import cost, count_nonzero, count_parameters
+from evalsuite.models.surgery.width_scaling import scalable_widths, with_widths
+from evalsuite.producers.base import Context, Producer, nearest_choice
 from evalsuite.producers.baselines.controls import Control
-from evalsuite.producers.baselines.scratch import redraw
-from evalsuite.producers.structured.removal import Widths, uniform
-from evalsuite.producers.unstructured.global_threshold import weights_of
+from evalsuite.producers.baselines.scratch import redraw_weights
+from evalsuite.producers.structured.base import Widths, uniform_widths
+from evalsuite.producers.unstructured.base import prunable_weights
 from evalsuite.random_streams import address
-from evalsuite.training.history import remember
+from evalsuite.training.history import set_history
 
-Size = Callable[[nn.Module], int]
+SizeFunction = Callable[[nn.Module], int]
 
 
 @dataclass(frozen=True)
@@ -55,9 +54,9 @@ class Thin(Control):
             )
 
     @property
-    def parts(self) -> tuple[Producer, ...]:
+    def inner_producers(self) -> tuple[Producer, ...]:
         """The other producer, if there is one."""
-        return super().parts if self.of else ()
+        return super().inner_producers if self.of else ()
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields trained networks whose size is as near to the target as one share for all layers allows.
@@ -66,34 +65,37 @@ class Thin(Control):
             SkippedError: If the architecture has no thinner version.
         """
         shape = context.train.images.shape[1:]
-        size = parameters if self.match == "parameters" else _Macs(shape)
+        size = count_parameters if self.match == "parameters" else _MacCount(shape)
         for ratio in ratios:
             budget = self._budget(parent, ratio, context)
-            model = thinner(parent, budget, shape, size=size)
-            whole = {
-                f"{name}.weight": one.new_ones(one.shape).bool() for name, one in weights_of(model).items()
+            model = thin_network(parent, budget, shape, size=size)
+            dense = {
+                f"{name}.weight": torch.ones_like(weight, dtype=torch.bool)
+                for name, weight in prunable_weights(model).items()
             }
-            redraw(model, whole, address(context.seed, "thin", ratio))
-            remember(model, ())
-            context.fit(model, ratio, recipe=first_recipe(context))
+            redraw_weights(model, dense, address(context.seed, "thin", ratio))
+            set_history(model, ())
+            context.fit(model, ratio, recipe=context.parent_recipe)
             yield model
 
     def _budget(self, parent: nn.Module, ratio: float, context: Context) -> float:
         """What the thin network may cost: as much as the other method's model, or the share of the parent."""
         if not self.of:
-            total = nonzero(parent)
+            total = count_nonzero(parent)
             return total - ratio * total
-        found = self.found(parent, ratio, context)
+        pruned = self.pruned(parent, ratio, context)
         if self.match == "parameters":
-            return nonzero(found)
-        return cost(found, context.train.images.shape[1:]).macs_nonzero or 0
+            return count_nonzero(pruned)
+        return cost(pruned, context.train.images.shape[1:]).macs_nonzero or 0
 
 
-def thinner(parent: nn.Module, budget: float, image_shape: Sequence[int], *, size: Size) -> nn.Module:
+def thin_network(
+    parent: nn.Module, budget: float, image_shape: Sequence[int], *, size: SizeFunction
+) -> nn.Module:
     """Returns an untrained network of the parent's architecture whose size comes as near to `budget` as it can.
 
     Args:
-        parent: Is left as it was.
+        parent: Not changed.
         budget: In units of `size`.
         image_shape: Of one image, (C, H, W).
         size: Of a network; it must rise with every width.
@@ -102,29 +104,23 @@ def thinner(parent: nn.Module, budget: float, image_shape: Sequence[int], *, siz
         UserError: If even one channel in each layer is too large.
         SkippedError: If the architecture has no thinner version.
     """
-    ladder = uniform(free_widths(parent, image_shape))
+    choices = uniform_widths(scalable_widths(parent, image_shape))
 
-    def left(widths: Widths) -> int:
+    def size_with(widths: Widths) -> int:
         return size(with_widths(parent, widths, image_shape))
 
-    above = bisect_left(ladder, budget, key=left)
-    if above == 0 and (least := left(ladder[0])) > budget:
+    nearest = nearest_choice(choices, budget, size_with)
+    if nearest is None:
         raise UserError(
             f"too high a prune ratio: a thin network may have the size {round(budget)}, but with one channel "
-            f"in each layer it has {least}; ask for a smaller ratio"
+            f"in each layer it has {size_with(choices[0])}; ask for a smaller ratio"
         )
-    nearest = min(ladder[max(above - 1, 0) : above + 1], key=lambda one: abs(left(one) - budget))
     return with_widths(parent, nearest, image_shape)
 
 
-def parameters(model: nn.Module) -> int:
-    """Returns the number of parameters."""
-    return sum(one.numel() for one in model.parameters())
-
-
 @dataclass(frozen=True)
-class _Macs:
-    """Is the number of multiply-accumulates for an image of one shape."""
+class _MacCount:
+    """The number of multiply-accumulates for an image of one shape."""
 
     image_shape: Sequence[int]
 

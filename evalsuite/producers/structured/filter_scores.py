@@ -1,11 +1,11 @@
-"""Structured pruning by one score per filter: whole filters are removed, so that the network really shrinks."""
+"""Filter pruning by a score per filter: L1 and L2 norm, FPGM, batch-norm scale, Taylor, and L1 with preset ratios."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from fractions import Fraction
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,106 +13,61 @@ from torch.nn import functional
 
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.models.inference import evaluation_mode
-from evalsuite.models.surgery.removal import ChannelGroup, Groups, remove_channels
+from evalsuite.models.surgery.channel_removal import ChannelGroup, ChannelGroups, remove_channels
 from evalsuite.producers.base import Context, Producer
-from evalsuite.producers.structured.removal import (
-    Goal,
-    Scoped,
-    Scores,
-    nearest,
+from evalsuite.producers.structured.base import (
+    ChannelScores,
+    FilterProducer,
+    PruningTarget,
+    Widths,
+    channels_for_budget,
+    filter_weights,
+    l1_norms,
+    l2_norms,
+    layer_weight,
     one_shot,
-    ranks,
-    shrinking,
-    together,
-    uniform,
-    weight,
+    per_filter,
+    prune_and_retrain,
+    rank_channels,
+    removable_groups,
+    without_repetitions,
 )
-from evalsuite.random_streams import generator
+
+PRESETS: dict[str, tuple[tuple[float, ...], tuple[int, ...]]] = {
+    "vgg16-a": ((0.5, 0.0, 0.0, 0.5), (2,)),
+    "resnet56-a": ((0.1, 0.1, 0.1), (16, 20, 38, 54)),
+    "resnet56-b": ((0.6, 0.3, 0.1), (16, 18, 20, 34, 38, 54)),
+    "resnet110-a": ((0.5, 0.0, 0.0), (36,)),
+    "resnet110-b": ((0.5, 0.4, 0.3), (36, 38, 74)),
+    "resnet34-a": ((0.3, 0.3, 0.3, 0.0), (2, 8, 14, 16, 26, 28, 30, 32)),
+    "resnet34-b": ((0.5, 0.6, 0.4, 0.0), (2, 8, 14, 16, 26, 28, 30, 32)),
+}
+"""Shares of filters that go per stage, and the convolutions, counted from 1, that keep all (Li et al. 2017)."""
 
 
-@dataclass(frozen=True)
-class FilterProducer(Scoped, Producer):
-    """Removes the channels of lowest score, retrains, and goes on.
-
-    Never are the classifier's outputs among them, and at least one channel of each group stays. The filters that
-    make a channel of several convolutions count as one long filter.
-
-    Attributes:
-        allocation: ``uniform`` removes the same share of channels from every group, ``global`` sets one
-            threshold on the scores of all groups.
-        schedule: ``cascade`` starts each ratio from the last one's model, ``one-shot`` from the parent.
-    """
-
-    allocation: Literal["uniform", "global"] = "uniform"
-    schedule: Literal["cascade", "one-shot"] = "cascade"
-
-    @abstractmethod
-    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:
-        """Returns one score per channel of each of the model's `own` groups; the largest are kept."""
-
-    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
-        """Yields models whose number of parameters is as near to the target as whole channels allow."""
-
-        def step(model: nn.Module, goal: Goal) -> nn.Module:
-            own = self.groups(model, context)
-            scores = self.scores(model, own, context)
-            ladder = uniform(goal.widths) if self.allocation == "uniform" else together(scores)
-            return remove_channels(model, nearest(model, ranks(scores), ladder, goal.budget, own), own)
-
-        chosen = step if self.schedule == "cascade" else one_shot(parent, step)
-        return shrinking(parent, ratios, context, chosen, self.groups(parent, context))
-
-
-def per_filter(model: nn.Module, own: Groups, score: Callable[[Tensor], Tensor]) -> Scores:
-    """Returns `score` of the filters of each group, (channels, weights) to (channels,)."""
-    return {name: score(filters(group, lambda layer: weight(model, layer))) for name, group in own.items()}
-
-
-def filters(group: ChannelGroup, values: Callable[[str], Tensor]) -> Tensor:
-    """Returns what stands at the weights that make each channel of a group, (channels, weights).
-
-    Args:
-        group: If several layers make its channels, their filters stand one behind the other.
-        values: Of a layer, in the shape of its weight.
-    """
-    channels = torch.arange(group.channels)
-    parts = [values(part.name)[part.entries(channels)] for part in group.filters]
-    return torch.cat([one.reshape(group.channels, -1) for one in parts], dim=1)
-
-
-def l1(filters: Tensor) -> Tensor:
-    """Returns the L1 norm of each filter, (channels, weights) to (channels,)."""
-    return filters.abs().sum(1)
-
-
-def l2(filters: Tensor) -> Tensor:
-    """Returns the L2 norm of each filter, (channels, weights) to (channels,)."""
-    return filters.square().sum(1).sqrt()
-
-
-def scales(model: nn.Module, group: ChannelGroup) -> Tensor:
+def batch_norm_scales(model: nn.Module, group: ChannelGroup) -> Tensor:
     """Returns the absolute scales of the batch norms behind each channel of a group, (norms, channels).
 
     Raises:
         UserError: If there is no batch norm with a scale.
     """
     channels = torch.arange(group.channels)
-    found = [
+    scales = [
         layer.weight.detach().abs()[part.entries(channels)]
         for part, layer in ((part, model.get_submodule(part.name)) for part in group.norms)
         if isinstance(layer, nn.BatchNorm2d) and layer.weight is not None
     ]
-    if not found:
+    if not scales:
         raise UserError(
             f"the convolution {group.conv!r} has no batch norm behind it with a scale to rank its filters by; "
             "use a producer that scores the filters themselves"
         )
-    return torch.stack(found)
+    return torch.stack(scales)
 
 
 @dataclass(frozen=True)
 class FilterL1(FilterProducer):
-    """Filter pruning by L1 norm (FT): the same share of filters goes from every layer, physically.
+    """Filter pruning by L1 norm (FT): the same share of filters is removed from every layer, physically.
 
     With ``scope = "coupled"`` a shared channel's score is the sum over its filters, the sum of Torch-Pruning's
     group importance over convolutions' outputs.
@@ -124,14 +79,14 @@ class FilterL1(FilterProducer):
         by those of the shortcut alone.
     """
 
-    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:  # noqa: ARG002  # data-free
+    def scores(self, model: nn.Module, groups: ChannelGroups, context: Context) -> ChannelScores:  # noqa: ARG002  # data-free
         """Returns the L1 norm of each filter."""
-        return per_filter(model, own, l1)
+        return per_filter(model, groups, l1_norms)
 
 
 @dataclass(frozen=True)
 class FilterL2(FilterProducer):
-    """Filter pruning by L2 norm: the same share of filters goes from every layer.
+    """Filter pruning by L2 norm: the same share of filters is removed from every layer.
 
     References:
         He et al. 2018, arXiv 1808.06866, equation 2 with p = 2, as a score after training. For shared channels
@@ -139,42 +94,24 @@ class FilterL2(FilterProducer):
         over convolutions' outputs alone.
     """
 
-    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:  # noqa: ARG002  # data-free
+    def scores(self, model: nn.Module, groups: ChannelGroups, context: Context) -> ChannelScores:  # noqa: ARG002  # data-free
         """Returns the L2 norm of each filter."""
-        return per_filter(model, own, l2)
+        return per_filter(model, groups, l2_norms)
 
 
 @dataclass(frozen=True)
 class Fpgm(FilterProducer):
-    """Filter pruning via geometric median (FPGM): filters nearest to all others of their layer go.
+    """Filter pruning via geometric median (FPGM): filters nearest to all others of their layer are removed.
 
     References:
         He et al. 2019, arXiv 1811.00250, equation 6: the sum of Euclidean distances to the other filters,
-        signs included. Differs from the paper in that filters are removed at once, not softly on the way;
+        signs included. Differs from the paper in that filters are removed at once, not softly during the training;
         ``scope = "coupled"`` is ours: distances are those between the long filters of shared channels.
     """
 
-    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:  # noqa: ARG002  # data-free
+    def scores(self, model: nn.Module, groups: ChannelGroups, context: Context) -> ChannelScores:  # noqa: ARG002  # data-free
         """Returns the sum of each filter's distances to the others of its layer."""
-        return per_filter(model, own, _distances)
-
-
-@dataclass(frozen=True)
-class FilterRandom(FilterProducer):
-    """Random filters, the control: they go in an order drawn once, whatever they hold.
-
-    References:
-        The control of Mittal et al. 2018, arXiv 1801.10447. At each ratio the order is drawn anew among the
-        filters that are left, which has the same distribution as one order for all ratios.
-    """
-
-    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:  # noqa: ARG002  # nothing is seen
-        """Returns uniform draws, addressed by layer and width."""
-        widths = {name: group.channels for name, group in own.items()}
-        return {
-            name: torch.from_numpy(generator(context.seed, "filter-random", name, width).random(width))
-            for name, width in widths.items()
-        }
+        return per_filter(model, groups, _distances)
 
 
 @dataclass(frozen=True)
@@ -189,9 +126,9 @@ class BatchNormScale(FilterProducer):
 
     allocation: Literal["uniform", "global"] = "global"
 
-    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:  # noqa: ARG002  # data-free
+    def scores(self, model: nn.Module, groups: ChannelGroups, context: Context) -> ChannelScores:  # noqa: ARG002  # data-free
         """Returns the absolute scale of each filter's batch norm."""
-        return {name: scales(model, group).mean(0) for name, group in own.items()}
+        return {name: batch_norm_scales(model, group).mean(0) for name, group in groups.items()}
 
 
 @dataclass(frozen=True)
@@ -200,7 +137,7 @@ class Taylor(FilterProducer):
 
     Attributes:
         images: Training images that the gradients come from.
-        batch: Images per gradient.
+        batch_size: Images per gradient.
 
     References:
         Molchanov et al. 2019, arXiv 1906.10771, equations 8 and 9: the sum over a filter's weights of
@@ -211,35 +148,128 @@ class Taylor(FilterProducer):
 
     allocation: Literal["uniform", "global"] = "global"
     images: int = 512
-    batch: int = 64
+    batch_size: int = 64
+    renamed_settings: ClassVar[Mapping[str, str]] = {"batch": "batch_size"}
 
     def __post_init__(self) -> None:
-        if min(self.images, self.batch) < 1:
+        if min(self.images, self.batch_size) < 1:
             raise SuiteError(
-                f"taylor: found images = {self.images} and batch = {self.batch}, expected 1 or more"
+                f"taylor: found images = {self.images} and batch_size = {self.batch_size}, expected 1 or more"
             )
 
-    def scores(self, model: nn.Module, own: Groups, context: Context) -> Scores:
+    def scores(self, model: nn.Module, groups: ChannelGroups, context: Context) -> ChannelScores:
         """Returns the sum over batches and weights of (g w)^2."""
-        names = [*dict.fromkeys(part.name for group in own.values() for part in group.filters)]
+        names = [*dict.fromkeys(part.name for group in groups.values() for part in group.filters)]
         weights = [model.get_submodule(name).get_parameter("weight") for name in names]
-        totals = {name: weights[0].new_zeros(group.channels) for name, group in own.items()}
+        totals = {name: weights[0].new_zeros(group.channels) for name, group in groups.items()}
         images, labels = context.batch(self.images, "taylor")
         with evaluation_mode(model), torch.enable_grad():
-            for shown, named in zip(
-                torch.split(images, self.batch), torch.split(labels, self.batch), strict=True
+            for batch, classes in zip(
+                torch.split(images, self.batch_size), torch.split(labels, self.batch_size), strict=True
             ):
-                loss = functional.cross_entropy(model(shown), named)
-                slopes = dict(zip(names, torch.autograd.grad(loss, weights), strict=True))
-                for name, group in own.items():
-                    totals[name] += _squared_effects(model, group, slopes)
+                loss = functional.cross_entropy(model(batch), classes)
+                gradients = dict(zip(names, torch.autograd.grad(loss, weights), strict=True))
+                for name, group in groups.items():
+                    totals[name] += _squared_effects(model, group, gradients)
         return totals
 
 
-def _squared_effects(model: nn.Module, group: ChannelGroup, slopes: Mapping[str, Tensor]) -> Tensor:
-    return filters(group, lambda layer: slopes[layer] * weight(model, layer)).square().sum(1)
+@dataclass(frozen=True)
+class LiL1(Producer):
+    """Filter pruning by L1 norm with preset shares per stage, one-shot.
+
+    The shares set how much faster one stage is pruned than another: at each ratio all are multiplied by one
+    number, so that the ratio is reached; at the number 1 the network is the published one.
+
+    Attributes:
+        preset: Name of a published setting; sets `stages` and `skipped`.
+        stages: Share of filters that is removed from each stage; a stage is the layers of one width. Without any,
+            all stages count alike.
+        skipped: Convolutions that keep all filters, by their number; the first of the network is 1, and 1 x 1
+            convolutions are not counted.
+
+    References:
+        Li et al. 2017, arXiv 1608.08710, section 4: ``int(width (1 - p))`` filters are kept. Its networks
+        are in `PRESETS`.
+    """
+
+    preset: str = ""
+    stages: tuple[float, ...] = ()
+    skipped: tuple[int, ...] = ()
+    renamed_settings: ClassVar[Mapping[str, str]] = {"whole": "skipped"}
+
+    def __post_init__(self) -> None:
+        if self.preset and (self.preset not in PRESETS or self.stages or self.skipped):
+            raise SuiteError(
+                f"li-l1: found preset = {self.preset!r}, expected one of {', '.join(PRESETS)}, "
+                "with neither stages nor skipped"
+            )
+        if any(not 0 <= share < 1 for share in self.stages) or not any(self.stages or (1,)):
+            raise SuiteError(
+                f"li-l1: found stages = {self.stages}, expected shares from 0 to below 1, not all zero"
+            )
+
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        """Yields models whose number of parameters is as near to the target as whole filters allow."""
+
+        def step(model: nn.Module, target: PruningTarget) -> nn.Module:
+            choices = scaled_widths(target.widths, self.shares(model, target.widths))
+            order = rank_channels(per_filter(model, removable_groups(model), l1_norms))
+            return remove_channels(model, channels_for_budget(model, order, choices, target.budget))
+
+        return prune_and_retrain(parent, ratios, context, one_shot(parent, step))
+
+    def shares(self, model: nn.Module, widths: Widths) -> dict[str, float]:
+        """Returns the share of filters that is removed from each layer at the number 1.
+
+        Raises:
+            SuiteError: If the number of stages is not that of the network.
+        """
+        stages, skipped = PRESETS[self.preset] if self.preset else (self.stages, self.skipped)
+        distinct = sorted(set(widths.values()))
+        if stages and len(stages) != len(distinct):
+            raise SuiteError(
+                f"li-l1: found {len(stages)} stages, but the network has layers of {len(distinct)} widths "
+                f"({', '.join(map(str, distinct))}); give one share for each"
+            )
+        dense = {name for number, name in enumerate(_spatial_convolutions(model), 1) if number in skipped}
+        shares = stages or (0.5,) * len(distinct)
+        return {
+            name: 0.0 if name in dense else shares[distinct.index(width)] for name, width in widths.items()
+        }
+
+
+def scaled_widths(widths: Widths, shares: dict[str, float]) -> list[dict[str, int]]:
+    """Returns the widths ``int(width (1 - t share))``, at least one, for all t, least first.
+
+    >>> scaled_widths({"a": 4, "b": 4}, {"a": 0.5, "b": 0.25})
+    [{'a': 1, 'b': 1}, {'a': 1, 'b': 2}, {'a': 2, 'b': 3}, {'a': 3, 'b': 3}, {'a': 4, 'b': 4}]
+    """
+    exact = {name: Fraction(str(share)) for name, share in shares.items()}
+    factors = {
+        Fraction(removed, width) / exact[name]
+        for name, width in widths.items()
+        for removed in range(width)
+        if exact[name]
+    }
+    return without_repetitions(
+        {name: max(1, int(width * (1 - factor * exact[name]))) for name, width in widths.items()}
+        for factor in sorted(factors, reverse=True)
+    )
+
+
+def _squared_effects(model: nn.Module, group: ChannelGroup, gradients: Mapping[str, Tensor]) -> Tensor:
+    return filter_weights(group, lambda layer: gradients[layer] * layer_weight(model, layer)).square().sum(1)
 
 
 def _distances(filters: Tensor) -> Tensor:
     flat = filters.double()
     return torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+
+
+def _spatial_convolutions(model: nn.Module) -> list[str]:
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1
+    ]

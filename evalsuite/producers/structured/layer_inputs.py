@@ -1,4 +1,4 @@
-"""What layers read: the patches under the kernels of those that lose inputs when a filter goes."""
+"""The inputs of layers: the patches under the kernels of those that lose inputs when a filter is removed."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from torch.nn import functional
 
 from evalsuite.errors import UserError
 from evalsuite.models.inference import evaluation_mode
-from evalsuite.models.surgery.removal import Part
+from evalsuite.models.surgery.channel_removal import ChannelSlice
 
-ROWS = 8192
+PATCHES_PER_CHUNK = 8192
 """Patches that are held at once: few enough for the caches of a processor."""
 
 
 @dataclass(frozen=True)
 class LayerInputs:
-    """Is a layer with what it reads, in columns (channel, kernel element), channels first.
+    """A layer with its inputs, in columns (channel, kernel element), channels first.
 
     Attributes:
         layer: A convolution or a linear layer.
         columns: Columns of the weight that belong to one channel.
-        maps: What arrives, (N, C, H, W) or (N, features).
+        inputs: Feature inputs, (N, C, H, W), or vectors, (N, features).
     """
 
     layer: nn.Module
     columns: int
-    maps: Tensor
+    inputs: Tensor
 
     @property
     def weight(self) -> Tensor:
@@ -44,28 +44,31 @@ class LayerInputs:
     @property
     def patches(self) -> int:
         """Patches per image."""
-        return int(_patches(self.layer, self.maps[:1]).shape[0])
+        return int(_patches(self.layer, self.inputs[:1]).shape[0])
 
     def rows(self) -> Iterator[Tensor]:
-        """Yields all patches, at most `ROWS` at once unless one image has more, (rows, channels * columns)."""
-        per_chunk = max(1, ROWS // self.patches)
-        for part in torch.split(self.maps, per_chunk):
+        """Yields all patches, (rows, channels * columns): `PATCHES_PER_CHUNK` at once, or those of one image."""
+        per_chunk = max(1, PATCHES_PER_CHUNK // self.patches)
+        for part in torch.split(self.inputs, per_chunk):
             yield _patches(self.layer, part)
 
 
-def layer_inputs(model: nn.Module, consumers: Iterable[Part], images: Tensor) -> dict[str, LayerInputs]:
-    """Returns the layers that read some channels, by name, with what arrives from `images`.
+def layer_inputs(
+    model: nn.Module, consumers: Iterable[ChannelSlice], images: Tensor
+) -> dict[str, LayerInputs]:
+    """Returns the layers that read some channels, by name, with their inputs for `images`.
 
     Args:
-        model: Is shown the images in evaluation mode and left as it was.
+        model: It sees the images in evaluation mode and is not changed.
         consumers: As `channel_groups` names them.
         images: Float in [0, 1], (N, C, H, W).
     """
-    wanted = {consumer.name: consumer.columns for consumer in consumers}
-    seen: dict[str, list[Tensor]] = {name: [] for name in wanted}
+    columns_of = {consumer.name: consumer.columns for consumer in consumers}
+    recorded: dict[str, list[Tensor]] = {name: [] for name in columns_of}
 
     handles = [
-        model.get_submodule(name).register_forward_pre_hook(_recorder(into)) for name, into in seen.items()
+        model.get_submodule(name).register_forward_pre_hook(_recorder(inputs))
+        for name, inputs in recorded.items()
     ]
     try:
         with evaluation_mode(model), torch.no_grad():
@@ -74,30 +77,30 @@ def layer_inputs(model: nn.Module, consumers: Iterable[Part], images: Tensor) ->
     finally:
         for handle in handles:
             handle.remove()
-    found = {}
-    for name, columns in wanted.items():
+    readers = {}
+    for name, columns in columns_of.items():
         layer = model.get_submodule(name)
         kernel = layer.get_parameter("weight")[0, 0].numel()
-        found[name] = LayerInputs(layer, columns * kernel, torch.cat(seen[name]))
-    return found
+        readers[name] = LayerInputs(layer, columns * kernel, torch.cat(recorded[name]))
+    return readers
 
 
-def _recorder(into: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+def _recorder(records: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def record(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        into.append(inputs[0])
+        records.append(inputs[0])
 
     return record
 
 
-def _patches(layer: nn.Module, maps: Tensor) -> Tensor:
+def _patches(layer: nn.Module, inputs: Tensor) -> Tensor:
     if not isinstance(layer, nn.Conv2d):
-        return maps
+        return inputs
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         raise UserError(
             f"a convolution pads with {layer.padding_mode!r}, {layer.padding!r}, expected zeros and numbers; "
             "use a producer that looks at the filters alone"
         )
     unfolded = functional.unfold(
-        maps, layer.kernel_size, dilation=layer.dilation, padding=layer.padding, stride=layer.stride
+        inputs, layer.kernel_size, dilation=layer.dilation, padding=layer.padding, stride=layer.stride
     )
     return unfolded.transpose(1, 2).flatten(0, 1)

@@ -1,8 +1,7 @@
-"""Provable filter pruning: empirical sensitivities of channels, and a budget that one error shares out."""
+"""Provable filter pruning (PFP): empirical sensitivities of channels, and widths from one error for all layers."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,21 +9,30 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError
-from evalsuite.models.surgery.removal import ChannelGroup, Groups, Part, remove_channels
+from evalsuite.models.surgery.channel_removal import (
+    ChannelGroup,
+    ChannelGroups,
+    ChannelSlice,
+    remove_channels,
+)
 from evalsuite.producers.base import Context, Producer
-from evalsuite.producers.sensitivity import NOTHING
+from evalsuite.producers.sensitivity import LEAST_SUM, log_failure_factor
+from evalsuite.producers.structured.base import (
+    ChannelScope,
+    PruningTarget,
+    channels_for_budget,
+    prune_and_retrain,
+    rank_channels,
+)
 from evalsuite.producers.structured.layer_inputs import LayerInputs, layer_inputs
-from evalsuite.producers.structured.removal import Goal, Scoped, nearest, ranks, shrinking
 
-FAILURE = 1e-16
-"""Probability with which a bound may fail (torchprune's)."""
 ERRORS = torch.logspace(12, -6, 18_001, dtype=torch.float64)
-"""Errors at which budgets are computed, largest first: 1000 per power of ten."""
+"""Errors at which widths are computed, largest first: 1000 per power of ten."""
 
 
 @dataclass(frozen=True)
-class Sensitivity:
-    """Is what is known of the channels behind one convolution.
+class ChannelSensitivity:
+    """The sensitivities of the channels of one group.
 
     Attributes:
         channels: Of each channel, (C,), float64, in [0, 1].
@@ -38,8 +46,8 @@ class Sensitivity:
 
 
 @dataclass(frozen=True)
-class ProvableFilterPruning(Scoped, Producer):
-    """Provable filter pruning (PFP): the channels of least empirical sensitivity go.
+class ProvableFilterPruning(ChannelScope, Producer):
+    """Provable filter pruning (PFP): the channels of least empirical sensitivity are removed.
 
     A channel's sensitivity is the largest share that one of its weights has in an output of the next layer,
     over images, patches, kernel elements and outputs. How many channels each layer keeps follows from one
@@ -65,35 +73,38 @@ class ProvableFilterPruning(Scoped, Producer):
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose number of parameters is as near to the target as whole filters allow."""
 
-        def step(model: nn.Module, goal: Goal) -> nn.Module:
-            own = self.groups(model, context)
-            found = sensitivities(model, own, context.batch(self.images, "pfp")[0])
-            order = ranks({name: one.channels for name, one in found.items()})
-            return remove_channels(model, nearest(model, order, budgets(found), goal.budget, own), own)
+        def step(model: nn.Module, target: PruningTarget) -> nn.Module:
+            groups = self.groups(model, context)
+            sensitivities = channel_sensitivities(model, groups, context.batch(self.images, "pfp")[0])
+            order = rank_channels({name: sensitivity.channels for name, sensitivity in sensitivities.items()})
+            kept = channels_for_budget(model, order, widths_by_error(sensitivities), target.budget, groups)
+            return remove_channels(model, kept, groups)
 
-        return shrinking(parent, ratios, context, step, self.groups(parent, context))
+        return prune_and_retrain(parent, ratios, context, step, self.groups(parent, context))
 
 
-def sensitivities(model: nn.Module, own: Groups, images: Tensor) -> dict[str, Sensitivity]:
+def channel_sensitivities(
+    model: nn.Module, groups: ChannelGroups, images: Tensor
+) -> dict[str, ChannelSensitivity]:
     """Returns the sensitivities of the channels of each group.
 
     Args:
-        model: Is left as it was.
-        own: Its groups.
+        model: Not changed.
+        groups: Its groups.
         images: Float in [0, 1], (N, C, H, W).
     """
-    names = dict.fromkeys(part.name for group in own.values() for part in group.consumers)
-    seen = layer_inputs(model, [Part(name) for name in names], images)
-    shares = {name: channel_shares(reader) for name, reader in seen.items()}
-    return {name: _sensitivity(group, seen, shares) for name, group in own.items()}
+    names = dict.fromkeys(part.name for group in groups.values() for part in group.consumers)
+    readers = layer_inputs(model, [ChannelSlice(name) for name in names], images)
+    shares = {name: channel_shares(reader) for name, reader in readers.items()}
+    return {name: _group_sensitivity(group, readers, shares) for name, group in groups.items()}
 
 
 def channel_shares(reader: LayerInputs) -> Tensor:
     """Returns for each channel the largest share of one of its products in an output of the layer, (channels,).
 
     Activations are split by their sign, and so are the weights: for positive activations ``a`` it is the
-    maximum of ``w+ a / sum(w+ a)`` and ``w- a / sum(w- a)`` over patches, outputs and kernel elements. Nothing
-    has no share of nothing.
+    maximum of ``w+ a / sum(w+ a)`` and ``w- a / sum(w- a)`` over patches, outputs and kernel elements. Of
+    a sum of zero no product has a share.
     """
     weight = reader.weight
     largest = torch.zeros_like(weight)
@@ -102,24 +113,24 @@ def channel_shares(reader: LayerInputs) -> Tensor:
             if not part.any():  # behind a ReLU nothing is negative
                 continue
             for sign in (weight.clamp(min=0), weight.clamp(max=0).neg()):
-                torch.maximum(largest, _shares(part, sign), out=largest)
+                torch.maximum(largest, _largest_shares(part, sign), out=largest)
     return largest.view(len(weight), reader.channels, reader.columns).amax((0, 2))
 
 
-def _sensitivity(
-    group: ChannelGroup, seen: Mapping[str, LayerInputs], shares: Mapping[str, Tensor]
-) -> Sensitivity:
+def _group_sensitivity(
+    group: ChannelGroup, readers: Mapping[str, LayerInputs], shares: Mapping[str, Tensor]
+) -> ChannelSensitivity:
     """That of the layers that read a group's channels, by the shares of each of their inputs."""
     channels = torch.arange(group.channels)
     read = [shares[part.name][part.entries(channels)].view(-1, part.columns) for part in group.consumers]
-    return Sensitivity(
-        torch.stack([one.amax(1) for one in read]).amax(0).double().cpu(),
-        max(seen[part.name].patches for part in group.consumers),
-        max(seen[part.name].columns * part.columns for part in group.consumers),
+    return ChannelSensitivity(
+        torch.stack([part.amax(1) for part in read]).amax(0).double().cpu(),
+        max(readers[part.name].patches for part in group.consumers),
+        max(readers[part.name].columns * part.columns for part in group.consumers),
     )
 
 
-def budgets(found: Mapping[str, Sensitivity]) -> list[dict[str, int]]:
+def widths_by_error(sensitivities: Mapping[str, ChannelSensitivity]) -> list[dict[str, int]]:
     """Returns the widths that falling errors give, least first; the last is all channels.
 
     References:
@@ -127,28 +138,28 @@ def budgets(found: Mapping[str, Sensitivity]) -> list[dict[str, int]]:
         2 eps) c / eps^2)`` draws, ``c = 6 sum(sens) ln(8 (patches + 1) kernel / failure)``, as many channels
         as are expected to be drawn at least once; rounded, at least one.
     """
-    widths = {name: expected_widths(one, ERRORS) for name, one in found.items()}
+    widths = {name: expected_widths(sensitivity, ERRORS) for name, sensitivity in sensitivities.items()}
     table = torch.stack([*widths.values()], dim=1)
-    full = torch.tensor([[len(one.channels) for one in found.values()]])
+    full = torch.tensor([[len(sensitivity.channels) for sensitivity in sensitivities.values()]])
     distinct = torch.unique_consecutive(torch.cat([table, full]), dim=0)
     return [dict(zip(widths, row, strict=True)) for row in distinct.tolist()]
 
 
-def expected_widths(one: Sensitivity, errors: Tensor) -> Tensor:
+def expected_widths(sensitivity: ChannelSensitivity, errors: Tensor) -> Tensor:
     """Returns how many channels each of `errors` keeps, int64 of their shape."""
-    total = one.channels.sum()
+    total = sensitivity.channels.sum()
     if total == 0:
         return torch.ones(len(errors), dtype=torch.int64)
-    constant = 6 * total * math.log(8 * (one.patches + 1) * one.kernel / FAILURE)
+    constant = 6 * total * log_failure_factor(sensitivity.patches, sensitivity.kernel)
     draws = (3 * (6 + 2 * errors) * constant / errors.square()).ceil()
-    missed = torch.log1p(-(one.channels / total).clamp(max=1 - 1e-15))
-    kept = -torch.expm1(draws[:, None] * missed).sum(1)
-    return kept.round().clamp(min=1).long()
+    missed = torch.log1p(-(sensitivity.channels / total).clamp(max=1 - 1e-15))
+    counts = -torch.expm1(draws[:, None] * missed).sum(1)
+    return counts.round().clamp(min=1).long()
 
 
-def _shares(rows: Tensor, weight: Tensor) -> Tensor:
+def _largest_shares(rows: Tensor, weight: Tensor) -> Tensor:
     """Largest share over `rows` of each weight's product in its output, both non-negative, shaped as `weight`."""
     sums = rows @ weight.T
-    inverse = torch.where(sums > NOTHING, 1 / sums, torch.zeros_like(sums))
+    inverse = torch.where(sums > LEAST_SUM, 1 / sums, torch.zeros_like(sums))
     factors = [(rows * inverse[:, [output]]).amax(0) for output in range(len(weight))]
     return (torch.stack(factors) * weight).clamp(max=1)

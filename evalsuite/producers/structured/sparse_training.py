@@ -1,28 +1,30 @@
-"""Filters that go while the network trains: by sparse scales of its batch norms, or by being set to zero softly."""
+"""Pruning by sparse training: network slimming, sparse structure selection, and soft filter pruning."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError, UserError
-from evalsuite.models.surgery.removal import ChannelGroup, remove_channels
+from evalsuite.models.surgery.channel_removal import ChannelGroup, remove_channels
 from evalsuite.producers.base import Context, Producer
-from evalsuite.producers.structured.filter_scores import l2, per_filter
-from evalsuite.producers.structured.removal import (
-    Goal,
-    Scores,
-    best,
-    groups,
-    nearest,
-    ranks,
-    shrinking,
-    together,
-    uniform,
-    weight,
+from evalsuite.producers.structured.base import (
+    ChannelScores,
+    PruningTarget,
+    channels_for_budget,
+    global_widths,
+    l2_norms,
+    layer_weight,
+    per_filter,
+    prune_and_retrain,
+    rank_channels,
+    removable_groups,
+    top_channels,
+    uniform_widths,
 )
 from evalsuite.training.hooks import Hooks
 from evalsuite.training.recipe import Recipe, learning_rate
@@ -30,7 +32,7 @@ from evalsuite.training.recipe import Recipe, learning_rate
 
 @dataclass(frozen=True)
 class Slimming(Producer):
-    """Network slimming: trains with an L1 penalty on the scales of batch norm, then cuts by one threshold on them.
+    """Network slimming: trains with an L1 penalty on the scales of batch norm, then removes by one threshold on them.
 
     Attributes:
         sparsity: Factor s of the penalty: 1e-4 for VGG-19, 1e-5 for ResNet-164 and DenseNet-40 in the paper.
@@ -40,7 +42,7 @@ class Slimming(Producer):
         several ratios are its multi-pass scheme. Differs from the paper in that sparse
         training starts from the trained parent and takes the retraining recipe, that the share of channels follows
         from the ratio (0.7 of VGG-19 and 0.4 of the others there), and that of a residual network only the channels
-        inside its blocks are penalised and go: the paper's channel-selection layers are not added. What the shift
+        inside its blocks are penalised and removed: the paper's channel-selection layers are not added. What the shift
         of a removed channel added to the next layer is gone with it, as where its code sets both to zero.
     """
 
@@ -52,18 +54,18 @@ class Slimming(Producer):
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose number of parameters is as near to the target as whole filters allow."""
 
-        def step(model: nn.Module, goal: Goal) -> nn.Module:
-            names = norms(model).values()
+        def step(model: nn.Module, target: PruningTarget) -> nn.Module:
+            names = batch_norm_names(model).values()
 
-            def pull(trained: nn.Module, at: float) -> None:  # noqa: ARG001  # the hook's signature
+            def penalise(trained: nn.Module, at: float) -> None:  # noqa: ARG001  # the hook's signature
                 for scale in (_scale(trained, name) for name in names):
                     if scale.grad is not None:
                         scale.grad.add_(scale.detach().sign(), alpha=self.sparsity)
 
-            context.fit(model, goal.ratio, hooks=Hooks(before_step=pull))
-            return cut_by_scale(model, goal)
+            context.fit(model, target.ratio, hooks=Hooks(before_step=penalise))
+            return remove_by_scale(model, target)
 
-        return shrinking(parent, ratios, context, step)
+        return prune_and_retrain(parent, ratios, context, step)
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,13 @@ class SparseStructure(Producer):
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose number of parameters is as near to the target as whole filters allow."""
 
-        def step(model: nn.Module, goal: Goal) -> nn.Module:
-            hooks = proximal(list(norms(model).values()), context.recipe, self.sparsity, self.momentum)
-            context.fit(model, goal.ratio, hooks=hooks)
-            return cut_by_scale(model, goal)
+        def step(model: nn.Module, target: PruningTarget) -> nn.Module:
+            names = list(batch_norm_names(model).values())
+            hooks = proximal_hooks(names, context.recipe, self.sparsity, self.momentum)
+            context.fit(model, target.ratio, hooks=hooks)
+            return remove_by_scale(model, target)
 
-        return shrinking(parent, ratios, context, step)
+        return prune_and_retrain(parent, ratios, context, step)
 
 
 @dataclass(frozen=True)
@@ -105,61 +108,67 @@ class SoftFilter(Producer):
     """Soft filter pruning (SFP): after every epoch the filters of least L2 norm become zero, and may grow back.
 
     Attributes:
-        slower: Factor on the learning rates of the soft epochs. Behind a filter of zeros the variance that batch
-            norm divides by is 0, so its next step is hundreds of times longer than usual.
+        learning_rate_factor: Factor on the learning rates of the soft epochs. Behind a filter of zeros the variance
+            that batch norm divides by is 0, so its next step is hundreds of times longer than usual.
 
     References:
         He et al. 2018, arXiv 1808.06866: the same share in every layer, every epoch. Differs from the paper in
         that the share follows from the ratio, the parent is trained (the paper has both), and the network is
-        retrained after the cut, as all other methods are. `slower` is ours: at the full rate
+        retrained after the removal, as all other methods are. `learning_rate_factor` is ours: at the full rate
         (0.1, five epochs) filters of a small-cnn grew from norm 1.5 to 300, and at ratio 0.5 the accuracy on
         the digits fell from 98 to 85 %.
     """
 
-    slower: float = 0.02
+    learning_rate_factor: float = 0.02
+    renamed_settings: ClassVar[Mapping[str, str]] = {"slower": "learning_rate_factor"}
 
     def __post_init__(self) -> None:
-        if not 0 < self.slower <= 1:
-            raise SuiteError(f"soft-filter: found slower = {self.slower}, expected above 0 and at most 1")
+        if not 0 < self.learning_rate_factor <= 1:
+            raise SuiteError(
+                f"soft-filter: found learning_rate_factor = {self.learning_rate_factor}, "
+                "expected above 0 and at most 1"
+            )
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose number of parameters is as near to the target as whole filters allow."""
 
-        def step(model: nn.Module, goal: Goal) -> nn.Module:
-            kept = nearest(
-                model, ranks(per_filter(model, groups(model), l2)), uniform(goal.widths), goal.budget
-            )
-            widths = {name: len(one) for name, one in kept.items()}
+        def step(model: nn.Module, target: PruningTarget) -> nn.Module:
+            order = rank_channels(per_filter(model, removable_groups(model), l2_norms))
+            kept = channels_for_budget(model, order, uniform_widths(target.widths), target.budget)
+            widths = {name: len(channels) for name, channels in kept.items()}
 
             def zero(trained: nn.Module, epochs: int) -> None:  # noqa: ARG001  # the hook's signature
-                for name, order in ranks(_norms_of_filters(trained, widths)).items():
-                    weight(trained, name)[order[widths[name] :]] = 0
+                for name, order in rank_channels(_filter_norms(trained, widths)).items():
+                    layer_weight(trained, name)[order[widths[name] :]] = 0
 
-            recipe = _slower(context.recipe, self.slower)
-            context.fit(model, goal.ratio, recipe=recipe, hooks=Hooks(after_epoch=zero))
-            order = ranks(_norms_of_filters(model, widths))
-            return remove_channels(model, best(order, widths))
+            recipe = _with_lower_rates(context.recipe, self.learning_rate_factor)
+            context.fit(model, target.ratio, recipe=recipe, hooks=Hooks(after_epoch=zero))
+            order = rank_channels(_filter_norms(model, widths))
+            return remove_channels(model, top_channels(order, widths))
 
-        return shrinking(parent, ratios, context, step)
+        return prune_and_retrain(parent, ratios, context, step)
 
 
-def norms(model: nn.Module) -> dict[str, str]:
+def batch_norm_names(model: nn.Module) -> dict[str, str]:
     """Returns the name of the batch norm behind each convolution whose filters can be removed alone.
 
     Raises:
         UserError: If there is none, or several, or it has no scale.
     """
-    return {name: _only_norm(model, group) for name, group in groups(model).items()}
+    return {name: _only_batch_norm(model, group) for name, group in removable_groups(model).items()}
 
 
-def cut_by_scale(model: nn.Module, goal: Goal) -> nn.Module:
-    """Returns `model` without the filters whose batch norm has the least scale, by one threshold for all layers."""
-    scores: Scores = {name: _scale(model, norm).detach().abs() for name, norm in norms(model).items()}
-    return remove_channels(model, nearest(model, ranks(scores), together(scores), goal.budget))
+def remove_by_scale(model: nn.Module, target: PruningTarget) -> nn.Module:
+    """Returns `model` without the filters of least batch-norm scale, by one threshold for all layers."""
+    scores: ChannelScores = {
+        name: _scale(model, norm).detach().abs() for name, norm in batch_norm_names(model).items()
+    }
+    kept = channels_for_budget(model, rank_channels(scores), global_widths(scores), target.budget)
+    return remove_channels(model, kept)
 
 
-def proximal(names: Sequence[str], recipe: Recipe, sparsity: float, momentum: float) -> Hooks:
-    """Returns hooks that take the scales of the batch norms `names` from the optimiser to the proximal gradient.
+def proximal_hooks(names: Sequence[str], recipe: Recipe, sparsity: float, momentum: float) -> Hooks:
+    """Returns hooks that update the scales of the batch norms `names` by the proximal gradient, not by the optimiser.
 
     References:
         Huang and Wang 2018, arXiv 1707.01213, with the look-ahead as the stored value:
@@ -168,38 +177,38 @@ def proximal(names: Sequence[str], recipe: Recipe, sparsity: float, momentum: fl
     """
     state: dict[str, Tensor] = {}
 
-    def take(model: nn.Module, at: float) -> None:  # noqa: ARG001  # the hook's signature
+    def take_gradients(model: nn.Module, at: float) -> None:  # noqa: ARG001  # the hook's signature
         for name in names:
             scale = _scale(model, name)
-            state[f"{name}.slope"] = torch.zeros_like(scale) if scale.grad is None else scale.grad.clone()
+            state[f"{name}.gradient"] = torch.zeros_like(scale) if scale.grad is None else scale.grad.clone()
             scale.grad = None  # the optimiser leaves it alone, weight decay included
 
-    def move(model: nn.Module, at: float, step: int) -> None:  # noqa: ARG001  # the hook's signature
+    def update_scales(model: nn.Module, at: float, step: int) -> None:  # noqa: ARG001  # the hook's signature
         rate = learning_rate(recipe, at)
         for name in names:
             scale = _scale(model, name).detach()
-            speed = state.setdefault(f"{name}.speed", torch.zeros_like(scale))
-            moved = soft(scale - rate * state[f"{name}.slope"], rate * sparsity)
-            speed.copy_(moved - scale + momentum * speed)
-            scale.copy_(moved + momentum * speed)
+            velocity = state.setdefault(f"{name}.velocity", torch.zeros_like(scale))
+            moved = soft_threshold(scale - rate * state[f"{name}.gradient"], rate * sparsity)
+            velocity.copy_(moved - scale + momentum * velocity)
+            scale.copy_(moved + momentum * velocity)
 
-    return Hooks(before_step=take, after_step=move, state=state)
+    return Hooks(before_step=take_gradients, after_step=update_scales, state=state)
 
 
-def soft(values: Tensor, threshold: float) -> Tensor:
-    """Returns `values` pulled to zero by `threshold`.
+def soft_threshold(values: Tensor, threshold: float) -> Tensor:
+    """Returns `values` moved towards zero by `threshold`, and zero where they are smaller.
 
-    >>> soft(torch.tensor([-3.0, 0.5, 2.0]), 1.0)
+    >>> soft_threshold(torch.tensor([-3.0, 0.5, 2.0]), 1.0)
     tensor([-2.,  0.,  1.])
     """
     return values.sign() * (values.abs() - threshold).clamp(min=0)
 
 
-def _only_norm(model: nn.Module, group: ChannelGroup) -> str:
-    norms = [model.get_submodule(norm.name) for norm in group.norms]
-    if len(norms) != 1 or not isinstance(norms[0], nn.BatchNorm2d) or norms[0].weight is None:
+def _only_batch_norm(model: nn.Module, group: ChannelGroup) -> str:
+    layers = [model.get_submodule(norm.name) for norm in group.norms]
+    if len(layers) != 1 or not isinstance(layers[0], nn.BatchNorm2d) or layers[0].weight is None:
         raise UserError(
-            f"the convolution {group.conv!r} has {len(norms)} batch norms behind it, expected one with a scale to "
+            f"the convolution {group.conv!r} has {len(layers)} batch norms behind it, expected one with a scale to "
             "rank its filters by; use a producer that scores the filters themselves"
         )
     return group.norms[0].name
@@ -209,11 +218,11 @@ def _scale(model: nn.Module, norm: str) -> nn.Parameter:
     return model.get_submodule(norm).get_parameter("weight")
 
 
-def _norms_of_filters(model: nn.Module, widths: dict[str, int]) -> Scores:
-    return {name: l2(weight(model, name).flatten(1)) for name in widths}
+def _filter_norms(model: nn.Module, widths: dict[str, int]) -> ChannelScores:
+    return {name: l2_norms(layer_weight(model, name).flatten(1)) for name in widths}
 
 
-def _slower(recipe: Recipe, factor: float) -> Recipe:
+def _with_lower_rates(recipe: Recipe, factor: float) -> Recipe:
     rates = tuple(factor * rate for rate in recipe.rates)
     return replace(
         recipe, learning_rate=factor * recipe.learning_rate, floor=factor * recipe.floor, rates=rates

@@ -10,8 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.attacks.backends import base as attacked
-from evalsuite.attacks.backends.autoattack import STRONG_NAMES, StrongAttack, playable, strong_success
-from evalsuite.attacks.backends.foolbox import Attack, attack_success
+from evalsuite.attacks.backends.autoattack import (
+    COMPONENT_NAMES,
+    AutoAttackComponent,
+    autoattack_success,
+    available_component,
+)
+from evalsuite.attacks.backends.foolbox import FixedRadiusAttack, attack_success
 from evalsuite.errors import DataError, UnknownNameError, UserError
 
 LinearProblem = Callable[[int], tuple[nn.Module, Tensor, Tensor, Tensor]]
@@ -20,7 +25,7 @@ RADII = {"Linf": 0.01, "L2": 0.1}
 
 @pytest.fixture(scope="module")
 def four() -> tuple[nn.Module, Tensor, Tensor]:
-    """Is a linear model of four classes, with images of which every seventh is misclassified."""
+    """A linear model of four classes, with images of which every seventh is misclassified."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4)).eval()
@@ -45,15 +50,15 @@ def distances(model: nn.Module, images: Tensor, labels: Tensor, *, dual: float) 
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize("name", STRONG_NAMES)
-def test_a_linear_model_falls_where_its_minimal_norm_is_below_epsilon(
+@pytest.mark.parametrize("name", COMPONENT_NAMES)
+def test_a_linear_model_errs_where_its_minimal_norm_is_below_epsilon(
     four: tuple[nn.Module, Tensor, Tensor], name: str, norm: Any
 ) -> None:
     model, images, labels = four
     epsilon = RADII[norm]
     exact = distances(model, images, labels, dual=1 if norm == "Linf" else 2)
-    attack = StrongAttack(name, epsilon, norm, steps=40, queries=100)
-    broken, found = strong_success(model, images, labels, attack=attack, seed=0)
+    attack = AutoAttackComponent(name, epsilon, norm, steps=40, queries=100)
+    broken, found = autoattack_success(model, images, labels, attack=attack, seed=0)
     assert not bool((broken & (exact > epsilon * 1.001)).any())
     missed = int((~broken & (exact < 0.98 * epsilon)).sum())
     if name == "square":
@@ -70,23 +75,23 @@ def test_a_linear_model_falls_where_its_minimal_norm_is_below_epsilon(
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-@pytest.mark.parametrize("name", STRONG_NAMES)
-def test_what_an_image_meets_is_its_own(
+@pytest.mark.parametrize("name", COMPONENT_NAMES)
+def test_the_draws_of_an_image_do_not_depend_on_the_others(
     four: tuple[nn.Module, Tensor, Tensor], name: str, norm: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, images, labels = four
-    attack = StrongAttack(name, RADII[norm], norm, steps=5, queries=20)
+    attack = AutoAttackComponent(name, RADII[norm], norm, steps=5, queries=20)
     state = torch.random.get_rng_state()
-    whole = strong_success(model, images, labels, attack=attack, seed=3)
+    whole = autoattack_success(model, images, labels, attack=attack, seed=3)
     assert torch.equal(state, torch.random.get_rng_state())
     monkeypatch.setattr(attacked, "BATCH", 9)
     torch.manual_seed(5)
-    part = strong_success(model, images[:25], labels[:25], attack=attack, seed=3)
-    assert torch.equal(part.broken, whole.broken[:25])
-    assert torch.allclose(part.images, whole.images[:25], atol=1e-6)
+    part = autoattack_success(model, images[:25], labels[:25], attack=attack, seed=3)
+    assert torch.equal(part.misclassified, whole.misclassified[:25])
+    assert torch.allclose(part.adversarials, whole.adversarials[:25], atol=1e-6)
     odd = torch.arange(40) % 2 == 1
-    some = strong_success(model, images, labels, attack=attack, seed=3, among=odd)
-    assert torch.equal(some.broken[odd], whole.broken[odd])
+    some = autoattack_success(model, images, labels, attack=attack, seed=3, among=odd)
+    assert torch.equal(some.misclassified[odd], whole.misclassified[odd])
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -97,27 +102,27 @@ def test_channels_last(norm: Any) -> None:
         model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)).eval()
         images = torch.rand(6, 3, 8, 8)
     labels = model(images).argmax(1)
-    for name in STRONG_NAMES:
-        attack = StrongAttack(name, RADII[norm], norm, steps=5, queries=5)
+    for name in COMPONENT_NAMES:
+        attack = AutoAttackComponent(name, RADII[norm], norm, steps=5, queries=5)
         model.to(memory_format=torch.contiguous_format)
-        plain = strong_success(model, images, labels, attack=attack, seed=0)
+        plain = autoattack_success(model, images, labels, attack=attack, seed=0)
         model.to(memory_format=torch.channels_last)
         turned = images.to(memory_format=torch.channels_last)
-        last = strong_success(model, turned, labels, attack=attack, seed=0)
-        assert torch.equal(plain.broken, last.broken), name
+        last = autoattack_success(model, turned, labels, attack=attack, seed=0)
+        assert torch.equal(plain.misclassified, last.misclassified), name
 
 
 def test_seeds_and_restarts_differ(four: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, labels = four
     images = images[labels == model(images).argmax(1)][:20]
     labels = model(images).argmax(1)
-    attack = StrongAttack("apgd-ce", 0.01, steps=2)
-    first, other = (strong_success(model, images, labels, attack=attack, seed=seed) for seed in (0, 1))
-    assert not torch.equal(first.images, other.images)
-    more = strong_success(
-        model, images, labels, attack=StrongAttack("apgd-ce", 0.01, steps=2, restarts=3), seed=0
+    attack = AutoAttackComponent("apgd-ce", 0.01, steps=2)
+    first, other = (autoattack_success(model, images, labels, attack=attack, seed=seed) for seed in (0, 1))
+    assert not torch.equal(first.adversarials, other.adversarials)
+    more = autoattack_success(
+        model, images, labels, attack=AutoAttackComponent("apgd-ce", 0.01, steps=2, restarts=3), seed=0
     )
-    assert bool((more.broken | ~first.broken).all())
+    assert bool((more.misclassified | ~first.misclassified).all())
 
 
 @pytest.mark.parametrize(
@@ -125,11 +130,11 @@ def test_seeds_and_restarts_differ(four: tuple[nn.Module, Tensor, Tensor]) -> No
     [
         (2, ["apgd-ce", "", "", "fab", "fab-t", "square"]),
         (3, ["apgd-ce", "apgd-dlr", "apgd-dlr", "fab", "fab-t", "square"]),
-        (4, list(STRONG_NAMES)),
+        (4, list(COMPONENT_NAMES)),
     ],
 )
 def test_few_classes(classes: int, expected: list[str]) -> None:
-    assert [playable(name, classes=classes) for name in STRONG_NAMES] == expected
+    assert [available_component(name, classes=classes) for name in COMPONENT_NAMES] == expected
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         model = nn.Sequential(nn.Flatten(), nn.Linear(75, classes)).eval()
@@ -137,22 +142,25 @@ def test_few_classes(classes: int, expected: list[str]) -> None:
     labels = model(images).argmax(1)
     for name in filter(None, expected):
         for norm in ("Linf", "L2"):
-            attack = StrongAttack(name, 3.0, norm, steps=10, queries=30)
-            assert strong_success(model, images, labels, attack=attack, seed=0).broken.any(), (name, norm)
+            attack = AutoAttackComponent(name, 3.0, norm, steps=10, queries=30)
+            assert autoattack_success(model, images, labels, attack=attack, seed=0).misclassified.any(), (
+                name,
+                norm,
+            )
 
 
-def test_debuggers_stay_and_nothing_is_left(four: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_debuggers_and_gradients_are_left_as_they_were(four: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, labels = four
 
     def trace(*_: object) -> None:
-        """Is a debugger."""
+        """A debugger."""
 
     before = sys.gettrace()
     sys.settrace(trace)
     try:
-        for name in STRONG_NAMES:
-            attack = StrongAttack(name, 0.01, steps=2, queries=2)
-            strong_success(model, images[:4], labels[:4], attack=attack, seed=0)
+        for name in COMPONENT_NAMES:
+            attack = AutoAttackComponent(name, 0.01, steps=2, queries=2)
+            autoattack_success(model, images[:4], labels[:4], attack=attack, seed=0)
         assert sys.gettrace() is trace
     finally:
         sys.settrace(before)
@@ -162,26 +170,26 @@ def test_debuggers_stay_and_nothing_is_left(four: tuple[nn.Module, Tensor, Tenso
 def test_never_weaker_than_pgd_of_as_many_steps(two_class: LinearProblem) -> None:
     model, images, labels, _ = two_class(50)
     for epsilon in (0.005, 0.02):
-        ours = strong_success(
-            model, images, labels, attack=StrongAttack("apgd-ce", epsilon, steps=20), seed=0
+        ours = autoattack_success(
+            model, images, labels, attack=AutoAttackComponent("apgd-ce", epsilon, steps=20), seed=0
         )
-        theirs = attack_success(model, images, labels, attack=Attack("linf-pgd", epsilon), seed=0)
-        assert bool((ours.broken | ~theirs.broken).all())
+        theirs = attack_success(model, images, labels, attack=FixedRadiusAttack("linf-pgd", epsilon), seed=0)
+        assert bool((ours.misclassified | ~theirs.misclassified).all())
 
 
 def test_refusals() -> None:
     with pytest.raises(UnknownNameError, match="unknown attack 'apgd'; known: apgd-ce"):
-        StrongAttack("apgd", 0.1)
+        AutoAttackComponent("apgd", 0.1)
     with pytest.raises(UserError, match=r"square: steps = 100 and restarts = 1 and queries = 0, expected"):
-        StrongAttack("square", 0.1, queries=0)
+        AutoAttackComponent("square", 0.1, queries=0)
     with pytest.raises(UserError, match="square: epsilon is -1"):
-        StrongAttack("square", -1)
+        AutoAttackComponent("square", -1)
     tiny = nn.Sequential(nn.Flatten(), nn.Linear(16, 2)).eval()
     with pytest.raises(DataError, match="4 pixels high, expected 5"):
-        strong_success(
+        autoattack_success(
             tiny,
             torch.rand(2, 1, 4, 4),
             torch.zeros(2).long(),
-            attack=StrongAttack("square", 1, "L2"),
+            attack=AutoAttackComponent("square", 1, "L2"),
             seed=0,
         )

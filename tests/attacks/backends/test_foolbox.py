@@ -14,15 +14,21 @@ from torch import Tensor, nn
 
 from evalsuite.attacks.backends import base as compat
 from evalsuite.attacks.backends.base import AttackResult
-from evalsuite.attacks.backends.foolbox import NAMES, Attack, attack_success, foolbox, last_points
+from evalsuite.attacks.backends.foolbox import (
+    FIXED_RADIUS_NAMES,
+    FixedRadiusAttack,
+    attack_success,
+    foolbox,
+    last_points,
+)
 from evalsuite.random_streams import BLOCK, address
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 LinearProblem = Callable[[int], tuple[nn.Module, Tensor, Tensor, Tensor]]
-LINF = [name for name in NAMES if name in {"fgsm", "linf-pgd", "linf-noise"}]
-GUIDED = [name for name in NAMES if name != "linf-noise"]
+LINF = [name for name in FIXED_RADIUS_NAMES if name in {"fgsm", "linf-pgd", "linf-noise"}]
+GUIDED = [name for name in FIXED_RADIUS_NAMES if name != "linf-noise"]
 SHAPE = (1, 4, 4)
 
 
@@ -34,7 +40,7 @@ def predicted(model: nn.Module, images: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[nn.Module, Tensor, Tensor]:
-    """Is a small convolutional network that knows where the bright stroke is, with images and labels."""
+    """A small convolutional network that classifies the place of a bright stroke, with images and labels."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         labels = torch.randint(0, 4, (300,))
@@ -56,7 +62,7 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("name", GUIDED)
-def test_linear_model_breaks_where_its_minimal_norm_is_below_epsilon(
+def test_a_linear_model_errs_where_its_minimal_norm_is_below_epsilon(
     two_class: LinearProblem, name: str
 ) -> None:
     model, images, labels, normal = two_class(200)
@@ -68,7 +74,7 @@ def test_linear_model_breaks_where_its_minimal_norm_is_below_epsilon(
     clear = (minimal / epsilon - 1).abs() > 0.03
     assert clear.sum() > 150
 
-    attack = Attack(name, epsilon)
+    attack = FixedRadiusAttack(name, epsilon)
     broken, found = attack_success(model, images, labels, attack=attack, seed=0)
 
     assert torch.equal(broken[clear], (minimal < epsilon)[clear])
@@ -81,11 +87,11 @@ def test_linear_model_breaks_where_its_minimal_norm_is_below_epsilon(
     assert found.max() <= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", FIXED_RADIUS_NAMES)
 def test_zero_epsilon_is_clean_accuracy(name: str, trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, labels = trained
     labels = (labels + (torch.arange(len(labels)) % 3 == 0)) % 4  # a third of them wrong
-    broken, found = attack_success(model, images, labels, attack=Attack(name, 0.0), seed=0)
+    broken, found = attack_success(model, images, labels, attack=FixedRadiusAttack(name, 0.0), seed=0)
     assert torch.equal(broken, predicted(model, images) != labels)
     assert 0.2 < broken.float().mean() < 0.5
     assert torch.allclose(found, images, atol=1e-6)
@@ -102,19 +108,21 @@ class Curved(nn.Module):
 def test_a_point_on_the_way_counts() -> None:
     images = torch.full((3, *SHAPE), 0.5)
     labels = torch.zeros(3, dtype=torch.int64)
-    attack = Attack("linf-pgd", 0.1, steps=25, random_start=False)
+    attack = FixedRadiusAttack("linf-pgd", 0.1, steps=25, random_start=False)
     model = Curved().eval()
     broken, found = attack_success(model, images, labels, attack=attack, seed=0)
     assert broken.all()
     assert bool((predicted(model, found) == 1).all())
 
 
-def test_a_batch_that_is_broken_is_finished(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_a_batch_that_is_all_misclassified_is_finished(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, labels = trained
     calls: list[int] = []
     handle = model.register_forward_hook(lambda *_: calls.append(1))
     try:
-        attack_success(model, images[:20], labels[:20], attack=Attack("linf-pgd", 0.3, steps=50), seed=0)
+        attack_success(
+            model, images[:20], labels[:20], attack=FixedRadiusAttack("linf-pgd", 0.3, steps=50), seed=0
+        )
     finally:
         handle.remove()
     assert len(calls) < 30
@@ -122,19 +130,23 @@ def test_a_batch_that_is_broken_is_finished(trained: tuple[nn.Module, Tensor, Te
 
 def test_only_the_chosen_images_are_attacked(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, labels = trained
-    attack, chosen = Attack("linf-pgd", 0.04), torch.arange(300) % 2 == 0
+    attack, chosen = FixedRadiusAttack("linf-pgd", 0.04), torch.arange(300) % 2 == 0
     everything = attack_success(model, images, labels, attack=attack, seed=0)
     some = attack_success(model, images, labels, attack=attack, seed=0, among=chosen)
     wrong = predicted(model, images) != labels
-    assert torch.equal(some.broken[chosen], everything.broken[chosen])
-    assert torch.equal(some.broken[~chosen], wrong[~chosen])
-    assert torch.equal(some.images[~chosen], images[~chosen])
+    assert torch.equal(some.misclassified[chosen], everything.misclassified[chosen])
+    assert torch.equal(some.misclassified[~chosen], wrong[~chosen])
+    assert torch.equal(some.adversarials[~chosen], images[~chosen])
 
 
-def test_images_wrong_from_the_start_are_left_alone(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_images_that_are_misclassified_from_the_start_stay_unchanged(
+    trained: tuple[nn.Module, Tensor, Tensor],
+) -> None:
     model, images, labels = trained
     wrong = predicted(model, images) + 1
-    broken, found = attack_success(model, images, wrong % 4, attack=Attack("linf-pgd", 0.1), seed=0)
+    broken, found = attack_success(
+        model, images, wrong % 4, attack=FixedRadiusAttack("linf-pgd", 0.1), seed=0
+    )
     assert broken.all()
     assert torch.equal(found, images)
     assert len(labels) == len(broken)
@@ -145,9 +157,9 @@ def test_pgd_is_stronger_than_fgsm_and_grows_with_epsilon(trained: tuple[nn.Modu
     shares = {}
     for name in ("fgsm", "linf-pgd"):
         for epsilon in (0.02, 0.04, 0.06, 0.3):
-            attack = Attack(name, epsilon)
+            attack = FixedRadiusAttack(name, epsilon)
             shares[name, epsilon] = float(
-                attack_success(model, images, labels, attack=attack, seed=0).broken.float().mean()
+                attack_success(model, images, labels, attack=attack, seed=0).misclassified.float().mean()
             )
     for epsilon in (0.02, 0.04, 0.06):
         assert shares["linf-pgd", epsilon] >= shares["fgsm", epsilon]
@@ -167,7 +179,7 @@ def test_step_size_crosses_the_ball(two_class: LinearProblem, monkeypatch: pytes
 
     monkeypatch.setattr(foolbox().attacks, "LinfProjectedGradientDescentAttack", recorded)
     model, images, labels, _ = two_class(8)
-    attack_success(model, images, labels, attack=Attack("linf-pgd", 0.01, steps=10), seed=0)
+    attack_success(model, images, labels, attack=FixedRadiusAttack("linf-pgd", 0.01, steps=10), seed=0)
     assert seen == [{"rel_stepsize": 0.25, "steps": 10, "random_start": True}]
 
 
@@ -188,40 +200,42 @@ def test_equals_a_direct_call_of_the_library(trained: tuple[nn.Module, Tensor, T
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(address("foolbox", 5, name, 0, 0))
             _, adversarial, success = attack(wrapped, images, labels, epsilons=epsilon)
-        ours = attack_success(model, images, labels, attack=Attack(name, epsilon), seed=5)
+        ours = attack_success(model, images, labels, attack=FixedRadiusAttack(name, epsilon), seed=5)
         assert 0 < success.float().mean() < 1, name
-        assert bool((ours.broken | ~success).all()), name  # and what a point on the way broke
-        assert int((ours.broken & ~success).sum()) <= 4, name
-        assert torch.equal(ours.images[~ours.broken], adversarial[~ours.broken]), name
+        assert bool((ours.misclassified | ~success).all()), name  # and what a point on the way broke
+        assert int((ours.misclassified & ~success).sum()) <= 4, name
+        assert torch.equal(ours.adversarials[~ours.misclassified], adversarial[~ours.misclassified]), name
 
 
 def test_same_seed_same_adversarials_whatever_the_batch(
     trained: tuple[nn.Module, Tensor, Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, images, labels = trained
-    attack = Attack("linf-pgd", 0.05, steps=3)
+    attack = FixedRadiusAttack("linf-pgd", 0.05, steps=3)
     torch.manual_seed(1)
     first = attack_success(model, images, labels, attack=attack, seed=7)
     torch.manual_seed(2)
     again = attack_success(model, images, labels, attack=attack, seed=7)
-    assert torch.equal(first.images, again.images)
-    assert torch.equal(first.broken, again.broken)
+    assert torch.equal(first.adversarials, again.adversarials)
+    assert torch.equal(first.misclassified, again.misclassified)
 
     monkeypatch.setattr(compat, "BATCH", 37)
     small = attack_success(model, images, labels, attack=attack, seed=7)
-    assert (small.images - first.images).abs().flatten(1).amax(1).le(1e-6).float().mean() > 0.98
+    assert (small.adversarials - first.adversarials).abs().flatten(1).amax(1).le(1e-6).float().mean() > 0.98
     part = attack_success(model, images[:100], labels[:100], attack=attack, seed=7)
-    assert (part.images - first.images[:100]).abs().flatten(1).amax(1).le(1e-6).float().mean() > 0.98
+    assert (part.adversarials - first.adversarials[:100]).abs().flatten(1).amax(1).le(
+        1e-6
+    ).float().mean() > 0.98
 
     other = attack_success(model, images, labels, attack=attack, seed=8)
-    assert not torch.equal(first.images, other.images)
+    assert not torch.equal(first.adversarials, other.adversarials)
 
 
 @pytest.mark.parametrize("name", ["linf-pgd", "l2-pgd"])
 def test_every_image_has_its_own_random_start(constant: nn.Module, name: str) -> None:
     images = torch.full((2 * BLOCK + 3, *SHAPE), 0.5)
     labels = torch.zeros(len(images), dtype=torch.int64)
-    broken, found = attack_success(constant, images, labels, attack=Attack(name, 0.1), seed=0)
+    broken, found = attack_success(constant, images, labels, attack=FixedRadiusAttack(name, 0.1), seed=0)
     offsets = (found - images).flatten(1)
     assert not broken.any()
     assert len(torch.unique(offsets, dim=0)) == len(images)
@@ -232,8 +246,8 @@ def test_every_image_has_its_own_random_start(constant: nn.Module, name: str) ->
 
 def test_last_points_lie_farther_behind_the_boundary(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, labels = trained
-    attack, state = Attack("linf-pgd", 0.05), torch.random.get_rng_state()
-    first = attack_success(model, images, labels, attack=attack, seed=0).images
+    attack, state = FixedRadiusAttack("linf-pgd", 0.05), torch.random.get_rng_state()
+    first = attack_success(model, images, labels, attack=attack, seed=0).adversarials
     last = last_points(model, images, labels, attack=attack, seed=0)
     with torch.no_grad():
         losses = [nn.functional.cross_entropy(model(shown), labels).item() for shown in (images, first, last)]
@@ -244,13 +258,13 @@ def test_last_points_lie_farther_behind_the_boundary(trained: tuple[nn.Module, T
 
 def test_restarts_only_add(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
     model, images, labels = trained
-    once = attack_success(model, images, labels, attack=Attack("linf-pgd", 0.035, steps=2), seed=0)
+    once = attack_success(model, images, labels, attack=FixedRadiusAttack("linf-pgd", 0.035, steps=2), seed=0)
     more = attack_success(
-        model, images, labels, attack=Attack("linf-pgd", 0.035, steps=2, restarts=5), seed=0
+        model, images, labels, attack=FixedRadiusAttack("linf-pgd", 0.035, steps=2, restarts=5), seed=0
     )
-    assert bool((more.broken | ~once.broken).all())
-    assert more.broken.sum() > once.broken.sum()
-    assert torch.equal(more.images[once.broken], once.images[once.broken])
+    assert bool((more.misclassified | ~once.misclassified).all())
+    assert more.misclassified.sum() > once.misclassified.sum()
+    assert torch.equal(more.adversarials[once.misclassified], once.adversarials[once.misclassified])
 
 
 def test_leaves_model_and_generator_as_they_were(trained: tuple[nn.Module, Tensor, Tensor]) -> None:
@@ -265,7 +279,7 @@ def test_leaves_model_and_generator_as_they_were(trained: tuple[nn.Module, Tenso
 
     with torch.inference_mode():
         attack_success(
-            model, images.clone(), labels.clone(), attack=Attack("linf-pgd", 0.05, steps=2), seed=0
+            model, images.clone(), labels.clone(), attack=FixedRadiusAttack("linf-pgd", 0.05, steps=2), seed=0
         )
         assert torch.is_inference_mode_enabled()
 
@@ -296,4 +310,4 @@ def test_imports_quietly_and_lazily(tmp_path: Path) -> None:
 
 
 def test_result_is_a_pair() -> None:
-    assert AttackResult._fields == ("broken", "images")
+    assert AttackResult._fields == ("misclassified", "adversarials")

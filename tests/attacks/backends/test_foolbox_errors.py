@@ -1,4 +1,4 @@
-"""What an attack refuses, and what it says."""
+"""The errors of attacks: malformed input, broken models, and claims of the library that are wrong."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from evalsuite.attacks.backends.foolbox import Attack, attack_success, foolbox
+from evalsuite.attacks.backends.foolbox import FixedRadiusAttack, attack_success, foolbox
 from evalsuite.errors import ContractError, DataError, InvalidModelError, UnknownNameError, UserError
 
 LinearProblem = Callable[[int], tuple[nn.Module, Tensor, Tensor, Tensor]]
 
 
-def test_gives_the_model_back_after_an_error(two_class: LinearProblem) -> None:
+def test_the_model_is_restored_after_an_error(two_class: LinearProblem) -> None:
     model, images, labels, _ = two_class(4)
     with pytest.raises(DataError, match="label 2"):
-        attack_success(model, images, labels + 1, attack=Attack("fgsm", 0.1), seed=0)
+        attack_success(model, images, labels + 1, attack=FixedRadiusAttack("fgsm", 0.1), seed=0)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -40,25 +40,25 @@ def test_malformed_images(two_class: LinearProblem, spoil: object, message: str)
     model, images, labels, _ = two_class(4)
     assert callable(spoil)
     with pytest.raises(DataError, match=message):
-        attack_success(model, spoil(images), labels, attack=Attack("fgsm", 0.1), seed=0)
+        attack_success(model, spoil(images), labels, attack=FixedRadiusAttack("fgsm", 0.1), seed=0)
 
 
 @pytest.mark.parametrize("labels", [torch.zeros(4), torch.tensor([0, 0, 0, -1])], ids=["float", "negative"])
 def test_malformed_labels(two_class: LinearProblem, labels: Tensor) -> None:
     model, images, _, _ = two_class(4)
     with pytest.raises(DataError, match="expected class numbers"):
-        attack_success(model, images, labels, attack=Attack("fgsm", 0.1), seed=0)
+        attack_success(model, images, labels, attack=FixedRadiusAttack("fgsm", 0.1), seed=0)
 
 
 def test_a_part_in_training_mode_is_refused(two_class: LinearProblem) -> None:
     model, images, labels, _ = two_class(4)
     model.get_submodule("linear").train()
     with pytest.raises(InvalidModelError, match="linear is in training mode"):
-        attack_success(model, images, labels, attack=Attack("fgsm", 0.1), seed=0)
+        attack_success(model, images, labels, attack=FixedRadiusAttack("fgsm", 0.1), seed=0)
 
 
 class Spoiled(nn.Module):
-    """Is a model that goes wrong in one of several ways."""
+    """A model with one of several defects."""
 
     def __init__(self, inner: nn.Module, fault: str) -> None:
         super().__init__()
@@ -89,12 +89,14 @@ class Spoiled(nn.Module):
         ("fickle", ContractError, "is the model deterministic"),
     ],
 )
-def test_models_that_would_succeed_silently(
+def test_models_on_which_attacks_would_succeed_silently(
     two_class: LinearProblem, fault: str, kind: type[Exception], message: str
 ) -> None:
     model, images, labels, _ = two_class(4)
     with pytest.raises(kind, match=message):
-        attack_success(Spoiled(model, fault).eval(), images, labels, attack=Attack("fgsm", 0.001), seed=0)
+        attack_success(
+            Spoiled(model, fault).eval(), images, labels, attack=FixedRadiusAttack("fgsm", 0.001), seed=0
+        )
 
 
 def test_an_image_too_far_away_is_refused(two_class: LinearProblem, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,10 +110,10 @@ def test_an_image_too_far_away_is_refused(two_class: LinearProblem, monkeypatch:
     monkeypatch.setattr(foolbox().attacks, "LinfFastGradientAttack", Cheat)
     model, images, labels, _ = two_class(4)
     with pytest.raises(ContractError, match=r"distance 0\.02, expected at most epsilon = 0\.01"):
-        attack_success(model, images, labels, attack=Attack("fgsm", 0.01), seed=0)
+        attack_success(model, images, labels, attack=FixedRadiusAttack("fgsm", 0.01), seed=0)
 
 
-def test_a_rounding_out_of_range_is_mended(constant: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rounding_out_of_range_is_clipped(constant: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     class Rounded:
         def __call__(self, _: object, images: Tensor, labels: Tensor, **__: float) -> tuple[Tensor, ...]:
             found = images + 6e-8 * (2 * images - 1)
@@ -120,7 +122,9 @@ def test_a_rounding_out_of_range_is_mended(constant: nn.Module, monkeypatch: pyt
     monkeypatch.setattr(foolbox().attacks, "LinfFastGradientAttack", Rounded)
     model = constant
     images = torch.tensor([0.0, 1.0]).repeat(8).reshape(1, 1, 4, 4)
-    broken, found = attack_success(model, images, torch.tensor([0]), attack=Attack("fgsm", 0.01), seed=0)
+    broken, found = attack_success(
+        model, images, torch.tensor([0]), attack=FixedRadiusAttack("fgsm", 0.01), seed=0
+    )
     assert not broken.any()
     assert torch.equal(found, images)
 
@@ -143,4 +147,4 @@ def test_a_rounding_out_of_range_is_mended(constant: nn.Module, monkeypatch: pyt
 )
 def test_attacks_that_make_no_sense(settings: dict[str, object], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
-        Attack(**settings)  # type: ignore[arg-type]  # a table of settings has no types
+        FixedRadiusAttack(**settings)  # type: ignore[arg-type]  # a table of settings has no types

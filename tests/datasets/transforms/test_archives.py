@@ -13,7 +13,6 @@ from PIL import Image
 from torch import nn
 
 from evalsuite.compat.robustbench import robustbench
-from evalsuite.datasets import pictures
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms import archives
@@ -49,7 +48,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(
         archives, "ARCHIVES", {**ARCHIVES, "cifar10": replace(ARCHIVES["cifar10"], checksums=sums)}
     )
-    pictures.listing.cache_clear()
+    archives.list_pictures.cache_clear()
     return tmp_path
 
 
@@ -61,17 +60,17 @@ def image_source(root: Path | None, **changes: Any) -> ImageSource:
 @pytest.mark.parametrize("kind", ["fog", "spatter"])
 def test_the_rows_are_those_that_robustbench_reads(root: Path, kind: str, severity: int) -> None:
     expected, labels = robustbench().data.load_cifar10c(300, severity, str(root), False, [kind])
-    found = image_source(root).images(View(transform=OfficialCorruption(kind, severity)))
-    np.testing.assert_array_equal(found.images.astype(np.float32) / 255, expected.numpy())
-    assert found.labels is not None
-    np.testing.assert_array_equal(found.labels, labels.numpy())
-    assert found.images.dtype == np.uint8
-    assert found.name == f"{kind} official/{severity}"
+    image_set = image_source(root).images(View(transform=OfficialCorruption(kind, severity)))
+    np.testing.assert_array_equal(image_set.images.astype(np.float32) / 255, expected.numpy())
+    assert image_set.labels is not None
+    np.testing.assert_array_equal(image_set.labels, labels.numpy())
+    assert image_set.images.dtype == np.uint8
+    assert image_set.name == f"{kind} official/{severity}"
 
 
 def test_the_file_is_mapped_and_the_rows_are_a_view_of_it(root: Path) -> None:
-    found: Any = image_source(root).images(FOG).images
-    assert found._mmap is not None  # NumPy's own mark of arrays that share the file's memory
+    rows: Any = image_source(root).images(FOG).images
+    assert rows._mmap is not None  # NumPy's own mark of arrays that share the file's memory
     few = image_source(root).images(replace(FOG, first=7))
     np.testing.assert_array_equal(few.images[:, :, 0, 0], PIXELS["fog"][2 * ROWS :][:7, 0, 0])
 
@@ -94,7 +93,7 @@ def test_the_published_sums_are_of_19_corruptions_and_the_labels() -> None:
 
 
 class TestChecksum:
-    def test_of_the_published_files_is_said(self, root: Path) -> None:
+    def test_of_the_published_files_is_verified(self, root: Path) -> None:
         assert image_source(root).origin(FOG) == "official, MD5 verified"
         assert image_source(root).origin(View(transform=Corruption("fog", 3))) == "generated, seed 0"
         assert image_source(root).origin(View()) == ""
@@ -111,14 +110,14 @@ class TestChecksum:
         )
         assert md5(path) != expected
 
-    def test_is_asked_for_or_the_files_are_not_verified(self, root: Path) -> None:
+    def test_is_not_checked_if_the_user_allows_other_files(self, root: Path) -> None:
         np.save(root / "CIFAR-10-C" / "fog.npy", PIXELS["fog"][::-1])
-        own = View(transform=OfficialCorruption("fog", 3, verify=False))
+        unverified = View(transform=OfficialCorruption("fog", 3, verify=False))
         shown = image_source(root)
         np.testing.assert_array_equal(
-            shown.images(own).images[0, :, 0, 0], PIXELS["fog"][::-1][2 * ROWS, 0, 0]
+            shown.images(unverified).images[0, :, 0, 0], PIXELS["fog"][::-1][2 * ROWS, 0, 0]
         )
-        assert shown.origin(own) == "official, MD5 not verified"
+        assert shown.origin(unverified) == "official, MD5 not verified"
         assert shown.origin(View(transform=OfficialCorruption("spatter", 3))) == "official, MD5 verified"
 
     def test_of_the_labels_counts_too(self, root: Path) -> None:
@@ -128,16 +127,16 @@ class TestChecksum:
             image_source(root).images(FOG)
 
     def test_is_part_of_the_digest(self, root: Path) -> None:
-        own = View(transform=OfficialCorruption("fog", 3, verify=False))
+        unverified = View(transform=OfficialCorruption("fog", 3, verify=False))
         views = (
-            own,
-            replace(own, first=9),
+            unverified,
+            replace(unverified, first=9),
             View(transform=OfficialCorruption("fog", 4, verify=False)),
             View(),
         )
         before = [image_source(root).digest(view) for view in views]
         assert before == [image_source(root).digest(view) for view in views]
-        assert len({*before, image_source(root, labels=LABELS[1:301]).digest(own)}) == 5
+        assert len({*before, image_source(root, labels=LABELS[1:301]).digest(unverified)}) == 5
         changed = PIXELS["fog"].copy()
         changed[-1] ^= 1
         np.save(root / "CIFAR-10-C" / "fog.npy", changed)
@@ -156,8 +155,8 @@ SHORT = PIXELS["fog"][:-1]
         ("fog.npy", SHORT, r"fog\.npy: found uint8 of shape \(49999, 1, 1, 3\), expected uint8 of shape \(50000, "),
         ("fog.npy", PIXELS["fog"].astype(np.float32), r"fog\.npy: found float32 of shape \(50000, .* expected uint8"),
         ("fog.npy", PIXELS["fog"].transpose(0, 3, 1, 2), r"fog\.npy: found uint8 of shape \(50000, 3, 1, 1\), exp"),
-        ("fog.npy", b"<!doctype html>", r"fog\.npy: found 15 bytes that are no whole NumPy array"),
-        ("fog.npy", b"cut", r"fog\.npy: found 100000 bytes that are no whole NumPy array"),
+        ("fog.npy", b"<!doctype html>", r"fog\.npy: found 15 bytes that are no complete NumPy array"),
+        ("fog.npy", b"cut", r"fog\.npy: found 100000 bytes that are no complete NumPy array"),
         ("labels.npy", np.tile(LABELS, 5)[::-1], r"labels\.npy, severity 1: found label . for image \d+, expected"),
         ("labels.npy", LABELS, r"labels\.npy: found int64 of shape \(10000,\), expected integers of shape \(50000,\)"),
         ("labels.npy", np.tile(LABELS, 5) + 0.5, r"labels\.npy: found float64 of shape \(50000,\), expected integers"),
@@ -176,10 +175,10 @@ def test_a_malformed_archive_is_named(
     root: Path, file: str, content: Array | bytes | None, sentence: str
 ) -> None:
     path = root / "CIFAR-10-C" / file
-    whole = path.read_bytes()
+    content_before = path.read_bytes()
     path.unlink()
     if isinstance(content, bytes):
-        path.write_bytes(whole[:100_000] if content == b"cut" else content)
+        path.write_bytes(content_before[:100_000] if content == b"cut" else content)
     elif content is not None:
         np.save(path, content)
     with pytest.raises(DataError, match=sentence) as caught:
@@ -205,9 +204,11 @@ def test_an_archive_of_something_else(
         image_source(root, **changes).images(View(transform=OfficialCorruption("fog", 3, **settings)))
 
 
-def test_a_data_set_of_ones_own_may_have_an_archive_of_its_own(root: Path) -> None:
-    found = image_source(root, name="mine").images(View(transform=OfficialCorruption("fog", 2, "CIFAR-10-C")))
-    np.testing.assert_array_equal(found.images[:, :, 0, 0], PIXELS["fog"][ROWS:][:300, 0, 0])
+def test_the_data_set_of_a_user_may_have_an_archive(root: Path) -> None:
+    image_set = image_source(root, name="mine").images(
+        View(transform=OfficialCorruption("fog", 2, "CIFAR-10-C"))
+    )
+    np.testing.assert_array_equal(image_set.images[:, :, 0, 0], PIXELS["fog"][ROWS:][:300, 0, 0])
     assert (
         image_source(root, name="mine")
         .origin(View(transform=OfficialCorruption("fog", 2, "CIFAR-10-C")))
@@ -215,7 +216,7 @@ def test_a_data_set_of_ones_own_may_have_an_archive_of_its_own(root: Path) -> No
     )
 
 
-def test_an_empty_folder_is_said_to_lack_the_file_or_the_folder(tmp_path: Path) -> None:
+def test_in_an_empty_folder_the_missing_file_or_folder_is_named(tmp_path: Path) -> None:
     for name in ("CIFAR-10-C", "ImageNet-C"):
         (tmp_path / name).mkdir()
     with pytest.raises(DataError, match=r"CIFAR-10-C/fog\.npy: no such file"):
@@ -224,9 +225,10 @@ def test_an_empty_folder_is_said_to_lack_the_file_or_the_folder(tmp_path: Path) 
         image_source(tmp_path, name="imagenet").images(FOG)
 
 
-def test_without_a_data_folder_the_three_ways_to_name_one_are_said() -> None:
+def test_without_a_data_root_the_error_tells_how_to_name_one() -> None:
     with pytest.raises(
-        DataError, match=r"CIFAR-10-C need a data folder .* --data .* EVALSUITE_DATA, or data_root"
+        DataError,
+        match=r"the archive CIFAR-10-C needs a data folder .* --data-root, .* EVALSUITE_DATA, or data_root",
     ):
         image_source(None).images(FOG)
 
@@ -247,7 +249,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             (folder / "thumbs.db").write_text("no picture")
     listed = Path.iterdir  # folders list in any order: here in the worst
     monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(listed(self), reverse=True)))
-    pictures.listing.cache_clear()
+    archives.list_pictures.cache_clear()
     return tmp_path
 
 
@@ -258,45 +260,49 @@ def pictured(root: Path, **changes: Any) -> ImageSource:
 
 class TestTree:
     def test_shows_the_centre_of_pictures_in_the_order_of_sorted_classes(self, tree: Path) -> None:
-        found = pictured(tree).images(FOG)
-        assert found.images.dtype == np.uint8
-        assert (found.images.shape, found.images.ndim, found.images.nbytes) == ((6, 3, 8, 8), 4, 1152)
+        image_set = pictured(tree).images(FOG)
+        assert image_set.images.dtype == np.uint8
+        assert (image_set.images.shape, image_set.images.ndim, image_set.images.nbytes) == (
+            (6, 3, 8, 8),
+            4,
+            1152,
+        )
         expected = [10, 11, 0, 1, 20, 21]
         for rows in (slice(None), slice(2, 5), np.array([5, 0]), np.arange(6) % 2 == 0, slice(0, 0)):
-            shown = found.images[rows]
+            shown = image_set.images[rows]
             assert shown.shape[1:] == (3, 8, 8)
             assert shown.reshape(len(shown), 192).tolist() == [
                 [one] * 192 for one in np.array(expected)[rows]
             ]
-        assert found.images[1].tolist() == np.full((3, 8, 8), 11).tolist()
-        np.testing.assert_array_equal(np.asarray(found.images)[:, 0, 0, 0], expected)
+        assert image_set.images[1].tolist() == np.full((3, 8, 8), 11).tolist()
+        np.testing.assert_array_equal(np.asarray(image_set.images)[:, 0, 0, 0], expected)
 
-    def test_is_decoded_when_it_is_looked_at(self, tree: Path) -> None:
-        found = pictured(tree).images(FOG)
+    def test_is_decoded_on_access(self, tree: Path) -> None:
+        image_set = pictured(tree).images(FOG)
         broken = tree / "ImageNet-C" / "weather" / "fog" / "3" / "n03" / "1.png"
         broken.write_bytes(b"\x89PNG and then nothing")
-        assert len(found.images[:5]) == 5
+        assert len(image_set.images[:5]) == 5
         with pytest.raises(DataError, match=r"n03/1\.png: not a readable picture"):
-            found.images[5:]
+            image_set.images[5:]
 
     def test_goes_through_a_model_like_an_array(self, tree: Path) -> None:
-        found = pictured(tree).images(FOG).images
+        pictures = pictured(tree).images(FOG).images
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             model = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
-        shown = logits(model, found, batch_size=4)
-        np.testing.assert_array_equal(shown, logits(model, np.asarray(found), batch_size=4))
+        shown = logits(model, pictures, batch_size=4)
+        np.testing.assert_array_equal(shown, logits(model, np.asarray(pictures), batch_size=4))
         assert len(np.unique(shown, axis=0)) == 6
 
     def test_is_official_and_not_verified(self, tree: Path) -> None:
         assert pictured(tree).origin(FOG) == "official, MD5 not verified"
 
-    def test_has_a_digest_of_what_is_listed(self, tree: Path) -> None:
+    def test_has_a_digest_of_its_listing(self, tree: Path) -> None:
         before = pictured(tree).digest(FOG)
-        pictures.listing.cache_clear()
+        archives.list_pictures.cache_clear()
         assert pictured(tree).digest(FOG) == before
-        one = tree / "ImageNet-C" / "weather" / "fog" / "3" / "n03" / "1.png"
-        Image.new("RGB", (10, 12)).save(one)
+        picture = tree / "ImageNet-C" / "weather" / "fog" / "3" / "n03" / "1.png"
+        Image.new("RGB", (10, 12)).save(picture)
         assert pictured(tree).digest(FOG) != before
 
     @pytest.mark.parametrize(

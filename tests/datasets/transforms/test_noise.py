@@ -19,8 +19,8 @@ def offsets(noise: RandomNoise, images: Any = GREY, seed: int = 0) -> Any:
 
 
 def test_gaussian_noise_is_gaussian() -> None:
-    found = offsets(RandomNoise("gaussian", 8)).ravel()
-    assert stats.kstest(found / 8, "norm").pvalue > 0.001
+    noise_values = offsets(RandomNoise("gaussian", 8)).ravel()
+    assert stats.kstest(noise_values / 8, "norm").pvalue > 0.001
     assert offsets(RandomNoise("gaussian", 8)).dtype == np.float32
 
 
@@ -28,8 +28,8 @@ def test_the_first_uniform_draw_is_the_one_that_was_published() -> None:
     for images in (GREY, (GREY / np.float32(255)).astype(np.float32)):
         expected = RandomNoise("uniform", 8.0).apply(images, Place(seed=4))
         np.testing.assert_array_equal(RandomNoise("uniform", 8).apply(images, Place(seed=4)), expected)
-    found = offsets(RandomNoise("uniform", 8, 1)).ravel()
-    assert stats.kstest(found / 8, "uniform", args=(-1, 2)).pvalue > 0.001
+    noise_values = offsets(RandomNoise("uniform", 8, 1)).ravel()
+    assert stats.kstest(noise_values / 8, "uniform", args=(-1, 2)).pvalue > 0.001
 
 
 @pytest.mark.parametrize("kind", ["uniform", "gaussian"])
@@ -52,9 +52,9 @@ def test_pixels_stay_in_range() -> None:
     ends = np.where(np.arange(64).reshape(8, 8) % 2, np.uint8(255), np.uint8(0)) * np.ones(
         (3, 3, 1, 1), np.uint8
     )
-    found = RandomNoise("gaussian", 64).apply(ends, Place())
-    assert (found.min(), found.max()) == (0, 1)
-    assert 0.3 < np.mean((found == 0) | (found == 1)) < 0.7
+    noisy = RandomNoise("gaussian", 64).apply(ends, Place())
+    assert (noisy.min(), noisy.max()) == (0, 1)
+    assert 0.3 < np.mean((noisy == 0) | (noisy == 1)) < 0.7
 
 
 @pytest.mark.parametrize(
@@ -72,11 +72,11 @@ def test_packed_images_carry_their_draws() -> None:
     images = np.arange(20 * BLOCK + 3, dtype=np.uint8).reshape(-1, 1, 1, 1) * np.ones((1, 2, 3, 3), np.uint8)
     parts = list(packed(images, 7, "here"))
     assert [rows for rows, _ in parts] == [slice(0, 16 * BLOCK), slice(16 * BLOCK, len(images))]
-    whole = np.concatenate([part for _, part in parts])
-    np.testing.assert_array_equal(whole[:, :2], images / np.float32(255))
-    uniform = whole[:, 2:]
+    complete = np.concatenate([part for _, part in parts])
+    np.testing.assert_array_equal(complete[:, :2], images / np.float32(255))
+    uniform = complete[:, 2:]
     assert stats.kstest(uniform.ravel(), "uniform").pvalue > 0.001
     ((_, few),) = packed(images[:70], 7, "here")
-    np.testing.assert_array_equal(few, whole[:70])
+    np.testing.assert_array_equal(few, complete[:70])
     ((_, other),) = packed(images[:70], 8, "here")
     assert not np.array_equal(other, few)

@@ -32,20 +32,20 @@ def image_source(root: Path | None, **changes: Any) -> ImageSource:
 
 
 def test_the_frames_come_video_after_video(root: Path) -> None:
-    found = image_source(root).images(TILT)
-    assert (found.name, found.labels, found.classes) == ("tilt video", None, 0)
-    assert found.images.shape == (20, 3, 2, 2)
+    image_set = image_source(root).images(TILT)
+    assert (image_set.name, image_set.labels, image_set.classes) == ("tilt video", None, 0)
+    assert image_set.images.shape == (20, 3, 2, 2)
     for video in range(5):
         for frame in range(4):
-            shown = found.images[4 * video + frame]
-            np.testing.assert_array_equal(shown, FILMS[video, frame].transpose(2, 0, 1))
+            frame_image = image_set.images[4 * video + frame]
+            np.testing.assert_array_equal(frame_image, FILMS[video, frame].transpose(2, 0, 1))
     few = image_source(root).images(View(transform=PerturbationSequences("tilt", count=2)))
-    np.testing.assert_array_equal(few.images, found.images[:8])
+    np.testing.assert_array_equal(few.images, image_set.images[:8])
 
 
 def test_the_file_is_not_copied(root: Path) -> None:
-    found: Any = image_source(root).images(TILT).images
-    assert found._mmap is not None  # NumPy's own mark of arrays that share the file's memory
+    frames: Any = image_source(root).images(TILT).images
+    assert frames._mmap is not None  # NumPy's own mark of arrays that share the file's memory
 
 
 def test_the_digest_is_that_of_the_frames_that_are_shown(root: Path) -> None:
@@ -68,11 +68,11 @@ def test_there_are_ten_perturbations() -> None:
     ("content", "changes", "sentence"),
     [
         (None, {}, r"tilt\.npy: no such file, expected that of CIFAR-10-P \(Zenodo record 2535967\)"),
-        (b"<html>", {}, r"tilt\.npy: found 6 bytes that are no whole NumPy array"),
+        (b"<html>", {}, r"tilt\.npy: found 6 bytes that are no complete NumPy array"),
         (
             FILMS[0],
             {},
-            r"tilt\.npy: found uint8 of shape \(4, 2, 2, 3\), expected uint8 of shape \(videos, frames",
+            r"tilt\.npy: found uint8 of shape \(4, 2, 2, 3\), expected uint8 of shape \(sequences, frames",
         ),
         (FILMS[:, :1], {}, r"found uint8 of shape \(5, 1, 2, 2, 3\), .* at least two frames"),
         (FILMS / np.float32(255), {}, "found float32 of shape"),
@@ -96,6 +96,6 @@ def test_a_malformed_file_is_named(root: Path, content: Any, changes: dict[str, 
     assert str(path) in str(caught.value)
 
 
-def test_without_a_data_folder_the_three_ways_to_name_one_are_said() -> None:
-    with pytest.raises(DataError, match="CIFAR-10-P need a data folder"):
+def test_without_a_data_root_the_error_tells_how_to_name_one() -> None:
+    with pytest.raises(DataError, match="CIFAR-10-P needs a data folder"):
         image_source(None).images(TILT)

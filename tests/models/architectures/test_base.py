@@ -13,16 +13,10 @@ from torchvision.transforms.functional import normalize
 
 from evalsuite.errors import SuiteError, UnknownNameError
 from evalsuite.models import MODELS
-from evalsuite.models.architectures.base import (
-    Architecture,
-    Normalized,
-    assemble,
-    core,
-    from_settings,
-    to_settings,
-)
+from evalsuite.models.architectures.base import Architecture, Normalized, build_model, unwrap_model
 from evalsuite.models.architectures.cnn import SmallCNN
 from evalsuite.models.architectures.resnet import ResNet20, ZeroPadding
+from evalsuite.models.architectures.settings import from_settings, to_settings
 from evalsuite.models.cost import cost
 
 if TYPE_CHECKING:
@@ -72,7 +66,7 @@ def test_names_are_listed_without_torch() -> None:
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_architecture_gives_one_row_of_logits_per_image(name: str) -> None:
     classes = 10 if name == "robustbench" else 7
-    model = assemble(from_settings({"name": name, "classes": classes, **REFERENCES.get(name, {})})).eval()
+    model = build_model(from_settings({"name": name, "classes": classes, **REFERENCES.get(name, {})})).eval()
     logits = model(torch.rand(3, 3, 32, 32))[:, :7]
     assert logits.shape == (3, 7)
     assert torch.isfinite(logits).all()
@@ -81,7 +75,7 @@ def test_every_architecture_gives_one_row_of_logits_per_image(name: str) -> None
 
 @pytest.mark.parametrize("name", OWN)
 def test_number_of_channels_follows_the_mean(name: str) -> None:
-    model = assemble(from_settings({"name": name, "mean": [0.5], "std": [0.5]})).eval()
+    model = build_model(from_settings({"name": name, "mean": [0.5], "std": [0.5]})).eval()
     assert model(torch.rand(2, 1, 32, 32)).shape == (2, 10)
 
 
@@ -96,11 +90,11 @@ def test_parameters_are_the_published_ones(name: str, millions: float) -> None:
 def test_costs_are_the_published_ones(
     name: str, settings: dict[str, Any], parameters: float, macs: float | None
 ) -> None:
-    found = cost(assemble(from_settings({"name": name, **settings})), (3, 32, 32))
+    total = cost(build_model(from_settings({"name": name, **settings})), (3, 32, 32))
     if isinstance(parameters, int):
-        assert found.parameters == parameters
-    assert found.parameters == pytest.approx(parameters, rel=0.007)
-    assert macs is None or found.macs == pytest.approx(macs, rel=0.01)
+        assert total.parameters == parameters
+    assert total.parameters == pytest.approx(parameters, rel=0.007)
+    assert macs is None or total.macs == pytest.approx(macs, rel=0.01)
 
 
 def test_resnet20_has_the_parameters_of_the_reference_implementation() -> None:
@@ -127,7 +121,7 @@ def test_preprocessing_agrees_with_torchvision() -> None:
 
 
 def test_preprocessing_is_not_part_of_the_weights() -> None:
-    model = assemble(SmallCNN())
+    model = build_model(SmallCNN())
     assert {name.partition(".")[0] for name in model.state_dict()} == {"network"}
     assert {name for name, _ in model.named_buffers() if "." not in name} == {"mean", "std"}
 
@@ -182,9 +176,9 @@ def test_settings_of_a_stranger_are_refused() -> None:
 
 
 def test_skipped_layers_pass_their_input_on() -> None:
-    whole = from_settings({"name": "resnet20"})
+    dense = from_settings({"name": "resnet20"})
     layers = ("layer1.0.conv1", "layer1.0.bn1", "layer1.0.conv2", "layer1.0.bn2")
-    block = core(assemble(dataclasses.replace(whole, bypass=layers))).get_submodule("layer1.0")
+    block = unwrap_model(build_model(dataclasses.replace(dense, bypass=layers))).get_submodule("layer1.0")
     maps = torch.rand(2, 16, 8, 8)
     assert torch.equal(block(maps), 2 * maps)
 
@@ -202,7 +196,7 @@ def test_skipped_layers_pass_their_input_on() -> None:
 )
 def test_skipping_what_is_no_layer_is_refused(layer: str, sentence: str) -> None:
     with pytest.raises(SuiteError, match=sentence):
-        assemble(ResNet20(bypass=(layer,)))
+        build_model(ResNet20(bypass=(layer,)))
 
 
 @pytest.mark.parametrize("widths", [(1, 2, 3), (8, 8, 0, 8)])

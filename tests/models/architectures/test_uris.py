@@ -12,8 +12,9 @@ from torchvision import models
 
 from evalsuite.compat.calls import quiet_imports
 from evalsuite.errors import SuiteError, UnknownNameError
-from evalsuite.models.architectures.base import assemble, core, from_settings, to_settings
-from evalsuite.models.architectures.uris import architecture
+from evalsuite.models.architectures.base import build_model, unwrap_model
+from evalsuite.models.architectures.settings import from_settings, to_settings
+from evalsuite.models.architectures.uris import architecture_from_uri
 
 NETWORK = """
 from torch import nn
@@ -48,42 +49,47 @@ def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def test_own_names_with_and_without_their_origin() -> None:
+def test_registered_names_with_and_without_their_scheme() -> None:
     for reference in ("resnet20", "evalsuite:resnet20"):
-        found = architecture(reference, shortcut="B", classes=7)
-        assert to_settings(found) == to_settings(
+        architecture = architecture_from_uri(reference, shortcut="B", classes=7)
+        assert to_settings(architecture) == to_settings(
             from_settings({"name": "resnet20", "shortcut": "B", "classes": 7})
         )
 
 
 def test_torchvision_is_built_by_torchvision() -> None:
-    found = architecture("torchvision:resnet18", classes=7)
-    assert found.mean == (0.485, 0.456, 0.406)
-    assert found.std == (0.229, 0.224, 0.225)
-    assert shapes(core(assemble(found))) == shapes(models.resnet18(num_classes=7))
+    architecture = architecture_from_uri("torchvision:resnet18", classes=7)
+    assert architecture.mean == (0.485, 0.456, 0.406)
+    assert architecture.std == (0.229, 0.224, 0.225)
+    assert shapes(unwrap_model(build_model(architecture))) == shapes(models.resnet18(num_classes=7))
 
 
 def test_timm_is_built_by_timm_with_its_preprocessing() -> None:
     with quiet_imports():
         import timm
-    found = architecture("timm:resnet10t", classes=7)
-    assert shapes(core(assemble(found))) == shapes(timm.create_model("resnet10t", num_classes=7))
-    halves = architecture("timm:vit_tiny_patch16_224.augreg_in21k", options={"img_size": 32, "patch_size": 4})
+    architecture = architecture_from_uri("timm:resnet10t", classes=7)
+    assert shapes(unwrap_model(build_model(architecture))) == shapes(
+        timm.create_model("resnet10t", num_classes=7)
+    )
+    halves = architecture_from_uri(
+        "timm:vit_tiny_patch16_224.augreg_in21k", options={"img_size": 32, "patch_size": 4}
+    )
     assert (halves.mean, halves.std) == ((0.5,) * 3, (0.5,) * 3)
-    grey = architecture("timm:resnet10t", mean=[0.5], std=[0.25])
-    assert assemble(grey).eval()(torch.rand(2, 1, 32, 32)).shape == (2, 10)
+    grey = architecture_from_uri("timm:resnet10t", mean=[0.5], std=[0.25])
+    assert build_model(grey).eval()(torch.rand(2, 1, 32, 32)).shape == (2, 10)
 
 
 def test_robustbench_normalises_by_itself() -> None:
-    found = architecture("robustbench:Wong2020Fast")
-    assert (found.mean, found.std) == ((0.0,) * 3, (1.0,) * 3)
+    architecture = architecture_from_uri("robustbench:Wong2020Fast")
+    assert (architecture.mean, architecture.std) == ((0.0,) * 3, (1.0,) * 3)
     assert (
-        architecture("robustbench:Wang2023Better_WRN-28-10", dataset="cifar100", classes=100).classes == 100
+        architecture_from_uri("robustbench:Wang2023Better_WRN-28-10", dataset="cifar100", classes=100).classes
+        == 100
     )
 
 
 def test_robustbench_finds_the_networks_that_it_asks_timm_for_by_another_name() -> None:
-    network = architecture("robustbench:Debenedetti2022Light_XCiT-S12").network().eval()
+    network = architecture_from_uri("robustbench:Debenedetti2022Light_XCiT-S12").network().eval()
     first = next(tensor for name, tensor in network.named_buffers() if name.endswith("mean"))
     assert first.flatten().tolist() == pytest.approx([0.4914, 0.4822, 0.4465])
     with torch.inference_mode():
@@ -91,47 +97,50 @@ def test_robustbench_finds_the_networks_that_it_asks_timm_for_by_another_name() 
 
 
 def test_preprocessing_is_the_users_if_given() -> None:
-    found = architecture("torchvision:resnet18", mean=[0.1, 0.2, 0.3], std=[1, 1, 1])
-    assert (found.mean, found.std) == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
+    architecture = architecture_from_uri("torchvision:resnet18", mean=[0.1, 0.2, 0.3], std=[1, 1, 1])
+    assert (architecture.mean, architecture.std) == ((0.1, 0.2, 0.3), (1.0, 1.0, 1.0))
 
 
 def test_options_reach_the_library() -> None:
-    found = architecture(
+    architecture = architecture_from_uri(
         "torchvision:resnet18", options={"width_per_group": 64, "replace_stride_with_dilation": None}
     )
-    assert json.loads(json.dumps(to_settings(found)))["options"]["width_per_group"] == 64
+    assert json.loads(json.dumps(to_settings(architecture)))["options"]["width_per_group"] == 64
     with pytest.raises(SuiteError, match=r"torchvision:resnet18 cannot be built: TypeError: .*'depth'"):
-        assemble(architecture("torchvision:resnet18", options={"depth": 3}))
+        build_model(architecture_from_uri("torchvision:resnet18", options={"depth": 3}))
 
 
 @pytest.mark.parametrize("function", ["Flat", "flat"])
-def test_a_file_of_ones_own_is_run_and_told_the_number_of_classes(
+def test_a_user_file_is_run_with_the_number_of_classes(
     file: Path, function: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(file.parent)
-    found = architecture(f"mine.py:{function}", classes=7)
+    architecture = architecture_from_uri(f"mine.py:{function}", classes=7)
     monkeypatch.chdir("/")
-    again = from_settings(to_settings(found))  # from elsewhere
-    assert assemble(again)(torch.rand(2, 3, 32, 32)).shape == (2, 7)
-    assert (found.mean, found.std) == ((0.0,) * 3, (1.0,) * 3)
+    again = from_settings(to_settings(architecture))  # from elsewhere
+    assert build_model(again)(torch.rand(2, 3, 32, 32)).shape == (2, 7)
+    assert (architecture.mean, architecture.std) == ((0.0,) * 3, (1.0,) * 3)
 
 
-def test_a_function_that_does_not_ask_for_classes_is_not_told(file: Path) -> None:
-    assert assemble(architecture(f"{file}:fixed", classes=7))(torch.rand(2, 3, 32, 32)).shape == (2, 5)
-    wide = architecture(f"{file}:Flat", classes=7, options={"width": 2})
-    assert shapes(core(assemble(wide)))["head.weight"] == (7, 2)
+def test_a_function_without_a_parameter_for_classes_gets_none(file: Path) -> None:
+    assert build_model(architecture_from_uri(f"{file}:fixed", classes=7))(torch.rand(2, 3, 32, 32)).shape == (
+        2,
+        5,
+    )
+    wide = architecture_from_uri(f"{file}:Flat", classes=7, options={"width": 2})
+    assert shapes(unwrap_model(build_model(wide)))["head.weight"] == (7, 2)
 
 
 def test_a_file_runs_once(file: Path) -> None:
     for _ in range(2):
-        assemble(architecture(f"{file}:flat", classes=3))
+        build_model(architecture_from_uri(f"{file}:flat", classes=3))
     module = next(m for m in [*sys.modules.values()] if getattr(m, "__file__", None) == str(file))
     assert module.RUNS == [3, 3]
 
 
 def test_a_module_that_is_installed() -> None:
-    found = architecture("torchvision.models:resnet18", options={"num_classes": 7}, classes=7)
-    assert shapes(core(assemble(found))) == shapes(models.resnet18(num_classes=7))
+    architecture = architecture_from_uri("torchvision.models:resnet18", options={"num_classes": 7}, classes=7)
+    assert shapes(unwrap_model(build_model(architecture))) == shapes(models.resnet18(num_classes=7))
 
 
 @pytest.mark.parametrize(
@@ -160,19 +169,19 @@ def test_a_module_that_is_installed() -> None:
         ("resnet20", {"options": {}}, SuiteError, "unknown key of model resnet20 'options'"),
     ],
 )  # fmt: skip  # one line each
-def test_bad_references_are_refused(
+def test_bad_uris_are_refused(
     reference: str, settings: dict[str, Any], error: type[Exception], sentence: str
 ) -> None:
     with pytest.raises(error, match=sentence):
-        architecture(reference, **settings)
+        architecture_from_uri(reference, **settings)
 
 
 def test_functions_that_make_no_network_are_refused(file: Path) -> None:
     with pytest.raises(SuiteError, match=r"mine\.py:number: found a int, expected a torch\.nn\.Module"):
-        assemble(architecture(f"{file}:number"))
+        build_model(architecture_from_uri(f"{file}:number"))
     with pytest.raises(SuiteError, match=r"mine\.py:broken cannot be built: ValueError: no such width"):
-        assemble(architecture(f"{file}:broken"))
+        build_model(architecture_from_uri(f"{file}:broken"))
     with pytest.raises(SuiteError, match="unknown function 'flt': did you mean 'flat'"):
-        architecture(f"{file}:flt")
+        architecture_from_uri(f"{file}:flt")
     with pytest.raises(SuiteError, match="unknown function 'RUNS'"):
-        architecture(f"{file}:RUNS")
+        architecture_from_uri(f"{file}:RUNS")

@@ -10,10 +10,15 @@ from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError
 from evalsuite.models import MODELS
-from evalsuite.models.architectures.base import core
+from evalsuite.models.architectures.base import unwrap_model
 from evalsuite.models.architectures.cnn import SmallCNN
-from evalsuite.models.checkpoints.architecture_detection import detect_architecture, fits, nearest, signature
-from evalsuite.models.surgery.removal import channel_groups, remove_channels
+from evalsuite.models.checkpoints.architecture_detection import (
+    detect_architecture,
+    fitting_architectures,
+    nearest_architectures,
+    tensor_shapes,
+)
+from evalsuite.models.surgery.channel_removal import channel_groups, remove_channels
 
 Build = Callable[..., nn.Module]
 
@@ -37,34 +42,34 @@ KNOWN: list[tuple[str, dict[str, Any]]] = [
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    return dict(core(model).state_dict())
+    return dict(unwrap_model(model).state_dict())
 
 
-def hollow(reference: str, classes: int) -> dict[str, Tensor]:
+def meta_tensors(reference: str, classes: int) -> dict[str, Tensor]:
     """Tensors of the right shapes that take no memory."""
     return {
         name: torch.empty([classes if side == 1009 else side for side in shape], device="meta")
-        for name, shape in signature(reference).items()
+        for name, shape in tensor_shapes(reference).items()
     }
 
 
 @pytest.mark.parametrize(("reference", "settings"), KNOWN, ids=str)
-def test_every_network_is_known_by_its_tensors(
+def test_every_network_is_detected_by_its_tensors(
     build: Build, reference: str, settings: dict[str, Any]
 ) -> None:
-    found = detect_architecture(tensors(build(reference, classes=13, **settings)))
-    assert (found.reference, found.shrunk) == (reference, False)
-    assert found.settings == {**settings, "classes": 13}
-    assert found.architecture.classes == 13
+    fit = detect_architecture(tensors(build(reference, classes=13, **settings)))
+    assert (fit.uri, fit.is_smaller) == (reference, False)
+    assert fit.settings == {**settings, "classes": 13}
+    assert fit.architecture.classes == 13
 
 
 @pytest.mark.parametrize(
     "name", ["resnet50", "wide_resnet50_2", "resnext50_32x4d", "vit_h_14", "densenet121"]
 )
-def test_members_of_a_family_are_told_apart_without_memory(name: str) -> None:
-    found = fits(hollow(f"torchvision:{name}", 1000))
-    assert (found[0].reference, found[0].shrunk) == (f"torchvision:{name}", False)
-    assert found[0].settings == {"classes": 1000}
+def test_members_of_a_family_are_distinguished_without_memory(name: str) -> None:
+    fits = fitting_architectures(meta_tensors(f"torchvision:{name}", 1000))
+    assert (fits[0].uri, fits[0].is_smaller) == (f"torchvision:{name}", False)
+    assert fits[0].settings == {"classes": 1000}
 
 
 def test_other_names_of_head_and_shortcut_and_missing_counters_are_forgiven(build: Build) -> None:
@@ -77,21 +82,21 @@ def test_other_names_of_head_and_shortcut_and_missing_counters_are_forgiven(buil
 
 
 @pytest.mark.parametrize("reference", ["resnet20", "vgg16-bn", "torchvision:resnet18"])
-def test_fewer_channels_are_a_shrunk_network(build: Build, reference: str) -> None:
+def test_fewer_channels_are_a_smaller_network(build: Build, reference: str) -> None:
     model = build(reference)
     keep = {group.conv: torch.arange(0, group.channels, 2) for group in channel_groups(model)}
-    found = detect_architecture(tensors(remove_channels(model, keep)))
-    assert (found.reference, found.shrunk) == (reference, True)
-    assert found.architecture.classes == 10
+    fit = detect_architecture(tensors(remove_channels(model, keep)))
+    assert (fit.uri, fit.is_smaller) == (reference, True)
+    assert fit.architecture.classes == 10
 
 
-def test_groups_tell_shrunk_members_of_a_family_apart(
+def test_groups_distinguish_smaller_members_of_a_family(
     build: Build, torch_pruned: Callable[..., None]
 ) -> None:
     model = build("torchvision:resnext50_32x4d")
-    torch_pruned(core(model), 10, shared=False, ratio=0.5)
-    assert len(fits(tensors(model))) > 1
-    assert detect_architecture(tensors(model)).reference == "torchvision:resnext50_32x4d"
+    torch_pruned(unwrap_model(model), 10, shared=False, ratio=0.5)
+    assert len(fitting_architectures(tensors(model))) > 1
+    assert detect_architecture(tensors(model)).uri == "torchvision:resnext50_32x4d"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +112,7 @@ def test_groups_tell_shrunk_members_of_a_family_apart(
         lambda w: w.update({"extra": torch.zeros(1)}),
     ],
 )
-def test_what_does_not_fit_is_said_with_the_nearest(
+def test_weights_that_fit_nothing_are_refused_with_the_nearest(
     build: Build, change: Callable[[dict[str, Tensor]], object]
 ) -> None:
     weights = tensors(build("resnet20"))
@@ -121,7 +126,7 @@ def test_what_does_not_fit_is_said_with_the_nearest(
 def test_the_nearest_are_those_with_the_most_common_names(build: Build) -> None:
     weights = tensors(build("torchvision:resnet18"))
     del weights["fc.bias"]
-    names, shares = zip(*nearest(weights), strict=True)
+    names, shares = zip(*nearest_architectures(weights), strict=True)
     assert names[0] == "torchvision:resnet18"
     assert shares[0] == 101 / 102  # 20 convolutions, 20 norms of four tensors, weight and bias of the head
     assert list(shares) == sorted(shares, reverse=True)
@@ -129,14 +134,14 @@ def test_the_nearest_are_those_with_the_most_common_names(build: Build) -> None:
         detect_architecture({"strange": torch.zeros(3)})
 
 
-def test_two_that_fit_are_both_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_fitting_architectures_are_both_named(build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     @dataclass(frozen=True, kw_only=True)
     class Twin(SmallCNN):
-        """Is another network of the same shapes."""
+        """Another network of the same shapes."""
 
     @dataclass(frozen=True, kw_only=True)
     class Demanding(SmallCNN):
-        """Cannot be built without a setting, so it is never guessed."""
+        """A network that cannot be built without a setting, so it is never detected."""
 
         origin: str
 
@@ -148,15 +153,15 @@ def test_two_that_fit_are_both_named(build: Build, monkeypatch: pytest.MonkeyPat
         detect_architecture(shrunk)
 
 
-def test_guessing_draws_no_random_numbers(build: Build) -> None:
+def test_detection_draws_no_random_numbers(build: Build) -> None:
     weights = tensors(build("small-cnn"))
     state = torch.random.get_rng_state()
-    signature.cache_clear()
-    assert detect_architecture(weights).reference == "small-cnn"
+    tensor_shapes.cache_clear()
+    assert detect_architecture(weights).uri == "small-cnn"
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
-def test_signatures_take_no_memory_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shapes_take_no_memory_for_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     built: list[nn.Module] = []
     original = SmallCNN.network
 
@@ -165,6 +170,6 @@ def test_signatures_take_no_memory_for_weights(monkeypatch: pytest.MonkeyPatch) 
         return built[0]
 
     monkeypatch.setattr(SmallCNN, "network", network)
-    signature.cache_clear()
-    assert signature("small-cnn")["layer1.conv.weight"] == (48, 24, 3, 3)
+    tensor_shapes.cache_clear()
+    assert tensor_shapes("small-cnn")["layer1.conv.weight"] == (48, 24, 3, 3)
     assert built[0].get_parameter("layer1.conv.weight").is_meta

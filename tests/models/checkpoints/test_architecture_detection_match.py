@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from evalsuite.errors import SuiteError
-from evalsuite.models.architectures.base import assemble, core
-from evalsuite.models.architectures.uris import architecture
-from evalsuite.models.checkpoints.architecture_detection import image_shape, match_architecture
+from evalsuite.models.architectures.base import build_model, unwrap_model
+from evalsuite.models.architectures.uris import architecture_from_uri
+from evalsuite.models.checkpoints.architecture_detection import match_architecture, parse_image_shape
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 def weights(reference: str = "resnet20", **settings: object) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        found: dict[str, Tensor] = core(assemble(architecture(reference, **settings))).state_dict()
-    return found
+        state: dict[str, Tensor] = unwrap_model(
+            build_model(architecture_from_uri(reference, **settings))
+        ).state_dict()
+    return state
 
 
 def by_hand(size: int) -> int:
@@ -35,26 +37,26 @@ def by_hand(size: int) -> int:
 
 
 def test_macs_are_those_of_the_network_that_the_tensors_fit() -> None:
-    found = match_architecture(weights())
-    assert found.fits == "resnet20 (classes=10)"
-    assert (found.image, found.macs, found.macs_nonzero) == ((3, 32, 32), by_hand(32), by_hand(32))
-    assert found.uncounted == ""
+    match = match_architecture(weights())
+    assert match.fits == "resnet20 (classes=10)"
+    assert (match.image, match.macs, match.macs_nonzero) == ((3, 32, 32), by_hand(32), by_hand(32))
+    assert match.uncounted == ""
 
 
 def test_the_image_may_be_another() -> None:
-    found = match_architecture(weights(), image_shape=(3, 20, 20))
-    assert (found.image, found.macs) == ((3, 20, 20), by_hand(20))
+    match = match_architecture(weights(), image_shape=(3, 20, 20))
+    assert (match.image, match.macs) == ((3, 20, 20), by_hand(20))
 
 
 def test_zero_weights_are_left_out_of_one_number() -> None:
     state = weights()
     state["layer1.0.conv1.weight"][:5] = 0
-    found = match_architecture(state)
-    assert found.macs == by_hand(32)
-    assert found.macs_nonzero == by_hand(32) - 5 * 16 * 9 * 32**2
+    match = match_architecture(state)
+    assert match.macs == by_hand(32)
+    assert match.macs_nonzero == by_hand(32) - 5 * 16 * 9 * 32**2
 
 
-def test_a_shrunk_network_is_counted_with_its_own_widths() -> None:
+def test_a_smaller_network_is_counted_with_its_own_widths() -> None:
     state = weights()
     for name, axis in (
         *((f"layer1.0.{part}", 0) for part in ("conv1.weight", "bn1.weight", "bn1.bias")),
@@ -62,9 +64,9 @@ def test_a_shrunk_network_is_counted_with_its_own_widths() -> None:
         ("layer1.0.conv2.weight", 1),
     ):
         state[name] = state[name].narrow(axis, 0, 9)
-    found = match_architecture(state)
-    assert found.fits == "resnet20 with fewer channels (classes=10)"
-    assert found.macs == by_hand(32) - 2 * 7 * 16 * 9 * 32**2
+    match = match_architecture(state)
+    assert match.fits == "resnet20 with fewer channels (classes=10)"
+    assert match.macs == by_hand(32) - 2 * 7 * 16 * 9 * 32**2
 
 
 @pytest.mark.parametrize(
@@ -75,34 +77,34 @@ def test_a_shrunk_network_is_counted_with_its_own_widths() -> None:
 def test_networks_of_torchvision_see_the_images_of_imagenet(
     name: str, image: tuple[int, ...], macs: float
 ) -> None:
-    found = match_architecture(weights(f"torchvision:{name}", classes=1000))
-    assert found.image == image
-    assert found.macs == pytest.approx(macs * 1e9, rel=2e-3)
+    match = match_architecture(weights(f"torchvision:{name}", classes=1000))
+    assert match.image == image
+    assert match.macs == pytest.approx(macs * 1e9, rel=2e-3)
 
 
 def test_inception_sees_larger_ones() -> None:
-    found = match_architecture(weights("torchvision:inception_v3", classes=1000))
-    assert found.image == (3, 299, 299)
-    assert found.macs == pytest.approx(5.713e9, rel=2e-3)
+    match = match_architecture(weights("torchvision:inception_v3", classes=1000))
+    assert match.image == (3, 299, 299)
+    assert match.macs == pytest.approx(5.713e9, rel=2e-3)
 
 
-def test_an_unknown_network_is_not_counted_and_says_why() -> None:
-    found = match_architecture(nn.Sequential(nn.Linear(7, 3)).state_dict())
-    assert (found.image, found.macs, found.macs_nonzero) == (None, None, None)
-    assert "fit no architecture" in found.fits
-    assert "without an architecture" in found.uncounted
+def test_an_unknown_network_is_not_counted_with_the_reason() -> None:
+    match = match_architecture(nn.Sequential(nn.Linear(7, 3)).state_dict())
+    assert (match.image, match.macs, match.macs_nonzero) == (None, None, None)
+    assert "fit no architecture" in match.fits
+    assert "without an architecture" in match.uncounted
 
 
 def test_images_that_the_network_does_not_take_are_not_counted() -> None:
-    found = match_architecture(weights(), image_shape=(1, 28, 28))
-    assert found.fits.startswith("resnet20")
-    assert found.macs is None
-    assert "conv1 takes 3 channels, but 1 arrive" in found.uncounted
-    assert "--image" in found.uncounted
+    match = match_architecture(weights(), image_shape=(1, 28, 28))
+    assert match.fits.startswith("resnet20")
+    assert match.macs is None
+    assert "conv1 takes 3 channels, but 1 arrive" in match.uncounted
+    assert "--image" in match.uncounted
 
 
 def test_an_image_is_written_with_two_crosses() -> None:
-    assert image_shape(" 3x224x200 ") == (3, 224, 200)
+    assert parse_image_shape(" 3x224x200 ") == (3, 224, 200)
     for text in ("", "32", "3x32", "3x32x32x1", "3x0x32", "axbxc", "3x4097x4097", "-3x32x32"):
         with pytest.raises(SuiteError, match=f"image {re.escape(repr(text))}: expected channels x height"):
-            image_shape(text)
+            parse_image_shape(text)

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from evalsuite.errors import CheckpointError
-from evalsuite.models.architectures.base import Architecture, assemble, core
+from evalsuite.models.architectures.base import Architecture, build_model, unwrap_model
 from evalsuite.models.architectures.preresnet import PreResNet
 from evalsuite.models.architectures.resnet import ResNet20
-from evalsuite.models.architectures.uris import architecture
+from evalsuite.models.architectures.uris import architecture_from_uri
 from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.reading import read_weights
-from evalsuite.models.checkpoints.saving import load, save
-from evalsuite.models.surgery.removal import channel_groups, remove_channels
+from evalsuite.models.checkpoints.saving import load_model, save_model
+from evalsuite.models.surgery.channel_removal import channel_groups, remove_channels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,19 +54,19 @@ WAYS: dict[str, Callable[[Mapping[str, Tensor]], object]] = {
 def test_what_torch_pruning_shrunk_loads_by_its_shapes(
     build: Build, torch_pruned: Cut, tmp_path: Path, reference: str, settings: dict[str, Any]
 ) -> None:
-    chosen = architecture(reference, classes=11, **settings)
+    chosen = architecture_from_uri(reference, classes=11, **settings)
     model = build(reference, classes=11, **settings)
-    whole = sum(parameter.numel() for parameter in model.parameters())
-    torch_pruned(core(model), 11, shared=reference == "resnet20", ratio=0.5)
-    assert sum(parameter.numel() for parameter in model.parameters()) < 0.6 * whole
-    torch.save(core(model).eval().state_dict(), tmp_path / "pruned.pt")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    torch_pruned(unwrap_model(model), 11, shared=reference == "resnet20", ratio=0.5)
+    assert sum(parameter.numel() for parameter in model.parameters()) < 0.6 * parameters
+    torch.save(unwrap_model(model).eval().state_dict(), tmp_path / "pruned.pt")
     again = load_candidate(tmp_path / "pruned.pt", chosen, image_shape=SHAPE)
     images = torch.rand(4, *SHAPE)
     with torch.inference_mode():
         expected = model(images)
         assert expected.std() > 1e-4
         assert (again(images) - expected).abs().max() <= 1e-5
-    assert str(core(again)) == str(core(model))  # in_channels, groups and the like, too
+    assert str(unwrap_model(again)) == str(unwrap_model(model))  # in_channels, groups and the like, too
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -75,14 +75,14 @@ def test_ways_to_save_a_shrunk_network(
     build: Build, torch_pruned: Cut, tmp_path: Path, way: str, amount: float
 ) -> None:
     model = build("resnet20", shortcut="B")
-    torch_pruned(core(model), 10, shared=False, ratio=amount)
-    torch.save(WAYS[way](core(model).eval().state_dict()), tmp_path / "pruned.pth.tar")
+    torch_pruned(unwrap_model(model), 10, shared=False, ratio=amount)
+    torch.save(WAYS[way](unwrap_model(model).eval().state_dict()), tmp_path / "pruned.pth.tar")
     again = load_candidate(tmp_path / "pruned.pth.tar", ResNet20(shortcut="B"), image_shape=SHAPE)
     images = torch.rand(4, *SHAPE)
     with torch.inference_mode():
         assert (again(images) - model(images)).abs().max() <= 1e-5
-    save(again, {"name": "resnet20", "shortcut": "B"}, tmp_path / "again.safetensors")
-    stored = load({"name": "resnet20", "shortcut": "B"}, tmp_path / "again.safetensors")
+    save_model(again, {"name": "resnet20", "shortcut": "B"}, tmp_path / "again.safetensors")
+    stored = load_model({"name": "resnet20", "shortcut": "B"}, tmp_path / "again.safetensors")
     with torch.inference_mode():
         assert torch.equal(stored(images), again(images))
 
@@ -105,7 +105,7 @@ def test_what_torch_masked_loads_without_any_difference(
             MASKS[mask](layer)
             if removed:
                 prune.remove(layer, "weight")  # type: ignore[no-untyped-call]  # torch has no types here
-    torch.save({"state_dict": core(model).state_dict()}, tmp_path / "masked.pt")
+    torch.save({"state_dict": unwrap_model(model).state_dict()}, tmp_path / "masked.pt")
     again = load_candidate(tmp_path / "masked.pt", ResNet20(), image_shape=SHAPE)
     images = torch.rand(4, *SHAPE)
     with torch.inference_mode():
@@ -135,14 +135,14 @@ def slimmed(model: nn.Module) -> tuple[dict[str, Tensor], nn.Module]:
             for norm in group.norms:
                 twin.get_parameter(f"{norm.name}.weight")[dead] = 0
                 twin.get_parameter(f"{norm.name}.bias")[dead] = 0
-    weights = dict(core(smaller).state_dict())
+    weights = dict(unwrap_model(smaller).state_dict())
     for name in [name for name in weights if name.endswith("select.indexes")]:
         place = name.removesuffix("select.indexes")
         chosen = torch.rand(len(weights[name]), generator=draw) < 0.6
         weights[name] = chosen.float()
         reader = f"{place}conv1.weight" if place else "fc.weight"
         weights[reader] = weights[reader][:, chosen]
-        twins = core(twin).get_submodule(f"{place}bn1" if place else "bn")
+        twins = unwrap_model(twin).get_submodule(f"{place}bn1" if place else "bn")
         with torch.no_grad():
             for parameter in twins.parameters():
                 parameter[~chosen] = 0
@@ -159,8 +159,8 @@ def test_what_network_slimming_left_loads_by_its_selection(build: Build, tmp_pat
         expected = twin(images)
         torch.testing.assert_close(again(images), expected, rtol=1e-4, atol=1e-5)
     table = {"name": "preresnet", "depth": 20}
-    save(again, table, tmp_path / "again.safetensors")
-    stored = load(table, tmp_path / "again.safetensors")
+    save_model(again, table, tmp_path / "again.safetensors")
+    stored = load_model(table, tmp_path / "again.safetensors")
     with torch.inference_mode():
         assert torch.equal(stored(images), again(images))
 
@@ -216,7 +216,7 @@ def cut_layer(weights: dict[str, Tensor], conv: str, norm: str, rows: int) -> No
 def test_widths_that_do_not_fit_are_refused_by_name(
     build: Build, change: Callable[[dict[str, Tensor]], object], sentence: str
 ) -> None:
-    weights = dict(core(build("resnet20", shortcut="B")).state_dict())
+    weights = dict(unwrap_model(build("resnet20", shortcut="B")).state_dict())
     change(weights)
     with pytest.raises(CheckpointError, match=sentence):
         load_candidate(weights, ResNet20(shortcut="B"), image_shape=SHAPE)
@@ -226,17 +226,17 @@ def test_zero_padding_shortcuts_refuse_what_torch_pruning_makes_of_them(
     build: Build, torch_pruned: Cut
 ) -> None:
     model = build("resnet20", shortcut="A")
-    torch_pruned(core(model), 10, shared=False, ratio=0.5)
+    torch_pruned(unwrap_model(model), 10, shared=False, ratio=0.5)
     with pytest.raises(CheckpointError, match="linear takes 32 channels, but 56 arrive from layer3"):
-        load_candidate(core(model).state_dict(), ResNet20(), image_shape=SHAPE)
+        load_candidate(unwrap_model(model).state_dict(), ResNet20(), image_shape=SHAPE)
 
 
 def test_images_that_the_network_does_not_take_are_named(build: Build) -> None:
     weights = build("vgg16-bn").state_dict()
     with pytest.raises(CheckpointError, match=r"fails on images of 3x16x16 in features\.43"):
-        load_candidate(weights, architecture("vgg16-bn"), image_shape=(3, 16, 16))
+        load_candidate(weights, architecture_from_uri("vgg16-bn"), image_shape=(3, 16, 16))
     with pytest.raises(CheckpointError, match=r"takes images of 3 channels .* the data set have 1"):
-        load_candidate(weights, architecture("vgg16-bn"), image_shape=(1, 32, 32))
+        load_candidate(weights, architecture_from_uri("vgg16-bn"), image_shape=(1, 32, 32))
 
 
 class Wrong(nn.Module):
@@ -250,20 +250,20 @@ class Wrong(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("answer", "found"),
+    ("answer", "returned"),
     [
         (lambda x: x.new_zeros(len(x), 11), r"\(2, 11\)"),
         (lambda x: x.new_zeros(1, 10), r"\(1, 10\)"),
         (lambda _: {}, "dict"),
     ],
 )
-def test_outputs_that_are_no_logits_are_refused(answer: Callable[[Tensor], object], found: str) -> None:
+def test_outputs_that_are_no_logits_are_refused(answer: Callable[[Tensor], object], returned: str) -> None:
     class Planted(Architecture):
         def network(self) -> nn.Module:
             return Wrong(answer)
 
     with pytest.raises(
-        CheckpointError, match=rf"returns {found} for 2 images of 3x32x32, expected logits \(2, 10\)"
+        CheckpointError, match=rf"returns {returned} for 2 images of 3x32x32, expected logits \(2, 10\)"
     ):
         load_candidate({"weight": torch.ones(1)}, Planted(), image_shape=SHAPE)
 
@@ -281,21 +281,21 @@ def test_loading_leaves_random_numbers_weights_and_hooks_alone(build: Build) -> 
 
 
 def test_networks_that_ask_for_the_version_of_their_layout_load(tmp_path: Path) -> None:
-    chosen = architecture("torchvision:mnasnet0_5")
+    chosen = architecture_from_uri("torchvision:mnasnet0_5")
     torch.manual_seed(0)
-    network = core(assemble(chosen)).eval()
+    network = unwrap_model(build_model(chosen)).eval()
     torch.save(network.state_dict(), tmp_path / "w.pt")
     model = load_candidate(tmp_path / "w.pt", chosen, image_shape=(3, 32, 32))
     images = torch.rand(2, 3, 32, 32)
     with torch.inference_mode():
-        assert torch.equal(core(model)(images), network(images))
+        assert torch.equal(unwrap_model(model)(images), network(images))
 
 
 def test_a_file_and_its_tensors_are_the_same(build: Build, tmp_path: Path) -> None:
     torch.save(build("resnet20").state_dict(), tmp_path / "w.pt")
     images = torch.rand(2, *SHAPE)
-    found = [
-        load_candidate(given, ResNet20(), image_shape=SHAPE)(images)
-        for given in (tmp_path / "w.pt", read_weights(tmp_path / "w.pt"))
+    outputs = [
+        load_candidate(source, ResNet20(), image_shape=SHAPE)(images)
+        for source in (tmp_path / "w.pt", read_weights(tmp_path / "w.pt"))
     ]
-    assert torch.equal(*found)
+    assert torch.equal(*outputs)

@@ -59,18 +59,18 @@ def test_torch_pruned_networks_give_the_same_outputs(
     prune.ln_structured(pruned[3], "weight", 0.5, n=2, dim=0)  # type: ignore[no-untyped-call]  # torch's
     state = {f"{prefix}{key}": tensor for key, tensor in pruned.state_dict().items()}
     assert f"{prefix}0.bias_mask" in state
-    found = read_checkpoint(written({wrapper: state} if wrapper else state, tmp_path / "w.pt"))
-    assert sorted(found.folded) == ["0.bias", "0.weight", "3.weight"]
-    assert torch.equal(outputs(found.weights), pruned(IMAGES))
-    assert torch.equal(found.weights["0.weight"], effective(pruned, 0))
-    assert int((found.weights["0.weight"] == 0).sum()) == 108
+    checkpoint = read_checkpoint(written({wrapper: state} if wrapper else state, tmp_path / "w.pt"))
+    assert sorted(checkpoint.folded) == ["0.bias", "0.weight", "3.weight"]
+    assert torch.equal(outputs(checkpoint.weights), pruned(IMAGES))
+    assert torch.equal(checkpoint.weights["0.weight"], effective(pruned, 0))
+    assert int((checkpoint.weights["0.weight"] == 0).sum()) == 108
 
 
 def test_pruned_half_precision_is_folded(tmp_path: Path) -> None:
     pruned = network().half()
     prune.random_unstructured(pruned[0], "weight", 0.5)  # type: ignore[no-untyped-call]  # torch's
-    found = read_weights(written(pruned.state_dict(), tmp_path / "w.pt"))
-    assert torch.equal(found["0.weight"], effective(pruned, 0).float())
+    tensors = read_weights(written(pruned.state_dict(), tmp_path / "w.pt"))
+    assert torch.equal(tensors["0.weight"], effective(pruned, 0).float())
 
 
 def test_masks_of_another_model_are_refused(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_masks_of_another_model_are_refused(tmp_path: Path) -> None:
 
 
 class Masking(nn.Module):
-    """Is a parametrisation that multiplies by a mask."""
+    """A parametrisation that multiplies by a mask."""
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
@@ -93,9 +93,9 @@ class Masking(nn.Module):
 def test_a_parametrisation_by_a_mask_is_folded(tmp_path: Path) -> None:
     pruned = network()
     parametrize.register_parametrization(pruned[3], "weight", Masking(halves(effective(pruned, 3))))
-    found = read_checkpoint(written(pruned.state_dict(), tmp_path / "w.pt"))
-    assert found.folded == ("3.weight",)
-    assert torch.equal(outputs(found.weights), pruned(IMAGES))
+    checkpoint = read_checkpoint(written(pruned.state_dict(), tmp_path / "w.pt"))
+    assert checkpoint.folded == ("3.weight",)
+    assert torch.equal(outputs(checkpoint.weights), pruned(IMAGES))
 
 
 def test_the_sparsifier_of_torch_hides_its_masks_until_it_squashes_them(tmp_path: Path) -> None:
@@ -115,9 +115,9 @@ def test_the_sparsifier_of_torch_hides_its_masks_until_it_squashes_them(tmp_path
 def test_weight_norm_is_folded(tmp_path: Path, dim: int | None) -> None:
     normed = network()
     nn.utils.weight_norm(normed[0], dim=dim)  # type: ignore[arg-type]  # torch documents None
-    found = read_checkpoint(written(normed.state_dict(), tmp_path / "w.pt"))
-    assert found.folded == ("0.weight",)
-    assert torch.equal(outputs(found.weights), normed(IMAGES))
+    checkpoint = read_checkpoint(written(normed.state_dict(), tmp_path / "w.pt"))
+    assert checkpoint.folded == ("0.weight",)
+    assert torch.equal(outputs(checkpoint.weights), normed(IMAGES))
 
 
 @pytest.mark.parametrize("legacy", [False, True])
@@ -148,9 +148,9 @@ def test_masks_beside_the_weight_are_folded(tmp_path: Path, key: str) -> None:
     weight = torch.arange(1.0, 7).view(2, 3)
     mask = torch.tensor([[1, 0, 1], [0, 0, 1]])
     for tensors in ({"conv.weight": weight, key: mask}, {key: mask.bool(), "conv.weight": weight}):
-        found = read_weights(written(tensors, tmp_path / "w.pt"))
-        assert found.keys() == {"conv.weight"}
-        assert found["conv.weight"].tolist() == [[1, 0, 3], [0, 0, 6]]
+        weights = read_weights(written(tensors, tmp_path / "w.pt"))
+        assert weights.keys() == {"conv.weight"}
+        assert weights["conv.weight"].tolist() == [[1, 0, 3], [0, 0, 6]]
 
 
 def test_buffers_that_only_are_called_masks_stay(tmp_path: Path) -> None:
@@ -165,17 +165,17 @@ def test_masks_of_a_second_file_are_applied(tmp_path: Path, suffix: str, wrapper
     state = network().state_dict()
     masks = {f"module.{name}{suffix}": halves(state[name]).bool() for name in ("0.weight", "3.weight")}
     path = written({wrapper: masks} if wrapper else masks, tmp_path / "m.pt")
-    found = read_weights(written(state, tmp_path / "w.pt"), masks=path)
+    tensors = read_weights(written(state, tmp_path / "w.pt"), masks=path)
     for name, tensor in state.items():
         expected = tensor * halves(tensor) if name.endswith("weight") else tensor
-        assert torch.equal(found[name], expected)
+        assert torch.equal(tensors[name], expected)
 
 
 def test_masks_may_be_named_as_their_layers_and_lie_in_safetensors(tmp_path: Path) -> None:
     weights = written({"conv.weight": torch.ones(2, 2)}, tmp_path / "w.pt")
     save_file({"conv": torch.tensor([[1, 0], [0, 1]])}, tmp_path / "m.safetensors")
-    found = read_weights(weights, masks=tmp_path / "m.safetensors")
-    assert found["conv.weight"].tolist() == [[1, 0], [0, 1]]
+    tensors = read_weights(weights, masks=tmp_path / "m.safetensors")
+    assert tensors["conv.weight"].tolist() == [[1, 0], [0, 1]]
 
 
 @pytest.mark.parametrize(
@@ -204,6 +204,6 @@ def test_masks_of_distiller_are_applied(tmp_path: Path) -> None:
         "state_dict": {"module.a.weight": torch.tensor([3.0, 4.0]), "module.a.bias": torch.ones(1)},
         "compression_sched": {"masks_dict": masks},
     }
-    found = read_checkpoint(written(content, tmp_path / "w.pth.tar"))
-    assert found.weights["a.weight"].tolist() == [3, 0]
-    assert found.folded == ("a.weight",)
+    checkpoint = read_checkpoint(written(content, tmp_path / "w.pth.tar"))
+    assert checkpoint.weights["a.weight"].tolist() == [3, 0]
+    assert checkpoint.folded == ("a.weight",)

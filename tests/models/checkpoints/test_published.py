@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from evalsuite.errors import CheckpointError
-from evalsuite.models.architectures.base import to_settings
-from evalsuite.models.architectures.uris import architecture
+from evalsuite.models.architectures.settings import to_settings
+from evalsuite.models.architectures.uris import architecture_from_uri
 from evalsuite.models.checkpoints.architecture_detection import detect_architecture
 from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.reading import read_weights
-from evalsuite.models.checkpoints.saving import load, save
+from evalsuite.models.checkpoints.saving import load_model, save_model
 from evalsuite.models.inference import logits
-from evalsuite.models.surgery.bypass import bypassed, probe
+from evalsuite.models.surgery.bypass import probe_bypass, with_bypass
 
 if TYPE_CHECKING:
     from torch import nn
@@ -90,14 +90,14 @@ def checkpoint(name: str) -> Path:
 
 
 def candidate(file: str, name: str, settings: dict[str, Any]) -> nn.Module:
-    return load_candidate(checkpoint(file), architecture(name, **settings), image_shape=(3, 32, 32))
+    return load_candidate(checkpoint(file), architecture_from_uri(name, **settings), image_shape=(3, 32, 32))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif("EVALSUITE_SLOW" not in os.environ, reason="EVALSUITE_SLOW is not set")
 @pytest.mark.parametrize(
     ("file", "name", "settings", "accuracy"), PUBLISHED[1:4], ids=[row[0] for row in PUBLISHED[1:4]]
-)  # the others are in tests/checking/test_published.py, through the commands
+)  # the others are in tests/execution/check/test_check_published.py, through the commands
 def test_clean_accuracy_is_the_published_one(
     images: Array, labels: Array, file: str, name: str, settings: dict[str, Any], accuracy: float
 ) -> None:
@@ -110,39 +110,39 @@ def test_clean_accuracy_is_the_published_one(
     [*(row[:3] for row in PUBLISHED), ("early_bird/pruned_50.pth.tar", "preresnet", SLIMMED)],
     ids=[*(row[0] for row in PUBLISHED), "early_bird"],
 )
-def test_the_architecture_is_guessed(file: str, name: str, settings: dict[str, Any]) -> None:
+def test_the_architecture_is_detected(file: str, name: str, settings: dict[str, Any]) -> None:
     fit = detect_architecture(read_weights(checkpoint(file)))
-    assert fit.reference == name
+    assert fit.uri == name
     assert fit.architecture.classes == 10
     for key in {"shortcut", "depth"} & settings.keys():
         assert getattr(fit.architecture, key) == settings[key]
-    assert fit.shrunk == ("state_dict" in file or "pruned_50" in file)
+    assert fit.is_smaller == ("state_dict" in file or "pruned_50" in file)
 
 
 @pytest.mark.parametrize(("file", "better"), [(REMOVED, "kept"), (BYPASSED, "skipped")])
-def test_the_probe_says_whether_dead_layers_are_meant_to_be_skipped(file: str, better: str) -> None:
-    found = probe(
+def test_the_probe_recommends_the_better_network(file: str, better: str) -> None:
+    probe = probe_bypass(
         read_weights(checkpoint(file)),
-        architecture("resnet20", **HALF),
+        architecture_from_uri("resnet20", **HALF),
         array("train_images")[:300],
         array("train_labels")[:300],
     )
-    assert found is not None
-    assert found.layers == DEAD
-    assert found.sentence.endswith(f"they are probably meant to be {better}")
-    assert abs(found.skipped - found.kept) > 0.5
+    assert probe is not None
+    assert probe.layers == DEAD
+    assert probe.sentence.endswith(f"they are probably meant to be {better}")
+    assert abs(probe.skipped - probe.kept) > 0.5
 
 
 def test_a_shrunk_and_a_bypassed_checkpoint_of_another_tool_are_saved_and_loaded(
     images: Array, tmp_path: Path
 ) -> None:
     shrunk = "distiller/channel_regularized_resnet20_state_dict.pt"
-    bare = architecture("resnet20", **HALF)
-    for file, chosen in ((shrunk, bare), (BYPASSED, bypassed(bare, DEAD))):
+    bare = architecture_from_uri("resnet20", **HALF)
+    for file, chosen in ((shrunk, bare), (BYPASSED, with_bypass(bare, DEAD))):
         model = load_candidate(checkpoint(file), chosen, image_shape=(3, 32, 32))
         table = to_settings(chosen)
-        save(model, table, tmp_path / "weights.safetensors")
-        again = load(table, tmp_path / "weights.safetensors")
+        save_model(model, table, tmp_path / "weights.safetensors")
+        again = load_model(table, tmp_path / "weights.safetensors")
         assert np.array_equal(logits(again, images[:256]), logits(model, images[:256]))
         names = dict(again.named_parameters())
         if file == shrunk:
@@ -154,5 +154,5 @@ def test_a_shrunk_and_a_bypassed_checkpoint_of_another_tool_are_saved_and_loaded
 @pytest.mark.parametrize("suffix", ["", "_finetuned"])
 def test_a_pickled_class_is_refused_by_name(suffix: str) -> None:
     path = checkpoint(f"distiller/checkpoint_trained_channel_regularized_resnet20{suffix}.pth.tar")
-    with pytest.raises(CheckpointError, match=r"wants to run distiller\.thinning\.ThinningRecipe"):
+    with pytest.raises(CheckpointError, match=r"would run distiller\.thinning\.ThinningRecipe"):
         read_weights(path)

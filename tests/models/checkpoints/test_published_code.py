@@ -13,7 +13,7 @@ from torchvision.models.densenet import _DenseBlock, _Transition
 
 from evalsuite.compat.calls import quiet_imports
 from evalsuite.compat.robustbench import robustbench
-from evalsuite.models.architectures.base import core
+from evalsuite.models.architectures.base import unwrap_model
 
 Build = Callable[..., nn.Module]
 
@@ -23,7 +23,7 @@ def test_wide_network_is_that_of_robustbench(build: Build, depth: int, width: in
     robustbench()
     with quiet_imports():
         from robustbench.model_zoo.architectures.wide_resnet import WideResNet
-    ours = core(build("wide-resnet", depth=depth, width=width, classes=7))
+    ours = unwrap_model(build("wide-resnet", depth=depth, width=width, classes=7))
     theirs = WideResNet(depth=depth, num_classes=7, widen_factor=width, sub_block1=False).eval()
     names = {
         name.replace("block", "layer").replace(".layer.", ".").replace("convShortcut", "shortcut.0"): name
@@ -38,7 +38,7 @@ def test_wide_network_is_that_of_robustbench(build: Build, depth: int, width: in
 
 @pytest.mark.parametrize("depth", [16, 19])
 def test_vgg_features_are_those_of_torchvision(build: Build, depth: int) -> None:
-    ours = core(build(f"vgg{depth}-bn"))
+    ours = unwrap_model(build(f"vgg{depth}-bn"))
     theirs = models.get_model(f"vgg{depth}_bn", init_weights=False).eval().features
     theirs.load_state_dict(ours.get_submodule("features").state_dict())
     images = torch.rand(2, 3, 32, 32)
@@ -65,7 +65,7 @@ def split(name: str) -> tuple[str, str, str]:
 
 
 def test_dense_stages_and_transitions_are_those_of_torchvision(build: Build) -> None:
-    ours = core(build("densenet22"))
+    ours = unwrap_model(build("densenet22"))
     maps = torch.rand(2, 24, 8, 8)
     stage = _DenseBlock(num_layers=3, num_input_features=24, bn_size=4, growth_rate=12, drop_rate=0).eval()
     same = {"bn1": "norm1", "conv1": "conv1", "bn2": "norm2", "conv2": "conv2"}
@@ -80,7 +80,7 @@ def test_dense_stages_and_transitions_are_those_of_torchvision(build: Build) -> 
 
 
 def test_bottlenecks_activate_before_they_convolve(build: Build) -> None:
-    network = core(build("preresnet", depth=20, selection=False))
+    network = unwrap_model(build("preresnet", depth=20, selection=False))
     for name, stride in (("layer1.0", 1), ("layer1.1", 1), ("layer2.0", 2)):
         block = network.get_submodule(name)
         before = block.get_parameter("conv1.weight").shape[1]

@@ -11,14 +11,13 @@ from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError
 from evalsuite.models.architectures.resnet import ResNet20
-from evalsuite.models.checkpoints.names import WRAPPERS
 from evalsuite.models.checkpoints.reading import (
-    check_classes,
+    check_class_count,
     load_weights,
-    matched,
     read_checkpoint,
     read_weights,
 )
+from evalsuite.models.checkpoints.state_dict_keys import WRAPPERS, match_keys
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,8 +31,10 @@ def saved(content: object, path: Path, *, legacy: bool = False) -> Path:
     return path
 
 
-def same(found: dict[str, Tensor], expected: dict[str, Tensor] = WEIGHTS) -> bool:
-    return found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
+def same(actual: dict[str, Tensor], expected: dict[str, Tensor] = WEIGHTS) -> bool:
+    return actual.keys() == expected.keys() and all(
+        torch.equal(actual[name], expected[name]) for name in actual
+    )
 
 
 @pytest.mark.parametrize("wrapper", [None, *WRAPPERS])
@@ -71,9 +72,9 @@ def test_a_dictionary_that_contains_itself_ends(tmp_path: Path) -> None:
 @pytest.mark.parametrize("second", ["", "module.", "_orig_mod.", "model."])
 def test_prefixes_are_stripped(tmp_path: Path, prefix: str, second: str) -> None:
     content = {f"{prefix}{second}{name}": tensor for name, tensor in WEIGHTS.items()}
-    found = read_checkpoint(saved(content, tmp_path / "w.pt"))
-    assert same(found.weights)
-    assert found.prefix == prefix + second
+    checkpoint = read_checkpoint(saved(content, tmp_path / "w.pt"))
+    assert same(checkpoint.weights)
+    assert checkpoint.prefix == prefix + second
 
 
 def test_what_wrapped_modules_leave_inside_keys_goes(tmp_path: Path) -> None:
@@ -86,8 +87,8 @@ def test_what_wrapped_modules_leave_inside_keys_goes(tmp_path: Path) -> None:
 def test_an_averaged_model_loses_its_counter(tmp_path: Path) -> None:
     averaged = torch.optim.swa_utils.AveragedModel(nn.Linear(2, 2))
     assert "n_averaged" in averaged.state_dict()
-    found = read_weights(saved(averaged.state_dict(), tmp_path / "w.pt"))
-    assert same(found, averaged.module.state_dict())
+    tensors = read_weights(saved(averaged.state_dict(), tmp_path / "w.pt"))
+    assert same(tensors, averaged.module.state_dict())
 
 
 def test_a_compiled_parallel_network_loads(tmp_path: Path, build: Build) -> None:
@@ -119,32 +120,36 @@ def test_narrow_numbers_are_widened(tmp_path: Path, dtype: torch.dtype, name: st
     weights = {"a": torch.tensor([0.1, -3.0, 0.0]).to(dtype), "n": torch.tensor(7)}
     path = tmp_path / name
     save_file(weights, path) if name == "w.safetensors" else saved(weights, path)
-    found = read_checkpoint(path)
-    assert found.weights["a"].dtype == torch.float32
-    assert torch.equal(found.weights["a"], weights["a"].float())
-    assert found.weights["n"].dtype == torch.int64
-    assert found.dtypes == {str(dtype).removeprefix("torch."): 1, "int64": 1}
+    checkpoint = read_checkpoint(path)
+    assert checkpoint.weights["a"].dtype == torch.float32
+    assert torch.equal(checkpoint.weights["a"], weights["a"].float())
+    assert checkpoint.weights["n"].dtype == torch.int64
+    assert checkpoint.dtypes == {str(dtype).removeprefix("torch."): 1, "int64": 1}
 
 
 def test_double_precision_stays(tmp_path: Path) -> None:
-    found = read_weights(saved({"a": torch.tensor([0.1], dtype=torch.float64)}, tmp_path / "w.pt"))
-    assert found["a"].dtype == torch.float64
+    tensors = read_weights(saved({"a": torch.tensor([0.1], dtype=torch.float64)}, tmp_path / "w.pt"))
+    assert tensors["a"].dtype == torch.float64
 
 
-def test_how_it_was_written_is_told(tmp_path: Path) -> None:
+def test_the_format_of_the_file_is_recorded(tmp_path: Path) -> None:
     content = {"epoch": 3, "net": {"model": {f"module.{k}": t for k, t in WEIGHTS.items()}}, "optimizer": {}}
-    found = read_checkpoint(saved(content, tmp_path / "w.pt", legacy=True))
-    assert (found.format, found.wrapper, found.prefix) == ("torch legacy", "net.model", "module.")
-    assert (found.extras, found.folded) == (("epoch", "optimizer"), ())
-    assert found.dtypes == {"float32": 1, "int64": 1}
+    checkpoint = read_checkpoint(saved(content, tmp_path / "w.pt", legacy=True))
+    assert (checkpoint.format, checkpoint.wrapper, checkpoint.prefix) == (
+        "torch legacy",
+        "net.model",
+        "module.",
+    )
+    assert (checkpoint.extras, checkpoint.folded) == (("epoch", "optimizer"), ())
+    assert checkpoint.dtypes == {"float32": 1, "int64": 1}
     bare = read_checkpoint(saved({**WEIGHTS, "epoch": 3}, tmp_path / "w.pt"))
     assert (bare.format, bare.wrapper, bare.prefix, bare.extras) == ("torch zip", "", "", ("epoch",))
 
 
 def test_parameters_become_plain_tensors(tmp_path: Path) -> None:
-    found = read_weights(saved({"a": nn.Parameter(torch.ones(2))}, tmp_path / "w.pt"))
-    assert type(found["a"]) is Tensor
-    assert not found["a"].requires_grad
+    tensors = read_weights(saved({"a": nn.Parameter(torch.ones(2))}, tmp_path / "w.pt"))
+    assert type(tensors["a"]) is Tensor
+    assert not tensors["a"].requires_grad
 
 
 def test_weights_of_the_published_naming_load(build: Build) -> None:
@@ -179,21 +184,21 @@ def test_half_precision_is_widened(build: Build) -> None:
 
 def test_classes_are_compared_under_other_names_before_any_resizing(build: Build) -> None:
     model = build("resnet20", classes=10)
-    check_classes(model, {"module.fc.weight": torch.ones(10, 7)})
-    check_classes(model, {"conv1.weight": torch.ones(100, 7)})
+    check_class_count(model, {"module.fc.weight": torch.ones(10, 7)})
+    check_class_count(model, {"conv1.weight": torch.ones(100, 7)})
     with pytest.raises(CheckpointError, match="has 100 classes, the model has 10"):
-        check_classes(model, {"module.fc.weight": torch.ones(100, 7)})
+        check_class_count(model, {"module.fc.weight": torch.ones(100, 7)})
 
 
 def test_prefixes_of_a_model_are_no_obstacle() -> None:
     weights = {"module.bias": torch.ones(1), "module.weight": torch.zeros(1)}
-    assert matched(weights, ["model.bias", "model.weight"]).keys() == {"model.bias", "model.weight"}
-    assert matched(weights, ["bias", "weight"]).keys() == {"bias", "weight"}
+    assert match_keys(weights, ["model.bias", "model.weight"]).keys() == {"model.bias", "model.weight"}
+    assert match_keys(weights, ["bias", "weight"]).keys() == {"bias", "weight"}
 
 
 def test_an_alias_never_hides_a_key() -> None:
     weights = {"fc.bias": torch.zeros(1), "linear.bias": torch.ones(1)}
-    assert same(matched(weights, ["linear.bias"]), weights)
+    assert same(match_keys(weights, ["linear.bias"]), weights)
 
 
 @pytest.mark.parametrize(

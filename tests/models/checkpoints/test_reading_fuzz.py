@@ -56,9 +56,9 @@ FILES = {"zip": ZIP, "legacy": saved(legacy=True), "pickle": PICKLE, "safetensor
 
 
 @st.composite
-def damage(draw: st.DrawFn, whole: bytes, head: int) -> bytes:
-    """`whole` after a few changes, half of them in its first `head` bytes."""
-    content = bytearray(whole)
+def damage(draw: st.DrawFn, original: bytes, head: int) -> bytes:
+    """`original` after a few changes, half of them in its first `head` bytes."""
+    content = bytearray(original)
     for _ in range(draw(st.integers(1, 4))):
         last = len(content) - 1
         at = draw(st.one_of(st.integers(0, max(0, min(head, last))), st.integers(0, max(0, last))))
@@ -86,8 +86,8 @@ def damage(draw: st.DrawFn, whole: bytes, head: int) -> bytes:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_damaged_files_give_weights_or_one_sentence(tmp_path: Path, kind: str, data: st.DataObject) -> None:
-    whole = FILES[kind]
-    content = data.draw(damage(whole, HEADER if kind == "safetensors" else len(whole)))
+    original = FILES[kind]
+    content = data.draw(damage(original, HEADER if kind == "safetensors" else len(original)))
     path = tmp_path / "w.pt"
     path.write_bytes(archive(content) if kind == "pickle" else content)
     try:

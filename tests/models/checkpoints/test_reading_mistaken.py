@@ -1,4 +1,4 @@
-"""Files that are no weights, though nobody meant harm: each refused with one sentence that says what it is."""
+"""Files that are mistaken for weights: each is refused with one sentence that names its kind."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _folder() -> bytes:
         (b"hello", "truncated, damaged or of another format"),
     ],
 )
-def test_what_people_mistake_for_weights_is_named(tmp_path: Path, content: bytes, expected: str) -> None:
+def test_files_that_are_mistaken_for_weights_are_named(tmp_path: Path, content: bytes, expected: str) -> None:
     (tmp_path / "w.pth").write_bytes(content)
     assert expected in sentence(tmp_path / "w.pth")
 
@@ -128,7 +128,7 @@ def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
     assert "cannot be read: Permission denied" in sentence(path)
 
 
-def test_an_error_of_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_disk_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -141,5 +141,5 @@ def test_an_error_of_the_disk_is_told(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_link_to_weights_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link.pt").symlink_to(saved(WEIGHTS, tmp_path / "w.pt"))
-    found: dict[str, Tensor] = read_weights(tmp_path / "link.pt")
-    assert torch.equal(found["conv.weight"], WEIGHTS["conv.weight"])
+    weights: dict[str, Tensor] = read_weights(tmp_path / "link.pt")
+    assert torch.equal(weights["conv.weight"], WEIGHTS["conv.weight"])

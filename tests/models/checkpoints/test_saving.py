@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from evalsuite.errors import CheckpointError, ContractError, StoreError, SuiteError
-from evalsuite.models.checkpoints.saving import load, save
-from evalsuite.models.cost import prunable, weights_digest
+from evalsuite.models.checkpoints.saving import load_model, save_model
+from evalsuite.models.cost import prunable_layers, weights_digest
 from evalsuite.models.inference import logits
-from evalsuite.models.surgery.removal import channel_groups, remove_channels
+from evalsuite.models.surgery.channel_removal import channel_groups, remove_channels
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ NETWORKS: list[dict[str, Any]] = [
 
 def masked(model: nn.Module) -> nn.Module:
     with torch.no_grad():
-        for layer in prunable(model).values():
+        for layer in prunable_layers(model).values():
             weight = layer.get_parameter("weight")
             weight[weight.abs() < weight.abs().median()] = 0
     return model
@@ -48,9 +48,9 @@ def test_a_saved_model_loads_bit_for_bit(
 ) -> None:
     model = prune(build(**settings))
     path = tmp_path / "weights.safetensors"
-    save(model, settings, path)
+    save_model(model, settings, path)
     random_state = torch.random.get_rng_state()
-    again = load(settings, path)
+    again = load_model(settings, path)
     assert torch.equal(torch.random.get_rng_state(), random_state)
     assert not any(module.training for module in again.modules())
     images = np.random.default_rng(0).integers(0, 256, (70, 3, 32, 32), dtype=np.uint8)
@@ -65,8 +65,8 @@ def test_the_file_holds_the_network_alone_and_nothing_is_left_beside_it(build: B
     model = build("small-cnn").to(memory_format=torch.channels_last)
     path = tmp_path / "weights.safetensors"
     path.write_bytes(b"an older file")
-    with path.open("rb") as reader:  # whoever reads the older file meanwhile reads it to its end
-        save(model, {"name": "small-cnn"}, path)
+    with path.open("rb") as reader:  # a process that reads the older file meanwhile reads it to its end
+        save_model(model, {"name": "small-cnn"}, path)
         assert reader.read() == b"an older file"
     assert list(tmp_path.iterdir()) == [path]
     tensors = load_file(path)
@@ -79,7 +79,7 @@ def test_an_interrupted_write_leaves_the_old_file(
     build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "weights.safetensors"
-    save(build("small-cnn"), {"name": "small-cnn"}, path)
+    save_model(build("small-cnn"), {"name": "small-cnn"}, path)
     before = path.read_bytes()
 
     def full(_: int) -> None:
@@ -87,35 +87,35 @@ def test_an_interrupted_write_leaves_the_old_file(
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(StoreError, match="No space left"):
-        save(build("small-cnn", seed=1), {"name": "small-cnn"}, path)
+        save_model(build("small-cnn", seed=1), {"name": "small-cnn"}, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_folder_is_refused(build: Build, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="cannot be written to"):
-        save(build("small-cnn"), {"name": "small-cnn"}, tmp_path / "no" / "weights.safetensors")
+        save_model(build("small-cnn"), {"name": "small-cnn"}, tmp_path / "no" / "weights.safetensors")
 
 
 def test_what_could_not_be_loaded_again_is_not_saved(build: Build, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     with pytest.raises(CheckpointError, match="do not fit"):
-        save(build("resnet20"), {"name": "resnet20", "shortcut": "B"}, path)
-    with pytest.raises(ContractError, match=r"mean is \[0.5\d*, .* but its settings say \[0.49"):
-        save(build("small-cnn", mean=[0.5] * 3), {"name": "small-cnn"}, path)
+        save_model(build("resnet20"), {"name": "resnet20", "shortcut": "B"}, path)
+    with pytest.raises(ContractError, match=r"mean is \[0.5\d*, .* but that of its settings is \[0.49"):
+        save_model(build("small-cnn", mean=[0.5] * 3), {"name": "small-cnn"}, path)
     with pytest.raises(
         ContractError, match="a Sequential cannot be saved: expected a model that `assemble` built"
     ):
-        save(build("small-cnn").get_submodule("network"), {"name": "small-cnn"}, path)
+        save_model(build("small-cnn").get_submodule("network"), {"name": "small-cnn"}, path)
     assert not path.exists()
 
 
 def test_loading_with_other_settings_is_refused(build: Build, tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
-    save(build("resnet20"), {"name": "resnet20"}, path)
+    save_model(build("resnet20"), {"name": "resnet20"}, path)
     with pytest.raises(CheckpointError, match=r"missing: .*unexpected: "):
-        load({"name": "small-cnn"}, path)
+        load_model({"name": "small-cnn"}, path)
     with pytest.raises(SuiteError, match="did you mean 'shortcut'"):
-        load({"name": "resnet20", "short-cut": "A"}, path)
+        load_model({"name": "resnet20", "short-cut": "A"}, path)
     with pytest.raises(CheckpointError, match="no such file"):
-        load({"name": "resnet20"}, tmp_path / "other.safetensors")
+        load_model({"name": "resnet20"}, tmp_path / "other.safetensors")

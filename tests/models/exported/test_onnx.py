@@ -19,10 +19,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError
-from evalsuite.models.architectures.base import assemble, from_settings
-from evalsuite.models.exported import onnx as reading
-from evalsuite.models.exported.programs import load_program, program_format
-from evalsuite.models.inference import differentiable, gradient_obstacle, logits, prepared
+from evalsuite.models.architectures.base import build_model
+from evalsuite.models.architectures.settings import from_settings
+from evalsuite.models.exported import onnx as onnx_files
+from evalsuite.models.exported.loading import load_program, program_format
+from evalsuite.models.inference import gradient_obstacle, logits, prepare_for_inference
 from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import ImageSet
@@ -48,14 +49,14 @@ def graph(
     tensors = [
         numpy_helper.from_array(np.asarray(value), name) for name, value in {"weight": WEIGHT, **more}.items()
     ]
-    made = helper.make_graph(
+    model_graph = helper.make_graph(
         list(nodes),
         "test",
         [helper.make_tensor_value_info(*one) for one in inputs],
         [helper.make_tensor_value_info(*one) for one in outputs],
         tensors,
     )
-    return helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
+    return helper.make_model(model_graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
 def behind(name: str, *, opset: int = 18, **attributes: Any) -> onnx.ModelProto:
@@ -76,10 +77,10 @@ def pictures(count: int, shape: tuple[int, ...] = SHAPE) -> Tensor:
 
 def gradient(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
     asked = images.clone().requires_grad_()
-    (found,) = torch.autograd.grad(
+    (gradients,) = torch.autograd.grad(
         nn.functional.cross_entropy(model(asked), torch.zeros(len(images)).long()), asked
     )
-    return found
+    return gradients
 
 
 def exported(model: nn.Module, path: Path, *, opset: int, today: bool, batch: int = 0) -> Path:
@@ -110,7 +111,7 @@ def trained(few: ImageSet) -> Callable[[str], nn.Module]:
     def after_training(name: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = assemble(from_settings({"name": name}))
+            model = build_model(from_settings({"name": name}))
         train(
             model,
             few,
@@ -128,7 +129,7 @@ def trained(few: ImageSet) -> Callable[[str], nn.Module]:
     + [("resnet20", opset, False) for opset in (13, 18)]
     + [("small-cnn", 20, True), ("resnet20", 18, True)],
 )
-def test_exports_of_our_networks_say_and_feel_the_same(
+def test_exports_have_the_outputs_and_gradients_of_the_network(
     trained: Callable[[str], nn.Module], few: ImageSet, tmp_path: Path, name: str, opset: int, today: bool
 ) -> None:
     model = trained(name)
@@ -136,23 +137,23 @@ def test_exports_of_our_networks_say_and_feel_the_same(
     assert onnx.load(path).opset_import[0].version == opset
     program = load_program(path, trust=False, image_shape=(3, 32, 32))
 
-    assert (program.format, program.differentiable, program.obstacle) == ("ONNX", True, "")
+    assert (program.format, program.gradient_obstacle) == ("ONNX", "")
     assert "gradients those of the conversion by onnx2torch" in program.notes[0]
-    expected, found = logits(model, few.images), logits(program, few.images)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    expected, computed = logits(model, few.images), logits(program, few.images)
+    np.testing.assert_allclose(computed, expected, rtol=0, atol=1e-4)
     assert few.labels is not None
     accuracy = float((expected.argmax(1) == few.labels).mean())
-    assert float((found.argmax(1) == few.labels).mean()) == accuracy > 0.5
+    assert float((computed.argmax(1) == few.labels).mean()) == accuracy > 0.5
 
     images = torch.from_numpy(few.images[:7] / np.float32(255))
     wanted = gradient(model, images)
     assert float((gradient(program, images) - wanted).norm() / wanted.norm()) < 1e-3
 
 
-def test_outputs_are_onnxruntimes_and_gradients_the_twins(tmp_path: Path) -> None:
+def test_outputs_are_onnxruntimes_and_gradients_those_of_the_conversion(tmp_path: Path) -> None:
     program = load_program(saved(graph(), tmp_path), trust=False)
-    twin = program.network.get_submodule("twin")
-    for weight in twin.buffers():
+    converted = program.network.get_submodule("converted")
+    for weight in converted.buffers():
         weight.mul_(2)
     images = pictures(6)
     expected = images.flatten(1) @ torch.from_numpy(WEIGHT)
@@ -166,7 +167,7 @@ def test_a_batch_size_that_is_fixed_is_kept_to(trained: Callable[[str], nn.Modul
     model = trained("small-cnn")
     path = exported(model, tmp_path / "five.onnx", opset=17, today=False, batch=5)
     program = load_program(path, trust=False)
-    assert (program.intake.smallest, program.intake.largest) == (5, 5)
+    assert (program.input_spec.min_batch, program.input_spec.max_batch) == (5, 5)
     assert program.notes[0] == "The program takes exactly 5 images at a time."
     for count in (1, 5, 12):
         images = pictures(count, (3, 32, 32))
@@ -175,12 +176,12 @@ def test_a_batch_size_that_is_fixed_is_kept_to(trained: Callable[[str], nn.Modul
 
 
 def reshaped(count: int) -> onnx.ModelProto:
-    """A graph that says it takes any batch, and reshapes it as it was when it was recorded."""
+    """A graph that declares any batch size, and reshapes to the one it was recorded with."""
     shape = np.array([count, 48 if count == 1 else -1], np.int64)
     return graph((helper.make_node("Reshape", ["images", "shape"], ["flat"]), LINEAR), shape=shape)
 
 
-def test_a_missing_dynamic_axis_inside_is_found_out(tmp_path: Path) -> None:
+def test_a_missing_dynamic_axis_inside_is_detected(tmp_path: Path) -> None:
     program = load_program(saved(reshaped(1), tmp_path), trust=False)
     images = pictures(3)
     assert "The program takes one image at a time." in program.notes
@@ -256,7 +257,7 @@ def test_batch_norm_in_training_mode_is_refused(tmp_path: Path) -> None:
 
 def test_an_operator_that_cannot_be_converted_leaves_a_model_without_gradients(tmp_path: Path) -> None:
     program = load_program(saved(behind("Mish"), tmp_path), trust=False)
-    assert not program.differentiable
+    assert program.gradient_obstacle
     assert program.notes == (
         "The model has no gradients (ONNX: onnx2torch cannot convert it (Converter is not implemented "
         "(OperationDescription(domain='', operation_type='Mish', version=17)))): white-box attacks cannot run.",
@@ -264,9 +265,9 @@ def test_an_operator_that_cannot_be_converted_leaves_a_model_without_gradients(t
     images = pictures(9)
     expected = nn.functional.mish(images).flatten(1) @ torch.from_numpy(WEIGHT)
     torch.testing.assert_close(program(images), expected)
-    ready = prepared(nn.Sequential(program, nn.Identity()).eval())
-    assert not differentiable(ready)
-    assert gradient_obstacle(ready) == f"ONNX: {program.obstacle}"
+    ready = prepare_for_inference(nn.Sequential(program, nn.Identity()).eval())
+    assert gradient_obstacle(ready)
+    assert gradient_obstacle(ready) == f"ONNX: {program.gradient_obstacle}"
     np.testing.assert_allclose(logits(ready, images.numpy()), expected.numpy(), rtol=1e-5, atol=1e-5)
 
 
@@ -274,23 +275,25 @@ def test_a_conversion_that_computes_something_else_is_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = graph(weight=WEIGHT * np.float32(1.001))
-    monkeypatch.setattr(reading, "lowered", lambda _: other)
+    monkeypatch.setattr(onnx_files, "lower_for_converter", lambda _: other)
     program = load_program(saved(graph(), tmp_path), trust=False)
-    assert "its outputs change by up to 0.0" in program.obstacle
-    monkeypatch.setattr(reading, "lowered", lambda _: graph(weight=WEIGHT * np.float32(1 + 1e-6)))
-    assert load_program(saved(graph(), tmp_path), trust=False).differentiable
+    assert "its outputs change by up to 0.0" in program.gradient_obstacle
+    monkeypatch.setattr(
+        onnx_files, "lower_for_converter", lambda _: graph(weight=WEIGHT * np.float32(1 + 1e-6))
+    )
+    assert not load_program(saved(graph(), tmp_path), trust=False).gradient_obstacle
 
 
 def test_gradients_that_are_zero_by_rounding_are_none_but_a_dead_network_has_them(tmp_path: Path) -> None:
-    assert "zero everywhere" in load_program(saved(behind("Round"), tmp_path), trust=False).obstacle
+    assert "zero everywhere" in load_program(saved(behind("Round"), tmp_path), trust=False).gradient_obstacle
     dead = graph(weight=0 * WEIGHT)
-    assert load_program(saved(dead, tmp_path), trust=False).differentiable
+    assert not load_program(saved(dead, tmp_path), trust=False).gradient_obstacle
 
 
-def test_without_the_size_of_its_images_a_conversion_is_not_believed(tmp_path: Path) -> None:
+def test_without_the_size_of_its_images_a_conversion_is_not_used(tmp_path: Path) -> None:
     path = saved(graph(inputs=(("images", TensorProto.FLOAT, ("n", 3, "h", "w")),)), tmp_path)
-    assert "size of its images is unknown" in load_program(path, trust=False).obstacle
-    assert load_program(path, trust=False, image_shape=SHAPE).differentiable
+    assert "size of its images is unknown" in load_program(path, trust=False).gradient_obstacle
+    assert not load_program(path, trust=False, image_shape=SHAPE).gradient_obstacle
 
 
 def test_half_precision_is_taken_as_it_is(tmp_path: Path) -> None:
@@ -300,9 +303,9 @@ def test_half_precision_is_taken_as_it_is(tmp_path: Path) -> None:
     )
     program = load_program(saved(model, tmp_path), trust=False)
     assert "The program takes its images in float16." in program.notes
-    found = program(pictures(3))
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, pictures(3).flatten(1) @ torch.from_numpy(WEIGHT), rtol=0, atol=0.03)
+    outputs = program(pictures(3))
+    assert outputs.dtype == torch.float32
+    torch.testing.assert_close(outputs, pictures(3).flatten(1) @ torch.from_numpy(WEIGHT), rtol=0, atol=0.03)
 
 
 def outside(location: str, folder: Path, *, length: int | None = None) -> Path:
@@ -322,7 +325,7 @@ def test_tensors_in_a_file_beside_it_are_read(tmp_path: Path, monkeypatch: pytes
     path = outside("deeper/weights.bin", tmp_path)
     monkeypatch.chdir("/")
     program = load_program(path, trust=False)
-    assert program.differentiable
+    assert not program.gradient_obstacle
     torch.testing.assert_close(program(pictures(3)), pictures(3).flatten(1) @ torch.from_numpy(WEIGHT))
 
 
@@ -333,12 +336,14 @@ def test_tensors_anywhere_else_are_refused(tmp_path: Path) -> None:
     secret.write_bytes(WEIGHT.tobytes())
     (home / "link.bin").symlink_to(secret)
     for location in (str(secret), "../secret.bin", "link.bin", "/dev/zero"):
-        with pytest.raises(CheckpointError, match=f"wants to read '{location}' outside its own folder"):
+        with pytest.raises(
+            CheckpointError, match=f"refers to tensors in '{location}' outside its own folder"
+        ):
             load_program(outside(location, home), trust=True)
-    with pytest.raises(CheckpointError, match=r"keeps tensors in 'gone\.bin', which is not there"):
+    with pytest.raises(CheckpointError, match=r"refers to tensors in 'gone\.bin', which does not exist"):
         load_program(outside("gone.bin", home), trust=False)
     os.mkfifo(home / "pipe")
-    with pytest.raises(CheckpointError, match="keeps tensors in 'pipe', which is not there"):
+    with pytest.raises(CheckpointError, match="refers to tensors in 'pipe', which does not exist"):
         load_program(outside("pipe", home), trust=False)
     (home / "short.bin").write_bytes(WEIGHT.tobytes()[:-4])
     with pytest.raises(CheckpointError, match=r"beyond the end of 'short\.bin'"):
@@ -357,7 +362,7 @@ def test_external_tensors_of_a_subgraph_are_seen(tmp_path: Path) -> None:
     choice = helper.make_node("If", ["yes"], ["bias"], then_branch=branch, else_branch=branch)
     add = helper.make_node("Gemm", ["flat", "weight", "bias"], ["logits"])
     model = graph((choice, FLATTEN, add), yes=np.True_)
-    with pytest.raises(CheckpointError, match="wants to read '/etc/hostname' outside"):
+    with pytest.raises(CheckpointError, match="refers to tensors in '/etc/hostname' outside"):
         load_program(saved(model, tmp_path), trust=False)
 
 
@@ -365,11 +370,11 @@ def test_too_large_a_model_is_refused_before_it_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = saved(graph(), tmp_path)
-    monkeypatch.setattr(reading, "LARGEST", path.stat().st_size)
+    monkeypatch.setattr(onnx_files, "MAX_BYTES", path.stat().st_size)
     load_program(path, trust=False)
     (tmp_path / "weights.bin").write_bytes(WEIGHT.tobytes())
     external = outside("weights.bin", tmp_path)
-    monkeypatch.setattr(reading, "LARGEST", WEIGHT.nbytes - 1)
+    monkeypatch.setattr(onnx_files, "MAX_BYTES", WEIGHT.nbytes - 1)
     with pytest.raises(CheckpointError, match=r"has 960 bytes of tensors, expected at most 959"):
         load_program(external, trust=False)
     monkeypatch.setattr(onnx, "load", lambda *_, **__: pytest.fail("was read"))
@@ -386,7 +391,7 @@ def test_names_in_a_file_never_become_code(tmp_path: Path) -> None:
     model = graph((relu, helper.make_node("Flatten", ["changed"], ["flat"]), LINEAR), opset=13)
 
     program = load_program(saved(model, tmp_path), trust=False)
-    assert program.differentiable
+    assert not program.gradient_obstacle
     gradient(program, pictures(2))
     assert not canary.exists()
 

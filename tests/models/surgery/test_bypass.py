@@ -8,10 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError, InvalidModelError
-from evalsuite.models.architectures.base import core
+from evalsuite.models.architectures.base import unwrap_model
 from evalsuite.models.architectures.resnet import ResNet20
 from evalsuite.models.checkpoints.loading import load_candidate
-from evalsuite.models.surgery.bypass import Probe, bypassed, dead_layers, probe, without_dead
+from evalsuite.models.surgery.bypass import (
+    BypassProbe,
+    bypass_dead_layers,
+    dead_layers,
+    probe_bypass,
+    with_bypass,
+)
 
 Build = Callable[..., nn.Module]
 BLOCK = ("layer1.1.conv1", "layer1.1.bn1")
@@ -20,7 +26,7 @@ BLOCK = ("layer1.1.conv1", "layer1.1.bn1")
 def killed(model: nn.Module, *names: str) -> nn.Module:
     with torch.no_grad():
         for name in names:
-            core(model).get_parameter(f"{name}.weight").zero_()
+            unwrap_model(model).get_parameter(f"{name}.weight").zero_()
     return model
 
 
@@ -74,10 +80,10 @@ def test_a_network_that_cannot_be_traced_is_refused_only_if_something_is_dead() 
 
 def test_skipping_needs_no_weights_of_what_is_skipped(build: Build) -> None:
     weights = dict(killed(build("resnet20"), "layer1.1.conv1").state_dict())
-    architecture = without_dead(weights, ResNet20())
-    assert architecture == bypassed(ResNet20(), BLOCK)
+    architecture = bypass_dead_layers(weights, ResNet20())
+    assert architecture == with_bypass(ResNet20(), BLOCK)
     model = load_candidate(weights, architecture, image_shape=(3, 32, 32))
-    names = [name for name in core(model).state_dict() if name.startswith("layer1.1.")]
+    names = [name for name in unwrap_model(model).state_dict() if name.startswith("layer1.1.")]
     assert {name.split(".")[2] for name in names} == {"conv2", "bn2"}
     fewer = {
         name: tensor for name, tensor in weights.items() if not name.startswith(("network.layer1.1.conv1",))
@@ -90,7 +96,7 @@ def test_skipping_needs_no_weights_of_what_is_skipped(build: Build) -> None:
 
 
 def test_skipping_twice_is_skipping_once() -> None:
-    assert bypassed(bypassed(ResNet20(), BLOCK), (*BLOCK, "layer1.2.conv1")).bypass == (
+    assert with_bypass(with_bypass(ResNet20(), BLOCK), (*BLOCK, "layer1.2.conv1")).bypass == (
         *BLOCK,
         "layer1.2.conv1",
     )
@@ -99,20 +105,20 @@ def test_skipping_twice_is_skipping_once() -> None:
 def test_probe_measures_both_networks(build: Build) -> None:
     weights = dict(killed(build("resnet20"), "layer1.1.conv1").state_dict())
     images = np.random.default_rng(0).integers(0, 256, (40, 3, 32, 32), dtype=np.uint8)
-    skipped = load_candidate(weights, bypassed(ResNet20(), BLOCK), image_shape=(3, 32, 32))
+    skipped = load_candidate(weights, with_bypass(ResNet20(), BLOCK), image_shape=(3, 32, 32))
     with torch.inference_mode():
         logits = skipped(torch.from_numpy(images) / 255)
     labels = (logits - logits.mean(0)).argmax(1).numpy()
     weights["network.linear.bias"] = weights["network.linear.bias"] - logits.mean(0)  # no class for all
-    found = probe(weights, ResNet20(), images, labels)
-    assert found is not None
-    assert (found.layers, found.skipped, found.n) == (BLOCK, 1.0, 40)
-    assert found.kept < 1
-    assert probe(build("resnet20").state_dict(), ResNet20(), images, labels) is None
+    probe = probe_bypass(weights, ResNet20(), images, labels)
+    assert probe is not None
+    assert (probe.layers, probe.skipped, probe.n) == (BLOCK, 1.0, 40)
+    assert probe.kept < 1
+    assert probe_bypass(build("resnet20").state_dict(), ResNet20(), images, labels) is None
 
 
-def test_probe_says_what_it_found() -> None:
-    sentence = Probe(("a", "b"), kept=0.117, skipped=0.911, n=300).sentence
+def test_the_sentence_of_the_probe() -> None:
+    sentence = BypassProbe(("a", "b"), kept=0.117, skipped=0.911, n=300).sentence
     assert "(a, b): accuracy on 300 images is 11.7% with them kept and 91.1% with them skipped" in sentence
     assert sentence.endswith("meant to be skipped")
-    assert Probe(("a",), kept=0.9, skipped=0.9, n=1).sentence.endswith("meant to be kept")
+    assert BypassProbe(("a",), kept=0.9, skipped=0.9, n=1).sentence.endswith("meant to be kept")

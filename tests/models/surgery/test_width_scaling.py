@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SkippedError
-from evalsuite.models.architectures.base import core
+from evalsuite.models.architectures.base import unwrap_model
 from evalsuite.models.architectures.resnet import ZeroPadding
 from evalsuite.models.checkpoints.reading import load_weights
-from evalsuite.models.surgery.width_inference import check_widths, resize_to
-from evalsuite.models.surgery.width_scaling import free_widths, with_widths
+from evalsuite.models.surgery.width_inference import check_widths, resize_like
+from evalsuite.models.surgery.width_scaling import scalable_widths, with_widths
 
 Build = Callable[..., nn.Module]
 SHAPE = (3, 32, 32)
@@ -52,7 +52,7 @@ def test_every_architecture_has_a_version_of_half_the_width_that_loads_again(
 ) -> None:
     model = build(name, **table)
     before = copy.deepcopy(model.state_dict())
-    widths = {layer: max(1, width // 2) for layer, width in free_widths(model, SHAPE).items()}
+    widths = {layer: max(1, width // 2) for layer, width in scalable_widths(model, SHAPE).items()}
     thin = drawn(with_widths(model, widths, SHAPE))
     for layer, width in widths.items():
         assert len(thin.get_submodule(layer).get_parameter("weight")) == width
@@ -62,8 +62,8 @@ def test_every_architecture_has_a_version_of_half_the_width_that_loads_again(
     classes = model(images).shape[1]
     check_widths(thin, SHAPE, classes=classes)
     again = build(name, seed=1, **table)
-    resize_to(again, core(thin).state_dict())
-    load_weights(again, core(thin).state_dict())
+    resize_like(again, unwrap_model(thin).state_dict())
+    load_weights(again, unwrap_model(thin).state_dict())
     assert str(again) == str(thin)
     assert torch.equal(again(images), thin(images))
     assert thin(images).shape == (3, classes)
@@ -72,14 +72,14 @@ def test_every_architecture_has_a_version_of_half_the_width_that_loads_again(
 
 def test_widths_that_do_not_change_change_nothing(build: Build) -> None:
     model = build("resnet20")
-    same = with_widths(model, free_widths(model, SHAPE), SHAPE)
+    same = with_widths(model, scalable_widths(model, SHAPE), SHAPE)
     assert all(torch.equal(value, same.state_dict()[key]) for key, value in model.state_dict().items())
 
 
-def test_the_last_layer_and_depthwise_ones_are_not_free(build: Build) -> None:
-    assert [*free_widths(build("small-cnn"), SHAPE).values()] == [24, 48, 64, 64]
+def test_the_last_layer_and_depthwise_ones_are_not_scalable(build: Build) -> None:
+    assert [*scalable_widths(build("small-cnn"), SHAPE).values()] == [24, 48, 64, 64]
     mobile = build("torchvision:mobilenet_v2")
-    free = free_widths(mobile, SHAPE)
+    free = scalable_widths(mobile, SHAPE)
     grouped = {name for name, one in mobile.named_modules() if isinstance(one, nn.Conv2d) and one.groups > 1}
     assert len(grouped) == 17
     assert not grouped & set(free)
@@ -97,12 +97,12 @@ def test_zero_padding_follows_the_widths(
     model = build("resnet20", shortcut="A")
     stages = dict(zip((16, 32, 64), stream, strict=True))
     thin = with_widths(
-        model, {name: stages[width] for name, width in free_widths(model, SHAPE).items()}, SHAPE
+        model, {name: stages[width] for name, width in scalable_widths(model, SHAPE).items()}, SHAPE
     )
-    paddings = [one for one in thin.modules() if isinstance(one, ZeroPadding)]
-    for one, (before, after) in zip(paddings, pairwise(stream), strict=True):
+    paddings = [padding for padding in thin.modules() if isinstance(padding, ZeroPadding)]
+    for padding, (before, after) in zip(paddings, pairwise(stream), strict=True):
         maps = torch.rand(2, before, 4, 4) + 1
-        padded = one(maps)
+        padded = padding(maps)
         assert padded.shape == (2, after, 2, 2)
         first = (after - before) // 2
         assert torch.equal(padded[:, first : first + before], maps[:, :, ::2, ::2])

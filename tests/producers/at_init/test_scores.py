@@ -14,24 +14,18 @@ from torch.nn import functional
 
 from evalsuite.errors import SkippedError, SuiteError
 from evalsuite.models.architectures.resnet import ResNet20
-from evalsuite.models.cost import nonzero, prunable, weights_digest
-from evalsuite.producers.at_init.scores import (
-    Grasp,
-    InitialProducer,
-    MagnitudeInit,
-    RandomInit,
-    Snip,
-    Synflow,
-)
+from evalsuite.models.cost import count_nonzero, prunable_layers, weights_digest
+from evalsuite.producers.at_init.scores import Grasp, InitialProducer, MagnitudeInit, Snip, Synflow
 from evalsuite.producers.base import Context
-from evalsuite.producers.unstructured.global_threshold import (
-    alive,
-    allowed,
-    best,
+from evalsuite.producers.baselines.random_pruning import RandomInit
+from evalsuite.producers.unstructured.base import (
+    global_masks,
     magnitudes,
-    masks_of,
-    room,
-    weights_of,
+    nonzero_budget,
+    nonzero_masks,
+    nonzero_per_layer,
+    prunable_weights,
+    weight_budget,
 )
 from evalsuite.random_streams import generator
 from evalsuite.training.history import history
@@ -47,7 +41,7 @@ KINDS: dict[str, InitialProducer] = {
 
 @pytest.fixture
 def perceptron(few: Any) -> nn.Module:
-    """Two layers on the first 12 pixels, with a bend that has a second derivative."""
+    """Two layers on the first 12 pixels, with an activation that has a second derivative."""
 
     class Cut(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
@@ -59,7 +53,7 @@ def perceptron(few: Any) -> nn.Module:
 
 @pytest.fixture
 def noisy(small_context: Context) -> Context:
-    """Images whose first pixels say something."""
+    """Images whose first pixels are random."""
     images = np.random.default_rng(0).random(small_context.train.images.shape, dtype=np.float32)
     return replace(small_context, train=replace(small_context.train, images=images))
 
@@ -82,13 +76,13 @@ def test_masks_are_exact_and_of_first_weights(
         parameter.data += 0.1  # a trained parent has biases
     before = weights_digest(parent)
     for ratio, model in zip((0.4, 0.9), producer.produce(parent, (0.4, 0.9), context), strict=True):
-        assert sum(alive(model).values()) == room(parent, allowed(parent, ratio))
-        assert min(alive(model).values()) > 0
-        for layer, weight in weights_of(model).items():
-            own = weights_of(first)[layer]
-            assert bool(((weight == 0) | (weight == own)).all())
-        for name, value in first.state_dict().items():  # statistics of norms too: scoring left no trace
-            if name not in masks_of(model):
+        assert sum(nonzero_per_layer(model).values()) == weight_budget(parent, nonzero_budget(parent, ratio))
+        assert min(nonzero_per_layer(model).values()) > 0
+        for layer, weight in prunable_weights(model).items():
+            initial = prunable_weights(first)[layer]
+            assert bool(((weight == 0) | (weight == initial)).all())
+        for name, value in first.state_dict().items():  # statistics of norms too: scoring changed nothing
+            if name not in nonzero_masks(model):
                 assert torch.equal(model.state_dict()[name], value), name
     assert weights_digest(parent) == before
     assert [one["recipe"] for one in fits] == [quick, quick]
@@ -99,46 +93,48 @@ def test_it_trains_once_with_the_parents_recipe(small_context: Context, small_pa
     longer = replace(small_context.origin, recipe=replace(small_context.recipe, epochs=2))
     (model,) = MagnitudeInit().produce(small_parent, (0.5,), replace(small_context, origin=longer))
     assert [(phase.what, phase.epochs) for phase in history(model) or ()] == [("retraining", 2)]
-    assert abs(nonzero(model) - allowed(small_parent, 0.5)) <= 1
-    for name, mask in masks_of(model).items():
-        expected = best(first := small_context.fresh(), magnitudes(first), sum(alive(model).values()))
+    assert abs(count_nonzero(model) - nonzero_budget(small_parent, 0.5)) <= 1
+    for name, mask in nonzero_masks(model).items():
+        expected = global_masks(
+            first := small_context.fresh(), magnitudes(first), sum(nonzero_per_layer(model).values())
+        )
         assert torch.equal(mask, expected[name])
 
 
-def test_nobody_knows_the_architecture(small_context: Context, small_parent: nn.Module) -> None:
-    with pytest.raises(SkippedError, match="nobody knows how the parent was built"):
+def test_a_parent_of_unknown_architecture_is_skipped(small_context: Context, small_parent: nn.Module) -> None:
+    with pytest.raises(SkippedError, match="how the parent was built is unknown"):
         next(iter(Snip().produce(small_parent, (0.5,), replace(small_context, origin=None))))
 
 
-def test_snip_is_the_slope_along_the_mask(perceptron: nn.Module, noisy: Context) -> None:
+def test_snip_is_the_gradient_along_the_mask(perceptron: nn.Module, noisy: Context) -> None:
     """Equation 4: the derivative of the loss by c at c = 1 when the weights are c * w; by differences, in float64."""
-    found = Snip(images=20).scores(perceptron, noisy)
+    scores = Snip(images=20).scores(perceptron, noisy)
     images, labels = noisy.batch(20, "snip")
     exact = copy.deepcopy(perceptron).double()
 
     def loss() -> float:
         return float(functional.cross_entropy(exact(images.double()), labels).detach())
 
-    for name, weight in weights_of(exact).items():
-        slow = torch.empty_like(weight)
+    for name, weight in prunable_weights(exact).items():
+        expected = torch.empty_like(weight)
         for index in np.ndindex(*weight.shape):
-            kept = float(weight[index])
-            weight[index] = kept * 1.0001
+            value = float(weight[index])
+            weight[index] = value * 1.0001
             above = loss()
-            weight[index] = kept * 0.9999
-            slow[index] = abs(above - loss()) / 2e-4
-            weight[index] = kept
-        np.testing.assert_allclose(found[name].numpy(), slow.numpy(), rtol=1e-3, atol=1e-7)
+            weight[index] = value * 0.9999
+            expected[index] = abs(above - loss()) / 2e-4
+            weight[index] = value
+        np.testing.assert_allclose(scores[name].numpy(), expected.numpy(), rtol=1e-3, atol=1e-7)
 
 
 def test_grasp_is_weight_times_hessian_times_gradient(perceptron: nn.Module, noisy: Context) -> None:
     """Equation 8 with the whole Hessian of each half, column by column."""
     producer = Grasp(per_class=4, temperature=2.0)
-    found = producer.scores(perceptron, noisy)
+    scores = producer.scores(perceptron, noisy)
     images, labels = noisy.per_class(4, "grasp")
     order = generator(noisy.seed, "grasp", "halves").permutation(len(labels))
     exact = copy.deepcopy(perceptron).double()
-    names = [f"{name}.weight" for name in weights_of(exact)]
+    names = [f"{name}.weight" for name in prunable_weights(exact)]
     sizes = [exact.get_parameter(name).numel() for name in names]
     start = torch.cat([exact.get_parameter(name).detach().flatten() for name in names])
 
@@ -155,20 +151,20 @@ def test_grasp_is_weight_times_hessian_times_gradient(perceptron: nn.Module, noi
     halves = [loss_on(order[: len(order) // 2]), loss_on(order[len(order) // 2 :])]
     jacobian: Any = torch.autograd.functional.jacobian
     hessian: Any = torch.autograd.functional.hessian
-    slope = sum(jacobian(loss, start) for loss in halves)
-    curve = sum(hessian(loss, start) for loss in halves)
-    slow = start * (curve @ slope)
-    mine = torch.cat([score.flatten() for score in found.values()])
-    np.testing.assert_allclose(mine.numpy(), slow.numpy(), rtol=2e-3, atol=1e-6)
-    assert float(slow.abs().max()) > 1e-4  # far from the tolerance
+    gradient = sum(jacobian(loss, start) for loss in halves)
+    curvature = sum(hessian(loss, start) for loss in halves)
+    expected = start * (curvature @ gradient)
+    flat_scores = torch.cat([score.flatten() for score in scores.values()])
+    np.testing.assert_allclose(flat_scores.numpy(), expected.numpy(), rtol=2e-3, atol=1e-6)
+    assert float(expected.abs().max()) > 1e-4  # far from the tolerance
     both = [set(labels[order[: len(order) // 2]].tolist()), set(labels[order[len(order) // 2 :]].tolist())]
     assert len(both[0] & both[1]) > 5  # halves share most classes
 
 
 def chain(*weights: list[list[float]]) -> nn.Module:
-    layers = [nn.Linear(len(one[0]), len(one), bias=False) for one in weights]
-    for layer, one in zip(layers, weights, strict=True):
-        layer.weight.data = torch.tensor(one, dtype=torch.float32)
+    layers = [nn.Linear(len(matrix[0]), len(matrix), bias=False) for matrix in weights]
+    for layer, matrix in zip(layers, weights, strict=True):
+        layer.weight.data = torch.tensor(matrix, dtype=torch.float32)
     return nn.Sequential(nn.Flatten(), *(part for layer in layers for part in (layer, nn.ReLU())))
 
 
@@ -205,13 +201,13 @@ def test_synflow_follows_all_paths(small_context: Context, rounds: int) -> None:
 
 
 def test_synflow_by_hand(small_context: Context) -> None:
-    """One path of 3 * 4 and one of 1 * 1: two weights of four are the strong path, signs aside."""
+    """One path of 3 * 4 and one of 1 * 1: the two weights of the strong path stay, signs aside."""
     model = chain([[-3, 0.5], [0.1, 1]], [[4, -1]])
     context = replace(
         small_context, train=replace(small_context.train, images=np.zeros((1, 2, 1, 1), dtype=np.float32))
     )
     positive = copy.deepcopy(model).double()
-    for weight in weights_of(positive).values():
+    for weight in prunable_weights(positive).values():
         weight.abs_()
     scores = Synflow().scores(positive, context)
     np.testing.assert_allclose(scores["1"].numpy(), [[12.0, 2.0], [0.1, 1.0]], rtol=1e-6)
@@ -229,8 +225,8 @@ def test_synaptic_flow_is_conserved_from_layer_to_layer(small_context: Context) 
             value.zero_()
     sums = [float(score.sum()) for score in Synflow().scores(model, small_context).values()]
     ones = torch.ones(1, *small_context.train.images.shape[1:], dtype=torch.float64)
-    whole = float(model.network(ones).sum().detach())  # type: ignore[operator]  # a module
-    assert sums == pytest.approx([whole] * len(prunable(model)), rel=1e-9)
+    total = float(model.network(ones).sum().detach())  # type: ignore[operator]  # a module
+    assert sums == pytest.approx([total] * len(prunable_layers(model)), rel=1e-9)
 
 
 def test_settings_are_checked() -> None:
@@ -240,15 +236,15 @@ def test_settings_are_checked() -> None:
 
 def test_random_allocations(small_context: Context, small_parent: nn.Module) -> None:
     """ERK keeps thin layers, uniform keeps the same share of each."""
-    keep = room(small_parent, allowed(small_parent, 0.5))
-    sizes = alive(small_parent)
+    keep = weight_budget(small_parent, nonzero_budget(small_parent, 0.5))
+    sizes = nonzero_per_layer(small_parent)
     total = sum(sizes.values())
     uniform = RandomInit(allocation="uniform").masks(small_parent, keep, small_context)
     for layer, size in sizes.items():
         assert abs(int(uniform[f"{layer}.weight"].sum()) - size * keep / total) < 1
     erk = RandomInit().masks(small_parent, keep, small_context)
     shares = {layer: int(erk[f"{layer}.weight"].sum()) / size for layer, size in sizes.items()}
-    weights = weights_of(small_parent)
+    weights = prunable_weights(small_parent)
     rule = {layer: sum(w.shape) / w.numel() for layer, w in weights.items()}
     free = [layer for layer, share in shares.items() if share < 1]
     scale = shares[free[-1]] / rule[free[-1]]

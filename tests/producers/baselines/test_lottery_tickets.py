@@ -10,16 +10,16 @@ from torch import nn
 
 from evalsuite.errors import SkippedError, SuiteError
 from evalsuite.models.architectures.resnet import ResNet20
-from evalsuite.models.cost import nonzero
+from evalsuite.models.cost import count_nonzero
 from evalsuite.producers.base import Context
 from evalsuite.producers.baselines.lottery_tickets import Lottery
-from evalsuite.producers.unstructured.global_threshold import (
-    allowed,
-    best,
+from evalsuite.producers.unstructured.base import (
+    global_masks,
     magnitudes,
-    masks_of,
-    room,
-    weights_of,
+    nonzero_budget,
+    nonzero_masks,
+    prunable_weights,
+    weight_budget,
 )
 from evalsuite.training.history import history
 from evalsuite.training.origin import Origin
@@ -35,9 +35,9 @@ def test_a_ticket_is_the_trained_mask_on_early_weights(
         context = replace(context, origin=Origin(ResNet20(), 7, context.recipe))
     parent, early = context.rewound(1), context.rewound(rewind)
     (ticket,) = Lottery(rewind=rewind).produce(parent, (0.7,), context)
-    expected = best(parent, magnitudes(parent), room(parent, allowed(parent, 0.7)))
-    for layer, weight in weights_of(ticket).items():
-        assert torch.equal(weight, weights_of(early)[layer] * expected[f"{layer}.weight"])
+    expected = global_masks(parent, magnitudes(parent), weight_budget(parent, nonzero_budget(parent, 0.7)))
+    for layer, weight in prunable_weights(ticket).items():
+        assert torch.equal(weight, prunable_weights(early)[layer] * expected[f"{layer}.weight"])
     assert [(one["start"], one["recipe"]) for one in fits] == [(rewind, context.recipe)]
 
 
@@ -45,10 +45,13 @@ def test_each_level_prunes_the_last_trained_ticket(small_context: Context, small
     first, second = (
         copy.deepcopy(one) for one in Lottery(rewind=0.5).produce(small_parent, (0.4, 0.7), small_context)
     )
-    expected = best(first, magnitudes(first), room(small_parent, allowed(small_parent, 0.7)))
-    assert all(torch.equal(mask, expected[name]) for name, mask in masks_of(second).items())
+    expected = global_masks(
+        first, magnitudes(first), weight_budget(small_parent, nonzero_budget(small_parent, 0.7))
+    )
+    assert all(torch.equal(mask, expected[name]) for name, mask in nonzero_masks(second).items())
     assert [
-        abs(nonzero(one) - allowed(small_parent, ratio)) <= 1 for one, ratio in ((first, 0.4), (second, 0.7))
+        abs(count_nonzero(one) - nonzero_budget(small_parent, ratio)) <= 1
+        for one, ratio in ((first, 0.4), (second, 0.7))
     ]
     assert [(phase.what, phase.epochs) for phase in history(second) or ()] == [
         ("pretraining", 1), ("retraining", 0.5), ("retraining", 0.5),

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from evalsuite.errors import SkippedError
-from evalsuite.models.cost import cost, nonzero, weights_digest
+from evalsuite.models.cost import cost, count_nonzero, weights_digest
 from evalsuite.producers.base import Context, Producer
-from evalsuite.producers.baselines.scratch import ScratchB, ScratchE, redraw, stretched
-from evalsuite.producers.unstructured.global_threshold import Magnitude, allowed, masks_of, weights_of
+from evalsuite.producers.baselines.scratch import ScratchB, ScratchE, redraw_weights, stretch_recipe
+from evalsuite.producers.unstructured.base import nonzero_budget, nonzero_masks, prunable_weights
+from evalsuite.producers.unstructured.magnitude import Magnitude
 from evalsuite.training.history import history
 from evalsuite.training.recipe import Recipe
 
@@ -31,22 +32,24 @@ def test_the_mask_is_found_and_the_weights_are_new(
 ) -> None:
     parent = network(name)
     before = weights_digest(parent)
-    found, plain = (one_shot(one, parent, 0.7, small_context) for one in (ScratchE(), Magnitude()))
-    assert all(torch.equal(mask, masks_of(plain)[layer]) for layer, mask in masks_of(found).items())
-    for layer, weight in weights_of(found).items():
-        kept = weight != 0
-        assert not bool((weight[kept] == weights_of(plain)[layer][kept]).any())
-        surviving = int(kept.sum()) / weight.shape[0]
-        count = int(kept.sum())
+    scratch, magnitude = (one_shot(one, parent, 0.7, small_context) for one in (ScratchE(), Magnitude()))
+    assert all(
+        torch.equal(mask, nonzero_masks(magnitude)[layer]) for layer, mask in nonzero_masks(scratch).items()
+    )
+    for layer, weight in prunable_weights(scratch).items():
+        nonzero = weight != 0
+        assert not bool((weight[nonzero] == prunable_weights(magnitude)[layer][nonzero]).any())
+        surviving = int(nonzero.sum()) / weight.shape[0]
+        count = int(nonzero.sum())
         if count > 400:  # variance of a normal, five standard errors
-            ratio = float(weight[kept].double().square().mean()) * surviving / 2
+            ratio = float(weight[nonzero].double().square().mean()) * surviving / 2
             assert abs(ratio - 1) < 5 * (2 / count) ** 0.5, layer
     assert weights_digest(parent) == before
 
 
 def test_norms_and_statistics_start_over(small_parent: nn.Module) -> None:
     model = copy.deepcopy(small_parent)
-    redraw(model, masks_of(model), 5)
+    redraw_weights(model, nonzero_masks(model), 5)
     norms = [one for one in model.modules() if isinstance(one, nn.BatchNorm2d)]
     assert len(norms) == 4
     for norm in norms:
@@ -55,14 +58,14 @@ def test_norms_and_statistics_start_over(small_parent: nn.Module) -> None:
         assert bool((norm.running_mean == 0).all())
     again = copy.deepcopy(small_parent)
     state = torch.get_rng_state()
-    redraw(again, masks_of(again), 5)
+    redraw_weights(again, nonzero_masks(again), 5)
     assert torch.equal(torch.get_rng_state(), state)
     assert weights_digest(again) == weights_digest(model)
-    redraw(again, masks_of(again), 6)
+    redraw_weights(again, nonzero_masks(again), 6)
     assert weights_digest(again) != weights_digest(model)
 
 
-def test_a_layer_that_does_not_say_how_it_starts() -> None:
+def test_a_layer_without_reset_parameters_is_skipped() -> None:
     class Scale(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -70,7 +73,7 @@ def test_a_layer_that_does_not_say_how_it_starts() -> None:
 
     model = nn.Sequential(nn.Linear(2, 2), Scale())
     with pytest.raises(SkippedError, match=r"^layer 1 has parameters, but no reset_parameters\(\)"):
-        redraw(model, masks_of(model), 0)
+        redraw_weights(model, nonzero_masks(model), 0)
 
 
 @pytest.mark.usefixtures("fits")
@@ -79,7 +82,7 @@ def test_smaller_networks_stay_small_and_dense(small_context: Context, small_par
     assert sum(p.numel() for p in model.parameters()) < 0.6 * sum(
         p.numel() for p in small_parent.parameters()
     )
-    assert all(bool(mask.all()) for mask in masks_of(model).values())
+    assert all(bool(mask.all()) for mask in nonzero_masks(model).values())
 
 
 def test_scratch_is_trained_from_nothing(small_context: Context, small_parent: nn.Module) -> None:
@@ -88,12 +91,12 @@ def test_scratch_is_trained_from_nothing(small_context: Context, small_parent: n
     context = replace(small_context, origin=longer)
     model = one_shot(ScratchE(), small_parent, 0.5, context)
     assert [(phase.what, phase.epochs) for phase in history(model) or ()] == [("retraining", 2)]
-    assert abs(nonzero(model) - allowed(small_parent, 0.5)) <= 1
+    assert abs(count_nonzero(model) - nonzero_budget(small_parent, 0.5)) <= 1
 
 
 @pytest.mark.parametrize(
     ("settings", "extra", "most"),
-    [({}, 0, 1e9), ({"formula": "wang"}, 3, 1e9), ({"most": 2.0}, 0, 2.0)],
+    [({}, 0, 1e9), ({"formula": "wang"}, 3, 1e9), ({"max_speedup": 2.0}, 0, 2.0)],
     ids=str,
 )
 def test_scratch_b_gets_the_parents_compute(
@@ -123,6 +126,6 @@ def test_scratch_b_gets_the_parents_compute(
 def test_published_budgets(parent: float, pruned: float, epochs: int) -> None:
     """ResNet-56-A, ResNet-56-B and VGG16-A of Liu et al.: 160 epochs, steps at a half and three quarters."""
     recipe = Recipe(epochs=160, schedule="step", milestones=(80, 120))
-    found = stretched(recipe, int(160 * parent / pruned))
-    assert found.epochs == epochs
-    assert found.milestones == (round(epochs / 2), round(epochs * 3 / 4))
+    stretched = stretch_recipe(recipe, int(160 * parent / pruned))
+    assert stretched.epochs == epochs
+    assert stretched.milestones == (round(epochs / 2), round(epochs * 3 / 4))

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from evalsuite.errors import SkippedError, SuiteError, UserError
-from evalsuite.models.cost import cost, nonzero, weights_digest
-from evalsuite.models.surgery.width_scaling import free_widths
+from evalsuite.models.cost import cost, count_nonzero, count_parameters, weights_digest
+from evalsuite.models.surgery.width_scaling import scalable_widths
 from evalsuite.producers.base import Context
-from evalsuite.producers.baselines.thin import Thin, parameters
+from evalsuite.producers.baselines.thin import Thin
 from evalsuite.training.history import history
 
 Network = Callable[..., nn.Module]
@@ -41,16 +41,16 @@ def test_half_the_width_by_hand(
 ) -> None:
     parent = network(name)
     before = weights_digest(parent)
-    model = thinned(Thin(), parent, 1 - size / nonzero(parent), small_context)
-    assert parameters(model) == size
-    assert tuple(free_widths(model, SHAPE).values()) == widths
+    model = thinned(Thin(), parent, 1 - size / count_nonzero(parent), small_context)
+    assert count_parameters(model) == size
+    assert tuple(scalable_widths(model, SHAPE).values()) == widths
     assert model(torch.rand(2, *SHAPE)).shape == (2, 10)
     assert weights_digest(parent) == before
 
 
 @pytest.mark.usefixtures("fits")
 def test_no_other_share_comes_nearer(network: Network, small_context: Context) -> None:
-    parent, total = network("small-cnn"), nonzero(network("small-cnn"))
+    parent, total = network("small-cnn"), count_nonzero(network("small-cnn"))
     full = (24, 48, 64, 64)
     sizes = set()
     for thousandth in range(1001):
@@ -58,7 +58,7 @@ def test_no_other_share_comes_nearer(network: Network, small_context: Context) -
         sizes.add(48 * a + 9 * (a * b + b * c + c * d) + 2 * (a + b + c + d) + 10 * d + 10)
     for ratio in (0.1, 0.37, 0.62, 0.85, 0.97):
         model = thinned(Thin(), parent, ratio, small_context)
-        miss = abs(parameters(model) - (1 - ratio) * total)
+        miss = abs(count_parameters(model) - (1 - ratio) * total)
         assert miss == pytest.approx(min(abs(size - (1 - ratio) * total) for size in sizes))
 
 
@@ -70,13 +70,15 @@ def test_it_has_the_multiply_accumulates_of_the_other_methods_model(
     parent = network("resnet20")
     producer = Thin(of=of, match="macs")
     other = copy.deepcopy(next(iter(producer.inner.produce(parent, (0.6,), small_context))))
-    wanted = cost(other, SHAPE).macs_nonzero
-    assert wanted is not None
-    found = cost(thinned(producer, parent, 0.6, small_context), SHAPE).macs
-    assert found == pytest.approx(wanted, rel=0.03)
-    alike = parameters(thinned(Thin(of=of), parent, 0.6, small_context))
-    assert alike == pytest.approx(nonzero(other), rel=0.03)
-    assert abs(alike - parameters(thinned(producer, parent, 0.6, small_context))) > 0.03 * alike
+    expected = cost(other, SHAPE).macs_nonzero
+    assert expected is not None
+    macs = cost(thinned(producer, parent, 0.6, small_context), SHAPE).macs
+    assert macs == pytest.approx(expected, rel=0.03)
+    parameters = count_parameters(thinned(Thin(of=of), parent, 0.6, small_context))
+    assert parameters == pytest.approx(count_nonzero(other), rel=0.03)
+    assert (
+        abs(parameters - count_parameters(thinned(producer, parent, 0.6, small_context))) > 0.03 * parameters
+    )
 
 
 @pytest.mark.usefixtures("fits")
@@ -99,7 +101,7 @@ def test_it_is_trained_as_the_parent_was_and_from_nothing(
 ) -> None:
     assert small_context.origin is not None
     longer = replace(small_context.origin, recipe=replace(small_context.recipe, epochs=2))
-    context = replace(small_context, origin=longer, lineage=history(small_parent) or ())
+    context = replace(small_context, origin=longer, initial_history=history(small_parent) or ())
     model = thinned(Thin(of="magnitude", match="macs"), small_parent, 0.5, context)
     assert [(phase.what, phase.epochs) for phase in history(model) or ()] == [("retraining", 2)]
     steps = next(one for name, one in model.named_buffers() if name.endswith("num_batches_tracked"))
@@ -107,7 +109,7 @@ def test_it_is_trained_as_the_parent_was_and_from_nothing(
 
 
 @pytest.mark.usefixtures("fits")
-def test_what_cannot_be(network: Network, small_context: Context) -> None:
+def test_what_is_refused(network: Network, small_context: Context) -> None:
     with pytest.raises(
         UserError, match=r"^too high a prune ratio: a thin network may have the size \d+, but "
     ):

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError, UserError
-from evalsuite.models.cost import nonzero, prunable, weights_digest
-from evalsuite.models.surgery.low_rank_factors import factor_pairs, factored, product
+from evalsuite.models.cost import count_nonzero, prunable_layers, weights_digest
+from evalsuite.models.surgery.low_rank_factors import factor_pairs, factored_weight, factorize_layer
 from evalsuite.producers.base import Context
 from evalsuite.producers.low_rank.decomposition import (
     Alds,
-    Shape,
+    Decomposition,
     Svd,
-    decomposed,
-    decomposing,
-    equal_error,
-    factors,
+    decompose,
+    decompose_and_retrain,
+    equal_error_ranks,
+    factorise,
     largest_error,
-    spectra,
+    layer_spectra,
 )
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import ImageSet
@@ -50,9 +50,9 @@ def conv(weight: Tensor, **settings: Any) -> nn.Sequential:
 
 
 def rebuilt(weight: Tensor, groups: int, rank: int) -> Tensor:
-    """What both factors multiply out to."""
+    """The product of both factors."""
     network = conv(weight)
-    return product(factored(network[0], *factors(weight, groups, rank)))
+    return factored_weight(factorize_layer(network[0], *factorise(weight, groups, rank)))
 
 
 def norm(matrix: Tensor) -> float:
@@ -69,7 +69,7 @@ def of_low_rank(groups: int, rank: int) -> Tensor:
 def test_a_layer_of_known_rank_is_exact_at_that_rank_and_not_below(groups: int, rank: int) -> None:
     weight = of_low_rank(groups, rank)
     torch.testing.assert_close(rebuilt(weight, groups, rank), weight)
-    (layer,) = spectra(conv(weight), groups=4)
+    (layer,) = layer_spectra(conv(weight), max_groups=4)
     assert layer.errors[groups][rank] < 1e-6
     assert layer.errors[groups][rank - 1] > 1e-2
     if rank > 1:
@@ -78,7 +78,7 @@ def test_a_layer_of_known_rank_is_exact_at_that_rank_and_not_below(groups: int, 
 
 def test_without_groups_the_error_is_that_of_the_best_matrix_of_the_rank() -> None:
     weight = drawn(6, 4, 3, 3)
-    (layer,) = spectra(conv(weight), groups=1)
+    (layer,) = layer_spectra(conv(weight), max_groups=1)
     left, values, right = np.linalg.svd(weight.flatten(1).numpy(), full_matrices=False)
     for rank in range(1, 7):
         best = left[:, :rank] * values[:rank] @ right[:rank]
@@ -90,26 +90,26 @@ def test_without_groups_the_error_is_that_of_the_best_matrix_of_the_rank() -> No
 
 
 def test_the_bound_is_tight_where_all_groups_are_alike() -> None:
-    """[D D] with D = diag(3, 1): rank 1 leaves [diag(0, 1) diag(0, 1)], a third of the norm; so says the bound."""
+    """[D D] with D = diag(3, 1): rank 1 leaves [diag(0, 1) diag(0, 1)], a third of the norm, which is the bound."""
     half = torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64))
     weight = torch.cat([half, half], dim=1).view(2, 4, 1, 1)
-    (layer,) = spectra(conv(weight), groups=2)
+    (layer,) = layer_spectra(conv(weight), max_groups=2)
     assert layer.errors[2].tolist() == pytest.approx([1, 1 / 3, 0])
     assert norm(rebuilt(weight, 2, 1) - weight) / norm(weight) == pytest.approx(1 / 3)
-    assert layer.weights(2, 1) == 8  # no smaller than it is: whole
+    assert layer.weights(2, 1) == 8  # no smaller than the layer: it is not decomposed
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.sampled_from([1, 2, 3, 6]), st.integers(2, 7), st.sampled_from([1, 3]))
 def test_no_decomposition_is_further_off_than_its_bound(seed: int, groups: int, out: int, side: int) -> None:
     weight = drawn(out, 6, side, side, seed=seed)
-    (layer,) = spectra(conv(weight), groups=6)
+    (layer,) = layer_spectra(conv(weight), max_groups=6)
     assert [*layer.errors] == [1, 2, 3, 6]
     bounds = layer.errors[groups]
     assert len(bounds) == min(out, 6 // groups * side**2) + 1
     for rank in range(1, len(bounds)):
-        found = norm(rebuilt(weight, groups, rank) - weight) / norm(weight)
-        assert found <= bounds[rank] + 1e-6
+        error = norm(rebuilt(weight, groups, rank) - weight) / norm(weight)
+        assert error <= bounds[rank] + 1e-6
     assert bool((np.diff(bounds) <= 1e-12).all())
 
 
@@ -125,7 +125,7 @@ def test_with_one_group_alds_is_svd(network: Network, context: Context, name: st
         assert weights_digest(svd) == weights_digest(alds)
 
 
-ONE = Alds(groups=1)
+ONE = Alds(max_groups=1)
 
 
 def trail(
@@ -143,8 +143,8 @@ def test_every_layer_of_svd_is_the_best_of_its_rank_and_all_errors_keep_to_one_t
     before = weights_digest(parent)
     (model,) = trail(Svd(), parent, context, (0.6,))
     assert weights_digest(parent) == before
-    assert abs(1 - nonzero(model) / nonzero(parent) - 0.6) < 0.02
-    found, one_more = [], []
+    assert abs(1 - count_nonzero(model) / count_nonzero(parent) - 0.6) < 0.02
+    errors, errors_at_lower_rank = [], []
     pairs = factor_pairs(model)
     assert len(pairs) > 2
     for key, pair in pairs.items():
@@ -154,32 +154,34 @@ def test_every_layer_of_svd_is_the_best_of_its_rank_and_all_errors_keep_to_one_t
         rank = len(pair.get_submodule("reduce").get_parameter("weight"))
         left, values, right = np.linalg.svd(weight, full_matrices=False)
         best = left[:, :rank] * values[:rank] @ right[:rank]
-        np.testing.assert_allclose(product(pair).flatten(1).numpy(), best, atol=1e-5)
-        found.append(values[rank] / values[0])
-        one_more.append(values[rank - 1] / values[0] if rank > 1 else np.inf)
-    assert max(found) < min(one_more) + 1e-6  # no layer could be smaller without being the worst
-    assert pairs.keys() < prunable(parent).keys() | {""}
+        np.testing.assert_allclose(factored_weight(pair).flatten(1).numpy(), best, atol=1e-5)
+        errors.append(values[rank] / values[0])
+        errors_at_lower_rank.append(values[rank - 1] / values[0] if rank > 1 else np.inf)
+    assert max(errors) < min(errors_at_lower_rank) + 1e-6  # no layer could be smaller without being the worst
+    assert pairs.keys() < prunable_layers(parent).keys() | {""}
 
 
 @pytest.mark.usefixtures("fits")
 def test_what_alds_finds_is_never_worse_than_what_it_starts_from(network: Network, context: Context) -> None:
     parent = network("resnet20")
     for ratio in (0.5, 0.97):  # at the second one most random starts have too many weights at rank 1
-        budget = (1 - ratio) * nonzero(parent)
-        layers = spectra(parent, groups=16)
+        budget = (1 - ratio) * count_nonzero(parent)
+        layers = layer_spectra(parent, max_groups=16)
         alds = Alds()
-        starts = alds._beginnings(layers, context, budget)
+        starts = alds._starts(layers, context, budget)
         assert starts[0] == {one.name: 1 for one in layers}
         assert starts[1] == {one.name: max(k for k in (1, 2, 3) if k in one.errors) for one in layers}
-        found = min(largest_error(layers, alds._searched(layers, start, budget)) for start in starts)
-        assert found <= min(largest_error(layers, equal_error(layers, start, budget)) for start in starts)
+        least = min(largest_error(layers, alds._search(layers, start, budget)) for start in starts)
+        assert least <= min(
+            largest_error(layers, equal_error_ranks(layers, start, budget)) for start in starts
+        )
         assert (len(starts) == 16) == (ratio == 0.5)
         (model,) = trail(alds, parent, context, (ratio,))
-        assert abs(1 - nonzero(model) / nonzero(parent) - ratio) < 0.01
+        assert abs(1 - count_nonzero(model) / count_nonzero(parent) - ratio) < 0.01
 
 
 @pytest.mark.usefixtures("fits")
-@pytest.mark.parametrize("producer", [Svd(), Alds(groups=4, starts=2)], ids=["svd", "alds"])
+@pytest.mark.parametrize("producer", [Svd(), Alds(max_groups=4, random_starts=2)], ids=["svd", "alds"])
 def test_a_later_ratio_starts_from_the_factors_of_the_last_one(
     network: Network, context: Context, producer: Svd | Alds
 ) -> None:
@@ -187,7 +189,7 @@ def test_a_later_ratio_starts_from_the_factors_of_the_last_one(
     parent = network("small-cnn")
     once = trail(producer, parent, context, (0.8,))[0]
     twice = trail(producer, parent, context, (0.5, 0.8))[1]
-    assert nonzero(twice) == pytest.approx(nonzero(once), rel=0.02)
+    assert count_nonzero(twice) == pytest.approx(count_nonzero(once), rel=0.02)
     for key, pair in factor_pairs(twice).items():
         assert not any(factor_pairs(part) for part in pair)
         assert not isinstance(parent.get_submodule(key), nn.Sequential)
@@ -205,36 +207,36 @@ def test_what_retraining_made_of_the_factors_is_what_is_decomposed_next(
     parent, key = network("small-cnn"), "network.layer2.conv"
     largest = np.linalg.norm(parent.get_submodule(key).get_parameter("weight").detach().flatten(1).numpy(), 2)
     for model, factor in zip(trail(producer, parent, context, (0.5, 0.6, 0.7)), (3, 9, 27), strict=True):
-        found = np.linalg.norm(product(factor_pairs(model)[key]).flatten(1).numpy(), 2)
-        assert found == pytest.approx(factor * largest, rel=1e-4)  # the largest singular value is always kept
+        value = np.linalg.norm(factored_weight(factor_pairs(model)[key]).flatten(1).numpy(), 2)
+        assert value == pytest.approx(factor * largest, rel=1e-4)  # the largest singular value is always kept
 
 
 @pytest.mark.usefixtures("fits")
 def test_the_budget_is_what_norms_and_biases_leave(context: Context) -> None:
     """288 + 32 weights that may be decomposed, 8 + 16 + 4 other parameters: half of 348 leaves 146."""
-    asked: list[float] = []
+    budgets: list[float] = []
 
-    def choose(dense: nn.Module, budget: float) -> Shape:  # noqa: ARG001  # the producers'
-        asked.append(budget)
+    def choose(dense: nn.Module, budget: float) -> Decomposition:  # noqa: ARG001  # the producers'
+        budgets.append(budget)
         return {}
 
     parent = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(8, 4))
     for parameter in parent.parameters():
         parameter.data.fill_(1)
-    next(decomposing(parent, (0.5,), context, choose))
-    assert asked == [146]
+    next(decompose_and_retrain(parent, (0.5,), context, choose))
+    assert budgets == [146]
 
 
 def test_grouped_convolutions_are_left_alone() -> None:
     network = nn.Sequential(nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 16, 3), nn.Flatten(), nn.Linear(16, 4))
-    assert [one.name for one in spectra(network, groups=4)] == ["1", "3"]
-    assert [[*one.errors] for one in spectra(network, groups=4)] == [[1, 2, 4], [1]]
-    smaller = decomposed(network, {"1": (2, 3), "3": (1, 9)})
+    assert [one.name for one in layer_spectra(network, max_groups=4)] == ["1", "3"]
+    assert [[*one.errors] for one in layer_spectra(network, max_groups=4)] == [[1, 2, 4], [1]]
+    smaller = decompose(network, {"1": (2, 3), "3": (1, 9)})
     assert [*factor_pairs(smaller)] == ["1"]  # rank 9 of a 4 x 16 layer would be larger than the layer
 
 
 def test_a_parent_in_factors_is_refused(network: Network, context: Context) -> None:
-    parent = decomposed(network("small-cnn"), {"network.layer2.conv": (1, 2)})
+    parent = decompose(network("small-cnn"), {"network.layer2.conv": (1, 2)})
     with pytest.raises(
         UserError, match=r"^the parent has 1 layers in factors already, 'network.layer2.conv' first;"
     ):
@@ -247,7 +249,9 @@ def test_a_ratio_below_rank_1_is_refused(network: Network, context: Context) -> 
             next(producer.produce(network("small-cnn"), (0.999,), context))
 
 
-@pytest.mark.parametrize("wrong", [{"groups": 0}, {"rounds": 0}, {"first": 0}, {"starts": -1}])
+@pytest.mark.parametrize(
+    "wrong", [{"max_groups": 0}, {"rounds": 0}, {"start_groups": 0}, {"random_starts": -1}]
+)
 def test_settings_that_make_no_sense_are_refused(wrong: dict[str, int]) -> None:
-    with pytest.raises(SuiteError, match=r"^alds: found groups = "):
+    with pytest.raises(SuiteError, match=r"^alds: found max_groups = "):
         Alds(**wrong)

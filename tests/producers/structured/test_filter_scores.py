@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import UserError
-from evalsuite.models.cost import cost, nonzero, prunable, weights_digest
-from evalsuite.models.surgery.removal import channel_groups
+from evalsuite.models.cost import cost, count_nonzero, prunable_layers, weights_digest
+from evalsuite.models.surgery.channel_removal import channel_groups
 from evalsuite.producers.base import Context
 from evalsuite.producers.structured.filter_scores import FilterL1
 from evalsuite.training.recipe import Recipe
@@ -25,11 +25,6 @@ ODD = (11, 22, 41, 57)  # widths w for which (k + 0.5) / w * w falls short of k 
 @pytest.fixture
 def context(few: ImageSet, quick: Recipe) -> Context:
     return Context(few, quick, seed=3)
-
-
-@pytest.fixture
-def pruned_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Context, "retrain", lambda *_: None)
 
 
 def produced(parent: nn.Module, context: Context, ratios: Sequence[float]) -> list[nn.Module]:
@@ -59,34 +54,35 @@ def test_every_layer_loses_the_same_share_as_near_to_the_target_as_whole_filters
 ) -> None:
     parent = network("small-cnn", widths=full)
     total = parameters(*full)
-    assert nonzero(parent) == total
+    assert count_nonzero(parent) == total
     ratios = [step / 25 for step in range(1, 25)]
     for ratio, model in zip(ratios, produced(parent, context, ratios), strict=True):
-        found = tuple(widths(model).values())
-        miss = [abs(parameters(*kept) - (1 - ratio) * total) for kept in along(full)]
-        assert found in along(full)
-        assert abs(nonzero(model) - (1 - ratio) * total) == pytest.approx(min(miss), abs=1e-6)
-        assert nonzero(model) == parameters(*found)  # physically: no zeros are left behind
+        widths_left = tuple(widths(model).values())
+        miss = [abs(parameters(*choice) - (1 - ratio) * total) for choice in along(full)]
+        assert widths_left in along(full)
+        assert abs(count_nonzero(model) - (1 - ratio) * total) == pytest.approx(min(miss), abs=1e-6)
+        assert count_nonzero(model) == parameters(*widths_left)  # physically: no zeros are left behind
 
 
 @pytest.mark.usefixtures("pruned_only")
 @pytest.mark.parametrize("name", ["small-cnn", "resnet20"])
-def test_filters_of_lowest_l1_norm_go(network: Network, context: Context, name: str) -> None:
+def test_filters_of_lowest_l1_norm_are_removed(network: Network, context: Context, name: str) -> None:
     parent, ratio = network(name), 0.5
     (model,) = produced(parent, context, (ratio,))
     groups = {group.conv: group for group in channel_groups(parent)}
     kept: dict[str, Tensor] = {}
     for conv, group in groups.items():
-        norms = [(float(one.abs().double().sum()), -place) for place, one in enumerate(weight(parent, conv))]
+        filters = weight(parent, conv).abs().double()
+        norms = [(float(values.sum()), -place) for place, values in enumerate(filters)]
         best = sorted(range(len(norms)), key=lambda place: norms[place], reverse=True)[: widths(model)[conv]]
         kept[conv] = torch.tensor(sorted(best))
         for norm in group.norms:
             for tensor in ("weight", "bias", "running_mean", "running_var"):
-                found, whole = (one.state_dict()[f"{norm.name}.{tensor}"] for one in (model, parent))
-                assert torch.equal(found, whole[kept[conv]])
+                left, complete = (one.state_dict()[f"{norm.name}.{tensor}"] for one in (model, parent))
+                assert torch.equal(left, complete[kept[conv]])
     assert len(kept) == {"small-cnn": 4, "resnet20": 9}[name]
     sources = {consumer.name: group.conv for group in groups.values() for consumer in group.consumers}
-    for layer in prunable(parent):
+    for layer in prunable_layers(parent):
         expected = weight(parent, layer)
         expected = expected[kept[layer]] if layer in kept else expected
         expected = expected[:, kept[sources[layer]]] if layer in sources else expected
@@ -116,7 +112,7 @@ def test_models_shrink_step_by_step_and_are_retrained(
     network: Network, context: Context, name: str, ratios: tuple[float, ...]
 ) -> None:
     parent = network(name)
-    before, total = weights_digest(parent), nonzero(parent)
+    before, total = weights_digest(parent), count_nonzero(parent)
     models = produced(parent, context, ratios)
     costs = [cost(model, SHAPE) for model in (parent, *models)]
     for low, high in pairwise(costs):
@@ -131,8 +127,10 @@ def test_models_shrink_step_by_step_and_are_retrained(
         inputs = sum(
             weight(model, reader.name)[:, 0].numel() for group in groups for reader in group.consumers
         )
-        assert abs(nonzero(model) - (1 - ratio) * total) <= filters + inputs  # within one filter per layer
-        assert model.get_submodule(list(prunable(model))[-1]).get_parameter("weight").shape[0] == 10
+        assert (
+            abs(count_nonzero(model) - (1 - ratio) * total) <= filters + inputs
+        )  # within one filter per layer
+        assert model.get_submodule(list(prunable_layers(model))[-1]).get_parameter("weight").shape[0] == 10
         assert min(widths(model).values()) >= 1
         assert model(torch.rand(2, *SHAPE)).shape == (2, 10)
     steps = [int(next(one for one in model.buffers() if one.dtype == torch.int64)) for model in models]
@@ -146,7 +144,7 @@ def test_in_a_residual_network_only_the_first_convolution_of_each_block_shrinks(
 ) -> None:
     parent = network("resnet20")
     (model,) = produced(parent, context, (0.5,))
-    for layer in prunable(parent):
+    for layer in prunable_layers(parent):
         shrunk = weight(model, layer).shape[0] < weight(parent, layer).shape[0]
         assert shrunk == (".conv1" in layer and "layer" in layer), layer
 

@@ -16,19 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalsuite.errors import SuiteError, UserError
-from evalsuite.models.surgery.removal import Groups, channel_groups, remove_channels
+from evalsuite.models.surgery.channel_removal import channel_groups
 from evalsuite.producers.base import Context
-from evalsuite.producers.structured import filter_scores as filters
-from evalsuite.producers.structured.filter_scores import (
-    BatchNormScale,
-    FilterL1,
-    FilterL2,
-    FilterProducer,
-    FilterRandom,
-    Fpgm,
-    Taylor,
-)
-from evalsuite.producers.structured.removal import Scores
+from evalsuite.producers.baselines.random_pruning import FilterRandom
+from evalsuite.producers.structured.base import ChannelScores, FilterProducer
+from evalsuite.producers.structured.filter_scores import BatchNormScale, FilterL1, FilterL2, Fpgm, Taylor
 
 Network = Callable[..., nn.Module]
 ALL: list[FilterProducer] = [
@@ -48,22 +40,8 @@ def filtered(*rows: Sequence[float]) -> nn.Module:
     return nn.Sequential(conv, nn.BatchNorm2d(len(rows)), nn.Flatten(), nn.Linear(len(rows), 2)).eval()
 
 
-def scored(producer: FilterProducer, model: nn.Module, context: Context) -> Scores:
+def scored(producer: FilterProducer, model: nn.Module, context: Context) -> ChannelScores:
     return producer.scores(model, producer.groups(model, context), context)
-
-
-@pytest.fixture
-def cuts(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Tensor]]:
-    """Channels that producers keep; nothing is trained."""
-    kept: list[Mapping[str, Tensor]] = []
-
-    def spied(model: nn.Module, keep: Mapping[str, Tensor], own: Groups) -> nn.Module:
-        kept.append(keep)
-        return remove_channels(model, keep, own)
-
-    monkeypatch.setattr(filters, "remove_channels", spied)
-    monkeypatch.setattr(Context, "retrain", lambda *_: None)
-    return kept
 
 
 @pytest.mark.parametrize(
@@ -79,17 +57,17 @@ def cuts(monkeypatch: pytest.MonkeyPatch) -> list[Mapping[str, Tensor]]:
 def test_scores_by_hand(
     small_context: Context, producer: FilterProducer, rows: list[list[float]], scores: list[float]
 ) -> None:
-    found = scored(producer, filtered(*rows), small_context)
-    assert [*found] == ["0"]
-    assert found["0"].tolist() == pytest.approx(scores)
+    result = scored(producer, filtered(*rows), small_context)
+    assert [*result] == ["0"]
+    assert result["0"].tolist() == pytest.approx(scores)
 
 
 def test_the_filter_nearest_to_all_others_goes_first(
-    small_context: Context, cuts: list[Mapping[str, Tensor]]
+    small_context: Context, kept_channels: list[Mapping[str, Tensor]]
 ) -> None:
     model = filtered([9.0, 0.0, 0.0], [0.5, 0.0, 0.0], [0.0, 9.0, 0.0], [1.0, 1.0, 1.0])
     [*Fpgm().produce(model, (0.2,), small_context)]
-    assert cuts[0]["0"].tolist() == [0, 1, 2]  # not the smallest: it is further from the others
+    assert kept_channels[0]["0"].tolist() == [0, 1, 2]  # not the smallest: it is further from the others
 
 
 @pytest.mark.parametrize("name", ["small-cnn", "resnet20"])
@@ -102,7 +80,7 @@ def test_fpgm_equals_the_definition(network: Network, small_context: Context, na
 
 
 def test_batch_norm_scales_share_one_threshold(
-    network: Network, small_context: Context, cuts: list[Mapping[str, Tensor]]
+    network: Network, small_context: Context, kept_channels: list[Mapping[str, Tensor]]
 ) -> None:
     parent = copy.deepcopy(network("small-cnn", widths=(4, 4, 4, 4)))
     scales = [[9.0, -8.0, 7.0, 6.0], [0.3, 0.2, -0.4, 0.1], [5.0, 0.5, 4.0, -3.0], [1.0, 2.0, 3.0, 4.0]]
@@ -115,9 +93,9 @@ def test_batch_norm_scales_share_one_threshold(
     total = 192 + 9 * 48 + 2 * 16 + 50
     (model,) = BatchNormScale().produce(parent, (1 - size / total,), small_context)
     assert sum(p.numel() for p in model.parameters()) == size
-    assert [cuts[0][name].tolist() for name in names] == [[0, 1, 2, 3], [2], [0, 2, 3], [0, 1, 2, 3]]
+    assert [kept_channels[0][name].tolist() for name in names] == [[0, 1, 2, 3], [2], [0, 2, 3], [0, 1, 2, 3]]
     (even,) = BatchNormScale(allocation="uniform").produce(parent, (0.6,), small_context)
-    assert [cuts[1][name].tolist() for name in names] == [[0, 1], [0, 2], [0, 2], [2, 3]]
+    assert [kept_channels[1][name].tolist() for name in names] == [[0, 1], [0, 2], [0, 2], [2, 3]]
     assert even(torch.rand(2, 3, 32, 32)).shape == (2, 10)
 
 
@@ -128,7 +106,7 @@ def test_a_convolution_without_a_norm_has_no_scale(small_context: Context) -> No
 
 
 def test_taylor_by_hand(small_context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two filters w on one pixel x, logits w x and 0: the slope of the loss in w_0 is (p_0 - 1) x if 0 is right."""
+    """Filters w on one pixel x, logits w x and 0: the derivative of the loss by w_0 is (p_0 - 1) x if 0 is right."""
     conv = nn.Conv2d(1, 2, 1, bias=False)
     conv.weight.data = torch.tensor([2.0, -1.0]).view(2, 1, 1, 1)
     linear = nn.Linear(2, 2, bias=False)
@@ -138,18 +116,18 @@ def test_taylor_by_hand(small_context: Context, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Context, "batch", lambda *_: (images, labels))
     chance = [1 / (1 + math.exp(-value)) for value in (1.0, 3.0)]  # logit (2 - 1) x
     slopes = [(chance[0] - 1) * 1, chance[1] * 3]
-    apart = sum(slope**2 for slope in slopes)
-    found = scored(Taylor(images=2, batch=1), model, small_context)["0"]
-    assert found.tolist() == pytest.approx([4 * apart, apart], rel=1e-5)
-    whole = (sum(slopes) / 2) ** 2
-    found = scored(Taylor(images=2, batch=2), model, small_context)["0"]
-    assert found.tolist() == pytest.approx([4 * whole, whole], rel=1e-5)
+    sum_of_squares = sum(slope**2 for slope in slopes)
+    importance = scored(Taylor(images=2, batch_size=1), model, small_context)["0"]
+    assert importance.tolist() == pytest.approx([4 * sum_of_squares, sum_of_squares], rel=1e-5)
+    square_of_mean = (sum(slopes) / 2) ** 2
+    importance = scored(Taylor(images=2, batch_size=2), model, small_context)["0"]
+    assert importance.tolist() == pytest.approx([4 * square_of_mean, square_of_mean], rel=1e-5)
 
 
 def test_taylor_equals_finite_differences(network: Network, small_context: Context) -> None:
     parent = network("small-cnn", widths=(2, 2, 3, 2))
-    producer = Taylor(images=12, batch=6)
-    found = scored(producer, parent, small_context)
+    producer = Taylor(images=12, batch_size=6)
+    scores = scored(producer, parent, small_context)
     model = copy.deepcopy(parent).double()
     images, labels = small_context.batch(12, "taylor")
 
@@ -157,22 +135,22 @@ def test_taylor_equals_finite_differences(network: Network, small_context: Conte
         with torch.no_grad():
             return float(functional.cross_entropy(model(images[rows].double()), labels[rows]))
 
-    for name, score in found.items():
+    for name, score in scores.items():
         weight = model.get_parameter(f"{name}.weight").data
         for place, filter_ in enumerate(weight):
             flat, slow = filter_.view(-1), 0.0
             for rows in (slice(0, 6), slice(6, 12)):
                 for index in range(len(flat)):
-                    kept, losses = float(flat[index]), []
+                    value, losses = float(flat[index]), []
                     for shift in (1e-4, -1e-4):
-                        flat[index] = kept + shift
+                        flat[index] = value + shift
                         losses.append(loss(rows))
-                    flat[index] = kept
-                    slow += ((losses[0] - losses[1]) / 2e-4 * kept) ** 2
+                    flat[index] = value
+                    slow += ((losses[0] - losses[1]) / 2e-4 * value) ** 2
             assert float(score[place]) == pytest.approx(slow, rel=2e-3, abs=1e-9)
 
 
-def test_random_filters_look_at_no_weights(network: Network, small_context: Context) -> None:
+def test_random_filters_do_not_depend_on_weights(network: Network, small_context: Context) -> None:
     models = [network("small-cnn"), copy.deepcopy(network("small-cnn"))]
     nn.init.normal_(models[1].get_parameter("network.stem.conv.weight"))
     first, second = (scored(FilterRandom(), model, small_context) for model in models)
@@ -188,17 +166,12 @@ def test_random_filters_look_at_no_weights(network: Network, small_context: Cont
     assert min(float(score.min()) for score in first.values()) >= 0
 
 
-@pytest.mark.parametrize("schedule", ["cascade", "one-shot"])
-def test_where_each_ratio_starts(
-    network: Network, small_context: Context, monkeypatch: pytest.MonkeyPatch, schedule: Any
-) -> None:
-    def raised(_: Context, model: nn.Module, ratio: float) -> None:  # noqa: ARG001  # the context's
-        model.get_parameter("network.linear.bias").data += 100
-
-    monkeypatch.setattr(Context, "retrain", raised)
+@pytest.mark.usefixtures("biases_raised")
+@pytest.mark.parametrize("schedule", ["iterative", "one-shot"])
+def test_where_each_ratio_starts(network: Network, small_context: Context, schedule: Any) -> None:
     models = FilterL1(schedule=schedule).produce(network("small-cnn"), (0.3, 0.6), small_context)
     biases = [float(model.get_parameter("network.linear.bias").detach().mean()) for model in models]
-    step = 100 if schedule == "cascade" else 0
+    step = 100 if schedule == "iterative" else 0
     assert biases == pytest.approx([100, 100 + step], abs=2)
 
 
@@ -207,27 +180,19 @@ def test_where_each_ratio_starts(
 def test_torch_pruning_removes_the_same_channels_to_the_same_outputs(
     network: Network,
     small_context: Context,
-    cuts: list[Mapping[str, Tensor]],
+    kept_channels: list[Mapping[str, Tensor]],
+    torch_pruned: Callable[..., nn.Module],
     name: str,
     table: dict[str, Any],
     producer: FilterProducer,
 ) -> None:
     parent = network(name, **table)
     (model,) = producer.produce(parent, (0.5,), small_context)
-    other, images = copy.deepcopy(parent), torch.rand(3, 3, 32, 32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import torch_pruning
-
-        graph = torch_pruning.DependencyGraph().build_dependency(other, images[:1])
-        for layer, kept in cuts[0].items():
-            conv: Any = other.get_submodule(layer)
-            gone = sorted({*range(conv.out_channels)} - {*kept.tolist()})
-            if gone:
-                graph.get_pruning_group(conv, torch_pruning.prune_conv_out_channels, gone).prune()
+    images = torch.rand(3, 3, 32, 32)
+    other = torch_pruned(parent, kept_channels[0], images)
     state = model.state_dict()
     assert all(torch.equal(value, state[key]) for key, value in other.state_dict().items())
-    assert sum(map(len, cuts[0].values())) < sum(group.channels for group in channel_groups(parent))
+    assert sum(map(len, kept_channels[0].values())) < sum(group.channels for group in channel_groups(parent))
     with torch.inference_mode():
         assert torch.equal(other(images), model(images))
 
@@ -237,7 +202,7 @@ def test_torch_pruning_agrees_on_norms(
     network: Network, small_context: Context, producer: FilterProducer, power: int
 ) -> None:
     parent = network("resnet20", shortcut="B")
-    found = scored(producer, parent, small_context)
+    scores = scored(producer, parent, small_context)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import torch_pruning
@@ -246,7 +211,7 @@ def test_torch_pruning_agrees_on_norms(
         importance = torch_pruning.importance.MagnitudeImportance(
             p=power, group_reduction="first", normalizer=None, target_types=[nn.Conv2d]
         )
-        for layer, score in found.items():
+        for layer, score in scores.items():
             group = graph.get_pruning_group(
                 parent.get_submodule(layer), torch_pruning.prune_conv_out_channels, [*range(len(score))]
             )
@@ -254,5 +219,7 @@ def test_torch_pruning_agrees_on_norms(
 
 
 def test_bad_settings() -> None:
-    with pytest.raises(SuiteError, match=r"^taylor: found images = 0 and batch = 64, expected 1 or more$"):
+    with pytest.raises(
+        SuiteError, match=r"^taylor: found images = 0 and batch_size = 64, expected 1 or more$"
+    ):
         Taylor(images=0)

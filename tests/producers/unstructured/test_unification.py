@@ -15,13 +15,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError, UserError
-from evalsuite.models.cost import counted, nonzero, weights_digest
+from evalsuite.models.cost import count_nonzero, weight_cost, weights_digest
 from evalsuite.producers.base import Context
-from evalsuite.producers.unstructured.global_threshold import weights_of
-from evalsuite.producers.unstructured.unification import Multipliers, Ties, Unify, moves, reached
-from evalsuite.training import progress
+from evalsuite.producers.unstructured.base import prunable_weights
+from evalsuite.producers.unstructured.unification import (
+    Admm,
+    UnifiedBlocks,
+    Unify,
+    moves_for_budget,
+    search_falling,
+)
+from evalsuite.training import checkpoint
+from evalsuite.training.checkpoint import TrainingCheckpoint
 from evalsuite.training.hooks import Hooks
-from evalsuite.training.progress import TrainingCheckpoint
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import ImageSet
 
@@ -86,14 +92,14 @@ WORKED = {
     ],
 )
 def test_worked_example(count: int, first: list[list[float]], last: list[list[float]]) -> None:
-    found = Ties.of(WORKED, 2, count).nearest(WORKED)
-    assert found["first"].tolist() == first
-    assert found["last"].tolist() == last
+    unified = UnifiedBlocks.of(WORKED, 2, count).nearest(WORKED)
+    assert unified["first"].tolist() == first
+    assert unified["last"].tolist() == last
 
 
 def test_every_move_is_to_the_block_whose_magnitudes_differ_least(network: Network) -> None:
     """Against loops, with rows that no block divides; ties are no matter in a trained network."""
-    weights = weights_of(network("small-cnn"))
+    weights = prunable_weights(network("small-cnn"))
     size, count = 7, 100
     ranked = sorted(
         (variance(block), name, i, j)
@@ -102,32 +108,32 @@ def test_every_move_is_to_the_block_whose_magnitudes_differ_least(network: Netwo
         for j, block in enumerate(row)
     )
     shared = {(name, i, j) for _, name, i, j in ranked[:count]}
-    found = Ties.of(weights, size, count).nearest(weights)
+    unified = UnifiedBlocks.of(weights, size, count).nearest(weights)
     for name, weight in weights.items():
         for i, row in enumerate(rows_of(weight, size)):
             expected = []
             for j, block in enumerate(row):
                 mean = sum(map(abs, block)) / len(block)
-                tied = (name, i, j) in shared
-                expected += [mean if value > 0 else -mean for value in block] if tied else block
-            assert found[name].flatten(1)[i].tolist() == pytest.approx(expected, rel=1e-6)
+                is_shared = (name, i, j) in shared
+                expected += [mean if value > 0 else -mean for value in block] if is_shared else block
+            assert unified[name].flatten(1)[i].tolist() == pytest.approx(expected, rel=1e-6)
 
 
 @given(st.lists(st.floats(-4, 4, width=32), min_size=4, max_size=4), st.floats(-1, 1))
 def test_no_point_of_one_magnitude_is_nearer(block: list[float], move: float) -> None:
     weights = {"layer": torch.tensor([block], dtype=torch.float64)}
-    (tied,) = Ties.of(weights, 4, 1).nearest(weights).values()
-    other = tied + move * tied.sign()
-    assert (tied - weights["layer"]).square().sum() <= (other - weights["layer"]).square().sum() + 1e-12
+    (unified,) = UnifiedBlocks.of(weights, 4, 1).nearest(weights).values()
+    other = unified + move * unified.sign()
+    assert (unified - weights["layer"]).square().sum() <= (other - weights["layer"]).square().sum() + 1e-12
 
 
 def one_magnitude(model: nn.Module, size: int) -> int:
     """How many blocks of at least two weights have one magnitude, which is not zero."""
-    found = 0
-    for weight in weights_of(model).values():
+    count = 0
+    for weight in prunable_weights(model).values():
         for row in rows_of(weight, size):
-            found += sum(len(block) > 1 and len(set(map(abs, block))) == 1 and block[0] != 0 for block in row)
-    return found
+            count += sum(len(block) > 1 and len(set(map(abs, block))) == 1 and block[0] != 0 for block in row)
+    return count
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -136,34 +142,38 @@ def test_the_share_of_packed_bytes_is_reached_and_nothing_is_zero_before_all_is_
 ) -> None:
     parent = network(name)
     before = weights_digest(parent)
-    whole = counted(parent, "packed")
+    parent_bytes = weight_cost(parent, "packed")
     models = [copy.deepcopy(one) for one in Unify().produce(parent, (0.3, 0.6, 0.95), context)]
-    assert [1 - counted(one, "packed") / whole for one in models] == pytest.approx([0.3, 0.6, 0.95], abs=0.01)
-    assert [nonzero(one) for one in models[:2]] == [nonzero(parent)] * 2
-    assert nonzero(models[2]) < 0.5 * nonzero(parent)
+    assert [1 - weight_cost(one, "packed") / parent_bytes for one in models] == pytest.approx(
+        [0.3, 0.6, 0.95], abs=0.01
+    )
+    assert [count_nonzero(one) for one in models[:2]] == [count_nonzero(parent)] * 2
+    assert count_nonzero(models[2]) < 0.5 * count_nonzero(parent)
     assert weights_digest(parent) == before
     shared = [one_magnitude(one, 8) for one in models]
     assert 0 < shared[0] < shared[1]
-    assert all(weight.any() for weight in weights_of(models[2]).values())
+    assert all(weight.any() for weight in prunable_weights(models[2]).values())
 
 
 def test_training_moves_the_magnitudes_and_keeps_them_shared(network: Network, context: Context) -> None:
     parent = network("small-cnn")
     (model,) = Unify(rho=0.0).produce(parent, (0.6,), context)
-    count = moves(parent, 8, *budget(parent, 0.6))
-    tied = copy.deepcopy(parent)
-    Ties.of(weights_of(parent), 8, count).tie(tied)
-    assert one_magnitude(model, 8) == one_magnitude(tied, 8) > 50
+    count = moves_for_budget(parent, 8, *budget(parent, 0.6))
+    projected = copy.deepcopy(parent)
+    UnifiedBlocks.of(prunable_weights(parent), 8, count).project(projected)
+    assert one_magnitude(model, 8) == one_magnitude(projected, 8) > 50
     changed = [
-        not torch.equal(mine, other)
-        for mine, other in zip(weights_of(model).values(), weights_of(tied).values(), strict=True)
+        not torch.equal(trained, untrained)
+        for trained, untrained in zip(
+            prunable_weights(model).values(), prunable_weights(projected).values(), strict=True
+        )
     ]
     assert all(changed)
 
 
 def budget(parent: nn.Module, ratio: float) -> tuple[int, int]:
-    whole = counted(parent, "packed")
-    return whole - round(ratio * whole), round(0.0005 * whole)
+    parent_bytes = weight_cost(parent, "packed")
+    return parent_bytes - round(ratio * parent_bytes), round(0.0005 * parent_bytes)
 
 
 def test_a_step_is_the_mean_gradient_of_the_magnitude() -> None:
@@ -171,17 +181,17 @@ def test_a_step_is_the_mean_gradient_of_the_magnitude() -> None:
     layer = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[2.0, -2.0]]))
-    ties = Ties.of({"": layer.weight.detach()}, 2, 1)
+    blocks = UnifiedBlocks.of({"": layer.weight.detach()}, 2, 1)
     with torch.no_grad():
         layer.weight -= 0.1 * torch.tensor([[1.0, 3.0]])
-    ties.step(layer, 0.0, 1)
+    blocks.step(layer, 0.0, 1)
     assert layer.weight.tolist() == [[pytest.approx(2.1), pytest.approx(-2.1)]]
 
 
 def test_a_magnitude_may_pass_through_zero() -> None:
     weights = {"layer": torch.tensor([[1.0, -1.0]])}
-    ties = Ties.of(weights, 2, 1)
-    assert ties.nearest({"layer": torch.tensor([[-0.5, 0.25]])})["layer"].tolist() == [[-0.375, 0.375]]
+    blocks = UnifiedBlocks.of(weights, 2, 1)
+    assert blocks.nearest({"layer": torch.tensor([[-0.5, 0.25]])})["layer"].tolist() == [[-0.375, 0.375]]
 
 
 def test_the_multipliers_are_those_of_the_scaled_form() -> None:
@@ -189,27 +199,27 @@ def test_the_multipliers_are_those_of_the_scaled_form() -> None:
     layer = nn.Linear(2, 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[1.0, 3.0]]))
-    pull = Multipliers(2, 1, 0.5)
-    pull.start(layer)
+    admm = Admm(2, 1, 0.5)
+    admm.start(layer)
     layer.weight.grad = torch.tensor([[10.0, 10.0]])
-    pull.pull(layer, 0.0)
+    admm.pull(layer, 0.0)
     assert layer.weight.grad.tolist() == [[10 + 0.5 * (1 - 2), 10 + 0.5 * (3 - 2)]]
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([[2.0, 3.0]]))
-    pull.update(layer, 1)
-    assert {name: value.tolist() for name, value in pull.state.items()} == {
+    admm.update(layer, 1)
+    assert {name: value.tolist() for name, value in admm.state.items()} == {
         "/target": [[2.5, 2.5]],
         "/dual": [[-0.5, 0.5]],
     }
-    pull.update(layer, 2)  # W + U is now (1.5, 3.5)
-    assert pull.state["/target"].tolist() == [[2.5, 2.5]]
-    assert pull.state["/dual"].tolist() == [[-1.0, 1.0]]
+    admm.update(layer, 2)  # W + U is now (1.5, 3.5)
+    assert admm.state["/target"].tolist() == [[2.5, 2.5]]
+    assert admm.state["/dual"].tolist() == [[-1.0, 1.0]]
 
 
 def apart(model: nn.Module, count: int) -> float:
     """Squared distance of a model from its nearest unified one."""
-    weights = weights_of(model)
-    nearest = Ties.of(weights, 8, count).nearest(weights)
+    weights = prunable_weights(model)
+    nearest = UnifiedBlocks.of(weights, 8, count).nearest(weights)
     return sum(float((weights[name] - nearest[name]).square().sum()) for name in weights)
 
 
@@ -217,13 +227,13 @@ def test_the_pull_brings_weights_to_where_they_will_be(
     network: Network, few: ImageSet, quick: Recipe
 ) -> None:
     parent = network("small-cnn")
-    count = moves(parent, 8, *budget(parent, 0.6))
+    count = moves_for_budget(parent, 8, *budget(parent, 0.6))
     distances = {}
     for rho in (0.0, 0.1, 1.0):
         model = copy.deepcopy(parent)
-        pull = Multipliers(8, count, rho)
-        pull.start(model)
-        hooks = Hooks(before_step=pull.pull, after_epoch=pull.update, state=pull.state)
+        admm = Admm(8, count, rho)
+        admm.start(model)
+        hooks = Hooks(before_step=admm.pull, after_epoch=admm.update, state=admm.state)
         recipe = replace(quick, epochs=10, learning_rate=0.02)
         Context(few, recipe, seed=3).fit(model, 0.6, hooks=hooks)
         distances[rho] = apart(model, count)
@@ -244,24 +254,24 @@ def test_a_killed_pull_goes_on_to_the_same_weights(
     network: Network, few: ImageSet, quick: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Z and U are saved with the progress of the training."""
-    monkeypatch.setattr(progress, "INTERVAL", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVE_INTERVAL", 0.0)
     recipe = replace(quick, epochs=3, ema=0.5)
 
     def digest(folder: Path) -> str:
         context = Context(few, recipe, seed=3, progress=TrainingCheckpoint(folder, "d"))
         (model,) = Unify(rho=1.0).produce(network("small-cnn"), (0.6,), context)
-        assert one_magnitude(model, 8) > 50  # the average of the weights is tied as well
+        assert one_magnitude(model, 8) > 50  # the average of the weights is unified as well
         return weights_digest(model)
 
-    update = Multipliers.update
+    update = Admm.update
 
-    def killed(self: Multipliers, model: nn.Module, epochs: int) -> None:
+    def killed(self: Admm, model: nn.Module, epochs: int) -> None:
         if epochs == 3:
             raise KeyboardInterrupt
         update(self, model, epochs)
 
     with monkeypatch.context() as patched:
-        patched.setattr(Multipliers, "update", killed)
+        patched.setattr(Admm, "update", killed)
         with pytest.raises(KeyboardInterrupt):
             digest(tmp_path / "killed")
     assert list((tmp_path / "killed").iterdir())
@@ -269,20 +279,20 @@ def test_a_killed_pull_goes_on_to_the_same_weights(
 
 
 @given(st.lists(st.integers(1, 50), min_size=2, max_size=60), st.floats(0, 1), st.integers(1, 20))
-def test_the_place_that_is_reached_is_allowed_and_near(falls: list[int], share: float, slack: int) -> None:
+def test_the_result_of_the_search_is_allowed_and_near(falls: list[int], share: float, slack: int) -> None:
     sizes = [sum(falls[place:]) for place in range(len(falls) + 1)]
     allowed = round(share * sizes[0])
-    looked: list[int] = []
+    evaluated: list[int] = []
 
     def size(place: int) -> int:
-        looked.append(place)
+        evaluated.append(place)
         return sizes[place]
 
-    found = reached(size, (0, len(falls)), allowed, slack)
-    assert sizes[found] <= allowed
-    near = sizes[found] >= allowed - slack
-    assert near or found == 0 or sizes[found - 1] > allowed
-    assert len(looked) <= 2 + 2 * 7  # every other look halves
+    result = search_falling(size, (0, len(falls)), allowed, slack)
+    assert sizes[result] <= allowed
+    near = sizes[result] >= allowed - slack
+    assert near or result == 0 or sizes[result - 1] > allowed
+    assert len(evaluated) <= 2 + 2 * 7  # every other evaluation halves the interval
 
 
 def test_a_ratio_that_signs_alone_exceed_is_refused(network: Network, context: Context) -> None:
@@ -292,7 +302,9 @@ def test_a_ratio_that_signs_alone_exceed_is_refused(network: Network, context: C
         list(Unify().produce(network("small-cnn"), (0.999,), context))
 
 
-@pytest.mark.parametrize("wrong", [{"block": 1}, {"rho": -1.0}, {"rho": float("nan")}, {"rho": float("inf")}])
+@pytest.mark.parametrize(
+    "wrong", [{"block_size": 1}, {"rho": -1.0}, {"rho": float("nan")}, {"rho": float("inf")}]
+)
 def test_settings_are_checked(wrong: dict[str, Any]) -> None:
-    with pytest.raises(SuiteError, match="unify: found block = "):
+    with pytest.raises(SuiteError, match="unify: found block_size = "):
         Unify(**wrong)

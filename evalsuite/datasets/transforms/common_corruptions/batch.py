@@ -1,4 +1,4 @@
-"""What a corruption works on: images and the generators of their blocks; and the cast that ends it."""
+"""The input of a corruption, images with the random generators of their blocks, and the cast of its output."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ Constants = tuple[float, ...]
 S = TypeVar("S", bound=np.generic)
 
 
-PIXELS_AT_ONCE = 1 << 18  # 256 images of 32 px: what is worked on at once
+PIXELS_AT_ONCE = 1 << 18
+"""Pixels that are corrupted at once: 256 images of 32 px."""
 
 
 def block_size(side: int) -> int:
     """Returns how many images of `side` px share one generator.
 
-    Draws are made for whole blocks. Up to 64 px a block is `BLOCK` images, above it as many as are worked on
-    at once: neither memory nor the cost of the last block grows with the size of the images.
+    Draws are made for complete blocks. Up to 64 px a block is `BLOCK` images, above it as many as are corrupted at
+    once: neither memory nor the cost of the last block grows with the size of the images.
 
     >>> block_size(32), block_size(64), block_size(224)
     (64, 64, 5)
@@ -36,13 +37,13 @@ def block_size(side: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class CorruptionBatch:
-    """Is a run of whole blocks of images; only the last block of all may be cut.
+    """Consecutive blocks of images; only the last block of all may be cut.
 
     Attributes:
         images: uint8, shape (N, 3, S, S), C-contiguous.
         generators: One for each block of `block_size` images.
-        seed: What the generators' addresses begin with; for layers that all images share.
-        textures: Photographs of frost, resized, uint8, each of shape (3, H, W); empty unless the user gave some.
+        seed: First part of the generators' addresses; for layers that all images share.
+        textures: Photographs of frost, resized, uint8, each of shape (3, H, W); empty without the user's.
     """
 
     images: Pixels

@@ -1,4 +1,4 @@
-"""Blurs: defocus, Gaussian, motion, zoom."""
+"""Blurs: defocus, glass, motion, zoom, Gaussian."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     )
 
     Operator = sparse.csr_array[Any, tuple[int, int]]
-    Places = NDArray[np.intp]
+    Indices = NDArray[np.intp]
 
 
 _SMALLEST_GRID = 8  # reach of the grid that a disk is drawn on, px
 _SPARSE = (
     1 << 20
 )  # weights up to which a sparse operator is faster than Fourier transforms and fits the cache
-_WHOLE = 1e-6  # keeps even areas at their level, as the published sums mostly do, when levels are cut off
+_EXCESS = 1e-6  # keeps even areas at their level when levels are truncated, as most of the published sums do
 _NEGLIGIBLE = 1e-7  # share of a kernel that cannot move a level
 
 
@@ -56,7 +56,7 @@ def gaussian_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
 def motion_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image smeared at an angle in U(-45°, 45°), approximately: (radius px, sigma px)."""
     values = streaked(batch.images.astype(np.float32), batch.angles(-45, 45), *constants)
-    return truncated(values + np.float32(0.5))  # this one is rounded, as by the program that made the files
+    return truncated(values + np.float32(0.5))  # rounded, as by ImageMagick, which made the files
 
 
 def zoom_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
@@ -105,11 +105,11 @@ def _summed(layers: NDArray[np.float32], offsets: NDArray[np.int64], weights: Fl
     margin = (int(-low[1]), int(high[1]), int(-low[0]), int(high[0]))
     source = torch.nn.functional.pad(torch.from_numpy(layers), margin, mode="replicate")
     total = torch.zeros(layers.shape)
-    for places, weight in zip(offsets - low, weights.tolist(), strict=True):
-        changes = np.flatnonzero((places[1:] != places[:-1]).any(axis=1)) + 1
+    for corners, weight in zip(offsets - low, weights.tolist(), strict=True):
+        changes = np.flatnonzero((corners[1:] != corners[:-1]).any(axis=1)) + 1
         starts = [0, *changes.tolist()]
-        for start, stop in zip(starts, [*starts[1:], len(places)], strict=True):
-            y, x = places[start].tolist()
+        for start, stop in zip(starts, [*starts[1:], len(corners)], strict=True):
+            y, x = corners[start].tolist()
             total[start:stop].add_(source[start:stop, :, y : y + side, x : x + side], alpha=weight)
     return total.numpy()
 
@@ -146,7 +146,7 @@ def disk(radius: float, sigma: float) -> NDArray[np.float32]:
     tails = np.exp(-(np.arange(width + 1) ** 2) / (2 * sigma**2))
     weights = (tails / (2 * tails.sum() - 1)).astype(np.float32)
     for axis in (1, 0):
-        margin = [(width, width) if axis == own else (0, 0) for own in (0, 1)]
+        margin = [(width, width) if axis == side else (0, 0) for side in (0, 1)]
         shifted = np.lib.stride_tricks.sliding_window_view(
             np.pad(flat, margin, mode="reflect"), 2 * width + 1, axis=axis
         )
@@ -163,19 +163,19 @@ def _zooms(side: int, end: float, step: float) -> Operator:
     factors = np.arange(1, end, step)  # rounding of the end adds an element at 1.06 and 1.11: published so
     matrices = [np.eye(side), *(zoom_matrix(side, float(factor)) for factor in factors)]
     targets, sources, weights = zip(*map(_two_sided, matrices), strict=True)
-    shares = np.concatenate(weights) * ((1 + _WHOLE) / len(matrices))
+    shares = np.concatenate(weights) * ((1 + _EXCESS) / len(matrices))
     return _operator(np.concatenate(targets), np.concatenate(sources), shares)
 
 
-def _two_sided(matrix: Floats) -> tuple[Places, Places, Floats]:
+def _two_sided(matrix: Floats) -> tuple[Indices, Indices, Floats]:
     """Rows, columns and values of X -> M X Mᵀ as an operator on the pixels of X."""
     row, column = np.nonzero(matrix)
     value = matrix[row, column]
-    targets, sources = (len(matrix) * place[:, None] + place for place in (row, column))
+    targets, sources = (len(matrix) * index[:, None] + index for index in (row, column))
     return targets.ravel(), sources.ravel(), np.outer(value, value).ravel()
 
 
-def _operator(targets: Places, sources: Places, weights: Floats) -> Operator:
+def _operator(targets: Indices, sources: Indices, weights: Floats) -> Operator:
     size = int(targets.max()) + 1
     return sparse.csr_array(sparse.coo_array((weights, (targets, sources)), shape=(size, size)))
 
@@ -238,9 +238,9 @@ def _scattered_by_one(images: Pixels, choice: NDArray[np.uint8]) -> Pixels:
 def beside(images: Pixels, *, left: NDArray[np.uint8], up: NDArray[np.uint8]) -> Pixels:
     """Returns the images with each pixel from the third row and column on copied from a neighbour.
 
-    The published loop runs from the lower right to the upper left and means to exchange two pixels, but
+    The published loop runs from the lower right to the upper left and is meant to exchange two pixels, but
     exchanges two views of one array, so that both end as the neighbour; and its offsets are -1 or 0, since
-    the draw excludes +1. What is read was therefore never written: the loop is one selection among four.
+    the draw excludes +1. So it never reads a pixel that it has written: it is one selection among four.
 
     Args:
         images: uint8, shape (N, 3, S, S).
@@ -260,9 +260,9 @@ def beside(images: Pixels, *, left: NDArray[np.uint8], up: NDArray[np.uint8]) ->
 def scattered(images: Pixels, choice: NDArray[np.uint8], reach: int) -> Pixels:
     """Returns the images with each inner pixel copied from a neighbour at -reach … reach - 1 on both axes.
 
-    Like `beside`, but of more than a pixel, where the loop also reads what it wrote before: below, and to the
-    right in the same row. Such a pixel holds what its own neighbour held, so the chain is followed to a
-    pixel that was read before it was written.
+    Like `beside`, but over more than a pixel, where the loop also reads pixels that it has written: below, and to
+    the right in the same row. Such a pixel has the value of its own neighbour, so the chain is followed to a pixel
+    that was read before it was written.
 
     Args:
         images: uint8, shape (N, 3, S, S).
@@ -273,11 +273,11 @@ def scattered(images: Pixels, choice: NDArray[np.uint8], reach: int) -> Pixels:
     count, channels, side, _ = images.shape
     source, written = _sources(choice, reach, side=side)
     final = source.copy()
-    open_ = np.flatnonzero(written)
-    while len(open_):  # each link is followed by less than half of the pixels
-        place = final[open_]
-        final[open_] = source[place]
-        open_ = open_[written[place]]
+    unfinished = np.flatnonzero(written)
+    while len(unfinished):  # less than half of the pixels remain after each step
+        link = final[unfinished]
+        final[unfinished] = source[link]
+        unfinished = unfinished[written[link]]
     size = side * side
     first = np.arange(count)[:, None] * ((channels - 1) * size) + final.reshape(count, size)
     levels = np.ascontiguousarray(images).reshape(-1)
@@ -287,7 +287,7 @@ def scattered(images: Pixels, choice: NDArray[np.uint8], reach: int) -> Pixels:
 def _sources(
     choice: NDArray[np.uint8], reach: int, *, side: int
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Finds where each pixel of each image is read from, and whether that had been written by then; flat."""
+    """Indices of the pixels that are read for each pixel, and whether they had been written by then; flat."""
     inner = slice(reach + 1, side - reach + 1)
     code = np.arange(4 * reach**2)
     ahead = (reach - 1 - code // (2 * reach)) * side + reach - 1 - code % (2 * reach)

@@ -1,4 +1,4 @@
-"""Digital: contrast, elastic transform, pixelate, JPEG compression."""
+"""Digital corruptions: contrast, elastic transform, pixelate, JPEG compression, saturate."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def jpeg_compression(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image encoded as JPEG of (quality,) = `constants`, chroma halved, and decoded."""
     (quality,) = constants
     result = np.empty_like(batch.images)
-    for image, place in zip(np.ascontiguousarray(batch.images.transpose(0, 2, 3, 1)), result, strict=True):
+    for image, target in zip(np.ascontiguousarray(batch.images.transpose(0, 2, 3, 1)), result, strict=True):
         file = BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=int(quality))
-        place[:] = np.asarray(Image.open(file, formats=("JPEG",))).transpose(2, 0, 1)
+        target[:] = np.asarray(Image.open(file, formats=("JPEG",))).transpose(2, 0, 1)
     return result
 
 
@@ -91,12 +91,12 @@ def warped(images: NDArray[np.float32], jitter: Floats) -> NDArray[np.float32]:
     back = np.linalg.solve(moved, np.broadcast_to(anchors, (len(images), 3, 2)))  # (x', y', 1) back = (x, y)
     y, x = np.divmod(np.arange(side * side), side)
     pixels = np.stack([x, y, np.ones_like(x)], axis=-1)
-    places = (pixels @ back).reshape(-1, side, side, 2)
-    return _sampled(images, places * (2 / (side - 1)) - 1, repeat_border=False)
+    points = (pixels @ back).reshape(-1, side, side, 2)
+    return _sampled(images, points * (2 / (side - 1)) - 1, repeat_border=False)
 
 
 def displaced(images: NDArray[np.float32], shift: Floats) -> NDArray[np.float32]:
-    """Returns images sampled at each pixel's place plus `shift`.
+    """Returns images sampled at each pixel's position plus `shift`.
 
     Bilinear; the border is mirrored with its pixels repeated.
 
@@ -106,8 +106,8 @@ def displaced(images: NDArray[np.float32], shift: Floats) -> NDArray[np.float32]
     """
     side = images.shape[-1]
     y, x = np.divmod(np.arange(side * side), side)
-    places = shift + np.stack([x, y]).reshape(2, side, side)
-    return _sampled(images, np.moveaxis((2 * places + 1) / side - 1, 1, -1), repeat_border=True)
+    points = shift + np.stack([x, y]).reshape(2, side, side)
+    return _sampled(images, np.moveaxis((2 * points + 1) / side - 1, 1, -1), repeat_border=True)
 
 
 def smooth_field(noise: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
@@ -116,8 +116,8 @@ def smooth_field(noise: NDArray[np.float32], sigma: float) -> NDArray[np.float32
     return np.asarray(matrix @ noise @ matrix.T)
 
 
-def _sampled(images: NDArray[np.float32], places: Floats, *, repeat_border: bool) -> NDArray[np.float32]:
-    grid = torch.from_numpy(places.astype(np.float32))
+def _sampled(images: NDArray[np.float32], points: Floats, *, repeat_border: bool) -> NDArray[np.float32]:
+    grid = torch.from_numpy(points.astype(np.float32))
     result: torch.Tensor = torch.nn.functional.grid_sample(
         torch.from_numpy(images),
         grid,
@@ -136,7 +136,7 @@ def _gaussian_matrix(side: int, sigma: float) -> NDArray[np.float32]:
 
 @lru_cache(maxsize=8)
 def _boxes(side: int, small: int) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
-    """Finds, for each pixel of the small row, the pixels that it averages.
+    """The pixels that each pixel of the small row averages.
 
     Returns:
         The first of them, shape (small,), and the weight of each, in units of 2**-22, shape (most, small); a
@@ -149,13 +149,13 @@ def _boxes(side: int, small: int) -> tuple[NDArray[np.intp], NDArray[np.uint32]]
     last = np.ceil(centre + scale / 2 - 0.5).astype(np.intp) - 1
     most = int((last - first).max()) + 1
     start = np.minimum(first, side - most)
-    place = start + np.arange(most)[:, None]
+    index = start + np.arange(most)[:, None]
     share = np.floor(_ONE / (last - first + 1) + 0.5)
-    return start, np.where((first <= place) & (place <= last), share, 0).astype(np.uint32)
+    return start, np.where((first <= index) & (index <= last), share, 0).astype(np.uint32)
 
 
 def _averages(images: Pixels, boxes: tuple[NDArray[np.intp], NDArray[np.uint32]]) -> Pixels:
-    """Returns the averages over boxes of columns, in Pillow's fixed point."""
+    """Averages over boxes of columns, in Pillow's fixed point."""
     start, shares = boxes
     total = np.full((*images.shape[:-1], len(start)), _ONE // 2, np.uint32)
     for tap, share in enumerate(shares):
@@ -167,7 +167,7 @@ def saturate(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image with its saturation in HSV times a, plus b, clipped: (a, b) = `constants`.
 
     The largest channel stays, the least is a table of two levels, and only the middle one needs the hue. Grey
-    has the hue of red: with b > 0 it turns red. All sums run in the order of the published way through HSV,
+    has the hue of red: with b > 0 it turns red. All sums run in the order of the published conversion to HSV,
     since with a = 2 the exact level is an integer, where the last bit decides between it and the one below.
     """
     saturations, lows = _tables(*constants)
@@ -183,7 +183,7 @@ def saturate(batch: CorruptionBatch, constants: Constants) -> Pixels:
 
 
 def _middle_share(values: Floats, is_most: NDArray[np.bool_]) -> Floats:
-    """Returns (most - middle) / (most - least), as the way through the hue rounds it, shape (N, S, S)."""
+    """(most - middle) / (most - least), rounded as by the conversion to hue, shape (N, S, S)."""
     red, green, blue = values.swapaxes(0, 1)
     _, green_most, blue_most = is_most.swapaxes(0, 1)
     spread = np.maximum(

@@ -1,4 +1,4 @@
-"""Layers of frost: photographs made ready, and a painted frost for those who have none."""
+"""Layers of frost: photographs, resized, and a synthetic frost for data roots without them."""
 
 from __future__ import annotations
 
@@ -20,10 +20,7 @@ if TYPE_CHECKING:
 _USED = 5  # the published operation ships six photographs and draws from five
 _LAYERS = 5
 _CRYSTALS = 14  # per layer
-_MEAN, _SPREAD = (
-    150.0,
-    48.0,
-)  # levels; the mean is what the published photographs add, divided by their weight
+_MEAN, _SPREAD = 150.0, 48.0  # levels; the mean is that of the published photographs
 _TINT = np.array([0.94, 1.0, 1.06])  # towards blue
 _BARB = np.deg2rad(60)  # ice grows in sixths of a turn
 
@@ -46,7 +43,7 @@ def photographs(textures: Sequence[Pixels], side: int, *, factor: float) -> tupl
             height, width = layer.shape[1:]
             raise DataError(
                 f"frost texture: found {height} x {width} px after resizing by {factor:g}, expected more "
-                f"than {side} on both sides; give a larger photograph, or none to have the frost painted"
+                f"than {side} on both sides; give a larger photograph, or none for synthetic frost"
             )
     return layers
 
@@ -58,10 +55,10 @@ def _resized(texture: Pixels, factor: float) -> Pixels:
     values: Floats = texture.astype(np.float32)
     for axis in (0, 1):
         size = texture.shape[axis]
-        place = np.clip((np.arange(round(size * factor)) + 0.5) / factor - 0.5, 0, size - 1)
-        place = place.round(6)  # whole places are whole
-        low = np.floor(place).astype(np.intp)
-        share = np.expand_dims((place - low).astype(np.float32), (1, 2) if axis == 0 else (0, 2))
+        centre = np.clip((np.arange(round(size * factor)) + 0.5) / factor - 0.5, 0, size - 1)
+        centre = centre.round(6)  # so that integers are exact
+        low = np.floor(centre).astype(np.intp)
+        share = np.expand_dims((centre - low).astype(np.float32), (1, 2) if axis == 0 else (0, 2))
         values = (
             values.take(low, axis) * (1 - share) + values.take(np.minimum(low + 1, size - 1), axis) * share
         )
@@ -70,7 +67,7 @@ def _resized(texture: Pixels, factor: float) -> Pixels:
 
 @lru_cache(maxsize=4)
 def frost_layers(seed: int, side: int) -> tuple[Pixels, ...]:
-    """Returns five layers of painted ice crystals, uint8, each of shape (3, 4 side, 4 side).
+    """Returns five layers of synthetic ice crystals, uint8, each of shape (3, 4 side, 4 side).
 
     Each crystal is a feather: a bright spine with barbs at 60 degrees, grown until it meets its neighbours.
     """
@@ -80,21 +77,21 @@ def frost_layers(seed: int, side: int) -> tuple[Pixels, ...]:
 
 
 def _layer(draws: np.random.Generator, size: int, scale: float) -> Pixels:
-    places = np.moveaxis(np.mgrid[:size, :size], 0, -1).astype(np.float64)
-    bends = [_clouds(draws, size, 5 * scale) for _ in range(2)]  # ice draws no ruled lines
-    places += 3 * scale * np.stack(bends, axis=-1)
+    points = np.moveaxis(np.mgrid[:size, :size], 0, -1).astype(np.float64)
+    bends = [_clouds(draws, size, 5 * scale) for _ in range(2)]  # crystals are not straight
+    points += 3 * scale * np.stack(bends, axis=-1)
     patches, grain = _clouds(draws, size, 9 * scale), _clouds(draws, size, 0.6)
-    ice = _feathers(draws, places, scale) + 0.8 * patches + 0.35 * grain
+    ice = _feathers(draws, points, scale) + 0.8 * patches + 0.35 * grain
     levels: Floats = _TINT[:, None, None] * (_MEAN + _SPREAD * (ice - ice.mean()) / ice.std())
     return truncated(levels)
 
 
-def _feathers(draws: np.random.Generator, places: Floats, scale: float) -> Floats:
-    """Paints the crystals, shape (size, size): each pixel belongs to the nearest seed."""
-    size = len(places)
+def _feathers(draws: np.random.Generator, points: Floats, scale: float) -> Floats:
+    """Draws the crystals, shape (size, size): each pixel belongs to the nearest seed."""
+    size = len(points)
     seeds = draws.uniform(0, size, (_CRYSTALS, 2))
     turn = draws.uniform(0, np.pi, _CRYSTALS)
-    away = places[:, :, None] - seeds
+    away = points[:, :, None] - seeds
     distance = np.hypot(away[..., 0], away[..., 1])
     owner = distance.argmin(axis=-1)
     y, x = np.moveaxis(np.take_along_axis(away, owner[..., None, None], axis=2)[:, :, 0], -1, 0)
@@ -104,8 +101,8 @@ def _feathers(draws: np.random.Generator, places: Floats, scale: float) -> Float
     barbs: Floats = np.abs(2 * (((along - across / np.tan(_BARB)) / (6 * scale)) % 1) - 1) ** 2
     nearest, second = np.moveaxis(np.partition(distance, 1, axis=-1)[..., :2], -1, 0)
     seam: Floats = np.exp(-(second - nearest) / (2 * scale))
-    painted: Floats = 2 * spine + 1.8 * barbs + 1.2 * seam
-    return painted
+    feathers: Floats = 2 * spine + 1.8 * barbs + 1.2 * seam
+    return feathers
 
 
 def _clouds(draws: np.random.Generator, size: int, sigma: float) -> Floats:

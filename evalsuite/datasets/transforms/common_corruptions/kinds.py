@@ -4,8 +4,9 @@ Every draw has an address: row i of a result depends on the seed, the kind, the 
 row i, never on how many images there are. Differences from the published files, which were made once and
 without seeds:
 
-* motion_blur and snow smear with a kernel of our own (`corruption_blur.streaked`) and are approximate;
-* frost needs photographs, which are not ours to ship; without them it is painted, and called ``frost*``;
+* motion_blur and snow smear with a kernel of our own, `streaked` in ``blur``, and are approximate;
+* frost needs photographs, whose licence does not let us ship them; without them a synthetic layer is drawn, and the
+  corruption is called ``frost-synthetic``;
 * the others are the published operations, with other random draws.
 
 References:
@@ -22,13 +23,11 @@ import numpy as np
 
 from evalsuite.datasets.transforms.common_corruptions import blur, digital, noise, weather
 from evalsuite.datasets.transforms.common_corruptions.batch import PIXELS_AT_ONCE, CorruptionBatch, block_size
-from evalsuite.datasets.transforms.common_corruptions.blur import glass_blur
-from evalsuite.datasets.transforms.common_corruptions.digital import saturate
 from evalsuite.datasets.transforms.common_corruptions.frost import photographs
-from evalsuite.datasets.transforms.common_corruptions.weather import spatter
 from evalsuite.errors import DataError, UnknownNameError
 from evalsuite.random_streams import generator
-from evalsuite.registry import unknown
+from evalsuite.registry import unknown_name
+from evalsuite.types import SYNTHETIC_FROST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -36,14 +35,11 @@ if TYPE_CHECKING:
     from evalsuite.datasets.transforms.common_corruptions.batch import Constants, Pixels
 
     Operation = Callable[[CorruptionBatch, Constants], Pixels]
-    from evalsuite.datasets.transforms.common_corruptions.batch import Constants
-
     Severities = tuple[Constants, Constants, Constants, Constants, Constants]
-
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 16
-
+"""Least height and width of an image, px."""
 
 _FAMILIES: Mapping[str, Mapping[str, Operation]] = {
     "noise": {
@@ -53,7 +49,7 @@ _FAMILIES: Mapping[str, Mapping[str, Operation]] = {
     },
     "blur": {
         "defocus_blur": blur.defocus_blur,
-        "glass_blur": glass_blur,
+        "glass_blur": blur.glass_blur,
         "motion_blur": blur.motion_blur,
         "zoom_blur": blur.zoom_blur,
     },
@@ -73,8 +69,8 @@ _FAMILIES: Mapping[str, Mapping[str, Operation]] = {
 _EXTRA: Mapping[str, Operation] = {
     "speckle_noise": noise.speckle_noise,
     "gaussian_blur": blur.gaussian_blur,
-    "spatter": spatter,
-    "saturate": saturate,
+    "spatter": weather.spatter,
+    "saturate": digital.saturate,
 }
 _OPERATIONS: Mapping[str, Operation] = {
     kind: operation for operations in (*_FAMILIES.values(), _EXTRA) for kind, operation in operations.items()
@@ -89,10 +85,10 @@ CORRUPTIONS: tuple[str, ...] = tuple(kind for family in FAMILIES.values() for ki
 """Names of the 15 corruptions in canonical order."""
 
 EXTRA: tuple[str, ...] = tuple(_EXTRA)
-"""Names of the four corruptions meant for validation: the family ``extra``, never part of the mean."""
+"""Names of the four corruptions for validation: the family ``extra``, never part of the mean."""
 
 APPROXIMATE: frozenset[str] = frozenset({"motion_blur", "snow"})
-"""Kinds whose kernel is our own, since the published one is that of a program."""
+"""Kinds whose kernel is our own: the published one is ImageMagick's."""
 
 
 def corrupt(
@@ -112,7 +108,7 @@ def corrupt(
         severity: 1 to 5. More is not always worse: frost, glass_blur and elastic_transform do not rise.
         seed: Address of all draws; the same seed gives the same result.
         textures: Photographs of frost, RGB, uint8, each of shape (H, W, 3), full size; the first five
-            are drawn from, evenly. Empty: painted frost. Other kinds ignore them.
+            are drawn from, evenly. Empty: synthetic frost. Other kinds ignore them.
         constants: ``cifar``, ``tiny-imagenet`` or ``imagenet``: the table published for 32, 64 or 224 px.
             None: the one nearest in size (`nearest_size`), so that 32 px have the constants of CIFAR-10-C,
             64 and 96 px those of Tiny ImageNet-C, 128 px and more those of ImageNet-C. Lengths in a table
@@ -122,7 +118,7 @@ def corrupt(
         uint8, shape (N, 3, S, S), C-contiguous.
 
     Raises:
-        DataError: If images, severity or textures are not as said.
+        DataError: If images, severity or textures are not as described.
         UnknownNameError: If there is no such kind or no such table.
 
     >>> grey = np.full((2, 3, 32, 32), 128, np.uint8)
@@ -148,17 +144,17 @@ def corrupt(
     return result
 
 
-def label(kind: str, *, textures: Sequence[Pixels]) -> str:
-    """Returns what reports call a corruption: ``frost*`` when the frost is painted, else its name.
+def reported_kind(kind: str, *, textures: Sequence[Pixels]) -> str:
+    """Returns the name of a corruption in conditions: ``frost-synthetic`` for frost without photographs, else its kind.
 
     Raises:
         UnknownNameError: If there is no such kind.
 
-    >>> label("frost", textures=()), label("fog", textures=())
-    ('frost*', 'fog')
+    >>> reported_kind("frost", textures=()), reported_kind("fog", textures=())
+    ('frost-synthetic', 'fog')
     """
     _operation(kind)
-    return "frost*" if kind == "frost" and len(textures) == 0 else kind
+    return SYNTHETIC_FROST if kind == "frost" and len(textures) == 0 else kind
 
 
 def family(kind: str) -> str:
@@ -176,7 +172,7 @@ def family(kind: str) -> str:
 
 def _operation(kind: str) -> Operation:
     if kind not in _OPERATIONS:
-        raise UnknownNameError(unknown("corruption", kind, _OPERATIONS))
+        raise UnknownNameError(unknown_name("corruption", kind, _OPERATIONS))
     return _OPERATIONS[kind]
 
 
@@ -184,7 +180,7 @@ def _size(constants: Size | None, side: int) -> Size:
     if constants is None:
         return nearest_size(side)
     if constants not in SIZES:
-        raise UnknownNameError(unknown("table of corruption constants", constants, SIZES))
+        raise UnknownNameError(unknown_name("table of corruption constants", constants, SIZES))
     return constants
 
 
@@ -332,7 +328,7 @@ _IMAGENET: Mapping[str, Severities] = {
 CONSTANTS: Mapping[Size, Mapping[str, Severities]] = MappingProxyType(
     {"cifar": _CIFAR, "tiny-imagenet": _TINY_IMAGENET, "imagenet": _IMAGENET}
 )
-"""Constants by table, kind and severity; their meaning stands at each kind."""
+"""Constants by table, kind and severity; the function of each kind explains them."""
 
 
 def nearest_size(side: int) -> Size:

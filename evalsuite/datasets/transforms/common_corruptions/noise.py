@@ -1,8 +1,8 @@
 """Noise on single values: Gaussian, shot, impulse, speckle.
 
-Such a noise is known once the distribution of the new level is known for each of the 256 old levels. So it is
-drawn by inverting that table of distributions, in levels after truncation: one 32-bit uniform number per
-value, exact to 2**-32, and no floating-point image is ever made.
+Such a noise is defined by the distribution of the new level for each of the 256 old levels. So it is drawn by
+inverting that table of distributions, in levels after truncation: one 32-bit uniform number per value, exact to
+2**-32, without a floating-point image.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def speckle_noise(batch: CorruptionBatch, constants: Constants) -> Pixels:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
-    """Is the distribution of the new level given the old one, made ready for sampling.
+class LevelTable:
+    """The distribution of the new level given the old one, prepared for sampling.
 
     Attributes:
         steps: uint64, shape (256 * 255,), rising: old << 33 plus P(level <= new | old) in units of 2**-32.
@@ -77,24 +77,24 @@ class Table:
         """Returns the new level: how many steps of the old level's distribution lie at or below `uniform`."""
         cell = uniform >> _CELL_BITS
         cell |= old.astype(np.uint32) * np.uint32(_CELLS)
-        found = self.guide.take(cell)
-        new = found.astype(np.uint8)
-        open_ = np.flatnonzero(found >= _UNDECIDED)
-        row = old.reshape(-1)[open_].astype(np.uint64)
-        key = (row << np.uint64(33)) | uniform.reshape(-1)[open_]
-        place = np.searchsorted(self.steps, key, side="right") - row.astype(np.int64) * len(_NEW)
-        new.reshape(-1)[open_] = place
+        guess = self.guide.take(cell)
+        new = guess.astype(np.uint8)
+        undecided = np.flatnonzero(guess >= _UNDECIDED)
+        row = old.reshape(-1)[undecided].astype(np.uint64)
+        key = (row << np.uint64(33)) | uniform.reshape(-1)[undecided]
+        level = np.searchsorted(self.steps, key, side="right") - row.astype(np.int64) * len(_NEW)
+        new.reshape(-1)[undecided] = level
         return new
 
 
 @lru_cache(maxsize=16)
-def _table(distribution: Distribution, constants: Constants) -> Table:
+def _table(distribution: Distribution, constants: Constants) -> LevelTable:
     """Inverts P(new level <= k | old level), shape (256, 255): rows are old levels, columns k = 0…254."""
     steps = np.rint(distribution(*constants) * 2.0**32).astype(np.uint64)
     first = _counts(-(-steps.astype(np.int64) >> _CELL_BITS))  # steps at or below a cell's first number
     last = _counts(steps.astype(np.int64) >> _CELL_BITS)  # and at or below its last
     guide = np.where(first == last, first, first | _UNDECIDED).astype(np.uint16)
-    return Table((steps + (_OLD.astype(np.uint64) << np.uint64(33))).ravel(), guide.ravel())
+    return LevelTable((steps + (_OLD.astype(np.uint64) << np.uint64(33))).ravel(), guide.ravel())
 
 
 def _counts(cells: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""Weather: snow, frost, fog, brightness."""
+"""Weather: snow, frost, fog, brightness, spatter."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def snow(batch: CorruptionBatch, constants: Constants) -> Pixels:
 
 
 def frost(batch: CorruptionBatch, constants: Constants) -> Pixels:
-    """Returns a x + b crop, with random crops of photographs or painted layers: (a, b, resizing)."""
-    share, weight, _ = constants  # photographs come resized
+    """Returns a x + b crop, with random crops of photographs or synthetic layers: (a, b, resizing)."""
+    share, weight, _ = constants  # photographs are resized already
     layers = batch.textures or frost_layers(batch.seed, batch.side)
     crops = np.empty_like(batch.images)
     for crop, (pick, down, right) in zip(crops, batch.uniform(3).tolist(), strict=True):
@@ -77,7 +77,7 @@ def plasma(noise: Floats, decay: float) -> Floats:
 
     Args:
         noise: U(-1, 1) for each pixel, shape (N, S, S), S a power of two; that of pixel (0, 0) is not used.
-        decay: What the roughness is divided by from level to level.
+        decay: Divisor of the roughness from level to level.
     """
     kicks = np.ascontiguousarray(np.moveaxis(noise, 0, -1))  # images last: long inner loops at every level
     field = np.zeros_like(kicks)
@@ -115,7 +115,7 @@ def _flakes(batch: CorruptionBatch, *constants: float) -> Floats:
 
 
 def _looked_up(table: Pixels, row: Pixels, column: Pixels) -> Pixels:
-    """Returns table[row, column]; levels are pairs of bytes, so every function of two of them is a table."""
+    """Returns table[row, column]: a function of two levels, each of which is a byte, is such a table."""
     return table.take((row.astype(np.uint16) << 8) | column)
 
 
@@ -131,7 +131,7 @@ def _brightened(shift: float) -> Pixels:
     """Tabulates the level for each value, that is largest channel (rows), and each channel (columns).
 
     With v the value and v' the shifted one, a channel c becomes c v'/v, computed as v' (1 - (v - c)/v) as the
-    way through HSV does for the least channel; black becomes grey. For the middle channel that way rounds
+    conversion to HSV does for the least channel; black becomes grey. For the middle channel that conversion rounds
     otherwise, and one level may differ.
     """
     value = np.arange(256)[:, None] / 255
@@ -206,9 +206,9 @@ def edges(levels: Pixels) -> NDArray[np.bool_]:
     size = np.abs(dx) + np.abs(dy)
     thin = (size > _WEAK) & _crests(size, dx, dy)
     groups, count = ndimage.label(thin, _WITHIN_AN_IMAGE)
-    kept = np.zeros(count + 1, bool)
-    kept[groups[thin & (size > _STRONG)]] = True  # weak edges stay where they touch strong ones
-    return kept[groups]
+    strong = np.zeros(count + 1, bool)
+    strong[groups[thin & (size > _STRONG)]] = True  # weak edges stay where they touch strong ones
+    return strong[groups]
 
 
 def _crests(size: Integers, dx: Integers, dy: Integers) -> NDArray[np.bool_]:
@@ -234,7 +234,7 @@ def distances(targets: NDArray[np.bool_]) -> Integers:
 
     A distance is that of the shortest path of steps to a neighbour (1), to a diagonal one (1.4) and of a
     knight's move (2.1969), as OpenCV approximates the Euclidean one. Two passes, down and back up: within a
-    row, the running minimum of what comes from the rows before is what steps along the row add.
+    row, a running minimum adds the steps along the row to the distances that come from the rows before.
     """
     field = np.where(targets, 0, np.int32(2 * _FARTHEST))
     rows = np.ascontiguousarray(np.moveaxis(field, 0, -1))  # images last: long inner loops
@@ -243,7 +243,7 @@ def distances(targets: NDArray[np.bool_]) -> Integers:
 
 
 def _swept(field: Integers) -> Integers:
-    """Takes what comes from above and from the left; shape (S, S, N)."""
+    """Distances by steps from above and from the left, shape (S, S, N)."""
     side = len(field)
     slope = (np.arange(side, dtype=np.int32) * _UNIT)[:, None]
     swept = np.full((side + 2, side + 4, field.shape[-1]), 2 * _FARTHEST, np.int32)

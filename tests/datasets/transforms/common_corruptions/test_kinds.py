@@ -17,8 +17,8 @@ from evalsuite.datasets.transforms.common_corruptions.kinds import (
     Size,
     corrupt,
     family,
-    label,
     nearest_size,
+    reported_kind,
 )
 from evalsuite.errors import DataError, UnknownNameError
 
@@ -54,12 +54,12 @@ def test_names_stand_in_the_order_of_the_published_tables() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_image_depends_on_its_index_and_not_on_the_others(kind: str) -> None:
     many = images(330)  # more than the 256 that are worked on at once, and no multiple of a block
-    whole = corrupt(many, kind, 3, seed=5)
+    corrupted = corrupt(many, kind, 3, seed=5)
     for count in (1, 64, 65):
-        np.testing.assert_array_equal(corrupt(many[:count], kind, 3, seed=5), whole[:count])
+        np.testing.assert_array_equal(corrupt(many[:count], kind, 3, seed=5), corrupted[:count])
     others = many.copy()
     others[np.arange(330) != 300] ^= 255
-    np.testing.assert_array_equal(corrupt(others, kind, 3, seed=5)[300], whole[300])
+    np.testing.assert_array_equal(corrupt(others, kind, 3, seed=5)[300], corrupted[300])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -81,13 +81,13 @@ def test_the_draws_have_an_address(kind: str) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_squares_of_any_side_keep_their_shape(kind: str, size: Size, side: int) -> None:
-    given = images(2, side)
+    clean = images(2, side)
     for severity in SEVERITIES:
-        result = corrupt(given, kind, severity, seed=0, constants=size)
-        assert result.shape == given.shape
+        result = corrupt(clean, kind, severity, seed=0, constants=size)
+        assert result.shape == clean.shape
         assert result.dtype == np.uint8
         assert result.flags.c_contiguous
-        assert (result != given).any()
+        assert (result != clean).any()
 
 
 PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (800, 800, 3), dtype=np.uint8)
@@ -97,25 +97,25 @@ PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (800, 800, 3), dtype=np.u
 @pytest.mark.parametrize("kind", KINDS)
 def test_larger_images_depend_on_their_index_alone(kind: str, side: int, count: int) -> None:
     many = images(count, side)
-    whole = corrupt(many, kind, 3, seed=0, textures=[PHOTOGRAPH])
-    assert whole.shape == many.shape
-    assert (whole != many).any(axis=(1, 2, 3)).all()
-    np.testing.assert_array_equal(corrupt(many[:1], kind, 3, seed=0, textures=[PHOTOGRAPH]), whole[:1])
+    corrupted = corrupt(many, kind, 3, seed=0, textures=[PHOTOGRAPH])
+    assert corrupted.shape == many.shape
+    assert (corrupted != many).any(axis=(1, 2, 3)).all()
+    np.testing.assert_array_equal(corrupt(many[:1], kind, 3, seed=0, textures=[PHOTOGRAPH]), corrupted[:1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_table_follows_from_the_side_or_is_chosen(kind: str) -> None:
     for side, nearest in ((32, "cifar"), (45, "cifar"), (46, "tiny-imagenet"), (64, "tiny-imagenet")):
-        given = images(2, side)
-        found = {
-            size: corrupt(given, kind, 5, seed=0, constants=size, textures=[PHOTOGRAPH]) for size in SIZES
+        clean = images(2, side)
+        by_size = {
+            size: corrupt(clean, kind, 5, seed=0, constants=size, textures=[PHOTOGRAPH]) for size in SIZES
         }
-        plain = corrupt(given, kind, 5, seed=0, textures=[PHOTOGRAPH])
-        np.testing.assert_array_equal(plain, found[nearest_size(side)])
+        plain = corrupt(clean, kind, 5, seed=0, textures=[PHOTOGRAPH])
+        np.testing.assert_array_equal(plain, by_size[nearest_size(side)])
         assert nearest_size(side) == nearest
-        for one, other in combinations(SIZES, 2):
-            same = CONSTANTS[one][kind][4] == CONSTANTS[other][kind][4]
-            assert (found[one] == found[other]).all() == same
+        for size, other in combinations(SIZES, 2):
+            same = CONSTANTS[size][kind][4] == CONSTANTS[other][kind][4]
+            assert (by_size[size] == by_size[other]).all() == same
 
 
 def test_every_table_has_all_kinds_and_as_many_numbers_for_each() -> None:
@@ -145,14 +145,14 @@ def test_the_extra_kinds_are_a_family_of_their_own() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_views_and_memory_maps_give_the_same_and_stay_as_they_are(kind: str, tmp_path: Path) -> None:
-    given = images(3)
-    expected = corrupt(given, kind, 4, seed=0)
-    np.save(tmp_path / "nhwc.npy", given.transpose(0, 2, 3, 1))
+    clean = images(3)
+    expected = corrupt(clean, kind, 4, seed=0)
+    np.save(tmp_path / "nhwc.npy", clean.transpose(0, 2, 3, 1))
     mapped = np.load(tmp_path / "nhwc.npy", mmap_mode="r").transpose(
         0, 3, 1, 2
     )  # read-only: writing would raise
     np.testing.assert_array_equal(corrupt(mapped, kind, 4, seed=0), expected)
-    np.testing.assert_array_equal(mapped, given)
+    np.testing.assert_array_equal(mapped, clean)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -165,21 +165,21 @@ def test_memory_does_not_grow_with_the_number_of_images(kind: str) -> None:
     corrupt(images(256), kind, 5, seed=0)
     peaks = []
     for count in (512, 1024):
-        given = images(count)
+        clean = images(count)
         tracemalloc.start()
-        corrupt(given, kind, 5, seed=0)
-        peaks.append(tracemalloc.get_traced_memory()[1] - given.nbytes)
+        corrupt(clean, kind, 5, seed=0)
+        peaks.append(tracemalloc.get_traced_memory()[1] - clean.nbytes)
         tracemalloc.stop()
     assert peaks[1] - peaks[0] < 1 << 20  # beside the result itself
 
 
-def test_painted_frost_has_a_name_of_its_own() -> None:
+def test_synthetic_frost_has_a_name_of_its_own() -> None:
     photograph = np.zeros((200, 200, 3), np.uint8)
-    assert label("frost", textures=()) == "frost*"
-    assert label("frost", textures=[photograph]) == "frost"
-    assert label("snow", textures=()) == "snow"
+    assert reported_kind("frost", textures=()) == "frost-synthetic"
+    assert reported_kind("frost", textures=[photograph]) == "frost"
+    assert reported_kind("snow", textures=()) == "snow"
     with pytest.raises(UnknownNameError, match="did you mean 'frost'"):
-        label("forst", textures=())
+        reported_kind("forst", textures=())
 
 
 @pytest.mark.parametrize(

@@ -208,10 +208,10 @@ def test_kind_agrees_with_a_slow_reference(
     severity: int,
     arguments: tuple[float, ...],
 ) -> None:
-    given = scenes(12)
-    expected = np.stack([reference(image, *arguments) for image in given]).astype(np.int16)
-    found = corrupt(given.transpose(0, 3, 1, 2), kind, severity, seed=0, constants=size)
-    difference = np.abs(found.transpose(0, 2, 3, 1) - expected)
+    images = scenes(12)
+    expected = np.stack([reference(image, *arguments) for image in images]).astype(np.int16)
+    corrupted = corrupt(images.transpose(0, 3, 1, 2), kind, severity, seed=0, constants=size)
+    difference = np.abs(corrupted.transpose(0, 2, 3, 1) - expected)
     assert difference.max() <= 1
     assert (difference > 0).mean() <= share
 
@@ -221,11 +221,11 @@ def test_kind_agrees_with_a_slow_reference(
 def test_kind_agrees_with_a_slow_reference_at_larger_sides(
     kind: str, reference: Callable[..., Array], share: float, sizes: dict[Size, Rows], side: int
 ) -> None:
-    given = scenes(1, side)
+    images = scenes(1, side)
     severity = 5 if side == 96 else 2
-    expected = np.stack([reference(image, *sizes["imagenet"][severity - 1]) for image in given])
-    found = corrupt(given.transpose(0, 3, 1, 2), kind, severity, seed=0, constants="imagenet")
-    difference = np.abs(found.transpose(0, 2, 3, 1) - expected.astype(np.int16))
+    expected = np.stack([reference(image, *sizes["imagenet"][severity - 1]) for image in images])
+    corrupted = corrupt(images.transpose(0, 3, 1, 2), kind, severity, seed=0, constants="imagenet")
+    difference = np.abs(corrupted.transpose(0, 2, 3, 1) - expected.astype(np.int16))
     assert difference.max() <= 1
     assert (difference > 0).mean() <= share
 
@@ -238,8 +238,8 @@ def test_kind_agrees_with_a_slow_reference_at_larger_sides(
 def test_an_even_image_stays_within_a_level(kind: str, level: int) -> None:
     even = np.full((2, 3, 32, 32), level, np.uint8)
     for severity in (1, 5):
-        found = corrupt(even, kind, severity, seed=0).astype(int)
-        assert np.isin(found, (level - 1, level)).all()  # the cast rounds down
+        corrupted = corrupt(even, kind, severity, seed=0).astype(int)
+        assert np.isin(corrupted, (level - 1, level)).all()  # the cast rounds down
 
 
 @pytest.mark.parametrize(("severity", "offset"), [(1, 0), (4, 0.1), (5, 0.2)])
@@ -254,9 +254,9 @@ def test_greys_turn_red_where_saturation_is_added(severity: int, offset: float) 
 def test_saturation_keeps_the_largest_channel_and_the_order() -> None:
     colours = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
     for severity in (1, 2, 3, 4, 5):
-        found = corrupt(colours, "saturate", severity, seed=0)
-        np.testing.assert_array_equal(found.max(axis=1), colours.max(axis=1))
-        ordered = np.take_along_axis(found, colours.argsort(axis=1, kind="stable"), axis=1).astype(int)
+        corrupted = corrupt(colours, "saturate", severity, seed=0)
+        np.testing.assert_array_equal(corrupted.max(axis=1), colours.max(axis=1))
+        ordered = np.take_along_axis(corrupted, colours.argsort(axis=1, kind="stable"), axis=1).astype(int)
         assert (np.diff(ordered, axis=1) >= 0).mean() > 0.99  # greys have no order
 
 

@@ -56,7 +56,7 @@ def diamond_square(kicks: Array, decay: float) -> Array:
 @pytest.mark.parametrize("decay", [3, 1.75])
 def test_plasma_equals_diamond_square_pixel_by_pixel(decay: float) -> None:
     kicks = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32)).astype(np.float32)
-    expected = [diamond_square(one, decay) for one in kicks]
+    expected = [diamond_square(noise, decay) for noise in kicks]
     np.testing.assert_allclose(plasma(kicks, decay), expected, atol=2e-5)
 
 
@@ -75,12 +75,12 @@ def test_fog_equals_a_slow_reference_with_the_same_draws(
     strength, decay = rows[severity - 1]
     images = scenes(4) // 2 + 20  # the maximum is not 255
     kicks = 2 * generator(0, "fog", severity, 0).random((BLOCK, 32, 32), dtype=np.float32) - 1
-    found = corrupt(images, "fog", severity, seed=0, constants=size)
+    foggy = corrupt(images, "fog", severity, seed=0, constants=size)
     for index, image in enumerate(images):
         x = image / 255
         most = x.max()
         x = (x + strength * diamond_square(kicks[index], decay)) * most / (most + strength)
-        difference = np.abs(truncated(x).astype(int) - found[index])
+        difference = np.abs(truncated(x).astype(int) - foggy[index])
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.005
 
@@ -88,7 +88,7 @@ def test_fog_equals_a_slow_reference_with_the_same_draws(
 def test_fog_is_cut_from_the_next_power_of_two() -> None:
     images = scenes(2, 33)
     kicks = 2 * generator(0, "fog", 3, 0).random((BLOCK, 64, 64), dtype=np.float32) - 1
-    clouds = np.stack([diamond_square(one, 2.5)[:33, :33] for one in kicks[:2]])[:, None]
+    clouds = np.stack([diamond_square(noise, 2.5)[:33, :33] for noise in kicks[:2]])[:, None]
     most = images.max(axis=(1, 2, 3), keepdims=True) / 255
     expected = truncated((images / 255 + 0.75 * clouds) * most / (most + 0.75))
     difference = np.abs(expected.astype(int) - corrupt(images, "fog", 3, seed=0))
@@ -122,11 +122,11 @@ def test_displacement_equals_spline_sampling() -> None:
     images = scenes(3).astype(np.float32)
     shift = 6 * np.random.default_rng(0).uniform(-1, 1, (3, 2, 32, 32))
     rows, columns = np.mgrid[:32, :32]
-    for image, (dx, dy), found in zip(images, shift, displaced(images, shift), strict=True):
+    for image, (dx, dy), warped_image in zip(images, shift, displaced(images, shift), strict=True):
         expected = [
             ndimage.map_coordinates(c, [rows + dy, columns + dx], order=1, mode="reflect") for c in image
         ]
-        np.testing.assert_allclose(found, expected, atol=0.01)
+        np.testing.assert_allclose(warped_image, expected, atol=0.01)
 
 
 @pytest.mark.parametrize("sigma", [6.4, 0.96, 170.8])

@@ -118,7 +118,7 @@ def test_snow_equals_a_slow_reference_with_the_same_draws(
     draws = generator(0, "snow", severity, 0)
     layers = loc + scale * draws.standard_normal((BLOCK, 32, 32), dtype=np.float32)
     angles = draws.random(BLOCK, dtype=np.float32) * 90 - 135
-    found = corrupt(images, "snow", severity, seed=0, constants=size)
+    snowy = corrupt(images, "snow", severity, seed=0, constants=size)
     for index, image in enumerate(images):
         crop = math.ceil(32 / factor)
         top = (32 - crop) // 2
@@ -130,7 +130,7 @@ def test_snow_equals_a_slow_reference_with_the_same_draws(
         x = image / 255
         gray = np.tensordot([0.299, 0.587, 0.114], x, 1)
         x = mix * x + (1 - mix) * np.maximum(x, 1.5 * gray + 0.5)
-        difference = np.abs(truncated(x + layer + np.rot90(layer, 2)).astype(int) - found[index])
+        difference = np.abs(truncated(x + layer + np.rot90(layer, 2)).astype(int) - snowy[index])
         assert (difference > 1).mean() < 0.001  # a flake on the threshold may fall either way
         assert (difference > 0).mean() < 0.005
 
@@ -153,9 +153,9 @@ def test_frost_adds_a_crop_of_the_photograph(
     a, b = rows[severity - 1]
     images = scenes(4)
     photograph = np.full((300, 200, 3), (10, 90, 250), np.uint8)
-    found = corrupt(images, "frost", severity, seed=0, textures=[photograph], constants=size)
+    frosted = corrupt(images, "frost", severity, seed=0, textures=[photograph], constants=size)
     expected = np.clip(a * images + b * np.array([10, 90, 250])[:, None, None], 0, 255).astype(np.uint8)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(frosted, expected)
 
 
 def test_frost_crops_the_photograph_resized_by_a_fifth_anywhere() -> None:
@@ -179,23 +179,23 @@ def test_frost_resizes_as_bilinear_sampling_does() -> None:
     centres = (np.arange(32) + 0.5) * 5 - 0.5
     grid = np.meshgrid(centres, centres, indexing="ij")
     small = np.stack([ndimage.map_coordinates(photograph[..., c] / 1.0, grid, order=1) for c in range(3)])
-    found = corrupt(np.zeros((1, 3, 32, 32), np.uint8), "frost", 1, seed=0, textures=[photograph])
-    np.testing.assert_array_equal(found[0], (0.2 * small).astype(np.uint8))
+    frosted = corrupt(np.zeros((1, 3, 32, 32), np.uint8), "frost", 1, seed=0, textures=[photograph])
+    np.testing.assert_array_equal(frosted[0], (0.2 * small).astype(np.uint8))
 
 
 def test_frost_of_full_size_is_cropped_anywhere() -> None:
     ramp = np.zeros((50, 41, 3), np.uint8)
     ramp[..., 0], ramp[..., 1] = 4 * np.arange(50)[:, None], 4 * np.arange(41)
     black = np.zeros((2000, 3, 32, 32), np.uint8)
-    found = corrupt(black, "frost", 3, seed=0, textures=[ramp], constants="imagenet")
-    rows = np.searchsorted(np.floor(0.7 * 4 * np.arange(50)), found[:, 0, 0, 0])
-    columns = np.searchsorted(np.floor(0.7 * 4 * np.arange(41)), found[:, 1, 0, 0])
+    frosted = corrupt(black, "frost", 3, seed=0, textures=[ramp], constants="imagenet")
+    rows = np.searchsorted(np.floor(0.7 * 4 * np.arange(50)), frosted[:, 0, 0, 0])
+    columns = np.searchsorted(np.floor(0.7 * 4 * np.arange(41)), frosted[:, 1, 0, 0])
     for places, count in ((rows, 18), (columns, 9)):
         counts = np.bincount(places)
         assert len(counts) == count
         assert stats.chisquare(counts).pvalue > 1e-4
     crops = 0.7 * ramp[rows[:, None, None] + np.arange(32)[:, None], columns[:, None, None] + np.arange(32)]
-    np.testing.assert_array_equal(found, crops.astype(np.uint8).transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(frosted, crops.astype(np.uint8).transpose(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("height", [125, 126, 127, 128])
@@ -204,9 +204,9 @@ def test_frost_of_tiny_imagenet_is_resized_bilinearly_by_three_tenths(height: in
     centres = [np.clip((np.arange(round(0.3 * n)) + 0.5) / 0.3 - 0.5, 0, n - 1) for n in (height, 150)]
     grid = np.meshgrid(*centres, indexing="ij")
     small = [ndimage.map_coordinates(photograph[..., c] / 1.0, grid, order=1) for c in range(3)]
-    (found,) = photographs([photograph], 32, factor=0.3)
-    difference = np.abs(found - np.rint(np.stack(small)))
-    assert found.shape[1:] == (round(0.3 * height), 45)
+    (resized,) = photographs([photograph], 32, factor=0.3)
+    difference = np.abs(resized - np.rint(np.stack(small)))
+    assert resized.shape[1:] == (round(0.3 * height), 45)
     assert (difference > 0).mean() < 0.06  # halves
     assert difference.max() <= 1
 
@@ -221,13 +221,15 @@ def test_frost_draws_evenly_from_the_first_five_photographs() -> None:
         250,
     )  # the published second and third are the same picture; the sixth is unused
     textures = [np.full((200, 200, 3), level, np.uint8) for level in levels]
-    found = corrupt(np.zeros((2000, 3, 16, 16), np.uint8), "frost", 5, seed=0, textures=textures)[:, 0, 0, 0]
-    counts = [(found == int(0.45 * level)).sum() for level in (50, 100, 150, 200)]
+    corners = corrupt(np.zeros((2000, 3, 16, 16), np.uint8), "frost", 5, seed=0, textures=textures)[
+        :, 0, 0, 0
+    ]
+    counts = [(corners == int(0.45 * level)).sum() for level in (50, 100, 150, 200)]
     assert sum(counts) == 2000
     assert stats.chisquare(counts, [400, 800, 400, 400]).pvalue > 1e-4
 
 
-def test_painted_frost_belongs_to_the_seed_and_is_as_bright_as_photographs() -> None:
+def test_synthetic_frost_depends_on_the_seed_and_is_as_bright_as_photographs() -> None:
     layers = np.stack(frost_layers(0, 32))
     assert layers.shape == (5, 3, 128, 128)
     np.testing.assert_array_equal(layers, np.stack(frost_layers.__wrapped__(0, 32)))

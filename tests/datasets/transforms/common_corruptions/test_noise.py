@@ -73,9 +73,9 @@ def test_noise_has_the_distribution_of_the_published_operation(
     severity: int,
 ) -> None:
     even = np.full((64, 3, 32, 32), level, np.uint8)
-    found = np.bincount(corrupt(even, kind, severity, seed=0, constants=size).ravel(), minlength=256)
+    levels = np.bincount(corrupt(even, kind, severity, seed=0, constants=size).ravel(), minlength=256)
     drawn = reference(even / 255, constants[severity - 1], np.random.default_rng(1))
-    table = np.stack([found, np.bincount(drawn.ravel(), minlength=256)])
+    table = np.stack([levels, np.bincount(drawn.ravel(), minlength=256)])
     rare = table.sum(axis=0) < 20
     table = np.column_stack([table[:, ~rare], table[:, rare].sum(axis=1)])
     table = table[:, table.sum(axis=0) > 0]
@@ -115,5 +115,5 @@ def test_the_guide_finds_what_a_full_search_finds(
     table = noise._table(distribution, constants)
     near = np.clip([uniform - 1, uniform, uniform + 1, steps[old % 255], steps[old % 255] - 1], 0, 2**32 - 1)
     for number in near.astype(np.uint32):
-        found = table.at(np.array([[old]], np.uint8), np.array([[number]], np.uint32))
-        assert found.item() == (steps <= number).sum()
+        level = table.at(np.array([[old]], np.uint8), np.array([[number]], np.uint32))
+        assert level.item() == (steps <= number).sum()

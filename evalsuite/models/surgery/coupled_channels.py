@@ -1,0 +1,281 @@
+"""Coupled channels: those that several convolutions share, in residual streams and behind concatenations.
+
+Which entries of layers belong together is read from Torch-Pruning's dependency graph (DepGraph) and verified before
+use: Torch-Pruning is silently wrong about some networks, those whose shortcuts pad with zeros among them. Channels
+inside a block need no such graph: see `evalsuite.models.surgery.channel_removal`.
+
+References:
+    Fang et al. 2023, "DepGraph: towards any structural pruning", arXiv 2301.12900.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import defaultdict
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from evalsuite.compat.calls import quiet_imports
+from evalsuite.errors import UserError, first_line
+from evalsuite.models.surgery.channel_removal import ChannelGroup, ChannelSlice, remove_channels
+from evalsuite.models.surgery.channel_selection import ChannelSelection
+from evalsuite.models.surgery.fx_graph import has_hooks
+from evalsuite.models.surgery.width_inference import layer_tensors
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+    from types import ModuleType
+
+MAX_OUTPUT_CHANGE = 1e-6
+"""How much outputs may change when zeroed channels are removed, as a share of the difference between the outputs for
+two images, in double precision."""
+
+ALTERNATIVE = 'remove the channels inside its blocks alone (scope = "inside")'
+"""What to do where Torch-Pruning fails or is wrong."""
+
+Entries = dict[tuple[str, int], dict[int, list[int]]]
+"""Names of layers, with 0 for outputs and 1 for inputs, to the entries that belong to each channel of the root.
+
+A parameter outside of layers is listed under its own name, the network's output under the empty one.
+"""
+
+
+def coupled_groups(model: nn.Module, image_shape: Sequence[int]) -> list[ChannelGroup]:
+    """Returns all channels that can be removed, those that several convolutions share too, in the model's order.
+
+    A group is left out if it contains the network's output, a layer of another kind, a convolution of several groups
+    that is not depthwise, or a layer with a hook or a parametrisation. The others are verified.
+
+    Args:
+        model: It is left as it was.
+        image_shape: Of one image, (C, H, W).
+
+    Raises:
+        UserError: If Torch-Pruning cannot trace the model, or is wrong about it.
+    """
+    image = torch.rand((1, *image_shape), generator=torch.Generator().manual_seed(0))
+    dependencies = dependent_entries(model, image, width_preserving=(ChannelSelection,))
+    modules = dict(model.named_modules())
+    groups = [group for name, entries in dependencies.items() if (group := _group(modules, name, entries))]
+    verify_groups(model, groups, image_shape)
+    return groups
+
+
+def verify_groups(model: nn.Module, groups: Sequence[ChannelGroup], image_shape: Sequence[int]) -> None:
+    """Checks that the outputs stay the same when half of the channels of each group are zeroed and removed.
+
+    Which entries belong to which channel does not depend on weights: they are drawn anew, so that no channel is zero
+    from the start, which would hide a mistake.
+
+    Args:
+        model: It is left as it was.
+        groups: Of the model.
+        image_shape: Of one image, (C, H, W).
+
+    Raises:
+        UserError: Naming the first group with which the outputs change.
+    """
+    if groups and not _outputs_stay(model, groups, image_shape):
+        wrong = next((group for group in groups if not _outputs_stay(model, [group], image_shape)), groups[0])
+        raise UserError(
+            f"channels that convolutions share cannot be removed here: when zeroed ones of {wrong.conv!r} are "
+            "removed as Torch-Pruning computes them, the outputs change (shortcuts that pad with zeros are such a "
+            f"case); {ALTERNATIVE}"
+        )
+
+
+def with_random_weights(model: nn.Module) -> nn.Module:
+    """Returns a copy in evaluation mode with random weights, always the same: float64, on the CPU."""
+    random = torch.Generator().manual_seed(0)
+    drawn = copy.deepcopy(model).to("cpu", torch.float64).requires_grad_(False).eval()
+
+    def draw(tensor: Tensor | None, low: float, high: float) -> None:
+        if tensor is not None:
+            tensor.uniform_(low, high, generator=random)
+
+    for layer in drawn.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            bound = (6 / layer.weight[0].numel()) ** 0.5  # keeps the scale behind a ReLU
+            draw(layer.weight, -bound, bound)
+            draw(layer.bias, -0.5, 0.5)
+        elif isinstance(layer, _BatchNorm):
+            draw(layer.weight, 0.5, 1.5)
+            draw(layer.bias, -0.5, 0.5)
+            draw(layer.running_mean, -0.5, 0.5)
+            draw(layer.running_var, 0.5, 2.0)
+    return drawn
+
+
+def torch_pruning() -> ModuleType:
+    """Returns the package, imported without its warnings."""
+    with quiet_imports():
+        import torch_pruning as package  # heavy
+    return package  # type: ignore[no-any-return]  # it has no types
+
+
+def dependent_entries(
+    model: nn.Module, images: Tensor, *, width_preserving: Collection[type[nn.Module]] = ()
+) -> dict[str, Entries]:
+    """Returns the entries that depend on the output channels of each convolution, by name, in the order of the model.
+
+    A convolution in the group of an earlier one is left out, and so is one of several groups.
+
+    Args:
+        model: It is left as it was.
+        images: To trace it with, float32 on the CPU, (N, C, H, W).
+        width_preserving: Types of layers with as many output as input channels, whose tensors lose entries.
+
+    Raises:
+        UserError: If Torch-Pruning cannot trace it.
+    """
+    package = torch_pruning()
+    try:
+        with warnings.catch_warnings(), torch.inference_mode(mode=False), torch.enable_grad():
+            warnings.simplefilter("ignore")
+            traced = copy.deepcopy(model).cpu().requires_grad_(True)
+            pruners = {kind: _width_preserving_pruner() for kind in width_preserving}
+            graph = package.DependencyGraph().build_dependency(
+                traced, images.clone(), customized_pruners=pruners
+            )
+            return _entries_by_root(graph, traced)
+    except Exception as error:  # it runs the model's own code, and asserts where it fails
+        raise UserError(
+            f"Torch-Pruning cannot follow the channels of this network ({type(error).__name__}: "
+            f"{first_line(error)}); {ALTERNATIVE}"
+        ) from error
+
+
+def _outputs_stay(model: nn.Module, groups: Sequence[ChannelGroup], image_shape: Sequence[int]) -> bool:
+    """Returns whether random weights give the same outputs when half of the channels are zeroed and removed."""
+    random = torch.Generator().manual_seed(1)
+    images = torch.rand((2, *image_shape), generator=random, dtype=torch.float64)
+    keep = {
+        group.conv: torch.randperm(group.channels, generator=random)[: (group.channels + 1) // 2]
+        .sort()
+        .values
+        for group in groups
+    }
+    zeroed = with_random_weights(model)
+    for group in groups:
+        _zero_other_channels(zeroed, group, keep[group.conv])
+    try:
+        smaller = remove_channels(zeroed, keep, {group.conv: group for group in groups})
+        with torch.inference_mode():
+            before, after = zeroed(images), smaller(images)
+    except Exception:  # shapes that do not fit fail anywhere, in the network's own code too
+        return False
+    scale = (before[0] - before[1]).abs().max()
+    limit = MAX_OUTPUT_CHANGE * scale
+    return bool(before.shape == after.shape and scale > 0 and (after - before).abs().max() <= limit)
+
+
+def _zero_other_channels(model: nn.Module, group: ChannelGroup, keep: Tensor) -> None:
+    zeroed = torch.ones(group.channels, dtype=torch.bool)
+    zeroed[keep] = False
+    for part in (*group.filters, *group.norms):
+        layer = model.get_submodule(part.name)
+        for name, tensor in layer_tensors(layer):
+            if tensor.dim() and name not in ("running_var", "indexes"):
+                tensor[part.entries(zeroed.nonzero().flatten())] = 0
+
+
+def _group(modules: Mapping[str, nn.Module], conv: str, entries: Entries) -> ChannelGroup | None:
+    """Returns the group of `conv`; ``None`` if a layer in it cannot lose single entries."""
+    channels = len(entries[conv, 0])
+    slices: dict[str, list[ChannelSlice]] = {"filters": [], "norms": [], "consumers": []}
+    for (name, dim), by_channel in entries.items():
+        role = _role(modules.get(name), dim)
+        part = _slice(name, channels, by_channel)
+        if not role or part is None:
+            return None
+        slices[role].append(part)
+    filters, norms, consumers = (tuple(parts) for parts in slices.values())
+    return ChannelGroup(conv, channels, filters, norms, consumers) if consumers else None
+
+
+def _role(layer: nn.Module | None, dim: int) -> str:
+    """Returns the field of a `ChannelGroup` that a layer belongs to; empty if none."""
+    if layer is None or has_hooks(layer):
+        return ""
+    if isinstance(layer, _BatchNorm):
+        return "norms"
+    if isinstance(layer, ChannelSelection):
+        return "norms" if bool(layer.indexes.all()) else ""
+    if not isinstance(layer, nn.Conv2d | nn.Linear) or "weight" not in layer._parameters:
+        return ""
+    groups = layer.groups if isinstance(layer, nn.Conv2d) else 1
+    if groups > 1:
+        is_depthwise = groups == layer.weight.shape[0] and layer.weight.shape[1] == 1
+        return "filters" if dim == 0 and is_depthwise else ""
+    return "consumers" if dim else "filters"
+
+
+def _slice(name: str, channels: int, by_channel: Mapping[int, Sequence[int]]) -> ChannelSlice | None:
+    """Returns the entries of all channels as a slice; ``None`` if they are not consecutive or some are missing."""
+    first = by_channel.get(0, ())
+    if not first:
+        return None
+    part = ChannelSlice(name, len(first), first[0])
+    expected = part.entries(torch.arange(channels)).view(channels, -1).tolist()
+    return part if [[*by_channel.get(channel, ())] for channel in range(channels)] == expected else None
+
+
+def _entries_by_root(graph: Any, model: nn.Module) -> dict[str, Entries]:
+    roots: dict[str, Entries] = {}
+    names = {module: name for name, module in model.named_modules()}
+    prune = torch_pruning().prune_conv_out_channels
+    grouped: set[str] = set()
+    for module, name in names.items():
+        if not isinstance(module, nn.Conv2d) or module.groups > 1 or name in grouped:
+            continue
+        if module in graph.module2node:  # modules that no forward pass reaches are not
+            group = graph.get_pruning_group(module, prune, [*range(module.out_channels)])
+            roots[name] = _entries(graph, group, names)
+            grouped |= {layer for layer, dim in roots[name] if dim == 0}
+    return roots
+
+
+def _entries(graph: Any, group: Any, names: dict[nn.Module, str]) -> Entries:
+    output = torch_pruning().ops._OutputOp
+    entries: Entries = {}
+    for item in group:
+        target = item.dep.target.module
+        if isinstance(target, nn.Parameter):
+            name = graph._param_to_name[target]
+        elif target in names:
+            name = names[target]
+        elif isinstance(target, output):
+            name = ""
+        else:  # an operation without tensors
+            continue
+        by_root = entries.setdefault(
+            (name, int(not graph.is_out_channel_pruning_fn(item.dep.handler))), defaultdict(list)
+        )
+        for entry, root in zip(item.idxs, item.root_idxs, strict=True):
+            by_root[root].append(entry)
+    return {
+        key: {root: sorted(indices) for root, indices in by_root.items()} for key, by_root in entries.items()
+    }
+
+
+@cache
+def _width_preserving_pruner() -> Any:
+    """Returns Torch-Pruning's description of a layer with as many output as input channels."""
+
+    class WidthPreserving(torch_pruning().pruner.function.BasePruningFunc):  # type: ignore[misc]  # it has no types
+        def prune_out_channels(self, layer: nn.Module, idxs: list[int]) -> nn.Module:
+            raise NotImplementedError  # the graph is read, never pruned
+
+        prune_in_channels = prune_out_channels
+
+        def get_out_channels(self, layer: nn.Module) -> int:
+            return len(next(layer.buffers()))
+
+        get_in_channels = get_out_channels
+
+    return WidthPreserving()

@@ -1,0 +1,302 @@
+"""What structured producers share: removable channels, their order, the widths that reach a ratio, and the cascade."""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from evalsuite.errors import ContractError, UserError
+from evalsuite.models.cost import count_nonzero
+from evalsuite.models.surgery.channel_removal import (
+    ChannelGroup,
+    ChannelGroups,
+    channel_groups,
+    remove_channels,
+)
+from evalsuite.models.surgery.coupled_channels import coupled_groups
+from evalsuite.producers.base import Context, Producer, nearest_choice
+
+Widths = Mapping[str, int]
+"""Names of groups to numbers of channels; a convolution that is a group by itself has so many filters."""
+ChannelScores = Mapping[str, Tensor]
+"""Names of groups to one score per channel, (channels,); the largest are kept."""
+KeptChannels = Mapping[str, Tensor]
+"""Names of groups to the channels that stay: rising int64."""
+_HALF = Fraction(1, 2)  # exact: in floating point 5.5 / 11 * 11 may fall short of 5.5
+
+
+@dataclass(frozen=True)
+class PruningTarget:
+    """The size that one pruning step is to reach.
+
+    Attributes:
+        ratio: Share of the parent's parameters that is to be removed: with the seed the address of a training.
+        budget: Non-zero parameters that may stay, biases and norms included.
+        widths: Of the parent's groups.
+    """
+
+    ratio: float
+    budget: float
+    widths: Widths
+
+
+PruningStep = Callable[[nn.Module, PruningTarget], nn.Module]
+"""Makes a smaller model of a copy that it may change."""
+
+
+@dataclass(frozen=True)
+class ChannelScope:
+    """The part of a producer's settings that decides which channels it removes.
+
+    Attributes:
+        scope: ``inside`` takes the channels that one convolution computes alone and that are neither added nor
+            concatenated to others: of a residual block all convolutions but the last (Li et al. 2017 and most
+            since), of a plain network all. ``coupled`` takes those that convolutions share too, the residual
+            stream and what is concatenated, as Torch-Pruning does (Fang et al. 2023, arXiv 2301.12900); a share p
+            of the channels is then about 1 - (1 - p)^2 of the parameters. Networks whose shortcuts pad with zeros
+            have no such channels.
+    """
+
+    scope: Literal["inside", "coupled"] = "inside"
+
+    def groups(self, model: nn.Module, context: Context) -> ChannelGroups:
+        """Returns the groups of channels in the producer's scope, by name.
+
+        Raises:
+            UserError: If the scope is ``coupled`` and Torch-Pruning is wrong about the network.
+        """
+        if self.scope == "inside":
+            return removable_groups(model)
+        return {group.conv: group for group in coupled_groups(model, context.train.images.shape[1:])}
+
+
+@dataclass(frozen=True)
+class FilterProducer(ChannelScope, Producer):
+    """A method that removes the channels of lowest score, retrains, and goes on.
+
+    The classifier's outputs are never among them, and at least one channel of each group stays. The filters that
+    compute a channel of several convolutions count as one long filter.
+
+    Attributes:
+        allocation: ``uniform`` removes the same share of channels from every group, ``global`` sets one
+            threshold on the scores of all groups.
+        schedule: ``iterative`` starts each ratio from the last one's model, ``one-shot`` from the parent.
+    """
+
+    allocation: Literal["uniform", "global"] = "uniform"
+    schedule: Literal["iterative", "one-shot"] = "iterative"
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"schedule": {"cascade": "iterative"}}
+
+    @abstractmethod
+    def scores(self, model: nn.Module, groups: ChannelGroups, context: Context) -> ChannelScores:
+        """Returns one score per channel of each of the model's `groups`; the largest are kept."""
+
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        """Yields models whose number of parameters is as near to the target as whole channels allow."""
+
+        def step(model: nn.Module, target: PruningTarget) -> nn.Module:
+            groups = self.groups(model, context)
+            scores = self.scores(model, groups, context)
+            uniform = self.allocation == "uniform"
+            choices = uniform_widths(target.widths) if uniform else global_widths(scores)
+            kept = channels_for_budget(model, rank_channels(scores), choices, target.budget, groups)
+            return remove_channels(model, kept, groups)
+
+        first = step if self.schedule == "iterative" else one_shot(parent, step)
+        return prune_and_retrain(parent, ratios, context, first, self.groups(parent, context))
+
+
+def prune_and_retrain(
+    parent: nn.Module,
+    ratios: Sequence[float],
+    context: Context,
+    step: PruningStep,
+    groups: ChannelGroups | None = None,
+) -> Iterator[nn.Module]:
+    """Yields what `step` makes for each ratio, retrained with the full schedule.
+
+    Each ratio starts from the last one's model (learning-rate rewinding: Renda et al. 2020, arXiv 2003.02389).
+
+    Args:
+        parent: Not changed.
+        ratios: Rising.
+        context: Of the production.
+        step: The pruning of one ratio, before its retraining.
+        groups: Groups of the parent that can lose channels; by default those of `removable_groups`.
+
+    Raises:
+        UserError: If no filter of the network can be removed alone.
+    """
+    groups = removable_groups(parent) if groups is None else groups
+    widths = {name: group.channels for name, group in groups.items()}
+    if not widths:
+        raise UserError(
+            f"{type(parent).__name__} has no layer whose filters can be removed alone; "
+            "use an unstructured producer for it"
+        )
+    total = count_nonzero(parent)
+    model = context.previous or parent
+    for ratio in ratios:
+        model = step(copy.deepcopy(model), PruningTarget(ratio, total - ratio * total, widths))
+        context.retrain(model, ratio)
+        yield model
+
+
+def one_shot(parent: nn.Module, step: PruningStep) -> PruningStep:
+    """Returns `step` as it is for ratios that all start from `parent`."""
+    return lambda _, target: step(copy.deepcopy(parent), target)
+
+
+def removable_groups(model: nn.Module) -> ChannelGroups:
+    """Returns the layers whose filters can be removed alone, by name: in a residual block all but the last."""
+    return {group.conv: group for group in channel_groups(model)}
+
+
+def layer_weight(model: nn.Module, name: str) -> Tensor:
+    """Returns the weight of the layer `name`, detached."""
+    return model.get_submodule(name).get_parameter("weight").detach()
+
+
+def per_filter(
+    model: nn.Module, groups: ChannelGroups, score: Callable[[Tensor], Tensor]
+) -> dict[str, Tensor]:
+    """Returns `score` of the filters of each group, (channels, weights) to (channels,)."""
+    return {
+        name: score(filter_weights(group, lambda layer: layer_weight(model, layer)))
+        for name, group in groups.items()
+    }
+
+
+def filter_weights(group: ChannelGroup, values: Callable[[str], Tensor]) -> Tensor:
+    """Returns the values at the weights that compute each channel of a group, (channels, weights).
+
+    Args:
+        group: If several layers compute its channels, their filters are concatenated.
+        values: Of a layer, in the shape of its weight.
+    """
+    channels = torch.arange(group.channels)
+    parts = [values(part.name)[part.entries(channels)] for part in group.filters]
+    return torch.cat([part.reshape(group.channels, -1) for part in parts], dim=1)
+
+
+def l1_norms(filters: Tensor) -> Tensor:
+    """Returns the L1 norm of each filter, (channels, weights) to (channels,)."""
+    return filters.abs().sum(1)
+
+
+def l2_norms(filters: Tensor) -> Tensor:
+    """Returns the L2 norm of each filter, (channels, weights) to (channels,)."""
+    return filters.square().sum(1).sqrt()
+
+
+def uniform_widths(widths: Widths) -> list[dict[str, int]]:
+    """Returns all sets of widths that one common share gives, rounded half up, from one filter in each layer on.
+
+    >>> uniform_widths({"a": 2, "b": 4})
+    [{'a': 1, 'b': 1}, {'a': 1, 'b': 2}, {'a': 1, 'b': 3}, {'a': 2, 'b': 3}, {'a': 2, 'b': 4}]
+    """
+    shares = sorted(
+        {Fraction(2 * count + 1, 2 * width) for width in widths.values() for count in range(width)}
+        | {Fraction(0)}
+    )
+    return without_repetitions(
+        {name: max(1, int(share * width + _HALF)) for name, width in widths.items()} for share in shares
+    )
+
+
+def global_widths(scores: ChannelScores) -> list[dict[str, int]]:
+    """Returns the sets of widths that one threshold on the scores of all layers gives, least first.
+
+    Each layer's best filter always stays; ties go in the order of the layers.
+
+    >>> global_widths({"a": torch.tensor([5.0, 1.0]), "b": torch.tensor([2.0, 3.0])})
+    [{'a': 1, 'b': 1}, {'a': 1, 'b': 2}, {'a': 2, 'b': 2}]
+    """
+    names = list(scores)
+    others = [scores[name].detach().double().cpu().sort(descending=True).values[1:] for name in names]
+    layers = torch.cat([torch.full((len(values),), index) for index, values in enumerate(others)])
+    order = torch.sort(torch.cat(others), descending=True, stable=True).indices
+    widths = dict.fromkeys(names, 1)
+    choices = [dict(widths)]
+    for layer in layers[order].tolist():
+        widths[names[layer]] += 1
+        choices.append(dict(widths))
+    return choices
+
+
+def without_repetitions(choices: Iterator[dict[str, int]]) -> list[dict[str, int]]:
+    """Returns `choices` without those that equal the one before."""
+    distinct: list[dict[str, int]] = []
+    for widths in choices:
+        if not distinct or widths != distinct[-1]:
+            distinct.append(widths)
+    return distinct
+
+
+def rank_channels(scores: ChannelScores) -> dict[str, Tensor]:
+    """Returns the filters of each layer, best first; ties fall to the earlier filter.
+
+    Raises:
+        ContractError: If a score is NaN.
+    """
+    if any(bool(values.isnan().any()) for values in scores.values()):
+        raise ContractError("a producer's scores have NaN among them, expected numbers to rank filters by")
+    return {
+        name: torch.sort(values.detach().double().cpu(), descending=True, stable=True).indices
+        for name, values in scores.items()
+    }
+
+
+def channels_for_budget(
+    model: nn.Module,
+    order: Mapping[str, Tensor],
+    choices: Sequence[Widths],
+    budget: float,
+    groups: ChannelGroups | None = None,
+) -> dict[str, Tensor]:
+    """Returns the channels to keep so that the number of non-zero parameters comes as near to `budget` as it can.
+
+    Args:
+        model: The model that loses the channels.
+        order: Channels of each group, best first.
+        choices: Sets of widths, none of which shrinks from one to the next; wider than `model` means all.
+        budget: Non-zero parameters.
+        groups: Groups of the model; by default those of `removable_groups`.
+
+    Raises:
+        UserError: If even the narrowest has more.
+    """
+    groups = removable_groups(model) if groups is None else groups
+
+    def size_with(widths: Widths) -> int:
+        return count_nonzero(remove_channels(model, top_channels(order, widths), groups))
+
+    widths = nearest_choice(choices, budget, size_with)
+    if widths is None:
+        raise UserError(
+            f"too high a prune ratio: {round(budget)} parameters may stay, but with one filter in each of "
+            f"{len(order)} layers {size_with(choices[0])} are left; ask for a smaller ratio"
+        )
+    return top_channels(order, widths)
+
+
+def top_channels(order: Mapping[str, Tensor], widths: Widths) -> dict[str, Tensor]:
+    """Returns the first `widths` channels of each group's order, rising."""
+    return {name: order[name][: widths[name]].sort().values for name in order}
+
+
+def removed_masks(kept: KeptChannels, model: nn.Module) -> dict[str, Tensor]:
+    """Returns for each layer a bool mask on the model's device, (out,): the filters that are to be removed."""
+    masks = {}
+    for name, filters in kept.items():
+        mask = torch.ones(len(layer_weight(model, name)), dtype=torch.bool)
+        mask[filters] = False
+        masks[name] = mask.to(layer_weight(model, name).device)
+    return masks

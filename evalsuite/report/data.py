@@ -1,0 +1,159 @@
+"""The data of a report: the tables of one run or of several, and how their rows become Python values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from evalsuite.cost_axes import AXES, DEFAULT_AXIS
+from evalsuite.types import DENSE
+
+if TYPE_CHECKING:
+    from evalsuite.types import Metric, Picture, PictureKind
+
+Row = Mapping[str, Any]
+"""A row of a table, with ``None`` where a value is missing."""
+
+MOST_UNRANKED = 6
+"""Methods up to which their order is that of the suite; more are ranked."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """The data of a report, from which the page and the figures are made without further computation.
+
+    Attributes:
+        measurements: One row per number: method (the parent is ``dense``), seed, target_ratio, ratio, axis,
+            prunable_ratio, parameters, nonzero, macs, macs_nonzero, bytes, packed, evaluator, metric, condition,
+            group, value, n, drop, drop_low, drop_high, status, reason, flags.
+        thresholds: One row per method, seed (numbers and ``all``), metric, condition and aggregate; its
+            columns are those of `evalsuite.thresholds.threshold.COLUMNS`.
+        reliability: One row per bin: method, seed, ratio, lower, upper, count, confidence, accuracy.
+        metrics: The definition of each metric by its name.
+        record: The content of ``run.json``: suite, versions, git, hardware, command, seconds.
+        excess: Slope of the excess error by method, seed and condition; see `evalsuite.results.tables`.
+        exemplars: Number of pruning-identified exemplars; see `evalsuite.results.tables`.
+        retraining: Accuracy before and after the last training; see `evalsuite.results.tables`.
+        robust: Robust accuracy over the radius, radius 0 included; columns method, seed, target_ratio, ratio,
+            norm, attack, epsilon, value, n.
+        histograms: Detector scores in bins; columns method, target_ratio, ratio, detector, sample (``test`` or
+            an outlier set), group, low, high, count.
+        comparability: Comparison setups that hold between each two methods; columns first, second, pairs, setup, fair,
+            why, and one for each of `evalsuite.report.comparability.SETUPS` and ``TOTALS``.
+        pictures: Images that candidates misclassify, corrupted images, attacked images.
+        no_pictures: Why there are none, by kind of picture.
+    """
+
+    measurements: pd.DataFrame
+    thresholds: pd.DataFrame
+    reliability: pd.DataFrame
+    metrics: Mapping[str, Metric]
+    record: Mapping[str, Any]
+    excess: pd.DataFrame = field(default_factory=pd.DataFrame)
+    exemplars: pd.DataFrame = field(default_factory=pd.DataFrame)
+    retraining: pd.DataFrame = field(default_factory=pd.DataFrame)
+    robust: pd.DataFrame = field(default_factory=pd.DataFrame)
+    histograms: pd.DataFrame = field(default_factory=pd.DataFrame)
+    comparability: pd.DataFrame = field(default_factory=pd.DataFrame)
+    pictures: tuple[Picture, ...] = ()
+    no_pictures: Mapping[PictureKind, str] = field(default_factory=dict)
+
+    @cached_property
+    def headline(self) -> list[Row]:
+        """The thresholds over all seeds; those of the first seed where there are none over all."""
+        return headline_rows(self.thresholds)
+
+    @cached_property
+    def clean_potentials(self) -> dict[str, float]:
+        """The potential of the accuracy on clean images, by method."""
+        return {
+            row["method"]: row["potential"]
+            for row in self.headline
+            if (row["metric"], row["condition"]) == ("accuracy", "clean")
+        }
+
+    @cached_property
+    def methods(self) -> list[str]:
+        """The methods without the parent, in the order in which they were measured; ranked if there are many.
+
+        The rank is the potential of the accuracy on clean images, then the mean of all potentials.
+        """
+        names = pd.concat([self.measurements["method"], self.thresholds["method"]], ignore_index=True)
+        methods = [str(name) for name in names.unique() if name != DENSE]
+        if len(methods) <= MOST_UNRANKED:
+            return methods
+        return sorted(methods, key=self._rank, reverse=True)
+
+    def _rank(self, method: str) -> tuple[float, float]:
+        potentials = [
+            row["potential"]
+            for row in self.headline
+            if row["method"] == method and row["aggregate"] == "single"
+        ]
+        return self.clean_potentials.get(method, -1.0), sum(potentials) / max(len(potentials), 1)
+
+    @cached_property
+    def ratio_axes(self) -> list[str]:
+        """The cost axes of the ratios of all methods, in order; the default axis where the table has none."""
+        table = self.measurements
+        axes = table.loc[table["method"] != DENSE, "axis"].dropna() if "axis" in table else ()
+        return [str(axis) for axis in unique(axes)] or [DEFAULT_AXIS]
+
+    @property
+    def ratio_label(self) -> str:
+        """The title of an axis of prune ratios."""
+        if self.ratio_axes == [DEFAULT_AXIS]:
+            return "Prune ratio"
+        return "Prune ratio, " + " or ".join(AXES[axis].noun for axis in self.ratio_axes)
+
+    @property
+    def ratio_note(self) -> str:
+        """The sentence that defines the ratios; empty where all are shares of non-zero parameters."""
+        nouns = [AXES[axis].noun for axis in self.ratio_axes if axis != DEFAULT_AXIS]
+        if not nouns:
+            return ""
+        if len(nouns) == len(self.ratio_axes) == 1:
+            return f"Ratios are shares of the parent's {nouns[0]} that are gone."
+        return (
+            f"Ratios are shares of the parent's {AXES[DEFAULT_AXIS].noun} that are gone; of {' or '.join(nouns)} where "
+            "the name of a method has them in brackets."
+        )
+
+
+def headline_rows(table: pd.DataFrame) -> list[Row]:
+    """Returns the rows over all seeds of a table with a column seed; those of the first seed where there are none."""
+    if table.empty:
+        return []
+    seeds = table["seed"].astype(str)
+    chosen = "all" if (seeds == "all").any() else seeds.iloc[0]
+    return records(table[seeds == chosen])
+
+
+def records(frame: pd.DataFrame) -> list[Row]:
+    """Returns the rows of a frame as dictionaries with ``None`` where a value is missing."""
+    return [
+        {str(key): _python_value(value) for key, value in row.items()} for row in frame.to_dict("records")
+    ]
+
+
+def unique(items: Iterable[Any]) -> list[Any]:
+    """Returns `items` without repetition, in order."""
+    return list(dict.fromkeys(items))
+
+
+def present(rows: Sequence[Row], column: str) -> list[float]:
+    """Returns the numbers of a column, without missing ones."""
+    return [float(row[column]) for row in rows if row.get(column) is not None]
+
+
+def _python_value(value: Any) -> Any:
+    """The Python value of a cell; ``None`` for each of the missing values of pandas."""
+    if isinstance(value, str | tuple | list) or value is None:
+        return value
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    return None if not isinstance(value, list) and pd.isna(value) else value

@@ -1,0 +1,548 @@
+"""The tables of thresholds: the matrix of methods by kinds of conditions, and the table of all thresholds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from evalsuite.cost_axes import share_phrase
+from evalsuite.report.data import ReportData, Row, present, records, unique
+from evalsuite.report.labels import (
+    DASH,
+    THIN,
+    aggregate_label,
+    condition_label,
+    decimals,
+    group_label,
+    metric_label,
+    metric_on_condition,
+    number,
+    percent,
+    percentage,
+    tested_ratios,
+)
+from evalsuite.report.summary import single_rows, weakest_row
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+
+
+FLAGS: Mapping[str, tuple[str, str]] = {
+    "censored": ("≥", "no tested ratio failed: the true threshold may be higher"),
+    "infeasible": (
+        "\u2217",
+        "a condition failed at the smallest ratio tested; 0 means that no tested ratio passed",
+    ),
+    "non_monotone": ("†", "a larger ratio passed after a smaller one had failed"),
+    "underpowered": (
+        "‡",
+        "the 95 % interval of a deciding drop is wider than the tolerance: more images needed",
+    ),
+    "incomplete": ("§", "a ratio could not be measured and counts as failed"),
+    "at_chance": (
+        "°",
+        "a network at chance level would pass: the parent is better than that by no more than the tolerance",
+    ),
+}
+"""Mark and meaning of each flag of a threshold."""
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixCell:
+    """A threshold in the matrix, as it is shown and explained.
+
+    Attributes:
+        row: The threshold.
+        shown: The row of the condition whose curve explains it.
+        text: The potential in percent, with ``≥`` if censored.
+        marks: Marks of the other flags.
+        interval: Its 95 % interval, or the certified ratio, in percent; empty where neither is known.
+        tip: The explanation, one fact per line.
+        shortfall: Distance below the threshold of test accuracy, in steps of 5 points, 10 at most.
+        tested: The tested ratios.
+    """
+
+    row: Row
+    shown: Row
+    text: str
+    marks: str
+    interval: str
+    tip: str
+    shortfall: int
+    tested: tuple[float, ...]
+
+    @property
+    def whole_percent(self) -> str:
+        """The part of the text before the decimal point."""
+        return self.text.partition(".")[0]
+
+    @property
+    def decimal(self) -> str:
+        """The decimal with its point; empty if there is none."""
+        return "".join(self.text.partition(".")[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class MatrixColumn:
+    """A column of the matrix.
+
+    Attributes:
+        title: Name of the test.
+        note: How several conditions become one number; empty for a single one.
+        metrics: Metrics of which the first that was measured is shown.
+        condition: The condition, if it is a single one.
+        group: The group of conditions otherwise.
+        aggregate: How the group is summarised: ``mean`` or ``minimum``.
+        also: Beginnings of names of conditions without a group that belong to it.
+    """
+
+    title: str
+    note: str
+    metrics: tuple[str, ...]
+    condition: str = ""
+    group: str = ""
+    aggregate: str = "minimum"
+    also: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdMatrix:
+    """The matrix: `cells` has a row per method and an entry, possibly ``None``, per column."""
+
+    columns: tuple[MatrixColumn, ...]
+    cells: Mapping[str, tuple[MatrixCell | None, ...]]
+    legend: tuple[tuple[str, str], ...]
+    descriptions: tuple[tuple[str, str], ...]
+
+    def spans(self) -> list[tuple[str, int]]:
+        """Returns each title with the number of neighbouring columns that share it."""
+        runs: list[tuple[str, int]] = []
+        for column in self.columns:
+            if runs and runs[-1][0] == column.title:
+                runs[-1] = (column.title, runs[-1][1] + 1)
+            else:
+                runs.append((column.title, 1))
+        return runs
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnResult:
+    """The threshold of a method in a column.
+
+    Attributes:
+        row: The threshold, of a condition or of the worst or the mean of several.
+        shown: The threshold of the condition whose curve explains it.
+        count: Number of conditions behind it.
+        undecided: How many of them have no certified ratio.
+    """
+
+    row: Row
+    shown: Row
+    count: int = 1
+    undecided: int = 0
+
+
+_OOD = ("msp_auroc", "energy_auroc")
+_CALIBRATION = ("ece_equal_width", "ece_l2_squared_debiased", "ece_equal_mass", "ece_smooth", "brier", "nll")
+_SHIFTED = ("ece_equal_width_scaled", "brier_scaled", "nll_scaled", "brier")
+_SIMILARITY = ("agreement", "negative_flip_rate", "softmax_distance")
+_FLAGS_OF_ANY = ("infeasible", "non_monotone", "incomplete", "at_chance", "underpowered")
+"""Flags of the worst of several conditions that are set if one of them has the flag."""
+
+COLUMNS = (
+    MatrixColumn("Test accuracy", "", ("accuracy",), condition="clean"),
+    MatrixColumn("Corruptions, generated", "mean", ("accuracy",), group="corruptions", aggregate="mean"),
+    MatrixColumn("Corruptions, generated", "worst", ("accuracy",), group="corruptions"),
+    MatrixColumn(
+        "Corruptions, official", "mean", ("accuracy",), group="corruptions official", aggregate="mean"
+    ),
+    MatrixColumn("Corruptions, official", "worst", ("accuracy",), group="corruptions official"),
+    MatrixColumn("Natural shift", "worst", ("accuracy",), group="shift"),
+    MatrixColumn("Perturbation sequences", "mean", ("flip_probability",), group="videos", aggregate="mean"),
+    MatrixColumn("Noise", "worst", ("accuracy",), group="noise"),
+    MatrixColumn("Attack", "worst", ("robust_accuracy",), group="attack", also=("worst/", "worst l2/")),
+    MatrixColumn(
+        "Black-box attack", "worst", ("robust_accuracy",), group="black-box attack", also=("worst black-box",)
+    ),
+    MatrixColumn("OOD, near", "worst", _OOD, group="ood-near"),
+    MatrixColumn("OOD, far", "worst", _OOD, group="ood-far"),
+    MatrixColumn("Calibration", "", _CALIBRATION, condition="clean"),
+    MatrixColumn("Calibration, shifted", "worst", _SHIFTED, group="calibration-shift"),
+    MatrixColumn("Similarity", "", _SIMILARITY, condition="clean"),
+    MatrixColumn("Classes", "worst", ("class_accuracy",), group="classes"),
+)
+EVERYTHING = MatrixColumn("Everything", "weakest", ())
+
+
+def threshold_matrix(rows: Sequence[Row], methods: Sequence[str]) -> ThresholdMatrix:
+    """Returns the matrix of the thresholds over all seeds.
+
+    Args:
+        rows: Thresholds, see `evalsuite.report.data.ReportData.headline`.
+        methods: The rows of the matrix.
+    """
+    columns, results = column_results(rows, methods)
+    shown = [result.row for line in results.values() for result in line if result is not None]
+    digits = decimals(row["potential"] for row in shown)
+    common_marks = _common_marks(shown)
+    cells = {
+        method: tuple(_without_marks(cell, common_marks) for cell in _cells(columns, line, digits))
+        for method, line in results.items()
+    }
+    return ThresholdMatrix(columns, cells, _legend(cells, common_marks), _descriptions(columns, results))
+
+
+def column_results(
+    rows: Sequence[Row], methods: Sequence[str]
+) -> tuple[tuple[MatrixColumn, ...], dict[str, tuple[ColumnResult | None, ...]]]:
+    """Returns the columns in which some method has a threshold, and by method its result in each of them.
+
+    Groups of a plug-in get columns of their own; the last column is over all conditions. The note of a column for the
+    worst of several conditions has their number.
+    """
+    by_method = {method: [row for row in rows if row["method"] == method] for method in methods}
+    known = {column.group for column in COLUMNS}
+    groups = unique(row["group"] for row in rows if row["group"] and row["group"] not in known)
+    extra = [MatrixColumn(group_label(name).capitalize(), "worst", (), group=name) for name in groups]
+    columns: list[MatrixColumn] = []
+    results: dict[str, list[ColumnResult | None]] = {method: [] for method in methods}
+    for column in (*COLUMNS, *extra, EVERYTHING):
+        line = {method: column_result(column, by_method[method], method) for method in methods}
+        count = max((result.count for result in line.values() if result is not None), default=0)
+        if count or (column is EVERYTHING and columns):
+            several = column.note == "worst" and count > 1
+            columns.append(replace(column, note=f"worst of {count}") if several else column)
+            for method, result in line.items():
+                results[method].append(result)
+    return tuple(columns), {method: tuple(line) for method, line in results.items()}
+
+
+def column_result(column: MatrixColumn, rows: Sequence[Row], method: str) -> ColumnResult | None:
+    """Returns the threshold of a method in a column, of the first of its metrics that has one."""
+    single = single_rows(rows, method)
+    if column.title == EVERYTHING.title:
+        return _worst(single)
+    inside = unique(row["metric"] for row in single if column.group and row["group"] == column.group)
+    for metric in unique((*column.metrics, *inside)):
+        of_metric = [row for row in single if row["metric"] == metric]
+        if column.condition:
+            matching = [row for row in of_metric if row["condition"] == column.condition][:1]
+        elif column.aggregate == "mean":
+            matching = _mean(column, metric, method, rows)
+        else:
+            matching = [row for row in of_metric if row["group"] == column.group or _belongs(row, column)]
+        if matching:
+            return _worst(matching, column.group)
+    return None
+
+
+def _belongs(row: Row, column: MatrixColumn) -> bool:
+    return not row["group"] and bool(column.also) and str(row["condition"]).startswith(column.also)
+
+
+def _mean(column: MatrixColumn, metric: str, method: str, rows: Sequence[Row]) -> list[Row]:
+    """The threshold of the mean over a group: preferably that of a measured mean, which has an interval."""
+    of_metric = [row for row in rows if (row["method"], row["metric"]) == (method, metric)]
+    measured = [r for r in of_metric if r["condition"] == column.group and r["aggregate"] == "single"]
+    summaries = [r for r in of_metric if r["group"] == column.group and r["aggregate"] in ("of-mean", "mean")]
+    ranked = [*measured, *sorted(summaries, key=lambda r: r["aggregate"] != "of-mean")]
+    return [row for row in ranked if row["potential"] is not None][:1]
+
+
+def _worst(rows: Sequence[Row], group: str = "") -> ColumnResult | None:
+    """The weakest row; of several, with the statements that hold for all of them.
+
+    The smallest certified ratio of several conditions is certified for all of them, without a correction
+    (intersection-union test, Berger 1982); undecided conditions are left out.
+    """
+    weakest = weakest_row(rows)
+    if weakest is None or len(rows) == 1:
+        return None if weakest is None else ColumnResult(weakest, weakest)
+    certified = present(rows, "certified")
+    attaining = [row for row in rows if row["potential"] == weakest["potential"]]
+    joint: dict[str, Any] = {
+        **{flag: any(row.get(flag) for row in rows) for flag in _FLAGS_OF_ANY},
+        "censored": all(row["censored"] for row in attaining),
+        "first_failure": min(present(rows, "first_failure"), default=None),
+        "certified": min(certified, default=None),
+        "certified_jointly": min(present(rows, "certified_jointly"), default=None),
+        "potential_low": None,
+        "potential_high": None,
+    }
+    labels = {"aggregate": "minimum", "group": group, "condition": group} if group else {}
+    return ColumnResult({**weakest, **joint, **labels}, weakest, len(rows), len(rows) - len(certified))
+
+
+def _descriptions(
+    columns: Sequence[MatrixColumn], results: Mapping[str, Sequence[ColumnResult | None]]
+) -> tuple[tuple[str, str], ...]:
+    """Metric, tolerance and condition of each column but the last."""
+    descriptions = []
+    for index, column in enumerate(columns[:-1]):
+        first = next(result for line in results.values() if (result := line[index]) is not None)
+        row, name = first.row, column.title + (f", {column.note}" if column.note else "")
+        text = f"{metric_label(row['metric'])}, tolerance {number(row['tolerance'])}"
+        condition = "" if first.count > 1 else f", on {condition_label(row['condition'])}"
+        descriptions.append((name, text + condition))
+    return tuple(descriptions)
+
+
+def _common_marks(rows: Sequence[Row]) -> str:
+    """Marks that all cells would have: they are explained once instead."""
+    common = [
+        mark for flag, (mark, _) in FLAGS.items() if flag != "censored" and all(r.get(flag) for r in rows)
+    ]
+    return "".join(common) if len(rows) > 1 else ""
+
+
+def _without_marks(cell: MatrixCell | None, common: str) -> MatrixCell | None:
+    if cell is None:
+        return None
+    return replace(cell, marks="".join(mark for mark in cell.marks if mark not in common))
+
+
+def _legend(
+    cells: Mapping[str, Sequence[MatrixCell | None]], common_marks: str
+) -> tuple[tuple[str, str], ...]:
+    shown = [cell for line in cells.values() for cell in line if cell is not None]
+    used = "".join(cell.text[0] + cell.marks for cell in shown)
+    explained = tuple((mark, meaning) for mark, meaning in FLAGS.values() if mark in used)
+    return explained + tuple(
+        ("everywhere", meaning) for mark, meaning in FLAGS.values() if mark in common_marks
+    )
+
+
+def _cells(
+    columns: Sequence[MatrixColumn], results: Sequence[ColumnResult | None], digits: int
+) -> tuple[MatrixCell | None, ...]:
+    accuracy = results[0].row if columns[:1] == COLUMNS[:1] and results[0] is not None else None
+    return tuple(_cell(result, accuracy, digits) for result in results)
+
+
+def _cell(result: ColumnResult | None, accuracy: Row | None, digits: int) -> MatrixCell | None:
+    if result is None:
+        return None
+    row, tested = result.row, tested_ratios(result.row["tested"])
+    base = accuracy["potential"] if accuracy is not None else max(tested, default=1.0)
+    shortfall = min(10, round(20 * max(0.0, base - row["potential"])))
+    text = tip(row)
+    if result.count > 1:
+        text += f"\nWorst of {result.count} checks"
+        text += f", {result.undecided} of them undecided" if result.undecided else ""
+    if row["aggregate"] == "minimum":
+        text += f"\nFirst failure: {condition_label(result.shown['condition'])}"
+    return MatrixCell(
+        row,
+        result.shown,
+        potential_text(row, digits),
+        marks(row),
+        interval(row, digits),
+        text,
+        shortfall,
+        tested,
+    )
+
+
+def marks(row: Row) -> str:
+    """Returns the marks of a threshold's flags, but for ``≥``, which stands before the number."""
+    return "".join(mark for flag, (mark, _) in FLAGS.items() if flag != "censored" and row.get(flag))
+
+
+def potential_text(row: Row, digits: int) -> str:
+    """Returns a potential in percent.
+
+    >>> potential_text({"potential": 0.95, "censored": True}, 0)
+    '≥95'
+    """
+    return ("≥" if row.get("censored") else "") + percentage(row["potential"], digits)
+
+
+def certified_text(row: Row, digits: int) -> str:
+    """Returns up to which ratio a model is non-inferior at 95 % confidence, in percent; empty where undecided.
+
+    >>> certified_text({"certified": 0.5}, 0), certified_text({"certified": 0.0}, 0), certified_text({}, 0)
+    ('non-inferior up to 50', 'non-inferior at no ratio', '')
+    """
+    certified = row.get("certified")
+    if certified is None:
+        return ""
+    return f"non-inferior up to {percentage(certified, digits)}" if certified else "non-inferior at no ratio"
+
+
+def interval(row: Row, digits: int) -> str:
+    """Returns the 95 % interval of a potential in percent, or its certified ratio where it has none.
+
+    >>> interval({"potential_low": 0.5, "potential_high": 0.9}, 0), interval({"certified": 0.5}, 0), interval({}, 0)
+    ('50\u201390', 'non-inferior up to 50', '')
+    """
+    low, high = row.get("potential_low"), row.get("potential_high")
+    if low is not None and high is not None:
+        return f"{percentage(low, digits)}{DASH}{percentage(high, digits)}"
+    return certified_text(row, digits)
+
+
+def tip(row: Row) -> str:
+    """Returns the explanation of a threshold, one fact per line."""
+    name = metric_on_condition(row)
+    lines = [name.capitalize() if row["metric"].islower() else name]
+    mean = row["aggregate"] == "mean"
+    at_least = "at least " if row.get("censored") else ""
+    of_cost = share_phrase(row.get("axis"))
+    lines.append(
+        f"{'On average h' if mean else 'H'}olds up to {at_least}{percent(row['potential'])}{of_cost}"
+    )
+    if row["first_failure"] is not None:
+        lines[-1] += f"; first failure{' of a condition' if mean else ''} at {percent(row['first_failure'])}"
+    if row["potential_any"] is not None and row["potential_any"] > row["potential"]:
+        lines.append(f"Largest ratio that passed (smaller ones failed): {percent(row['potential_any'])}")
+    lines.extend(_statements(row))
+    lines.append(_tolerance_and_parent(row))
+    if row["n"] is not None:
+        lines.append(f"{number(row['n'])} images")
+    if tested := tested_ratios(row["tested"]):
+        lines.append(f"Tested at {', '.join(percentage(r, decimals(tested)) for r in tested)} %")
+    return "\n".join([*lines, *(meaning for flag, (_, meaning) in FLAGS.items() if row.get(flag))])
+
+
+def _statements(row: Row) -> list[str]:
+    """Statements at 95 % confidence on the true potential of these networks."""
+    statements = []
+    if row.get("certified") is not None:
+        statements.append(f"Non-inferior at 95 % confidence {_up_to(row['certified'])}")
+    if row.get("certified_jointly") is not None:
+        statements.append(
+            "With familywise error control over all checks of the method (Holm): "
+            f"{_up_to(row['certified_jointly'])}"
+        )
+    if row.get("potential_low") is not None and row.get("potential_high") is not None:
+        low, high = percent(row["potential_low"]), percent(row["potential_high"])
+        statements.append(f"95 % interval of the true value: {low} to {high}")
+    return statements
+
+
+def _up_to(ratio: float) -> str:
+    return f"up to {percent(ratio)}" if ratio else "at no tested ratio"
+
+
+def _tolerance_and_parent(row: Row) -> str:
+    unit = "" if row["unit"] in (None, "", "fraction") else f" {row['unit']}"
+    tolerance = f"Tolerance {number(row['tolerance'])}{unit}"
+    single = row["aggregate"] in ("single", "of-mean") and row["reference"] is not None
+    return f"{tolerance}, parent {number(row['reference'])}" if single else tolerance
+
+
+_KEY = ("metric", "group", "condition", "aggregate")
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdEntry:
+    """The threshold of a method in a line of the table of all thresholds.
+
+    Attributes:
+        row: The threshold over all seeds.
+        text: Its potential in percent.
+        marks: Marks of its flags.
+        certified: Up to which ratio it is non-inferior at 95 %, in percent; empty where undecided.
+        failure: The first failure in percent, a dash if there is none.
+        seeds: The potential of each seed, empty with one.
+        published: Mean and standard deviation over seeds of the largest ratio that passes; empty with one.
+        tip: The explanation, one fact per line.
+    """
+
+    row: Row
+    text: str
+    marks: str
+    certified: str
+    failure: str
+    seeds: str
+    published: str
+    tip: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdLine:
+    """A condition, or a summary of several, with an entry per method."""
+
+    label: str
+    is_summary: bool
+    row: Row
+    entries: tuple[ThresholdEntry | None, ...]
+
+    def common(self, column: str) -> float | None:
+        """Returns the value that all methods share, for example the parent's; ``None`` where they differ."""
+        values = unique(entry.row[column] for entry in self.entries if entry is not None)
+        return values[0] if len(values) == 1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdBlock:
+    """The lines of one metric."""
+
+    title: str
+    metric: str
+    lines: tuple[ThresholdLine, ...]
+
+
+def threshold_blocks(data: ReportData) -> list[ThresholdBlock]:
+    """Returns the table of all thresholds: one block per metric, one line per condition."""
+    rows = data.headline
+    digits = decimals(ratio for row in rows for ratio in (row["potential"], row["first_failure"]))
+    seeds = _rows_of_seeds(data.thresholds)
+    by_key = {(row["method"], *_key(row)): row for row in rows}
+    lines: dict[str, list[ThresholdLine]] = {}
+    for key in unique(_key(row) for row in rows):
+        of_methods = [by_key.get((method, *key)) for method in data.methods]
+        first = next(row for row in of_methods if row is not None)
+        entries = tuple(_entry(row, seeds, digits) for row in of_methods)
+        line = ThresholdLine(aggregate_label(first), first["aggregate"] != "single", first, entries)
+        lines.setdefault(first["metric"], []).append(line)
+    return [
+        ThresholdBlock(metric_label(metric), metric, tuple(_ordered(of_metric)))
+        for metric, of_metric in lines.items()
+    ]
+
+
+def _key(row: Row) -> Key:
+    return tuple(row[column] for column in _KEY)
+
+
+def _ordered(lines: Sequence[ThresholdLine]) -> list[ThresholdLine]:
+    """The lines by group, each with its summaries on top; otherwise in the order of the table."""
+    groups = unique(line.row["group"] for line in lines)
+    return sorted(lines, key=lambda line: (groups.index(line.row["group"]), not line.is_summary))
+
+
+def _rows_of_seeds(thresholds: pd.DataFrame) -> Mapping[Key, list[Row]]:
+    rows: dict[Key, list[Row]] = {}
+    for row in records(thresholds):
+        if str(row["seed"]) != "all":
+            rows.setdefault((row["method"], *_key(row)), []).append(row)
+    return rows
+
+
+def _entry(row: Row | None, seeds: Mapping[Key, list[Row]], digits: int) -> ThresholdEntry | None:
+    if row is None:
+        return None
+    failure = DASH if row["first_failure"] is None else percentage(row["first_failure"], digits)
+    of_seeds = seeds.get((row["method"], *_key(row)), [])
+    potentials = " · ".join(potential_text(seed, digits) for seed in of_seeds) if len(of_seeds) > 1 else ""
+    return ThresholdEntry(
+        row=row,
+        text=potential_text(row, digits),
+        marks=marks(row),
+        certified=certified_text(row, digits),
+        failure=failure,
+        seeds=potentials,
+        published=_published(row),
+        tip=tip(row),
+    )
+
+
+def _published(row: Row) -> str:
+    mean, spread = row["potential_any_mean"], row["potential_any_std"]
+    if mean is None or spread is None:
+        return ""
+    return f"∅ {percentage(mean, 1)}{THIN}±{THIN}{percentage(spread, 1)}"

@@ -1,0 +1,192 @@
+"""The page in a real browser: it draws, asks the network for nothing, and has nothing to complain about."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from evalsuite.report.page import write_page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from evalsuite.report.data import ReportData
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+)
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
+    *("--enable-logging=stderr", "--v=0", "--virtual-time-budget=8000", "--dump-dom"),
+)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on the PATH")
+
+
+def opened(path: Path, profile: Path) -> tuple[str, list[str]]:
+    """The document after its scripts have run, and what the console said."""
+    command = [str(BROWSER), *FLAGS, f"--user-data-dir={profile}", path.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def measured_in_a_frame(path: Path, width: int, script: str) -> str:
+    """What a script that runs in the page, once all is drawn, has found, in a frame of that width."""
+    report = (
+        "<script>const wait = setInterval(() => { if (document.body.dataset.drawn !== 'yes') return;"
+        "clearInterval(wait); setTimeout(async () => {"
+        f"parent.postMessage(await (async () => {{ {script} }})(), '*'); }}, 500); }}, 100)"
+        "</script>"
+    )
+    free = re.sub("<meta http-equiv[^>]*>", "", path.read_text("utf-8"), count=1)
+    path.write_text(free + report, "utf-8")
+    frame = path.with_name("frame.html")
+    frame.write_text(
+        "<!DOCTYPE html><title></title>"
+        f"<iframe src='{path.name}' style='width:{width}px;height:900px;border:0'></iframe>"
+        "<script>addEventListener('message', (event) => { document.title = event.data; })</script>",
+        "utf-8",
+    )
+    document, _ = opened(frame, path.parent / "profile")
+    (title,) = re.findall("<title>(.*?)</title>", document)
+    return str(title)
+
+
+def test_the_page_draws_without_complaint(synthesis: Callable[..., ReportData], tmp_path: Path) -> None:
+    attack = "<script>alert(1)</script>"
+    path = write_page(synthesis(methods=("magnitude", attack), seeds=(0, 1), failures=1), tmp_path / "a run")
+    document, console = opened(path, tmp_path / "profile")
+    assert console == []
+    assert 'data-ready="yes"' in document
+    chart = document.partition('id="chart"')[2].partition("</svg>")[0]
+    assert "var(--m0)" in chart
+    assert len(re.findall(r'aria-roledescription="point"', chart)) == 2 * 7 + 2  # rings
+    assert len(re.findall(r'<svg [^>]*class="marks"', document)) == 1 + 4
+    assert attack not in document.replace("&lt;", "<!>")
+
+
+def test_the_browser_would_have_complained(tmp_path: Path, findings: ReportData) -> None:
+    path = write_page(findings, tmp_path)
+    broken = path.read_text("utf-8").replace(
+        "</head>", '<script src="https://example.org/x.js"></script></head>', 1
+    )
+    path.write_text(broken, "utf-8")
+    _, console = opened(path, tmp_path / "profile")
+    assert len(console) == 1
+    assert "Content Security Policy" in console[0]
+
+
+def test_a_phone_never_scrolls_sideways(synthesis: Callable[..., ReportData], tmp_path: Path) -> None:
+    """A browser window has a smallest width, a frame has none."""
+    path = write_page(synthesis(methods=("magnitude", "a" * 60), seeds=(0, 1), failures=1), tmp_path)
+    script = (
+        "const page = document.documentElement; return `${page.scrollWidth - page.clientWidth} too wide`;"
+    )
+    assert measured_in_a_frame(path, 400, script) == "0 too wide"
+
+
+OUTSIDE = (
+    "const outside = (inner, outer) => inner.left < outer.left - 1 || inner.right > outer.right + 1;"
+    "const words = [...document.querySelectorAll('svg.marks')].flatMap((svg) =>"
+    "[...svg.querySelectorAll('.role-axis-label text')].map((text) => [text, svg]));"
+    "const box = (item) => item.getBoundingClientRect();"
+)
+
+
+def test_words_along_the_axes_lie_inside_their_chart(
+    synthesis: Callable[..., ReportData], tmp_path: Path
+) -> None:
+    """They came with the numbers after the first layout, which had left no room: on a phone none could be read."""
+    path = write_page(synthesis(), tmp_path)
+    script = OUTSIDE + (
+        "document.getElementById('metric').value = 'nll';"  # longer words than those of the first curve
+        "document.getElementById('metric').dispatchEvent(new Event('change'));"
+        "return `${words.filter(([text, svg]) => outside(box(text), box(svg))).length} of ${words.length > 20}`;"
+    )
+    assert measured_in_a_frame(path, 400, script) == "0 of true"
+
+
+def test_on_paper_nothing_lies_over_anything_else_or_beside_the_page(
+    synthesis: Callable[..., ReportData], tmp_path: Path
+) -> None:
+    """The rules for paper as if they were for the screen, in a frame as wide as a page of A4 between its margins."""
+    path = write_page(synthesis(seeds=(0, 1)), tmp_path)
+    rules = (
+        path.read_text("utf-8")
+        .replace("@media print", "@media screen")
+        .replace("@media screen and (max", "@media print and (max")
+    )
+    path.write_text(rules, "utf-8")
+    script = OUTSIDE + (
+        "dispatchEvent(new Event('beforeprint'));"
+        "const rows = [...document.querySelectorAll('.matrix tr')].map((row) => [...row.cells].map(box));"
+        "const over = rows.flatMap((cells) => cells.slice(1)"
+        ".filter((cell, i) => cell.left < cells[i].right - 1)).length;"
+        "const page = document.documentElement;"
+        "const beside = [...document.querySelectorAll('svg.marks, table, img')].filter((item) =>"
+        "box(item).right > page.clientWidth + 1).length;"
+        "const shut = document.querySelectorAll('details:not([open])').length;"
+        "const pressed = [...document.querySelectorAll('nav, input')].filter((item) => box(item).width > 0).length;"
+        "return `${rows.length} rows, ${over} over, ${beside} beside, ${shut} shut, ${pressed} to press`;"
+    )
+    assert measured_in_a_frame(path, 703, script) == "5 rows, 0 over, 0 beside, 0 shut, 0 to press"
+
+
+def test_wide_charts_are_drawn_anew_for_paper_and_back(findings: ReportData, tmp_path: Path) -> None:
+    path = write_page(findings, tmp_path)
+    script = (
+        "const wide = () => Math.round(document.querySelector('#chart svg').getBoundingClientRect().width);"
+        "const found = [wide()]; for (const name of ['beforeprint', 'afterprint']) {"
+        "dispatchEvent(new Event(name)); await null; await null; found.push(wide()); } return found.join(' ');"
+    )
+    before, paper, after = map(int, measured_in_a_frame(path, 1300, script).split())
+    assert before == after > 1000
+    assert paper <= 703  # a page of A4 between its margins, in the units of a style sheet
+
+
+def test_marks_scroll_with_their_table(synthesis: Callable[..., ReportData], tmp_path: Path) -> None:
+    """They are placed absolutely: once they stayed behind and lay over everything below the open table."""
+    path = write_page(synthesis(), tmp_path)
+    report = (
+        "<script>setTimeout(() => { document.querySelectorAll('details').forEach((one) => { one.open = true; });"
+        "const box = document.querySelector('.tall'); const mark = document.createElement('sup');"
+        "box.querySelector('td.potential').append(mark);"
+        "const before = mark.getBoundingClientRect().top; box.scrollTop = 50;"
+        "document.title = `moved ${Math.round(before - mark.getBoundingClientRect().top)}`; }, 3000)</script>"
+    )
+    free = re.sub("<meta http-equiv[^>]*>", "", path.read_text("utf-8"), count=1)
+    path.write_text(free + report, "utf-8")
+    document, _ = opened(path, tmp_path / "profile")
+    titles = re.findall("<title>(.*?)</title>", document)
+    assert titles == ["moved 50"]
+
+
+def test_one_ratio_is_chosen_for_everything_that_breaks(
+    synthesis: Callable[..., ReportData], tmp_path: Path
+) -> None:
+    found = synthesis(ratios=(0.5, 0.9))
+    path = write_page(found, tmp_path)
+    table = found.measurements
+    mine = table[
+        (table["method"] == "random") & (table["condition"] == "fog/3") & (table["metric"] == "accuracy")
+    ]
+    drops = {
+        row["target_ratio"]: f"{100 * row['drop']:.1f}".replace("-", "\u2212") for _, row in mine.iterrows()
+    }
+    report = (
+        "<script>setTimeout(() => { const menu = document.getElementById('target'); const said = [];"
+        "for (const ratio of ['0.5', '0.9']) { menu.value = ratio; menu.dispatchEvent(new Event('change'));"
+        "const row = [...document.querySelectorAll('[data-sheet=\"2\"] tbody tr')]"
+        ".find((one) => one.cells[0].textContent === 'fog'); said.push(row.cells[1].textContent); }"
+        "document.title = said.join(' then '); }, 3000)</script>"
+    )
+    free = re.sub("<meta http-equiv[^>]*>", "", path.read_text("utf-8"), count=1)
+    path.write_text(free + report, "utf-8")
+    document, _ = opened(path, tmp_path / "profile")
+    titles = re.findall("<title>(.*?)</title>", document)
+    assert titles == [f"{drops[0.5]} then {drops[0.9]}"]
+    assert 'data-drawn="yes"' in document
