@@ -84,11 +84,11 @@ def search(prepared: PreparedRun, *, progress: ProgressCallback | None = None) -
     Raises:
         UserError: If the suite has no tolerance for this, or no evaluator reports it.
     """
-    while True:
-        plan = search_plan(prepared)
+    plan: RunPlan | None = search_plan(prepared)
+    while plan is not None:  # each plan tests more: cells that fail again and again do not hold it up
         run = execute(replace(prepared, plan=plan), progress=progress)
-        if _next_plan(run, plan, prepared.suite) is None:
-            return run
+        plan = _next_plan(run, plan, prepared.suite)
+    return run
 
 
 def search_plan(prepared: PreparedRun) -> RunPlan:
