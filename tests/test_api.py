@@ -167,7 +167,7 @@ BRIGHT = images(images=np.full((64, 3, 32, 32), 2.0, np.float32))
         ({"data": images(), "evaluators": "calibration"}, DataError, r"no split 'validation'"),
         ({"data": images(classes=12)}, InvalidModelError, r"10 logits .* 12 classes"),
         ({"data": BRIGHT}, DataError, r"from 2 to 2, expected \[0, 1\]"),
-        ({"options": evalsuite.Options(data=Path("gone"))}, UserError, "gone, which does not exist"),
+        ({"options": evalsuite.Options(data_root=Path("gone"))}, UserError, "gone, which does not exist"),
     ],
     ids=["data", "evaluator", "key", "no labels", "no such split", "classes", "range", "data folder"],
 )
