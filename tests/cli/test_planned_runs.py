@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 import evalsuite
 from evalsuite import Run
+from evalsuite.cli import main
 from evalsuite.config import suite as suites
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
@@ -27,10 +30,9 @@ EDITED_SUITE = '''
 from dataclasses import dataclass
 from pathlib import Path
 from evalsuite import Evaluator, Metric, Score
-from evalsuite.evaluators import register
-from evalsuite.plugins import View
+from evalsuite.plugins import View, register_evaluator
 
-@register("editor")
+@register_evaluator("editor")
 @dataclass(frozen=True)
 class Editor(Evaluator):
     """Saves a typo into the suite file while it is run."""
@@ -61,10 +63,27 @@ name = "accuracy"
 [tolerances]
 accuracy = 0.05
 """
+ACCURACY = """
+name = "brief"
+ratios = [0.1, 0.3, 0.5, 0.7, 0.9, 0.95]
+[data]
+name = "digits"
+[model]
+name = "small-cnn"
+widths = [8, 12, 16, 16]
+[recipe]
+epochs = 1
+[[producers]]
+name = "magnitude"
+[[evaluators]]
+name = "accuracy"
+[tolerances]
+accuracy = 0.05
+"""
 LEFT = re.compile(r"Together (\d+) cells")
 
 
-def left(*words: str | Path, root: Path = PACKAGE.parent) -> int:
+def left(*words: str | Path, root: Path | None = None) -> int:
     """How many cells a dry run announces."""
     code, out = cli("run", *words, "--dry-run", root=root)
     assert code == 0, out
@@ -72,8 +91,16 @@ def left(*words: str | Path, root: Path = PACKAGE.parent) -> int:
     return int(count)
 
 
-def cli(*words: str | Path, root: Path = PACKAGE.parent) -> tuple[int, str]:
-    """Exit code and output of the command line, of the package in some folder."""
+def cli(*words: str | Path, root: Path | None = None) -> tuple[int, str]:
+    """Exit code and output of the command line: in this process, or in one of its own of a copy of the package."""
+    if root is None:
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(said), redirect_stderr(said):
+            patch.setattr(sys, "argv", ["evalsuite", *map(str, words)])
+            patch.setenv("COLUMNS", "200")
+            with pytest.raises(SystemExit) as ended:
+                main.main()
+        return int(ended.value.code or 0), said.getvalue()
     done = subprocess.run(
         [sys.executable, "-P", "-m", "evalsuite", *map(str, words)],
         env={"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "PATH": "", "COLUMNS": "200"},
@@ -85,18 +112,10 @@ def cli(*words: str | Path, root: Path = PACKAGE.parent) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_suite_file_that_changes_while_it_is_run_changes_nothing(
-    suite_file: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_a_suite_file_that_changes_while_it_is_run_changes_nothing(tmp_path: Path) -> None:
     (tmp_path / "editor.py").write_text(EDITED_SUITE)
-    suite = suite_file({'[[evaluators]]\nname = "accuracy"': f"""\
-        [[evaluators]]
-        name = "accuracy"
-        [[evaluators]]
-        name = "editor"
-        file = "{tmp_path / 'suite.toml'}"
-        """})  # fmt: skip
-    text = 'plugins = ["editor.py"]\n' + suite.read_text()
+    editor = f'[[evaluators]]\nname = "editor"\nfile = "{tmp_path / "suite.toml"}"\n'
+    text = 'plugins = ["editor.py"]' + ACCURACY.replace("[tolerances]", f"{editor}[tolerances]")
     (tmp_path / "suite.toml").write_text(text)
     code, said = cli("run", tmp_path / "suite.toml", "--out", tmp_path / "run")
     assert (tmp_path / "suite.toml").read_text() == "ratios = [0.5"
@@ -109,8 +128,7 @@ def test_a_suite_file_that_changes_while_it_is_run_changes_nothing(
 def test_after_a_search_everything_that_asks_says_that_nothing_is_left(
     suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    suite = suite_file({"ratios = [0.5, 0.8]": "ratios = [0.1, 0.3, 0.5, 0.7, 0.9, 0.95]"})
-    search = (suite, "--out", tmp_path / "run", "--search", "accuracy@clean")
+    search = (suite_file(text=ACCURACY), "--out", tmp_path / "run", "--search", "accuracy@clean")
     before = left(*search)
     code, said = cli("run", *search)
     assert code == 0, said
