@@ -58,6 +58,25 @@ class Metric:
 
 
 @dataclass(frozen=True, slots=True)
+class ScoringRule:
+    """How a network of `outputs` logits is scored on images of other classes.
+
+    Attributes:
+        kind: ``subset``: the logits of the classes alone are looked at, before the softmax. ``many_to_one``: several
+            outputs mean one class, and the answer is the class of the largest of all logits, perhaps none.
+        outputs: Number of logits of the network.
+        indices: Of a subset, the output of each class, shape (K,). Many to one, the class of each output, -1 for
+            outputs that are no class of these images, shape (outputs,).
+        source: Where the rule is published.
+    """
+
+    kind: Literal["subset", "many_to_one"]
+    outputs: int
+    indices: tuple[int, ...]
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageSet:
     """A set of images, labelled or (out of distribution) not.
 
@@ -67,6 +86,8 @@ class ImageSet:
         labels: int64 in 0..classes-1, shape (N,); ``None`` for images of no known class.
         classes: Number of classes K; 0 where there are no labels.
         names: Names of the classes, one each; empty where they have none.
+        notes: Sentences for readers of its numbers: files that were left out, what was not applied.
+        rule: How a network of more classes is scored on it; ``None`` where its logits are those of the classes.
     """
 
     name: str
@@ -74,6 +95,8 @@ class ImageSet:
     labels: NDArray[np.int64] | None
     classes: int
     names: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    rule: ScoringRule | None = None
 
     def class_name(self, label: int) -> str:
         """Returns the name of a class.

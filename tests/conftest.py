@@ -329,6 +329,14 @@ def _done(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
         return api.run(tiny, out=tmp_path_factory.mktemp("runs") / "done")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps decoded pictures out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("EVALSUITE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _isolated(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Hides the data folder from tests without the marker ``data``, and forgets plug-ins afterwards."""

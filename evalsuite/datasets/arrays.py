@@ -23,28 +23,47 @@ class Arrays(DataSet):
     """A folder with {train,test}_images.npy (uint8, NHWC or NCHW) and {train,test}_labels.npy.
 
     Attributes:
-        folder: Folder under the data root.
-        classes: Number of classes.
+        folder: Folder: absolute, under the data root, or under the working directory.
+        classes: Number of classes; 0 for the network's, else the largest label and one.
         train_limit: Use only the first so many training images, and no more of validation; 0 for all.
         test_limit: Use only the first so many test images; 0 for all.
+        labelled: Whether labels are read; without, the images are out of distribution, whatever lies beside them.
     """
 
     folder: str
-    classes: int
+    classes: int = 0
     train_limit: int = 0
     test_limit: int = 0
+    labelled: bool = True
 
     def load(self, split: Split, place: Place) -> ImageSet:
         """Returns a split; the last tenth of the training images is the validation split."""
-        root, stem = place.require_root(f"data set {self.folder!r}"), _stem(split)
-        arrays = _find_arrays(root, [self.folder], stem)
-        if arrays is None:
-            files = [f"{self.folder}/{stem}_images.npy"]
-            remedy = "write it with numpy.save: uint8, (N, H, W, C)"
-            raise _missing(self.folder, files, root, remedy=remedy)
+        prefix = self._prefix(place, _stem(split))
+        path = Path(f"{prefix}images.npy")
+        images = _channels_first(path, read_array(path, remedy=_REWRITE))
+        labels = _read_labels(Path(f"{prefix}labels.npy"), path) if self.labelled else None
+        classes = self._class_count(labels, place)
         return take_split(
-            ImageSet(self.folder, *arrays, self.classes), split, self.train_limit, self.test_limit
+            ImageSet(self.folder, images, labels, classes), split, self.train_limit, self.test_limit
         )
+
+    def _prefix(self, place: Place, stem: str) -> str:
+        """Begin of the paths of its files: under the data root, else under the working directory, or absolute."""
+        named = Path(self.folder).expanduser()
+        roots = [Path(named.anchor)] if named.is_absolute() else [place.root, Path.cwd()]
+        for root in roots:
+            for prefix in _prefixes([str(named)], stem):
+                if root is not None and (root / f"{prefix}images.npy").is_file():
+                    return str(root / prefix)
+        root = named if named.is_absolute() else place.require_root(f"data set {self.folder!r}")
+        files = [f"{self.folder}/{stem}_images.npy"]
+        raise _missing(self.folder, files, root, remedy="write it with numpy.save: uint8, (N, H, W, C)")
+
+    def _class_count(self, labels: Array | None, place: Place) -> int:
+        if labels is None:
+            return 0
+        largest = int(labels.max()) if len(labels) and np.issubdtype(labels.dtype, np.integer) else 0
+        return self.classes or place.classes or largest + 1
 
 
 def published_arrays(

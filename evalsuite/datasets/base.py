@@ -9,11 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from evalsuite.datasets.picture_cache import CachedArray
 from evalsuite.errors import DataError
+from evalsuite.preprocessing import Preprocessing
 from evalsuite.types import Array, ImageSet, Split
 
-PICTURE_SUFFIXES = frozenset({".jpeg", ".jpg", ".png"})
-"""Suffixes of picture files, in lower case."""
+PICTURE_SUFFIXES = frozenset(
+    {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
+"""Suffixes of picture files, in lower case: those that torchvision's ``ImageFolder`` reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,11 +28,42 @@ class Place:
         root: Folder with the user's data; ``None`` if the user named none.
         download: Whether missing sets may be downloaded.
         seed: First part of the address of every draw that changes images.
+        preprocessing: Resize and crop of the network, for pictures that have no size of their own yet.
+        classes: Number of logits of the network; 0 if it is not known. Labels that are indices are below it.
+        skip_unreadable: Whether pictures that cannot be read are left out and counted.
+        verify: Whether pictures are read again that an earlier run has decoded.
     """
 
     root: Path | None = None
     download: bool = False
     seed: int = 0
+    preprocessing: Preprocessing | None = None
+    classes: int = 0
+    skip_unreadable: bool = False
+    verify: bool = False
+
+    def locate(self, name: str) -> Path:
+        """Returns a file or folder of the user's: absolute, under the data root, or under the working directory.
+
+        Raises:
+            DataError: If it is in none of these places.
+        """
+        found = self.find(name)
+        if found is None:
+            raise DataError(
+                f"{name}: no such file or folder, looked for {' and '.join(map(str, self._tried(name)))}; correct the "
+                "path, or name the folder that it starts at with --data-root"
+            )
+        return found
+
+    def find(self, name: str) -> Path | None:
+        """Returns a file or folder as `locate` does, ``None`` if there is none."""
+        return next((path for path in self._tried(name) if path.exists()), None)
+
+    def _tried(self, name: str) -> list[Path]:
+        named = Path(name).expanduser()
+        places = [folder for folder in (self.root, Path.cwd()) if folder is not None]
+        return [named] if named.is_absolute() else [folder / named for folder in places]
 
     def require_root(self, wanted: str) -> Path:
         """Returns the data root.
@@ -157,10 +192,19 @@ def _check_labels(name: str, labels: Array, count: int, classes: int) -> None:
 
 
 def digest(images: ImageSet) -> str:
-    """Returns a hexadecimal SHA-256 digest of the pixels and labels."""
-    total = hashlib.sha256(f"{images.images.dtype} {images.images.shape} {images.classes}".encode())
-    for start in range(0, len(images.images), 4096):
-        total.update(images.images[start : start + 4096].tobytes())
-    if images.labels is not None:
-        total.update(images.labels.astype(np.int64).tobytes())
-    return total.hexdigest()
+    """Returns a hexadecimal SHA-256 digest of the pixels and labels, and of the rule by which they are scored."""
+    head = f"{images.images.dtype} {images.images.shape} {images.classes}"
+    tail = b"" if images.labels is None else images.labels.astype(np.int64).tobytes()
+    if images.rule is not None:
+        tail += f"{images.rule.kind} {images.rule.outputs} {images.rule.indices}".encode()
+
+    def content() -> str:
+        total = hashlib.sha256(head.encode())
+        for start in range(0, len(images.images), 1024):
+            total.update(images.images[start : start + 1024].tobytes())
+        total.update(tail)
+        return total.hexdigest()
+
+    if isinstance(images.images, CachedArray):
+        return images.images.remember(f"{head} {hashlib.sha256(tail).hexdigest()}", content)
+    return content()

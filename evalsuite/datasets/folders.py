@@ -1,115 +1,208 @@
-"""Pictures in a folder: PNG and JPEG files, decoded at once."""
+"""Pictures of the user's own: a folder of class folders, or of pictures that belong to no class."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from evalsuite.datasets.base import PICTURE_SUFFIXES, DataSet, Place, check_test_only
-from evalsuite.errors import DataError
+from evalsuite.datasets.arrays import VALIDATION_SHARE
+from evalsuite.datasets.base import PICTURE_SUFFIXES, DataSet, Place
+from evalsuite.datasets.class_folders import FolderClasses, folder_classes
+from evalsuite.datasets.decoding import Listing, decode_pictures, list_folder, subfolders
+from evalsuite.errors import DataError, SuiteError, first_few
+from evalsuite.preprocessing import Preprocessing
+from evalsuite.random_streams import address
 from evalsuite.types import Array, ImageSet, Split
+
+TRAIN = ("train", "training")
+VALIDATION = ("val", "valid", "validation")
+TEST = ("test", "testing")
+"""Names of the folders that hold a split."""
 
 
 @dataclass(frozen=True)
 class Folder(DataSet):
-    """PNG and JPEG pictures in a folder under the data root, at any depth.
+    """Pictures in a folder, at any depth: ``<path>/<class>/<picture>``, or ``<path>/test/<class>/<picture>``.
 
-    Every picture becomes RGB, its shorter side is resized to `side` (bilinear), and the middle is cut out, as
-    OpenOOD does it. All are decoded at once and kept in memory: ``3 * side * side`` bytes each.
+    Every picture becomes RGB and is resized and cropped as the network wants it, or to `side`. All pictures are test
+    images, unless the folder has folders ``train`` and ``test`` (or ``val``), or a share for testing is set. Integer
+    names of class folders are labels; other names are numbered in sorted order; a class map says otherwise.
 
     Attributes:
-        path: Folder under the data root.
-        side: Height and width in pixels.
-        labelled: Whether the folders in it are classes, in sorted order; without, the pictures are out of
-            distribution.
-        limit: Use only the first so many pictures, in sorted order of their paths; 0 for all.
+        path: Folder: absolute, under the data root, or under the working directory.
+        side: Height and width in pixels, instead of the network's own resize and crop: the shorter side is resized
+            (bilinear), and the middle is cut out. 0 for the network's; without one, pictures of one size stay as they are.
+        labelled: Whether the folders in it are classes; without, the pictures are out of distribution.
+        limit: Use only the first so many test pictures, in sorted order of their paths; 0 for all.
+        classes: Number of classes, where labels are numbers; 0 for the network's, else the largest label and one.
+        class_map: File with the class of each folder (JSON, CSV or text); empty for none.
+        class_names: Names of all classes in the order of their labels, where folders are named so; empty for the
+            folders' own order.
+        test_share: Share of each class that is tested on, where there is no ``test`` folder; the rest is for training.
+            0 for all.
+        split_seed: Which pictures these are; they stay the same when others are added.
+        skip_unreadable: Whether pictures that cannot be read are left out and counted, instead of refused.
+
+    References:
+        The resize to `side` is that of Zhang et al. 2023, OpenOOD v1.5, arXiv 2306.09301.
     """
 
     path: str
-    side: int = 32
+    side: int = 0
     labelled: bool = False
     limit: int = 0
+    classes: int = 0
+    class_map: str = ""
+    class_names: tuple[str, ...] = ()
+    test_share: float = 0.0
+    split_seed: int = 0
+    skip_unreadable: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.test_share < 1:
+            raise SuiteError(f"folder: found test_share = {self.test_share}, expected a share in [0, 1)")
+        if not self.labelled and (self.class_map or self.classes or self.class_names):
+            raise SuiteError("folder: class_map, classes and class_names need labelled = true, or leave them out")
 
     def load(self, split: Split, place: Place) -> ImageSet:
-        """Returns the pictures as uint8 (N, 3, side, side)."""
-        check_test_only(self.path, split, reason="a folder of pictures is not split")
-        check_side(self.path, self.side, self.limit)
-        folder = place.require_root(f"data set {self.path!r}") / self.path
-        paths = find_pictures(folder)[: self.limit or None]
-        if not paths:
+        """Returns the pictures of a split as uint8 (N, 3, H, W)."""
+        check_side(self.name, self.side, self.limit)
+        if place.classes and self.classes and self.classes != place.classes:
+            raise DataError(
+                f"data set {self.name!r}: found classes = {self.classes}, expected the network's {place.classes}"
+            )
+        root = place.locate(self.path)
+        if not root.is_dir():
+            raise DataError(f"{root}: found a file, expected a folder of pictures")
+        parts = _split_folders(root)
+        listing = list_folder(self._folder(root, parts, split))
+        if not listing.paths:
             suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
-            raise DataError(f"{folder}: found no picture, expected {suffixes} files in it or deeper")
-        labels, names = _labels(folder, paths) if self.labelled else (None, ())
-        return ImageSet(self.path, decode_pictures(paths, self.side), labels, len(names), names)
+            raise DataError(f"{listing.folder}: found no picture, expected {suffixes} files in it or deeper")
+        classes = self._classes(root, listing, parts, place) if self.labelled else None
+        labels = None if classes is None else _labels(listing, classes)
+        rows = self._rows(listing, labels, parts, split)
+        paths = [listing.paths[row] for row in rows]
+        place = replace(place, skip_unreadable=place.skip_unreadable or self.skip_unreadable)
+        decoded = decode_pictures(paths, self._preprocessing(place), place, name=self.name)
+        notes = (*listing.notes, *decoded.notes)
+        if classes is None or labels is None:
+            return ImageSet(self.name, decoded.images, None, 0, notes=notes)
+        notes = (f"{self.name}: {classes.text}.", *_empty_classes(listing, classes), *notes)
+        return ImageSet(
+            self.name, decoded.images, labels[rows][decoded.kept], len(classes.names), classes.names, notes
+        )
+
+    @property
+    def name(self) -> str:
+        """Its name in reports: the last part of an absolute path."""
+        return Path(self.path).name if Path(self.path).expanduser().is_absolute() else self.path
+
+    def _preprocessing(self, place: Place) -> Preprocessing | None:
+        if self.side:
+            return Preprocessing(crop=(self.side, self.side), resize=(self.side,))
+        return place.preprocessing
+
+    def _folder(self, root: Path, parts: dict[str, Path], split: Split) -> Path:
+        """The folder that holds the pictures of a split, beside those of others where it is split by share."""
+        tested = parts.get("test", parts.get("validation"))
+        if self.test_share and (tested is not None or not self.labelled):
+            reason = f"{tested.name}/ is there" if tested is not None else "without labels all are tested on"
+            raise DataError(f"{root}: found test_share = {self.test_share:g}, but {reason}; leave it out")
+        if not parts:
+            if split != "test" and not self.test_share:
+                raise DataError(
+                    f"data set {self.name!r} has no split {split!r}: {root} has no folders train/ and test/, so all "
+                    "its pictures are for testing; make these folders, or set test_share = 0.2"
+                )
+            return root
+        if split == "test" and not self.test_share:
+            if tested is None:
+                raise DataError(f"{root}: found train/ alone, expected test/ or val/ too; or set test_share = 0.2")
+            return tested
+        if split == "validation" and {"validation", "test"} <= parts.keys():
+            return parts["validation"]
+        if "train" not in parts:
+            raise DataError(f"data set {self.name!r} has no split {split!r}: {root} has no folder train/")
+        return parts["train"]
+
+    def _classes(self, root: Path, listing: Listing, parts: dict[str, Path], place: Place) -> FolderClasses:
+        """The classes of all folders of all splits, so that a label means the same in each."""
+        if outside := [path for path in listing.paths if path.parent == listing.folder]:
+            raise DataError(
+                f"{outside[0]} is in no folder of a class: expected {listing.folder}/<class>/{outside[0].name}"
+            )
+        folders = {name for part in parts.values() for name in subfolders(part)} or {*listing.folders}
+        class_map = place.locate(self.class_map) if self.class_map else None
+        count = self.classes or place.classes
+        return folder_classes(root, sorted(folders), count=count, class_map=class_map, known=self.class_names)
+
+    def _rows(self, listing: Listing, labels: Array | None, parts: dict[str, Path], split: Split) -> Array:
+        """Indices of the pictures of a split."""
+        rows = np.arange(len(listing.paths))
+        if labels is not None and self.test_share:
+            tested = self._drawn(listing, labels, rows, self.test_share, "test")
+            rows = tested if split == "test" else np.setdiff1d(rows, tested)
+        if labels is not None and split != "test" and not {"validation", "test"} <= parts.keys():
+            held_out = self._drawn(listing, labels, rows, VALIDATION_SHARE, "validation")
+            rows = held_out if split == "validation" else np.setdiff1d(rows, held_out)
+        return rows[: self.limit or None] if split == "test" else rows
+
+    def _drawn(self, listing: Listing, labels: Array, rows: Array, share: float, purpose: str) -> Array:
+        """A share of each class, at least one picture of several, in the order of a hash of their names."""
+        names = [listing.paths[row].relative_to(listing.folder).as_posix() for row in rows]
+        order = np.argsort([address(self.split_seed, purpose, name) for name in names], kind="stable")
+        drawn = []
+        for label in np.unique(labels[rows]):
+            same = order[labels[rows][order] == label]
+            drawn.append(same[: max(round(share * len(same)), int(len(same) > 1))])
+        return np.sort(rows[np.concatenate(drawn)])
 
 
-def check_side(name: str, side: int, limit: int = 0) -> None:
+def check_side(name: str, side: int, limit: int = 0, *, minimum: int = 0) -> None:
     """Checks the settings of a data set of pictures.
 
     Args:
         name: Name of the data set, for the error message.
-        side: Height and width in pixels.
+        side: Height and width in pixels; 0 for the network's.
         limit: Number of pictures; 0 for all.
+        minimum: Smallest side.
 
     Raises:
-        DataError: If the side is below 1 or the limit negative.
+        DataError: If the side is below that, or the limit negative.
     """
-    if side < 1 or limit < 0:
+    if side < minimum or limit < 0:
+        expected = "a side of at least 1 pixel" if minimum else "a side in pixels, or 0 for the network's,"
         raise DataError(
-            f"data set {name!r}: found side = {side} and limit = {limit}, expected a side of at least 1 pixel and a "
-            "count, or 0 for all"
+            f"data set {name!r}: found side = {side} and limit = {limit}, expected {expected} and a count, or 0 for all"
         )
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """Returns the pictures in a folder at any depth, sorted by path; none if there is no such folder."""
-    return sorted(path for path in _picture_files(folder) if path.is_file())
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The folders of splits, by split; none if the folders in `root` are classes."""
+    splits = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
+    found: dict[str, Path] = {}
+    children = subfolders(root)
+    for child in children:
+        split = next((split for split, names in splits.items() if child.lower() in names), None)
+        if split is None:
+            return {}
+        if split in found:
+            raise DataError(f"{root}: found the folders {found[split].name} and {child}, expected one of them")
+        found[split] = root / child
+    return found
 
 
-def holds_pictures(folder: Path) -> bool:
-    """Returns whether a folder holds pictures, and not arrays."""
-    return folder.is_dir() and not any(folder.glob("*.npy")) and any(_picture_files(folder))
+def _labels(listing: Listing, classes: FolderClasses) -> Array:
+    """The class of each picture: that of its first folder."""
+    labels = [classes.labels[path.relative_to(listing.folder).parts[0]] for path in listing.paths]
+    return np.array(labels, dtype=np.int64)
 
 
-def decode_pictures(paths: Sequence[Path], side: int) -> Array:
-    """Returns pictures as uint8 (N, 3, side, side): shorter side resized bilinearly, centre cut out.
-
-    Raises:
-        DataError: If one cannot be read.
-    """
-    images = np.empty((len(paths), 3, side, side), np.uint8)
-    for image, path in zip(images, paths, strict=True):
-        image[:] = _decode(path, side)
-    return images
-
-
-def _decode(path: Path, side: int) -> Array:
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except OSError as error:
-        raise DataError(f"{path}: not a readable picture ({error}); download it again") from error
-    width, height = (int(side * length / min(picture.size)) for length in picture.size)
-    pixels = np.asarray(picture.resize((width, height), Image.Resampling.BILINEAR))
-    top, left = round((height - side) / 2), round((width - side) / 2)
-    return pixels[top : top + side, left : left + side].transpose(2, 0, 1)
-
-
-def _labels(folder: Path, paths: Sequence[Path]) -> tuple[Array, tuple[str, ...]]:
-    """Class of each picture, the index of its first folder among those in `folder`, and the names of all classes."""
-    outside = [path for path in paths if path.parent == folder]
-    if outside:
-        raise DataError(
-            f"{outside[0]} is in no folder of a class: expected {folder}/<class>/{outside[0].name}"
-        )
-    names = tuple(sorted(child.name for child in folder.iterdir() if child.is_dir()))
-    labels = [names.index(path.relative_to(folder).parts[0]) for path in paths]
-    return np.array(labels, dtype=np.int64), names
-
-
-def _picture_files(folder: Path) -> Iterator[Path]:
-    return (path for path in folder.rglob("*") if path.suffix.lower() in PICTURE_SUFFIXES)
+def _empty_classes(listing: Listing, classes: FolderClasses) -> Sequence[str]:
+    filled = {path.relative_to(listing.folder).parts[0] for path in listing.paths}
+    empty = [name for name in classes.labels if name not in filled]
+    return [f"{listing.folder.name}: {len(empty)} classes have no picture ({first_few(empty)})."] if empty else []

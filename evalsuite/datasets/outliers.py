@@ -19,8 +19,10 @@ from PIL import Image, ImageDraw, ImageFont
 from evalsuite.datasets.arrays import published_arrays
 from evalsuite.datasets.base import DataSet, Place, check_test_only
 from evalsuite.datasets.digits import LEVELS, SIDE, rgb
-from evalsuite.datasets.folders import check_side, decode_pictures, find_pictures
+from evalsuite.datasets.decoding import decode_pictures, list_folder
+from evalsuite.datasets.folders import check_side
 from evalsuite.errors import DataError
+from evalsuite.preprocessing import Preprocessing
 from evalsuite.random_streams import generator
 from evalsuite.types import Array, ImageSet, Split
 
@@ -81,17 +83,19 @@ class _OpenOodPictures(DataSet):
     def load(self, split: Split, place: Place) -> ImageSet:
         """Returns the pictures as uint8 (N, 3, side, side)."""
         check_test_only(self.name, split, reason=_NO_SPLITS)
-        check_side(self.name, self.side)
+        check_side(self.name, self.side, minimum=1)
         root = place.require_root(f"data set {self.name!r}")
         file = root / LISTS / f"test_{self.list_name}.txt"
         paths = read_picture_list(file, root) if file.is_file() else self._all_pictures(root)
-        return ImageSet(self.name, decode_pictures(paths, self.side), None, 0)
+        geometry = Preprocessing(crop=(self.side, self.side), resize=(self.side,))
+        decoded = decode_pictures(paths, geometry, place, name=self.name)
+        return ImageSet(self.name, decoded.images, None, 0, notes=decoded.notes)
 
     def _all_pictures(self, root: Path) -> list[Path]:
         folders = [f"{PICTURES}/{self.list_name}", *self.folders]
         for folder in folders:
-            if paths := find_pictures(root / folder):
-                return paths
+            if paths := list_folder(root / folder).paths:
+                return list(paths)
         raise DataError(
             f"data set {self.name!r}: found neither the list {LISTS / f'test_{self.list_name}.txt'} nor pictures in "
             f"{', '.join(folders)} under {root}; unpack the set there, or name another folder with --data-root"

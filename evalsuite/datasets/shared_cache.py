@@ -49,43 +49,50 @@ class SharedArrayCache:
         mapped = _mapped(path)
         if mapped is not None:
             return mapped
-        with self._exclusive(name):
+        with exclusive(self.folder, name):
             mapped = _mapped(path)  # another process may have computed it meanwhile
             if mapped is not None:
                 return mapped
             values = compute()
             if values.nbytes <= SMALL:
                 return values
-            mapped = _mapped(path) if self._has_room(values.nbytes) and _store(path, values) else None
+            mapped = _mapped(path) if has_room(self.folder, values.nbytes) and _store(path, values) else None
             return values if mapped is None else mapped
 
     def clear(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _has_room(self, size: int) -> bool:
-        """Whether the disk has room for so many bytes more, and enough left for results."""
-        try:
-            disk = shutil.disk_usage(self.folder)
-        except OSError:  # the folder does not exist and cannot be created
-            return False
-        return disk.free - size > min(RESERVE, disk.total // 10)
 
-    @contextlib.contextmanager
-    def _exclusive(self, name: str) -> Iterator[None]:
-        """Lets one process at a time compute an array; when it dies, the system releases its lock."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o644)
-        except OSError:
-            yield  # without a lock each process computes the array, which is only slower
-            return
-        try:
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(handle)
+def has_room(folder: Path, size: int) -> bool:
+    """Returns whether the disk of a folder has room for so many bytes more, and enough left for results."""
+    try:
+        disk = shutil.disk_usage(folder)
+    except OSError:  # the folder does not exist and cannot be created
+        return False
+    return disk.free - size > min(RESERVE, disk.total // 10)
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path, name: str) -> Iterator[None]:
+    """Lets one process at a time compute what a name stands for; when it dies, the system releases its lock.
+
+    Args:
+        folder: Created if it is not there.
+        name: Of what is computed; the lock is the file ``<name>.lock``.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError:
+        yield  # without a lock each process computes it, which is only slower
+        return
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _mapped(path: Path) -> Array | None:

@@ -10,10 +10,12 @@ import numpy as np
 from evalsuite.datasets import DATASETS
 from evalsuite.datasets.arrays import Arrays
 from evalsuite.datasets.base import DataSet, Place, check_image_set, digest, load_checked
-from evalsuite.datasets.folders import Folder, holds_pictures
+from evalsuite.datasets.decoding import holds_pictures
+from evalsuite.datasets.folders import Folder
 from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.datasets.views import FOLDER_SUFFIX, StoredImages, Transform, View
 from evalsuite.errors import DataError
+from evalsuite.preprocessing import Preprocessing
 from evalsuite.types import ImageSet
 
 MEMORY_BUDGET = 2 << 30
@@ -99,7 +101,8 @@ class ImageSource:
     def _plain(self, view: View) -> ImageSet:
         if view.first:  # a part of a set that is loaded once
             return _first(self.images(replace(view, first=0)), view.first)
-        data = self._data_set(view) if view.data else self.data
+        place = self._place(view)
+        data = self._data_set(view, place) if view.data else self.data
         if isinstance(data, ImageSet):
             if view.split != "test":
                 raise DataError(
@@ -107,21 +110,44 @@ class ImageSource:
                     "use a data set that has one, or an evaluator that needs none"
                 )
             return check_image_set(data)
-        image_set = load_checked(data, view.split, self.place)
+        image_set = load_checked(data, view.split, place)
         if not view.data:
             return image_set
         if view.labelled:
             _check_same_classes(image_set, self.images(View()))
             return image_set
-        return replace(image_set, labels=None, classes=0, names=())
+        image_set = _first(image_set, self.outlier_limit)
+        return replace(image_set, labels=None, classes=0, names=(), rule=None)
 
-    def _data_set(self, view: View) -> DataSet:
+    @property
+    def outlier_limit(self) -> int:
+        """Most images of an outlier set: as many as the suite's data is limited to; 0 for all."""
+        return int(getattr(self.data, "test_limit", 0) or getattr(self.data, "limit", 0))
+
+    def _place(self, view: View) -> Place:
+        """The place of a view: pictures of another set get the size that the suite's images have."""
+        if not view.data:
+            return self.place
+        height, width = self.images(View()).images.shape[2:]
+        own = self.place.preprocessing
+        if own is not None and own.crop == (height, width) and not getattr(self.data, "side", 0):
+            return self.place
+        resize = (height,) if height == width else (height, width)
+        return replace(self.place, preprocessing=Preprocessing(crop=(height, width), resize=resize))
+
+    def _data_set(self, view: View, place: Place) -> DataSet:
         if not view.data.endswith(FOLDER_SUFFIX):
             return _registered(view.data)
-        path, suite_images = view.data.removesuffix(FOLDER_SUFFIX), self.images(View())
-        if self.place.root is not None and holds_pictures(self.place.root / path):
-            return Folder(path, suite_images.images.shape[-1], view.labelled)
-        return Arrays(path, suite_images.classes)
+        path, suite_images = view.data.removesuffix(FOLDER_SUFFIX) or FOLDER_SUFFIX, self.images(View())
+        folder = place.find(path)
+        if folder is None or not holds_pictures(folder):
+            return Arrays(path, suite_images.classes, labelled=view.labelled)
+        if not view.labelled:
+            return Folder(path, limit=self.outlier_limit)
+        class_map = self.data.class_map if isinstance(self.data, Folder) else ""
+        return Folder(
+            path, labelled=True, classes=suite_images.classes, class_map=class_map, class_names=suite_images.names
+        )
 
     def _transformed(self, plain: ImageSet, transform: Transform) -> ImageSet:
         images = transform.apply(plain.images, self.place)

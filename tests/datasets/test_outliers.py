@@ -139,7 +139,7 @@ def test_the_list_of_the_protocol_chooses_pictures_and_their_order(tmp_path: Pat
     list_file.parent.mkdir(parents=True)
     list_file.write_text("texture/c.png -1\ntexture/a 1.png -1\n\n")
     listed = load_checked(DATASETS.get("textures")(), "test", Place(tmp_path)).images
-    everything = load_checked(Folder(f"{below}/texture".strip("/")), "test", Place(tmp_path)).images
+    everything = load_checked(Folder(f"{below}/texture".strip("/"), side=32), "test", Place(tmp_path)).images
     np.testing.assert_array_equal(listed, everything[[2, 0]])
     list_file.write_text("texture/z.png -1\ntexture/c.png -1\n")
     with pytest.raises(

@@ -270,7 +270,7 @@ class Cropped(Inverted):
     ("view", "error", "sentence"),
     [
         (View(data="leters"), UnknownNameError, "unknown data set 'leters': did you mean 'letters'"),
-        (View(data="arrays"), DataError, "data set 'arrays' cannot be used by its name alone .*'folder' and 'classes'"),
+        (View(data="arrays"), DataError, "data set 'arrays' cannot be used by its name alone .*'folder'"),
         (View(data="letters", split="train"), DataError, "data set 'letters' has no split 'train'"),
         (View(split="validation"), DataError, "there are test images only, no split 'validation'"),
         (View(transform=Cropped()), DataError, r"turned images \(70, 3, 16, 16\) into \(70, 3, 15, 16\)"),
