@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from evalsuite.config.data import resolve_data
 from evalsuite.config.options import Options, data_root
 from evalsuite.config.suite import Suite
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import DataError, UserError
-from evalsuite.execution.check import CheckRequest, suite_for, verdict_table
+from evalsuite.execution.check import CheckRequest, check_suite_of, verdict_table
 from evalsuite.plugin_config import from_table
 from evalsuite.random_streams import address
 from evalsuite.report.build import report_data
@@ -142,7 +143,14 @@ def check(
     Raises:
         UserError: If a file cannot be read, does not fit, or the request has another mistake.
     """
-    results = run(suite_for(request, folder=Path.cwd()), out=out, options=options, progress=progress)
+    options = options or Options()
+    suite, root = check_suite_of(request, folder=Path.cwd(), root=data_root(None, options))
+    if root is not None and options.data_root is not None and options.data_root.resolve() != root.resolve():
+        raise UserError(
+            f"--data names data in {root}, and --data-root the folder {options.data_root}; leave one of them out"
+        )
+    options = replace(options, data_root=root or options.data_root)
+    results = run(suite, out=out, options=options, progress=progress)
     return verdict_table(results, proof=request.proof), results
 
 
@@ -159,7 +167,7 @@ def evaluate(
     Args:
         model: Takes float images in [0, 1], (B, C, H, W), and returns logits (B, K); it normalises by itself.
             It is evaluated in evaluation mode and given back as it was.
-        data: Name, table or instance of a data set, or labelled test images.
+        data: Name, path, table or instance of a data set, or labelled test images.
         evaluators: One or several names, tables or instances.
         parent: The unpruned network, for agreement; the model itself by default.
         options: Seed of the changes of images, and the data root.
@@ -178,7 +186,11 @@ def evaluate(
 
     options = options or Options()
     seed = options.seed or 0
-    image_source = ImageSource(_source(data), Place(data_root(None, options), options.download, seed))
+    chosen, root = _source(data, data_root(None, options))
+    place = Place(
+        root, options.download, seed, skip_unreadable=options.skip_unreadable, verify=options.verify
+    )
+    image_source = ImageSource(chosen, place)
     several = (
         evaluators
         if isinstance(evaluators, Iterable) and not isinstance(evaluators, str | Mapping)
@@ -212,12 +224,18 @@ def _row(label: str, evaluator: Evaluator, score: Score) -> tuple[Any, ...]:
     return label, *values, metric.unit, metric.higher_is_better
 
 
-def _source(data: str | Table | ImageSet | DataSet) -> DataSet | ImageSet:
+def _source(
+    data: str | Table | ImageSet | DataSet, root: Path | None
+) -> tuple[DataSet | ImageSet, Path | None]:
+    """The data set that was named, and the data root."""
     if isinstance(data, str | Mapping):
-        return from_table(DATASETS, data, where="data").plugin
+        resolved = resolve_data(data, where="data", root=root)
+        if resolved.warning:
+            log.warning("data: %s", resolved.warning)
+        return from_table(DATASETS, resolved.table, where="data").plugin, resolved.root or root
     if isinstance(data, ImageSet) and data.labels is None:
         raise DataError(f"image set {data.name!r} has no labels: expected labelled test images")
-    return data
+    return data, root
 
 
 def _evaluator(evaluator: str | Table | Evaluator) -> tuple[str, Evaluator]:

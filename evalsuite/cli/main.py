@@ -53,6 +53,13 @@ Workers = Annotated[
     str, typer.Option(help="Tasks at once: a number, or auto for all processors. [default: one per device]")
 ]
 
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read, and count them.")
+]
+Verify = Annotated[
+    bool, typer.Option("--verify", help="Read all pictures again that an earlier run has decoded.")
+]
+
 
 def _print_version(asked: bool) -> None:
     if asked:
@@ -94,6 +101,8 @@ def run_command(
         typer.Option("--retry-failed", help="Compute skipped and invalid cells again, as failed ones are."),
     ] = False,
     recipe: Annotated[str, typer.Option(help="Train by this recipe instead: see list recipes.")] = "",
+    skip_unreadable: SkipUnreadable = False,
+    verify: Verify = False,
     search: Annotated[
         str, typer.Option(help="Find the threshold of metric@condition alone, by testing fewer ratios.")
     ] = "",
@@ -114,6 +123,8 @@ def run_command(
         only=tuple(only or ()),
         retry_failed=retry_failed,
         recipe=recipe,
+        skip_unreadable=skip_unreadable,
+        verify=verify,
         search=search,
     )
     if dry_run:
@@ -141,7 +152,9 @@ def status_command(run: RunFolder) -> None:
 
 @app.command("check")
 def check_command(
-    parent: Annotated[str, typer.Option(help="Weights of the dense network.")],
+    parent: Annotated[
+        str, typer.Option(help="Weights of the dense network. [default: the suite's checkpoint]")
+    ] = "",
     candidate: Annotated[
         list[str] | None, typer.Option(help="Weights of a pruned one; may be repeated.")
     ] = None,
@@ -154,9 +167,17 @@ def check_command(
             help="Architecture: resnet20, torchvision:resnet18, file.py:function ... [default: detected]"
         ),
     ] = "",
-    data: Annotated[str, typer.Option(help="Name of the data set.")] = "cifar10",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="Data set: a name, a folder of class folders or of .npy files, either with settings "
+            "(photos:side=64). [default: the suite's, else cifar10]"
+        ),
+    ] = "",
     data_root: DataRoot = None,
-    suite: Annotated[str, typer.Option(help="Take tests and tolerances from this suite.")] = "",
+    suite: Annotated[
+        str, typer.Option(help="Take tests, tolerances, data, model, plug-ins and limits from this suite.")
+    ] = "",
     setting: Annotated[
         list[str] | None, typer.Option(help="Setting of the architecture, e.g. shortcut=B.")
     ] = None,
@@ -171,6 +192,11 @@ def check_command(
         list[str] | None, typer.Option(help="Only this metric decides; may be repeated.")
     ] = None,
     proof: Annotated[bool, typer.Option("--proof", help="Pass only what is shown at 95 %.")] = False,
+    parent_accuracy: Annotated[
+        float | None, typer.Option(help="The parent's published accuracy on these images, as a share: 0.7613")
+    ] = None,
+    skip_unreadable: SkipUnreadable = False,
+    verify: Verify = False,
     out_dir: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("reports/check"),
     device: Device = "cpu",
     workers: Workers = "",
@@ -193,15 +219,18 @@ def check_command(
         candidates=candidates_of_paths(candidate or []) + (read_manifest(manifest) if manifest else ()),
         model=model,
         settings=settings([*(setting or []), *preprocessing]),
-        data={"name": data},
+        data=data,
         suite=suite,
         tolerances=parse_tolerances(tolerance or []),
         metrics=tuple(metric or ()),
         proof=proof,
+        parent_accuracy=parent_accuracy,
     )
     options = Options(
         device=device,
         data_root=data_root,
+        skip_unreadable=skip_unreadable,
+        verify=verify,
         workers=_worker_count(workers),
         trust_program=trust_program,
         command=shlex.join(["python", "-m", "evalsuite", *sys.argv[1:]]),

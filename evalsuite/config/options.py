@@ -8,12 +8,11 @@ import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evalsuite.config.suite import Suite
+from evalsuite.config.suite import DATA_VARIABLE, Suite
 from evalsuite.errors import UserError
 from evalsuite.training.published_recipes import named_recipe
 
-DATA_VARIABLE = "EVALSUITE_DATA"
-"""Environment variable with the folder of data."""
+__all__ = ["DATA_VARIABLE", "Options", "data_root"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +33,8 @@ class Options:
         retry_failed: Whether cells that ended as ``skipped`` or ``invalid`` are computed again, as those that
             ended in an error always are.
         search: What a search is for, ``metric@condition``.
+        skip_unreadable: Whether pictures that cannot be read are left out and counted.
+        verify: Whether pictures are read again that an earlier run has decoded, whatever their times say.
         recipe: Name of a recipe instead of the suite's, for parents that are trained and for all retraining.
         data: Old name of `data_root`.
     """
@@ -50,6 +51,8 @@ class Options:
     retry_failed: bool = False
     search: str = ""
     recipe: str = ""
+    skip_unreadable: bool = False
+    verify: bool = False
     data: dataclasses.InitVar[Path | None] = None
 
     def __post_init__(self, data: Path | None) -> None:

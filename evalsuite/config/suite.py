@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
+import os
 import tomllib
 import warnings
 from collections.abc import Iterable, Mapping
@@ -12,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from evalsuite.config.data import resolve_data
 from evalsuite.config.depths import depth_tables
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import SuiteError, UserError
@@ -35,6 +38,10 @@ if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
 RESERVED = MappingProxyType({DENSE: "the parent", PRODUCTION: "the making of a candidate"})
 
 
+log = logging.getLogger(__name__)
+
+DATA_VARIABLE = "EVALSUITE_DATA"
+"""Environment variable with the folder of data."""
 RETRAINING = "retraining"
 """Key of a producer's table that the suite reads itself: how the candidates are retrained."""
 
@@ -92,6 +99,7 @@ class Suite:
         source: Where the suite was read from.
         resources: What one cell may take; no number depends on it.
         text: The TOML text that it was read from; empty where it was not read from a file.
+        parent_accuracy: The parent's accuracy on the clean test images, where it was published; ``None`` for no claim.
     """
 
     name: str
@@ -114,6 +122,7 @@ class Suite:
     resources: Resources = dataclasses.field(default_factory=Resources)
     retrainings: Mapping[str, Recipe] = dataclasses.field(default_factory=dict)
     text: str = ""
+    parent_accuracy: float | None = None
 
     def retraining_of(self, producer: str) -> Recipe:
         """Returns how the candidates of a producer are retrained."""
@@ -130,7 +139,7 @@ class _SuiteTables:
     """The top level of a suite file."""
 
     name: str
-    data: dict[str, Any]
+    data: str | dict[str, Any]
     model: dict[str, Any]
     evaluators: tuple[dict[str, Any], ...] = ()
     depth: str = ""
@@ -147,6 +156,11 @@ class _SuiteTables:
     data_root: str = ""
     plugins: tuple[str, ...] = ()
     resources: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parent_accuracy: float | None = None
+
+
+KEYS = tuple(field.name for field in dataclasses.fields(_SuiteTables))
+"""Keys and tables of a suite file."""
 
 
 def shipped_suites() -> dict[str, Path]:
@@ -185,19 +199,39 @@ def load_suite(suite: str | Path) -> Suite:
         SuiteError: At the first mistake, in one sentence with file, table and key.
     """
     path = find_suite(suite)
-    try:
-        return parse_suite(path.read_text("utf-8"), source=path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise SuiteError(f"suite {path} cannot be read: {error}") from error
+    return parse_suite(_text_of(path), source=path)
 
 
 def parse_suite(text: str, *, source: Path) -> Suite:
     """Returns the suite that `text` describes; see `load_suite`."""
+    return dataclasses.replace(suite_from_tables(_tables_of(text, source), source=source), text=text)
+
+
+def read_suite_tables(path: Path) -> dict[str, Any]:
+    """Returns the tables of a suite file, of which a command may use only some.
+
+    Raises:
+        SuiteError: If it cannot be read, or has a key that no suite has.
+    """
+    raw = _tables_of(_text_of(path), path)
+    for key in raw:
+        if key not in KEYS:
+            raise SuiteError(f"{path}: {unknown_name('key', key, KEYS)}")
+    return raw
+
+
+def _text_of(path: Path) -> str:
     try:
-        raw = tomllib.loads(text)
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SuiteError(f"suite {path} cannot be read: {error}") from error
+
+
+def _tables_of(text: str, source: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SuiteError(f"{source}: not valid TOML: {error}") from error
-    return dataclasses.replace(suite_from_tables(raw, source=source), text=text)
 
 
 def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
@@ -227,13 +261,16 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         {key: value for key, value in table.items() if key != RETRAINING} for table in tables.producers
     ]
     recipe = merge_recipe(tables.recipe)
+    data = resolve_data(tables.data, where=f"{where}, [data]", root=_named_root(tables, source))
+    if data.warning:
+        log.warning("%s: %s", where, data.warning)
     places = {name: f"{where}, [[{name}]]" for name in ("producers", "candidates", "evaluators")}
     return Suite(
         name=_valid_name(tables.name, where),
         description=tables.description,
         seeds=_valid_seeds(tables.seeds, where),
         ratios=_valid_ratios(tables.ratios, where, needed=bool(tables.producers) or not tables.candidates),
-        data=from_table(DATASETS, tables.data, where=f"{where}, [data]"),
+        data=from_table(DATASETS, data.table, where=f"{where}, [data]"),
         model=from_table(MODELS, tables.model, where=f"{where}, [model]"),
         checkpoint=tables.checkpoint,
         recipe=_build_recipe(tables.recipe, {}, f"{where}, [recipe]"),
@@ -243,24 +280,32 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
             build(ExternalCandidate, table, where=places["candidates"]) for table in tables.candidates
         ),
         evaluators=from_tables(
-            EVALUATORS, _battery(tables, where), where=places["evaluators"], reserved=RESERVED
+            EVALUATORS, _battery(tables, data.table, where), where=places["evaluators"], reserved=RESERVED
         ),
         tolerances=_current_names(tables.tolerances, where),
         threads=_valid_threads(tables.threads, where),
-        data_root=tables.data_root,
+        data_root=tables.data_root or ("" if data.root is None else str(data.root)),
         plugins=tables.plugins,
         source=source,
         resources=build(Resources, tables.resources, where=f"{where}, [resources]"),
         retrainings=_build_retrainings(
             tables.producers, merge_recipe(tables.retraining, recipe), places["producers"]
         ),
+        parent_accuracy=_valid_accuracy(tables.parent_accuracy, where),
     )
 
 
-def _battery(tables: _SuiteTables, where: str) -> list[Mapping[str, Any]]:
+def _named_root(tables: _SuiteTables, source: Path) -> Path | None:
+    """The data root, as far as it is known before the options of a run."""
+    if environment := os.environ.get(DATA_VARIABLE):
+        return Path(environment).expanduser()
+    return source.parent / Path(tables.data_root).expanduser() if tables.data_root else None
+
+
+def _battery(tables: _SuiteTables, data: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:
     try:
-        data = str(tables.data.get("name", ""))
-        return depth_tables(tables.depth, tables.evaluators, data=data, trained=not tables.checkpoint)
+        name = str(data.get("name", ""))
+        return depth_tables(tables.depth, tables.evaluators, data=name, trained=not tables.checkpoint)
     except SuiteError as error:
         raise SuiteError(f"{where}: {error}") from None
 
@@ -330,6 +375,12 @@ def _check_metrics(evaluators: tuple[PluginConfig[Evaluator], ...], where: str) 
                 raise SuiteError(
                     f"{where}, {config.name}: another evaluator means something else by {metric.name!r}"
                 )
+
+
+def _valid_accuracy(accuracy: float | None, where: str) -> float | None:
+    if accuracy is not None and not 0 < accuracy <= 1:
+        raise SuiteError(f"{where}: found parent_accuracy = {accuracy}, expected a share of images in (0, 1]")
+    return accuracy
 
 
 def _valid_name(name: str, where: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
+import logging
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from evalsuite.config.suite import Suite, find_suite, suite_from_tables
+from evalsuite.config.data import resolve_data
+from evalsuite.config.suite import Suite, find_suite, read_suite_tables, suite_from_tables
 from evalsuite.errors import SuiteError
-from evalsuite.registry import unknown_name
+from evalsuite.registry import import_plugin_file, unknown_name
 from evalsuite.results.run import Run
 from evalsuite.runs.store import write_atomically
 from evalsuite.thresholds.curves import ULPS
@@ -24,6 +25,8 @@ from evalsuite.types import DENSE, ExternalCandidate
 
 if TYPE_CHECKING:
     from evalsuite.models.architectures.base import Architecture
+
+log = logging.getLogger(__name__)
 
 BATTERY: Mapping[str, Any] = {
     "evaluators": [
@@ -59,27 +62,38 @@ class CheckRequest:
     """A dense network, pruned models of it, and how they are to be compared.
 
     Attributes:
-        parent: Weights of the dense network.
-        candidates: The pruned models.
-        model: Reference of the architecture, see `evalsuite.models.architectures.uris`; empty: it is detected from the
-            parent's tensors.
+        parent: Weights of the dense network; empty for the suite's ``checkpoint``.
+        candidates: The pruned models; empty for the suite's ``[[candidates]]``.
+        model: Reference of the architecture, see `evalsuite.models.architectures.uris`; empty: that of
+            the suite's ``[model]``, else it is detected from the parent's tensors.
         settings: Settings of the architecture: ``mean``, ``std``, ``classes``, ``shortcut`` ...
-        data: Name and settings of the data set.
-        suite: Path or name of the suite with the tests and tolerances; empty for `BATTERY`.
+        data: Name, path or table of the data set, see `evalsuite.config.data.resolve_data`; empty for the suite's
+            ``[data]``, else CIFAR-10.
+        suite: Path or name of the suite with the tests and tolerances; empty for `BATTERY`. Its data, model, plug-ins,
+            limits and so on count too.
         tolerances: Metric to tolerance, where it differs; see `evalsuite.tolerances`.
         metrics: Only these decide; empty for all that have a tolerance.
         proof: Whether only what is shown at 95 % passes; otherwise what was measured decides.
+        parent_accuracy: The parent's published accuracy on the clean test images; ``None`` for the suite's.
     """
 
     parent: str
     candidates: tuple[ExternalCandidate, ...]
-    data: Mapping[str, Any]
+    data: str | Mapping[str, Any]
     model: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     suite: str = ""
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     proof: bool = False
+    parent_accuracy: float | None = None
+
+
+MAKING = ("producers", "ratios", "recipe", "retraining")
+"""Keys of a suite that say how candidates are made, which `check` does not do."""
+PASSED_ON = ("depth", "evaluators", "threads", "resources", "data_root", "parent_accuracy")
+"""Keys of a suite that mean in `check` what they mean in `run`."""
+DEFAULT_DATA = "cifar10"
 
 
 def suite_for(request: CheckRequest, *, folder: Path) -> Suite:
@@ -92,32 +106,98 @@ def suite_for(request: CheckRequest, *, folder: Path) -> Suite:
     Raises:
         SuiteError: If the request has a mistake.
     """
-    if not request.candidates:
+    return check_suite_of(request, folder=folder)[0]
+
+
+def check_suite_of(request: CheckRequest, *, folder: Path, root: Path | None = None) -> tuple[Suite, Path | None]:
+    """Returns the suite that answers a request, and the data root where ``data`` named one.
+
+    Args:
+        request: The models to check.
+        folder: Where relative paths start.
+        root: Data root that the user named, if any.
+
+    Raises:
+        SuiteError: If the request has a mistake.
+    """
+    battery, source = _battery(request)
+    request = dataclasses.replace(
+        request, parent=request.parent or _beside(source, str(battery.get("checkpoint", "")))
+    )
+    candidates = [_table(model) for model in request.candidates] or _listed(battery, source)
+    if not candidates:
         raise SuiteError(
             "found no candidates, expected at least one: give --candidate FILE or --manifest FILE"
         )
-    from evalsuite.models.architectures.settings import to_settings
+    if not request.parent:
+        raise SuiteError("found no parent, expected its weights: give --parent FILE")
+    data = resolve_data(request.data, where="--data", root=root) if request.data else None
+    seeds = sorted({int(table.get("seed", 0)) for table in candidates})
+    claim = {} if request.parent_accuracy is None else {"parent_accuracy": request.parent_accuracy}
+    raw = {
+        **{key: battery[key] for key in PASSED_ON if key in battery},
+        "name": "check",
+        "description": f"finished models beside {Path(request.parent).name}",
+        "checkpoint": request.parent,
+        "seeds": seeds,
+        "data": battery.get("data", {"name": DEFAULT_DATA}) if data is None else data.table,
+        "plugins": [str((source / plugin).resolve()) for plugin in battery.get("plugins", ())],
+        "candidates": candidates,
+        "tolerances": _tolerances(request, battery),
+        **claim,
+    }
+    for plugin in raw["plugins"]:
+        import_plugin_file(Path(plugin))  # it may register the architecture
+    raw["model"] = _model_table(request, battery, seeds[0])
+    if "data_root" in raw:
+        raw["data_root"] = str((source / Path(raw["data_root"]).expanduser()).resolve())
+    if data is not None and data.warning:
+        log.warning("--data: %s", data.warning)
+    return suite_from_tables(raw, source=folder / "check"), None if data is None else data.root
 
-    battery = tomllib.loads(find_suite(request.suite).read_text("utf-8")) if request.suite else BATTERY
-    plugin = _architecture(request)
+
+def _battery(request: CheckRequest) -> tuple[Mapping[str, Any], Path]:
+    """The tables of the suite that a request names, and the folder where its relative paths start."""
+    if not request.suite:
+        return BATTERY, Path.cwd()
+    path = find_suite(request.suite)
+    battery = read_suite_tables(path)
+    if unused := [key for key in MAKING if key in battery]:
+        log.warning("%s: check takes finished models, so it does not use %s", path, ", ".join(unused))
+    return battery, path.parent.resolve()
+
+
+def _tolerances(request: CheckRequest, battery: Mapping[str, Any]) -> dict[str, Tolerance]:
     tolerances = {**battery.get("tolerances", {}), **request.tolerances}
     for name in request.metrics:
         if name not in tolerances:
             raise SuiteError(f"--metric {name}: {unknown_name('metric with a tolerance', name, tolerances)}")
-    raw = {
-        "name": "check",
-        "description": f"finished models beside {Path(request.parent).name}",
-        "checkpoint": request.parent,
-        "seeds": sorted({model.seed for model in request.candidates}),
-        "data": dict(request.data),
-        "model": to_settings(plugin),
-        "candidates": [_table(model) for model in request.candidates],
-        "depth": battery.get("depth", ""),
-        "evaluators": battery.get("evaluators", []),
-        "threads": battery.get("threads", 1),
-        "tolerances": {k: v for k, v in tolerances.items() if not request.metrics or k in request.metrics},
-    }
-    return suite_from_tables(raw, source=folder / "check")
+    return {k: v for k, v in tolerances.items() if not request.metrics or k in request.metrics}
+
+
+def _listed(battery: Mapping[str, Any], source: Path) -> list[dict[str, Any]]:
+    """The finished models of a suite, with their paths beside it."""
+    return [
+        {**table, **{key: _beside(source, str(table[key])) for key in ("file", "masks") if table.get(key)}}
+        for table in battery.get("candidates", ())
+    ]
+
+
+def _beside(folder: Path, name: str) -> str:
+    """A path of a suite that starts at its folder; as it is where there is nothing: it may be in the data root."""
+    path = folder / Path(name).expanduser()
+    first = Path(str(path).replace("{seed}", "0"))
+    return str(path) if name and (path.exists() or first.exists()) else name
+
+
+def _model_table(request: CheckRequest, battery: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    """The architecture as a table of a suite: the one that is named, that of the suite, or the one that fits."""
+    from evalsuite.models.architectures.settings import to_settings  # imports torch
+
+    if not request.model and "model" in battery:
+        return {**battery["model"], **request.settings}
+    parent = request.parent.replace("{seed}", str(seed))
+    return dict(to_settings(_architecture(dataclasses.replace(request, parent=parent))))
 
 
 def verdict_table(run: Run, *, proof: bool = False) -> pd.DataFrame:

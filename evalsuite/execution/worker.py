@@ -56,6 +56,20 @@ class _Chain:
     results: Iterator[ProductionResult]
 
 
+def _place(context: RunContext) -> Place:
+    """Where the data of a run is, and how its pictures become what the parent's architecture takes."""
+    architecture = context.suite.model.plugin
+    return Place(
+        context.data,
+        context.download,
+        context.suite.seeds[0],
+        preprocessing=getattr(architecture, "preprocessing", None),
+        classes=architecture.classes,
+        skip_unreadable=context.skip_unreadable,
+        verify=context.verify,
+    )
+
+
 class TaskRunner:
     """Does the tasks of one run in this process.
 
@@ -66,7 +80,7 @@ class TaskRunner:
 
     def __init__(self, context: RunContext, image_source: ImageSource | None = None) -> None:
         suite = context.suite
-        place = Place(context.data, context.download, suite.seeds[0])
+        place = _place(context)
         self.context = context
         self.suite: Suite = suite
         self.store = Store(context.root)

@@ -112,6 +112,7 @@ def described(suite: Suite) -> dict[str, Any]:
         "plugins": list(suite.plugins),
         "resources": dataclasses.asdict(suite.resources),
         "source": _called(suite),
+        **({} if suite.parent_accuracy is None else {"parent_accuracy": suite.parent_accuracy}),
     }
 
 
@@ -131,6 +132,7 @@ def command(suite: Suite, options: Options) -> str:
     words += ["--device", options.device] if options.device != "cpu" else []
     words += ["--data-root", str(options.data_root)] if options.data_root is not None else []
     words += ["--download"] if options.download else []
+    words += ["--skip-unreadable"] if options.skip_unreadable else []
     words += [word for name in options.only for word in ("--only", name)]
     return shlex.join(words)
 

@@ -1,0 +1,160 @@
+"""What a user calls a data set, resolved in one place: a registered name, a path, or either with settings.
+
+``cifar10``, ``photos`` (a folder of class folders, of ``.npy`` files, or the root of a known data set),
+``photos:side=64``, ``folder:path=photos,class_map=classes.json``; the table ``[data]`` of a suite; ``--data`` of a command.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, get_type_hints
+
+from evalsuite.datasets import DATASETS
+from evalsuite.datasets.decoding import holds_pictures
+from evalsuite.errors import SuiteError
+from evalsuite.registry import unknown_name
+
+KNOWN_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "cifar10": ("cifar10/test_images.npy", "cifar-10-batches-py/test_batch"),
+        "cifar100": ("cifar100/test_images.npy", "cifar-100-python/test"),
+    }
+)
+"""Data sets that are recognised in a folder, by files of which one must be there."""
+_SETTINGS = re.compile(r":(?=$|[A-Za-z_]\w*=)")
+_NEXT_KEY = re.compile(r",(?=[A-Za-z_]\w*=)")
+FOLDER = "folder"
+"""Registered name of a folder of pictures."""
+
+
+@dataclass(frozen=True)
+class ResolvedData:
+    """A data set that a user named.
+
+    Attributes:
+        table: Registered name and settings.
+        root: The data root, where what was named is one; else ``None``.
+        warning: A sentence for the user, where what was named was taken for something else; empty otherwise.
+    """
+
+    table: dict[str, Any]
+    root: Path | None = None
+    warning: str = ""
+
+
+def resolve_data(data: str | Mapping[str, Any], *, where: str, root: Path | None = None) -> ResolvedData:
+    """Returns the data set that a text or a table stands for.
+
+    Args:
+        data: ``NAME``, ``PATH``, either followed by ``:KEY=VALUE,...``, or a table whose ``name`` is one of these.
+            Relative paths start at the working directory, else at the data root.
+        where: What messages call it: ``--data``, or a suite and its table.
+        root: Data root that the user named.
+
+    Raises:
+        SuiteError: If there is no such data set, or the text means two.
+    """
+    if isinstance(data, str):
+        return _of_text(data, where, root)
+    name = data.get("name")
+    if not isinstance(name, str) or (name in DATASETS and ":" not in name):
+        return ResolvedData(_with_defaults(dict(data)))
+    resolved = _of_text(name, where, root)
+    rest = {key: value for key, value in data.items() if key != "name"}
+    return dataclasses.replace(resolved, table={**resolved.table, **rest})
+
+
+def _of_text(text: str, where: str, root: Path | None) -> ResolvedData:
+    head, *rest = _SETTINGS.split(text, maxsplit=1)
+    if not head:
+        raise SuiteError(f"{where} {text!r}: expected the name of a data set, or a path")
+    resolved = _of_head(head, where, root, is_name=bool(rest))
+    settings = _settings(resolved.table["name"], rest[0]) if rest and rest[0] else {}
+    return dataclasses.replace(resolved, table=_with_defaults({**resolved.table, **settings}))
+
+
+def _of_head(head: str, where: str, root: Path | None, *, is_name: bool) -> ResolvedData:
+    """A name or a path; `is_name` where settings follow, so that a registered name is no folder."""
+    path = _folder(head, root)
+    if head in DATASETS:
+        path = None if is_name or path is None else _checked_choice(head, path, where, root)
+        return ResolvedData({"name": head}) if path is None else _of_folder(path, where)
+    if path is None:
+        raise SuiteError(f"{where} {head}: there is no such folder, and {unknown_name('data set', head, DATASETS)}")
+    return _of_folder(path, where)
+
+
+def _folder(head: str, root: Path | None) -> Path | None:
+    """The folder that a text names; a registered name means one in the working directory alone."""
+    named = Path(head).expanduser()
+    places = [Path.cwd()] if head in DATASETS or root is None else [Path.cwd(), root]
+    found = next((place / named for place in places if (place / named).exists()), None)
+    return None if found is None else Path(os.path.normpath(found))
+
+
+def _checked_choice(name: str, path: Path, where: str, root: Path | None) -> Path | None:
+    """The folder of a registered name in the working directory; ``None`` where it is no folder of images of its own."""
+    if not path.is_dir() or (root is not None and root.resolve() == path.parent.resolve()):
+        return None  # it is what the name reads
+    if root is None and any((path.parent / file).exists() for file in KNOWN_SETS.get(name, ())):
+        return path
+    raise SuiteError(
+        f"{where} {name}: this is both the data set {name!r} and the folder {path}; write ./{name} for the folder, or "
+        f"{name}: with a colon for the data set"
+    )
+
+
+def _of_folder(path: Path, where: str) -> ResolvedData:
+    if not path.is_dir():
+        raise SuiteError(f"{where} {path}: found a file, expected a folder of class folders or of .npy files")
+    known = [(name, path) for name, files in KNOWN_SETS.items() if any((path / file).exists() for file in files)]
+    known += [
+        (name, path.parent)
+        for name, files in KNOWN_SETS.items()
+        if any(file.startswith(f"{path.name}/") and (path.parent / file).exists() for file in files)
+    ]
+    if len(known) > 1:
+        names = " and ".join(name for name, _ in known)
+        raise SuiteError(f"{where} {path} holds {names}; name one of them, and give the folder by --data-root {path}")
+    if known:
+        name, root = known[0]
+        warning = f"{path} holds the data set {name}, which is read from there, as with --data {name} --data-root {root}"
+        return ResolvedData({"name": name}, root, warning)
+    if any(path.glob("*.npy")):
+        return ResolvedData({"name": "arrays", "folder": str(path)})
+    if holds_pictures(path):
+        return ResolvedData({"name": FOLDER, "path": str(path)})
+    raise SuiteError(
+        f"{where} {path}: found neither pictures in class folders, nor test_images.npy, nor a known data set "
+        f"({', '.join(KNOWN_SETS)}) in it; name another folder"
+    )
+
+
+def _with_defaults(table: dict[str, Any]) -> dict[str, Any]:
+    """The table; pictures of a suite's own data are labelled unless it says otherwise."""
+    return {**table, "labelled": table.get("labelled", True)} if table.get("name") == FOLDER else table
+
+
+def _settings(name: str, text: str) -> dict[str, Any]:
+    """Settings of a data set, each of the type of its field; keys are checked where the data set is built."""
+    hints = get_type_hints(DATASETS.get(name))
+    pairs = (part.partition("=") for part in _NEXT_KEY.split(text))
+    return {key: _value(hints.get(key, str), value.strip()) for key, _, value in pairs}
+
+
+def _value(hint: Any, text: str) -> Any:
+    if hint is bool:
+        return {"true": True, "false": False}.get(text.lower(), text)
+    if hint in (int, float):
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    return text
