@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from evalsuite.datasets.base import DataSet
+    from evalsuite.evaluation import Bench
     from evalsuite.evaluators.base import Evaluator
     from evalsuite.execution.planning import PreparedRun
     from evalsuite.execution.scheduler import ProgressCallback
@@ -199,12 +200,25 @@ def evaluate(
     rows = []
     with _unchanged(model), _unchanged(parent):
         dense = None if parent is None else Bench(parent, image_source)
+        if dense is not None:
+            _check_parent(dense)
         bench = Bench(model, image_source, parent=dense, seed=address(seed, "bench"))
         chosen = list(map(_evaluator, several))
         bench.request_features([view for _, evaluator in chosen for view in evaluator.features])
         for label, evaluator in chosen:
             rows += [_row(label, evaluator, score) for score in scored(evaluator, bench)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _check_parent(dense: Bench) -> None:
+    """Refuses a parent that does not classify the labelled test images."""
+    from evalsuite.datasets.views import View
+    from evalsuite.execution.parent_checks import check_parent
+
+    images = dense.images(View())
+    if images.labels is not None:
+        filtered = getattr(dense.image_source.data, "filtered", False)
+        check_parent(int(dense.outputs(View()).correct.sum()), images, filtered=filtered)
 
 
 @contextmanager

@@ -87,6 +87,7 @@ class ImageSet:
         classes: Number of classes K; 0 where there are no labels.
         names: Names of the classes, one each; empty where they have none.
         notes: Sentences for readers of its numbers: files that were left out, what was not applied.
+        labelling: How labels were found and which class each is, in words; empty where they are published.
         rule: How a network of more classes is scored on it; ``None`` where its logits are those of the classes.
     """
 
@@ -96,6 +97,7 @@ class ImageSet:
     classes: int
     names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    labelling: str = ""
     rule: ScoringRule | None = None
 
     def class_name(self, label: int) -> str:

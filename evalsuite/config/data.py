@@ -86,7 +86,10 @@ def _of_head(head: str, where: str, root: Path | None, *, is_name: bool) -> Reso
         path = None if is_name or path is None else _checked_choice(head, path, where, root)
         return ResolvedData({"name": head}) if path is None else _of_folder(path, where)
     if path is None:
-        raise SuiteError(f"{where} {head}: there is no such folder, and {unknown_name('data set', head, DATASETS)}")
+        if "/" in head:
+            tried = ", ".join(str(folder / Path(head).expanduser()) for folder in (Path.cwd(), root) if folder)
+            raise SuiteError(f"{where} {head}: there is no such folder, looked for {tried}; correct the path")
+        raise SuiteError(f"{where}: {unknown_name('data set', head, DATASETS)}; and there is no folder {head}")
     return _of_folder(path, where)
 
 

@@ -6,6 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -83,7 +84,15 @@ class Place:
 
 
 class DataSet(ABC):
-    """A source of images; derive a frozen dataclass whose fields are the keys of the suite's table."""
+    """A source of images; derive a frozen dataclass whose fields are the keys of the suite's table.
+
+    Attributes:
+        reads_pictures: Whether it decodes picture files.
+        filtered: Whether its images were chosen because networks fail on them: a parent may then be at chance.
+    """
+
+    reads_pictures: ClassVar[bool] = False
+    filtered: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, split: Split, place: Place) -> ImageSet:

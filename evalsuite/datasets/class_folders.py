@@ -160,8 +160,9 @@ def _checked(folder: Path, labels: Mapping[str, int], count: int, rule: str) -> 
     if outside := {name: label for name, label in labels.items() if not 0 <= label < count}:
         name, label = next(iter(outside.items()))
         raise DataError(
-            f"{folder}: the folder {name!r} is label {label}, expected 0 to {count - 1} for {count} classes; number "
-            "the classes from 0 on, or name a file with the class of each folder: class_map = 'classes.json'"
+            f"{folder}: the folder {name!r} is label {label}, expected 0 to {count - 1} for the {count} classes of the "
+            "network; set its number of classes, number folders from 0 on, or name a file with the class of each "
+            "folder: class_map = 'classes.json'"
         )
     _check_two(folder, [*labels], len(set(labels.values())))
     names = [str(index) for index in range(count)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -50,6 +51,8 @@ class Folder(DataSet):
         The resize to `side` is that of Zhang et al. 2023, OpenOOD v1.5, arXiv 2306.09301.
     """
 
+    reads_pictures: ClassVar[bool] = True
+
     path: str
     side: int = 0
     labelled: bool = False
@@ -91,9 +94,10 @@ class Folder(DataSet):
         notes = (*listing.notes, *decoded.notes)
         if classes is None or labels is None:
             return ImageSet(self.name, decoded.images, None, 0, notes=notes)
-        notes = (f"{self.name}: {classes.text}.", *_empty_classes(listing, classes), *notes)
+        notes = (*_empty_classes(listing, classes), *notes)
+        kept = labels[rows][decoded.kept]
         return ImageSet(
-            self.name, decoded.images, labels[rows][decoded.kept], len(classes.names), classes.names, notes
+            self.name, decoded.images, kept, len(classes.names), classes.names, notes, classes.text
         )
 
     @property

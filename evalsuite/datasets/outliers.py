@@ -75,6 +75,7 @@ class _OpenOodPictures(DataSet):
         side: Height and width in pixels.
     """
 
+    reads_pictures: ClassVar[bool] = True
     name: ClassVar[str]
     list_name: ClassVar[str]
     folders: ClassVar[tuple[str, ...]]

@@ -29,6 +29,9 @@ class ImageSource:
         data: The suite's own data set, or a user's own test images.
         place: Place of the data, and the seed of the transforms.
         cache: Cache that shares large transformed images with other processes; without, they stay in memory.
+
+    Attributes:
+        reads_pictures: Whether picture files have been read.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class ImageSource:
         self._loaded: dict[View, ImageSet] = {}
         self._digests: dict[View, str] = {}
         self._free = MEMORY_BUDGET
+        self.reads_pictures = False
 
     def images(self, view: View) -> ImageSet:
         """Returns the images of `view`.
@@ -110,6 +114,7 @@ class ImageSource:
                     "use a data set that has one, or an evaluator that needs none"
                 )
             return check_image_set(data)
+        self.reads_pictures |= data.reads_pictures
         image_set = load_checked(data, view.split, place)
         if not view.data:
             return image_set

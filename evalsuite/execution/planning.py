@@ -127,7 +127,16 @@ def prepare(
     with threads(chosen.threads):
         runner = TaskRunner(context)
         plan = Planner(chosen, options, runner.production, runner.image_source).plan()
+    _check_picture_options(options, runner.image_source)
     return PreparedRun(chosen, options, plan, runner, tuple(places), name, workers)
+
+
+def _check_picture_options(options: Options, image_source: ImageSource) -> None:
+    """Refuses options about pictures where a run reads none."""
+    chosen = {"--skip-unreadable": options.skip_unreadable, "--verify": options.verify}
+    for name, is_set in chosen.items():
+        if is_set and not image_source.reads_pictures:
+            raise UserError(f"{name}: no data set of this run reads picture files; leave it out")
 
 
 class Planner:

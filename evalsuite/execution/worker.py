@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -13,13 +13,17 @@ from torch import nn
 from evalsuite.atomic_files import wait_for_file
 from evalsuite.config.suite import Suite
 from evalsuite.datasets.base import Place
+from evalsuite.datasets.overlap import count_shared
 from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.datasets.source import ImageSource
-from evalsuite.datasets.views import View
+from evalsuite.datasets.views import FOLDER_SUFFIX, View
+from evalsuite.errors import CellError
 from evalsuite.evaluation import Bench
+from evalsuite.evaluators.accuracy import ACCURACY, Accuracy
 from evalsuite.evaluators.base import Evaluator
 from evalsuite.execution.limits import limited
 from evalsuite.execution.measuring import Attempt, attempted
+from evalsuite.execution.parent_checks import check_parent
 from evalsuite.execution.production import Production
 from evalsuite.execution.tasks import (
     CandidatesReady,
@@ -115,15 +119,62 @@ class TaskRunner:
     def _parent_ready(self, task: LoadParent) -> ParentReady:
         started = time.monotonic()
         parent, computed = self.production.parent(task.seed, task.digest)
-        external = tuple(self.production.external(task.seed, parent))
-        notes = [(result.key, note) for result in external for note in result.notes]
+        notes: list[tuple[Key, str]] = []
         if self.suite.checkpoint:  # trained elsewhere, on images that are not known here
             notes += self._preprocessing_notes(task.key, parent, "the parent")
+        hint = " ".join(note for _, note in notes)
+        notes += [(task.key, note) for note in self._check_parent(task.key, parent, hint)]
+        external = tuple(self.production.external(task.seed, parent))
+        notes = [(result.key, note) for result in external for note in result.notes] + notes
+        if task.seed == self.suite.seeds[0]:
+            notes += [(task.key, note) for note in self._data_notes()]
         for result in external:
             candidate = result.candidate
             if candidate is not None and candidate.model["name"] == PROGRAM:  # may have its own preprocessing
                 notes += self._preprocessing_notes(result.key, candidate, result.key.method)
         return ParentReady(parent, computed, external, tuple(notes), time.monotonic() - started)
+
+    def _check_parent(self, key: Key, parent: Candidate, hint: str) -> tuple[str, ...]:
+        """Refuses a parent that does not classify, before any candidate of it is made or measured."""
+        images = self.image_source.images(View())
+        right = None if images.labels is None else self._right_answers(key, parent)
+        if right is None:
+            return ()
+        filtered = getattr(self.image_source.data, "filtered", False)
+        return check_parent(
+            right, images, claim=self.suite.parent_accuracy, filtered=filtered, hint=hint.rstrip(". ")
+        )
+
+    def _right_answers(self, key: Key, parent: Candidate) -> int | None:
+        """Clean test images that a parent gets right, from its cell or a pass; ``None`` if it breaks its contract."""
+        for label, config in self._evaluators.items():
+            if isinstance(config.plugin, Accuracy) and self.context.plan is not None:
+                digest = self.context.plan.cell_digest(key, label, {key: parent})
+                cell = self.store.wanted_cell(key, label, digest)
+                for score in () if cell is None else cell.scores:
+                    if score.metric == ACCURACY.name and score.value is not None and score.n is not None:
+                        return round(score.value * score.n)
+        try:
+            return int(self._bench_of_parent(parent).outputs(View()).correct.sum())
+        except CellError:  # its cells say so
+            return None
+
+    def _data_notes(self) -> list[str]:
+        """Notes on the images: what was left out of the user's folders, and test images that are trained on."""
+        needs = [view for config in self.suite.evaluators for view in config.plugin.needs]
+        folders = [
+            replace(view, first=0)
+            for view in needs
+            if view.data.endswith(FOLDER_SUFFIX) and view.transform is None
+        ]
+        notes = [note for view in (View(), *folders) for note in self.image_source.images(view).notes]
+        if self.suite.producers or not self.suite.checkpoint:
+            test, train = (self.image_source.images(View(split=split)) for split in ("test", "train"))
+            if shared := count_shared(test.images, train.images):
+                notes.append(
+                    f"{shared} of {len(test.images)} test images of {test.name!r} are training images too (equal pixels)."
+                )
+        return list(dict.fromkeys(notes))
 
     def _preprocessing_notes(self, key: Key, candidate: Candidate, name: str) -> list[tuple[Key, str]]:
         images = self.image_source.images(View())

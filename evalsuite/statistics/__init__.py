@@ -7,6 +7,7 @@ the parent, all candidates and all metrics, and the interval is that of the diff
 from evalsuite.statistics.bounds import bounds, mean_bounds
 from evalsuite.statistics.intervals import marginal_interval
 from evalsuite.statistics.paired import BIASED, paired_drop_interval
+from evalsuite.statistics.rate_limits import rate_lower_limit, rate_upper_limit
 from evalsuite.statistics.rates import mcnemar, paired_rate_interval, score_limit, wilson
 from evalsuite.statistics.resampling import bootstrap_weights, drop, interval
 from evalsuite.statistics.sample_size import required_images, required_seeds
@@ -14,6 +15,6 @@ from evalsuite.types import Bounds
 
 __all__ = [
     "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "marginal_interval", "mcnemar",
-    "mean_bounds", "paired_drop_interval", "paired_rate_interval", "required_images", "required_seeds", "score_limit",
+    "mean_bounds", "paired_drop_interval", "paired_rate_interval", "rate_lower_limit", "rate_upper_limit", "required_images", "required_seeds", "score_limit",
     "wilson",
 ]  # fmt: skip

@@ -1,7 +1,8 @@
 """Official archives of corrupted test images: CIFAR-10-C, CIFAR-100-C, ImageNet-C and others of their layouts.
 
 Two layouts. CIFAR's: ``<kind>.npy``, uint8 (50000, 32, 32, 3), severity s in rows (s-1)*10000 to s*10000 in
-the order of the test set, and ``labels.npy``; the files are memory-mapped. ImageNet's:
+the order of the test set, and ``labels.npy``; an archive of one's own has five times as many rows as its test set. The
+files are memory-mapped. ImageNet's:
 ``<kind>/<1..5>/<class>/<image>``, perhaps in a folder per family, classes in sorted order; images are decoded
 on access. The labels must be those of the test images, so that every corruption has the same images in the same
 order.
@@ -82,7 +83,7 @@ CIFAR100_C: Mapping[str, str] = MappingProxyType(
 
 
 ROWS = 10_000
-"""Images of one severity in an array."""
+"""Images of one severity in a published array."""
 SEVERITIES = 5
 
 
@@ -183,17 +184,23 @@ class OfficialCorruption(StoredImages):
 
     def _rows(self, home: Path, plain: ImageSet) -> Array:
         array = self._array(home, self.kind, plain)
-        expected = (SEVERITIES * ROWS, *(plain.images.shape[side] for side in (2, 3, 1)))
-        _check_array(home / f"{self.kind}.npy", array, "uint8", expected)
         labels = self._array(home, "labels", plain)
+        count = self._rows_of_a_severity(labels)
+        expected = (SEVERITIES * count, *(plain.images.shape[side] for side in (2, 3, 1)))
+        _check_array(home / f"{self.kind}.npy", array, "uint8", expected)
         _check_array(home / "labels.npy", labels, "integers", expected[:1])
         for severity in range(SEVERITIES):
             _check_labels(
-                f"{home / 'labels.npy'}, severity {severity + 1}", labels[severity * ROWS :][:ROWS], plain
+                f"{home / 'labels.npy'}, severity {severity + 1}", labels[severity * count :][:count], plain
             )
-        start = (self.severity - 1) * ROWS
+        start = (self.severity - 1) * count
         rows: Array = array[start : start + len(plain.images)]
         return rows.transpose(0, 3, 1, 2)
+
+    def _rows_of_a_severity(self, labels: Array) -> int:
+        """Images of one severity: those of the published archives, or a fifth of an archive of the user's own."""
+        own = bool(self.folder) and labels.ndim == 1 and len(labels) % SEVERITIES == 0
+        return len(labels) // SEVERITIES if own else ROWS
 
     def _array(self, home: Path, stem: str, plain: ImageSet) -> Array:
         """An array of the archive, whose MD5 sum is the published one unless the user allows others."""

@@ -1,0 +1,57 @@
+"""Whether a parent classifies the clean test images at all: without that no comparison with it means anything."""
+
+from __future__ import annotations
+
+from evalsuite.errors import DataError
+from evalsuite.statistics.rate_limits import rate_lower_limit, rate_upper_limit
+from evalsuite.types import ImageSet
+
+CHANCE_LEVEL = 0.95
+"""One-sided confidence of the lower limit of the accuracy, which must be above chance."""
+CLAIM_LEVEL = 0.99
+"""One-sided confidence of the upper limit of the accuracy, which must not be far below a published one."""
+CLAIM_SLACK = 0.01
+"""How far below: decoders, libraries and sub-samples of the same images move an accuracy by less than a point."""
+
+
+def check_parent(
+    right: int, images: ImageSet, *, claim: float | None = None, filtered: bool = False, hint: str = ""
+) -> tuple[str, ...]:
+    """Checks that a parent is better than chance on the clean test images, and about as good as was published.
+
+    Args:
+        right: Number of images that it classifies correctly.
+        images: The clean test images.
+        claim: Its published accuracy; ``None`` for no claim.
+        filtered: Whether the images were chosen because networks fail on them: chance is a note then.
+        hint: What may be wrong, in words.
+
+    Returns:
+        A note where the images are filtered and it is not better than chance.
+
+    Raises:
+        DataError: If it is not, or the `CLAIM_LEVEL` upper limit of its accuracy is more than `CLAIM_SLACK` below the
+            claim.
+    """
+    n, classes = len(images.images), images.classes
+    accuracy, low = right / n, rate_lower_limit(right, n, level=CHANCE_LEVEL)
+    high = rate_upper_limit(right, n, level=CLAIM_LEVEL)
+    measured = f"the parent is right on {right} of {n} images of {images.name!r} ({accuracy:.1%}"
+    advice = hint or (
+        "compare the order of the classes"
+        + (f" ({images.labelling})" if images.labelling else "")
+        + " and the preprocessing (size, mean, std) with those of its training"
+    )
+    if low <= 1 / classes:
+        finding = f"{measured}; lower 95 % limit {low:.1%}), which is not shown to be more than chance, {1 / classes:.1%}"
+        if filtered:
+            return (f"{finding}: the images were chosen so.",)
+        raise DataError(
+            f"{finding}, so labels or preprocessing are not those that it was trained with; {advice}"
+        )
+    if claim is not None and high < claim - CLAIM_SLACK:
+        raise DataError(
+            f"{measured}; upper 99 % limit {high:.1%}), but parent_accuracy says {claim:.1%}, so labels or "
+            f"preprocessing are not those of that number; {advice}"
+        )
+    return ()
