@@ -14,16 +14,18 @@ import torch
 
 from evalsuite.datasets.views import View
 from evalsuite.errors import ContractError, DataError, InvalidModelError, SkippedError
+from evalsuite.metrics.class_rules import scored_logits
 from evalsuite.metrics.logits import confidence, correct, nll
 from evalsuite.model_checks import PROBE, check_model
 from evalsuite.models.features import Head, classifier_head, classifier_layer, features_and_logits
 from evalsuite.models.inference import BATCH_SIZE, InferenceModel, logits, prepare_for_inference
+from evalsuite.models.scored import ScoredNetwork
 
 if TYPE_CHECKING:
     from torch import nn
 
     from evalsuite.datasets.source import ImageSource
-    from evalsuite.types import Array, Floats, ImageSet, Phase
+    from evalsuite.types import Array, Floats, ImageSet, Phase, ScoringRule
 
 T = TypeVar("T")
 
@@ -106,7 +108,7 @@ class Bench:
 
     Args:
         model: Takes float images in [0, 1], (B, C, H, W); returns logits (B, K). It is put into evaluation
-            mode.
+            mode, and kept as `network`.
         image_source: Where the images come from.
         parent: Bench of the unpruned network of the same seed; ``None`` if this is it.
         seed: Address of an evaluator's own draws; the same for parent and candidates.
@@ -122,7 +124,7 @@ class Bench:
         seed: int = 0,
         history: tuple[Phase, ...] = (),
     ) -> None:
-        self.model = model.eval()
+        self.network = model.eval()
         self.image_source = image_source
         self.seed = seed
         self.history = history
@@ -134,8 +136,17 @@ class Bench:
         self._outputs: dict[View, Outputs] = {}
         self._declared_views: Collection[View] | None = None
         self._feature_views: set[View] = set()
+        self._model: nn.Module | None = None
         self._inference_model: InferenceModel | None = None
         self._classifier: nn.Linear | SkippedError | None = None
+
+    @property
+    def model(self) -> nn.Module:
+        """The model as it is scored on the suite's images: `network`, or behind the rule of their classes."""
+        if self._model is None:
+            rule = self.images(View()).rule
+            self._model = self.network if rule is None else ScoredNetwork(self.network, rule).eval()
+        return self._model
 
     @property
     def parent(self) -> Bench:
@@ -166,7 +177,7 @@ class Bench:
     @property
     def device(self) -> torch.device:
         """The device of the model."""
-        return next((parameter.device for parameter in self.model.parameters()), torch.device("cpu"))
+        return next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
 
     @property
     def inference_model(self) -> InferenceModel:
@@ -235,7 +246,12 @@ class Bench:
             ) as error:  # features that are wrong on these images are used on no others either
                 self._classifier = error
         self.passes[view] += 1
-        return Outputs(self._logits(images.images), images.labels)
+        values = self._logits(images.images)
+        return Outputs(scored_logits(values, self._rule_beside(images)), images.labels)
+
+    def _rule_beside(self, images: ImageSet) -> ScoringRule | None:
+        """The rule of a set whose classes are not those of the suite's images; theirs is part of the model."""
+        return None if images.rule == self.images(View()).rule else images.rule
 
     def _logits(self, images: Array) -> Array:
         return self._checked(
@@ -243,7 +259,9 @@ class Bench:
         )
 
     def _checked(self, values: Array) -> Array:
-        if values.shape[1] != self.classes:
+        rule = self.images(View()).rule
+        spare = rule is not None and rule.kind == "many_to_one" and -1 in rule.indices  # a column for no class
+        if values.shape[1] != self.classes + spare:
             raise InvalidModelError(
                 f"the model returns {values.shape[1]} logits per image, but the data set has {self.classes} classes; "
                 "use a model that was trained for it"

@@ -128,9 +128,13 @@ def run_command(
         search=search,
     )
     if dry_run:
-        from evalsuite.execution.dry_run import dry_run as cost_of
+        from evalsuite.execution.dry_run import costs, data_lines
+        from evalsuite.execution.planning import prepare
 
-        console.print_plan(cost_of(suite, out=out_dir, options=options))
+        prepared = prepare(suite, out=out_dir, options=options)
+        for line in data_lines(prepared):
+            console.out.print(line, soft_wrap=True, markup=False)
+        console.print_plan(costs(prepared))
         return
     from evalsuite.api import run
 

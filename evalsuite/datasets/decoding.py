@@ -264,7 +264,7 @@ def _common_size(paths: Sequence[Path], place: Place, name: str) -> tuple[int, i
         (first, path), (second, other) = islice(sizes.items(), 2)
         raise DataError(
             f"{name}: found pictures of different sizes ({path.name} is {first[1]}x{first[0]}, {other.name} "
-            f"{second[1]}x{second[0]}) and a network that does not say what it takes; set the height and width in "
+            f"is {second[1]}x{second[0]}) and a network that does not say what it takes; set the height and width in "
             "pixels, for example side = 32 (--data FOLDER:side=32)"
         )
     return next(iter(sizes))

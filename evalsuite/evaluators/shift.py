@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from evalsuite.datasets import DATASETS
@@ -19,8 +19,10 @@ from evalsuite.evaluators.accuracy import (
     labelled_scores,
 )
 from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, check_once, declare
+from evalsuite.metrics.class_rules import right_on_same_classes
 from evalsuite.registry import unknown_name
-from evalsuite.types import Metric, Score
+from evalsuite.statistics.rate_limits import rate_lower_limit
+from evalsuite.types import Array, Metric, Score
 
 if TYPE_CHECKING:
     from evalsuite.evaluation import Bench
@@ -81,15 +83,36 @@ class Shift(Evaluator):
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields five scores per set."""
-        clean = bench.outputs(View()).correct
         for name in self.sets:
             view = self._view(name)
             condition = bench.condition(view)
             population = f"{condition}[:{self.images}]" if self.images else condition  # not the test images
-            yield from labelled_scores(bench, view, group=GROUP, population=population)
+            flags = _at_chance(bench, view)
+            for score in labelled_scores(bench, view, group=GROUP, population=population):
+                yield replace(score, flags=flags) if score.metric == ACCURACY.name else score
             yield calibration_score(bench, view, group=GROUP, population=population)
-            evidence = {POPULATION: clean, population: bench.outputs(view).correct}
+            evidence = {**_clean(bench, view), population: bench.outputs(view).correct}
             yield Score(GAP.name, condition, evidence=evidence, group=GROUP)
 
     def _view(self, name: str) -> View:
         return View(data=name, first=self.images, labelled=True)
+
+
+def _clean(bench: Bench, view: View) -> dict[str, Array]:
+    """Which clean test images are right, of the classes that a set has, scored as on that set."""
+    clean, rule = bench.outputs(View()), bench.images(view).rule
+    if rule is None or rule == bench.images(View()).rule:
+        return {POPULATION: clean.correct}
+    right = right_on_same_classes(clean.logits, clean.true_labels, rule)
+    return {f"{POPULATION}, classes of {bench.condition(view)}": right}
+
+
+def _at_chance(bench: Bench, view: View) -> tuple[str, ...]:
+    """A flag where the parent is not shown to be better than chance: what a candidate loses cannot be seen there."""
+    outputs, classes = bench.parent.outputs(view), bench.images(view).classes
+    right, n = int(outputs.correct.sum()), len(outputs.correct)
+    if rate_lower_limit(right, n) > 1 / classes:
+        return ()
+    return (
+        f"The parent is right on {right} of {n} images, which is not shown to be more than chance ({1 / classes:.1%}).",
+    )

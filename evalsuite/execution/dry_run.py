@@ -55,12 +55,23 @@ def dry_run(
     Raises:
         UserError: If the suite, its data or its checkpoint is not as it must be.
     """
-    prepared = prepare(suite, out=out, options=options)
+    return costs(prepare(suite, out=out, options=options))
+
+
+def costs(prepared: PreparedRun) -> tuple[CostLine, ...]:
+    """Returns what a prepared run would compute; nothing is written."""
     plan = search_plan(prepared) if prepared.options.search else prepared.plan
     lines = _lines(plan, ResolvedPlan(plan, prepared.runner.store).cells)
     spent = RunTimings(prepared.runner.store, workers=1).spent
     with threads(prepared.suite.threads):
         return tuple(_priced(lines, prepared, spent))
+
+
+def data_lines(prepared: PreparedRun) -> tuple[str, ...]:
+    """Returns what a prepared run found in the user's own images, in words: which class each folder is, what is left out."""
+    images = prepared.image_source.images(View())
+    found = (f"{images.name}: {len(images.images)} test images of {images.labelling}.",) if images.labelling else ()
+    return (*found, *images.notes)
 
 
 def _lines(plan: RunPlan, cells: Iterable[PlannedCell]) -> list[CostLine]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalsuite.config.options import Options, data_root
 from evalsuite.config.suite import Suite, load_suite
+from evalsuite.datasets.views import View
 from evalsuite.errors import DataError, UserError
 from evalsuite.evaluation import Bench
 from evalsuite.execution import executors
@@ -37,7 +38,6 @@ from evalsuite.types import DENSE
 
 if TYPE_CHECKING:
     from evalsuite.datasets.source import ImageSource
-    from evalsuite.datasets.views import View
     from evalsuite.evaluators.base import Evaluator
     from evalsuite.execution.production import Production
     from evalsuite.plugin_config import PluginConfig
@@ -90,6 +90,15 @@ class PreparedRun:
     def image_source(self) -> ImageSource:
         """The image sets of the run."""
         return self.runner.image_source
+
+    @property
+    def data_record(self) -> dict[str, Any]:
+        """What ``run.json`` holds about test images of the user's own: how many, and which class each folder is."""
+        images = self.image_source.images(View())
+        if not images.labelling:
+            return {}
+        facts = {"name": images.name, "images": len(images.images), "labelling": images.labelling}
+        return {"data": facts | ({"notes": list(images.notes)} if images.notes else {})}
 
 
 def prepare(

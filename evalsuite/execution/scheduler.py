@@ -109,7 +109,8 @@ def execute(prepared: PreparedRun, *, progress: ProgressCallback | None = None) 
         store.remove_leftovers()
         schedule = Schedule(prepared.plan, store, external=_has_external(prepared))
         scheduler = _Scheduler(schedule, workers, lock)
-        scheduler.run(record(prepared.suite, prepared.options), progress or (lambda _: None))
+        about = record(prepared.suite, prepared.options) | prepared.data_record
+        scheduler.run(about, progress or (lambda _: None))
     return Run(store.root)
 
 

@@ -101,10 +101,13 @@ def _network(suite: Suite, images: ImageSet) -> nn.Module:
             f"{where}: found {len(architecture.mean)} numbers in mean and std, but the images of "
             f"{images.name!r} have {channels} channels; give one number for each channel"
         )
-    if images.labels is not None and architecture.classes != images.classes:
+    outputs = images.classes if images.rule is None else images.rule.outputs
+    if images.labels is not None and architecture.classes != outputs:
+        scored = "" if images.rule is None else f", scored on the logits of a network of {outputs}"
         raise SuiteError(
             f"{where}: found classes = {architecture.classes}, but the data set {images.name!r} has "
-            f"{images.classes} classes; set classes = {images.classes}"
+            f"{images.classes} classes{scored}; set classes = {outputs}, or name a file with the class of each folder "
+            "(class_map) where the network has more"
         )
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode():

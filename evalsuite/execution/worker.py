@@ -203,7 +203,7 @@ class TaskRunner:
         chain = self._chain
         if chain is None or chain.name != task.chain or chain.step != task.step:
             config = next(config for config in self.suite.producers if config.label == task.key.method)
-            module = self._bench_of_parent(task.parent).model
+            module = self._bench_of_parent(task.parent).network
             results = self.production.candidates(config, task.parent, module, inputs=task.inputs)
             self._chain = chain = _Chain(task.chain, 0, results)
         for result in chain.results:

@@ -1,0 +1,288 @@
+"""ImageNet's validation images and the published sets of its classes, in their official layouts under the data root.
+
+A network of 1,000 classes is scored on each by the rule of its authors: ImageNet-A, -R and -O have 200 classes, and only
+the logits of these are looked at, before the softmax.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from evalsuite.datasets.base import DataSet, Place, check_test_only
+from evalsuite.datasets.decoding import decode_pictures, list_folder, subfolders
+from evalsuite.datasets.folders import Folder
+from evalsuite.errors import DataError, first_few
+from evalsuite.preprocessing import Preprocessing
+from evalsuite.types import ImageSet, ScoringRule, Split
+
+CLASSES = 1000
+DEVKIT = "ILSVRC2012_devkit_t12/data"
+"""Folder of the development kit, beside ``val``: its labels are numbers of its own, 1 to 1000, in another order."""
+A_SOURCE = "Hendrycks et al. 2021, arXiv 1907.07174: logits of 200 classes"
+R_SOURCE = "Hendrycks et al. 2021, arXiv 2006.16241: logits of 200 classes"
+
+
+@dataclass(frozen=True)
+class _ImageNetSet(DataSet):
+    """A set of pictures of ImageNet's classes.
+
+    Attributes:
+        path: Folder of the set; empty for its usual names under the data root.
+        side: Height and width in pixels, instead of the network's own resize and crop; 0 for the network's.
+        limit: Use only the first so many pictures, in sorted order of their paths; 0 for all.
+        skip_unreadable: Whether pictures that cannot be read are left out and counted.
+    """
+
+    reads_pictures: ClassVar[bool] = True
+    name: ClassVar[str]
+    usual: ClassVar[tuple[str, ...]]
+    path: str = ""
+    side: int = 0
+    limit: int = 0
+    skip_unreadable: bool = False
+
+    def _root(self, place: Place) -> Path:
+        if self.path:
+            return place.locate(self.path)
+        root = place.require_root(f"data set {self.name!r}")
+        for name in self.usual:
+            if (root / name).is_dir():
+                return root / name
+        raise DataError(
+            f"data set {self.name!r}: found none of {', '.join(self.usual)} under {root}; unpack the set there, or "
+            f"give its folder with path (--data {self.name}:path=FOLDER)"
+        )
+
+    def _folder(self, root: Path, names: Sequence[str], **settings: Any) -> Folder:
+        """The pictures of `root`, whose folders of classes are named as some of `names`."""
+        unknown = [name for name in subfolders(root) if name not in names]
+        if unknown or not subfolders(root):
+            raise DataError(
+                f"data set {self.name!r}: {root} has {len(unknown)} folders that are none of its {len(names)} classes "
+                f"({first_few(unknown)}), expected <class>/<picture> as it was published"
+            )
+        return Folder(
+            str(root), self.side, labelled=True, limit=self.limit, class_names=tuple(names),
+            skip_unreadable=self.skip_unreadable, **settings,
+        )  # fmt: skip
+
+    def _loaded(self, folder: Folder, place: Place) -> ImageSet:
+        return replace(folder.load("test", place), name=self.name)
+
+
+@dataclass(frozen=True)
+class ImageNet(_ImageNetSet):
+    """ImageNet's 50,000 validation images: folders by wnid, or the flat archive beside the development kit.
+
+    Attributes:
+        subset: ``a``, ``r`` or ``o``: only images of the 200 classes of ImageNet-A, -R or -O, scored on these.
+    """
+
+    name: ClassVar[str] = "imagenet"
+    usual: ClassVar[tuple[str, ...]] = ("imagenet", "ILSVRC2012", "imagenet_1k", "ILSVRC/Data/CLS-LOC", ".")
+    subset: Literal["", "a", "r", "o"] = ""
+
+    def load(self, split: Split, place: Place) -> ImageSet:
+        """Returns the validation images as ``test``; the training images where ``train/<wnid>`` is there."""
+        root = self._root(place)
+        val = root / "val" if (root / "val").is_dir() else root
+        if split != "test":
+            if self.subset or not (root / "train").is_dir():
+                raise DataError(f"data set 'imagenet' has no split {split!r}: expected {root}/train/<wnid>")
+            return replace(self._folder(root / "train", wnids(), test_share=0.1).load(split, place), name=self.name)
+        images = self._loaded(self._folder(val, wnids()), place) if subfolders(val) else self._flat(root, val, place)
+        return _restricted(images, self._subset(place)) if self.subset else images
+
+    def _subset(self, place: Place) -> ScoringRule:
+        if self.subset == "o":
+            return subset_rule(subfolders(ImageNetO()._root(place)), "the 200 classes of ImageNet-O")
+        return subset_rule(_listed(f"imagenet_{self.subset}_synsets"), A_SOURCE if self.subset == "a" else R_SOURCE)
+
+    def _flat(self, root: Path, val: Path, place: Place) -> ImageSet:
+        """The flat archive, whose labels are numbers of the development kit."""
+        kit = next((folder for folder in (root / DEVKIT, val / DEVKIT, root.parent / DEVKIT) if folder.is_dir()), None)
+        paths = [path for path in list_folder(val).paths if path.name.startswith("ILSVRC2012_val_")]
+        if kit is None or not paths:
+            raise DataError(
+                f"data set 'imagenet': {val} has neither folders <wnid>/ nor, beside {DEVKIT}, the files "
+                "ILSVRC2012_val_*.JPEG; sort them into folders, or put the development kit there"
+            )
+        labels = devkit_labels(kit)
+        rows = np.array([int(path.stem.rpartition("_")[2]) - 1 for path in paths])[: self.limit or None]
+        place = replace(place, skip_unreadable=place.skip_unreadable or self.skip_unreadable)
+        geometry = Preprocessing((self.side, self.side), (self.side,)) if self.side else place.preprocessing
+        decoded = decode_pictures(paths[: self.limit or None], geometry, place, name=self.name)
+        return ImageSet(
+            self.name, decoded.images, labels[rows][decoded.kept], CLASSES, wnids(), decoded.notes,
+            "1,000 classes, by the labels of the development kit",
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ImageNetV2(_ImageNetSet):
+    """ImageNetV2: 10,000 new images of the 1,000 classes; folders are numbers without leading zeros.
+
+    Attributes:
+        variant: Which of the three: ``matched-frequency``, ``threshold0.7`` or ``top-images``.
+
+    References:
+        Recht et al. 2019, "Do ImageNet classifiers generalize to ImageNet?", arXiv 1902.10811.
+    """
+
+    name: ClassVar[str] = "imagenet-v2"
+    variant: Literal["matched-frequency", "threshold0.7", "top-images"] = "matched-frequency"
+
+    def load(self, split: Split, place: Place) -> ImageSet:
+        """Returns the images."""
+        check_test_only(self.name, split, reason=_TEST_SET)
+        if self.path:
+            root = place.locate(self.path)
+        else:
+            folder = f"imagenetv2-{self.variant}-format-val"
+            root = next(
+                (at for at in (place.require_root(self.name) / name for name in (folder, f"imagenet-v2/{folder}")) if at.is_dir()),
+                place.require_root(self.name) / folder,
+            )
+        names = [str(index) for index in range(CLASSES)]
+        by_number = all(name.isdecimal() for name in subfolders(root))
+        return self._loaded(self._folder(root, names if by_number else wnids(), classes=CLASSES), place)
+
+
+@dataclass(frozen=True)
+class ImageNetSketch(_ImageNetSet):
+    """ImageNet-Sketch: drawings of the 1,000 classes.
+
+    References:
+        Wang et al. 2019, "Learning robust global representations by penalizing local predictive power", arXiv 1905.13549.
+    """
+
+    name: ClassVar[str] = "imagenet-sketch"
+    usual: ClassVar[tuple[str, ...]] = ("sketch", "imagenet-sketch/sketch", "imagenet-sketch")
+
+    def load(self, split: Split, place: Place) -> ImageSet:
+        """Returns the images."""
+        check_test_only(self.name, split, reason=_TEST_SET)
+        return self._loaded(self._folder(self._root(place), wnids()), place)
+
+
+@dataclass(frozen=True)
+class ImageNetA(_ImageNetSet):
+    """ImageNet-A: 7,500 images of 200 classes that ResNet-50 gets wrong.
+
+    References:
+        Hendrycks et al. 2021, "Natural adversarial examples", arXiv 1907.07174.
+    """
+
+    name: ClassVar[str] = "imagenet-a"
+    usual: ClassVar[tuple[str, ...]] = ("imagenet-a",)
+    filtered: ClassVar[bool] = True
+
+    def load(self, split: Split, place: Place) -> ImageSet:
+        """Returns the images, labelled by their places among the 200 classes."""
+        check_test_only(self.name, split, reason=_TEST_SET)
+        names = _listed("imagenet_a_synsets")
+        return replace(self._loaded(self._folder(self._root(place), names), place), rule=subset_rule(names, A_SOURCE))
+
+
+@dataclass(frozen=True)
+class ImageNetR(_ImageNetSet):
+    """ImageNet-R: 30,000 renditions (art, cartoons, sculptures ...) of 200 classes.
+
+    References:
+        Hendrycks et al. 2021, "The many faces of robustness", arXiv 2006.16241.
+    """
+
+    name: ClassVar[str] = "imagenet-r"
+    usual: ClassVar[tuple[str, ...]] = ("imagenet-r",)
+
+    def load(self, split: Split, place: Place) -> ImageSet:
+        """Returns the images, labelled by their places among the 200 classes."""
+        check_test_only(self.name, split, reason=_TEST_SET)
+        names = _listed("imagenet_r_synsets")
+        return replace(self._loaded(self._folder(self._root(place), names), place), rule=subset_rule(names, R_SOURCE))
+
+
+@dataclass(frozen=True)
+class ImageNetO(_ImageNetSet):
+    """ImageNet-O: 2,000 images of no class of ImageNet; its folders are classes that networks take them for.
+
+    Published numbers are beside ImageNet's validation images of these 200 classes: ``imagenet`` with ``subset = "o"``.
+
+    References:
+        Hendrycks et al. 2021, arXiv 1907.07174.
+    """
+
+    name: ClassVar[str] = "imagenet-o"
+    usual: ClassVar[tuple[str, ...]] = ("imagenet-o",)
+
+    def load(self, split: Split, place: Place) -> ImageSet:
+        """Returns the images, without labels."""
+        check_test_only(self.name, split, reason="it is out of distribution")
+        folder = self._folder(self._root(place), wnids())
+        return replace(self._loaded(folder, place), labels=None, classes=0, names=(), labelling="")
+
+
+_TEST_SET = "it was published to test on"
+
+
+def wnids() -> tuple[str, ...]:
+    """Returns the 1,000 WordNet ids of ImageNet in the order of the classes: sorted."""
+    return _listed("imagenet_synsets")
+
+
+def subset_rule(names: Sequence[str], source: str) -> ScoringRule:
+    """Returns the rule that looks at the logits of some of ImageNet's classes alone, given by their WordNet ids."""
+    place = {name: index for index, name in enumerate(wnids())}
+    return ScoringRule("subset", CLASSES, tuple(place[name] for name in names), source)
+
+
+def devkit_labels(kit: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Returns the class of each validation image, in the order of their file names, from the development kit.
+
+    Raises:
+        DataError: If its files are not as they were published.
+    """
+    from scipy.io import loadmat
+
+    try:
+        table = loadmat(str(kit / "meta.mat"), squeeze_me=True)["synsets"]
+        wnid_of = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in table}
+        numbers = [int(line) for line in (kit / "ILSVRC2012_validation_ground_truth.txt").read_text().split()]
+        place = {name: index for index, name in enumerate(wnids())}
+        return np.array([place[wnid_of[number]] for number in numbers], np.int64)
+    except (OSError, KeyError, ValueError) as error:
+        raise DataError(
+            f"{kit}: found no meta.mat and ILSVRC2012_validation_ground_truth.txt as they were published ({error})"
+        ) from error
+
+
+def _restricted(images: ImageSet, rule: ScoringRule) -> ImageSet:
+    """The images of the classes of a subset, labelled by their places in it."""
+    assert images.labels is not None  # noqa: S101  # ImageNet has labels
+    place = np.full(CLASSES, -1)
+    place[list(rule.indices)] = np.arange(len(rule.indices))
+    rows = np.flatnonzero(place[images.labels] >= 0)
+    if not len(rows):
+        raise DataError(f"{images.name}: found no image of the {len(rule.indices)} classes of the subset")
+    names = tuple(images.names[index] for index in rule.indices)
+    return replace(
+        images, images=images.images[rows], labels=place[images.labels[rows]], classes=len(names), names=names,
+        labelling=f"{len(names)} of the 1,000 classes ({rule.source})", rule=rule,
+    )  # fmt: skip
+
+
+@cache
+def _listed(name: str) -> tuple[str, ...]:
+    """A list of WordNet ids that timm ships, in its order."""
+    spec = importlib.util.find_spec("timm")  # without importing it, which takes a second
+    if spec is None or spec.origin is None:
+        raise DataError("the classes of ImageNet are read from the package timm, which is not installed: pip install timm")
+    text = Path(spec.origin).with_name("data").joinpath("_info", f"{name}.txt").read_text("utf-8")
+    return tuple(text.split())

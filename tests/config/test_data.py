@@ -1,0 +1,126 @@
+"""What a user calls a data set: names, paths, settings, and what means two things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evalsuite.config.data import resolve_data
+from evalsuite.config.suite import parse_suite
+from evalsuite.errors import SuiteError
+
+HERE = "--data"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a folder of pictures in two classes, and one of arrays."""
+    for name in ("cat", "dog"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "photos" / name / "1.png")
+    (tmp_path / "arrays of mine").mkdir()
+    np.save(tmp_path / "arrays of mine" / "test_images.npy", np.zeros((4, 8, 8, 3), np.uint8))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        lambda home: "photos", lambda home: str(home / "photos"), lambda home: "./photos/",
+        lambda home: "folder:path={home}/photos,labelled=true", lambda home: {"name": "photos"},
+        lambda home: {"name": "folder", "path": f"{home}/photos"},
+    ],
+    ids=["relative", "absolute", "dot", "settings", "table", "table of a folder"],
+)  # fmt: skip
+def test_five_spellings_are_one_data_set(home: Path, spelling: Callable[[Path], Any]) -> None:
+    text = spelling(home)
+    text = text.replace("{home}", str(home)) if isinstance(text, str) else text
+    expected = {"name": "folder", "path": str(home / "photos"), "labelled": True}
+    assert resolve_data(text, where=HERE).table == expected
+
+
+def test_settings_have_the_types_of_their_fields(home: Path) -> None:
+    found = resolve_data("photos:side=64,class_map=a,b.json,test_share=1,skip_unreadable=true", where=HERE).table
+    assert found["side"] == 64
+    assert found["class_map"] == "a,b.json"
+    assert (found["test_share"], found["skip_unreadable"]) == (1, True)
+    assert resolve_data("folder:path=2024", where=HERE).table["path"] == "2024"
+    assert resolve_data("cifar10:test_limit=400", where=HERE).table == {"name": "cifar10", "test_limit": 400}
+
+
+def test_arrays_and_paths_under_the_data_root(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrays = {"name": "arrays", "folder": str(home / "arrays of mine")}
+    assert resolve_data("arrays of mine", where=HERE).table == arrays
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    assert resolve_data("arrays of mine", where=HERE, root=home).table == arrays
+    with pytest.raises(SuiteError, match="and there is no folder arrays of mine"):
+        resolve_data("arrays of mine", where=HERE)
+
+
+@pytest.mark.parametrize("path", ["sets", "sets/cifar10"])
+def test_a_folder_that_holds_a_known_set_is_its_root(home: Path, path: str) -> None:
+    (home / "sets" / "cifar10").mkdir(parents=True)
+    np.save(home / "sets" / "cifar10" / "test_images.npy", np.zeros((4, 32, 32, 3), np.uint8))
+    found = resolve_data(path, where=HERE)
+    assert (found.table, found.root) == ({"name": "cifar10"}, home / "sets")
+    assert f"holds the data set cifar10, which is read from there, as with --data cifar10 --data-root {found.root}" in found.warning
+    (home / "sets" / "cifar-100-python").mkdir()
+    (home / "sets" / "cifar-100-python" / "test").write_bytes(b"")
+    with pytest.raises(SuiteError, match=r"sets holds cifar10 and cifar100; name one of them"):
+        resolve_data("sets", where=HERE)
+
+
+def test_what_is_a_name_and_a_folder_is_refused_with_how_to_say_which(home: Path) -> None:
+    (home / "photos").rename(home / "digits")
+    with pytest.raises(SuiteError, match=r"both the data set 'digits' and the folder .*; write \./digits .* or digits: "):
+        resolve_data("digits", where=HERE)
+    assert resolve_data("./digits", where=HERE).table["name"] == "folder"
+    assert resolve_data("digits:", where=HERE).table == {"name": "digits"}
+    assert resolve_data({"name": "digits"}, where=HERE).table == {"name": "digits"}  # as in every suite before
+    assert resolve_data("digits", where=HERE, root=home).table == {"name": "digits"}  # what lies in its own root
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("digit", "unknown data set 'digit': did you mean 'digits'.*; and there is no folder digit"),
+        ("./photo", r"--data \./photo: there is no such folder, looked for .*photo; correct the path"),
+        ("photos/cat/1.png", "found a file, expected a folder of class folders"),
+        ("empty", "found neither pictures in class folders, nor test_images.npy, nor a known data set"),
+        (":side=3", "expected the name of a data set, or a path"),
+    ],
+)
+def test_what_is_nothing_is_refused(home: Path, text: str, sentence: str) -> None:
+    (home / "empty").mkdir()
+    with pytest.raises(SuiteError, match=sentence):
+        resolve_data(text, where=HERE)
+
+
+SUITE = """
+name = "own"
+{data}
+[model]
+name = "small-cnn"
+classes = 2
+[[candidates]]
+file = "x.pt"
+method = "m"
+[[evaluators]]
+name = "accuracy"
+"""
+
+
+@pytest.mark.parametrize("data", ['data = "photos:side=8"', '[data]\nname = "photos"\nside = 8'])
+def test_a_suite_says_it_in_the_same_words(home: Path, data: str) -> None:
+    suite = parse_suite(SUITE.format(data=data), source=home / "s.toml")
+    assert suite.data.name == "folder"
+    assert {"path": str(home / "photos"), "labelled": True, "side": 8}.items() <= suite.data.settings.items()
+    with pytest.raises(SuiteError, match=r"unknown key 'sides': did you mean 'side'"):
+        parse_suite(SUITE.format(data='data = "photos:sides=8"'), source=home / "s.toml")

@@ -1,0 +1,152 @@
+"""The engineer's own pictures: class folders, a network that was fitted to them, and a pruned copy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor, nn
+from torchvision import models
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
+
+from evalsuite.cli import main as cli
+from evalsuite.models.architectures.base import IMAGENET_MEAN, IMAGENET_STD
+
+NAMES = ("apple", "bus", "cup", "door", "egg", "fern", "glove", "hat", "ink", "jar")
+SIDE = 32
+ACCURACY = """
+{more}
+[[evaluators]]
+name = "accuracy"
+[tolerances]
+accuracy = 0.5
+nll = 5.0
+"""
+Check = Callable[..., tuple[int, str]]
+
+
+def photo(label: int, draws: np.random.Generator) -> Image.Image:
+    """A shape of a colour of its class on noise, of a size of its own."""
+    width, height = (int(draws.integers(36, 60)) for _ in range(2))
+    canvas = Image.fromarray(draws.integers(0, 80, (height, width, 3), dtype=np.uint8))
+    left, top = (int(draws.integers(2, 12)) for _ in range(2))
+    colour = ((label * 83) % 256, (label * 151) % 256, (label * 37 + 90) % 256)
+    shape = ImageDraw.Draw(canvas).ellipse if label % 2 else ImageDraw.Draw(canvas).rectangle
+    shape((left, top, left + 22, top + 22), fill=colour)
+    return canvas
+
+
+def tensors(folder: Path) -> tuple[Tensor, Tensor]:
+    """The pictures as torchvision reads them, uint8, and their labels."""
+    transform = Compose([Resize(SIDE), CenterCrop(SIDE), PILToTensor()])
+    images, labels = zip(*ImageFolder(str(folder), transform), strict=True)
+    return torch.stack(images), torch.tensor(labels)
+
+
+def logits(network: nn.Module, images: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.inference_mode():
+        return torch.cat([network((batch.float() / 255 - mean) / std) for batch in images.split(32)])
+
+
+@pytest.fixture(scope="module", name="home")
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``photos`` with 120 JPEGs in ten folders, ``dense.pt`` whose head was fitted to them, and ``pruned.pt``."""
+    home, draws = tmp_path_factory.mktemp("home"), np.random.default_rng(0)
+    for number in range(120):
+        folder = home / "photos" / NAMES[number % 10]
+        folder.mkdir(parents=True, exist_ok=True)
+        photo(number % 10, draws).save(folder / f"{number:03}.jpg", quality=92)
+    torch.manual_seed(0)
+    network = models.resnet18(num_classes=10).eval()
+    images, labels = tensors(home / "photos")
+    head, network.fc = network.fc, nn.Identity()  # type: ignore[assignment]
+    features = logits(network, images)
+    features = torch.cat([features, torch.ones(len(features), 1)], dim=1).double()
+    ridge = 1e-4 * torch.eye(features.shape[1], dtype=torch.float64)
+    targets = nn.functional.one_hot(labels, 10).double()
+    weights = torch.linalg.solve(features.T @ features + ridge, features.T @ targets).float() * 8
+    head.weight.data, head.bias.data = weights[:-1].T.contiguous(), weights[-1].contiguous()
+    network.fc = head
+    torch.save(network.state_dict(), home / "dense.pt")
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.data[layer.weight.abs() < layer.weight.abs().quantile(0.2)] = 0
+    torch.save(network.state_dict(), home / "pruned.pt")
+    (home / "accuracy.toml").write_text(ACCURACY.format(more=""))
+    return home
+
+
+@pytest.fixture(name="check")
+def _check(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Check:
+    """Calls ``check`` on the pruned copy in the home folder, and returns exit code and output."""
+
+    def call(*words: str) -> tuple[int, str]:
+        monkeypatch.chdir(home)
+        fixed = ["check", "--parent", "dense.pt", "--candidate", "pruned.pt", "--model", "torchvision:resnet18"]
+        monkeypatch.setattr("sys.argv", ["evalsuite", *fixed, *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        output = capsys.readouterr()
+        return int(end.value.code or 0), output.out + output.err
+
+    return call
+
+
+def test_verdicts_are_those_of_a_plain_loop(check: Check, home: Path, tmp_path: Path) -> None:
+    words = ("--data", f"photos:side={SIDE}", "--suite", "accuracy.toml", "--out", str(tmp_path / "run"), "--json")
+    code, output = check(*words)
+    assert code == 0, output
+    rows = pd.DataFrame(json.loads(output)).set_index("metric")
+    images, labels = tensors(home / "photos")
+    for column, file in (("parent", "dense.pt"), ("value", "pruned.pt")):
+        network = models.resnet18(num_classes=10).eval()
+        network.load_state_dict(torch.load(home / file))
+        outputs = logits(network, images)
+        assert rows.loc["accuracy", column] == float((outputs.argmax(1) == labels).double().mean())
+        expected = float(nn.functional.cross_entropy(outputs.double(), labels))
+        assert rows.loc["nll", column] == pytest.approx(expected, abs=1e-5)
+    assert rows.loc["accuracy", "parent"] > 0.9
+    record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert record["data"]["labelling"].startswith("10 classes, numbered in sorted order: 0 apple, 1 bus")
+
+
+def test_a_suite_gives_data_model_and_checkpoint(check: Check, home: Path, tmp_path: Path) -> None:
+    more = f'checkpoint = "dense.pt"\n[data]\nname = "photos"\nside = {SIDE}\nlimit = 30'
+    (home / "whole.toml").write_text(ACCURACY.format(more=more))
+    code, output = check("--suite", "whole.toml", "--out", str(tmp_path / "run"))
+    assert code == 0, output
+    record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    assert record["data"]["images"] == 30
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--data", "digits", "--skip-unreadable"), "--skip-unreadable: no data set of this run reads picture files"),
+        (("--data", f"photos:side={SIDE}", "--parent-accuracy", "1.5"), "expected a share of images in"),
+        (("--data", f"photos:side={SIDE},class_map=nine.json"), "has no class for 1 of 10 folders"),
+        (("--data", f"photos/apple:side={SIDE}"), "is in no folder of a class|found no folders of classes"),
+        (("--data", f"photos:side={SIDE},class_map=turned.json"), "which is not shown to be more than chance"),
+        (("--suite", "typo.toml"), "unknown key 'tolerence': did you mean 'tolerances'"),
+    ],
+    ids=["no pictures", "claim", "class map", "one class", "wrong order", "unknown key"],
+)
+def test_mistakes_are_one_sentence(
+    words: tuple[str, ...], sentence: str, check: Check, home: Path, tmp_path: Path
+) -> None:
+    (home / "nine.json").write_text(json.dumps(NAMES[:9]))
+    (home / "turned.json").write_text(json.dumps(NAMES[1:] + NAMES[:1]))
+    (home / "typo.toml").write_text("[tolerence]\n")
+    suite = () if "--suite" in words else ("--suite", "accuracy.toml")
+    code, output = check(*words, *suite, "--out", str(tmp_path / "run"))
+    assert code == 2
+    assert pd.Series([output]).str.contains(sentence).all(), output
+    assert not (tmp_path / "run" / "measurements.csv").exists()

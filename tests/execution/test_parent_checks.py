@@ -1,0 +1,56 @@
+"""A parent that does not classify is refused before anything is compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import evalsuite
+from evalsuite.errors import DataError
+from evalsuite.execution.parent_checks import check_parent
+from evalsuite.types import ImageSet
+
+TEN = ImageSet("ten", np.zeros((100, 3, 4, 4), np.uint8), np.arange(100) % 10, 10, labelling="0 ant, 1 bee")
+
+
+def test_the_lower_limit_must_be_above_chance() -> None:
+    assert check_parent(16, TEN) == ()  # 16 of 100: the limit is 10.2 %
+    with pytest.raises(DataError, match=r"right on 15 of 100 .*lower 95 % limit 9\.\d%.* chance, 10\.0%.*0 ant, 1 bee"):
+        check_parent(15, TEN)
+    (note,) = check_parent(0, TEN, filtered=True)
+    assert "the images were chosen so" in note
+    with pytest.raises(DataError, match="try other means"):
+        check_parent(3, TEN, hint="try other means")
+
+
+def test_the_published_accuracy_is_a_claim() -> None:
+    assert check_parent(70, TEN, claim=0.76) == ()
+    with pytest.raises(DataError, match=r"upper 99 % limit 80\.2%\), but parent_accuracy says 95\.0%"):
+        check_parent(70, TEN, claim=0.95)
+
+
+def test_api_refuses_it_too(few: ImageSet) -> None:
+    class Constant(torch.nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images.mean((1, 2, 3))[:, None] * 1e-3 + torch.arange(10.0)
+
+    images = replace(few, name="digits of mine")
+    with pytest.raises(DataError, match="the parent is right on .* of 96 images of 'digits of mine'"):
+        evalsuite.evaluate(Constant(), data=images, parent=Constant())
+    assert len(evalsuite.evaluate(Constant(), data=images))  # alone, it may be what it is
+
+
+def test_a_run_ends_before_candidates_are_made(
+    suite_file: Callable[..., Path], tmp_path: Path, counted: dict[str, int]
+) -> None:
+    suite = suite_file({"epochs = 2": "epochs = 1", "seeds = [0]": "seeds = [0]\nparent_accuracy = 1.0"})
+    for _ in range(2):  # the second time the parent is in the store
+        with pytest.raises(DataError, match="but parent_accuracy says 100"):
+            evalsuite.run(suite, out=tmp_path / "run")
+    assert counted["trainings"] == 1  # of the parent alone
+    assert not (tmp_path / "run" / "measurements.csv").exists()
