@@ -260,7 +260,9 @@ class Bench:
 
     def _checked(self, values: Array) -> Array:
         rule = self.images(View()).rule
-        spare = rule is not None and rule.kind == "many_to_one" and -1 in rule.indices  # a column for no class
+        spare = (
+            rule is not None and rule.kind == "many_to_one" and -1 in rule.indices
+        )  # a column for no class
         if values.shape[1] != self.classes + spare:
             raise InvalidModelError(
                 f"the model returns {values.shape[1]} logits per image, but the data set has {self.classes} classes; "

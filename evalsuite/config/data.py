@@ -1,7 +1,8 @@
 """What a user calls a data set, resolved in one place: a registered name, a path, or either with settings.
 
 ``cifar10``, ``photos`` (a folder of class folders, of ``.npy`` files, or the root of a known data set),
-``photos:side=64``, ``folder:path=photos,class_map=classes.json``; the table ``[data]`` of a suite; ``--data`` of a command.
+``photos:side=64``, ``folder:path=photos,class_map=classes.json``: in the table ``[data]`` of a suite, and as ``--data``
+of a command.
 """
 
 from __future__ import annotations
@@ -87,9 +88,13 @@ def _of_head(head: str, where: str, root: Path | None, *, is_name: bool) -> Reso
         return ResolvedData({"name": head}) if path is None else _of_folder(path, where)
     if path is None:
         if "/" in head:
-            tried = ", ".join(str(folder / Path(head).expanduser()) for folder in (Path.cwd(), root) if folder)
+            tried = ", ".join(
+                str(folder / Path(head).expanduser()) for folder in (Path.cwd(), root) if folder
+            )
             raise SuiteError(f"{where} {head}: there is no such folder, looked for {tried}; correct the path")
-        raise SuiteError(f"{where}: {unknown_name('data set', head, DATASETS)}; and there is no folder {head}")
+        raise SuiteError(
+            f"{where}: {unknown_name('data set', head, DATASETS)}; and there is no folder {head}"
+        )
     return _of_folder(path, where)
 
 
@@ -102,7 +107,7 @@ def _folder(head: str, root: Path | None) -> Path | None:
 
 
 def _checked_choice(name: str, path: Path, where: str, root: Path | None) -> Path | None:
-    """The folder of a registered name in the working directory; ``None`` where it is no folder of images of its own."""
+    """The folder of a registered name in the working directory; ``None`` where it is what the name reads."""
     if not path.is_dir() or (root is not None and root.resolve() == path.parent.resolve()):
         return None  # it is what the name reads
     if root is None and any((path.parent / file).exists() for file in KNOWN_SETS.get(name, ())):
@@ -116,7 +121,9 @@ def _checked_choice(name: str, path: Path, where: str, root: Path | None) -> Pat
 def _of_folder(path: Path, where: str) -> ResolvedData:
     if not path.is_dir():
         raise SuiteError(f"{where} {path}: found a file, expected a folder of class folders or of .npy files")
-    known = [(name, path) for name, files in KNOWN_SETS.items() if any((path / file).exists() for file in files)]
+    known = [
+        (name, path) for name, files in KNOWN_SETS.items() if any((path / file).exists() for file in files)
+    ]
     known += [
         (name, path.parent)
         for name, files in KNOWN_SETS.items()
@@ -124,10 +131,13 @@ def _of_folder(path: Path, where: str) -> ResolvedData:
     ]
     if len(known) > 1:
         names = " and ".join(name for name, _ in known)
-        raise SuiteError(f"{where} {path} holds {names}; name one of them, and give the folder by --data-root {path}")
+        raise SuiteError(
+            f"{where} {path} holds {names}; name one of them, and give the folder by --data-root {path}"
+        )
     if known:
         name, root = known[0]
-        warning = f"{path} holds the data set {name}, which is read from there, as with --data {name} --data-root {root}"
+        command = f"--data {name} --data-root {root}"
+        warning = f"{path} holds the data set {name}, which is read from there, as with {command}"
         return ResolvedData({"name": name}, root, warning)
     if any(path.glob("*.npy")):
         return ResolvedData({"name": "arrays", "folder": str(path)})

@@ -15,9 +15,7 @@ from evalsuite.errors import DataError
 from evalsuite.preprocessing import Preprocessing
 from evalsuite.types import Array, ImageSet, Split
 
-PICTURE_SUFFIXES = frozenset(
-    {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
+PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Suffixes of picture files, in lower case: those that torchvision's ``ImageFolder`` reads."""
 
 

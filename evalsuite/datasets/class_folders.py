@@ -78,8 +78,8 @@ def read_class_map(path: Path) -> dict[str, int | str]:
     """Returns the class of each folder that a file names: an index, or the name of a class.
 
     JSON: an object of folder to class, or a list of folders in the order of their indices. CSV and text: a folder and
-    its class in each line, between commas, semicolons, tabs or spaces; or one folder in each line, in the order of their
-    indices. A header of words before lines of numbers is skipped.
+    its class in each line, between commas, semicolons, tabs or spaces; or one folder in each line, in the order of
+    their indices. A header of words before lines of numbers is skipped.
 
     Raises:
         DataError: If the file is not like that.
@@ -114,7 +114,9 @@ def _of_json(path: Path, content: object) -> dict[str, int | str]:
             name: int(label) if isinstance(label, str) and label.isdecimal() else label
             for name, label in content.items()
         }
-    raise DataError(f"class map {path}: expected an object of folder to index or class name, or a list of folders")
+    raise DataError(
+        f"class map {path}: expected an object of folder to index or class name, or a list of folders"
+    )
 
 
 def _row(line: str) -> list[str]:
@@ -150,7 +152,9 @@ def _numbered(folder: Path, folders: Sequence[str], count: int) -> FolderClasses
     labels = {name: int(name) for name in folders}
     if len(set(labels.values())) < len(labels):
         twice = sorted(name for name in labels if [*labels.values()].count(labels[name]) > 1)
-        raise DataError(f"{folder}: found the folders {first_few(twice)}, which are the same number; keep one of each")
+        raise DataError(
+            f"{folder}: found the folders {first_few(twice)}, which are the same number; keep one of each"
+        )
     return _checked(folder, labels, count, "the numbers of the folders")
 
 

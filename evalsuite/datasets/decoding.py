@@ -104,7 +104,9 @@ def subfolders(folder: Path) -> tuple[str, ...]:
     """Returns the names of the folders in a folder, sorted, without hidden ones."""
     if not folder.is_dir():
         return ()
-    return tuple(sorted(child.name for child in folder.iterdir() if child.is_dir() and not is_hidden(child.name)))
+    return tuple(
+        sorted(child.name for child in folder.iterdir() if child.is_dir() and not is_hidden(child.name))
+    )
 
 
 def is_hidden(name: str) -> bool:
@@ -239,8 +241,8 @@ def _colour(path: Path, file: Image.Image) -> tuple[Image.Image, bool]:
         return Image.fromarray(np.rint(grey).astype(np.uint8)), False
     if file.mode in ("I", "F"):
         raise DataError(
-            f"{path}: found a picture of mode {file.mode} (32 bits a pixel), whose range is not known; expected 8 or 16 "
-            "bits, so convert it"
+            f"{path}: found a picture of mode {file.mode} (32 bits a pixel), whose range is not known; expected 8 or "
+            "16 bits, so convert it"
         )
     if file.mode == "P" and "transparency" in file.info:
         return file.convert("RGBA").convert("RGB"), True

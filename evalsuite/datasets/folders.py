@@ -35,7 +35,8 @@ class Folder(DataSet):
     Attributes:
         path: Folder: absolute, under the data root, or under the working directory.
         side: Height and width in pixels, instead of the network's own resize and crop: the shorter side is resized
-            (bilinear), and the middle is cut out. 0 for the network's; without one, pictures of one size stay as they are.
+            (bilinear), and the middle is cut out. 0 for the network's; without one, pictures of one size stay
+            as they are.
         labelled: Whether the folders in it are classes; without, the pictures are out of distribution.
         limit: Use only the first so many test pictures, in sorted order of their paths; 0 for all.
         classes: Number of classes, where labels are numbers; 0 for the network's, else the largest label and one.
@@ -68,7 +69,9 @@ class Folder(DataSet):
         if not 0 <= self.test_share < 1:
             raise SuiteError(f"folder: found test_share = {self.test_share}, expected a share in [0, 1)")
         if not self.labelled and (self.class_map or self.classes or self.class_names):
-            raise SuiteError("folder: class_map, classes and class_names need labelled = true, or leave them out")
+            raise SuiteError(
+                "folder: class_map, classes and class_names need labelled = true, or leave them out"
+            )
 
     def load(self, split: Split, place: Place) -> ImageSet:
         """Returns the pictures of a split as uint8 (N, 3, H, W)."""
@@ -125,7 +128,9 @@ class Folder(DataSet):
             return root
         if split == "test" and not self.test_share:
             if tested is None:
-                raise DataError(f"{root}: found train/ alone, expected test/ or val/ too; or set test_share = 0.2")
+                raise DataError(
+                    f"{root}: found train/ alone, expected test/ or val/ too; or set test_share = 0.2"
+                )
             return tested
         if split == "validation" and {"validation", "test"} <= parts.keys():
             return parts["validation"]
@@ -195,7 +200,9 @@ def _split_folders(root: Path) -> dict[str, Path]:
         if split is None:
             return {}
         if split in found:
-            raise DataError(f"{root}: found the folders {found[split].name} and {child}, expected one of them")
+            raise DataError(
+                f"{root}: found the folders {found[split].name} and {child}, expected one of them"
+            )
         found[split] = root / child
     return found
 
@@ -209,4 +216,8 @@ def _labels(listing: Listing, classes: FolderClasses) -> Array:
 def _empty_classes(listing: Listing, classes: FolderClasses) -> Sequence[str]:
     filled = {path.relative_to(listing.folder).parts[0] for path in listing.paths}
     empty = [name for name in classes.labels if name not in filled]
-    return [f"{listing.folder.name}: {len(empty)} classes have no picture ({first_few(empty)})."] if empty else []
+    return (
+        [f"{listing.folder.name}: {len(empty)} classes have no picture ({first_few(empty)})."]
+        if empty
+        else []
+    )

@@ -1,7 +1,7 @@
 """ImageNet's validation images and the published sets of its classes, in their official layouts under the data root.
 
-A network of 1,000 classes is scored on each by the rule of its authors: ImageNet-A, -R and -O have 200 classes, and only
-the logits of these are looked at, before the softmax.
+A network of 1,000 classes is scored on each by the rule of its authors: ImageNet-A, -R and -O have 200 classes, and
+only the logits of these are looked at, before the softmax.
 """
 
 from __future__ import annotations
@@ -96,18 +96,29 @@ class ImageNet(_ImageNetSet):
         if split != "test":
             if self.subset or not (root / "train").is_dir():
                 raise DataError(f"data set 'imagenet' has no split {split!r}: expected {root}/train/<wnid>")
-            return replace(self._folder(root / "train", wnids(), test_share=0.1).load(split, place), name=self.name)
-        images = self._loaded(self._folder(val, wnids()), place) if subfolders(val) else self._flat(root, val, place)
+            return replace(
+                self._folder(root / "train", wnids(), test_share=0.1).load(split, place), name=self.name
+            )
+        images = (
+            self._loaded(self._folder(val, wnids()), place)
+            if subfolders(val)
+            else self._flat(root, val, place)
+        )
         return _restricted(images, self._subset(place)) if self.subset else images
 
     def _subset(self, place: Place) -> ScoringRule:
         if self.subset == "o":
             return subset_rule(subfolders(ImageNetO()._root(place)), "the 200 classes of ImageNet-O")
-        return subset_rule(_listed(f"imagenet_{self.subset}_synsets"), A_SOURCE if self.subset == "a" else R_SOURCE)
+        return subset_rule(
+            _listed(f"imagenet_{self.subset}_synsets"), A_SOURCE if self.subset == "a" else R_SOURCE
+        )
 
     def _flat(self, root: Path, val: Path, place: Place) -> ImageSet:
         """The flat archive, whose labels are numbers of the development kit."""
-        kit = next((folder for folder in (root / DEVKIT, val / DEVKIT, root.parent / DEVKIT) if folder.is_dir()), None)
+        kit = next(
+            (folder for folder in (root / DEVKIT, val / DEVKIT, root.parent / DEVKIT) if folder.is_dir()),
+            None,
+        )
         paths = [path for path in list_folder(val).paths if path.name.startswith("ILSVRC2012_val_")]
         if kit is None or not paths:
             raise DataError(
@@ -147,7 +158,13 @@ class ImageNetV2(_ImageNetSet):
         else:
             folder = f"imagenetv2-{self.variant}-format-val"
             root = next(
-                (at for at in (place.require_root(self.name) / name for name in (folder, f"imagenet-v2/{folder}")) if at.is_dir()),
+                (
+                    at
+                    for at in (
+                        place.require_root(self.name) / name for name in (folder, f"imagenet-v2/{folder}")
+                    )
+                    if at.is_dir()
+                ),
                 place.require_root(self.name) / folder,
             )
         names = [str(index) for index in range(CLASSES)]
@@ -160,7 +177,8 @@ class ImageNetSketch(_ImageNetSet):
     """ImageNet-Sketch: drawings of the 1,000 classes.
 
     References:
-        Wang et al. 2019, "Learning robust global representations by penalizing local predictive power", arXiv 1905.13549.
+        Wang et al. 2019, "Learning robust global representations by penalizing local predictive power", arXiv
+        1905.13549.
     """
 
     name: ClassVar[str] = "imagenet-sketch"
@@ -188,7 +206,9 @@ class ImageNetA(_ImageNetSet):
         """Returns the images, labelled by their places among the 200 classes."""
         check_test_only(self.name, split, reason=_TEST_SET)
         names = _listed("imagenet_a_synsets")
-        return replace(self._loaded(self._folder(self._root(place), names), place), rule=subset_rule(names, A_SOURCE))
+        return replace(
+            self._loaded(self._folder(self._root(place), names), place), rule=subset_rule(names, A_SOURCE)
+        )
 
 
 @dataclass(frozen=True)
@@ -206,7 +226,9 @@ class ImageNetR(_ImageNetSet):
         """Returns the images, labelled by their places among the 200 classes."""
         check_test_only(self.name, split, reason=_TEST_SET)
         names = _listed("imagenet_r_synsets")
-        return replace(self._loaded(self._folder(self._root(place), names), place), rule=subset_rule(names, R_SOURCE))
+        return replace(
+            self._loaded(self._folder(self._root(place), names), place), rule=subset_rule(names, R_SOURCE)
+        )
 
 
 @dataclass(frozen=True)
@@ -283,6 +305,8 @@ def _listed(name: str) -> tuple[str, ...]:
     """A list of WordNet ids that timm ships, in its order."""
     spec = importlib.util.find_spec("timm")  # without importing it, which takes a second
     if spec is None or spec.origin is None:
-        raise DataError("the classes of ImageNet are read from the package timm, which is not installed: pip install timm")
+        raise DataError(
+            "the classes of ImageNet are read from the package timm, which is not installed: pip install timm"
+        )
     text = Path(spec.origin).with_name("data").joinpath("_info", f"{name}.txt").read_text("utf-8")
     return tuple(text.split())

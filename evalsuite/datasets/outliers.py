@@ -18,8 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from evalsuite.datasets.arrays import published_arrays
 from evalsuite.datasets.base import DataSet, Place, check_test_only
-from evalsuite.datasets.digits import LEVELS, SIDE, rgb
 from evalsuite.datasets.decoding import decode_pictures, list_folder
+from evalsuite.datasets.digits import LEVELS, SIDE, rgb
 from evalsuite.datasets.folders import check_side
 from evalsuite.errors import DataError
 from evalsuite.preprocessing import Preprocessing

@@ -121,7 +121,10 @@ def _stored(path: Path, decode: Decode) -> bool:
         path.unlink(missing_ok=True)
         for answer in path.parent.glob(f"{path.stem}.????????????????"):
             answer.unlink()
-        with atomic_path(path.with_suffix(".pixels"), durable=False) as temporary, temporary.open("wb") as file:
+        with (
+            atomic_path(path.with_suffix(".pixels"), durable=False) as temporary,
+            temporary.open("wb") as file,
+        ):
             facts = decode(lambda rows: file.write(rows.tobytes()))
         write_atomically(path, json.dumps(dict(facts)).encode())
     except StoreError as error:

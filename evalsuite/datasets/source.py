@@ -151,7 +151,11 @@ class ImageSource:
             return Folder(path, limit=self.outlier_limit)
         class_map = self.data.class_map if isinstance(self.data, Folder) else ""
         return Folder(
-            path, labelled=True, classes=suite_images.classes, class_map=class_map, class_names=suite_images.names
+            path,
+            labelled=True,
+            classes=suite_images.classes,
+            class_map=class_map,
+            class_names=suite_images.names,
         )
 
     def _transformed(self, plain: ImageSet, transform: Transform) -> ImageSet:

@@ -109,7 +109,9 @@ def suite_for(request: CheckRequest, *, folder: Path) -> Suite:
     return check_suite_of(request, folder=folder)[0]
 
 
-def check_suite_of(request: CheckRequest, *, folder: Path, root: Path | None = None) -> tuple[Suite, Path | None]:
+def check_suite_of(
+    request: CheckRequest, *, folder: Path, root: Path | None = None
+) -> tuple[Suite, Path | None]:
     """Returns the suite that answers a request, and the data root where ``data`` named one.
 
     Args:

@@ -68,9 +68,13 @@ def costs(prepared: PreparedRun) -> tuple[CostLine, ...]:
 
 
 def data_lines(prepared: PreparedRun) -> tuple[str, ...]:
-    """Returns what a prepared run found in the user's own images, in words: which class each folder is, what is left out."""
+    """Returns what was found in the user's own images, in words: which class each folder is, what is left out."""
     images = prepared.image_source.images(View())
-    found = (f"{images.name}: {len(images.images)} test images of {images.labelling}.",) if images.labelling else ()
+    found = (
+        (f"{images.name}: {len(images.images)} test images of {images.labelling}.",)
+        if images.labelling
+        else ()
+    )
     return (*found, *images.notes)
 
 

@@ -172,7 +172,8 @@ class TaskRunner:
             test, train = (self.image_source.images(View(split=split)) for split in ("test", "train"))
             if shared := count_shared(test.images, train.images):
                 notes.append(
-                    f"{shared} of {len(test.images)} test images of {test.name!r} are training images too (equal pixels)."
+                    f"{shared} of {len(test.images)} test images of {test.name!r} are training images too (equal "
+                    "pixels)."
                 )
         return list(dict.fromkeys(notes))
 

@@ -1,4 +1,4 @@
-"""Logits of a network as scores of the classes of a set that has others: published subsets, and many outputs to one class."""
+"""Logits of a network as scores of the classes of a set that has others: subsets, and many outputs to one class."""
 
 from __future__ import annotations
 

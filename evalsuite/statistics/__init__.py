@@ -15,6 +15,6 @@ from evalsuite.types import Bounds
 
 __all__ = [
     "BIASED", "Bounds", "bootstrap_weights", "bounds", "drop", "interval", "marginal_interval", "mcnemar",
-    "mean_bounds", "paired_drop_interval", "paired_rate_interval", "rate_lower_limit", "rate_upper_limit", "required_images", "required_seeds", "score_limit",
-    "wilson",
+    "mean_bounds", "paired_drop_interval", "paired_rate_interval", "rate_lower_limit", "rate_upper_limit",
+    "required_images", "required_seeds", "score_limit", "wilson",
 ]  # fmt: skip

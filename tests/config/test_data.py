@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -32,21 +30,25 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "spelling",
     [
-        lambda home: "photos", lambda home: str(home / "photos"), lambda home: "./photos/",
-        lambda home: "folder:path={home}/photos,labelled=true", lambda home: {"name": "photos"},
-        lambda home: {"name": "folder", "path": f"{home}/photos"},
+        "photos", "{home}/photos", "./photos/", "folder:path={home}/photos,labelled=true", {"name": "photos"},
+        {"name": "folder", "path": "{home}/photos"},
     ],
     ids=["relative", "absolute", "dot", "settings", "table", "table of a folder"],
 )  # fmt: skip
-def test_five_spellings_are_one_data_set(home: Path, spelling: Callable[[Path], Any]) -> None:
-    text = spelling(home)
-    text = text.replace("{home}", str(home)) if isinstance(text, str) else text
+def test_five_spellings_are_one_data_set(home: Path, spelling: str | dict[str, str]) -> None:
+    def filled(text: str) -> str:
+        return text.replace("{home}", str(home))
+
+    data = filled(spelling) if isinstance(spelling, str) else {k: filled(v) for k, v in spelling.items()}
     expected = {"name": "folder", "path": str(home / "photos"), "labelled": True}
-    assert resolve_data(text, where=HERE).table == expected
+    assert resolve_data(data, where=HERE).table == expected
 
 
-def test_settings_have_the_types_of_their_fields(home: Path) -> None:
-    found = resolve_data("photos:side=64,class_map=a,b.json,test_share=1,skip_unreadable=true", where=HERE).table
+@pytest.mark.usefixtures("home")
+def test_settings_have_the_types_of_their_fields() -> None:
+    found = resolve_data(
+        "photos:side=64,class_map=a,b.json,test_share=1,skip_unreadable=true", where=HERE
+    ).table
     assert found["side"] == 64
     assert found["class_map"] == "a,b.json"
     assert (found["test_share"], found["skip_unreadable"]) == (1, True)
@@ -70,7 +72,10 @@ def test_a_folder_that_holds_a_known_set_is_its_root(home: Path, path: str) -> N
     np.save(home / "sets" / "cifar10" / "test_images.npy", np.zeros((4, 32, 32, 3), np.uint8))
     found = resolve_data(path, where=HERE)
     assert (found.table, found.root) == ({"name": "cifar10"}, home / "sets")
-    assert f"holds the data set cifar10, which is read from there, as with --data cifar10 --data-root {found.root}" in found.warning
+    assert (
+        f"holds the data set cifar10, which is read from there, as with --data cifar10 --data-root {found.root}"
+        in found.warning
+    )
     (home / "sets" / "cifar-100-python").mkdir()
     (home / "sets" / "cifar-100-python" / "test").write_bytes(b"")
     with pytest.raises(SuiteError, match=r"sets holds cifar10 and cifar100; name one of them"):
@@ -79,12 +84,18 @@ def test_a_folder_that_holds_a_known_set_is_its_root(home: Path, path: str) -> N
 
 def test_what_is_a_name_and_a_folder_is_refused_with_how_to_say_which(home: Path) -> None:
     (home / "photos").rename(home / "digits")
-    with pytest.raises(SuiteError, match=r"both the data set 'digits' and the folder .*; write \./digits .* or digits: "):
+    with pytest.raises(
+        SuiteError, match=r"both the data set 'digits' and the folder .*; write \./digits .* or digits: "
+    ):
         resolve_data("digits", where=HERE)
     assert resolve_data("./digits", where=HERE).table["name"] == "folder"
     assert resolve_data("digits:", where=HERE).table == {"name": "digits"}
-    assert resolve_data({"name": "digits"}, where=HERE).table == {"name": "digits"}  # as in every suite before
-    assert resolve_data("digits", where=HERE, root=home).table == {"name": "digits"}  # what lies in its own root
+    assert resolve_data({"name": "digits"}, where=HERE).table == {
+        "name": "digits"
+    }  # as in every suite before
+    assert resolve_data("digits", where=HERE, root=home).table == {
+        "name": "digits"
+    }  # what lies in its own root
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def test_names_are_numbered_in_sorted_order_or_as_the_data_they_belong_to() -> N
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("map.json", '{"n01": 1, "n02": "0"}'), ("list.json", '["n02", "n01"]'), ("map.csv", "folder,class\nn01,1\nn02,0\n"),
+        ("map.json", '{"n01": 1, "n02": "0"}'), ("list.json", '["n02", "n01"]'),
+        ("map.csv", "folder,class\nn01,1\nn02,0\n"),
         ("map.txt", "n01 1\nn02 0\n"), ("tabs.txt", "n01\t1\nn02\t0\n"), ("list.txt", "n02\nn01\n"),
     ],
 )  # fmt: skip
@@ -65,7 +66,9 @@ def test_a_class_map_of_names_puts_folders_together(tmp_path: Path) -> None:
     ],
     ids=["none", "one", "twice", "outside", "uncovered", "mapped outside", "mixed", "negative", "fraction", "broken"],
 )  # fmt: skip
-def test_what_is_refused(tmp_path: Path, folders: list[str], count: int, text: str | None, sentence: str) -> None:
+def test_what_is_refused(
+    tmp_path: Path, folders: list[str], count: int, text: str | None, sentence: str
+) -> None:
     class_map = None
     if text is not None:
         class_map = tmp_path / "map.json"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,11 +77,11 @@ def test_an_orientation_is_not_applied_but_said(tmp_path: Path) -> None:
     assert any("1 pictures carry an EXIF orientation, which is not applied" in note for note in result.notes)
 
 
-@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:40], lambda data: data[:-30]])
-def test_an_unreadable_picture_is_named_or_left_out(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize("kept", [0, 40, -30])
+def test_an_unreadable_picture_is_named_or_left_out(tmp_path: Path, kept: int) -> None:
     folder = photos(tmp_path / "photos")
     broken = folder / "cat" / "002.png"
-    broken.write_bytes(damage(broken.read_bytes()))
+    broken.write_bytes(broken.read_bytes()[:kept])
     with pytest.raises(DataError, match=r"002\.png: not a readable picture .*--skip-unreadable"):
         Folder(str(folder), side=8, labelled=True).load("test", PLACE)
     found = Folder(str(folder), side=8, labelled=True, skip_unreadable=True).load("test", PLACE)
@@ -161,11 +160,14 @@ def test_pictures_are_decoded_once_and_digested_once(
     remembered = next(path for path in no_small_sets.iterdir() if len(path.suffix) == 17)
     remembered.write_text("remembered")
     assert digest(data.load("test", PLACE)) == "remembered"
-    assert digest(data.load("test", replace(PLACE, verify=True))) == plain  # and read again where it is asked for
+    assert (
+        digest(data.load("test", replace(PLACE, verify=True))) == plain
+    )  # and read again where it is asked for
     assert len(decodings) == 24
 
 
-def test_a_changed_file_is_decoded_again(tmp_path: Path, no_small_sets: Path, decodings: list[Path]) -> None:
+@pytest.mark.usefixtures("no_small_sets")
+def test_a_changed_file_is_decoded_again(tmp_path: Path, decodings: list[Path]) -> None:
     folder = photos(tmp_path / "photos")
     data = Folder(str(folder), side=8, labelled=True)
     before = digest(data.load("test", PLACE))

@@ -15,7 +15,7 @@ from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import FOLDER_SUFFIX, View
 from evalsuite.errors import DataError
 from evalsuite.evaluators.ood import Ood
-from evalsuite.types import ImageSet
+from evalsuite.types import ImageSet, Split
 
 SIZES = {"a.png": (48, 64), "b/c.PNG": (40, 33), "b/d.jpg": (32, 32), "e.png": (20, 31)}
 
@@ -62,7 +62,9 @@ def test_the_folders_are_classes_if_the_set_is_labelled(tmp_path: Path) -> None:
 
 
 def test_missing_pictures_and_wrong_settings_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"mine: no such file or folder, looked for .*mine and .*mine; correct"):
+    with pytest.raises(
+        DataError, match=r"mine: no such file or folder, looked for .*mine and .*mine; correct"
+    ):
         Folder("mine").load("test", Place(tmp_path))
     (tmp_path / "mine").mkdir()
     with pytest.raises(DataError, match=r"mine: found no picture, expected \.bmp, \.jpeg, \.jpg, .* files"):
@@ -90,3 +92,91 @@ def test_a_folder_of_pictures_serves_as_outliers_in_the_size_of_the_suite(tmp_pa
     labelled = image_source.images(View(data=f"mine{FOLDER_SUFFIX}", labelled=True))
     assert labelled.labels is not None
     assert labelled.labels.tolist() == [0, 1]
+
+
+def split_tree(root: Path, splits: dict[str, int], classes: tuple[str, ...] = ("cat", "dog")) -> Path:
+    for split, count in splits.items():
+        write_pictures(root / split, [f"{name}/{number}.png" for name in classes for number in range(count)])
+    return root
+
+
+def sizes(data: Folder, place: Place) -> dict[str, int]:
+    splits: tuple[Split, ...] = ("train", "validation", "test")
+    return {split: len(load_checked(data, split, place).images) for split in splits}
+
+
+@pytest.mark.parametrize(
+    ("splits", "expected"),
+    [
+        ({"train": 10, "test": 3}, {"train": 18, "validation": 2, "test": 6}),
+        ({"train": 10, "val": 3}, {"train": 18, "validation": 2, "test": 6}),
+        ({"train": 10, "val": 4, "test": 3}, {"train": 20, "validation": 8, "test": 6}),
+    ],
+    ids=str,
+)
+def test_folders_may_be_splits(tmp_path: Path, splits: dict[str, int], expected: dict[str, int]) -> None:
+    data = Folder(str(split_tree(tmp_path / "mine", splits)), side=8, labelled=True)
+    assert sizes(data, Place()) == expected
+
+
+def test_labels_mean_the_same_in_every_split(tmp_path: Path) -> None:
+    root = split_tree(tmp_path / "mine", {"train": 2, "test": 2}, ("ant", "cat", "dog"))
+    for picture in (root / "test" / "ant").iterdir():
+        picture.unlink()
+    (root / "test" / "ant").rmdir()
+    found = load_checked(Folder(str(root), side=8, labelled=True), "test", Place())
+    assert found.labels is not None
+    assert (found.labels.tolist(), found.names) == ([1, 1, 2, 2], ("ant", "cat", "dog"))
+    assert any("1 classes have no picture (ant)" in note for note in found.notes)
+
+
+def test_a_share_is_drawn_from_each_class_and_stays_when_others_are_added(tmp_path: Path) -> None:
+    root = split_tree(tmp_path / "mine", {"": 10})
+    data = Folder(str(root), side=8, labelled=True, test_share=0.2)
+    assert sizes(data, Place()) == {"train": 14, "validation": 2, "test": 4}
+    before = load_checked(data, "test", Place()).images
+    other = Folder(str(root), side=8, labelled=True, test_share=0.2, split_seed=1)
+    assert not np.array_equal(load_checked(other, "test", Place()).images, before)
+    write_pictures(root, ["cat/added.png", "dog/added.png"])
+    after = load_checked(data, "test", Place()).images
+    shared = {image.tobytes() for image in before} & {image.tobytes() for image in after}
+    assert len(shared) >= 1
+
+
+@pytest.mark.parametrize(
+    ("splits", "settings", "split", "sentence"),
+    [
+        ({"test": 2}, {}, "train", "has no folder train/"),
+        ({"train": 2}, {}, "test", "found train/ alone, expected test/ or val/ too; or set test_share"),
+        ({"train": 2, "test": 2}, {"test_share": 0.5}, "test", "found test_share = 0.5, but test/ is there"),
+        ({"val": 2, "valid": 2}, {}, "test", "found the folders val and valid, expected one of them"),
+        ({"": 2}, {"classes": 3}, "test", "found classes = 3, expected the network's 2"),
+    ],
+    ids=["no train", "train alone", "share beside test", "two", "classes"],
+)
+def test_splits_that_are_not_there(
+    tmp_path: Path, splits: dict[str, int], settings: dict[str, Any], split: Split, sentence: str
+) -> None:
+    data = Folder(str(split_tree(tmp_path / "mine", splits)), side=8, labelled=True, **settings)
+    with pytest.raises(DataError, match=sentence):
+        data.load(split, Place(classes=2))
+
+
+def test_a_shifted_folder_has_the_labels_of_the_suites_classes(tmp_path: Path) -> None:
+    split_tree(tmp_path / "own", {"": 2}, ("ant", "cat", "dog"))
+    write_pictures(tmp_path / "shifted", ["dog/1.png", "cat/1.png"])
+    image_source = ImageSource(Folder("own", side=8, labelled=True), Place(tmp_path))
+    found = image_source.images(View(data=f"shifted{FOLDER_SUFFIX}", labelled=True))
+    assert found.labels is not None
+    assert (found.labels.tolist(), found.images.shape[1:]) == ([1, 2], (3, 8, 8))
+
+
+def test_a_limit_of_the_data_holds_for_outliers_of_all_kinds(tmp_path: Path) -> None:
+    split_tree(tmp_path / "own", {"": 4})
+    write_pictures(tmp_path / "far", ["1.png", "2.png", "3.png"])
+    (tmp_path / "arrays").mkdir()
+    np.save(tmp_path / "arrays" / "test_images.npy", np.zeros((9, 8, 8, 3), np.uint8))
+    image_source = ImageSource(Folder("own", side=8, labelled=True, limit=6), Place(tmp_path))
+    assert len(image_source.images(View()).images) == 6
+    for name, expected in (("letters", 6), (f"far{FOLDER_SUFFIX}", 3), (f"{tmp_path}/arrays/", 6)):
+        assert len(image_source.images(View(data=name)).images) == expected

@@ -20,7 +20,9 @@ TEN = ImageSet("ten", np.zeros((100, 3, 4, 4), np.uint8), np.arange(100) % 10, 1
 
 def test_the_lower_limit_must_be_above_chance() -> None:
     assert check_parent(16, TEN) == ()  # 16 of 100: the limit is 10.2 %
-    with pytest.raises(DataError, match=r"right on 15 of 100 .*lower 95 % limit 9\.\d%.* chance, 10\.0%.*0 ant, 1 bee"):
+    with pytest.raises(
+        DataError, match=r"right on 15 of 100 .*lower 95 % limit 9\.\d%.* chance, 10\.0%.*0 ant, 1 bee"
+    ):
         check_parent(15, TEN)
     (note,) = check_parent(0, TEN, filtered=True)
     assert "the images were chosen so" in note
@@ -40,7 +42,7 @@ def test_api_refuses_it_too(few: ImageSet) -> None:
             return images.mean((1, 2, 3))[:, None] * 1e-3 + torch.arange(10.0)
 
     images = replace(few, name="digits of mine")
-    with pytest.raises(DataError, match="the parent is right on .* of 96 images of 'digits of mine'"):
+    with pytest.raises(DataError, match=r"the parent is right on .* of 96 images of 'digits of mine'"):
         evalsuite.evaluate(Constant(), data=images, parent=Constant())
     assert len(evalsuite.evaluate(Constant(), data=images))  # alone, it may be what it is
 

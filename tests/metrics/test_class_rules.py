@@ -38,6 +38,9 @@ def test_the_network_form_is_the_same(rule: ScoringRule) -> None:
 
 def test_clean_accuracy_on_the_same_classes() -> None:
     labels = np.array([4, 1, 2])
-    assert right_on_same_classes(LOGITS, labels, SUBSET).tolist() == [True, True]  # image 2 is of another class
+    assert right_on_same_classes(LOGITS, labels, SUBSET).tolist() == [
+        True,
+        True,
+    ]  # image 2 is of another class
     assert right_on_same_classes(LOGITS, labels, MANY).tolist() == [False, True]  # image 0 is of none
     assert right_on_same_classes(LOGITS, labels, None).tolist() == [False, False, True]

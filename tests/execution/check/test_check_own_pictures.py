@@ -90,7 +90,15 @@ def _check(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
     def call(*words: str) -> tuple[int, str]:
         monkeypatch.chdir(home)
-        fixed = ["check", "--parent", "dense.pt", "--candidate", "pruned.pt", "--model", "torchvision:resnet18"]
+        fixed = [
+            "check",
+            "--parent",
+            "dense.pt",
+            "--candidate",
+            "pruned.pt",
+            "--model",
+            "torchvision:resnet18",
+        ]
         monkeypatch.setattr("sys.argv", ["evalsuite", *fixed, *words])
         with pytest.raises(SystemExit) as end:
             cli.main()
@@ -101,7 +109,15 @@ def _check(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
 
 def test_verdicts_are_those_of_a_plain_loop(check: Check, home: Path, tmp_path: Path) -> None:
-    words = ("--data", f"photos:side={SIDE}", "--suite", "accuracy.toml", "--out", str(tmp_path / "run"), "--json")
+    words = (
+        "--data",
+        f"photos:side={SIDE}",
+        "--suite",
+        "accuracy.toml",
+        "--out",
+        str(tmp_path / "run"),
+        "--json",
+    )
     code, output = check(*words)
     assert code == 0, output
     rows = pd.DataFrame(json.loads(output)).set_index("metric")
@@ -130,11 +146,17 @@ def test_a_suite_gives_data_model_and_checkpoint(check: Check, home: Path, tmp_p
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (("--data", "digits", "--skip-unreadable"), "--skip-unreadable: no data set of this run reads picture files"),
+        (
+            ("--data", "digits", "--skip-unreadable"),
+            "--skip-unreadable: no data set of this run reads picture files",
+        ),
         (("--data", f"photos:side={SIDE}", "--parent-accuracy", "1.5"), "expected a share of images in"),
         (("--data", f"photos:side={SIDE},class_map=nine.json"), "has no class for 1 of 10 folders"),
         (("--data", f"photos/apple:side={SIDE}"), "is in no folder of a class|found no folders of classes"),
-        (("--data", f"photos:side={SIDE},class_map=turned.json"), "which is not shown to be more than chance"),
+        (
+            ("--data", f"photos:side={SIDE},class_map=turned.json"),
+            "which is not shown to be more than chance",
+        ),
         (("--suite", "typo.toml"), "unknown key 'tolerence': did you mean 'tolerances'"),
     ],
     ids=["no pictures", "claim", "class map", "one class", "wrong order", "unknown key"],
