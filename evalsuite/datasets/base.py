@@ -18,6 +18,9 @@ from evalsuite.types import Array, ImageSet, Split
 PICTURE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 """Suffixes of picture files, in lower case: those that torchvision's ``ImageFolder`` reads."""
 
+CHUNK = 16 << 20
+"""Bytes of images that are read at once to be digested."""
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -207,8 +210,9 @@ def digest(images: ImageSet) -> str:
 
     def content() -> str:
         total = hashlib.sha256(head.encode())
-        for start in range(0, len(images.images), 1024):
-            total.update(images.images[start : start + 1024].tobytes())
+        count = max(1, CHUNK // max(1, images.images[:1].nbytes))
+        for start in range(0, len(images.images), count):
+            total.update(images.images[start : start + count].tobytes())
         total.update(tail)
         return total.hexdigest()
 

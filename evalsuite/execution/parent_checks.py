@@ -43,7 +43,8 @@ def check_parent(
         + " and the preprocessing (size, mean, std) with those of its training"
     )
     if low <= 1 / classes:
-        finding = f"{measured}; lower 95 % limit {low:.1%}), which is not shown to be more than chance, {1 / classes:.1%}"
+        chance = f"which is not shown to be more than chance, {1 / classes:.1%}"
+        finding = f"{measured}; lower 95 % limit {low:.1%}), {chance}"
         if filtered:
             return (f"{finding}: the images were chosen so.",)
         raise DataError(
