@@ -91,6 +91,7 @@ def execute(prepared: PreparedRun, *, progress: ProgressCallback | None = None) 
         EvalsuiteError: If the run cannot go on.
     """
     context = dataclasses.replace(prepared.runner.context, plan=prepared.plan, verify=False)  # it is verified
+    prepared.runner.context = context  # the serial executor's
     store = prepared.runner.store
     with (
         threads(prepared.suite.threads),
@@ -115,8 +116,8 @@ def execute(prepared: PreparedRun, *, progress: ProgressCallback | None = None) 
 
 
 def _has_external(prepared: PreparedRun) -> frozenset[int]:
-    """Seeds whose parents or models come from files, which are read at every start."""
-    if prepared.suite.checkpoint:
+    """Seeds whose parents or models come from files, which are read at every start; all where a claim is checked."""
+    if prepared.suite.checkpoint or prepared.suite.parent_accuracy is not None:
         return frozenset(prepared.suite.seeds)
     return frozenset(model.seed for model in prepared.suite.candidates)
 
@@ -267,11 +268,16 @@ class Schedule:
         return ProduceCandidate(planned.key, parent, len(planned.path) - 1, planned.inputs)
 
     def _settled_parent(self, task: LoadParent) -> tuple[tuple[Event, ...], Task | None]:
-        """A parent that was trained here and has no external models beside it needs no look at files."""
+        """A parent that was trained and measured here and has no external models beside it needs no look at files."""
         stored = self._stored(task.key, task.digest)
-        if stored is None or task.seed in self._external:
+        if stored is None or task.seed in self._external or not self._is_measured(task.key, stored):
             return (), task
         return (ParentReady(stored, computed=False),), None
+
+    def _is_measured(self, key: Key, parent: Candidate) -> bool:
+        """Whether a test of a parent is done, which none is before the parent is shown to classify."""
+        digests = {label: self.plan.cell_digest(key, label, {key: parent}) for label in self.plan.by_label}
+        return any(self.store.status(key, label, digest) for label, digest in digests.items() if digest)
 
     def _stored(self, key: Key, digest: str) -> Candidate | None:
         """The record of a candidate whose weights are there; what is left of damaged ones is set aside."""
