@@ -187,11 +187,11 @@ def evaluate(
 
     options = options or Options()
     seed = options.seed or 0
-    chosen, root = _source(data, data_root(None, options))
+    source, root = _source(data, data_root(None, options))
     place = Place(
         root, options.download, seed, skip_unreadable=options.skip_unreadable, verify=options.verify
     )
-    image_source = ImageSource(chosen, place)
+    image_source = ImageSource(source, place)
     several = (
         evaluators
         if isinstance(evaluators, Iterable) and not isinstance(evaluators, str | Mapping)

@@ -32,7 +32,7 @@ CACHE_SIZE = 64 << 30
 ROWS = "rows"
 """The fact about decoded pictures that the cache reads itself: how many there are."""
 
-Write = Callable[[Array], None]
+Write = Callable[[Array], object]
 Decode = Callable[[Write], Mapping[str, Any]]
 """Writes decoded pictures, uint8 (n, C, H, W), part after part, and returns facts about them as plain JSON, among them
 `ROWS`."""

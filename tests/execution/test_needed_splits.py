@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import evalsuite
 from evalsuite.models.architectures.base import build_model, unwrap_model
@@ -50,7 +51,8 @@ def _home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         logits = model(torch.from_numpy(images.transpose(0, 3, 1, 2) / np.float32(255)))
         gaps = logits[:, 1] - logits[:, 0]
         dark, bright = gaps[0::2].mean(), gaps[1::2].mean()
-        linear = unwrap_model(model).linear
+        linear = unwrap_model(model).get_submodule("linear")
+        assert isinstance(linear, nn.Linear)
         linear.weight *= 1 if bright > dark else -1
         linear.bias.zero_()
         gaps = torch.diff(model(torch.from_numpy(images.transpose(0, 3, 1, 2) / np.float32(255))))[:, 0]

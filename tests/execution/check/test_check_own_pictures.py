@@ -53,7 +53,7 @@ def tensors(folder: Path) -> tuple[Tensor, Tensor]:
 def logits(network: nn.Module, images: Tensor) -> Tensor:
     mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
     with torch.inference_mode():
-        return torch.cat([network((batch.float() / 255 - mean) / std) for batch in images.split(32)])
+        return torch.cat([network((batch.float() / 255 - mean) / std) for batch in torch.split(images, 32)])
 
 
 @pytest.fixture(scope="module", name="home")
@@ -67,7 +67,7 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     network = models.resnet18(num_classes=10).eval()
     images, labels = tensors(home / "photos")
-    head, network.fc = network.fc, nn.Identity()  # type: ignore[assignment]
+    head, network.fc = network.fc, nn.Identity()
     features = logits(network, images)
     features = torch.cat([features, torch.ones(len(features), 1)], dim=1).double()
     ridge = 1e-4 * torch.eye(features.shape[1], dtype=torch.float64)
@@ -120,16 +120,16 @@ def test_verdicts_are_those_of_a_plain_loop(check: Check, home: Path, tmp_path: 
     )
     code, output = check(*words)
     assert code == 0, output
-    rows = pd.DataFrame(json.loads(output)).set_index("metric")
+    rows: dict[str, dict[str, float]] = {row["metric"]: row for row in json.loads(output)}
     images, labels = tensors(home / "photos")
     for column, file in (("parent", "dense.pt"), ("value", "pruned.pt")):
         network = models.resnet18(num_classes=10).eval()
         network.load_state_dict(torch.load(home / file))
         outputs = logits(network, images)
-        assert rows.loc["accuracy", column] == float((outputs.argmax(1) == labels).double().mean())
+        assert rows["accuracy"][column] == float((outputs.argmax(1) == labels).double().mean())
         expected = float(nn.functional.cross_entropy(outputs.double(), labels))
-        assert rows.loc["nll", column] == pytest.approx(expected, abs=1e-5)
-    assert rows.loc["accuracy", "parent"] > 0.9
+        assert rows["nll"][column] == pytest.approx(expected, abs=1e-5)
+    assert rows["accuracy"]["parent"] > 0.9
     record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     assert record["data"]["labelling"].startswith("10 classes, numbered in sorted order: 0 apple, 1 bus")
 
