@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from evalsuite.datasets.base import DataSet
     from evalsuite.evaluation import Bench
     from evalsuite.evaluators.base import Evaluator
+    from evalsuite.execution.dry_run import DryRun
     from evalsuite.execution.planning import PreparedRun
     from evalsuite.execution.scheduler import ProgressCallback
 
@@ -144,15 +145,34 @@ def check(
     Raises:
         UserError: If a file cannot be read, does not fit, or the request has another mistake.
     """
-    options = options or Options()
+    suite, options = _suite_of_check(request, options or Options())
+    results = run(suite, out=out, options=options, progress=progress)
+    return verdict_table(results, proof=request.proof), results
+
+
+def _suite_of_check(request: CheckRequest, options: Options) -> tuple[Suite, Options]:
+    """The suite that answers a request, and the options with the data root that its data names."""
     suite, root = check_suite_of(request, folder=Path.cwd(), root=data_root(None, options))
     if root is not None and options.data_root is not None and options.data_root.resolve() != root.resolve():
         raise UserError(
             f"--data names data in {root}, and --data-root the folder {options.data_root}; leave one of them out"
         )
-    options = replace(options, data_root=root or options.data_root)
-    results = run(suite, out=out, options=options, progress=progress)
-    return verdict_table(results, proof=request.proof), results
+    return suite, replace(options, data_root=root or options.data_root)
+
+
+def check_dry_run(
+    request: CheckRequest, *, out: Path | str = Path("reports/check"), options: Options | None = None
+) -> DryRun:
+    """Returns what `check` would do with the same arguments; nothing is computed or written.
+
+    Raises:
+        UserError: As `check`, in the same words.
+    """
+    from evalsuite.execution.dry_run import describe_run
+    from evalsuite.execution.planning import prepare  # torch takes seconds to import
+
+    suite, options = _suite_of_check(request, options or Options())
+    return describe_run(prepare(suite, out=out, options=options))
 
 
 def evaluate(
@@ -171,7 +191,7 @@ def evaluate(
         data: Name, path, table or instance of a data set, or labelled test images.
         evaluators: One or several names, tables or instances.
         parent: The unpruned network, for agreement; the model itself by default.
-        options: Seed of the changes of images, and the data root.
+        options: Seed of the changes of images, limit of test images, batch size, and the data root.
 
     Returns:
         Columns evaluator, metric, condition, group, value, n, unit, higher_is_better.
@@ -187,11 +207,11 @@ def evaluate(
 
     options = options or Options()
     seed = options.seed or 0
-    source, root = _source(data, data_root(None, options))
+    data_set, root = _source(data, data_root(None, options))
     place = Place(
         root, options.download, seed, skip_unreadable=options.skip_unreadable, verify=options.verify
     )
-    image_source = ImageSource(source, place)
+    image_source = ImageSource(data_set, place, limit=options.limit or 0)
     several = (
         evaluators
         if isinstance(evaluators, Iterable) and not isinstance(evaluators, str | Mapping)
@@ -201,8 +221,10 @@ def evaluate(
     with _unchanged(model), _unchanged(parent):
         dense = None if parent is None else Bench(parent, image_source)
         if dense is not None:
+            dense.batch_size = options.batch_size or dense.batch_size
             _check_parent(dense)
         bench = Bench(model, image_source, parent=dense, seed=address(seed, "bench"))
+        bench.batch_size = options.batch_size or bench.batch_size
         chosen = list(map(_evaluator, several))
         bench.request_features([view for _, evaluator in chosen for view in evaluator.features])
         for label, evaluator in chosen:

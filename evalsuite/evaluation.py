@@ -238,7 +238,11 @@ class Bench:
             try:
                 self.passes[view] += 1
                 features, values = features_and_logits(
-                    self.inference_model, images.images, self._classifier_layer(), device=self.device
+                    self.inference_model,
+                    images.images,
+                    self._classifier_layer(),
+                    device=self.device,
+                    batch_size=self.batch_size,
                 )
                 return Outputs(self._checked(values), images.labels, features)
             except (

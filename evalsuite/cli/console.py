@@ -6,7 +6,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,15 +15,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from evalsuite.cli import progress_log
+from evalsuite.cli.progress_log import ProgressLog, duration
 from evalsuite.cost_axes import AXES, DEFAULT_AXIS
 from evalsuite.registry import RegistryEntry
+from evalsuite.tolerances import OTHER_CONDITIONS
 from evalsuite.types import SYNTHETIC_FROST
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.progress import Progress
 
-    from evalsuite.execution.dry_run import CostLine
+    from evalsuite.cli.plugin_settings import Setting
+    from evalsuite.execution.dry_run import CostLine, DryRun
     from evalsuite.execution.scheduler import ProgressCallback
     from evalsuite.execution.tasks import CellProgress
     from evalsuite.models.checkpoints.architecture_detection import ArchitectureMatch
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from evalsuite.models.exported.inspection import ProgramInspection
     from evalsuite.results.run import Run
     from evalsuite.runs.status import RunStatus
+    from evalsuite.tolerances import Tolerance
 
 NARROW = 40
 """Columns below which a text does not fit beside its name."""
@@ -39,6 +44,7 @@ PIPE_WIDTH = 160
 MAX_METHOD_COLUMNS = 6
 """Methods beyond which a table with a column for each is too wide."""
 MAX_REASONS = 8
+MAX_CLASSES = 12
 FLAGS = ("censored", "infeasible", "non_monotone", "incomplete", "at_chance", "underpowered")
 SUMMARY_TITLE = "Prune potential: commensurate up to this ratio"
 PARTIAL = rf"{SYNTHETIC_FROST}/| corruptions\b|corruptions[^/]*/"
@@ -107,19 +113,65 @@ def listing(entries: Sequence[RegistryEntry], *, width: int | None) -> Iterator[
         yield from (f"{name:<{names}}  {line}" for name, line in zip_longest([row.name], lines, fillvalue=""))
 
 
+def print_settings(entry: RegistryEntry, settings: Sequence[Setting]) -> None:
+    """Prints a plug-in and its settings: name, type, default, and the meaning below."""
+    width = out.width if out.is_terminal else PIPE_WIDTH
+    out.print(f"{entry.name}: {entry.text}", soft_wrap=True, markup=False)
+    out.print(f"defined in {entry.defined}", soft_wrap=True, markup=False)
+    if not settings:
+        out.print("It has no settings.")
+    for setting in settings:
+        default = "required" if setting.required else f"default {setting.default}"
+        out.print(f"\n{setting.name}: {setting.type}, {default}", soft_wrap=True, markup=False)
+        for line in textwrap.wrap(setting.meaning, max(NARROW, width) - 4, break_long_words=False):
+            out.print(f"    {line}", soft_wrap=True, markup=False)
+
+
 @contextmanager
-def cell_progress() -> Iterator[ProgressCallback]:
-    """Shows a bar of cells on a terminal, nothing elsewhere; cells that fail are printed in both."""
+def cell_progress(*, interval: float | None = None) -> Iterator[ProgressCallback]:
+    """Shows a bar of cells on a terminal, elsewhere a line at most every `interval` seconds.
+
+    Cells that fail are printed in both.
+
+    Args:
+        interval: Seconds between two lines; `progress_log.INTERVAL` by default.
+    """
+    if not err.is_terminal:
+        log = _LogWithFailures(_print_line, progress_log.INTERVAL if interval is None else interval)
+        with log.lines():
+            yield log
+        return
     with _bar() as bar:
         task = bar.add_task("reading the suite", total=None)
 
         def update(step: CellProgress) -> None:
-            name = f"{step.key.method} {step.key.target_ratio:g} {step.what}"
-            bar.update(task, description=escape(name), completed=step.done, total=step.total)
-            if step.status != "ok":
-                err.print(escape(f"{name} (seed {step.key.seed}): {step.status}"), soft_wrap=True)
+            bar.update(task, description=escape(_step(step)), completed=step.done, total=step.total)
+            _print_failure(step)
 
         yield update
+
+
+class _LogWithFailures(ProgressLog):
+    """Progress lines, and a line for each cell that fails."""
+
+    def __call__(self, step: CellProgress) -> None:
+        """Prints a cell that failed."""
+        _print_failure(step)
+
+
+def _print_line(text: str) -> None:
+    with suppress(OSError):  # a log that its reader has closed does not end a run
+        err.print(f"evalsuite: {text}", soft_wrap=True, markup=False)
+        err.file.flush()
+
+
+def _print_failure(step: CellProgress) -> None:
+    if step.status != "ok":
+        err.print(f"{_step(step)} (seed {step.key.seed}): {step.status}", soft_wrap=True, markup=False)
+
+
+def _step(step: CellProgress) -> str:
+    return f"{step.key.method} {step.key.target_ratio:g} {step.what}"
 
 
 @contextmanager
@@ -224,22 +276,61 @@ def print_time_spent(record: Mapping[str, Any]) -> None:
     spent = record.get("spent") or {}
     if not record.get("computed") or not spent:
         return
-    text = ", ".join(f"{component} {_duration(total['seconds'])}" for component, total in spent.items())
+    text = ", ".join(f"{component} {duration(total['seconds'])}" for component, total in spent.items())
     out.print(f"Spent: {text}", soft_wrap=True, markup=False)
 
 
-def print_plan(lines: Sequence[CostLine]) -> None:
-    """Prints what a run would do."""
+def print_plan(plan: DryRun) -> None:
+    """Prints what a run would do: data, classes, tolerances, and the cost of each component."""
+    size = "x".join(map(str, plan.shape))
+    _print_facts(
+        {
+            "data": f"{plan.images:,} test images of {plan.data}, {size}",
+            "sample": plan.sample,
+            "classes": f"{plan.classes}{_class_names(plan.class_names)}",
+            "tolerances": ", ".join(
+                f"{name} {tolerance_text(rule)}" for name, rule in plan.tolerances.items()
+            ),
+        }
+    )
+    for line in plan.found:
+        out.print(line, soft_wrap=True, markup=False)
+    _print_costs(plan.lines)
+
+
+def _class_names(names: Sequence[str]) -> str:
+    """The names of the classes in the order of their labels, the first and last of many."""
+    if not names:
+        return ""
+    shown = [f"{label} {name}" for label, name in enumerate(names)]
+    if len(shown) > MAX_CLASSES:
+        shown = [*shown[: MAX_CLASSES - 1], "...", shown[-1]]
+    return f": {', '.join(shown)}"
+
+
+def tolerance_text(rule: Tolerance) -> str:
+    """A tolerance in words.
+
+    >>> tolerance_text(0.005), tolerance_text("5%"), tolerance_text({"clean": 0.01, "*": 0.02})
+    ('0.005', '5%', '0.01 on clean and 0.02 on all others')
+    """
+    if not isinstance(rule, Mapping):
+        return str(rule)
+    places = {OTHER_CONDITIONS: "all others"}
+    return " and ".join(f"{limit} on {places.get(name, name)}" for name, limit in rule.items())
+
+
+def _print_costs(lines: Sequence[CostLine]) -> None:
     table = Table(box=None, pad_edge=False)
     for title in ("component", "done", "to do", "images", "one worker", "estimated from"):
         table.add_column(title, justify="left" if title in ("component", "estimated from") else "right")
     for line in lines:
         source = ("finished cells" if line.measured else "a probe of the network") if line.left else ""
-        counts = (str(line.done), str(line.left), f"{line.images:,}", _duration(line.seconds))
+        counts = (str(line.done), str(line.left), f"{line.images:,}", duration(line.seconds))
         table.add_row(escape(line.what), *counts, source)
     out.print(table)
     out.print(
-        f"Together {sum(line.left for line in lines)} cells, about {_duration(sum(line.seconds for line in lines))} "
+        f"Together {sum(line.left for line in lines)} cells, about {duration(sum(line.seconds for line in lines))} "
         "for one worker; what attacks compute beside one pass is counted only after they have run.",
         soft_wrap=True,
     )
@@ -258,7 +349,7 @@ def print_status(status: RunStatus) -> None:
         out.print(f"failed: {cell}: {reason}", soft_wrap=True, markup=False)
     for task in status.running:
         cell = f"{task['method']} {task['target_ratio']:g} {task['what']} (seed {task['seed']})"
-        out.print(f"running: {cell} for {_duration(task['seconds'])}", soft_wrap=True, markup=False)
+        out.print(f"running: {cell} for {duration(task['seconds'])}", soft_wrap=True, markup=False)
     out.print(_outlook(status), soft_wrap=True, markup=False)
 
 
@@ -267,23 +358,12 @@ def _outlook(status: RunStatus) -> str:
     left = sum(count.left for count in status.counts.values())
     if not left:
         return "Everything is done."
-    time_left = "unknown" if status.seconds_left is None else f"about {_duration(status.seconds_left)}"
+    time_left = "unknown" if status.seconds_left is None else f"about {duration(status.seconds_left)}"
     if not status.holder:
         holder = "no process works on them"
     else:
         holder = f"{status.holder} " + ("works on them" if status.alive else "died while it worked on them")
     return f"{left} cells are left, {holder}; time left: {time_left}."
-
-
-def _duration(seconds: float) -> str:
-    """A time in the unit that suits it.
-
-    >>> _duration(4.2), _duration(240), _duration(9000)
-    ('4.2 s', '4.0 min', '2.5 h')
-    """
-    if seconds < 90:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def print_summary(run: Run) -> None:
@@ -301,6 +381,7 @@ def print_summary(run: Run) -> None:
         rows = _with_axis_in_names(rows)
         many = rows["method"].nunique() > MAX_METHOD_COLUMNS
         out.print(_row_per_method(rows) if many else _row_per_condition(rows))
+    print_sample(str((run.record.get("sample") or {}).get("text", "")))
     _print_missing(run)
 
 
@@ -438,6 +519,8 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
 
     Beside the verdict on what was measured stands how much of it the images show at 95 %.
     """
+    from evalsuite.execution.check import sample_of  # pandas takes a while to import
+
     table = Table(box=None, pad_edge=False)
     left = ("candidate", "metric", "worst on", "verdict")
     for title in (
@@ -445,7 +528,8 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
         *("value", "parent", "drop", "95 % interval", "tolerated", "verdict"),
     ):
         table.add_column(title, justify="left" if title in left else "right")
-    for (candidate, metric), rows in verdicts.groupby(["candidate", "metric"], sort=False):
+    skipped = verdicts["passed"] & verdicts["value"].isna()
+    for (candidate, metric), rows in verdicts[~skipped].groupby(["candidate", "metric"], sort=False):
         worst = rows.sort_values("drop", ascending=False, na_position="first", kind="stable").iloc[0]
         costs = [worst["parameters"], *(rows[name].astype("float64").iloc[0] for name in ("macs", "packed"))]
         table.add_row(
@@ -460,9 +544,18 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
             _verdict(rows),
         )
     out.print(table)
+    print_sample(sample_of(verdicts))
+    for reason in verdicts.loc[skipped, "reason"].unique():
+        out.print(f"Not compared: {reason}.", soft_wrap=True, markup=False)
     for row in verdicts[verdicts["flags"].fillna("") != ""].to_dict("records"):
         warning = "{candidate}, {metric} on {condition}: {flags}".format_map(row)
         out.print(f"[yellow]Warning:[/] {escape(warning)}")
+
+
+def print_sample(text: str) -> None:
+    """Prints which part of the test images was looked at; nothing for all."""
+    if text:
+        out.print(f"Tested on {text}.", soft_wrap=True, markup=False)
 
 
 def _verdict(rows: pd.DataFrame) -> str:

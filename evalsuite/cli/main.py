@@ -49,6 +49,19 @@ DataRoot = Annotated[
     Path | None, typer.Option("--data-root", help="Folder with data. [default: $EVALSUITE_DATA]")
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:<n>, or several: cuda:0,1.")]
+Limit = Annotated[
+    int | None,
+    typer.Option(
+        help="Test a seeded sample of N test images, stratified by class. [default: all images]", metavar="N"
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        help="Images per forward pass. [default: the suite's; else 32, on a GPU by a probe]", metavar="N"
+    ),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print what would be done and what it costs.")]
 Workers = Annotated[
     str, typer.Option(help="Tasks at once: a number, or auto for all processors. [default: one per device]")
 ]
@@ -106,9 +119,9 @@ def run_command(
     search: Annotated[
         str, typer.Option(help="Find the threshold of metric@condition alone, by testing fewer ratios.")
     ] = "",
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be done and what it costs.")
-    ] = False,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Run a suite and write its report; what an earlier run finished is not computed again."""
     from evalsuite.config.options import Options
@@ -126,15 +139,14 @@ def run_command(
         skip_unreadable=skip_unreadable,
         verify=verify,
         search=search,
+        limit=limit,
+        batch_size=batch_size,
     )
     if dry_run:
-        from evalsuite.execution.dry_run import costs, data_lines
+        from evalsuite.execution.dry_run import describe_run
         from evalsuite.execution.planning import prepare
 
-        prepared = prepare(suite, out=out_dir, options=options)
-        for line in data_lines(prepared):
-            console.out.print(line, soft_wrap=True, markup=False)
-        console.print_plan(costs(prepared))
+        console.print_plan(describe_run(prepare(suite, out=out_dir, options=options)))
         return
     from evalsuite.api import run
 
@@ -209,9 +221,12 @@ def check_command(
     ] = False,
     junit: Annotated[Path | None, typer.Option(help="Write the verdicts there as JUnit XML.")] = None,
     as_json: AsJson = False,
+    limit: Limit = None,
+    batch_size: BatchSize = None,
+    dry_run: DryRun = False,
 ) -> None:
     """Check finished models against their parent: exit code 0 if all are commensurate, 1 if one is not."""
-    from evalsuite.api import check
+    from evalsuite.api import check, check_dry_run
     from evalsuite.config.manifest import candidates_of_paths, read_manifest
     from evalsuite.config.options import Options
     from evalsuite.execution.check import CheckRequest, settings, write_junit
@@ -236,9 +251,14 @@ def check_command(
         skip_unreadable=skip_unreadable,
         verify=verify,
         workers=_worker_count(workers),
+        limit=limit,
+        batch_size=batch_size,
         trust_program=trust_program,
         command=shlex.join(["python", "-m", "evalsuite", *sys.argv[1:]]),
     )
+    if dry_run:
+        console.print_plan(check_dry_run(request, out=out_dir, options=options))
+        return
     with console.cell_progress() as progress:
         verdicts, results = check(request, out=out_dir, options=options, progress=progress)
     if as_json:
@@ -410,11 +430,28 @@ def sample_size_command(
 
 
 @app.command("list")
-def list_command(kind: Annotated[str, typer.Argument(help=", ".join(KINDS) + ".")]) -> None:
-    """List what can be named in a suite: name, one line, where it is defined."""
+def list_command(
+    kind: Annotated[str, typer.Argument(help=", ".join(KINDS) + ".")],
+    name: Annotated[
+        str, typer.Argument(help="One of them: print its settings with type, default and meaning.")
+    ] = "",
+) -> None:
+    """List what can be named in a suite: name, one line, where it is defined; or all settings of one of them."""
     if kind not in KINDS:
         raise UserError(unknown_name("listing", kind, KINDS))
-    console.print_listing(_entries(kind))
+    if not name:
+        console.print_listing(_entries(kind))
+        return
+    from evalsuite.cli.plugin_settings import settings_of
+
+    registries = _registries()
+    if kind not in registries:
+        raise UserError(
+            f"list {kind} {name}: {kind} have no settings; expected one of {', '.join(registries)}"
+        )
+    plugin = registries[kind].get(name)
+    (entry,) = [entry for entry in registries[kind].entries() if entry.name == name]
+    console.print_settings(entry, settings_of(plugin))
 
 
 def _renamed(old: str, new: str, command: Callable[..., None]) -> None:

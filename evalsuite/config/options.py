@@ -33,6 +33,9 @@ class Options:
         retry_failed: Whether cells that ended as ``skipped`` or ``invalid`` are computed again, as those that
             ended in an error always are.
         search: What a search is for, ``metric@condition``.
+        limit: Size of a seeded, class-stratified sample of the test images, and most images of every other test set;
+            ``None`` for all.
+        batch_size: Images per forward pass instead of the suite's; ``None`` for the suite's.
         skip_unreadable: Whether pictures that cannot be read are left out and counted.
         verify: Whether pictures are read again that an earlier run has decoded, whatever their times say.
         recipe: Name of a recipe instead of the suite's, for parents that are trained and for all retraining.
@@ -51,6 +54,8 @@ class Options:
     retry_failed: bool = False
     search: str = ""
     recipe: str = ""
+    limit: int | None = None
+    batch_size: int | None = None
     skip_unreadable: bool = False
     verify: bool = False
     data: dataclasses.InitVar[Path | None] = None
@@ -61,14 +66,22 @@ class Options:
             object.__setattr__(self, "data_root", self.data_root or data)
 
     def applied(self, suite: Suite) -> Suite:
-        """Returns `suite` with the seed and the recipe that were asked for.
+        """Returns `suite` with the seed, limit, batch size and recipe that were asked for.
 
         Raises:
-            UserError: If the seed is negative, or no recipe has the name.
+            UserError: If the seed is negative, the limit or the batch size below 1, or no recipe has the name.
         """
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"found --limit {self.limit}, expected a number of images from 1 on")
         if self.seed is not None and self.seed < 0:
             raise UserError(f"found seed {self.seed}, expected an integer from 0 on")
         seeds = suite.seeds if self.seed is None else (self.seed,)
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UserError(
+                f"found --batch-size {self.batch_size}, expected images per forward pass, from 1 on"
+            )
+        resources = replace(suite.resources, batch_size=self.batch_size or suite.resources.batch_size)
+        suite = replace(suite, limit=self.limit or suite.limit, resources=resources)
         if not self.recipe:
             return replace(suite, seeds=seeds)
         recipe = named_recipe(self.recipe)

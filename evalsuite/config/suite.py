@@ -48,19 +48,22 @@ RETRAINING = "retraining"
 
 @dataclass(frozen=True)
 class Resources:
-    """The table ``[resources]`` of a suite: what one cell may take; no number depends on it.
+    """The table ``[resources]`` of a suite: what one cell may take; no number depends on it beyond its last digits.
 
     Attributes:
         time_limit: Seconds that one test of one candidate may take; ``None`` for any number.
         production_limit: Seconds that making one candidate may take; ``None`` for any number.
         cpus: Processors that Ray keeps for one task; 0 for the suite's number of threads.
         gpus: Graphics cards that Ray keeps for one task; a fraction lets several tasks share one.
+        batch_size: Images per forward pass; 0 for the usual number on a processor, and on a graphics card for the one
+            that a short probe finds fastest. Numbers may depend on it in their last digits, as on ``threads``.
     """
 
     time_limit: float | None = None
     production_limit: float | None = None
     cpus: float = 0.0
     gpus: float = 0.0
+    batch_size: int = 0
 
     def __post_init__(self) -> None:
         for name in ("time_limit", "production_limit"):
@@ -71,6 +74,10 @@ class Resources:
             share = getattr(self, name)
             if not (math.isfinite(share) and share >= 0):
                 raise SuiteError(f"found {name} = {share}, expected a number from 0 on")
+        if self.batch_size < 0:
+            raise SuiteError(
+                f"found batch_size = {self.batch_size}, expected images per forward pass, or leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -97,8 +104,9 @@ class Suite:
         data_root: Folder with data; empty for none.
         plugins: Python files with further plug-ins.
         source: Where the suite was read from.
-        resources: What one cell may take; no number depends on it.
+        resources: What one cell may take; no number depends on it beyond its last digits.
         text: The TOML text that it was read from; empty where it was not read from a file.
+        limit: Size of a sample of every test set, an option of the command and no key of the suite; 0 for all images.
         parent_accuracy: The parent's accuracy on the clean test images, where it was published; ``None`` for no claim.
     """
 
@@ -122,6 +130,7 @@ class Suite:
     resources: Resources = dataclasses.field(default_factory=Resources)
     retrainings: Mapping[str, Recipe] = dataclasses.field(default_factory=dict)
     text: str = ""
+    limit: int = 0
     parent_accuracy: float | None = None
 
     def retraining_of(self, producer: str) -> Recipe:

@@ -159,7 +159,10 @@ def _read_labels(path: Path, images: Path) -> Array | None:
 
 
 def _channels_first(path: Path, images: Array) -> Array:
-    """View of `images` as NCHW: grey images get a channel, NHWC is transposed without a copy."""
+    """View of `images` as NCHW: grey images get a channel, NHWC is transposed without a copy.
+
+    The channels are 1 or 3, else the axis that is shorter than height and width.
+    """
     if images.dtype != np.uint8:
         raise DataError(f"{path}: found dtype {images.dtype}, expected uint8 in 0..255")
     if images.ndim == 3:
@@ -167,6 +170,10 @@ def _channels_first(path: Path, images: Array) -> Array:
     if images.ndim == 4 and images.shape[3] in (1, 3):
         return images.transpose(0, 3, 1, 2)
     if images.ndim == 4 and images.shape[1] in (1, 3):
+        return images
+    if images.ndim == 4 and images.shape[3] < min(images.shape[1:3]):
+        return images.transpose(0, 3, 1, 2)
+    if images.ndim == 4 and images.shape[1] < min(images.shape[2:]):
         return images
     raise DataError(f"{path}: found shape {images.shape}, expected (N, H, W, C), (N, C, H, W) or (N, H, W)")
 

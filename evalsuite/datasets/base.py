@@ -95,6 +95,14 @@ class DataSet(ABC):
     reads_pictures: ClassVar[bool] = False
     filtered: ClassVar[bool] = False
 
+    def fitted_to(self, shape: tuple[int, ...]) -> DataSet:  # noqa: ARG002  # published images are what they are
+        """Returns the data set whose images have a shape (C, H, W), if it can choose; else itself.
+
+        Sets that are generated or decoded from pictures can; they then serve as outliers for networks of other sizes
+        and channel counts.
+        """
+        return self
+
     @abstractmethod
     def load(self, split: Split, place: Place) -> ImageSet:
         """Returns the images of one split; sets that only serve as outliers have ``test`` alone.

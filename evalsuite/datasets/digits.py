@@ -30,13 +30,19 @@ class Digits(DataSet):
         return ImageSet("digits", images[rows], labels[rows], 10, tuple(map(str, range(10))))
 
 
-def rgb(scans: Array) -> Array:
-    """Returns 8x8 grey scans with levels 0..16 as uint8 (N, 3, 32, 32), enlarged bilinearly."""
+def enlarged(scans: Array, shape: tuple[int, int, int] = (3, SIDE, SIDE)) -> Array:
+    """Returns 8x8 grey scans with levels 0..16 as uint8 (N, C, H, W), enlarged bilinearly, all channels alike.
+
+    Args:
+        scans: (N, 8, 8).
+        shape: Of one image, (C, H, W).
+    """
+    channels, height, width = shape
     grey = np.rint(scans * (255 / LEVELS)).astype(np.uint8)
-    enlarged = [
-        np.asarray(Image.fromarray(scan).resize((SIDE, SIDE), Image.Resampling.BILINEAR)) for scan in grey
+    large = [
+        np.asarray(Image.fromarray(scan).resize((width, height), Image.Resampling.BILINEAR)) for scan in grey
     ]
-    return np.repeat(np.stack(enlarged)[:, None], 3, axis=1)
+    return np.repeat(np.stack(large)[:, None], channels, axis=1)
 
 
 @cache
@@ -44,7 +50,7 @@ def _upscaled() -> tuple[Array, Array]:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    return rgb(digits.images), digits.target.astype(np.int64)
+    return enlarged(digits.images), digits.target.astype(np.int64)
 
 
 @cache

@@ -9,7 +9,7 @@ References:
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from evalsuite.datasets.arrays import published_arrays
 from evalsuite.datasets.base import DataSet, Place, check_test_only
 from evalsuite.datasets.decoding import decode_pictures, list_folder
-from evalsuite.datasets.digits import LEVELS, SIDE, rgb
+from evalsuite.datasets.digits import LEVELS, SIDE, enlarged
 from evalsuite.datasets.folders import check_side
 from evalsuite.errors import DataError
 from evalsuite.preprocessing import Preprocessing
@@ -30,6 +30,8 @@ LISTS = Path("benchmark_imglist", "cifar10")
 """Folder of OpenOOD v1.5's lists of test images, under its ``data`` folder."""
 PICTURES = "images_classic"
 """Folder of the pictures that these lists name, under the same folder."""
+SHAPE = (3, SIDE, SIDE)
+"""Shape of generated images where no suite says otherwise, (C, H, W)."""
 LETTERS = "".join(sorted(set(string.ascii_uppercase) - set("IO")))
 """Letters that are drawn: all but I and O, which look like the digits 1 and 0."""
 CANVAS = 64
@@ -81,6 +83,10 @@ class _OpenOodPictures(DataSet):
     folders: ClassVar[tuple[str, ...]]
     side: int = 32
 
+    def fitted_to(self, shape: tuple[int, ...]) -> DataSet:
+        """Returns the set with pictures of the height of square images."""
+        return replace(self, side=shape[1]) if shape[1] == shape[2] else self
+
     def load(self, split: Split, place: Place) -> ImageSet:
         """Returns the pictures as uint8 (N, 3, side, side)."""
         check_test_only(self.name, split, reason=_NO_SPLITS)
@@ -131,59 +137,89 @@ class Places365(_OpenOodPictures):
 
 
 @dataclass(frozen=True)
-class Photographs(DataSet):
+class _Generated(DataSet):
+    """A set of images that are made here, of any size and channel count.
+
+    Attributes:
+        count: Number of images.
+        shape: Of one image: channels, height, width; that of the suite's images where it serves as an outlier set.
+    """
+
+    name: ClassVar[str]
+    count: int = 500
+    shape: tuple[int, int, int] = SHAPE
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise DataError(
+                f"data set {self.name!r}: found count = {self.count}, expected at least one image"
+            )
+        if min(self.shape) < 1:
+            raise DataError(
+                f"data set {self.name!r}: found shape = {list(self.shape)}, expected channels, height and width"
+            )
+
+    def fitted_to(self, shape: tuple[int, ...]) -> DataSet:
+        """Returns the set with images of a shape (C, H, W)."""
+        channels, height, width = shape
+        return replace(self, shape=(channels, height, width))
+
+
+@dataclass(frozen=True)
+class Photographs(_Generated):
     """Patches of scikit-learn's two sample photographs: far from any handwritten digit."""
 
-    count: int = 500
+    name: ClassVar[str] = "photographs"
 
     def load(self, split: Split, place: Place) -> ImageSet:  # noqa: ARG002  # made of what scikit-learn ships
-        """Returns square patches of 48 to 200 pixels, scaled to uint8 (N, 3, 32, 32)."""
-        _check("photographs", split, self.count)
+        """Returns square patches of 48 to 200 pixels, scaled to uint8 (N, *shape); grey unless there are 3 channels."""
+        check_test_only("photographs", split, reason=_NO_SPLITS)
         from sklearn.datasets import load_sample_images
 
         pictures = load_sample_images().images
         draws = generator("photographs")
-        patches = np.stack([_patch(pictures[i % 2], draws) for i in range(self.count)])
+        patches = np.stack([_patch(pictures[i % 2], draws, self.shape) for i in range(self.count)])
         return ImageSet("photographs", patches, None, 0)
 
 
 @dataclass(frozen=True)
-class Letters(DataSet):
+class Letters(_Generated):
     """Capital letters drawn with Pillow's built-in font and scanned like the digits: near to them."""
 
+    name: ClassVar[str] = "letters"
     count: int = 480
 
     def load(self, split: Split, place: Place) -> ImageSet:  # noqa: ARG002  # generated
-        """Returns letters except I and O, uint8 (N, 3, 32, 32), with random size, shift and slant."""
-        _check("letters", split, self.count)
+        """Returns letters except I and O, uint8 (N, *shape), with random size, shift and slant."""
+        check_test_only("letters", split, reason=_NO_SPLITS)
         draws = generator("letters")
         scans = np.stack([_letter(LETTERS[i % len(LETTERS)], draws) for i in range(self.count)])
-        return ImageSet("letters", rgb(scans), None, 0)
+        return ImageSet("letters", enlarged(scans, self.shape), None, 0)
 
 
 @dataclass(frozen=True)
-class UniformNoise(DataSet):
+class UniformNoise(_Generated):
     """Images of independent uniform values."""
 
-    count: int = 500
+    name: ClassVar[str] = "uniform-noise"
 
     def load(self, split: Split, place: Place) -> ImageSet:  # noqa: ARG002  # generated
-        """Returns uint8 (N, 3, 32, 32), every value uniform on 0..255."""
-        _check("uniform-noise", split, self.count)
-        values = generator("uniform-noise").integers(0, 256, (self.count, 3, SIDE, SIDE), dtype=np.uint8)
+        """Returns uint8 (N, *shape), every value uniform on 0..255."""
+        check_test_only("uniform-noise", split, reason=_NO_SPLITS)
+        values = generator("uniform-noise").integers(0, 256, (self.count, *self.shape), dtype=np.uint8)
         return ImageSet("uniform-noise", values, None, 0)
 
 
 @dataclass(frozen=True)
-class GaussianNoise(DataSet):
+class GaussianNoise(_Generated):
     """Images of independent normal values around middle grey."""
 
-    count: int = 500
+    name: ClassVar[str] = "gaussian-noise"
 
     def load(self, split: Split, place: Place) -> ImageSet:  # noqa: ARG002  # generated
-        """Returns uint8 (N, 3, 32, 32): N(0.5, 0.25^2) on [0, 1], clipped."""
-        _check("gaussian-noise", split, self.count)
-        values = generator("gaussian-noise").normal(0.5, 0.25, (self.count, 3, SIDE, SIDE))
+        """Returns uint8 (N, *shape): N(0.5, 0.25^2) on [0, 1], clipped."""
+        check_test_only("gaussian-noise", split, reason=_NO_SPLITS)
+        values = generator("gaussian-noise").normal(0.5, 0.25, (self.count, *self.shape))
         return ImageSet("gaussian-noise", np.rint(values.clip(0, 1) * 255).astype(np.uint8), None, 0)
 
 
@@ -215,18 +251,16 @@ def _grey_images(name: str, torchvision_name: str, split: Split, place: Place) -
     return ImageSet(name, np.repeat(padded, 3, axis=1), None, 0)
 
 
-def _check(name: str, split: Split, count: int) -> None:
-    check_test_only(name, split, reason=_NO_SPLITS)
-    if count < 1:
-        raise DataError(f"data set {name!r}: found count = {count}, expected at least one image")
-
-
-def _patch(picture: Array, draws: np.random.Generator) -> Array:
+def _patch(picture: Array, draws: np.random.Generator, shape: tuple[int, int, int]) -> Array:
     side = int(draws.integers(48, 201))
     top = int(draws.integers(0, picture.shape[0] - side + 1))
     left = int(draws.integers(0, picture.shape[1] - side + 1))
     patch = Image.fromarray(picture[top : top + side, left : left + side])
-    return np.asarray(patch.resize((SIDE, SIDE), Image.Resampling.BOX)).transpose(2, 0, 1)
+    channels, height, width = shape
+    small = patch.resize((width, height), Image.Resampling.BOX)
+    if channels != len(small.getbands()):
+        return np.repeat(np.asarray(small.convert("L"))[None], channels, axis=0)
+    return np.asarray(small).transpose(2, 0, 1)
 
 
 def _letter(letter: str, draws: np.random.Generator) -> Array:

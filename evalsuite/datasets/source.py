@@ -12,11 +12,13 @@ from evalsuite.datasets.arrays import Arrays
 from evalsuite.datasets.base import DataSet, Place, check_image_set, digest, load_checked
 from evalsuite.datasets.decoding import holds_pictures
 from evalsuite.datasets.folders import Folder
+from evalsuite.datasets.sampling import Sample, sample_rows, take_rows
+from evalsuite.datasets.shapes import with_shape
 from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.datasets.views import FOLDER_SUFFIX, StoredImages, Transform, View
 from evalsuite.errors import DataError
 from evalsuite.preprocessing import Preprocessing
-from evalsuite.types import ImageSet
+from evalsuite.types import Array, ImageSet
 
 MEMORY_BUDGET = 2 << 30
 """Bytes of transformed images that a process keeps in memory."""
@@ -29,18 +31,26 @@ class ImageSource:
         data: The suite's own data set, or a user's own test images.
         place: Place of the data, and the seed of the transforms.
         cache: Cache that shares large transformed images with other processes; without, they stay in memory.
+        limit: Size of a sample of every test set; 0 for all images. See `evalsuite.datasets.sampling`.
 
     Attributes:
         reads_pictures: Whether picture files have been read.
     """
 
     def __init__(
-        self, data: DataSet | ImageSet, place: Place, *, cache: SharedArrayCache | None = None
+        self,
+        data: DataSet | ImageSet,
+        place: Place,
+        *,
+        cache: SharedArrayCache | None = None,
+        limit: int = 0,
     ) -> None:
         self.data = data
+        self.limit = limit
         self.place = place
         self._cache = cache
         self._loaded: dict[View, ImageSet] = {}
+        self._every: dict[View, ImageSet] = {}  # of which samples are taken
         self._digests: dict[View, str] = {}
         self._free = MEMORY_BUDGET
         self.reads_pictures = False
@@ -62,6 +72,11 @@ class ImageSource:
             self._loaded[view] = image_set
         return self._loaded[view]
 
+    def sample(self) -> Sample | None:
+        """Returns how many of the suite's test images are looked at; ``None`` for all."""
+        total = len(self._all(View()).images)
+        return Sample(self.limit, total, self.limit) if 0 < self.limit < total else None
+
     def condition(self, view: View) -> str:
         """Returns the condition of scores on `view`: ``clean``, ``fog/3``, ``fog official/3``, ``letters``."""
         if view.transform is not None:
@@ -71,7 +86,7 @@ class ImageSource:
     def origin(self, view: View) -> str:
         """Returns where the images of `view` come from, in words; empty without a transform."""
         if isinstance(view.transform, StoredImages):
-            return view.transform.origin(self.images(replace(view, transform=None)), self.place)
+            return view.transform.origin(self._all(replace(view, transform=None)), self.place)
         return "" if view.transform is None else f"generated, seed {self.place.seed}"
 
     def digest(self, view: View) -> str:
@@ -84,7 +99,7 @@ class ImageSource:
         key = f"{self._digests[plain]} {view.transform!r} {self.condition(view)} {self.place.seed}"
         total = hashlib.sha256(key.encode())
         if isinstance(view.transform, StoredImages):
-            total.update(view.transform.digest(self.images(plain), self.place).encode())
+            total.update(view.transform.digest(self._all(plain), self.place).encode())
         else:
             for content in view.transform.inputs(self.place):
                 total.update(content)
@@ -93,9 +108,9 @@ class ImageSource:
     def _load(self, view: View) -> ImageSet:
         if view.transform is None:
             return self._plain(view)
-        plain = self.images(replace(view, transform=None))
         if isinstance(view.transform, StoredImages):
-            return view.transform.load(plain, self.place)
+            return self._stored(view, view.transform)
+        plain = self.images(replace(view, transform=None))
         transform = view.transform
         if self._cache is None:
             return self._transformed(plain, transform)
@@ -105,6 +120,39 @@ class ImageSource:
     def _plain(self, view: View) -> ImageSet:
         if view.first:  # a part of a set that is loaded once
             return _first(self.images(replace(view, first=0)), view.first)
+        if not self.limit:
+            return self._unlimited(view)
+        every = self._all(view)
+        return self._sampled(view, every, labels=every.labels)
+
+    def _stored(self, view: View, stored: StoredImages) -> ImageSet:
+        """Stored images: the same rows as those of the clean images that they were derived from."""
+        plain = replace(view, transform=None)
+        if not self.limit:
+            return stored.load(self.images(plain), self.place)
+        every = self._all(plain)
+        image_set = stored.load(every, self.place)
+        if len(image_set.images) != len(every.images):  # sequences, which have a count of their own
+            return image_set
+        return _first(self._sampled(plain, image_set, labels=every.labels), view.first)
+
+    def _sampled(self, view: View, images: ImageSet, *, labels: Array | None) -> ImageSet:
+        """The sample of a test set, all of any other split."""
+        total = len(images.images)
+        if view.split != "test" or not 0 < self.limit < total:
+            return images
+        return take_rows(images, sample_rows(labels, total, self.limit, self.place.seed, "sample", view.data))
+
+    def _all(self, view: View) -> ImageSet:
+        """All images of a view without a transform, also where the run looks at a sample of them."""
+        if not self.limit:
+            return self.images(view)
+        plain = replace(view, first=0)
+        if plain not in self._every:
+            self._every[plain] = self._unlimited(plain)
+        return self._every[plain]
+
+    def _unlimited(self, view: View) -> ImageSet:
         place = self._place(view)
         data = self._data_set(view, place) if view.data else self.data
         if isinstance(data, ImageSet):
@@ -118,11 +166,13 @@ class ImageSource:
         image_set = load_checked(data, view.split, place)
         if not view.data:
             return image_set
+        suite_images = self.images(View())
         if view.labelled:
-            _check_same_classes(image_set, self.images(View()))
+            _check_same_classes(image_set, suite_images)
             return image_set
         image_set = _first(image_set, self.outlier_limit)
-        return replace(image_set, labels=None, classes=0, names=(), rule=None)
+        outliers = replace(image_set, labels=None, classes=0, names=(), rule=None)
+        return with_shape(outliers, suite_images.images.shape[1:])
 
     @property
     def outlier_limit(self) -> int:
@@ -141,9 +191,11 @@ class ImageSource:
         return replace(self.place, preprocessing=Preprocessing(crop=(height, width), resize=resize))
 
     def _data_set(self, view: View, place: Place) -> DataSet:
+        suite_images = self.images(View())
         if not view.data.endswith(FOLDER_SUFFIX):
-            return _registered(view.data)
-        path, suite_images = view.data.removesuffix(FOLDER_SUFFIX) or FOLDER_SUFFIX, self.images(View())
+            data = _registered(view.data)
+            return data if view.labelled else data.fitted_to(suite_images.images.shape[1:])
+        path = view.data.removesuffix(FOLDER_SUFFIX) or FOLDER_SUFFIX
         folder = place.find(path)
         if folder is None or not holds_pictures(folder):
             return Arrays(path, suite_images.classes, labelled=view.labelled)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from evalsuite.datasets.transforms.archives import OfficialCorruption
-from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS
+from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, undefined_because
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
 from evalsuite.errors import CellError, ContractError, SuiteError
@@ -155,13 +155,17 @@ class Calibration(Evaluator):
         """Yields all metrics on ``clean``, and a few on each corruption and for the mean over them."""
         yield from declare(self.metrics, "clean")
         grouped = False
-        for view in self._shifts.values():
+        for (kind, _), view in self._shifts.items():
             condition = data.condition(view)
             group = self._group_of(condition)
-            grouped = grouped or bool(group)
+            grouped = grouped or bool(group and not self._undefined(kind, data.shape))
             yield from (Condition(name, condition, group) for name in _ON_SHIFT)
         if grouped:
             yield from (Condition(name, self._group) for name in _ON_SHIFT)
+
+    def _undefined(self, kind: str, shape: tuple[int, ...]) -> str:
+        """Why a generated corruption is not defined for images of a shape; official files are what they are."""
+        return undefined_because(kind, shape) if self.source == "generated" else ""
 
     def _group_of(self, condition: str) -> str:
         """The group of a corrupted condition: none for synthetic frost."""
@@ -215,9 +219,13 @@ class Calibration(Evaluator):
         compact = float32_evidence if self.per_image else _without_evidence
         grouped_scores: dict[str, list[Score]] = {}
         grouped: dict[tuple[str, int], View] = {}
+        shape = bench.images(View()).images.shape[1:]
         for cell, view in self._shifts.items():
-            condition, outputs = bench.condition(view), bench.outputs(view)
-            group = self._group_of(condition)
+            condition = bench.condition(view)
+            if undefined := self._undefined(cell[0], shape):
+                yield from (Score(name, condition, reason=undefined) for name in _ON_SHIFT)
+                continue
+            outputs, group = bench.outputs(view), self._group_of(condition)
             if group:
                 grouped[cell] = view
             for score in _shifted_scores(outputs, scaling, reason):

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from evalsuite.datasets.transforms.archives import OfficialCorruption
-from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, EXTRA, FAMILIES
+from evalsuite.datasets.transforms.common_corruptions.kinds import (
+    CORRUPTIONS,
+    EXTRA,
+    FAMILIES,
+    undefined_because,
+)
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError, first_few
@@ -127,7 +132,7 @@ class Corruptions(Evaluator):
             condition = data.condition(view)
             group = self._group(cell, condition)
             yield from declare((*LABELLED, ECE), condition, group)
-            if group == self._named(GROUP):
+            if group == self._named(GROUP) and not self._undefined(cell, data.shape):
                 grouped_kinds.add(cell[0])
         if not grouped_kinds:
             return
@@ -143,11 +148,15 @@ class Corruptions(Evaluator):
 
         Means are over images and conditions at once, so that they have evidence of their own: one number per
         image. Synthetic frost (``frost-synthetic``) is reported but stays out of the group and everything about it, as
-        do the extra kinds.
+        do the extra kinds. A kind that is not defined for such images has its reason instead of numbers.
         """
         grouped: dict[_Cell, View] = {}
         evidence: dict[str, dict[_Cell, Array]] = defaultdict(dict)
+        shape = bench.images(View()).images.shape[1:]
         for cell, view in self._views().items():
+            if reason := self._undefined(cell, shape):
+                yield from _skipped(bench.condition(view), reason)
+                continue
             group = self._group(cell, bench.condition(view))
             for score in map(float32_evidence, labelled_scores(bench, view, group=group)):
                 yield score
@@ -175,6 +184,10 @@ class Corruptions(Evaluator):
         if self.source == "generated":
             return View(transform=Corruption(kind, level))
         return View(transform=OfficialCorruption(kind, level, self.folder, self.verify))
+
+    def _undefined(self, cell: _Cell, shape: tuple[int, ...]) -> str:
+        """Why a generated corruption is not defined for images of a shape; official files are what they are."""
+        return undefined_because(cell[0], shape) if self.source == "generated" else ""
 
     def _group(self, cell: _Cell, condition: str) -> str:
         if cell[0] in EXTRA:
@@ -224,6 +237,11 @@ class Corruptions(Evaluator):
             f"an error that is not clearly above its clean one under {first_few(unclear)}" if unclear else ""
         )
         yield _ratio(RELATIVE_MCE, condition, gaps, parent_gaps, reason)
+
+
+def _skipped(condition: str, reason: str) -> Iterator[Score]:
+    for metric in (*LABELLED, ECE):
+        yield Score(metric.name, condition, reason=reason)
 
 
 def _ratio(metric: Metric, condition: str, errors: Array, parent: Array, reason: str) -> Score:

@@ -53,6 +53,7 @@ def attacked(run: Run, suite: Suite, image_source: ImageSource) -> list[Picture]
             bench = Bench(
                 production.module(key, run.candidates[key]), image_source, seed=address(seed, "bench")
             )
+            bench.batch_size = suite.resources.batch_size or bench.batch_size
             pictures += _pictures(key, bench, test, spec)
         except (EvalsuiteError, RuntimeError):
             continue  # the reason is in the cell that has no number

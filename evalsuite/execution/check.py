@@ -51,7 +51,7 @@ BATTERY: Mapping[str, Any] = {
 COLUMNS = (
     *("candidate", "seed", "ratio", "parameters", "macs", "packed", "metric", "condition"),
     *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "shown", "passed"),
-    *("reason", "flags"),
+    *("reason", "flags", "sample"),
 )
 YES, NO, OPEN = "commensurate", "not commensurate", "open"
 """Whether the true drop is shown at 95 % to be within the tolerance, shown to be above it, or neither."""
@@ -210,7 +210,12 @@ def verdict_table(run: Run, *, proof: bool = False) -> pd.DataFrame:
     all candidates of a method at once at 97.5 %, is above it; that holds for each metric and condition alone. Else it
     is `OPEN`: so for metrics that have no bounds.
 
-    ``flags`` are warnings about the candidate's number: a masked gradient makes an attack look withstood.
+    A condition that is not defined for the data (a corruption of colours on images of two channels) has a reason for
+    the parent and the same for the candidate: there is nothing to compare and it fails nobody, as long as the metric
+    is measured elsewhere.
+
+    ``flags`` are warnings about the candidate's number: a masked gradient makes an attack look withstood. ``sample``
+    says which part of the test images was looked at; it is empty for all.
 
     Args:
         run: The measurements.
@@ -220,8 +225,10 @@ def verdict_table(run: Run, *, proof: bool = False) -> pd.DataFrame:
     rules = {name: parse_limits(tolerance) for name, tolerance in run.tolerances.items()}
     judged = table[table["metric"].isin(list(rules))]
     keys = ["seed", "metric", "condition"]
-    parents = judged[judged["method"] == DENSE].set_index(keys)["value"].rename("parent")
-    rows = judged[judged["method"] != DENSE].join(parents, on=keys)
+    parents = judged[judged["method"] == DENSE].set_index(keys)[["value", "reason"]]
+    rows = judged[judged["method"] != DENSE].join(
+        parents.set_axis(["parent", "parent_reason"], axis=1), on=keys
+    )
     rows["tolerance"] = [_tolerated(rules[row["metric"]], row) for _, row in rows.iterrows()]
     rows = rows[rows["tolerance"].notna()]
     slack = (
@@ -230,7 +237,8 @@ def verdict_table(run: Run, *, proof: bool = False) -> pd.DataFrame:
     most = rows["tolerance"] + slack
     failed, held = rows["drop_lower_simultaneous"] > most, rows["drop_upper_95"] <= most
     rows["shown"] = np.select([failed, held], [NO, YES], OPEN)
-    rows["passed"] = held if proof else rows["drop"] <= most
+    rows["passed"] = (held if proof else rows["drop"] <= most) | _incomparable(rows)
+    rows["sample"] = str((run.record.get("sample") or {}).get("text", ""))
     return rows.rename(columns={"method": "candidate"})[list(COLUMNS)].reset_index(drop=True)
 
 
@@ -246,12 +254,17 @@ def junit(verdicts: pd.DataFrame) -> bytes:
     for candidate, rows in verdicts.groupby("candidate", sort=False):
         failures = str(int((~rows["passed"]).sum()))
         suite = ET.SubElement(root, "testsuite", name=str(candidate), tests=str(len(rows)), failures=failures)
+        if text := sample_of(rows):
+            properties = ET.SubElement(suite, "properties")
+            ET.SubElement(properties, "property", name="sample", value=text)
         for row in _records(rows):
             case = ET.SubElement(
                 suite, "testcase", classname=str(candidate), name=f"{row['metric']} on {row['condition']}"
             )
             if not row["passed"]:
                 ET.SubElement(case, "failure", message=sentence(row))
+            elif isinstance(row["reason"], str) and row["reason"]:
+                ET.SubElement(case, "skipped", message=row["reason"])
             if row["flags"]:
                 ET.SubElement(case, "system-out").text = f"Warning: {row['flags']}"
     ET.indent(root)
@@ -336,3 +349,15 @@ def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _table(candidate: ExternalCandidate) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(candidate).items() if value is not None}
+
+
+def _incomparable(rows: pd.DataFrame) -> pd.Series[Any]:
+    """Whether neither parent nor candidate has a number, for the same reason, and the metric has others."""
+    without = rows["value"].isna() & rows["parent"].isna() & (rows["reason"] != "")
+    measured = rows["value"].notna().groupby([rows["method"], rows["metric"]]).transform("any")
+    return without & (rows["reason"] == rows["parent_reason"]) & measured
+
+
+def sample_of(verdicts: pd.DataFrame) -> str:
+    """Returns which part of the test images verdicts are about; empty for all."""
+    return next((text for text in verdicts["sample"] if isinstance(text, str) and text), "")

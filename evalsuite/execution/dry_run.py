@@ -14,13 +14,14 @@ from evalsuite.execution.devices import threads
 from evalsuite.execution.planning import PreparedRun, prepare
 from evalsuite.execution.search import search_plan
 from evalsuite.models.architectures.base import build_model
-from evalsuite.models.inference import logits, prepare_for_inference
+from evalsuite.models.inference import BATCH_SIZE, logits, prepare_for_inference
 from evalsuite.runs.plan import PlannedCell, ResolvedPlan, RunPlan
 from evalsuite.runs.timings import RunTimings
 from evalsuite.types import PRODUCTION
 
 if TYPE_CHECKING:
     from evalsuite.config.suite import Suite
+    from evalsuite.tolerances import Tolerance
 
 PROBE = 256
 """Images of the probe that measures how fast the network is."""
@@ -47,24 +48,68 @@ class CostLine:
     measured: bool = False
 
 
+@dataclass(frozen=True)
+class DryRun:
+    """What a run would do, before it computes anything.
+
+    Attributes:
+        lines: Cells and cost by component.
+        images: Number of labelled test images that are tested.
+        shape: Of one image, (C, H, W).
+        data: Name of the data set.
+        classes: Number of classes.
+        class_names: Names of the classes in the order of their labels; empty where the data set has none.
+        tolerances: Metric to tolerance.
+        sample: Which part of the test images is tested; empty for all.
+        found: What was found in the user's own images, in words.
+    """
+
+    lines: tuple[CostLine, ...]
+    images: int
+    shape: tuple[int, ...]
+    data: str
+    classes: int
+    class_names: tuple[str, ...]
+    tolerances: Mapping[str, Tolerance]
+    sample: str = ""
+    found: tuple[str, ...] = ()
+
+
 def dry_run(
     suite: Suite | str | Path, *, out: Path | str | None = None, options: Options | None = None
 ) -> tuple[CostLine, ...]:
-    """Returns what `evalsuite.run` would compute with the same arguments; nothing is written.
+    """Returns the cost of what `evalsuite.run` would compute with the same arguments; nothing is written.
 
     Raises:
         UserError: If the suite, its data or its checkpoint is not as it must be.
     """
-    return costs(prepare(suite, out=out, options=options))
+    return describe_run(prepare(suite, out=out, options=options)).lines
 
 
-def costs(prepared: PreparedRun) -> tuple[CostLine, ...]:
-    """Returns what a prepared run would compute; nothing is written."""
+def describe_run(prepared: PreparedRun) -> DryRun:
+    """Returns what a prepared run would do; nothing is written.
+
+    Raises:
+        UserError: If a search has a goal that no evaluator reports.
+    """
     plan = search_plan(prepared) if prepared.options.search else prepared.plan
     lines = _lines(plan, ResolvedPlan(plan, prepared.runner.store).cells)
     spent = RunTimings(prepared.runner.store, workers=1).spent
+    test_images = prepared.image_source.images(View())
+    sample = prepared.image_source.sample()
     with threads(prepared.suite.threads):
-        return tuple(_priced(lines, prepared, spent))
+        priced = tuple(_priced(lines, prepared, spent))
+    return DryRun(
+        priced,
+        len(test_images.images),
+        tuple(test_images.images.shape[1:]),
+        test_images.name,
+        test_images.classes,
+        () if test_images.labelling else test_images.names,  # which says what each class is called
+        prepared.suite.tolerances,
+        "" if sample is None else sample.text,
+        data_lines(prepared),
+    )
 
 
 def data_lines(prepared: PreparedRun) -> tuple[str, ...]:
@@ -114,8 +159,9 @@ def _priced(
 def _images_per_second(prepared: PreparedRun) -> float:
     """Images per second of the parent's architecture, with weights as they are drawn."""
     images = prepared.image_source.images(View()).images[:PROBE]
-    network = prepare_for_inference(build_model(prepared.suite.model.plugin).eval())
-    logits(network, images[:32])
+    device, size = prepared.devices[0], prepared.suite.resources.batch_size or BATCH_SIZE
+    network = prepare_for_inference(build_model(prepared.suite.model.plugin).eval(), device=device)
+    logits(network, images[:size], device=device, batch_size=size)
     started = time.perf_counter()
-    logits(network, images)
+    logits(network, images, device=device, batch_size=size)
     return len(images) / (time.perf_counter() - started)

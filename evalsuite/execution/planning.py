@@ -26,6 +26,7 @@ from evalsuite.execution.tasks import RunContext
 from evalsuite.execution.worker import TaskRunner
 from evalsuite.metrics.functionals import FUNCTIONALS
 from evalsuite.models.cost import COUNT_VERSION
+from evalsuite.models.inference import BATCH_SIZE
 from evalsuite.registry import unknown_name
 from evalsuite.runs.code_digest import Entry, code_digest, third_party
 from evalsuite.runs.digests import digest_of, file_digest
@@ -278,10 +279,17 @@ class Planner:
                 "features": [self._optional_digest(view) for view in plugin.features],
                 "threads": self.suite.threads,
                 "device": device.type,
+                **self._batch_size,
                 "code": code_digest(code),
                 "libraries": _libraries(code),
             }
         )
+
+    @property
+    def _batch_size(self) -> dict[str, int]:
+        """The number of images per forward pass where the suite chose one: sums depend on it in the last digits."""
+        size, usual = self.suite.resources.batch_size, self.production.device.type == "cpu"
+        return {} if not size or (usual and size == BATCH_SIZE) else {"batch_size": size}
 
     def _optional_digest(self, view: View) -> str:
         """The digest of images that an evaluator can do without."""

@@ -12,13 +12,14 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from evalsuite.atomic_files import set_aside
 from evalsuite.config.options import Options
 from evalsuite.config.suite import Suite
+from evalsuite.datasets.sampling import Sample
 from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.errors import CellError
 from evalsuite.execution.devices import threads
@@ -45,6 +46,7 @@ from evalsuite.execution.tasks import (
 from evalsuite.results.run import Run
 from evalsuite.runs.lock import Lock, locked
 from evalsuite.runs.plan import PlannedCandidate, RunPlan, independent
+from evalsuite.runs.progress import ProgressWatcher, RunProgress, TimeEstimate
 from evalsuite.runs.provenance import record
 from evalsuite.runs.store import Cell, Key, Store
 from evalsuite.runs.timings import ActiveTask, RunTimings
@@ -71,7 +73,7 @@ def run(
         suite: A suite, the path of one, or the name of one that ships with the package.
         out: Run folder; ``reports/<suite>`` under the current folder by default.
         options: Seed, device, data and workers, where they differ from the suite's.
-        progress: Called after each cell.
+        progress: Called after each cell; a `evalsuite.runs.progress.ProgressWatcher` may also look by itself.
 
     Raises:
         UserError: If the suite, its data or its checkpoint is not as it must be; nothing is computed then.
@@ -110,7 +112,11 @@ def execute(prepared: PreparedRun, *, progress: ProgressCallback | None = None) 
         store.remove_leftovers()
         schedule = Schedule(prepared.plan, store, external=_has_external(prepared))
         scheduler = _Scheduler(schedule, workers, lock)
-        about = record(prepared.suite, prepared.options) | prepared.data_record
+        if sample := prepared.image_source.sample():
+            scheduler.notes.append(
+                {"method": DENSE, "seed": prepared.suite.seeds[0], "note": _sample_note(sample)}
+            )
+        about = record(prepared.suite, prepared.options) | prepared.data_record | _sampled(sample)
         scheduler.run(about, progress or (lambda _: None))
     return Run(store.root)
 
@@ -120,6 +126,15 @@ def _has_external(prepared: PreparedRun) -> frozenset[int]:
     if prepared.suite.checkpoint or prepared.suite.parent_accuracy is not None:
         return frozenset(prepared.suite.seeds)
     return frozenset(model.seed for model in prepared.suite.candidates)
+
+
+def _sampled(sample: Sample | None) -> dict[str, Any]:
+    """What ``run.json`` says about a sample of the test images."""
+    return {} if sample is None else {"sample": {**dataclasses.asdict(sample), "text": sample.text}}
+
+
+def _sample_note(sample: Sample) -> str:
+    return f"All models were tested on {sample.text}: intervals are wider than they are on all images."
 
 
 @contextmanager
@@ -301,6 +316,7 @@ class _Scheduler:
         self.schedule, self.workers, self.lock = schedule, workers, lock
         self.store = schedule.store
         self.timings = RunTimings(self.store, workers=workers.slots)
+        self.estimate = TimeEstimate(schedule.plan, self.timings.spent)
         self.done = self.computed = 0
         self.notes: list[dict[str, Any]] = []  # about the models, for readers of the report
         self._ready: list[tuple[Rank, int, Task]] = []
@@ -324,7 +340,8 @@ class _Scheduler:
             self._push(task)
         if earlier is None:  # training the first parent may take hours, in which the status may be asked for
             self._write_record(seconds=None)
-        with self.timings.written(lambda: (self.done, self.schedule.plan.total)):
+        written = self.timings.written(lambda: (self.done, self.schedule.plan.total))
+        with self._watched_by(progress), written:
             while self._ready or self._running:
                 while self._ready and len(self._running) < self.workers.slots:
                     self._start(heapq.heappop(self._ready)[2])
@@ -333,6 +350,22 @@ class _Scheduler:
         seconds = self.timings.elapsed if self.computed else earlier  # reading finished cells is not the run
         self._write_record(seconds=seconds, computed=self.computed)
         self.timings.close()
+
+    def _watched_by(self, progress: ProgressCallback) -> AbstractContextManager[None]:
+        """Lets a callback look at the run by itself, also while a single process computes."""
+        return progress.watching(self.snapshot) if isinstance(progress, ProgressWatcher) else nullcontext()
+
+    def snapshot(self) -> RunProgress:
+        """Returns how far the run is; any thread may ask."""
+        active = tuple(sorted(self.timings.active.values(), key=lambda task: task.started))
+        left = self.estimate.seconds_left(active)
+        return RunProgress(
+            self.done,
+            self.schedule.plan.total,
+            active,
+            self.timings.elapsed,
+            None if left is None else left / self.workers.slots,
+        )
 
     def _start(self, task: Task) -> None:
         """Takes the part of a task that is in the store, and has the rest done."""
@@ -370,7 +403,7 @@ class _Scheduler:
     def _handle(self, task: Task, event: Event, *, computed: bool) -> None:
         """Writes down what an event reports, and has done what waited for it."""
         if isinstance(event, CellFinished):
-            self._add_time(event.what, event.seconds, computed=computed)
+            self._add_time(task.key, event.what, event.seconds, computed=computed)
             self._report(task.key, event.what, event.status, computed=computed)
             if computed and isinstance(task, MeasureCandidate):
                 left = {label: digest for label, digest in task.cells.items() if label != event.what}
@@ -396,7 +429,8 @@ class _Scheduler:
         for of, note in event.notes:
             log.warning("%s: %s", of.method, note)
             self.notes.append({"method": of.method, "seed": of.seed, "note": note})
-        self._add_time(PRODUCTION, event.seconds, computed=event.computed)
+        self._add_time(key, PRODUCTION, event.seconds, computed=event.computed)
+        self.estimate.resolved(self.schedule.plan)
         self._report(key, PRODUCTION, "ok", computed=event.computed)
         for result in event.external:
             if self.schedule.plan.by_key[result.key].selected:
@@ -404,7 +438,7 @@ class _Scheduler:
         self._write_record(seconds=None)
 
     def _handle_candidates(self, event: CandidatesReady, *, computed: bool) -> None:
-        self._add_time(PRODUCTION, event.seconds, computed=computed)
+        self._add_time(event.results[0].key, PRODUCTION, event.seconds, computed=computed)
         for result in event.results:
             planned = self.schedule.plan.by_key[result.key]
             if result.candidate is not None:
@@ -461,13 +495,15 @@ class _Scheduler:
         rank = self.schedule.rank(task, serial=self.workers.slots == 1)
         heapq.heappush(self._ready, (rank, next(self._count), task))
 
-    def _add_time(self, what: str, seconds: float, *, computed: bool) -> None:
+    def _add_time(self, key: Key, what: str, seconds: float, *, computed: bool) -> None:
         if computed:
             self.timings.add(what, seconds)
+            self.estimate.measured((key, what), seconds)
 
     def _report(self, key: Key, what: str, status: CellStatus, *, computed: bool) -> None:
         self.done += 1
         self.computed += computed
+        self.estimate.finished((key, what))
         total = self.schedule.plan.total
         self.progress(CellProgress(key, what, status, self.done, total, computed))
 

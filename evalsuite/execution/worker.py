@@ -42,7 +42,7 @@ from evalsuite.execution.tasks import (
     WeightsLostError,
 )
 from evalsuite.model_checks import check_preprocessing
-from evalsuite.models.inference import BATCH_SIZE, keep_large_blocks
+from evalsuite.models.inference import BATCH_SIZE, fastest_batch_size, keep_large_blocks
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.random_streams import address
 from evalsuite.runs.store import Key, Store
@@ -89,7 +89,9 @@ class TaskRunner:
         self.suite: Suite = suite
         self.store = Store(context.root)
         cache = None if context.scratch is None else SharedArrayCache(context.scratch)
-        self.image_source = image_source or ImageSource(suite.data.plugin, place, cache=cache)
+        self.image_source = image_source or ImageSource(
+            suite.data.plugin, place, cache=cache, limit=suite.limit
+        )
         self.device = torch.device(context.device)
         self.production = Production(
             suite, self.store, self.image_source, device=self.device, trust=context.trust
@@ -99,6 +101,7 @@ class TaskRunner:
         }
         self._dense: dict[tuple[int, str], Bench] = {}
         self._chain: _Chain | None = None
+        self._probed: int | None = None  # images per forward pass
         keep_large_blocks()
 
     def events(self, task: Task) -> Iterator[Event]:
@@ -264,5 +267,17 @@ class TaskRunner:
     def _with_requests(self, bench: Bench, share: float) -> Bench:
         """The bench with all that the evaluators of the suite need from each pass."""
         bench.request_features([view for config in self.suite.evaluators for view in config.plugin.features])
-        bench.batch_size = max(1, int(BATCH_SIZE * share))
+        bench.batch_size = max(1, int(self._batch_size(bench) * share))
         return bench
+
+    def _batch_size(self, bench: Bench) -> int:
+        """Images per forward pass: the suite's; else the usual number, on a graphics card by a probe of the network."""
+        if size := self.suite.resources.batch_size:
+            return size
+        if self.device.type != "cuda":
+            return BATCH_SIZE
+        if self._probed is None:
+            images = self.image_source.images(View()).images
+            self._probed = fastest_batch_size(bench.inference_model, images, device=self.device)
+            log.info("%d images per forward pass, the fastest on this card", self._probed)
+        return self._probed

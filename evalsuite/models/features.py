@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SkippedError
-from evalsuite.models.inference import logits, temporary_hooks
+from evalsuite.models.inference import BATCH_SIZE, logits, temporary_hooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,7 +67,12 @@ def classifier_layer(model: nn.Module, images: Array, *, device: str | torch.dev
 
 
 def features_and_logits(
-    model: nn.Module, images: Array, layer: nn.Linear, *, device: str | torch.device = "cpu"
+    model: nn.Module,
+    images: Array,
+    layer: nn.Linear,
+    *,
+    device: str | torch.device = "cpu",
+    batch_size: int = BATCH_SIZE,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Returns the input of `layer` and the logits for all `images`, from one pass.
 
@@ -76,6 +81,7 @@ def features_and_logits(
         images: uint8 or float32 in [0, 1], (N, C, H, W).
         layer: Its classifier, see `classifier_layer`.
         device: Of the model.
+        batch_size: Images per forward pass.
 
     Returns:
         Features, float32 (N, D), and logits, float32 (N, K).
@@ -85,13 +91,13 @@ def features_and_logits(
         InvalidModelError: If the model returns no finite (N, K) logits.
     """
     with _recorded_inputs(layer) as batches:
-        values = logits(model, images, device=device)
+        values = logits(model, images, device=device, batch_size=batch_size)
     shapes = {batch.shape[1:] for batch in batches}
     if shapes != {(layer.in_features,)} or sum(map(len, batches)) < len(images):
         raise SkippedError(
             "the model has no penultimate features: its last linear layer does not take one vector per image"
         )
-    features: NDArray[np.float32] = torch.cat(batches)[: len(images)].numpy()
+    features: NDArray[np.float32] = torch.cat(batches)[: len(images)].cpu().numpy()
     _check_head(features, values, classifier_head(layer))
     return features, values
 
@@ -112,9 +118,7 @@ def _recorded_inputs(layer: nn.Module) -> Iterator[list[Tensor]]:
 
     def record(_: nn.Module, inputs: tuple[Tensor, ...], keywords: dict[str, Tensor]) -> None:
         vectors = (*inputs, *keywords.values())[0]
-        batches.append(
-            vectors.detach().to("cpu", torch.float32, copy=True)
-        )  # the model may change it in place
+        batches.append(vectors.detach().to(torch.float32, copy=True))  # the model may change it in place
 
     with temporary_hooks([layer.register_forward_pre_hook(record, with_kwargs=True)]):
         yield batches

@@ -177,7 +177,9 @@ def corrupted_examples(run: Run, image_source: ImageSource) -> list[Picture]:
     Raises:
         DataError: If the official images cannot be read, or no corruption and no noise was measured.
     """
-    conditions = dict.fromkeys(condition for _, _, condition in run.comparison.scores)
+    conditions = dict.fromkeys(
+        condition for (_, _, condition), score in run.comparison.scores.items() if not score.reason
+    )
     clean = image_source.images(View())
     pictures = [
         Picture("corruption", row, column, "", encode_png(_first_image(image_source, clean, transform)))

@@ -93,6 +93,10 @@ class PlannedTest:
     extra_images: int = 0
     selected: bool = True
 
+    def passes_after(self, passed: Collection[str]) -> int:
+        """Returns its passes of one image, were the image sets in `passed` passed before."""
+        return self.extra_images + sum(count for name, count in self.images.items() if name not in passed)
+
 
 @dataclass(frozen=True, slots=True)
 class PlannedCell:
@@ -162,6 +166,21 @@ class RunPlan:
         tests = len(self.labels) - 1
         known = sum(1 + tests * candidate.tested for candidate in self.candidates if candidate.selected)
         return known + (1 + tests) * sum(self.unresolved.values())
+
+    @cached_property
+    def expected_images(self) -> Mapping[CellId, int]:
+        """Expected cost of every cell that the run computes, in forward passes of one image, were the folder empty."""
+        costs: dict[CellId, int] = {}
+        tests = [test for test in self.tests if test.selected]
+        for planned in self.candidates:
+            if not planned.selected:
+                continue
+            costs[planned.key, PRODUCTION] = planned.training
+            passed: set[str] = set()
+            for test in tests if planned.tested else ():
+                costs[planned.key, test.label] = test.passes_after(passed)
+                passed |= set(test.images)
+        return costs
 
     def chain(self, method: str, seed: int) -> tuple[PlannedCandidate, ...]:
         """Returns the steps of a producer's chain that the run makes, by rising ratio."""
@@ -316,9 +335,7 @@ class ResolvedPlan:
                 state, reason = "failed", production.reason
             images = 0
             if state != "done":
-                images = test.extra_images + sum(
-                    count for name, count in test.images.items() if name not in passed
-                )
+                images = test.passes_after(passed)
                 passed |= set(test.images)
             yield PlannedCell(
                 planned.key,

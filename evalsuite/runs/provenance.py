@@ -110,10 +110,16 @@ def described(suite: Suite) -> dict[str, Any]:
         "threads": suite.threads,
         "data_root": suite.data_root,
         "plugins": list(suite.plugins),
-        "resources": dataclasses.asdict(suite.resources),
+        "resources": _without_zero(dataclasses.asdict(suite.resources), "batch_size"),
         "source": _called(suite),
+        **({"limit": suite.limit} if suite.limit else {}),
         **({} if suite.parent_accuracy is None else {"parent_accuracy": suite.parent_accuracy}),
     }
+
+
+def _without_zero(table: dict[str, Any], key: str) -> dict[str, Any]:
+    """A table without a key that has its default, so that records of suites that do not use it stay the same."""
+    return {name: value for name, value in table.items() if name != key or value}
 
 
 def _called(suite: Suite) -> str:
@@ -129,6 +135,8 @@ def command(suite: Suite, options: Options) -> str:
     words += ["--seed", str(options.seed)] if options.seed is not None else []
     for name in ("recipe", "search"):
         words += [f"--{name}", value] if (value := getattr(options, name)) else []
+    words += ["--limit", str(options.limit)] if options.limit else []
+    words += ["--batch-size", str(options.batch_size)] if options.batch_size else []
     words += ["--device", options.device] if options.device != "cpu" else []
     words += ["--data-root", str(options.data_root)] if options.data_root is not None else []
     words += ["--download"] if options.download else []

@@ -72,3 +72,35 @@ def test_a_run_on_a_terminal_shows_a_bar(
     code, _, err = command("run", tiny, "--out", path)
     assert code == 0
     assert "35/35" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [
+        (
+            ("evaluators", "noise"),
+            ["draws: int, default 1", 'space: "pixels" or "normalised", default "pixels"'],
+        ),
+        (("datasets", "cifar10"), ["test_limit: int, default 0"]),
+        (("datasets", "arrays"), ["folder: str, required"]),
+        (("producers", "magnitude"), ["schedule: "]),
+        (
+            ("models", "small-cnn"),
+            ["widths: list of 4 int, default [24, 48, 64, 64]", "mean: list of float, default"],
+        ),
+    ],
+)
+def test_a_plug_in_is_listed_with_its_settings(
+    command: Command, words: tuple[str, str], lines: list[str]
+) -> None:
+    code, out, err = command("list", *words)
+    assert (code, err) == (0, "")
+    for line in lines:
+        assert any(printed.startswith(line) for printed in out.splitlines())
+
+
+def test_a_listing_of_what_has_no_settings_or_is_unknown_is_a_mistake(command: Command) -> None:
+    code, _, err = command("list", "suites", "digits")
+    assert (code, "suites have no settings" in err) == (2, True)
+    code, _, err = command("list", "evaluators", "nois")
+    assert (code, "did you mean 'noise'?" in err) == (2, True)

@@ -126,7 +126,7 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(
     ("images", "labels", "sentence"),
     [
         (PIXELS.astype(np.float32), LABELS, r"test_images.npy: found dtype float32, expected uint8 in 0\.\.255"),
-        (PIXELS[..., :2], LABELS, r"test_images.npy: found shape \(40, 8, 8, 2\), expected \(N, H, W, C\)"),
+        (PIXELS.repeat(4, 3), LABELS, r"test_images.npy: found shape \(40, 8, 8, 12\), expected \(N, H, W, C\)"),
         (PIXELS[0, 0], LABELS, r"test_images.npy: found shape \(8, 3\), expected"),
         (PIXELS, None, r"test_images.npy has no labels beside it: expected .*test_labels.npy, one integer"),
         (PIXELS, LABELS[:39], "found labels of shape .39,. and dtype int64, expected 40 integers"),
@@ -135,13 +135,22 @@ def test_a_missing_file_is_named_with_where_it_was_looked_for(
         (PIXELS, LABELS * 0, "every label is 0; expected at least two classes"),
         (PIXELS[:0], LABELS[:0], "is empty: expected at least one image"),
     ],
-    ids=["floats", "two channels", "no images", "no labels", "too few labels", "labels 0.5", "labels from 1",
+    ids=["floats", "twelve channels of 8 px", "no images", "no labels", "too few labels", "labels 0.5", "labels from 1",
          "one class", "empty"],
 )  # fmt: skip
 def test_malformed_arrays(tmp_path: Path, images: Array, labels: Array | None, sentence: str) -> None:
     write(tmp_path / "mine", "test", images, labels)
     with pytest.raises(DataError, match=sentence):
         load_checked(MINE, "test", Place(tmp_path))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+@pytest.mark.parametrize("first", [False, True], ids=["channels last", "channels first"])
+def test_any_number_of_channels_below_the_sides_is_read(tmp_path: Path, channels: int, first: bool) -> None:
+    pixels = PIXELS.repeat(2, 3)[..., :channels]
+    write(tmp_path / "mine", "test", np.moveaxis(pixels, 3, 1) if first else pixels, LABELS)
+    image_set = load_checked(MINE, "test", Place(tmp_path))
+    np.testing.assert_array_equal(image_set.images, pixels.transpose(0, 3, 1, 2))
 
 
 @pytest.mark.parametrize("stem", ["test_images", "test_labels"])

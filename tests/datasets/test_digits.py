@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from evalsuite.datasets.base import Place, digest, load_checked
-from evalsuite.datasets.digits import Digits, rgb
+from evalsuite.datasets.digits import Digits, enlarged
 from evalsuite.types import ImageSet, Split
 
 DIGESTS = {"train": "9565f32c4be8cff8", "validation": "e05c9e902706ab4b", "test": "3ac6356674481ac4"}
@@ -20,7 +20,8 @@ def splits() -> dict[Split, ImageSet]:
 def test_every_scan_is_in_exactly_one_split(splits: dict[Split, ImageSet]) -> None:
     digits = load_digits()
     scans = sorted(
-        (image.tobytes(), int(label)) for image, label in zip(rgb(digits.images), digits.target, strict=True)
+        (image.tobytes(), int(label))
+        for image, label in zip(enlarged(digits.images), digits.target, strict=True)
     )
     shown = sorted(
         (image.tobytes(), int(label))
@@ -56,7 +57,7 @@ def test_scans_become_grey_colour_images() -> None:
     scans = np.zeros((3, 8, 8))
     scans[1] = 16
     scans[2, :, :4] = 16  # left half bright
-    images = rgb(scans)
+    images = enlarged(scans)
     assert images.shape == (3, 3, 32, 32)
     assert (images == images[:, :1]).all()  # all channels are equal
     assert images[0].max() == 0

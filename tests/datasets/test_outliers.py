@@ -164,11 +164,12 @@ def test_missing_pictures_are_reported_with_the_folders_that_may_hold_them(tmp_p
 @pytest.mark.parametrize("name", ["cifar100", "svhn"])
 def test_a_flat_outlier_set_may_come_without_labels(tmp_path: Path, name: str, labels: Array | None) -> None:
     (tmp_path / "ood").mkdir()
-    np.save(tmp_path / "ood" / f"{name}_images.npy", PIXELS)
+    pixels = PIXELS.repeat(4, 1).repeat(4, 2)  # 32 x 32, as the suite's: no need to resize
+    np.save(tmp_path / "ood" / f"{name}_images.npy", pixels)
     if labels is not None:
         np.save(tmp_path / "ood" / f"{name}_labels.npy", labels)
     image_set = ImageSource(Digits(), Place(tmp_path)).images(View(data=name))
-    np.testing.assert_array_equal(image_set.images, PIXELS.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(image_set.images, pixels.transpose(0, 3, 1, 2))
     assert (image_set.name, image_set.labels, image_set.classes) == (name, None, 0)
 
 

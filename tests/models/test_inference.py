@@ -10,7 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import DataError, InvalidModelError
-from evalsuite.models.inference import evaluation_mode, logits, prepare_for_inference
+from evalsuite.models import inference
+from evalsuite.models.inference import (
+    evaluation_mode,
+    fastest_batch_size,
+    logits,
+    prepare_for_inference,
+    read_ahead,
+    staged_batches,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -270,3 +278,70 @@ def test_what_only_looks_like_probabilities_passes(answer: Callable[[Tensor], An
 def test_bad_images_are_refused(build: Build, images: Array, sentence: str) -> None:
     with pytest.raises(DataError, match=sentence):
         logits(build("small-cnn"), images)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 7])
+def test_reading_ahead_keeps_the_order_and_loses_nothing(count: int) -> None:
+    taken: list[int] = []
+
+    def items() -> Any:
+        for item in range(count):
+            taken.append(item)
+            yield item
+
+    shown = []
+    for item in read_ahead(items(), 2):
+        shown.append(item)
+        assert len(taken) <= item + 4
+    assert shown == list(range(count))
+
+
+def test_an_error_while_reading_ahead_reaches_the_reader() -> None:
+    images = np.full((9, 3, 8, 8), 0.5, np.float32)
+    images[8] = 2
+    with pytest.raises(DataError, match="images 8 to 11 range from"):
+        list(read_ahead(inference._batches(images, 4), 2))
+
+
+def test_batches_for_another_device_are_bytes_and_read_ahead_of_it() -> None:
+    """The path of a graphics card on a device without memory; only pinning is left out, which needs a card."""
+    images = pixels(10)
+    batches = list(staged_batches(images, 4, torch.device("meta")))
+    assert [(batch.dtype, tuple(batch.shape), batch.device.type) for batch in batches] == [
+        (torch.uint8, (4, 3, 32, 32), "meta")
+    ] * 3
+    here = list(staged_batches(images, 4, torch.device("cpu")))
+    np.testing.assert_array_equal(torch.cat(here)[:10].numpy(), images)
+
+
+def test_logits_do_not_depend_on_the_batch_size_beyond_rounding(build: Build) -> None:
+    model, images = prepare_for_inference(build("resnet20")), pixels(70)
+    expected = logits(model, images)
+    for size in (1, 7, 64, 256):
+        np.testing.assert_allclose(logits(model, images, batch_size=size), expected, rtol=1e-4, atol=1e-5)
+
+
+class Slow(nn.Module):
+    """Costs as much for a batch as for `paid` images, and more beyond them; memory ends at `most`."""
+
+    def __init__(self, clock: list[float], paid: int, most: int) -> None:
+        super().__init__()
+        self.clock, self.paid, self.most = clock, paid, most
+
+    def forward(self, images: Tensor) -> Tensor:
+        if len(images) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.clock[0] += max(1.0, len(images) / self.paid)
+        return row(images, 1.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    ("paid", "most", "expected"), [(32, 4096, 32), (200, 4096, 256), (4096, 4096, 1024), (4096, 300, 256)]
+)
+def test_the_probe_takes_the_smallest_batch_that_is_as_fast_and_fits(
+    paid: int, most: int, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("evalsuite.models.inference.time.perf_counter", lambda: clock[0])
+    model = inference.InferenceModel(Slow(clock, paid, most).eval())
+    assert fastest_batch_size(model, pixels(10), device="cpu") == expected

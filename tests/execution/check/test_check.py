@@ -19,6 +19,7 @@ from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.execution import check as checking
 from evalsuite.execution.check import CheckRequest, junit, settings, suite_for, verdict_table
 from evalsuite.models.architectures.base import build_model, unwrap_model
+from evalsuite.results.run import Run
 from evalsuite.types import ExternalCandidate
 
 WIDTHS = (8, 12, 16, 16)
@@ -302,3 +303,45 @@ def test_a_candidate_denser_than_its_parent_is_judged(
     words = ["--parent", str(shelf / "light.safetensors"), "--candidate", str(shelf / "dense.pt")]
     assert answer(*words, "--json", "--out", str(tmp_path / "run")) == 0
     assert {row["ratio"] < 0 for row in json.loads(capsys.readouterr().out)} == {True}
+
+
+def test_a_dry_run_prints_the_plan_and_computes_nothing(
+    answer: Callable[..., int], shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "nothing"
+    words = ("--candidate", str(shelf / "light.safetensors"), "--out", str(out))
+    assert answer(*words, "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "899 test images of digits, 3x32x32" in printed
+    assert "classes     10: 0 0, 1 1" in printed
+    assert "tolerances  accuracy 0.02" in printed
+    rows = {line.split()[0]: line.split()[1:3] for line in printed.splitlines() if line[:1].isalpha()}
+    assert rows["accuracy"] == rows["noise"] == ["0", "2"]
+    assert not out.exists()
+    assert answer(*words, "--dry-run", "--metric", "acuracy") == 2
+    mistake = capsys.readouterr().err
+    assert answer(*words, "--metric", "acuracy") == 2
+    assert capsys.readouterr().err == mistake != ""
+
+
+def test_a_limit_is_said_in_the_verdict_the_json_the_junit_and_the_report(
+    answer: Callable[..., int], shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, file = tmp_path / "check", tmp_path / "junit.xml"
+    text = "a seeded sample, stratified by class, of 100 of the 899 test images"
+    words = ("--candidate", str(shelf / "light.safetensors"), "--out", str(out), "--limit", "100")
+    answer(*words, "--junit", str(file))
+    assert f"Tested on {text}" in capsys.readouterr().out
+    answer(*words, "--json")
+    rows = json.loads(capsys.readouterr().out)
+    assert all(row["sample"].startswith(text) for row in rows)
+    run = Run(out)
+    assert set(run.measurements["n"].dropna()) == {100}
+    assert any(text in note["note"] for note in run.notes)
+    assert run.record["sample"] == {"images": 100, "of": 899, "limit": 100, "text": rows[0]["sample"]}
+    assert text in file.read_text()
+    assert text in (out / "index.html").read_text("utf-8")
+    answer(*words, "--dry-run")
+    assert f"sample      {text}" in capsys.readouterr().out
+    assert answer(*words[:-1], "0") == 2
+    assert "found --limit 0, expected a number of images from 1 on" in capsys.readouterr().err

@@ -23,16 +23,16 @@ PIXELS_AT_ONCE = 1 << 18
 """Pixels that are corrupted at once: 256 images of 32 px."""
 
 
-def block_size(side: int) -> int:
-    """Returns how many images of `side` px share one generator.
+def block_size(height: int, width: int) -> int:
+    """Returns how many images of a size in px share one generator.
 
-    Draws are made for complete blocks. Up to 64 px a block is `BLOCK` images, above it as many as are corrupted at
-    once: neither memory nor the cost of the last block grows with the size of the images.
+    Draws are made for complete blocks. Up to 64 x 64 px a block is `BLOCK` images, above it as many as are corrupted
+    at once: neither memory nor the cost of the last block grows with the size of the images.
 
-    >>> block_size(32), block_size(64), block_size(224)
+    >>> block_size(32, 32), block_size(64, 64), block_size(224, 224)
     (64, 64, 5)
     """
-    return min(BLOCK, max(1, PIXELS_AT_ONCE // side**2))
+    return min(BLOCK, max(1, PIXELS_AT_ONCE // (height * width)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +40,10 @@ class CorruptionBatch:
     """Consecutive blocks of images; only the last block of all may be cut.
 
     Attributes:
-        images: uint8, shape (N, 3, S, S), C-contiguous.
+        images: uint8, shape (N, C, H, W), C-contiguous.
         generators: One for each block of `block_size` images.
         seed: First part of the generators' addresses; for layers that all images share.
-        textures: Photographs of frost, resized, uint8, each of shape (3, H, W); empty without the user's.
+        textures: Photographs of frost, resized, uint8, each of shape (3, height, width); empty without the user's.
     """
 
     images: Pixels
@@ -54,12 +54,22 @@ class CorruptionBatch:
     @property
     def block(self) -> int:
         """Images that share one generator."""
-        return block_size(self.side)
+        return block_size(self.height, self.width)
 
     @property
-    def side(self) -> int:
-        """Height and width of the images, px."""
+    def height(self) -> int:
+        """Height of the images, px."""
+        return int(self.images.shape[-2])
+
+    @property
+    def width(self) -> int:
+        """Width of the images, px."""
         return int(self.images.shape[-1])
+
+    @property
+    def grey(self) -> bool:
+        """Whether the images have one channel."""
+        return bool(self.images.shape[1] == 1)
 
     def draw(self, sample: Callable[[np.random.Generator], NDArray[S]]) -> NDArray[S]:
         """Returns the draws of `sample`, which gives `block` rows at a time, cut to one row per image."""

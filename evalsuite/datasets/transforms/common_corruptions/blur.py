@@ -40,8 +40,8 @@ def defocus_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """
     kernel = disk(*constants)
     images = batch.images.astype(np.float64)
-    if np.count_nonzero(kernel) * batch.side**2 <= _SPARSE:
-        return truncated(_applied(_defocus(batch.side, *constants), images))
+    if np.count_nonzero(kernel) * batch.height * batch.width <= _SPARSE:
+        return truncated(_applied(_defocus(batch.height, batch.width, *constants), images))
     reach = len(kernel) // 2
     padded = np.pad(images, [(0, 0), (0, 0), (reach, reach), (reach, reach)], mode="reflect")
     return truncated(signal.fftconvolve(padded, kernel[None, None].astype(np.float64), "valid", axes=(2, 3)))
@@ -61,7 +61,7 @@ def motion_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
 
 def zoom_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the mean of the image and of its zooms 1, 1 + step, … below the nominal end: (end, step)."""
-    return truncated(_applied(_zooms(batch.side, *constants), batch.images.astype(np.float64)))
+    return truncated(_applied(_zooms(batch.height, batch.width, *constants), batch.images.astype(np.float64)))
 
 
 def streaked(layers: NDArray[np.float32], angles: NDArray[np.float32], radius: float, sigma: float) -> Floats:
@@ -72,7 +72,7 @@ def streaked(layers: NDArray[np.float32], angles: NDArray[np.float32], radius: f
     Beyond the border the nearest pixel counts. This approximates ImageMagick, which made the official files.
 
     Args:
-        layers: Values, shape (N, C, S, S).
+        layers: Values, shape (N, C, H, W).
         angles: Degrees, shape (N,).
         radius: px.
         sigma: px.
@@ -100,7 +100,7 @@ def zoom_matrix(side: int, factor: float) -> Floats:
 
 def _summed(layers: NDArray[np.float32], offsets: NDArray[np.int64], weights: Floats) -> Floats:
     """Adds up shifted layers: runs of layers with the same offset are one slice."""
-    side = layers.shape[-1]
+    height, width = layers.shape[-2:]
     low, high = offsets.min(axis=(0, 1)), offsets.max(axis=(0, 1))
     margin = (int(-low[1]), int(high[1]), int(-low[0]), int(high[0]))
     source = torch.nn.functional.pad(torch.from_numpy(layers), margin, mode="replicate")
@@ -110,7 +110,7 @@ def _summed(layers: NDArray[np.float32], offsets: NDArray[np.int64], weights: Fl
         starts = [0, *changes.tolist()]
         for start, stop in zip(starts, [*starts[1:], len(corners)], strict=True):
             y, x = corners[start].tolist()
-            total[start:stop].add_(source[start:stop, :, y : y + side, x : x + side], alpha=weight)
+            total[start:stop].add_(source[start:stop, :, y : y + height, x : x + width], alpha=weight)
     return total.numpy()
 
 
@@ -122,13 +122,13 @@ def _applied(operator: Operator, images: Floats) -> Floats:
 
 
 @lru_cache(maxsize=8)
-def _defocus(side: int, radius: float, sigma: float) -> Operator:
+def _defocus(height: int, width: int, radius: float, sigma: float) -> Operator:
     """Correlation with the disk as an operator on the pixels."""
     kernel = disk(radius, sigma)
     taps = np.argwhere(kernel)
-    mirrored = np.pad(np.arange(side * side).reshape(side, side), len(kernel) // 2, mode="reflect")
-    sources = np.stack([mirrored[y : y + side, x : x + side].ravel() for y, x in taps])
-    targets = np.broadcast_to(np.arange(side * side), sources.shape)
+    mirrored = np.pad(np.arange(height * width).reshape(height, width), len(kernel) // 2, mode="reflect")
+    sources = np.stack([mirrored[y : y + height, x : x + width].ravel() for y, x in taps])
+    targets = np.broadcast_to(np.arange(height * width), sources.shape)
     weights = np.broadcast_to(kernel[tuple(taps.T)][:, None], sources.shape).astype(np.float64)
     return _operator(targets.ravel(), sources.ravel(), weights.ravel())
 
@@ -158,21 +158,22 @@ def disk(radius: float, sigma: float) -> NDArray[np.float32]:
 
 
 @lru_cache(maxsize=8)
-def _zooms(side: int, end: float, step: float) -> Operator:
-    """Mean of the image and all its zooms: ten entries per row; M X Mᵀ zoom by zoom costs ten times more."""
+def _zooms(height: int, width: int, end: float, step: float) -> Operator:
+    """Mean of the image and all its zooms: ten entries per row; A X Bᵀ zoom by zoom costs ten times more."""
     factors = np.arange(1, end, step)  # rounding of the end adds an element at 1.06 and 1.11: published so
-    matrices = [np.eye(side), *(zoom_matrix(side, float(factor)) for factor in factors)]
-    targets, sources, weights = zip(*map(_two_sided, matrices), strict=True)
-    shares = np.concatenate(weights) * ((1 + _EXCESS) / len(matrices))
+    down, across = (
+        [np.eye(side), *(zoom_matrix(side, float(factor)) for factor in factors)] for side in (height, width)
+    )
+    targets, sources, weights = zip(*map(_two_sided, down, across), strict=True)
+    shares = np.concatenate(weights) * ((1 + _EXCESS) / len(down))
     return _operator(np.concatenate(targets), np.concatenate(sources), shares)
 
 
-def _two_sided(matrix: Floats) -> tuple[Indices, Indices, Floats]:
-    """Rows, columns and values of X -> M X Mᵀ as an operator on the pixels of X."""
-    row, column = np.nonzero(matrix)
-    value = matrix[row, column]
-    targets, sources = (len(matrix) * index[:, None] + index for index in (row, column))
-    return targets.ravel(), sources.ravel(), np.outer(value, value).ravel()
+def _two_sided(down: Floats, across: Floats) -> tuple[Indices, Indices, Floats]:
+    """Rows, columns and values of X -> A X Bᵀ as an operator on the pixels of X, for square matrices A and B."""
+    first, second = np.nonzero(down), np.nonzero(across)
+    targets, sources = ((len(across) * y[:, None] + x).ravel() for y, x in zip(first, second, strict=True))
+    return targets, sources, np.outer(down[first], across[second]).ravel()
 
 
 def _operator(targets: Indices, sources: Indices, weights: Floats) -> Operator:
@@ -224,7 +225,7 @@ def glass_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
     sigma, reach, passes = constants
     images = smoothed(batch.images, sigma)
     reach = int(reach)
-    size = (batch.block, 1, batch.side - 2 * reach, batch.side - 2 * reach)
+    size = (batch.block, 1, batch.height - 2 * reach, batch.width - 2 * reach)
     for _ in range(int(passes)):
         choice = batch.draw(lambda rng: rng.integers(0, 4 * reach**2, size, dtype=np.uint8))
         images = _scattered_by_one(images, choice) if reach == 1 else scattered(images, choice[:, 0], reach)
@@ -243,8 +244,8 @@ def beside(images: Pixels, *, left: NDArray[np.uint8], up: NDArray[np.uint8]) ->
     the draw excludes +1. So it never reads a pixel that it has written: it is one selection among four.
 
     Args:
-        images: uint8, shape (N, 3, S, S).
-        left: 1 where a pixel comes from the column to the left, else 0; uint8, shape (N, 1, S - 2, S - 2).
+        images: uint8, shape (N, C, H, W).
+        left: 1 where a pixel comes from the column to the left, else 0; uint8, shape (N, 1, H - 2, W - 2).
         up: 1 where it comes from the row above, else 0; likewise.
     """
     from_left, from_up = -left, -up  # 0 or 255: selection by bits is many times faster than by np.where
@@ -265,37 +266,37 @@ def scattered(images: Pixels, choice: NDArray[np.uint8], reach: int) -> Pixels:
     that was read before it was written.
 
     Args:
-        images: uint8, shape (N, 3, S, S).
+        images: uint8, shape (N, C, H, W).
         choice: The neighbour's number, row by row from the lower right, 0 … 4 reach² - 1; uint8, shape
-            (N, S - 2 reach, S - 2 reach), for rows and columns from reach + 1 on.
+            (N, H - 2 reach, W - 2 reach), for rows and columns from reach + 1 on.
         reach: px.
     """
-    count, channels, side, _ = images.shape
-    source, written = _sources(choice, reach, side=side)
+    count, channels, height, width = images.shape
+    source, written = _sources(choice, reach, height=height, width=width)
     final = source.copy()
     unfinished = np.flatnonzero(written)
     while len(unfinished):  # less than half of the pixels remain after each step
         link = final[unfinished]
         final[unfinished] = source[link]
         unfinished = unfinished[written[link]]
-    size = side * side
+    size = height * width
     first = np.arange(count)[:, None] * ((channels - 1) * size) + final.reshape(count, size)
     levels = np.ascontiguousarray(images).reshape(-1)
     return np.stack([levels.take(first + c * size) for c in range(channels)], axis=1).reshape(images.shape)
 
 
 def _sources(
-    choice: NDArray[np.uint8], reach: int, *, side: int
+    choice: NDArray[np.uint8], reach: int, *, height: int, width: int
 ) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
     """Indices of the pixels that are read for each pixel, and whether they had been written by then; flat."""
-    inner = slice(reach + 1, side - reach + 1)
+    inner = (slice(None), slice(reach + 1, height - reach + 1), slice(reach + 1, width - reach + 1))
     code = np.arange(4 * reach**2)
-    ahead = (reach - 1 - code // (2 * reach)) * side + reach - 1 - code % (2 * reach)
-    source = np.arange(len(choice) * side * side).reshape(-1, side, side)
+    ahead = (reach - 1 - code // (2 * reach)) * width + reach - 1 - code % (2 * reach)
+    source = np.arange(len(choice) * height * width).reshape(-1, height, width)
     offset = ahead.take(choice)
-    source[:, inner, inner] += offset
-    inside = np.zeros((len(choice), side, side), bool)
-    inside[:, inner, inner] = True
+    source[inner] += offset
+    inside = np.zeros((len(choice), height, width), bool)
+    inside[inner] = True
     written = np.zeros_like(inside)
-    written[:, inner, inner] = (offset > 0) & inside.reshape(-1).take(source[:, inner, inner])
+    written[inner] = (offset > 0) & inside.reshape(-1).take(source[inner])
     return source.reshape(-1), written.reshape(-1)

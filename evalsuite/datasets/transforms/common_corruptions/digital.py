@@ -47,52 +47,59 @@ def elastic_transform(batch: CorruptionBatch, constants: Constants) -> Pixels:
     images = batch.images.astype(np.float32)
     images = warped(images, affine * (2 * batch.uniform(3, 2) - 1))
     if alpha > 0:
-        noise = 2 * batch.uniform(2, batch.side, batch.side) - 1
+        noise = 2 * batch.uniform(2, batch.height, batch.width) - 1
         images = displaced(images, smooth_field(noise, sigma) * np.float32(alpha))
     return truncated(images)
 
 
 def pixelate(batch: CorruptionBatch, constants: Constants) -> Pixels:
-    """Returns the image box-filtered to (factor,) = `constants` of its side and back."""
+    """Returns the image box-filtered to (factor,) = `constants` of its height and width and back."""
     (factor,) = constants
-    side, small = batch.side, int(batch.side * factor)
-    boxes = _boxes(side, small)
-    rows = _averages(batch.images, boxes)  # columns first: each pass rounds
-    little = _averages(rows.swapaxes(2, 3), boxes).swapaxes(2, 3)
-    nearest = np.floor((np.arange(side) + 0.5) * (small / side)).astype(np.intp)
-    return np.ascontiguousarray(little[:, :, nearest][..., nearest])
+    height, width = int(batch.height * factor), int(batch.width * factor)
+    rows = _averages(batch.images, _boxes(batch.width, width))  # columns first: each pass rounds
+    little = _averages(rows.swapaxes(2, 3), _boxes(batch.height, height)).swapaxes(2, 3)
+    enlarged = little[:, :, _nearest(batch.height, height)][..., _nearest(batch.width, width)]
+    return np.ascontiguousarray(enlarged)
+
+
+def _nearest(side: int, small: int) -> NDArray[np.intp]:
+    """The pixel of a small row that is nearest to each pixel of a row."""
+    return np.asarray(np.floor((np.arange(side) + 0.5) * (small / side)), np.intp)
 
 
 def jpeg_compression(batch: CorruptionBatch, constants: Constants) -> Pixels:
-    """Returns the image encoded as JPEG of (quality,) = `constants`, chroma halved, and decoded."""
+    """Returns the image encoded as JPEG of (quality,) = `constants`, chroma halved, and decoded; grey stays grey."""
     (quality,) = constants
+    pictures = batch.images[:, 0] if batch.grey else batch.images.transpose(0, 2, 3, 1)
     result = np.empty_like(batch.images)
-    for image, target in zip(np.ascontiguousarray(batch.images.transpose(0, 2, 3, 1)), result, strict=True):
+    for picture, target in zip(np.ascontiguousarray(pictures), result, strict=True):
         file = BytesIO()
-        Image.fromarray(image).save(file, "JPEG", quality=int(quality))
-        target[:] = np.asarray(Image.open(file, formats=("JPEG",))).transpose(2, 0, 1)
+        Image.fromarray(picture).save(file, "JPEG", quality=int(quality))
+        decoded = np.asarray(Image.open(file, formats=("JPEG",)))
+        target[:] = decoded if batch.grey else decoded.transpose(2, 0, 1)
     return result
 
 
 def warped(images: NDArray[np.float32], jitter: Floats) -> NDArray[np.float32]:
     """Returns images under the affine maps that move three anchor points by `jitter`.
 
-    Bilinear; the border is mirrored without repeating its pixels. The anchors are a third of the side away
+    Bilinear; the border is mirrored without repeating its pixels. The anchors are a third of the shorter side away
     from the centre.
 
     Args:
-        images: Shape (N, C, S, S).
+        images: Shape (N, C, H, W).
         jitter: px, shape (N, 3, 2), x before y; anchors at the lower right, the upper right, the upper left.
     """
-    side = images.shape[-1]
-    near, far = side // 2 - side // 3, side // 2 + side // 3
-    anchors = np.array([[far, far], [far, near], [near, near]], np.float64)
+    height, width = images.shape[-2:]
+    third = min(height, width) // 3
+    centre = np.array([width // 2, height // 2], np.float64)
+    anchors = centre + third * np.array([[1, 1], [1, -1], [-1, -1]], np.float64)
     moved = np.concatenate([anchors + jitter, np.ones((len(images), 3, 1))], axis=-1)
     back = np.linalg.solve(moved, np.broadcast_to(anchors, (len(images), 3, 2)))  # (x', y', 1) back = (x, y)
-    y, x = np.divmod(np.arange(side * side), side)
+    y, x = np.divmod(np.arange(height * width), width)
     pixels = np.stack([x, y, np.ones_like(x)], axis=-1)
-    points = (pixels @ back).reshape(-1, side, side, 2)
-    return _sampled(images, points * (2 / (side - 1)) - 1, repeat_border=False)
+    points = (pixels @ back).reshape(-1, height, width, 2)
+    return _sampled(images, points * (2 / np.array([width - 1, height - 1])) - 1, repeat_border=False)
 
 
 def displaced(images: NDArray[np.float32], shift: Floats) -> NDArray[np.float32]:
@@ -101,19 +108,19 @@ def displaced(images: NDArray[np.float32], shift: Floats) -> NDArray[np.float32]
     Bilinear; the border is mirrored with its pixels repeated.
 
     Args:
-        images: Shape (N, C, S, S).
-        shift: px, shape (N, 2, S, S), x before y.
+        images: Shape (N, C, H, W).
+        shift: px, shape (N, 2, H, W), x before y.
     """
-    side = images.shape[-1]
-    y, x = np.divmod(np.arange(side * side), side)
-    points = shift + np.stack([x, y]).reshape(2, side, side)
-    return _sampled(images, np.moveaxis((2 * points + 1) / side - 1, 1, -1), repeat_border=True)
+    height, width = images.shape[-2:]
+    y, x = np.divmod(np.arange(height * width), width)
+    points = np.moveaxis(shift + np.stack([x, y]).reshape(2, height, width), 1, -1)
+    return _sampled(images, (2 * points + 1) / np.array([width, height]) - 1, repeat_border=True)
 
 
 def smooth_field(noise: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     """Returns fields smoothed by a Gaussian on both axes, border mirrored with its pixels repeated."""
-    matrix = _gaussian_matrix(noise.shape[-1], sigma)
-    return np.asarray(matrix @ noise @ matrix.T)
+    down, across = (_gaussian_matrix(side, sigma) for side in noise.shape[-2:])
+    return np.asarray(down @ noise @ across.T)
 
 
 def _sampled(images: NDArray[np.float32], points: Floats, *, repeat_border: bool) -> NDArray[np.float32]:

@@ -7,11 +7,16 @@ without seeds:
 * motion_blur and snow smear with a kernel of our own, `streaked` in ``blur``, and are approximate;
 * frost needs photographs, whose licence does not let us ship them; without them a synthetic layer is drawn, and the
   corruption is called ``frost-synthetic``;
+* images of one channel have the operations of MNIST-C: frost and spatter in grey, brightness on the one value, and JPEG
+  without chroma; saturation is undefined there. With other channel counts only those kinds are defined that treat
+  each value or each channel alone (`undefined_because`);
+* images need not be square: what the published operations do with the side is done with height and width;
 * the others are the published operations, with other random draws.
 
 References:
     Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions and Perturbations,
     ICLR 2019, arXiv 1903.12261.
+    Mu and Gilmer, MNIST-C: A Robustness Benchmark for Computer Vision, 2019, arXiv 1906.02337.
 """
 
 from __future__ import annotations
@@ -87,6 +92,14 @@ CORRUPTIONS: tuple[str, ...] = tuple(kind for family in FAMILIES.values() for ki
 EXTRA: tuple[str, ...] = tuple(_EXTRA)
 """Names of the four corruptions for validation: the family ``extra``, never part of the mean."""
 
+CHANNELS: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        **dict.fromkeys(("snow", "frost", "brightness", "jpeg_compression", "spatter"), (1, 3)),
+        "saturate": (3,),  # grey has no saturation
+    }
+)
+"""Numbers of channels for which a kind is defined; all others act on each value or each channel alone."""
+
 APPROXIMATE: frozenset[str] = frozenset({"motion_blur", "snow"})
 """Kinds whose kernel is our own: the published one is ImageMagick's."""
 
@@ -103,22 +116,22 @@ def corrupt(
     """Returns the images under one corruption.
 
     Args:
-        images: uint8, shape (N, 3, S, S), S at least 16 px; may be memory-mapped or a transposed view.
+        images: uint8, shape (N, C, H, W), H and W at least 16 px; may be memory-mapped or a transposed view.
         kind: One of `CORRUPTIONS` or `EXTRA`.
         severity: 1 to 5. More is not always worse: frost, glass_blur and elastic_transform do not rise.
         seed: Address of all draws; the same seed gives the same result.
         textures: Photographs of frost, RGB, uint8, each of shape (H, W, 3), full size; the first five
             are drawn from, evenly. Empty: synthetic frost. Other kinds ignore them.
         constants: ``cifar``, ``tiny-imagenet`` or ``imagenet``: the table published for 32, 64 or 224 px.
-            None: the one nearest in size (`nearest_size`), so that 32 px have the constants of CIFAR-10-C,
+            None: the one nearest in size to the shorter side (`nearest_size`): 32 px have the constants of CIFAR-10-C,
             64 and 96 px those of Tiny ImageNet-C, 128 px and more those of ImageNet-C. Lengths in a table
             are px and stay as they are at any side.
 
     Returns:
-        uint8, shape (N, 3, S, S), C-contiguous.
+        uint8, shape (N, C, H, W), C-contiguous.
 
     Raises:
-        DataError: If images, severity or textures are not as described.
+        DataError: If images, severity or textures are not as described, or the kind is not defined for such images.
         UnknownNameError: If there is no such kind or no such table.
 
     >>> grey = np.full((2, 3, 32, 32), 128, np.uint8)
@@ -129,19 +142,44 @@ def corrupt(
     True
     """
     operation = _operation(kind)
-    _check(images, severity)
-    side = images.shape[-1]
-    row = CONSTANTS[_size(constants, side)][kind][severity - 1]
-    layers = photographs(textures, side, factor=row[-1]) if kind == "frost" else ()
+    _check(images, kind, severity)
+    height, width = images.shape[-2:]
+    row = CONSTANTS[_size(constants, min(height, width))][kind][severity - 1]
+    layers = photographs(textures, max(height, width), factor=row[-1]) if kind == "frost" else ()
     result = np.empty(images.shape, np.uint8)
-    block = block_size(side)
-    at_once = block * max(1, PIXELS_AT_ONCE // (block * side**2))
+    block = block_size(height, width)
+    at_once = block * max(1, PIXELS_AT_ONCE // (block * height * width))
     for start in range(0, len(images), at_once):
         part = np.ascontiguousarray(images[start : start + at_once])
         numbers = range(start // block, -(-(start + len(part)) // block))
         draws = tuple(generator(seed, kind, severity, number) for number in numbers)
         result[start : start + at_once] = operation(CorruptionBatch(part, draws, seed, layers), row)
     return result
+
+
+def undefined_because(kind: str, shape: tuple[int, ...]) -> str:
+    """Returns why a corruption is not defined for images of a shape; empty if it is.
+
+    Args:
+        kind: One of `CORRUPTIONS` or `EXTRA`.
+        shape: Of one image, (C, H, W).
+
+    Raises:
+        UnknownNameError: If there is no such kind.
+
+    >>> undefined_because("snow", (1, 28, 28)), undefined_because("fog", (5, 24, 40))
+    ('', '')
+    >>> undefined_because("snow", (2, 32, 32))
+    'snow is defined for images of 1 or 3 channels, these have 2'
+    """
+    _operation(kind)
+    channels, height, width = shape
+    if min(height, width) < SMALLEST_SIDE:
+        return f"{kind} is defined from {SMALLEST_SIDE} px on, these images have {height} x {width}"
+    defined = CHANNELS.get(kind)
+    if defined is None or channels in defined:
+        return ""
+    return f"{kind} is defined for images of {' or '.join(map(str, defined))} channels, these have {channels}"
 
 
 def reported_kind(kind: str, *, textures: Sequence[Pixels]) -> str:
@@ -184,19 +222,16 @@ def _size(constants: Size | None, side: int) -> Size:
     return constants
 
 
-def _check(images: Pixels, severity: int) -> None:
+def _check(images: Pixels, kind: str, severity: int) -> None:
     if severity not in SEVERITIES:
         raise DataError(f"corruption severity: found {severity!r}, expected one of 1, 2, 3, 4, 5")
     shape = images.shape
-    if images.dtype != np.uint8 or len(shape) != 4 or shape[1] != 3:
+    if images.dtype != np.uint8 or len(shape) != 4:
         raise DataError(
-            f"images to corrupt: found {images.dtype} of shape {shape}, expected uint8 of shape (N, 3, S, S)"
+            f"images to corrupt: found {images.dtype} of shape {shape}, expected uint8 of shape (N, C, H, W)"
         )
-    if shape[2] != shape[3] or shape[2] < SMALLEST_SIDE:
-        raise DataError(
-            f"images to corrupt: found {shape[2]} x {shape[3]} px, expected squares of at least "
-            f"{SMALLEST_SIDE} px"
-        )
+    if reason := undefined_because(kind, shape[1:]):
+        raise DataError(f"images to corrupt: {reason}")
 
 
 Size = Literal["cifar", "tiny-imagenet", "imagenet"]

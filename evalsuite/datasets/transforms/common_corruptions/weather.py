@@ -36,7 +36,7 @@ def snow(batch: CorruptionBatch, constants: Constants) -> Pixels:
     *flakes, mix = constants
     layer = _flakes(batch, *flakes)
     values = batch.images.astype(np.float32)
-    gray = np.einsum("c,nchw->nhw", _LUMA, values)[:, None]
+    gray = values if batch.grey else np.einsum("c,nchw->nhw", _LUMA, values)[:, None]
     pale = np.maximum(values, gray * np.float32(1.5) + np.float32(127.5))
     values *= np.float32(mix)
     values += pale * np.float32(1 - mix)
@@ -45,22 +45,33 @@ def snow(batch: CorruptionBatch, constants: Constants) -> Pixels:
 
 
 def frost(batch: CorruptionBatch, constants: Constants) -> Pixels:
-    """Returns a x + b crop, with random crops of photographs or synthetic layers: (a, b, resizing)."""
+    """Returns a x + b crop, with random crops of photographs or synthetic layers: (a, b, resizing).
+
+    Grey images get grey frost, as in MNIST-C.
+    """
     share, weight, _ = constants  # photographs are resized already
-    layers = batch.textures or frost_layers(batch.seed, batch.side)
+    layers = batch.textures or frost_layers(batch.seed, max(batch.height, batch.width))
+    if batch.grey:
+        layers = tuple(map(_luminance, layers))
     crops = np.empty_like(batch.images)
     for crop, (pick, down, right) in zip(crops, batch.uniform(3).tolist(), strict=True):
         layer = layers[int(pick * len(layers))]
-        y, x = int(down * (layer.shape[1] - batch.side)), int(right * (layer.shape[2] - batch.side))
-        crop[:] = layer[:, y : y + batch.side, x : x + batch.side]
+        y, x = int(down * (layer.shape[1] - batch.height)), int(right * (layer.shape[2] - batch.width))
+        crop[:] = layer[:, y : y + batch.height, x : x + batch.width]
     return _looked_up(_frosted(share, weight), crops, batch.images)
+
+
+def _luminance(layer: Pixels) -> Pixels:
+    """The grey levels of an RGB layer, shape (1, H, W)."""
+    levels = np.rint(np.einsum("c,chw->hw", _LUMA, layer.astype(np.float32)))
+    return np.asarray(levels, np.uint8)[None]
 
 
 def fog(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns (x + c plasma) max / (max + c), where max is the image's own: (c, decay) = `constants`."""
     strength, decay = constants
-    size = 1 << (batch.side - 1).bit_length()
-    clouds = plasma(2 * batch.uniform(size, size) - 1, decay)[:, None, : batch.side, : batch.side]
+    size = 1 << (max(batch.height, batch.width) - 1).bit_length()
+    clouds = plasma(2 * batch.uniform(size, size) - 1, decay)[:, None, : batch.height, : batch.width]
     most = batch.images.max(axis=(1, 2, 3), keepdims=True).astype(np.float32)
     shine = np.float32(255 * strength)
     return truncated((batch.images + clouds * shine) * (most / (most + shine)))
@@ -103,11 +114,11 @@ def plasma(noise: Floats, decay: float) -> Floats:
 
 
 def _flakes(batch: CorruptionBatch, *constants: float) -> Floats:
-    """Draws a layer of 0…255 levels for each image, shape (N, 1, S, S)."""
+    """Draws a layer of 0…255 levels for each image, shape (N, 1, H, W)."""
     loc, scale, zoom, threshold, radius, sigma = constants
-    matrix = zoom_matrix(batch.side, zoom).astype(np.float32)
+    down, across = (zoom_matrix(side, zoom).astype(np.float32) for side in (batch.height, batch.width))
     layer = (
-        matrix @ (np.float32(loc) + np.float32(scale) * batch.normal(1, batch.side, batch.side)) @ matrix.T
+        down @ (np.float32(loc) + np.float32(scale) * batch.normal(1, batch.height, batch.width)) @ across.T
     )
     layer[layer < threshold] = 0
     points = truncated(layer * 255).astype(np.float32)
@@ -155,28 +166,31 @@ _EMBOSS = ((-2, -1, 0), (-1, 1, 1), (0, 1, 2))
 def spatter(batch: CorruptionBatch, constants: Constants) -> Pixels:
     """Returns the image under drops: (loc, scale, sigma px, threshold, strength, mud), mud 0 or 1.
 
-    Strength is that of the light on water, or the px by which splashes of mud are smoothed.
+    Strength is that of the light on water, or the px by which splashes of mud are smoothed. Grey images get splashes
+    of one level at every severity, as in MNIST-C.
     """
     loc, scale, sigma, threshold, strength, mud = constants
-    liquid = blurred(loc + scale * batch.normal(batch.side, batch.side).astype(np.float64), sigma)
+    mud = mud or batch.grey
+    liquid = blurred(loc + scale * batch.normal(batch.height, batch.width).astype(np.float64), sigma)
     liquid[liquid < threshold] = 0
     cover = splashes(liquid > threshold, strength) if mud else drops(liquid) * np.float32(strength)
     values = batch.images / np.float32(255)
     if mud:
         values *= 1 - cover[:, None]
-    values += cover[:, None] * (_MUD if mud else _WATER)[:, None, None]
+    colour = _WATER if not mud else _MUD[:1] if batch.grey else _MUD
+    values += cover[:, None] * colour[:, None, None]
     return truncated(values * np.float32(255))
 
 
 def splashes(wet: NDArray[np.bool_], sigma: float) -> Floats:
-    """Returns the share of each pixel that mud covers, float32, shape (N, S, S)."""
+    """Returns the share of each pixel that mud covers, float32, shape (N, H, W)."""
     cover = blurred(wet.astype(np.float32), sigma).astype(np.float32)
     cover[cover < _THIN] = 0
     return cover
 
 
 def drops(liquid: Floats) -> Floats:
-    """Returns the light on drops of water, up to 1 in each image, float32, shape (N, S, S).
+    """Returns the light on drops of water, up to 1 in each image, float32, shape (N, H, W).
 
     An image without a drop has no light; there the published operation divides zero by zero.
     """
@@ -197,7 +211,7 @@ def edges(levels: Pixels) -> NDArray[np.bool_]:
     """Returns Canny's edges with thresholds of 50 and 150 on |dx| + |dy| of Sobel's 3 x 3 gradients.
 
     Args:
-        levels: uint8, shape (N, S, S); beyond the border the nearest pixel counts.
+        levels: uint8, shape (N, H, W); beyond the border the nearest pixel counts.
     """
     padded = _padded(levels.astype(np.int32), "edge")
     smooth_y = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
@@ -230,7 +244,7 @@ def _crests(size: Integers, dx: Integers, dy: Integers) -> NDArray[np.bool_]:
 
 
 def distances(targets: NDArray[np.bool_]) -> Integers:
-    """Returns each pixel's distance to the nearest target in its image, in units of 2**-16 px, shape (N, S, S).
+    """Returns each pixel's distance to the nearest target in its image, in units of 2**-16 px, shape (N, H, W).
 
     A distance is that of the shortest path of steps to a neighbour (1), to a diagonal one (1.4) and of a
     knight's move (2.1969), as OpenCV approximates the Euclidean one. Two passes, down and back up: within a
@@ -243,10 +257,10 @@ def distances(targets: NDArray[np.bool_]) -> Integers:
 
 
 def _swept(field: Integers) -> Integers:
-    """Distances by steps from above and from the left, shape (S, S, N)."""
-    side = len(field)
-    slope = (np.arange(side, dtype=np.int32) * _UNIT)[:, None]
-    swept = np.full((side + 2, side + 4, field.shape[-1]), 2 * _FARTHEST, np.int32)
+    """Distances by steps from above and from the left, shape (H, W, N)."""
+    height, width, count = field.shape
+    slope = (np.arange(width, dtype=np.int32) * _UNIT)[:, None]
+    swept = np.full((height + 2, width + 4, count), 2 * _FARTHEST, np.int32)
     costs = (
         (1, -2, _KNIGHT),
         (1, -1, _DIAGONAL),
@@ -259,7 +273,7 @@ def _swept(field: Integers) -> Integers:
     for y, row in enumerate(field, 2):
         best = row
         for up, right, cost in costs:
-            best = np.minimum(best, swept[y - up, 2 + right : 2 + right + side] + np.int32(cost))
+            best = np.minimum(best, swept[y - up, 2 + right : 2 + right + width] + np.int32(cost))
         swept[y, 2:-2] = np.minimum.accumulate(best - slope, axis=0) + slope
     return swept[2:, 2:-2]
 
@@ -270,7 +284,7 @@ def equalized(levels: Pixels) -> Pixels:
     An image of one level stays as it is.
 
     Args:
-        levels: uint8, shape (N, S, S).
+        levels: uint8, shape (N, H, W).
     """
     images, size = len(levels), levels[0].size
     number = levels.reshape(images, -1).astype(np.intp) + 256 * np.arange(images)[:, None]

@@ -1,0 +1,99 @@
+"""Progress where there is no terminal: a line of a log every half minute, also while one long cell is computed."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evalsuite.execution.tasks import CellProgress
+    from evalsuite.runs.progress import RunProgress
+    from evalsuite.runs.timings import ActiveTask
+
+INTERVAL = 30.0
+"""Most seconds between two lines."""
+BEFORE, AFTER = "reading the suite and its data", "writing the tables and the page"
+"""What a command does before and after its run."""
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> duration(4.2), duration(240), duration(9000)
+    ('4.2 s', '4.0 min', '2.5 h')
+    """
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class ProgressLog:
+    """Prints where a run is: when it starts, every `interval` seconds, and when it ends; see `ProgressWatcher`.
+
+    A mistake in the question, which ends a command before its run starts, stays the only line.
+
+    Args:
+        write: Prints one line and flushes it.
+        interval: Most seconds between two lines.
+    """
+
+    def __init__(self, write: Callable[[str], None], interval: float) -> None:
+        self._write, self._interval = write, interval
+        self._phase, self._since = BEFORE, time.monotonic()
+        self._snapshot: Callable[[], RunProgress] | None = None
+
+    def __call__(self, step: CellProgress) -> None:
+        """Prints nothing about a cell that is finished: the next line counts it."""
+
+    @contextmanager
+    def lines(self) -> Iterator[None]:
+        """Prints lines as long as the context lasts."""
+        stopped = threading.Event()
+        printer = threading.Thread(target=self._keep, args=(stopped,), name="evalsuite-progress", daemon=True)
+        printer.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            printer.join()
+
+    @contextmanager
+    def watching(self, progress: Callable[[], RunProgress]) -> Iterator[None]:
+        """Prints the progress of a run, until it ends."""
+        self._snapshot = progress
+        self._write(sentence(progress()))
+        try:
+            yield
+        finally:
+            self._snapshot, self._phase, self._since = None, AFTER, time.monotonic()
+            end = progress()
+            self._write(f"{end.done} of {end.total} cells done in {duration(end.elapsed)}")
+
+    def _keep(self, stopped: threading.Event) -> None:
+        while not stopped.wait(self._interval):
+            snapshot = self._snapshot
+            if snapshot is not None:
+                self._write(sentence(snapshot()))
+            else:
+                self._write(f"{self._phase}, for {duration(time.monotonic() - self._since)} so far")
+
+
+def sentence(progress: RunProgress) -> str:
+    """Returns one line: cells done and in total, what is computed now, and the time left."""
+    share = f" ({progress.done / progress.total:.0%})" if progress.total else ""
+    parts = [f"{progress.done} of {progress.total} cells done{share}"]
+    if progress.active:
+        more = f" and {len(progress.active) - 1} more" if len(progress.active) > 1 else ""
+        parts.append(f"now {_cell(progress.active[0])}{more}")
+    left = progress.seconds_left
+    parts.append("time left not known yet" if left is None else f"about {duration(left)} left")
+    return "; ".join(parts)
+
+
+def _cell(task: ActiveTask) -> str:
+    key = task.key
+    what = task.what or "loading"
+    return f"{key.method} {key.target_ratio:g} {what} (seed {key.seed}) for {duration(time.monotonic() - task.started)}"
