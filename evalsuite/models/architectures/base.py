@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError, first_few
+from evalsuite.plugin_config import OPTIONAL_KEY
+from evalsuite.preprocessing import INTERPOLATIONS, Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,12 +38,20 @@ class Architecture(ABC):
         std: Each channel is then divided by it.
         bypass: Names of layers that are skipped: each is replaced by the identity. For weights of tools that
             remove whole layers; `evalsuite.models.surgery.bypass` finds such layers.
+        resize: Of pictures before the crop: one number is the shorter edge, two are height and width; empty for
+            what the weights were published with, or for the crop's own size if that is given alone.
+        crop: Height and width in pixels that the network sees, or one number for both; empty for what the weights
+            were published with.
+        interpolation: Filter of the resize; empty for what the weights were published with, or bilinear.
     """
 
     classes: int = 10
     mean: tuple[float, ...] = CIFAR_MEAN
     std: tuple[float, ...] = CIFAR_STD
     bypass: tuple[str, ...] = ()
+    resize: int | tuple[int, ...] = field(default=(), metadata=OPTIONAL_KEY)
+    crop: int | tuple[int, ...] = field(default=(), metadata=OPTIONAL_KEY)
+    interpolation: str = field(default="", metadata=OPTIONAL_KEY)
 
     def __post_init__(self) -> None:
         label = type(self).__name__
@@ -56,6 +66,48 @@ class Architecture(ABC):
             raise SuiteError(f"model {label}: found std = {self.std}, expected finite numbers above 0")
         if not all(abs(value) < float("inf") for value in self.mean):
             raise SuiteError(f"model {label}: found mean = {self.mean}, expected finite numbers")
+        self._check_geometry(label)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How a picture of any size becomes the network's pixels: the settings, else what the weights state."""
+        published = self.published_preprocessing()
+        resize, crop = _numbers(self.resize), _numbers(self.crop)
+        if crop:  # what it replaces is the published size, so the published resize is none for it
+            size = (crop[0], crop[-1])
+            kept = {"interpolation": published.interpolation, "engine": published.engine} if published else {}
+            published = Preprocessing(size, (min(size),), **kept)
+        if published is None:
+            return None
+        return replace(
+            published,
+            resize=resize or published.resize,
+            interpolation=self.interpolation or published.interpolation,
+        )
+
+    def published_preprocessing(self) -> Preprocessing | None:
+        """Returns the geometry that the weights were published with; ``None`` where there is no such statement."""
+        return None
+
+    def _check_geometry(self, label: str) -> None:
+        """Refuses settings of the geometry that cannot be, or that have no effect."""
+        resize, crop = _numbers(self.resize), _numbers(self.crop)
+        for key, numbers in (("resize", resize), ("crop", crop)):
+            if len(numbers) > 2 or (numbers and min(numbers) < 1):
+                raise SuiteError(
+                    f"model {label}: found {key} = {list(numbers)}, expected one or two numbers of at least 1 pixel"
+                )
+        if self.interpolation and self.interpolation not in INTERPOLATIONS:
+            raise SuiteError(
+                f"model {label}: found interpolation = {self.interpolation!r}, expected one of "
+                f"{', '.join(INTERPOLATIONS)}"
+            )
+        if (resize or self.interpolation) and not crop and self.published_preprocessing() is None:
+            key = "resize" if resize else "interpolation"
+            raise SuiteError(
+                f"model {label}: found {key} without crop, and its weights state no size: give crop too, "
+                "the height and width that the network sees"
+            )
 
     @abstractmethod
     def network(self) -> nn.Module:
@@ -110,6 +162,10 @@ def build_model(architecture: Architecture) -> nn.Module:
 def unwrap_model(model: nn.Module) -> nn.Module:
     """Returns the network inside a `Normalized` model, or the model itself."""
     return model.network if isinstance(model, Normalized) else model
+
+
+def _numbers(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
 
 
 def he_normal(network: nn.Module) -> None:
