@@ -385,3 +385,16 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr("evalsuite.producers.base.train", counting("trainings", loop.train))
     monkeypatch.setattr("evalsuite.evaluation.logits", counting("passes", forward.logits))
     return count
+
+
+@pytest.fixture
+def vit_folder(tmp_path: Path) -> Path:
+    """A model folder of transformers: a vision transformer of two blocks for ten classes of 32 x 32 pixels."""
+    library = pytest.importorskip("transformers")
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    config = library.ViTConfig(**settings, image_size=32, patch_size=8, num_labels=10)
+    folder = tmp_path / "vit"
+    library.ViTForImageClassification(config).save_pretrained(folder)
+    library.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder

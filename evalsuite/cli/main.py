@@ -276,7 +276,7 @@ def inspect_command(
             console.print_program(program)
         return
     inspection = inspect_checkpoint(file, parent=parent, masks=masks)
-    match = match_architecture(read_weights(file, masks=masks), image_shape=shape)
+    match = match_architecture(read_weights(file, masks=masks), image_shape=shape, file=file)
     if as_json:
         console.print_json(json.dumps({**dataclasses.asdict(inspection), **dataclasses.asdict(match)}))
     else:

@@ -269,6 +269,7 @@ def write_junit(verdicts: pd.DataFrame, path: Path) -> None:
 
 
 _PER_CHANNEL = ("mean", "std")
+_TRUTH = {"true": True, "false": False}
 
 
 def settings(pairs: Iterable[str]) -> dict[str, Any]:
@@ -278,8 +279,16 @@ def settings(pairs: Iterable[str]) -> dict[str, Any]:
     {'shortcut': 'B', 'mean': [0.5, 0.5, 0.5], 'depth': 20}
     >>> settings(["mean=0.5"])  # of images with one channel
     {'mean': [0.5]}
+    >>> settings(["options.depth=2", "options.transform_input=false"])  # arguments of the function that builds it
+    {'options': {'depth': 2, 'transform_input': False}}
     """
-    values = {key: _value(text) for key, text in map(_pair, pairs)}
+    values: dict[str, Any] = {}
+    for key, text in map(_pair, pairs):
+        table, dot, option = key.partition(".")
+        if dot:
+            values.setdefault(table, {})[option] = _TRUTH.get(text, _value(text))
+        else:
+            values[key] = _value(text)
     lists = {key: [values[key]] for key in _PER_CHANNEL if isinstance(values.get(key), float | int)}
     return values | lists
 
@@ -316,11 +325,17 @@ def sentence(row: Mapping[str, Any]) -> str:
 
 def _architecture(request: CheckRequest) -> Architecture:
     from evalsuite.models.architectures.uris import architecture_from_uri
-    from evalsuite.models.checkpoints.architecture_detection import detect_architecture  # both import torch
+    from evalsuite.models.checkpoints.architecture_detection import (
+        detect_architecture,  # both import torch
+        published_entry,
+    )
 
+    parent = Path(request.parent)
     if request.model:
-        return architecture_from_uri(request.model, **request.settings)
-    fit = detect_architecture(_weights(Path(request.parent)))
+        entry = published_entry(request.model, parent)
+        stated = {"weights": entry} if entry else {}
+        return architecture_from_uri(request.model, **{**stated, **request.settings})
+    fit = detect_architecture(_weights(parent), file=parent)
     return architecture_from_uri(fit.uri, **{**fit.settings, **request.settings})
 
 

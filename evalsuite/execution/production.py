@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from evalsuite.compat.transformers import is_model_folder
 from evalsuite.config.suite import Suite
 from evalsuite.cost_axes import DEFAULT_AXIS, ratio_on_axis
 from evalsuite.datasets.source import ImageSource
@@ -334,6 +335,11 @@ class Production:
         root = self.image_source.place.root
         tried = [self.suite.source.parent / named, *([root / named] if root else [])]
         for path in tried:
+            if path.is_dir() and not is_model_folder(path):
+                raise CheckpointError(
+                    f"{what} {path}: found a folder without config.json, expected a file of weights, or a model folder "
+                    "as save_pretrained writes it"
+                )
             if path.exists():
                 return path
         raise CheckpointError(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +90,10 @@ class Architecture(ABC):
         """Returns the geometry that the weights were published with; ``None`` where there is no such statement."""
         return None
 
+    def notes(self) -> tuple[str, ...]:
+        """Returns sentences for readers of the network's numbers: what it does that its settings do not show."""
+        return ()
+
     def _check_geometry(self, label: str) -> None:
         """Refuses settings of the geometry that cannot be, or that have no effect."""
         resize, crop = _numbers(self.resize), _numbers(self.crop)
@@ -120,6 +125,8 @@ class Architecture(ABC):
 class Normalized(nn.Module):
     """A network behind its preprocessing; only the network's weights are in the state dict.
 
+    Its output is the logits, also of a network that returns a record or a dictionary which holds them.
+
     Args:
         network: Takes normalised images.
         mean: One number per channel.
@@ -137,8 +144,44 @@ class Normalized(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, K) of float images in [0, 1], (N, C, H, W)."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
-        return logits
+        output = self.network((images - self.mean) / self.std)
+        return output if isinstance(output, Tensor) else logits_in(output)
+
+
+def logits_in(output: Any) -> Tensor:
+    """Returns the logits in what a network returns, where they are obvious; else the output as it is.
+
+    Obvious are an attribute or a key ``logits`` (transformers, torchvision's GoogLeNet in training), or the one
+    floating-point tensor of two dimensions in a dictionary, a tuple or a list.
+
+    >>> logits_in({"features": torch.ones(2, 3, 4, 4), "scores": torch.zeros(2, 10)}).shape
+    torch.Size([2, 10])
+    """
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    parts = output.values() if isinstance(output, Mapping) else output
+    if not isinstance(output, Mapping | tuple | list):
+        return output  # type: ignore[no-any-return]  # whoever expects logits refuses it
+    tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
+    matrices = [tensor for tensor in tensors if tensor.dim() == 2]
+    return matrices[0] if len(matrices) == 1 else output  # type: ignore[return-value]  # as above
+
+
+def output_note(model: nn.Module, images: Tensor) -> str:
+    """Returns a sentence about where the logits of a model are; empty if its network returns nothing else.
+
+    Args:
+        model: In evaluation mode.
+        images: Some images in [0, 1], (N, C, H, W).
+    """
+    if not isinstance(model, Normalized):
+        return ""
+    with torch.inference_mode():
+        output = model.network((images - model.mean) / model.std)
+    if isinstance(output, Tensor):
+        return ""
+    return f"The network returns {type(output).__name__}, not a tensor; its logits are what is measured."
 
 
 def build_model(architecture: Architecture) -> nn.Module:

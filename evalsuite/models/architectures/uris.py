@@ -6,6 +6,7 @@
     torchvision:resnet18             torchvision.models.get_model
     timm:resnet18                    timm.create_model
     robustbench:Standard             robustbench's zoo
+    hf:folder, folder                a model folder of transformers: config.json, weights, preprocessor_config.json
     folder/file.py:function          a function (or class) in the user's own file that returns a torch.nn.Module
     package.module:function          the same in an installed package
 
@@ -30,7 +31,8 @@ LIBRARIES = ("torchvision", "timm", "robustbench")
 """Schemes whose networks have names within a library."""
 
 _REGISTERED = "evalsuite"
-_NEED_A_TARGET = (*LIBRARIES, "python")
+_FOLDER = "hf"
+_NEED_A_TARGET = (*LIBRARIES, _FOLDER, "python")
 
 
 def architecture_from_uri(uri: str, **settings: Any) -> Architecture:
@@ -52,6 +54,9 @@ def architecture_from_uri(uri: str, **settings: Any) -> Architecture:
     evalsuite.errors.UnknownNameError: unknown model 'resnet18': did you mean 'torchvision:resnet18'?
     """
     scheme, colon, target = uri.partition(":")
+    if (colon and scheme == _FOLDER) or Path(uri).is_dir():
+        folder = target if scheme == _FOLDER else uri
+        return from_settings({"name": _FOLDER, "model": str(Path(folder).expanduser().resolve()), **settings})
     if colon and scheme in LIBRARIES:
         return from_settings({"name": scheme, "model": target, **settings})
     if colon and scheme != _REGISTERED:

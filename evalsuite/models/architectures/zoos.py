@@ -17,6 +17,12 @@ from evalsuite.plugin_config import OPTIONAL_KEY
 from evalsuite.preprocessing import Preprocessing
 from evalsuite.registry import unknown_name
 
+_TRANSFORM_INPUT = ("googlenet", "inception_v3")
+"""Networks whose weights were ported from another library: they expect images normalised with 0.5.
+
+torchvision's functions set ``transform_input`` where they are given weights.
+"""
+
 IMAGE_SIZE_OPTIONS = ("image_size", "img_size")
 """Names under which torchvision's and timm's functions take the size of an image."""
 
@@ -43,11 +49,24 @@ class TorchvisionNetwork(ExternalArchitecture):
             preset.mean if preset else IMAGENET_MEAN, preset.std if preset else IMAGENET_STD
         )
         super().__post_init__()
+        normalised = (self.mean, self.std) == (IMAGENET_MEAN, IMAGENET_STD)
+        if self.model in _TRANSFORM_INPUT and normalised and "transform_input" not in self.options:
+            object.__setattr__(self, "options", {**self.options, "transform_input": True})
         if len(self.mean) != 3:
             raise SuiteError(
                 f"model torchvision:{self.model}: found mean and std of {len(self.mean)} channels, expected 3: "
                 "torchvision's networks take colour images"
             )
+
+    def notes(self) -> tuple[str, ...]:
+        """Returns a sentence where the network normalises its images once more."""
+        if not self.options.get("transform_input"):
+            return ()
+        return (
+            f"torchvision:{self.model} is built with transform_input, as torchvision builds it for its weights: images "
+            "that are normalised for ImageNet are normalised once more, with 0.5. If yours was trained without, say "
+            "options.transform_input=false.",
+        )
 
     def network(self) -> nn.Module:
         """Returns the network with `classes` logits."""

@@ -64,7 +64,7 @@ class CheckpointInspection:
 
     Attributes:
         file: Its name.
-        format: ``safetensors``, ``torch zip`` (1.6 and later) or ``torch legacy``.
+        format: ``safetensors``, ``torch zip`` (1.6 and later), ``torch legacy`` or ``model folder``.
         bytes: Size on disk.
         packed: Bytes of its tensors, losslessly packed; see `evalsuite.models.packing`.
         wrapper: Keys that lead to the state dict in the file, joined by dots; empty if the file is the state dict.
@@ -141,7 +141,7 @@ def inspect_checkpoint(
     return CheckpointInspection(
         file=path.name,
         format=checkpoint.format,
-        bytes=path.stat().st_size,
+        bytes=checkpoint.bytes,
         packed=len(pack(with_positive_zeros(weights))),
         wrapper=checkpoint.wrapper,
         prefix=checkpoint.prefix,

@@ -15,9 +15,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from evalsuite.compat.transformers import folder_files, is_model_folder, pretrained_network
 from evalsuite.errors import CheckpointError, first_few
 from evalsuite.models.architectures.base import unwrap_model
-from evalsuite.models.checkpoints.file_formats import check_unpacked_size, damaged_file_error, identify_file
+from evalsuite.models.checkpoints.file_formats import (
+    CheckpointFile,
+    check_unpacked_size,
+    damaged_file_error,
+    identify_file,
+)
 from evalsuite.models.checkpoints.masks import apply_masks, fold_parametrizations
 from evalsuite.models.checkpoints.pickle_scan import scan_pickle, unsafe_pickle_error
 from evalsuite.models.checkpoints.state_dict_keys import (
@@ -32,7 +38,7 @@ from evalsuite.models.checkpoints.state_dict_keys import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evalsuite.models.checkpoints.file_formats import CheckpointFile, Format
+    from evalsuite.models.checkpoints.file_formats import Format
 
 _MAX_PROTOCOL = 3  # of pickle: the last without operations that torch.load does not follow
 _GLOBAL = re.compile(r"GLOBAL ([\w.<>]+)")
@@ -45,6 +51,7 @@ class Checkpoint:
     Attributes:
         weights: Keys without prefixes, dense finite tensors on the processor, half precision widened.
         format: Of the file.
+        bytes: Its size on disk.
         wrapper: Keys that lead to the state dict in the file, joined by dots; empty if the file is the state dict.
         prefix: The prefix that was removed from every key.
         folded: Names of weights that were computed from several tensors: with a mask, or from a weight norm.
@@ -54,6 +61,7 @@ class Checkpoint:
 
     weights: dict[str, Tensor]
     format: Format
+    bytes: int
     wrapper: str
     prefix: str
     folded: tuple[str, ...]
@@ -107,7 +115,9 @@ def read_checkpoint(path: Path, *, masks: Path | None = None) -> Checkpoint:
     _check_finite(path, weights)
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
     extras = _extra_keys(content, wrapper, tensors)
-    return Checkpoint(weights, file.format, ".".join(wrapper), prefix, folded, dict(dtypes), extras)
+    return Checkpoint(
+        weights, file.format, file.size, ".".join(wrapper), prefix, folded, dict(dtypes), extras
+    )
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -156,7 +166,10 @@ def check_class_count(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _read(path: Path) -> tuple[CheckpointFile, object]:
-    """Returns the format of a file, and its content."""
+    """Returns the format of a file or of a model folder, and its content."""
+    if is_model_folder(path):
+        size = sum(file.stat().st_size for file in folder_files(path))
+        return CheckpointFile(path, "model folder", size, {}), pretrained_network(path).state_dict()
     file = identify_file(path)
     try:
         content = safetensors.torch.load_file(path) if file.format == "safetensors" else _unpickle(file)
