@@ -228,14 +228,24 @@ def tensor_shapes(uri: str, settings: str = "{}") -> Shapes:
         uri: Registered name, or ``torchvision:`` and a name.
         settings: In JSON, without ``classes``: for that, the shapes have 1009.
     """
-    table = ArchitectureFit(uri, {**json.loads(settings), "classes": CLASSES}).table
-    with quiet_imports(), torch.random.fork_rng(devices=[]), _MetaTensors():
-        network = from_settings(table).network()
+    network = without_memory(uri, {**json.loads(settings), "classes": CLASSES})
     return {
         name: tuple(tensor.shape)
         for name, tensor in network.state_dict().items()
         if not name.endswith(COUNTER)
     }
+
+
+def without_memory(uri: str, settings: Mapping[str, Any] | None = None) -> nn.Module:
+    """Returns the network of an architecture, on the meta device where that is possible: shapes without numbers.
+
+    Args:
+        uri: Registered name, or the name of a library and of its network.
+        settings: Of the architecture.
+    """
+    table = ArchitectureFit(uri, settings or {}).table
+    with quiet_imports(), torch.random.fork_rng(devices=[]), _MetaTensors():
+        return from_settings(table).network()
 
 
 def match_architecture(

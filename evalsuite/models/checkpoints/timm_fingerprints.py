@@ -1,6 +1,6 @@
 """Networks of timm whose tensors have the names and shapes of a state dict: a table, since building all takes minutes.
 
-``python -m evalsuite.models.checkpoints.timm_fingerprints`` writes the table anew for the installed timm.
+``python -m evalsuite.models.checkpoints.timm_table`` writes the table anew for the installed timm.
 """
 
 from __future__ import annotations
@@ -57,29 +57,3 @@ def split_head(shapes: Shapes, classes: int) -> tuple[dict[str, Sequence[int]], 
 def _table() -> dict[str, dict]:  # type: ignore[type-arg]  # JSON
     content: dict[str, dict] = json.loads(TABLE.read_text("utf-8"))  # type: ignore[type-arg]
     return content
-
-
-def _write_table() -> None:
-    import timm
-
-    from evalsuite.models.checkpoints.architecture_detection import CLASSES, tensor_shapes
-
-    heads: list[list[str]] = []
-    models = {}
-    for name in timm.list_models():
-        try:
-            body, head = split_head(tensor_shapes(f"timm:{name}"), CLASSES)
-        except Exception as error:  # a network that cannot be built without memory is left out
-            print(f"{name}: {type(error).__name__}: {error}", flush=True)  # noqa: T201
-            continue
-        if head and head not in heads:
-            heads.append(head)
-        if head:
-            models[name] = [fingerprint(body), heads.index(head)]
-    lines = [f"{json.dumps(name)}: {json.dumps(entry)}" for name, entry in models.items()]
-    text = f'{{"timm": {json.dumps(timm.__version__)},\n"heads": {json.dumps(heads)},\n"models": {{\n'
-    TABLE.write_text(text + ",\n".join(lines) + "\n}}\n", "utf-8")
-
-
-if __name__ == "__main__":
-    _write_table()
