@@ -100,7 +100,7 @@ class Preprocessing:
     def _corner(self, shape: tuple[int, ...]) -> tuple[int, int]:
         """Top and left of the crop in a picture of (H, W, C) that is padded where it is smaller than the crop."""
         margins = [max(0, there - wanted) / 2 for there, wanted in zip(shape, self.crop, strict=False)]
-        top, left = map(int if self.engine == "torch" else round, margins)
+        top, left = (int(margin) if self.engine == "torch" else round(margin) for margin in margins)
         return top, left
 
 

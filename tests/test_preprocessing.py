@@ -58,7 +58,9 @@ def test_the_pixels_of_torchvisions_weights(model: str, weights: str, size: tupl
 
     theirs = transforms(picture(*size)).numpy()
 
-    mean, std = (np.float32(part).reshape(3, 1, 1) for part in (architecture.mean, architecture.std))
+    mean, std = (
+        np.array(part, np.float32).reshape(3, 1, 1) for part in (architecture.mean, architecture.std)
+    )
     mine = (geometry(architecture).pixels(picture(*size)).astype(np.float32) / 255 - mean) / std
     assert np.array_equal(mine, theirs)
 
@@ -142,7 +144,7 @@ def test_new_settings_are_in_no_table_at_their_defaults() -> None:
     architecture = architecture_from_uri("torchvision:resnet18")
     assert set(to_settings(architecture)) == fields
     assert set(from_table(MODELS, {"name": "torchvision", "model": "resnet18"}, where="").table) == fields
-    changed = dataclasses.replace(architecture, weights="IMAGENET1K_V1", crop=160)
+    changed = architecture_from_uri("torchvision:resnet18", weights="IMAGENET1K_V1", crop=160)
     assert set(to_settings(changed)) == {*fields, "weights", "crop"}
     assert from_settings(to_settings(changed)) == changed
 

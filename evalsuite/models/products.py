@@ -95,7 +95,7 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fused)
 
 
-class _Counter(TorchDispatchMode):
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types for it
     """Records products, those inside of a layer as the layer's.
 
     Args:
@@ -103,7 +103,7 @@ class _Counter(TorchDispatchMode):
     """
 
     def __init__(self, originals: Mapping[int, Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # the same
         self.originals = originals
         self.products: list[Product] = []
         self._depth = 0

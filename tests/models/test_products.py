@@ -30,7 +30,8 @@ SMALL = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2, "hi
 def torchvision_vit() -> nn.Module:
     from torchvision.models import VisionTransformer
 
-    return VisionTransformer(**SMALL, num_classes=10).eval()
+    network: nn.Module = VisionTransformer(**SMALL, num_classes=10).eval()
+    return network
 
 
 def timm_vit() -> nn.Module:

@@ -76,8 +76,10 @@ class Architecture(ABC):
         resize, crop = _numbers(self.resize), _numbers(self.crop)
         if crop:  # what it replaces is the published size, so the published resize is none for it
             size = (crop[0], crop[-1])
-            kept = {"interpolation": published.interpolation, "engine": published.engine} if published else {}
-            published = Preprocessing(size, (min(size),), **kept)
+            resized = Preprocessing(size, (min(size),))
+            if published is not None:
+                resized = replace(resized, interpolation=published.interpolation, engine=published.engine)
+            published = resized
         if published is None:
             return None
         return replace(

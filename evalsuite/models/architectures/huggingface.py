@@ -131,7 +131,7 @@ def _geometry(folder: Path, processor: Any) -> Preprocessing:
     kind = type(processor).__name__
     size = dict(processor.size or {})
     edge = size.get("shortest_edge")
-    resize = (edge,) if edge else (size.get("height"), size.get("width"))
+    resize: tuple[int | None, ...] = (edge,) if edge else (size.get("height"), size.get("width"))
     crop = dict(getattr(processor, "crop_size", None) or {})
     window = (crop.get("height"), crop.get("width")) if processor.do_center_crop else resize
     if edge and kind.startswith("ConvNext"):
@@ -142,12 +142,14 @@ def _geometry(folder: Path, processor: Any) -> Preprocessing:
         resize = (int(256 / 224 * edge),)
     if not processor.do_resize:
         resize = ()
-    if len(window) != 2 or None in (*window, *resize):
+    numbers = [number for number in (*window, *resize) if number is not None]
+    if len(window) != 2 or len(numbers) != len(window) + len(resize):
         raise SuiteError(
             f"model folder {folder}: its {kind} makes pictures of no fixed size (size = {size}); give crop, and resize "
             "if pictures are resized to another size before it"
         )
-    return Preprocessing(tuple(window), tuple(resize), _interpolation(processor), engine="torch")
+    height, width, *resized = numbers
+    return Preprocessing((height, width), tuple(resized), _interpolation(processor), engine="torch")
 
 
 def _interpolation(processor: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -171,13 +171,13 @@ def timm_geometry(config: Any) -> Preprocessing:
     height, width = config.input_size[1:]
     share = config.crop_pct or 0.875
     scaled = (math.floor(height / share), math.floor(width / share))
-    common = {"crop": (height, width), "interpolation": config.interpolation or "bicubic"}
+    centred = Preprocessing((height, width), (min(scaled),), config.interpolation or "bicubic")
     if config.crop_mode == "squash":
-        return Preprocessing(resize=scaled, **common)
+        return replace(centred, resize=scaled)
     if config.crop_mode == "border":
-        fill = tuple(round(255 * value) for value in config.mean)
-        return Preprocessing(resize=(min(scaled),), edge="longer", fill=fill, **common)
-    return Preprocessing(resize=(min(scaled),), **common)
+        red, green, blue = (round(255 * value) for value in config.mean)
+        return replace(centred, edge="longer", fill=(red, green, blue))
+    return centred
 
 
 @lru_cache(maxsize=64)
