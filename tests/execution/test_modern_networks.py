@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import evalsuite
 from evalsuite.config.suite import suite_from_tables
@@ -42,13 +44,16 @@ EVALUATORS: dict[str, Any] = {"evaluators": [{"name": "accuracy"}], "tolerances"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_pruned_copy_is_inspected_checked_and_made(kind: str, tmp_path: Path, vit_folder: Path) -> None:
+def test_a_pruned_copy_is_inspected_checked_and_made(
+    kind: str, tmp_path: Path, vit_folder: Path, head_fitter: Callable[[nn.Module], None]
+) -> None:
     (tmp_path / "networks.py").write_text(NETWORKS)
     uri, settings = KINDS[kind]
     uri = uri.format(vit_folder=vit_folder, folder=tmp_path)
     architecture = architecture_from_uri(uri, classes=10, **settings)
     torch.manual_seed(0)
     model = build_model(architecture)
+    head_fitter(model)
     torch.save(unwrap_model(model).state_dict(), tmp_path / "dense.pt")
     apply_masks(model, masks_for_budget(model, magnitudes(model), round(0.6 * count_nonzero(model))))
     torch.save(unwrap_model(model).state_dict(), tmp_path / "pruned.pt")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import evalsuite
 from evalsuite.cli.main import main
@@ -27,18 +29,27 @@ def small(num_classes=10, width=6):
 """
 
 
-def save(architecture: Architecture, path: Path) -> None:
+Fitter = Callable[[nn.Module], None]
+
+
+def save(architecture: Architecture, path: Path, fit: Fitter) -> None:
     torch.manual_seed(0)
-    torch.save(unwrap_model(build_model(architecture)).state_dict(), path)
+    model = build_model(architecture)
+    fit(model)
+    torch.save(unwrap_model(model).state_dict(), path)
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
+def place(tmp_path: Path, head_fitter: Fitter) -> Path:
     """A folder with a dense network, a smaller one of another class, and a manifest that lists it."""
     (tmp_path / "suite.toml").write_text(SUITE)
     (tmp_path / "net.py").write_text(NETWORK)
-    save(architecture_from_uri("small-cnn", widths=[8, 12, 16, 16]), tmp_path / "dense.pt")
-    save(architecture_from_uri(f"{tmp_path / 'net.py'}:small", options={"width": 4}), tmp_path / "other.pt")
+    save(architecture_from_uri("small-cnn", widths=[8, 12, 16, 16]), tmp_path / "dense.pt", head_fitter)
+    save(
+        architecture_from_uri(f"{tmp_path / 'net.py'}:small", options={"width": 4}),
+        tmp_path / "other.pt",
+        head_fitter,
+    )
     return tmp_path
 
 
