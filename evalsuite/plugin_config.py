@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -19,6 +20,12 @@ from evalsuite.errors import SuiteError, UnknownNameError, UserError
 from evalsuite.registry import Registry, expectation, unknown_name
 
 T = TypeVar("T")
+
+OPTIONAL_KEY: Mapping[str, bool] = MappingProxyType({"evalsuite_optional_key": True})
+"""Metadata of a dataclass field that tables leave out at its default: for settings that are newer than results.
+
+Digests are of tables. A setting that is in none of them where it changes nothing leaves finished results valid.
+"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,23 @@ def from_table(registry: Registry[type[T]], table: Mapping[str, Any] | str, *, w
             f"(abstract now: {missing}); fix the plug-in"
         )
     plugin = build(kind, settings, where=f"{where}, {name}")
-    return PluginConfig(label, name, json.loads(json.dumps(dataclasses.asdict(plugin), default=str)), plugin)
+    values = without_defaults(plugin, dataclasses.asdict(plugin))
+    return PluginConfig(label, name, json.loads(json.dumps(values, default=str)), plugin)
+
+
+def without_defaults(plugin: object, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of a plug-in's fields without those of `OPTIONAL_KEY` fields that have their default.
+
+    Args:
+        plugin: An instance of a dataclass.
+        values: Its fields by name, in any form.
+    """
+    absent = {
+        field.name
+        for field in dataclasses.fields(plugin)  # type: ignore[arg-type]  # all plug-ins are dataclasses
+        if OPTIONAL_KEY.items() <= field.metadata.items() and getattr(plugin, field.name) == field.default
+    }
+    return {name: value for name, value in values.items() if name not in absent}
 
 
 def from_tables(

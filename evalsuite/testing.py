@@ -29,7 +29,7 @@ from evalsuite.models import MODELS
 from evalsuite.models.architectures.base import Architecture
 from evalsuite.models.architectures.settings import to_settings
 from evalsuite.models.checkpoints.saving import load_model, save_model
-from evalsuite.models.cost import prunable_layers, weight_cost, weights_digest
+from evalsuite.models.cost import prunable_parameters, weight_cost, weights_digest
 from evalsuite.models.inference import logits
 from evalsuite.producers.base import Context, Producer
 from evalsuite.training.history import history
@@ -171,8 +171,8 @@ def _check_ratios(producer: Producer, parent: nn.Module, models: list[nn.Module]
     for target, ratio, model in zip(targets, measured, models, strict=True):
         off = abs(ratio - target)
         _expect(off <= within, f"ratio {ratio:.4f} at target {target}, it may be {within} off")
-        for name, layer in prunable_layers(model).items():
-            _expect(bool(layer.get_parameter("weight").any()), f"layer {name} is empty at ratio {target}")
+        for name, weight in prunable_parameters(model).items():
+            _expect(bool(weight.any()), f"layer {name} is empty at ratio {target}")
     rising = producer.dense or all(low < high for low, high in pairwise(measured))
     _expect(rising, f"measured ratios do not rise: {measured}")
 

@@ -20,6 +20,7 @@ Floats = NDArray[np.float64]
 Split = Literal["train", "validation", "test"]
 PictureKind = Literal["misclassified", "corruption", "attack"]
 CellStatus = Literal["ok", "skipped", "invalid", "error"]
+WeightSet = Literal["", "ema", "raw"]
 PhaseName = Literal["pretraining", "pruning", "retraining"]
 
 DENSE = "dense"
@@ -184,6 +185,10 @@ class ExternalCandidate:
         ratio: Its declared prune ratio; the ratio that counts is measured, and must agree.
         mean: Per channel, where its preprocessing is not the parent's: a program may bring its own.
         std: As `mean`; zeros and ones are no preprocessing.
+        model: Its architecture where that is not the parent's, as ``--model`` takes it, perhaps with settings behind
+            it: ``timm:vit_tiny_patch16_224 options.depth=6``.
+        weights: Which set of weights of a file that has two: ``ema`` for averaged ones, ``raw`` for the others; empty
+            for the averaged ones where there are both.
     """
 
     file: str
@@ -194,6 +199,8 @@ class ExternalCandidate:
     ratio: float | None = None
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    model: str = ""
+    weights: WeightSet = ""
 
 
 @dataclass(frozen=True, slots=True)

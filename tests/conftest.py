@@ -25,7 +25,7 @@ from evalsuite.errors import DataError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.models import inference as forward
-from evalsuite.models.architectures.base import build_model
+from evalsuite.models.architectures.base import Normalized, build_model
 from evalsuite.models.architectures.settings import from_settings
 from evalsuite.producers import PRODUCERS
 from evalsuite.training import loop
@@ -385,3 +385,45 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     monkeypatch.setattr("evalsuite.producers.base.train", counting("trainings", loop.train))
     monkeypatch.setattr("evalsuite.evaluation.logits", counting("passes", forward.logits))
     return count
+
+
+def fit_head(model: nn.Module) -> None:
+    """Fits the last layer of a network to digits by ridge regression, so that it is better than chance."""
+    digits = Digits().load("train", Place())
+    assert digits.labels is not None
+    images = torch.tensor(digits.images[:600]) / 255
+    targets = nn.functional.one_hot(torch.tensor(digits.labels[:600]), 10).double()
+    head = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    inputs: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, arguments: inputs.append(arguments[0]))
+    with torch.inference_mode():
+        model.eval()(images)
+    hook.remove()
+    columns = nn.functional.pad(inputs[0].clone().double(), (0, 1), value=1.0)
+    gram = columns.T @ columns
+    ridge = 1e-3 * gram.trace() / len(gram) * torch.eye(len(gram), dtype=torch.float64)
+    solution = torch.linalg.solve(gram + ridge, columns.T @ (targets - 0.1))
+    with torch.no_grad():
+        head.weight.copy_(10 * solution[:-1].T)
+        head.bias.copy_(10 * solution[-1])
+
+
+@pytest.fixture
+def head_fitter() -> Callable[[nn.Module], None]:
+    """The function that fits the last layer of a network to digits."""
+    return fit_head
+
+
+@pytest.fixture
+def vit_folder(tmp_path: Path) -> Path:
+    """A model folder of transformers: a vision transformer of two blocks for ten classes of 32 x 32 pixels."""
+    library = pytest.importorskip("transformers")
+    settings = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+    torch.manual_seed(0)
+    config = library.ViTConfig(**settings, image_size=32, patch_size=8, num_labels=10)
+    folder = tmp_path / "vit"
+    network = library.ViTForImageClassification(config)
+    fit_head(Normalized(network, mean=[0.5] * 3, std=[0.5] * 3))
+    network.save_pretrained(folder)
+    library.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,9 +108,10 @@ def test_calibration_keeps_its_contract_without_validation_images() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if name != "python"])  # which is the user's own
-def test_every_model_keeps_its_contract(name: str) -> None:
+def test_every_model_keeps_its_contract(name: str, vit_folder: Path) -> None:
     torch.manual_seed(0)
-    check_model(build_model(MODELS.get(name)(**SETTINGS.get(name, {}))))
+    settings = {"model": str(vit_folder)} if name == "hf" else SETTINGS.get(name, {})
+    check_model(build_model(MODELS.get(name)(**settings)))
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,7 @@ def print_inspection(inspection: CheckpointInspection, match: ArchitectureMatch)
             "folded": ", ".join(inspection.folded),
             "also there": ", ".join(inspection.extras),
             "missing": ", ".join(inspection.missing),
+            "note": inspection.note,
         }
     )
     _print_layers(inspection.layers)

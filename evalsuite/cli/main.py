@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
 
 import typer
 
@@ -20,6 +20,7 @@ from evalsuite.cli import console
 from evalsuite.cost_axes import AXES
 from evalsuite.errors import EvalsuiteError, UserError
 from evalsuite.registry import Registry, RegistryEntry, unknown_name
+from evalsuite.types import WeightSet
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,6 +72,14 @@ SkipUnreadable = Annotated[
 ]
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read all pictures again that an earlier run has decoded.")
+]
+
+
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="Of a file with two sets of weights: ema for averaged ones, raw for the others. [default: ema]"
+    ),
 ]
 
 
@@ -183,6 +192,7 @@ def check_command(
             help="Architecture: resnet20, torchvision:resnet18, file.py:function ... [default: detected]"
         ),
     ] = "",
+    weights: Weights = "",
     data: Annotated[
         str,
         typer.Option(
@@ -229,7 +239,8 @@ def check_command(
     from evalsuite.api import check, check_dry_run
     from evalsuite.config.manifest import candidates_of_paths, read_manifest
     from evalsuite.config.options import Options
-    from evalsuite.execution.check import CheckRequest, settings, write_junit
+    from evalsuite.config.settings import settings
+    from evalsuite.execution.check import CheckRequest, write_junit
     from evalsuite.tolerances import parse_tolerances
 
     preprocessing = [f"{key}={text}" for key, text in (("mean", mean), ("std", std)) if text]
@@ -237,6 +248,7 @@ def check_command(
         parent=parent,
         candidates=candidates_of_paths(candidate or []) + (read_manifest(manifest) if manifest else ()),
         model=model,
+        weights=_weight_set(weights),
         settings=settings([*(setting or []), *preprocessing]),
         data=data,
         suite=suite,
@@ -276,6 +288,7 @@ def inspect_command(
     file: Annotated[Path, typer.Argument(help="A file of weights, or a whole program.")],
     parent: Annotated[Path | None, typer.Option(help="The dense network, to measure ratios.")] = None,
     masks: Annotated[Path | None, typer.Option(help="A separate file of masks.")] = None,
+    weights: Weights = "",
     image: Annotated[
         str, typer.Option(help="Count MACs for such images: 3x32x32; else the architecture's usual.")
     ] = "",
@@ -295,8 +308,10 @@ def inspect_command(
         else:
             console.print_program(program)
         return
-    inspection = inspect_checkpoint(file, parent=parent, masks=masks)
-    match = match_architecture(read_weights(file, masks=masks), image_shape=shape)
+    choice = _weight_set(weights)
+    inspection = inspect_checkpoint(file, parent=parent, masks=masks, choice=choice)
+    tensors = read_weights(file, masks=masks, choice=choice)
+    match = match_architecture(tensors, image_shape=shape, file=file)
     if as_json:
         console.print_json(json.dumps({**dataclasses.asdict(inspection), **dataclasses.asdict(match)}))
     else:
@@ -545,6 +560,14 @@ def _data_root(data: str, data_root: Path | None) -> Path | None:
         f"--data {data}: the suite names the data set that it runs on; change it under [data] in the suite, "
         "and give a folder with data by --data-root"
     )
+
+
+def _weight_set(text: str) -> WeightSet:
+    """Which set of weights a file with two is read as."""
+    for choice in get_args(WeightSet):
+        if text == choice:
+            return choice  # type: ignore[no-any-return]  # what it is compared with has the type
+    raise UserError(f"found --weights {text}, expected ema or raw")
 
 
 def _worker_count(workers: str) -> int | None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from evalsuite.config.settings import placed_model
 from evalsuite.config.suite import RESERVED
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.plugin_config import build
@@ -84,4 +85,9 @@ def _beside(folder: Path, candidate: ExternalCandidate) -> ExternalCandidate:
     def placed(name: str) -> str:
         return str((folder / name).resolve()) if name and (folder / name).exists() else name
 
-    return dataclasses.replace(candidate, file=placed(candidate.file), masks=placed(candidate.masks))
+    return dataclasses.replace(
+        candidate,
+        file=placed(candidate.file),
+        masks=placed(candidate.masks),
+        model=placed_model(candidate.model, folder),
+    )

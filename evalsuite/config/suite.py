@@ -16,18 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from evalsuite.config.data import resolve_data
 from evalsuite.config.depths import depth_tables
+from evalsuite.config.settings import placed_model
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.legacy_names import RENAMED_METRICS, current_tolerances
 from evalsuite.models import MODELS
+from evalsuite.models.uri_tables import settings_of_uri
 from evalsuite.plugin_config import PluginConfig, build, from_table, from_tables
 from evalsuite.producers import PRODUCERS
 from evalsuite.registry import import_plugin_file, unknown_name
 from evalsuite.tolerances import Tolerance, parse_limits
 from evalsuite.training.published_recipes import merge_recipe
 from evalsuite.training.recipe import Recipe
-from evalsuite.types import DENSE, PRODUCTION, SYNTHETIC_FROST, ExternalCandidate, Metric
+from evalsuite.types import DENSE, PRODUCTION, SYNTHETIC_FROST, ExternalCandidate, Metric, WeightSet
 
 if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
     from evalsuite.datasets.base import DataSet
@@ -92,6 +94,8 @@ class Suite:
         data: The labelled data set.
         model: The parent's architecture, with its preprocessing.
         checkpoint: The parent's weights, ``{seed}`` stands for the seed; empty: it is trained with `recipe`.
+        checkpoint_weights: Which set of weights of a checkpoint that holds two: ``ema`` or ``raw``; empty for averaged
+            ones where there are both.
         recipe: How the parent is trained.
         retraining: How candidates are retrained; `recipe`, but for the keys of ``[retraining]``.
         retrainings: The same by producer's label, where its own table says ``retraining``.
@@ -132,6 +136,7 @@ class Suite:
     text: str = ""
     limit: int = 0
     parent_accuracy: float | None = None
+    checkpoint_weights: WeightSet = ""
 
     def retraining_of(self, producer: str) -> Recipe:
         """Returns how the candidates of a producer are retrained."""
@@ -158,6 +163,7 @@ class _SuiteTables:
     description: str = ""
     seeds: tuple[int, ...] = (0,)
     checkpoint: str = ""
+    checkpoint_weights: WeightSet = ""
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     retraining: dict[str, Any] = dataclasses.field(default_factory=dict)
     tolerances: dict[str, float | str | dict[str, float | str]] = dataclasses.field(default_factory=dict)
@@ -259,6 +265,8 @@ def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
     suite = _suite_of(tables, source)
     _check_some(suite)
     _check_candidates(suite, f"{source}, [[candidates]]")
+    if suite.checkpoint_weights and not suite.checkpoint:
+        raise SuiteError(f"{source}: found checkpoint_weights without checkpoint; leave it out")
     _check_tolerances(suite, f"{source}, [tolerances]")
     _check_metrics(suite.evaluators, f"{source}, [[evaluators]]")
     return suite
@@ -280,14 +288,13 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         seeds=_valid_seeds(tables.seeds, where),
         ratios=_valid_ratios(tables.ratios, where, needed=bool(tables.producers) or not tables.candidates),
         data=from_table(DATASETS, data.table, where=f"{where}, [data]"),
-        model=from_table(MODELS, tables.model, where=f"{where}, [model]"),
+        model=from_table(MODELS, model_table(tables.model, source), where=f"{where}, [model]"),
         checkpoint=tables.checkpoint,
+        checkpoint_weights=tables.checkpoint_weights,
         recipe=_build_recipe(tables.recipe, {}, f"{where}, [recipe]"),
         retraining=_build_recipe(tables.retraining, recipe, f"{where}, [retraining]"),
         producers=from_tables(PRODUCERS, producers, where=places["producers"], reserved=RESERVED),
-        candidates=tuple(
-            build(ExternalCandidate, table, where=places["candidates"]) for table in tables.candidates
-        ),
+        candidates=tuple(_candidate(table, source) for table in tables.candidates),
         evaluators=from_tables(
             EVALUATORS, _battery(tables, data.table, where), where=places["evaluators"], reserved=RESERVED
         ),
@@ -302,6 +309,35 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         ),
         parent_accuracy=_valid_accuracy(tables.parent_accuracy, where),
     )
+
+
+def _candidate(table: Mapping[str, Any], source: Path) -> ExternalCandidate:
+    candidate = build(ExternalCandidate, table, where=f"{source}, [[candidates]]")
+    return dataclasses.replace(candidate, model=placed_model(candidate.model, source.parent))
+
+
+def model_table(table: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """Returns the table ``[model]`` with name and target in the place of a URI such as ``timm:resnet18``.
+
+    Args:
+        table: As a suite has it.
+        source: The suite's file; relative paths start beside it.
+
+    Raises:
+        SuiteError: If the table states the target once more.
+    """
+    name = table.get("name")
+    if not isinstance(name, str) or name in MODELS:
+        return dict(table)
+    try:
+        named = settings_of_uri(name, base=source.parent)
+    except SuiteError as error:
+        raise SuiteError(f"{source}, [model]: {error}") from error
+    for key in named.keys() & table.keys() - {"name"}:
+        raise SuiteError(
+            f"{source}, [model]: found {key} beside name = {name!r}, which says it; leave it out"
+        )
+    return {**table, **named}
 
 
 def _named_root(tables: _SuiteTables, source: Path) -> Path | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,15 @@ import numpy as np
 import pandas as pd
 
 from evalsuite.config.data import resolve_data
-from evalsuite.config.suite import Suite, find_suite, read_suite_tables, suite_from_tables
+from evalsuite.config.settings import placed_model
+from evalsuite.config.suite import Suite, find_suite, model_table, read_suite_tables, suite_from_tables
 from evalsuite.errors import SuiteError
 from evalsuite.registry import import_plugin_file, unknown_name
 from evalsuite.results.run import Run
 from evalsuite.runs.store import write_atomically
 from evalsuite.thresholds.curves import ULPS
 from evalsuite.tolerances import Limit, Tolerance, limit_for, parse_limits
-from evalsuite.types import DENSE, ExternalCandidate
+from evalsuite.types import DENSE, ExternalCandidate, WeightSet
 
 if TYPE_CHECKING:
     from evalsuite.models.architectures.base import Architecture
@@ -75,6 +76,7 @@ class CheckRequest:
         metrics: Only these decide; empty for all that have a tolerance.
         proof: Whether only what is shown at 95 % passes; otherwise what was measured decides.
         parent_accuracy: The parent's published accuracy on the clean test images; ``None`` for the suite's.
+        weights: Which set of weights of files that hold two, ``ema`` or ``raw``; a candidate may have its own choice.
     """
 
     parent: str
@@ -86,6 +88,7 @@ class CheckRequest:
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
     proof: bool = False
+    weights: WeightSet = ""
     parent_accuracy: float | None = None
 
 
@@ -124,9 +127,12 @@ def check_suite_of(
     """
     battery, source = _battery(request)
     request = dataclasses.replace(
-        request, parent=request.parent or _beside(source, str(battery.get("checkpoint", "")))
+        request,
+        parent=request.parent or _beside(source, str(battery.get("checkpoint", ""))),
+        weights=request.weights or battery.get("checkpoint_weights", ""),
     )
     candidates = [_table(model) for model in request.candidates] or _listed(battery, source)
+    candidates = [{**table, "weights": _choice(table, request)} for table in candidates]
     if not candidates:
         raise SuiteError(
             "found no candidates, expected at least one: give --candidate FILE or --manifest FILE"
@@ -141,6 +147,7 @@ def check_suite_of(
         "name": "check",
         "description": f"finished models beside {Path(request.parent).name}",
         "checkpoint": request.parent,
+        "checkpoint_weights": request.weights,
         "seeds": seeds,
         "data": battery.get("data", {"name": DEFAULT_DATA}) if data is None else data.table,
         "plugins": [str((source / plugin).resolve()) for plugin in battery.get("plugins", ())],
@@ -150,7 +157,7 @@ def check_suite_of(
     }
     for plugin in raw["plugins"]:
         import_plugin_file(Path(plugin))  # it may register the architecture
-    raw["model"] = _model_table(request, battery, seeds[0])
+    raw["model"] = _model_table(request, battery, seeds[0], source)
     if "data_root" in raw:
         raw["data_root"] = str((source / Path(raw["data_root"]).expanduser()).resolve())
     if data is not None and data.warning:
@@ -180,7 +187,11 @@ def _tolerances(request: CheckRequest, battery: Mapping[str, Any]) -> dict[str, 
 def _listed(battery: Mapping[str, Any], source: Path) -> list[dict[str, Any]]:
     """The finished models of a suite, with their paths beside it."""
     return [
-        {**table, **{key: _beside(source, str(table[key])) for key in ("file", "masks") if table.get(key)}}
+        {
+            **table,
+            **{key: _beside(source, str(table[key])) for key in ("file", "masks") if table.get(key)},
+            **({"model": placed_model(str(table["model"]), source)} if table.get("model") else {}),
+        }
         for table in battery.get("candidates", ())
     ]
 
@@ -192,12 +203,14 @@ def _beside(folder: Path, name: str) -> str:
     return str(path) if name and (path.exists() or first.exists()) else name
 
 
-def _model_table(request: CheckRequest, battery: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def _model_table(
+    request: CheckRequest, battery: Mapping[str, Any], seed: int, source: Path
+) -> dict[str, Any]:
     """The architecture as a table of a suite: the one that is named, that of the suite, or the one that fits."""
     from evalsuite.models.architectures.settings import to_settings  # imports torch
 
     if not request.model and "model" in battery:
-        return {**battery["model"], **request.settings}
+        return {**model_table(battery["model"], source / "suite"), **request.settings}
     parent = request.parent.replace("{seed}", str(seed))
     return dict(to_settings(_architecture(dataclasses.replace(request, parent=parent))))
 
@@ -281,40 +294,6 @@ def write_junit(verdicts: pd.DataFrame, path: Path) -> None:
     write_atomically(path, junit(verdicts))
 
 
-_PER_CHANNEL = ("mean", "std")
-
-
-def settings(pairs: Iterable[str]) -> dict[str, Any]:
-    """Returns ``key=value`` pairs as settings: numbers, lists of numbers between commas, or words.
-
-    >>> settings(["shortcut=B", "mean=0.5,0.5,0.5", "depth=20"])
-    {'shortcut': 'B', 'mean': [0.5, 0.5, 0.5], 'depth': 20}
-    >>> settings(["mean=0.5"])  # of images with one channel
-    {'mean': [0.5]}
-    """
-    values = {key: _value(text) for key, text in map(_pair, pairs)}
-    lists = {key: [values[key]] for key in _PER_CHANNEL if isinstance(values.get(key), float | int)}
-    return values | lists
-
-
-def _pair(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not (key.strip() and equals and value.strip()):
-        raise SuiteError(f"found {text!r}, expected key=value")
-    return key.strip(), value.strip()
-
-
-def _value(text: str) -> Any:
-    if "," in text:
-        return [_value(part.strip()) for part in text.split(",")]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
 def sentence(row: Mapping[str, Any]) -> str:
     """Returns one verdict in words."""
     if row["reason"]:
@@ -329,18 +308,35 @@ def sentence(row: Mapping[str, Any]) -> str:
 
 def _architecture(request: CheckRequest) -> Architecture:
     from evalsuite.models.architectures.uris import architecture_from_uri
-    from evalsuite.models.checkpoints.architecture_detection import detect_architecture  # both import torch
+    from evalsuite.models.checkpoints.architecture_detection import (
+        detect_architecture,  # both import torch
+        published_entry,
+    )
 
+    parent = Path(request.parent)
     if request.model:
-        return architecture_from_uri(request.model, **request.settings)
-    fit = detect_architecture(_weights(Path(request.parent)))
+        entry = published_entry(request.model, parent)
+        stated = {"weights": entry} if entry else {}
+        return architecture_from_uri(request.model, **{**stated, **request.settings})
+    fit = detect_architecture(_weights(parent, request.weights), file=parent)
     return architecture_from_uri(fit.uri, **{**fit.settings, **request.settings})
 
 
-def _weights(path: Path) -> Mapping[str, Any]:
+def _weights(path: Path, choice: WeightSet) -> Mapping[str, Any]:
     from evalsuite.models.checkpoints.reading import read_weights  # imports torch
 
-    return read_weights(path)
+    return read_weights(path, choice=choice)
+
+
+def _choice(table: Mapping[str, Any], request: CheckRequest) -> WeightSet:
+    """A candidate's own choice, or that of the request for weights alone: a whole program has one set."""
+    from evalsuite.models.exported.inspection import is_program  # imports torch
+
+    own: WeightSet = table.get("weights", "")
+    if own or not request.weights or is_program(Path(str(table["file"]))):
+        return own
+    return request.weights
+
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:

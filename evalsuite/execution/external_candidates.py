@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,17 +10,27 @@ from typing import Any
 
 from torch import nn
 
-from evalsuite.errors import CheckpointError, InvalidModelError, SuiteError, first_few
+from evalsuite.compat.transformers import CONFIG, is_model_folder
+from evalsuite.config.settings import model_with_settings
+from evalsuite.errors import CheckpointError, InvalidModelError, SuiteError, UserError, first_few
 from evalsuite.models.architectures.base import Architecture, Normalized, unwrap_model
+from evalsuite.models.architectures.huggingface import HuggingFaceNetwork
+from evalsuite.models.architectures.settings import to_settings
+from evalsuite.models.architectures.uris import architecture_from_uri
 from evalsuite.models.checkpoints.loading import load_candidate
-from evalsuite.models.checkpoints.reading import read_weights
+from evalsuite.models.checkpoints.reading import read_checkpoint
 from evalsuite.models.cost import count_nonzero
 from evalsuite.models.exported.loading import load_program, program_format
 from evalsuite.models.exported.program import ExportedProgram
 from evalsuite.models.surgery.bypass import DEAD, bypass_dead_layers, dead_layers, with_bypass
+from evalsuite.models.uri_tables import FOLDER, settings_of_uri
 from evalsuite.plugin_config import PluginConfig
+from evalsuite.preprocessing import Preprocessing
 from evalsuite.runs.digests import file_digest
 from evalsuite.types import PROGRAM, Candidate, Cost, ExternalCandidate
+
+_NORMALISED = ("torchvision", "timm", "robustbench", FOLDER)
+"""Libraries that state how images are normalised for their networks; others are as their parent."""
 
 
 @dataclass(frozen=True)
@@ -65,23 +76,32 @@ class ExternalCandidateLoader:
             CheckpointError: If it cannot be read, does not fit, or is a program that is not trusted.
             SuiteError: If its preprocessing is not valid.
         """
-        architecture = self._preprocessed(external)
+        plugin = self._architecture(external, path)
+        architecture = _preprocessed(plugin, external)
         if path.is_file() and program_format(path) is not None:
             return self._program(external, path, architecture)
-        weights = read_weights(path, masks=masks)
+        checkpoint = read_checkpoint(path, masks=masks, choice=external.weights)
+        weights = checkpoint.weights
+        notes = [checkpoint.note] if checkpoint.note else []
+        settings = self.architecture.table
+        if plugin != self.architecture.plugin:  # another network
+            settings, notes = (
+                to_settings(architecture),
+                [*notes, *self._other_architecture_notes(architecture)],
+            )
         architecture = with_bypass(architecture, tuple(name for name in external.bypass if name != DEAD))
         if DEAD in external.bypass:
             architecture = bypass_dead_layers(weights, architecture)
         network = load_candidate(weights, architecture, image_shape=self.image_shape)
         files = tuple(file_digest(file) for file in (path, masks) if file is not None)
         changed = {name: list(getattr(architecture, name)) for name in ("bypass", "mean", "std")}
-        notes = _layer_notes(network, architecture.bypass)
-        return LoadedModel(network, self.architecture.table | changed, files, notes)
+        notes += _layer_notes(network, architecture.bypass)
+        return LoadedModel(network, {**settings, **changed}, files, tuple(notes))
 
     def _program(self, external: ExternalCandidate, path: Path, architecture: Architecture) -> LoadedModel:
-        if external.masks or external.bypass:
+        if external.masks or external.bypass or external.model or external.weights:
             raise SuiteError(
-                f"{external.file} is a whole program, which takes neither masks nor bypass; leave them out"
+                f"{external.file} is a whole program, which takes no masks, bypass, model or weights; leave them out"
             )
         preprocessing = {"mean": list(architecture.mean), "std": list(architecture.std)}
         settings = {"name": PROGRAM, "file": str(path.resolve()), **preprocessing}
@@ -90,18 +110,62 @@ class ExternalCandidateLoader:
         notes = program.notes if isinstance(program, ExportedProgram) else ()
         return LoadedModel(network, settings, (file_digest(path),), notes)
 
-    def _preprocessed(self, external: ExternalCandidate) -> Architecture:
-        """The architecture with a candidate's own preprocessing, if it has one."""
-        plugin = self.architecture.plugin
+    def _architecture(self, external: ExternalCandidate, path: Path) -> Architecture:
+        """The candidate's architecture: one of its own, or the parent's.
+
+        Raises:
+            SuiteError: If its own is not known or not valid.
+        """
+        parent = self.architecture.plugin
         try:
-            return replace(plugin, mean=external.mean or plugin.mean, std=external.std or plugin.std)
-        except SuiteError as error:
+            if external.model:
+                uri, settings = model_with_settings(external.model)
+                named = settings_of_uri(uri)["name"]
+                normalised = {} if named in _NORMALISED else {"mean": parent.mean, "std": parent.std}
+                return architecture_from_uri(uri, **{"classes": parent.classes, **normalised, **settings})
+            if not is_model_folder(path) or _has_config_of(parent, path):
+                return parent
+            return architecture_from_uri(f"{FOLDER}:{path}", classes=parent.classes)
+        except UserError as error:
             raise SuiteError(f"candidate {external.file}: {error}") from error
+
+    def _other_architecture_notes(self, architecture: Architecture) -> list[str]:
+        """Notes about a candidate that is another network than its parent."""
+        parent = self.architecture.plugin
+        own, shared = architecture.preprocessing, parent.preprocessing
+        notes = [*architecture.notes()]
+        if own is not None and shared is not None and own != shared:
+            notes.append(
+                f"It sees the parent's pixels ({_geometry(shared)}); its own weights were published with "
+                f"{_geometry(own)}."
+            )
+        return notes
 
     def program(self, settings: Mapping[str, Any]) -> nn.Module:
         """Returns a program with its preprocessing."""
         network = load_program(Path(settings["file"]), trust=self.trust, image_shape=self.image_shape)
         return Normalized(network, mean=settings["mean"], std=settings["std"]).eval()
+
+
+def _preprocessed(architecture: Architecture, external: ExternalCandidate) -> Architecture:
+    """An architecture with a candidate's own preprocessing, if it has one."""
+    mean, std = external.mean or architecture.mean, external.std or architecture.std
+    try:
+        return replace(architecture, mean=mean, std=std)
+    except SuiteError as error:
+        raise SuiteError(f"candidate {external.file}: {error}") from error
+
+
+def _has_config_of(parent: Architecture, folder: Path) -> bool:
+    """Whether a model folder has the configuration of the parent's: then it is the same network."""
+    digest = hashlib.sha256((folder / CONFIG).read_bytes()).hexdigest()
+    return isinstance(parent, HuggingFaceNetwork) and parent.config == digest
+
+
+def _geometry(preprocessing: Preprocessing) -> str:
+    sizes = {"resize": preprocessing.resize, "crop": preprocessing.crop}
+    words = [f"{name} {'x'.join(map(str, size))}" for name, size in sizes.items() if size]
+    return ", ".join([*words, preprocessing.interpolation])
 
 
 def _layer_notes(model: nn.Module, bypass: Sequence[str]) -> tuple[str, ...]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from evalsuite.config.options import Options, data_root
 from evalsuite.config.suite import Suite, load_suite
 from evalsuite.datasets.views import View
@@ -25,7 +27,8 @@ from evalsuite.execution.suite_checks import check_suite
 from evalsuite.execution.tasks import RunContext
 from evalsuite.execution.worker import TaskRunner
 from evalsuite.metrics.functionals import FUNCTIONALS
-from evalsuite.models.cost import COUNT_VERSION
+from evalsuite.models.architectures.base import build_model
+from evalsuite.models.cost import count_version
 from evalsuite.models.inference import BATCH_SIZE
 from evalsuite.registry import unknown_name
 from evalsuite.runs.code_digest import Entry, code_digest, third_party
@@ -246,9 +249,18 @@ class Planner:
             code += (_module_of(train), Origin)
         else:
             origin = {"checkpoint": file_digest(path)}
+            if self.suite.checkpoint_weights:
+                origin["weights"] = self.suite.checkpoint_weights
             code += self.production.loading_code
-        content = {"model": self.suite.model.table, **origin, "cost": COUNT_VERSION}
+        content = {"model": self.suite.model.table, **origin, "cost": self._count_version}
         return digest_of({**content, "code": code_digest(code)})
+
+    @cached_property
+    def _count_version(self) -> int:
+        """Version of what is counted of a network of the suite's architecture."""
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(self.suite.model.plugin)
+        return count_version(model, self.image_source.images(View()).images.shape[1:])
 
     @cached_property
     def _producer_inputs(self) -> dict[str, str]:
@@ -261,7 +273,7 @@ class Planner:
         # a method that rewinds follows the parent's own training
         parent_recipe = None if self.suite.checkpoint else asdict(self.suite.recipe)
         training = self.production.trainings.inputs(self.suite.retraining_of(config.label))
-        content = {"producer": config.table, **training, "parent": parent_recipe, "cost": COUNT_VERSION}
+        content = {"producer": config.table, **training, "parent": parent_recipe, "cost": self._count_version}
         return digest_of({**content, "code": code_digest(code), "libraries": _libraries(code)})
 
     def _test_inputs(self, config: PluginConfig[Evaluator]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from evalsuite.compat.transformers import is_model_folder
 from evalsuite.config.suite import Suite
 from evalsuite.cost_axes import DEFAULT_AXIS, ratio_on_axis
 from evalsuite.datasets.source import ImageSource
@@ -22,9 +23,11 @@ from evalsuite.execution.external_candidates import ExternalCandidateLoader, Loa
 from evalsuite.execution.limits import TimeLimitError
 from evalsuite.execution.parent_training import TrainingInputs
 from evalsuite.execution.tasks import ProductionResult, WeightsLostError
+from evalsuite.models import MODELS
 from evalsuite.models.checkpoints.loading import load_candidate
+from evalsuite.models.checkpoints.reading import read_weights
 from evalsuite.models.checkpoints.saving import load_model, save_model
-from evalsuite.models.cost import COUNT_VERSION, cost, weight_cost, weights_digest
+from evalsuite.models.cost import COUNT_VERSION, cost, count_version, weight_cost, weights_digest
 from evalsuite.models.exported.loading import load_program
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.producers.base import Context, Producer
@@ -176,14 +179,18 @@ class Production:
     def _planned(self, model: ExternalCandidate, loaded: LoadedModel, parent: Candidate) -> PlannedCandidate:
         record = self._external_record(model, loaded, parent)
         check_claim(model, record)
-        kinds = (load_program.__module__,) if loaded.is_program else (type(self.suite.model.plugin),)
-        origin = {"files": loaded.files, "model": loaded.settings, "cost": COUNT_VERSION}
+        kind = load_program.__module__ if loaded.is_program else MODELS.get(str(loaded.settings["name"]))
+        architecture = type(self.suite.model.plugin) if loaded.is_program else kind
+        version = COUNT_VERSION if loaded.is_program else count_version(loaded.model, self._shape)
+        origin = {"files": loaded.files, "model": loaded.settings, "cost": version}
+        if model.weights:
+            origin["weights"] = model.weights
         key = Key(model.method, model.seed, record.ratio)
         return PlannedCandidate(
             key,
             "external",
-            digest_of({**origin, "code": code_digest((*self.loading_code, type(self.suite.model.plugin)))}),
-            code_digest(kinds),
+            digest_of({**origin, "code": code_digest((*self.loading_code, architecture))}),
+            code_digest((kind,)),
             path=(record.ratio,),
         )
 
@@ -308,7 +315,11 @@ class Production:
         )
 
     def _loaded_parent(self, path: Path) -> nn.Module:
-        return load_candidate(path, self.suite.model.plugin, image_shape=self._shape)
+        weights = read_weights(path, choice=self.suite.checkpoint_weights)
+        try:
+            return load_candidate(weights, self.suite.model.plugin, image_shape=self._shape)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from error
 
     @property
     def _shape(self) -> Sequence[int]:
@@ -334,6 +345,11 @@ class Production:
         root = self.image_source.place.root
         tried = [self.suite.source.parent / named, *([root / named] if root else [])]
         for path in tried:
+            if path.is_dir() and not is_model_folder(path):
+                raise CheckpointError(
+                    f"{what} {path}: found a folder without config.json, expected a file of weights, or a model folder "
+                    "as save_pretrained writes it"
+                )
             if path.exists():
                 return path
         raise CheckpointError(

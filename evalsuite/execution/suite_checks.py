@@ -17,7 +17,7 @@ from evalsuite.datasets.views import View
 from evalsuite.errors import EvalsuiteError, SuiteError
 from evalsuite.evaluators.base import Condition, DataSummary
 from evalsuite.models.architectures.base import build_model
-from evalsuite.models.cost import prunable_layers
+from evalsuite.models.cost import prunable_parameters
 from evalsuite.registry import unknown_name
 from evalsuite.tolerances import OTHER_CONDITIONS, parse_limits
 from evalsuite.types import ImageSet
@@ -135,7 +135,7 @@ def _check_ratios(suite: Suite, model: nn.Module) -> None:
     """Neighbouring target ratios must differ by at least one weight, or they mean the same network."""
     if not suite.producers:
         return
-    weights = sum(layer.get_parameter("weight").numel() for layer in prunable_layers(model).values())
+    weights = sum(weight.numel() for weight in prunable_parameters(model).values())
     for smaller, larger in pairwise((0.0, *suite.ratios)):
         if (larger - smaller) * weights < 1:
             before = f"{smaller!r} and {larger!r}" if smaller else f"0 and {larger!r}"

@@ -42,6 +42,8 @@ from evalsuite.execution.tasks import (
     WeightsLostError,
 )
 from evalsuite.model_checks import check_preprocessing
+from evalsuite.models.architectures.base import output_note
+from evalsuite.models.checkpoints.reading import read_checkpoint
 from evalsuite.models.inference import BATCH_SIZE, fastest_batch_size, keep_large_blocks
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.random_streams import address
@@ -127,6 +129,7 @@ class TaskRunner:
             notes += self._preprocessing_notes(task.key, parent, "the parent")
         hint = " ".join(note for _, note in notes)
         notes += [(task.key, note) for note in self._check_parent(task.key, parent, hint)]
+        notes += self._network_notes(task.key, parent)
         external = tuple(self.production.external(task.seed, parent))
         notes = [(result.key, note) for result in external for note in result.notes] + notes
         if task.seed == self.suite.seeds[0]:
@@ -179,6 +182,15 @@ class TaskRunner:
                     "pixels)."
                 )
         return list(dict.fromkeys(notes))
+
+    def _network_notes(self, key: Key, parent: Candidate) -> list[tuple[Key, str]]:
+        """What the parent's network does beside what its settings show."""
+        module = self.production.module(key, parent)
+        image = torch.as_tensor(self.image_source.images(View()).images[:1]).to(self.device) / 255
+        notes = [*self.suite.model.plugin.notes(), output_note(module, image)]
+        if path := self.production.checkpoint(key.seed):
+            notes.append(read_checkpoint(path, choice=self.suite.checkpoint_weights).note)
+        return [(key, note) for note in notes if note]
 
     def _preprocessing_notes(self, key: Key, candidate: Candidate, name: str) -> list[tuple[Key, str]]:
         images = self.image_source.images(View())

@@ -16,6 +16,7 @@ MODELS: Registry[type[Architecture]] = Registry(
     "model",
     builtin={
         "densenet22": "evalsuite.models.architectures.densenet:DenseNet22",
+        "hf": "evalsuite.models.architectures.huggingface:HuggingFaceNetwork",
         "preresnet": "evalsuite.models.architectures.preresnet:PreResNet",
         "python": "evalsuite.models.architectures.external:PythonNetwork",
         "resnet110": "evalsuite.models.architectures.resnet:ResNet110",

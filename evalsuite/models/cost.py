@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import safetensors.torch
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 
 from evalsuite.errors import ContractError
 from evalsuite.models.architectures.base import unwrap_model
-from evalsuite.models.inference import evaluation_mode, temporary_hooks
 from evalsuite.models.packing import pack, with_positive_zeros
+from evalsuite.models.products import products
 from evalsuite.types import Cost
 
 if TYPE_CHECKING:
@@ -23,13 +22,26 @@ if TYPE_CHECKING:
 COUNT_VERSION = 1
 """Version of what is counted: raised when a count changes its meaning, so that candidates are counted again."""
 
+_COUNT_VERSION_OF_PRODUCTS = 2
+"""The same for networks with matrix products outside of layers, such as attention: only theirs have changed."""
 
-@dataclass(frozen=True, slots=True)
-class _LayerCall:
-    """One call of a layer: each of its weights is multiplied once at each output position."""
+PROJECTIONS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+"""Weights of `torch.nn.MultiheadAttention` that are parameters of its own and no layer's."""
 
-    weight: Tensor
-    positions: int
+
+_READERS = ("MultiheadAttention", "ShiftedWindowAttention", "ShiftedWindowAttentionV2")
+"""Modules of torch and torchvision that pass the weights of their layers to a function."""
+
+
+def count_version(model: nn.Module, image_shape: Sequence[int]) -> int:
+    """Returns the version of what `cost` counts of a model.
+
+    Args:
+        model: Takes float images in [0, 1].
+        image_shape: Of one image, (C, H, W).
+    """
+    everything_in_layers = all(product.is_layer for product in products(model, image_shape))
+    return COUNT_VERSION if everything_in_layers else _COUNT_VERSION_OF_PRODUCTS
 
 
 def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
@@ -40,6 +52,45 @@ def prunable_layers(model: nn.Module) -> dict[str, nn.Module]:
         2021, "Lost in Pruning". No biases, norms, grouped or depthwise convolutions.
     """
     return {name: module for name, module in model.named_modules() if _is_prunable(module)}
+
+
+def prunable_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Returns the weights that may be pruned, in the order of the model.
+
+    Those of `prunable_layers` under the names of their layers, and the projections of `torch.nn.MultiheadAttention`
+    under their own: ``<attention>.in_proj_weight``. `weight_name` returns the name of the parameter for both.
+    """
+    weights: dict[str, nn.Parameter] = {}
+    for name, module in model.named_modules():
+        if _is_prunable(module):
+            weights[name] = module.get_parameter("weight")
+        elif isinstance(module, nn.MultiheadAttention):
+            own = dict(module.named_parameters(recurse=False))
+            weights |= {f"{name}.{key}".lstrip("."): own[key] for key in PROJECTIONS if key in own}
+    return weights
+
+
+def weight_name(name: str) -> str:
+    """Returns the name of a parameter under its name in `prunable_parameters`.
+
+    >>> weight_name("layer1.conv"), weight_name("block.attention.in_proj_weight")
+    ('layer1.conv.weight', 'block.attention.in_proj_weight')
+    """
+    return name if name.endswith(PROJECTIONS) else f"{name}.weight"
+
+
+def layers_read_as_weights(model: nn.Module) -> list[str]:
+    """Returns the names of linear layers that their module never calls: it reads their weights and multiplies itself.
+
+    What is put in the place of such a layer, and hooks on it, have no effect.
+    """
+    return [
+        f"{name}.{child}".lstrip(".")
+        for name, module in model.named_modules()
+        if type(module).__name__ in _READERS
+        for child, layer in module.named_children()
+        if isinstance(layer, nn.Linear)
+    ]
 
 
 def count_nonzero(model: nn.Module) -> int:
@@ -60,19 +111,19 @@ def cost(model: nn.Module, image_shape: Sequence[int]) -> Cost:
         image_shape: Of one image, (C, H, W).
 
     Returns:
-        Multiply-accumulates are those of convolutions and linear layers, with the padding, without biases; a
-        multiplication by a zero weight is left out of ``macs_nonzero``. Bytes are those of the saved file, and
-        those of a packed one.
+        Multiply-accumulates are those of convolutions, linear layers and matrix products (attention), with the
+        padding, without biases; a multiplication by a zero weight is left out of ``macs_nonzero``. Bytes are those of
+        the saved file, and those of a packed one.
     """
-    weights = [layer.get_parameter("weight") for layer in prunable_layers(model).values()]
-    calls = _layer_calls(model, image_shape)
+    weights = prunable_parameters(model).values()
+    calls = products(model, image_shape)
     return Cost(
         parameters=count_parameters(model),
         nonzero=count_nonzero(model),
         prunable=sum(weight.numel() for weight in weights),
         prunable_nonzero=sum(int(weight.count_nonzero()) for weight in weights),
-        macs=sum(call.positions * call.weight.numel() for call in calls),
-        macs_nonzero=sum(call.positions * int(call.weight.count_nonzero()) for call in calls),
+        macs=sum(call.macs for call in calls),
+        macs_nonzero=sum(call.macs_nonzero for call in calls),
         bytes=len(serialize_weights(model)),
         packed=packed_size(model),
     )
@@ -123,21 +174,6 @@ _COUNTS: Mapping[str, Callable[[nn.Module], int]] = {
     "parameters": count_parameters,
     "packed": packed_size,
 }
-
-
-def _layer_calls(model: nn.Module, image_shape: Sequence[int]) -> list[_LayerCall]:
-    """Returns the calls of convolutions and linear layers in a forward pass of one image."""
-    calls: list[_LayerCall] = []
-
-    def record(layer: nn.Module, _: object, output: Tensor) -> None:
-        weight = layer.get_parameter("weight")
-        calls.append(_LayerCall(weight, output.numel() // weight.shape[0]))
-
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
-    hooks = temporary_hooks(layer.register_forward_hook(record) for layer in layers)
-    with hooks, evaluation_mode(model), torch.inference_mode():
-        model(next(model.parameters()).new_zeros((1, *image_shape)))
-    return calls
 
 
 def _is_prunable(module: nn.Module) -> bool:

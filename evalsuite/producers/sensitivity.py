@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalsuite.errors import SkippedError
-from evalsuite.models.cost import prunable_layers
+from evalsuite.errors import SkippedError, first_few
+from evalsuite.models.cost import layers_read_as_weights, prunable_layers
 from evalsuite.models.inference import evaluation_mode
 
 FAILURE_PROBABILITY = 1e-16
@@ -75,12 +75,17 @@ def weight_sensitivities(
         By layer. A layer that no image passes through has sensitivity zero.
 
     Raises:
-        SkippedError: If a convolution pads with anything but zeros.
+        SkippedError: If a convolution pads with anything but zeros, or the inputs of a layer cannot be seen.
 
     References:
         Baykal et al. 2019, arXiv 1910.05422, definition 1 and algorithm 1; the mean over patches for the
         deterministic variant and the split of inputs are those of lucaslie/torchprune.
     """
+    if unseen := layers_read_as_weights(model):
+        raise SkippedError(
+            f"inputs of {first_few(unseen)} cannot be seen: the attention around it reads its weight and does not call "
+            "it; use another producer"
+        )
     layers = prunable_layers(model)
     results = {
         name: WeightSensitivity(torch.zeros_like(layer.get_parameter("weight")), 1)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evalsuite.compat.transformers import folder_files
 from evalsuite.types import Candidate
 
 
@@ -73,6 +74,8 @@ def cell_digest(
 
 
 def file_digest(path: Path) -> str:
-    """Returns the digest of a file's bytes."""
+    """Returns the digest of a file's bytes; of a model folder, that of the names and digests of its files."""
+    if path.is_dir():
+        return digest_of({file.name: file_digest(file) for file in folder_files(path)})
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

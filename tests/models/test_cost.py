@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Build = Callable[..., nn.Module]
 
 
-ELSEWHERE = {"python", "robustbench", "timm", "torchvision"}  # they need a name of their own
+ELSEWHERE = {"hf", "python", "robustbench", "timm", "torchvision"}  # they need a name of their own
 REFERENCES = [*sorted(set(MODELS) - ELSEWHERE - {"resnet110"}), "torchvision:mobilenet_v2", "timm:resnet10t"]
 
 

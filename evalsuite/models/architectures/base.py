@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError, first_few
+from evalsuite.plugin_config import OPTIONAL_KEY
+from evalsuite.preprocessing import INTERPOLATIONS, Preprocessing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,12 +39,20 @@ class Architecture(ABC):
         std: Each channel is then divided by it.
         bypass: Names of layers that are skipped: each is replaced by the identity. For weights of tools that
             remove whole layers; `evalsuite.models.surgery.bypass` finds such layers.
+        resize: Of pictures before the crop: one number is the shorter edge, two are height and width; empty for
+            what the weights were published with, or for the crop's own size if that is given alone.
+        crop: Height and width in pixels that the network sees, or one number for both; empty for what the weights
+            were published with.
+        interpolation: Filter of the resize; empty for what the weights were published with, or bilinear.
     """
 
     classes: int = 10
     mean: tuple[float, ...] = CIFAR_MEAN
     std: tuple[float, ...] = CIFAR_STD
     bypass: tuple[str, ...] = ()
+    resize: int | tuple[int, ...] = field(default=(), metadata=OPTIONAL_KEY)
+    crop: int | tuple[int, ...] = field(default=(), metadata=OPTIONAL_KEY)
+    interpolation: str = field(default="", metadata=OPTIONAL_KEY)
 
     def __post_init__(self) -> None:
         label = type(self).__name__
@@ -56,6 +67,54 @@ class Architecture(ABC):
             raise SuiteError(f"model {label}: found std = {self.std}, expected finite numbers above 0")
         if not all(abs(value) < float("inf") for value in self.mean):
             raise SuiteError(f"model {label}: found mean = {self.mean}, expected finite numbers")
+        self._check_geometry(label)
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How a picture of any size becomes the network's pixels: the settings, else what the weights state."""
+        published = self.published_preprocessing()
+        resize, crop = _numbers(self.resize), _numbers(self.crop)
+        if crop:  # what it replaces is the published size, so the published resize is none for it
+            size = (crop[0], crop[-1])
+            resized = Preprocessing(size, (min(size),))
+            if published is not None:
+                resized = replace(resized, interpolation=published.interpolation, engine=published.engine)
+            published = resized
+        if published is None:
+            return None
+        return replace(
+            published,
+            resize=resize or published.resize,
+            interpolation=self.interpolation or published.interpolation,
+        )
+
+    def published_preprocessing(self) -> Preprocessing | None:
+        """Returns the geometry that the weights were published with; ``None`` where there is no such statement."""
+        return None
+
+    def notes(self) -> tuple[str, ...]:
+        """Returns sentences for readers of the network's numbers: what it does that its settings do not show."""
+        return ()
+
+    def _check_geometry(self, label: str) -> None:
+        """Refuses settings of the geometry that cannot be, or that have no effect."""
+        resize, crop = _numbers(self.resize), _numbers(self.crop)
+        for key, numbers in (("resize", resize), ("crop", crop)):
+            if len(numbers) > 2 or (numbers and min(numbers) < 1):
+                raise SuiteError(
+                    f"model {label}: found {key} = {list(numbers)}, expected one or two numbers of at least 1 pixel"
+                )
+        if self.interpolation and self.interpolation not in INTERPOLATIONS:
+            raise SuiteError(
+                f"model {label}: found interpolation = {self.interpolation!r}, expected one of "
+                f"{', '.join(INTERPOLATIONS)}"
+            )
+        if (resize or self.interpolation) and not crop and self.published_preprocessing() is None:
+            key = "resize" if resize else "interpolation"
+            raise SuiteError(
+                f"model {label}: found {key} without crop, and its weights state no size: give crop too, "
+                "the height and width that the network sees"
+            )
 
     @abstractmethod
     def network(self) -> nn.Module:
@@ -67,6 +126,8 @@ class Architecture(ABC):
 
 class Normalized(nn.Module):
     """A network behind its preprocessing; only the network's weights are in the state dict.
+
+    Its output is the logits, also of a network that returns a record or a dictionary which holds them.
 
     Args:
         network: Takes normalised images.
@@ -85,8 +146,44 @@ class Normalized(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns logits (N, K) of float images in [0, 1], (N, C, H, W)."""
-        logits: Tensor = self.network((images - self.mean) / self.std)
-        return logits
+        output = self.network((images - self.mean) / self.std)
+        return output if isinstance(output, Tensor) else logits_in(output)
+
+
+def logits_in(output: Any) -> Tensor:
+    """Returns the logits in what a network returns, where they are obvious; else the output as it is.
+
+    Obvious are an attribute or a key ``logits`` (transformers, torchvision's GoogLeNet in training), or the one
+    floating-point tensor of two dimensions in a dictionary, a tuple or a list.
+
+    >>> logits_in({"features": torch.ones(2, 3, 4, 4), "scores": torch.zeros(2, 10)}).shape
+    torch.Size([2, 10])
+    """
+    named = output.get("logits") if isinstance(output, Mapping) else getattr(output, "logits", None)
+    if isinstance(named, Tensor):
+        return named
+    parts = output.values() if isinstance(output, Mapping) else output
+    if not isinstance(output, Mapping | tuple | list):
+        return output  # type: ignore[no-any-return]  # whoever expects logits refuses it
+    tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
+    matrices = [tensor for tensor in tensors if tensor.dim() == 2]
+    return matrices[0] if len(matrices) == 1 else output  # type: ignore[return-value]  # as above
+
+
+def output_note(model: nn.Module, images: Tensor) -> str:
+    """Returns a sentence about where the logits of a model are; empty if its network returns nothing else.
+
+    Args:
+        model: In evaluation mode.
+        images: Some images in [0, 1], (N, C, H, W).
+    """
+    if not isinstance(model, Normalized):
+        return ""
+    with torch.inference_mode():
+        output = model.network((images - model.mean) / model.std)
+    if isinstance(output, Tensor):
+        return ""
+    return f"The network returns {type(output).__name__}, not a tensor; its logits are what is measured."
 
 
 def build_model(architecture: Architecture) -> nn.Module:
@@ -110,6 +207,10 @@ def build_model(architecture: Architecture) -> nn.Module:
 def unwrap_model(model: nn.Module) -> nn.Module:
     """Returns the network inside a `Normalized` model, or the model itself."""
     return model.network if isinstance(model, Normalized) else model
+
+
+def _numbers(value: int | tuple[int, ...]) -> tuple[int, ...]:
+    return (value,) if isinstance(value, int) else tuple(value)
 
 
 def he_normal(network: nn.Module) -> None:

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from evalsuite.errors import SuiteError
 from evalsuite.models import MODELS
+from evalsuite.plugin_config import without_defaults
 from evalsuite.registry import expectation, unknown_name
 
 if TYPE_CHECKING:
@@ -67,4 +68,5 @@ def to_settings(architecture: Architecture) -> dict[str, Any]:
         raise SuiteError(
             f"model {kind.__name__}: it is not registered; decorate it with @evalsuite.plugins.register_architecture"
         )
-    return {"name": name, **TypeAdapter(kind).dump_python(architecture, mode="json")}
+    values = TypeAdapter(kind).dump_python(architecture, mode="json")
+    return {"name": name, **without_defaults(architecture, values)}

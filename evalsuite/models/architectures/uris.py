@@ -6,6 +6,7 @@
     torchvision:resnet18             torchvision.models.get_model
     timm:resnet18                    timm.create_model
     robustbench:Standard             robustbench's zoo
+    hf:folder, folder                a model folder of transformers: config.json, weights, preprocessor_config.json
     folder/file.py:function          a function (or class) in the user's own file that returns a torch.nn.Module
     package.module:function          the same in an installed package
 
@@ -14,23 +15,17 @@ Weights are never downloaded. The user's own file or package is code, and it run
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.errors import SuiteError, UnknownNameError
+from evalsuite.errors import UnknownNameError
 from evalsuite.models import MODELS
 from evalsuite.models.architectures.settings import from_settings
 from evalsuite.models.architectures.zoos import torchvision_names
+from evalsuite.models.uri_tables import NEED_A_TARGET, settings_of_uri
 from evalsuite.registry import unknown_name
 
 if TYPE_CHECKING:
     from evalsuite.models.architectures.base import Architecture
-
-LIBRARIES = ("torchvision", "timm", "robustbench")
-"""Schemes whose networks have names within a library."""
-
-_REGISTERED = "evalsuite"
-_NEED_A_TARGET = (*LIBRARIES, "python")
 
 
 def architecture_from_uri(uri: str, **settings: Any) -> Architecture:
@@ -51,26 +46,13 @@ def architecture_from_uri(uri: str, **settings: Any) -> Architecture:
     Traceback (most recent call last):
     evalsuite.errors.UnknownNameError: unknown model 'resnet18': did you mean 'torchvision:resnet18'?
     """
-    scheme, colon, target = uri.partition(":")
-    if colon and scheme in LIBRARIES:
-        return from_settings({"name": scheme, "model": target, **settings})
-    if colon and scheme != _REGISTERED:
-        return from_settings({"name": "python", "target": _absolute(uri), **settings})
-    name = target if colon else uri
-    if name in _NEED_A_TARGET or name.endswith(".py"):
-        example = f"{name}:function" if name.endswith(".py") or name == "python" else f"{name}:resnet18"
-        raise SuiteError(f"model {uri!r}: expected a name behind a colon, such as {example}")
-    if name not in MODELS:
-        raise UnknownNameError(_unknown_name(name))
-    return from_settings({"name": name, **settings})
+    table = settings_of_uri(uri)
+    if table["name"] not in MODELS:
+        raise UnknownNameError(_unknown_name(table["name"]))
+    return from_settings({**table, **settings})
 
 
 def _unknown_name(name: str) -> str:
     if name in torchvision_names():
         return f"unknown model {name!r}: did you mean 'torchvision:{name}'?"
-    return unknown_name("model", name, [model for model in MODELS if model not in _NEED_A_TARGET])
-
-
-def _absolute(uri: str) -> str:
-    place, _, function = uri.rpartition(":")
-    return f"{Path(place).resolve()}:{function}" if place.endswith(".py") else uri
+    return unknown_name("model", name, [model for model in MODELS if model not in NEED_A_TARGET])

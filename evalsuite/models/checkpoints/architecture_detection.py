@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import math
 import re
@@ -16,19 +17,23 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from evalsuite.compat.calls import quiet_imports
+from evalsuite.compat.transformers import is_model_folder
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.models import MODELS
 from evalsuite.models.architectures.base import Architecture
+from evalsuite.models.architectures.huggingface import HuggingFaceNetwork
 from evalsuite.models.architectures.settings import from_settings
-from evalsuite.models.architectures.zoos import torchvision_names
+from evalsuite.models.architectures.zoos import torchvision_names, torchvision_weights
 from evalsuite.models.checkpoints.loading import build_with_weights, load_candidate
 from evalsuite.models.checkpoints.state_dict_keys import COUNTER, match_keys
+from evalsuite.models.checkpoints.timm_fingerprints import timm_models_like
 from evalsuite.models.cost import cost
 from evalsuite.models.surgery.low_rank_factors import EXPAND, REDUCE, merge_factor_shapes
 from evalsuite.models.surgery.width_inference import check_widths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -52,8 +57,11 @@ MAX_IMAGE_SIDE = 4096
 """Pixels along a side of an image that multiply-accumulates are counted for."""
 
 _FACTOR = re.compile(rf"\.({REDUCE}|{EXPAND})(?=\.(weight|bias)$)")
-_CLASSES = 1009  # placeholder for the number of classes in shapes; no architecture has layers of this width
-_EXTERNAL = {"torchvision", "timm", "robustbench", "python"}
+CLASSES = 1009  # placeholder for the number of classes in shapes; no architecture has layers of this width
+_EXTERNAL = {"torchvision", "timm", "robustbench", "python", "hf"}
+_LISTED = 8  # architectures that a sentence names at most
+_HASH_IN_NAME = re.compile(r"-([0-9a-f]{8})\.\w+$")  # of the file's bytes, as torchvision names its files
+_OF_TRANSFORMERS = re.compile(r"(\w+)\.(embeddings|embedder|encoder|layers|stages)\..+")
 _TRIAL_SIZE = (64, 64)  # of an image that all networks whose widths can be confused take
 _MIN_FAMILY_OVERLAP = 0.4  # share of patterns of names that two members of a family have in common at least
 _CIFAR_SHAPE, _IMAGENET_SHAPE, _INCEPTION_SHAPE = (3, 32, 32), (3, 224, 224), (3, 299, 299)
@@ -117,7 +125,7 @@ class ArchitectureMatch:
     uncounted: str = ""
 
 
-def detect_architecture(weights: Mapping[str, Tensor]) -> ArchitectureFit:
+def detect_architecture(weights: Mapping[str, Tensor], *, file: Path | None = None) -> ArchitectureFit:
     """Returns the one known architecture that `weights` fit: exactly, or else with fewer channels.
 
     Several smaller ones of one library differ in their widths alone: with the widths of the weights they become
@@ -125,23 +133,58 @@ def detect_architecture(weights: Mapping[str, Tensor]) -> ArchitectureFit:
 
     Args:
         weights: As `read_weights` returns them.
+        file: Where they were read from: a model folder states its architecture, and a file that torchvision
+            publishes its preprocessing.
 
     Raises:
         CheckpointError: If none or several fit; the sentence names them, or the nearest.
     """
-    candidates = fitting_architectures(weights)
+    if file is not None and is_model_folder(file):
+        folder = HuggingFaceNetwork(model=str(file.resolve()))
+        return ArchitectureFit(f"hf:{folder.model}", {"classes": folder.classes})
+    fit = _detected(weights)
+    entry = published_entry(fit.uri, file) if file is not None else ""
+    return replace(fit, settings={**fit.settings, "weights": entry}) if entry else fit
+
+
+def published_entry(uri: str, file: Path) -> str:
+    """Returns the entry of torchvision's weights that a file is, by the hash in its name, else by that of its bytes.
+
+    Args:
+        uri: Of the architecture.
+        file: A file of weights.
+
+    Returns:
+        Its name, such as ``IMAGENET1K_V1``; empty if it is none of them.
+    """
+    library, _, model = uri.partition(":")
+    if library != "torchvision" or not file.is_file():
+        return ""
+    entries = {entry.url.rpartition("-")[2][:8]: name for name, entry in torchvision_weights(model).items()}
+    name = _HASH_IN_NAME.search(file.name)
+    if name and name[1] in entries:
+        return entries[name[1]]
+    with file.open("rb") as stream:
+        return entries.get(hashlib.file_digest(stream, "sha256").hexdigest()[:8], "")
+
+
+def _detected(weights: Mapping[str, Tensor]) -> ArchitectureFit:
+    candidates = fitting_architectures(weights) or timm_architectures(weights)
     best = [fit for fit in candidates if fit.is_smaller == candidates[0].is_smaller]
     if len({fit.scheme if fit.is_smaller else _text(fit.uri, fit.settings) for fit in best}) > 1:
-        names = ", ".join(_text(fit.uri, fit.settings) for fit in best)
-        raise CheckpointError(f"the weights fit several known architectures: {names}; name one of them")
+        raise CheckpointError(
+            f"the weights fit several known architectures: {_list_of(best)}; name one of them, which also decides the "
+            "preprocessing"
+        )
     if not candidates:
+        _check_library(weights)
         near = ", ".join(
             f"{name} ({share:.0%} of the names of tensors)" for name, share in nearest_architectures(weights)
         )
         raise CheckpointError(
-            "the weights fit no architecture that evalsuite or torchvision knows"
+            "the weights fit no architecture that evalsuite, torchvision or timm knows"
             f"{f'; nearest: {near}' if near else ''}; name the architecture: torchvision:..., timm:..., "
-            "robustbench:..., file.py:function or package.module:function"
+            "robustbench:..., hf:FOLDER, file.py:function or package.module:function"
         )
     return best[0] if len(best) == 1 else next((fit for fit in best if _runs(fit, weights)), best[0])
 
@@ -150,6 +193,15 @@ def fitting_architectures(weights: Mapping[str, Tensor]) -> list[ArchitectureFit
     """Returns the known architectures that `weights` fit: exact ones first, then those with fewest differences."""
     candidates = [_fit(weights, *candidate) for candidate in _candidates(weights)]
     return sorted((fit for fit in candidates if fit), key=lambda fit: (fit.differences, fit.parameters))
+
+
+def timm_architectures(weights: Mapping[str, Tensor]) -> list[ArchitectureFit]:
+    """Returns the networks of timm whose tensors have the names and shapes of `weights`."""
+    names = timm_models_like(weights)
+    first = next((fit for name in names if (fit := _fit(weights, f"timm:{name}", {}))), None)
+    if first is None or first.is_smaller:
+        return []
+    return [replace(first, uri=f"timm:{name}") for name in names]
 
 
 def nearest_architectures(weights: Mapping[str, Tensor], limit: int = 3) -> list[tuple[str, float]]:
@@ -176,9 +228,7 @@ def tensor_shapes(uri: str, settings: str = "{}") -> Shapes:
         uri: Registered name, or ``torchvision:`` and a name.
         settings: In JSON, without ``classes``: for that, the shapes have 1009.
     """
-    table = ArchitectureFit(uri, {**json.loads(settings), "classes": _CLASSES}).table
-    with quiet_imports(), torch.random.fork_rng(devices=[]), _MetaTensors():
-        network = from_settings(table).network()
+    network = without_memory(uri, {**json.loads(settings), "classes": CLASSES})
     return {
         name: tuple(tensor.shape)
         for name, tensor in network.state_dict().items()
@@ -186,24 +236,41 @@ def tensor_shapes(uri: str, settings: str = "{}") -> Shapes:
     }
 
 
+def without_memory(uri: str, settings: Mapping[str, Any] | None = None) -> nn.Module:
+    """Returns the network of an architecture, on the meta device where that is possible: shapes without numbers.
+
+    Args:
+        uri: Registered name, or the name of a library and of its network.
+        settings: Of the architecture.
+    """
+    table = ArchitectureFit(uri, settings or {}).table
+    with quiet_imports(), torch.random.fork_rng(devices=[]), _MetaTensors():
+        return from_settings(table).network()
+
+
 def match_architecture(
-    weights: Mapping[str, Tensor], *, image_shape: Sequence[int] | None = None
+    weights: Mapping[str, Tensor], *, image_shape: Sequence[int] | None = None, file: Path | None = None
 ) -> ArchitectureMatch:
     """Returns the known architecture that `weights` fit and, if it is exactly one, its multiply-accumulates.
 
     Args:
         weights: As `read_weights` returns them.
         image_shape: (C, H, W) of an image; without it, that of the architecture's training images: 3x32x32, for
-            torchvision's 3x224x224 (Inception v3: 3x299x299).
+            torchvision's 3x224x224 (Inception v3: 3x299x299), for timm's and transformers' that of their
+            preprocessing.
+        file: As for `detect_architecture`.
     """
     try:
-        fit = detect_architecture(weights)
+        fit = detect_architecture(weights, file=file)
+        settings = ", ".join(f"{key}={value}" for key, value in fit.settings.items())
+        fits = f"{fit.uri}{' with fewer channels' if fit.is_smaller else ''} ({settings})"
     except CheckpointError as error:
-        return ArchitectureMatch(
-            fits=str(error), uncounted="the order of the layers is unknown without an architecture"
-        )
-    settings = ", ".join(f"{key}={value}" for key, value in fit.settings.items())
-    fits = f"{fit.uri}{' with fewer channels' if fit.is_smaller else ''} ({settings})"
+        alike = [] if fitting_architectures(weights) else timm_architectures(weights)
+        if not alike:
+            return ArchitectureMatch(
+                fits=str(error), uncounted="the order of the layers is unknown without an architecture"
+            )
+        fit, fits = alike[0], str(error)  # tensors of the same names and shapes cost the same
     channels, height, width = image_shape or _training_image_shape(fit)
     try:  # the preprocessing has no multiply-accumulates: any will do
         architecture = replace(fit.architecture, mean=(0.0,) * channels, std=(1.0,) * channels)
@@ -305,8 +372,8 @@ def _fit(weights: Mapping[str, Tensor], uri: str, settings: dict[str, Any]) -> A
         for name, shape in expected.items()
         for axis, (size, full) in enumerate(zip(shapes[name], shape, strict=True))
     ]
-    classes = {size for _, size, full in sizes if full == _CLASSES}
-    smaller = [(axis, size, full) for axis, size, full in sizes if size != full != _CLASSES]
+    classes = {size for _, size, full in sizes if full == CLASSES}
+    smaller = [(axis, size, full) for axis, size, full in sizes if size != full != CLASSES]
     if len(classes) != 1 or any(axis > 1 or not 0 < size < full for axis, size, full in smaller):
         return None
     parameters = sum(math.prod(shape) for shape in expected.values())
@@ -324,12 +391,44 @@ def _runs(fit: ArchitectureFit, weights: Mapping[str, Tensor]) -> bool:
     return True
 
 
+def _check_library(weights: Mapping[str, Tensor]) -> None:
+    """Says what works for weights of transformers, whose names are in no table here.
+
+    Raises:
+        CheckpointError: If `weights` have its names.
+    """
+    names = [match[1] for name in weights if (match := _OF_TRANSFORMERS.fullmatch(name))]
+    model = names[0] if names else ""
+    body = [name for name in weights if name.startswith(f"{model}.")]
+    if (
+        names
+        and len(body) < len(weights)
+        and all(
+            name.startswith((f"{model}.", "classifier.", "cls_classifier.", "distillation_classifier."))
+            for name in weights
+        )
+    ):
+        raise CheckpointError(
+            f"the weights are those of a classifier of transformers ({model!r} and a classifier): give the folder that "
+            "its save_pretrained wrote in the place of this file, or name it as the architecture: hf:FOLDER"
+        )
+
+
+def _list_of(fits: Sequence[ArchitectureFit]) -> str:
+    names = [_text(fit.uri, fit.settings) for fit in fits]
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
+
+
 def _text(uri: str, settings: Mapping[str, Any]) -> str:
     listed = ", ".join(f"{key} = {value}" for key, value in settings.items() if key != "classes")
     return f"{uri} with {listed}" if listed else uri
 
 
 def _training_image_shape(fit: ArchitectureFit) -> tuple[int, int, int]:
+    if fit.scheme in ("timm", "hf"):
+        geometry = fit.architecture.preprocessing
+        return (3, *geometry.crop) if geometry else _IMAGENET_SHAPE
     if fit.scheme != "torchvision":
         return _CIFAR_SHAPE
     return _INCEPTION_SHAPE if fit.uri == "torchvision:inception_v3" else _IMAGENET_SHAPE

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-Format = Literal["safetensors", "torch zip", "torch legacy"]
+Format = Literal["safetensors", "torch zip", "torch legacy", "model folder"]
 
 MAX_UNPACKED_BYTES = 2**30
 MAX_INFLATION = 50
@@ -110,7 +110,10 @@ def _size(path: Path) -> int:
     except ValueError as error:  # a zero byte in the name
         raise CheckpointError(f"weights {path}: found an impossible name ({error})") from error
     if not stat.S_ISREG(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "a pipe, socket or device"
+        kind = "a pipe, socket or device"
+        if stat.S_ISDIR(status.st_mode):
+            kind = "a directory without config.json"
+            expected += ", or a model folder as save_pretrained writes it"
         raise CheckpointError(f"weights {path}: found {kind}, {expected}")
     return status.st_size
 

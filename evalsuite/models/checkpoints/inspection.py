@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from evalsuite.errors import CheckpointError
 from evalsuite.models.checkpoints.reading import read_checkpoint
 from evalsuite.models.checkpoints.state_dict_keys import match_keys
+from evalsuite.models.cost import PROJECTIONS
 from evalsuite.models.packing import pack, with_positive_zeros
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch import Tensor
+
+    from evalsuite.types import WeightSet
 
 NM_GROUP_SIZES = (4, 8, 16, 32)
 """Sizes M of the groups in which N:M patterns are searched, the smallest first."""
@@ -64,7 +67,7 @@ class CheckpointInspection:
 
     Attributes:
         file: Its name.
-        format: ``safetensors``, ``torch zip`` (1.6 and later) or ``torch legacy``.
+        format: ``safetensors``, ``torch zip`` (1.6 and later), ``torch legacy`` or ``model folder``.
         bytes: Size on disk.
         packed: Bytes of its tensors, losslessly packed; see `evalsuite.models.packing`.
         wrapper: Keys that lead to the state dict in the file, joined by dots; empty if the file is the state dict.
@@ -87,6 +90,7 @@ class CheckpointInspection:
         smaller: Layers whose weight is smaller than the parent's.
         missing: Layers of the parent that the file lacks.
         added: Layers that the parent lacks.
+        note: A sentence where the file holds two sets of weights: which was taken; else empty.
     """
 
     file: str
@@ -111,10 +115,11 @@ class CheckpointInspection:
     smaller: tuple[str, ...]
     missing: tuple[str, ...]
     added: tuple[str, ...]
+    note: str = ""
 
 
 def inspect_checkpoint(
-    path: Path, *, parent: Path | None = None, masks: Path | None = None
+    path: Path, *, parent: Path | None = None, masks: Path | None = None, choice: WeightSet = ""
 ) -> CheckpointInspection:
     """Returns the content of the file at `path`, in numbers; `dataclasses.asdict` of it is JSON.
 
@@ -122,11 +127,12 @@ def inspect_checkpoint(
         path: As for `read_weights`.
         parent: The dense model's weights, to measure ratios against.
         masks: A file of masks for `path`, as for `read_weights`.
+        choice: Which of two sets of weights in `path`, as for `read_weights`.
 
     Raises:
         CheckpointError: If a file cannot be read, or the parent has no weights that are not zero.
     """
-    checkpoint = read_checkpoint(path, masks=masks)
+    checkpoint = read_checkpoint(path, masks=masks, choice=choice)
     weights = dict(checkpoint.weights)
     parent_weights: dict[str, Tensor] | None = None
     if parent is not None:
@@ -141,7 +147,7 @@ def inspect_checkpoint(
     return CheckpointInspection(
         file=path.name,
         format=checkpoint.format,
-        bytes=path.stat().st_size,
+        bytes=checkpoint.bytes,
         packed=len(pack(with_positive_zeros(weights))),
         wrapper=checkpoint.wrapper,
         prefix=checkpoint.prefix,
@@ -161,6 +167,7 @@ def inspect_checkpoint(
         smaller=smaller,
         missing=missing,
         added=tuple(name for name in prunable if name not in (parent_weights or prunable)),
+        note=checkpoint.note,
     )
 
 
@@ -229,7 +236,7 @@ def _prunable(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {
         name: tensor
         for name, tensor in _parameters(weights).items()
-        if name.rpartition(".")[2] == "weight" and tensor.dim() >= 2 and tensor.numel()
+        if name.rpartition(".")[2] in ("weight", *PROJECTIONS) and tensor.dim() >= 2 and tensor.numel()
     }
 
 

@@ -19,6 +19,7 @@ SUFFIXES = ("_mask", ".mask")
 """What follows a weight's name in the name of its mask; in a file of masks the name may stand by itself."""
 
 _PARAMETRIZED = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<tensor>\w+)\.(?P<part>.+)")
+_LENGTH, _DIRECTION = "original0", "original1"  # of torch.nn.utils.parametrizations.weight_norm
 _REMOVE = "remove it where the model was built ({how}) and save the state dict again"
 _REMOVE_PARAMETRIZATION = _REMOVE.format(how="torch.nn.utils.parametrize.remove_parametrizations")
 _REMOVE_SPECTRAL_NORM = _REMOVE.format(how="torch.nn.utils.remove_spectral_norm")
@@ -30,7 +31,7 @@ def fold_parametrizations(
     """Returns `weights` as the forward pass uses them, and the names of those that were computed from several.
 
     Folded, exactly as torch does, are ``X_orig * X_mask`` (`torch.nn.utils.prune`), ``X`` with a buffer
-    ``X_mask``, ``X.mask`` or a layer's ``mask``, a parametrisation by a mask alone, and weight norm.
+    ``X_mask``, ``X.mask`` or a layer's ``mask``, a parametrisation by a mask alone, and weight norm of torch 1 and 2.
 
     Args:
         path: For the error.
@@ -104,6 +105,8 @@ def _is_secondary_part(key: str, weights: Mapping[str, Tensor]) -> bool:
         return True
     if key.endswith("_v") and _weight_norm_parts(key.removesuffix("_v"), weights) is not None:
         return True
+    if key.endswith(_DIRECTION) and f"{key.removesuffix(_DIRECTION)}{_LENGTH}" in weights:
+        return _PARAMETRIZED.fullmatch(key) is not None
     if key.endswith(".0.mask") and _PARAMETRIZED.fullmatch(key) and f"{key[:-6]}original" in weights:
         return True
     return any(_mask_buffer(name, weights) == key for name in _maskable_names(key))
@@ -141,6 +144,11 @@ def _weight_norm_parts(name: str, weights: Mapping[str, Tensor]) -> tuple[Tensor
     length, direction = weights.get(f"{name}_g"), weights.get(f"{name}_v")
     if length is None or direction is None or f"{name}_orig" in weights:
         return None
+    return _direction_and_length(length, direction)
+
+
+def _direction_and_length(length: Tensor, direction: Tensor) -> tuple[Tensor, Tensor, int] | None:
+    """Returns direction, length and the dimension that has a length each, if the shapes are those of a weight norm."""
     if length.dim() != direction.dim():
         return (direction, length, -1) if length.dim() == 0 else None
     dims = [dim for dim, size in enumerate(length.shape) if size != 1] or [0]
@@ -156,6 +164,10 @@ def _unparametrized(
     name = match["module"] + match["tensor"]
     if parts.keys() == {"original", "0.mask"} and _is_mask(weights[parts["0.mask"]]):
         return name, _masked(path, name, weights[parts["original"]], weights[parts["0.mask"]])
+    if parts.keys() == {_LENGTH, _DIRECTION}:
+        norm = _direction_and_length(weights[parts[_LENGTH]], weights[parts[_DIRECTION]])
+        if norm is not None:
+            return name, torch._weight_norm(*norm)
     raise CheckpointError(
         f"weights {path}: {name} is parametrised ({first_few(parts.values())}); {_REMOVE_PARAMETRIZATION}"
     )

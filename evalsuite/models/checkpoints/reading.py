@@ -15,15 +15,23 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from evalsuite.compat.transformers import folder_files, is_model_folder, pretrained_network
 from evalsuite.errors import CheckpointError, first_few
 from evalsuite.models.architectures.base import unwrap_model
-from evalsuite.models.checkpoints.file_formats import check_unpacked_size, damaged_file_error, identify_file
+from evalsuite.models.checkpoints.file_formats import (
+    CheckpointFile,
+    check_unpacked_size,
+    damaged_file_error,
+    identify_file,
+)
 from evalsuite.models.checkpoints.masks import apply_masks, fold_parametrizations
 from evalsuite.models.checkpoints.pickle_scan import scan_pickle, unsafe_pickle_error
 from evalsuite.models.checkpoints.state_dict_keys import (
+    AVERAGED_WRAPPERS,
     COUNTER,
     MASK_WRAPPERS,
     WRAPPERS,
+    find_averaged,
     find_state_dict,
     match_keys,
     strip_prefixes,
@@ -32,7 +40,8 @@ from evalsuite.models.checkpoints.state_dict_keys import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from evalsuite.models.checkpoints.file_formats import CheckpointFile, Format
+    from evalsuite.models.checkpoints.file_formats import Format
+    from evalsuite.types import WeightSet
 
 _MAX_PROTOCOL = 3  # of pickle: the last without operations that torch.load does not follow
 _GLOBAL = re.compile(r"GLOBAL ([\w.<>]+)")
@@ -45,23 +54,27 @@ class Checkpoint:
     Attributes:
         weights: Keys without prefixes, dense finite tensors on the processor, half precision widened.
         format: Of the file.
+        bytes: Its size on disk.
         wrapper: Keys that lead to the state dict in the file, joined by dots; empty if the file is the state dict.
         prefix: The prefix that was removed from every key.
         folded: Names of weights that were computed from several tensors: with a mask, or from a weight norm.
         dtypes: Types of number in the file to how many tensors have them.
         extras: Other keys of the file, which were ignored.
+        note: A sentence where the file holds two sets of weights: which was taken; else empty.
     """
 
     weights: dict[str, Tensor]
     format: Format
+    bytes: int
     wrapper: str
     prefix: str
     folded: tuple[str, ...]
     dtypes: dict[str, int]
     extras: tuple[str, ...]
+    note: str = ""
 
 
-def read_weights(path: Path, *, masks: Path | None = None) -> dict[str, Tensor]:
+def read_weights(path: Path, *, masks: Path | None = None, choice: WeightSet = "") -> dict[str, Tensor]:
     """Returns the tensors of a state dict in a file, without running any code in it.
 
     Args:
@@ -69,6 +82,8 @@ def read_weights(path: Path, *, masks: Path | None = None) -> dict[str, Tensor]:
             itself, or under one of `WRAPPERS` beside other content. The format is identified by content.
         masks: A second such file, of zeros and ones under the names of weights, perhaps with ``_mask`` or
             ``.mask`` behind them; the weights are multiplied by them.
+        choice: Which of two sets of weights, ``ema`` for averaged ones (`AVERAGED_WRAPPERS`); by default these where
+            there are both, as timm's loader does it.
 
     Returns:
         Keys without `PREFIXES`, dense finite tensors on the processor; half precision is widened to float32, and
@@ -78,21 +93,22 @@ def read_weights(path: Path, *, masks: Path | None = None) -> dict[str, Tensor]:
         CheckpointError: If there is no such file, it is damaged, it would run code, it holds no tensors,
             or one of them is NaN or infinite.
     """
-    return read_checkpoint(path, masks=masks).weights
+    return read_checkpoint(path, masks=masks, choice=choice).weights
 
 
-def read_checkpoint(path: Path, *, masks: Path | None = None) -> Checkpoint:
+def read_checkpoint(path: Path, *, masks: Path | None = None, choice: WeightSet = "") -> Checkpoint:
     """Returns the tensors that `read_weights` returns, and how they were written.
 
     Args:
         path: As for `read_weights`.
         masks: As for `read_weights`.
+        choice: As for `read_weights`.
 
     Raises:
-        CheckpointError: As for `read_weights`.
+        CheckpointError: As for `read_weights`, or if there are no averaged weights where they are asked for.
     """
     file, content = _read(path)
-    wrapper, tensors = find_state_dict(content)
+    wrapper, tensors, note = _chosen_set(path, content, choice)
     if not tensors:
         raise CheckpointError(
             f"weights {path}: found {_summary(content)}, expected a state dict of named tensors, "
@@ -107,7 +123,34 @@ def read_checkpoint(path: Path, *, masks: Path | None = None) -> Checkpoint:
     _check_finite(path, weights)
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
     extras = _extra_keys(content, wrapper, tensors)
-    return Checkpoint(weights, file.format, ".".join(wrapper), prefix, folded, dict(dtypes), extras)
+    return Checkpoint(
+        weights, file.format, file.size, ".".join(wrapper), prefix, folded, dict(dtypes), extras, note
+    )
+
+
+def _chosen_set(
+    path: Path, content: object, choice: WeightSet
+) -> tuple[tuple[str, ...], dict[str, Tensor], str]:
+    """The keys that lead to the set of weights that is taken, its tensors, and a note if there are two sets."""
+    wrapper, tensors = find_state_dict(content)
+    averaged_wrapper, averaged = find_averaged(content)
+    if not averaged:
+        only_averaged = bool(wrapper) and wrapper[0] in AVERAGED_WRAPPERS
+        if (choice == "ema" and not only_averaged) or (choice == "raw" and only_averaged):
+            kinds = {"ema": "averaged", "raw": "raw"}
+            raise CheckpointError(
+                f"weights {path}: found no {kinds[choice]} weights ({choice}) beside "
+                f"{'.'.join(wrapper) or 'the state dict'}, expected them under one of "
+                f"{', '.join(AVERAGED_WRAPPERS if choice == 'ema' else WRAPPERS)}; leave the choice out"
+            )
+        return wrapper, tensors, ""
+    names = {"raw": ".".join(wrapper) or "its top level", "ema": ".".join(averaged_wrapper)}
+    taken, other = ("raw", "ema") if choice == "raw" else ("ema", "raw")
+    note = (
+        f"{path.name} holds raw weights ({names['raw']}) and averaged ones ({names['ema']}): those of {names[taken]} "
+        f"were taken{'' if choice else ', as timm does it'}; --weights {other} takes the others."
+    )
+    return (wrapper, tensors, note) if taken == "raw" else (averaged_wrapper, averaged, note)
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -156,7 +199,10 @@ def check_class_count(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
 
 def _read(path: Path) -> tuple[CheckpointFile, object]:
-    """Returns the format of a file, and its content."""
+    """Returns the format of a file or of a model folder, and its content."""
+    if is_model_folder(path):
+        size = sum(file.stat().st_size for file in folder_files(path))
+        return CheckpointFile(path, "model folder", size, {}), pretrained_network(path).state_dict()
     file = identify_file(path)
     try:
         content = safetensors.torch.load_file(path) if file.format == "safetensors" else _unpickle(file)

@@ -23,6 +23,9 @@ WRAPPERS = (
 )
 """Keys under which training scripts keep a state dict; the first that holds tensors counts."""
 
+AVERAGED_WRAPPERS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
+"""Keys of weights that were averaged along the training; timm's loader prefers them to the others."""
+
 MASK_WRAPPERS = ("masks_dict", "mask_dict", "masks", "mask")
 """Keys under which pruning tools keep masks."""
 
@@ -50,6 +53,22 @@ def find_state_dict(
     (('model', 'state_dict'), {'bias': tensor([1.])})
     """
     return _search(content, tuple(wrappers), ()) or ((), {})
+
+
+def find_averaged(content: object) -> tuple[tuple[str, ...], dict[str, Tensor]]:
+    """Returns the keys that lead to averaged weights in `content`, and these; none of either if it has none.
+
+    They are a second set of the same network: every weight of the other set has its average.
+    """
+    if not isinstance(content, Mapping):
+        return (), {}
+    rest = {key: value for key, value in content.items() if key not in AVERAGED_WRAPPERS}
+    names = set(strip_prefixes(find_state_dict(rest)[1])[1])
+    for wrapper in AVERAGED_WRAPPERS:
+        path, tensors = _search(content.get(wrapper), WRAPPERS, (wrapper,)) or ((), {})
+        if names and names <= set(strip_prefixes(tensors)[1]):
+            return path, tensors
+    return (), {}
 
 
 def strip_prefixes(weights: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor]]:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from evalsuite.errors import SuiteError
 from evalsuite.models.architectures.base import Normalized
-from evalsuite.models.cost import prunable_layers
+from evalsuite.models.cost import prunable_parameters
 from evalsuite.producers.base import Context, Producer
 from evalsuite.producers.unstructured.base import (
     WeightScores,
@@ -100,7 +100,7 @@ class Grasp(InitialProducer):
         images, labels = context.per_class(self.per_class, "grasp")
         order = torch.from_numpy(generator(context.seed, "grasp", "halves").permutation(len(labels)))
         halves = [(images[rows], labels[rows]) for rows in order.to(labels.device).tensor_split(2)]
-        weights = {name: layer.get_parameter("weight") for name, layer in prunable_layers(model).items()}
+        weights = prunable_parameters(model)
         tensors = list(weights.values())
         parts = [torch.autograd.grad(self._loss(model, *half), tensors) for half in halves]
         gradient = [sum(pair) for pair in zip(*parts, strict=True)]
@@ -142,7 +142,7 @@ class Synflow(InitialProducer):
     def scores(self, model: nn.Module, context: Context) -> WeightScores:
         """Returns the flow through each weight of `model`, whose weights are absolute already."""
         body = model.network if isinstance(model, Normalized) else model
-        weights = {name: layer.get_parameter("weight") for name, layer in prunable_layers(model).items()}
+        weights = prunable_parameters(model)
         first = next(iter(weights.values()))
         ones = torch.ones((1, *context.train.images.shape[1:]), dtype=first.dtype, device=first.device)
         gradients = torch.autograd.grad(body(ones).sum(), list(weights.values()))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from evalsuite.errors import SkippedError
-from evalsuite.models.cost import cost
+from evalsuite.models.cost import cost, weight_name
 from evalsuite.producers.base import Context
 from evalsuite.producers.baselines.controls import Control
 from evalsuite.producers.unstructured.base import nonzero_masks, prunable_weights
@@ -131,6 +131,6 @@ def redraw_weights(model: nn.Module, masks: Masks, seed: int) -> None:
                     f"layer {name} has parameters, but no reset_parameters() to draw them anew"
                 )
     for name, weight in prunable_weights(model).items():
-        inputs = int(masks[f"{name}.weight"].sum()) / weight.shape[0]
+        inputs = int(masks[weight_name(name)].sum()) / weight.shape[0]
         normal = generator(seed, name).normal(scale=math.sqrt(2 / max(inputs, 1.0)), size=weight.shape)
         weight.copy_(torch.from_numpy(normal))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from evalsuite.errors import SuiteError, UserError
-from evalsuite.models.cost import cost, count_nonzero, count_parameters
+from evalsuite.models.cost import cost, count_nonzero, count_parameters, weight_name
 from evalsuite.models.surgery.width_scaling import scalable_widths, with_widths
 from evalsuite.producers.base import Context, Producer, nearest_choice
 from evalsuite.producers.baselines.controls import Control
@@ -70,7 +70,7 @@ class Thin(Control):
             budget = self._budget(parent, ratio, context)
             model = thin_network(parent, budget, shape, size=size)
             dense = {
-                f"{name}.weight": torch.ones_like(weight, dtype=torch.bool)
+                weight_name(name): torch.ones_like(weight, dtype=torch.bool)
                 for name, weight in prunable_weights(model).items()
             }
             redraw_weights(model, dense, address(context.seed, "thin", ratio))

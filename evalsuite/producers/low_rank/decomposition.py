@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evalsuite.errors import SuiteError, UserError
-from evalsuite.models.cost import count_nonzero, prunable_layers
+from evalsuite.errors import SkippedError, SuiteError, UserError, first_few
+from evalsuite.models.cost import count_nonzero, layers_read_as_weights, prunable_layers
 from evalsuite.models.surgery.low_rank_factors import factor_pairs, factorize_layer, merge_factors
 from evalsuite.producers.base import Context, Producer, nearest_choice
 from evalsuite.random_streams import generator
@@ -194,6 +194,11 @@ def decompose_and_retrain(
 
 def layer_spectra(model: nn.Module, *, max_groups: int) -> list[DecomposableLayer]:
     """Returns the layers of `model` that may be decomposed, with up to `max_groups` groups of channels."""
+    if unseen := layers_read_as_weights(model):
+        raise SkippedError(
+            f"{first_few(unseen)} cannot be replaced by two layers: the attention around it reads its weight and does "
+            "not call it; use another producer"
+        )
     spectra = []
     for name, layer in prunable_layers(model).items():
         weight = layer.get_parameter("weight").detach().double().cpu()

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalsuite.errors import ContractError, UserError
-from evalsuite.models.cost import count_nonzero, prunable_layers
+from evalsuite.models.cost import count_nonzero, prunable_parameters, weight_name
 from evalsuite.producers.base import Context, Producer
 from evalsuite.random_streams import generator
 
@@ -83,7 +83,7 @@ def weight_budget(model: nn.Module, budget: int) -> int:
 
 def prunable_weights(model: nn.Module) -> dict[str, Tensor]:
     """Returns the weights that may be pruned, detached, by layer, in the order of the model."""
-    return {name: layer.get_parameter("weight").detach() for name, layer in prunable_layers(model).items()}
+    return {name: weight.detach() for name, weight in prunable_parameters(model).items()}
 
 
 def nonzero_per_layer(model: nn.Module) -> dict[str, int]:
@@ -107,7 +107,7 @@ def saliencies(model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, Te
     References:
         Lee et al. 2019, arXiv 1810.02340, equation 5, without the division by the sum of all.
     """
-    weights = {name: layer.get_parameter("weight") for name, layer in prunable_layers(model).items()}
+    weights = prunable_parameters(model)
     with torch.enable_grad():
         loss = functional.cross_entropy(model(images), labels)
         gradients = torch.autograd.grad(loss, list(weights.values()))
@@ -149,7 +149,7 @@ def global_masks(model: nn.Module, scores: WeightScores, keep: int) -> dict[str,
     ranked = torch.cat([_ranking(weight, scores[name]) for name, weight in weights.items()])
     parts = torch.split(_top_mask(ranked, keep), [weight.numel() for weight in weights.values()])
     return {
-        f"{name}.weight": part.view_as(weight)
+        weight_name(name): part.view_as(weight)
         for (name, weight), part in zip(weights.items(), parts, strict=True)
     }
 
@@ -157,7 +157,7 @@ def global_masks(model: nn.Module, scores: WeightScores, keep: int) -> dict[str,
 def layerwise_masks(model: nn.Module, scores: WeightScores, counts: Mapping[str, int]) -> dict[str, Tensor]:
     """Returns masks of the ``counts[layer]`` weights of highest score in each layer; see `masks_for_budget`."""
     return {
-        f"{name}.weight": _top_mask(_ranking(weight, scores[name]), counts[name]).view_as(weight)
+        weight_name(name): _top_mask(_ranking(weight, scores[name]), counts[name]).view_as(weight)
         for name, weight in prunable_weights(model).items()
     }
 
@@ -172,7 +172,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 def nonzero_masks(model: nn.Module) -> dict[str, Tensor]:
     """Returns the masks that are False where prunable weights of `model` are zero."""
-    return {f"{name}.weight": weight != 0 for name, weight in prunable_weights(model).items()}
+    return {weight_name(name): weight != 0 for name, weight in prunable_weights(model).items()}
 
 
 def _top_mask(ranked: Tensor, keep: int) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError, UserError
-from evalsuite.models.cost import count_nonzero
+from evalsuite.models.cost import count_nonzero, weight_name
 from evalsuite.producers.base import Context, Producer
 from evalsuite.producers.unstructured.base import magnitudes, prunable_weights
 
@@ -53,7 +53,7 @@ class NM(Producer):
         model = copy.deepcopy(context.previous or parent)
         for ratio in ratios:
             masks = self._masks(model, parent, ratio)
-            removed = (magnitude[~masks[f"{name}.weight"]] for name, magnitude in magnitudes(model).items())
+            removed = (magnitude[~masks[weight_name(name)]] for name, magnitude in magnitudes(model).items())
             if not any(bool(weights.any()) for weights in removed):
                 raise UserError(
                     f"ratio {ratio:g} has the same pattern of N out of {self.m} as the one before; "
@@ -76,7 +76,7 @@ class NM(Producer):
                 f"this network has {patterns}"
             )
         return {
-            f"{name}.weight": _pattern_mask(magnitude, n, self.m)
+            weight_name(name): _pattern_mask(magnitude, n, self.m)
             for name, magnitude in magnitudes(model).items()
         }
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalsuite.errors import SuiteError, UserError
-from evalsuite.models.cost import prunable_layers, weight_cost
+from evalsuite.models.cost import prunable_parameters, weight_cost
 from evalsuite.producers.base import Context, Producer
 from evalsuite.producers.unstructured.base import prunable_weights
 from evalsuite.training.hooks import Hooks
@@ -168,8 +168,7 @@ class Admm:
 
     def pull(self, model: nn.Module, at: float) -> None:  # noqa: ARG002  # the hook's signature
         """Adds the gradient ``rho (W - Z + U)``: the hook ``before_step``."""
-        for name, layer in prunable_layers(model).items():
-            weight = layer.get_parameter("weight")
+        for name, weight in prunable_parameters(model).items():
             if weight.grad is not None:
                 residual = weight.detach() - self.state[f"{name}/target"] + self.state[f"{name}/dual"]
                 weight.grad.add_(residual, alpha=self.rho)

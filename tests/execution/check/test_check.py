@@ -15,9 +15,10 @@ import torch
 from evalsuite.cli import main as cli
 from evalsuite.cli.console import print_verdicts
 from evalsuite.config.manifest import candidates_of_paths, read_manifest
+from evalsuite.config.settings import settings
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.execution import check as checking
-from evalsuite.execution.check import CheckRequest, junit, settings, suite_for, verdict_table
+from evalsuite.execution.check import CheckRequest, junit, suite_for, verdict_table
 from evalsuite.models.architectures.base import build_model, unwrap_model
 from evalsuite.results.run import Run
 from evalsuite.types import ExternalCandidate

@@ -15,7 +15,8 @@ from evalsuite.errors import CheckpointError
 from evalsuite.models.checkpoints.reading import read_checkpoint, read_weights
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Callable
+from pathlib import Path
 
 IMAGES = torch.linspace(-2, 2, 2 * 3 * 6 * 6).view(2, 3, 6, 6)
 
@@ -110,11 +111,14 @@ def test_the_sparsifier_of_torch_hides_its_masks_until_it_squashes_them(tmp_path
     assert torch.equal(outputs(read_weights(written(pruned.state_dict(), tmp_path / "w.pt"))), expected)
 
 
+@pytest.mark.parametrize(
+    "norm", [nn.utils.weight_norm, parametrizations.weight_norm], ids=["torch 1", "torch 2"]
+)
 @pytest.mark.parametrize("dim", [0, 1, None])
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
-def test_weight_norm_is_folded(tmp_path: Path, dim: int | None) -> None:
+def test_weight_norm_is_folded(tmp_path: Path, dim: int | None, norm: Callable[..., nn.Module]) -> None:
     normed = network()
-    nn.utils.weight_norm(normed[0], dim=dim)  # type: ignore[arg-type]  # torch documents None
+    norm(normed[0], dim=dim)
     checkpoint = read_checkpoint(written(normed.state_dict(), tmp_path / "w.pt"))
     assert checkpoint.folded == ("0.weight",)
     assert torch.equal(outputs(checkpoint.weights), normed(IMAGES))
@@ -138,7 +142,7 @@ def test_spectral_norm_is_refused_with_the_way_out(tmp_path: Path, legacy: bool)
 
 def test_unknown_parametrisations_are_refused(tmp_path: Path) -> None:
     normed = network()
-    parametrizations.weight_norm(normed[3])
+    parametrizations.orthogonal(normed[3])
     with pytest.raises(CheckpointError, match=r"3.weight is parametrised \(3.parametrizations.weight.orig"):
         read_weights(written(normed.state_dict(), tmp_path / "w.pt"))
 
