@@ -38,7 +38,7 @@ from evalsuite.tolerances import parse_limit
 from evalsuite.types import Bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from evalsuite.tolerances import Limit, Rule
     from evalsuite.types import Array, Floats, Metric
@@ -129,15 +129,22 @@ def mean_bounds(
     largest = allowed.at(float(np.mean([_value(metric, parent) for parent in parents])))
     upper = np.maximum(limits.upper, estimate)
     lower = np.minimum(limits.lower_simultaneous, estimate)
-    p = _noninferiority_p(limits, estimate, largest)
-    return Bounds(estimate, limits.low, limits.high, upper, lower, p, largest)
+    return Bounds(
+        estimate, limits.low, limits.high, upper, lower, *p_values(limits, estimate, largest), largest
+    )
 
 
-def _noninferiority_p(limits: Limits, estimate: Floats, tolerance: float) -> Floats:
-    """One-sided p-values of "the drop is larger than the tolerance"; equal numbers may differ in their last digits."""
+def p_values(limits: Limits, estimate: Floats, tolerance: float) -> tuple[Floats, Floats]:
+    """Returns one-sided p-values of "the drop is above the tolerance" and of "it is within the tolerance", each (R,).
+
+    Equal numbers may differ in their last digits. A measured drop above the tolerance is no evidence that the true one
+    is within it, and conversely: one of the two is 1.
+    """
     largest = np.full_like(estimate, tolerance + ROUNDING * max(1.0, tolerance))
-    p: Floats = np.where(estimate > largest, 1.0, ndtr(-limits.quantile(largest)))
-    return np.where(np.isnan(limits.upper), np.nan, p)
+    above, unknown = estimate > largest, np.isnan(limits.upper)
+    noninferiority = np.where(above, 1.0, ndtr(-limits.quantile(largest)))
+    inferiority = np.where(above, ndtr(-limits.lower_quantile(largest)), 1.0)
+    return np.where(unknown, np.nan, noninferiority), np.where(unknown, np.nan, inferiority)
 
 
 def _mean_drops(
@@ -164,23 +171,35 @@ def _with_moving_tolerance(estimate: Floats, limits: Limits, added: Floats) -> L
     )
 
     def quantile(largest: Floats) -> Floats:
-        return _quantile_with_moving_tolerance(limits, largest - estimate, estimate, error)
+        return _quantile_with_moving_tolerance(
+            lambda margin: limits.quantile(estimate + margin), largest - estimate, error
+        )
 
-    return Limits(low, high, upper, lower, quantile)
+    def lower_quantile(largest: Floats) -> Floats:
+        return _quantile_with_moving_tolerance(
+            lambda margin: limits.lower_quantile(estimate - margin), estimate - largest, error
+        )
+
+    return Limits(low, high, upper, lower, quantile, lower_quantile)
 
 
 def _quantile_with_moving_tolerance(
-    limits: Limits, margin: Floats, estimate: Floats, error: Floats
+    quantile: Callable[[Floats], Floats], margin: Floats, error: Floats
 ) -> Floats:
-    """The largest normal quantiles at which the widened upper limits exceed the estimates (R,) by at most `margin`.
+    """The largest normal quantiles at which widened limits differ from the estimates (R,) by at most `margin`.
 
     Found by bisection: at a quantile z the part of the images in the margin is what z times the `error` leaves of it.
+
+    Args:
+        quantile: From margins of the images alone (R,) to the quantiles at which limits keep within them.
+        margin: From the estimate to the tolerance; where it is negative the quantile is 0.
+        error: Standard error that the tolerance adds.
     """
-    low, high = np.zeros_like(estimate), np.full_like(estimate, LARGEST_QUANTILE)
+    low, high = np.zeros_like(margin), np.full_like(margin, LARGEST_QUANTILE)
     for _ in range(BISECTION_STEPS):
         z = (low + high) / 2
         left = np.maximum(margin, 0.0) ** 2 - (z * error) ** 2
-        inside = (left >= 0) & (limits.quantile(estimate + np.sqrt(np.maximum(left, 0.0))) >= z)
+        inside = (left >= 0) & (quantile(np.sqrt(np.maximum(left, 0.0))) >= z)
         low, high = np.where(inside, z, low), np.where(inside, high, z)
     return low
 
@@ -286,22 +305,45 @@ def limits_of_functional(
     if metric.functional in BIASED:
         unknown = np.full(estimate.shape, np.nan)
         ends = interval((replicates - 2 * (replicates.mean(axis=0) - estimate)).T)
-        return Limits(*ends, unknown, unknown, lambda largest: np.full_like(largest, np.nan)), added
-    error = replicates.std(axis=0)
-    varying = error > 0
-    critical_value = max_t_critical_value((replicates - estimate)[:, varying] / error[varying])
+        return Limits(*ends, unknown, unknown, _never_decided, _never_decided), added
     weight = np.array(
         [_weight_of_rare_error(metric, parents, column) for column in zip(*candidates, strict=True)]
     )
+    return limits_of_replicates(estimate, replicates, weight), added
+
+
+def _never_decided(largest: Floats) -> Floats:
+    return np.full_like(largest, np.nan)
+
+
+def limits_of_replicates(estimate: Floats, replicates: Floats, weight: Floats) -> Limits:
+    """Returns limits of R drops of a smooth functional.
+
+    Args:
+        estimate: Drops, (R,).
+        replicates: Of the drops, (B, R).
+        weight: Weight of one image where errors are too rare to be resampled, elsewhere 0; (R,).
+    """
+    error = replicates.std(axis=0)
+    varying = error > 0
+    critical_value = max_t_critical_value((replicates - estimate)[:, varying] / error[varying])
     rare, unseen = (-weight * np.log(1 - level) for level in (ONE_SIDED, SIMULTANEOUS))
     low, high = interval(replicates.T)
     bca = BcaCorrection.of(replicates, estimate)
 
-    def quantile(largest: Floats) -> Floats:
+    def unseen_quantile(distance: Floats) -> Floats:
         # a sample may have none of the errors that lie between estimate and tolerance
-        with np.errstate(divide="ignore", invalid="ignore"):
-            chance = np.where(weight > 0, np.exp(-(largest - estimate) / weight), 0.0)
-        return np.minimum(bca.quantile(largest), -ndtri(np.clip(chance, 0.0, 1.0)))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            chance = np.where(weight > 0, np.exp(-distance / weight), 0.0)
+        return -ndtri(np.clip(chance, 0.0, 1.0))
+
+    def quantile(largest: Floats) -> Floats:
+        return np.minimum(bca.quantile(largest), unseen_quantile(largest - estimate))
+
+    def lower_quantile(largest: Floats) -> Floats:
+        return np.minimum(
+            _lower_quantile_of_replicates(estimate, replicates, largest), unseen_quantile(estimate - largest)
+        )
 
     return Limits(
         np.minimum(low, estimate - unseen),
@@ -309,7 +351,18 @@ def limits_of_functional(
         np.maximum(bca.upper(), estimate + rare),
         estimate - np.maximum(critical_value * error, unseen),
         quantile,
-    ), added
+        lower_quantile,
+    )
+
+
+def _lower_quantile_of_replicates(estimate: Floats, replicates: Floats, largest: Floats) -> Floats:
+    """The smaller of the normal quantile and that of the percentile, where any replicate is within the tolerance."""
+    error = replicates.std(axis=0)
+    distance = estimate - largest
+    normal = np.divide(distance, error, out=np.copysign(np.inf, distance), where=error > 0)
+    within = (replicates <= largest).sum(axis=0)
+    percentile = -ndtri((1 + within) / (len(replicates) + 2))
+    return np.where(within > 0, np.minimum(normal, percentile), normal)
 
 
 def _drops_and_references(

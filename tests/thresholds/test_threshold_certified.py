@@ -26,7 +26,7 @@ def bounds(drops: Any, high: Any, upper: Any, lower: Any) -> Bounds:
     drop = np.array(drops, dtype=float)
     high, upper, lower = (np.array(one, float) for one in (high, upper, lower))
     p = np.full_like(drop, NAN)
-    return Bounds(drop, 2 * drop - high, high, upper, lower, p, tolerance=NAN)
+    return Bounds(drop, 2 * drop - high, high, upper, lower, p, p, tolerance=NAN)
 
 
 def found(drops: Any, *, high: Any, upper: Any, lower: Any, tolerance: float = 0.02) -> Threshold:
