@@ -33,7 +33,7 @@ from evalsuite.statistics.limits import (
 )
 from evalsuite.statistics.paired import BIASED, check_paired, direction, is_rate
 from evalsuite.statistics.rates import BISECTION_STEPS
-from evalsuite.statistics.resampling import drop, interval, one_thread
+from evalsuite.statistics.resampling import Replicates, drop, interval, one_thread
 from evalsuite.tolerances import parse_limit
 from evalsuite.types import Bounds
 
@@ -93,7 +93,7 @@ def mean_bounds(
     parents: Sequence[Mapping[str, Array]],
     candidates: Sequence[Sequence[Mapping[str, Array]]],
     *,
-    weights: Mapping[str, Array],
+    weights: Mapping[str, Array] | Replicates,
     tolerance: Rule | Limit = 0.0,
 ) -> Bounds:
     """Returns bounds on the mean drops over seeds: the seeds are fixed, the images a sample.
@@ -102,7 +102,7 @@ def mean_bounds(
         metric: What is compared; its direction tells which value is worse.
         parents: Evidence of the parent of each seed, all on the same images.
         candidates: For each seed its candidates; those with the same index belong to one target ratio.
-        weights: See `bounds`.
+        weights: See `bounds`; as `Replicates`, those of values that were computed before are not computed again.
         tolerance: See `bounds`; a share is one of the parents' mean value.
 
     Returns:
@@ -119,14 +119,22 @@ def mean_bounds(
     direction(metric)
     allowed = parse_limit(tolerance)
     share = allowed.amount if allowed.relative else 0.0
+    replicates = weights if isinstance(weights, Replicates) else Replicates(weights)
     if metric.functional == "mean":
-        limits, added = _limits_of_image_means(metric, parents, candidates, weights=weights, share=share)
+        limits, added = _limits_of_image_means(
+            metric, parents, candidates, weights=replicates.weights, share=share
+        )
     else:
-        limits, added = limits_of_functional(metric, parents, candidates, weights=weights, share=share)
+        limits, added = limits_of_functional(metric, parents, candidates, drawn=replicates, share=share)
     estimate = _mean_drops(metric, parents, candidates)
     if share:
         limits = _with_moving_tolerance(estimate, limits, added)
     largest = allowed.at(float(np.mean([_value(metric, parent) for parent in parents])))
+    return bounds_of_limits(estimate, limits, largest)
+
+
+def bounds_of_limits(estimate: Floats, limits: Limits, largest: float) -> Bounds:
+    """Returns the bounds that limits of estimates (R,) give, beside a tolerance in the metric's unit."""
     upper = np.maximum(limits.upper, estimate)
     lower = np.minimum(limits.lower_simultaneous, estimate)
     return Bounds(
@@ -221,6 +229,60 @@ def _check(
         check_paired(parents[0], evidence)
 
 
+@one_thread()
+def group_mean_bounds(
+    metric: Metric,
+    members: Sequence[tuple[Sequence[Mapping[str, Array]], Sequence[Sequence[Mapping[str, Array]]]]],
+    *,
+    weights: Mapping[str, Array] | Replicates,
+    tolerance: Rule | Limit = 0.0,
+) -> Bounds:
+    """Returns bounds on the drops of a mean over several conditions, which may share images.
+
+    Args:
+        metric: What is compared.
+        members: Parents and candidates of each condition, as `mean_bounds` takes them.
+        weights: See `mean_bounds`.
+        tolerance: See `mean_bounds`; a share is one of the parent's mean value over the conditions.
+
+    Returns:
+        Bounds with one number per target ratio; NaN for functionals in `BIASED`.
+    """
+    if metric.functional == "mean" and len({tuple(parents[0]) for parents, _ in members}) == 1:
+        parents = [_mean_evidence(each) for each in zip(*(parents for parents, _ in members), strict=True)]
+        candidates = [
+            [_mean_evidence(each) for each in zip(*seeds, strict=True)]
+            for seeds in zip(*(candidates for _, candidates in members), strict=True)
+        ]
+        return mean_bounds(metric, parents, candidates, weights=weights, tolerance=tolerance)
+    allowed = parse_limit(tolerance)
+    drawn = weights if isinstance(weights, Replicates) else Replicates(weights)
+    parts = [_drops_and_references(metric, *member, drawn) for member in members]
+    estimate, replicates, references = (np.mean(part, axis=0) for part in zip(*parts, strict=True))
+    rare = [
+        [weight_of_rare_error(metric, parents, column) for column in zip(*candidates, strict=True)]
+        for parents, candidates in members
+    ]
+    limits = limits_of_replicates(estimate, replicates, np.mean(rare, axis=0))
+    if metric.functional in BIASED:
+        unknown = np.full(estimate.shape, np.nan)
+        limits = Limits(limits.low, limits.high, unknown, unknown, _never_decided, _never_decided)
+    if allowed.relative:
+        added = added_variance(replicates, allowed.amount * np.abs(references))
+        limits = _with_moving_tolerance(estimate, limits, added)
+    value = np.mean([_value(metric, parent) for parents, _ in members for parent in parents])
+    return bounds_of_limits(estimate, limits, allowed.at(float(value)))
+
+
+def _mean_evidence(each: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """One number per image: the mean of those of several conditions."""
+    (population,) = each[0]
+    total = np.zeros(len(each[0][population]))
+    for evidence in each:
+        total += np.ravel(evidence[population])
+    return {population: total / len(each)}
+
+
 def _limits_of_image_means(
     metric: Metric,
     parents: Sequence[Mapping[str, Array]],
@@ -237,7 +299,7 @@ def _limits_of_image_means(
         limits = limits_of_rates(differences, drawn)
     else:
         limits = limits_of_means(
-            differences, drawn, unit=all(_inside_unit(evidence) for evidence in everything)
+            differences, drawn, unit=all(inside_unit(evidence) for evidence in everything)
         )
     if not share:
         return limits, np.zeros(differences.shape[2])
@@ -246,7 +308,8 @@ def _limits_of_image_means(
     return limits, added_variance(differences.mean(axis=0), moving) / len(values)
 
 
-def _inside_unit(evidence: Mapping[str, Array]) -> bool:
+def inside_unit(evidence: Mapping[str, Array]) -> bool:
+    """Returns whether every number of the evidence lies in [0, 1]."""
     return all(bool(((x >= 0) & (x <= 1)).all()) for x in map(np.asarray, evidence.values()))
 
 
@@ -294,20 +357,18 @@ def limits_of_functional(
     parents: Sequence[Mapping[str, Array]],
     candidates: Sequence[Sequence[Mapping[str, Array]]],
     *,
-    weights: Mapping[str, Array],
+    drawn: Replicates,
     share: float,
 ) -> tuple[Limits, Floats]:
     """Limits from the replicates of any functional, and the variance that a moving tolerance adds."""
-    (estimate, _), (replicates, references) = (
-        _drops_and_references(metric, parents, candidates, drawn) for drawn in (None, weights)
-    )
+    estimate, replicates, references = _drops_and_references(metric, parents, candidates, drawn)
     added = added_variance(replicates, share * np.abs(references))
     if metric.functional in BIASED:
         unknown = np.full(estimate.shape, np.nan)
         ends = interval((replicates - 2 * (replicates.mean(axis=0) - estimate)).T)
         return Limits(*ends, unknown, unknown, _never_decided, _never_decided), added
     weight = np.array(
-        [_weight_of_rare_error(metric, parents, column) for column in zip(*candidates, strict=True)]
+        [weight_of_rare_error(metric, parents, column) for column in zip(*candidates, strict=True)]
     )
     return limits_of_replicates(estimate, replicates, weight), added
 
@@ -369,23 +430,24 @@ def _drops_and_references(
     metric: Metric,
     parents: Sequence[Mapping[str, Array]],
     candidates: Sequence[Sequence[Mapping[str, Array]]],
-    drawn: Mapping[str, Array] | None,
-) -> tuple[Floats, Floats]:
-    """Mean drops over the seeds, (R,) or (B, R), and mean values of the parents, () or (B,)."""
+    drawn: Replicates,
+) -> tuple[Floats, Floats, Floats]:
+    """Mean drops over the seeds (R,), their replicates (B, R), and replicates of the parents' mean value (B,)."""
     higher = direction(metric)
+    estimates = _mean_drops(metric, parents, candidates)
     drops, references = [], []
     for parent, seed in zip(parents, candidates, strict=True):
-        reference = evaluate(metric.functional, parent, weights=drawn)
-        values = (evaluate(metric.functional, candidate, weights=drawn) for candidate in seed)
+        reference = drawn(metric.functional, parent)
+        values = (drawn(metric.functional, candidate) for candidate in seed)
         drops.append(np.stack([drop(reference, value, higher_is_better=higher) for value in values], axis=-1))
         references.append(reference)
-    return np.asarray(np.mean(drops, axis=0)), np.asarray(np.mean(references, axis=0))
+    return estimates, np.asarray(np.mean(drops, axis=0)), np.asarray(np.mean(references, axis=0))
 
 
-def _weight_of_rare_error(
+def weight_of_rare_error(
     metric: Metric, parents: Sequence[Mapping[str, Array]], candidates: Sequence[Mapping[str, Array]]
 ) -> float:
-    """The weight of one image where the sample has too few errors to estimate their rate; elsewhere 0.
+    """Returns the weight of one image where the sample has too few errors to estimate their rate; elsewhere 0.
 
     That is where a candidate makes fewer than `FEWEST_DIFFERENCES` errors among the images of the smaller population,
     unless its scores are those of the parent to the last digit: then both compute the same function.

@@ -56,16 +56,10 @@ FEWEST_DIFFERENCES = 10
 
 def limits_of_rates(differences: Floats, weights: Array) -> Limits:
     """Returns score limits of differences -1, 0 and 1, shape (S, N, R)."""
-    seeds, images, _ = differences.shape
-    losses, gains = ((differences * sign > 0).sum(axis=(0, 1)) for sign in (1, -1))
+    images = differences.shape[1]
+    lost, gained, n = effective_counts(differences)
     mean = differences.mean(axis=0)
     variance = mean.var(axis=0)
-    independent = (losses + gains) / (seeds * images) - mean.mean(axis=0) ** 2  # variance if seeds differed
-    with np.errstate(invalid="ignore", divide="ignore"):
-        effect = np.where(
-            losses + gains < FEWEST_DIFFERENCES, seeds, np.clip(seeds * variance / independent, 1, seeds)
-        )
-    lost, gained, n = losses / effect, gains / effect, seeds * images / effect
     varying = variance > 0
     deviations = resampled_means(weights, (mean - mean.mean(axis=0))[:, varying])
     z = max_t_critical_value(deviations / np.sqrt(variance[varying] / images))
@@ -78,6 +72,23 @@ def limits_of_rates(differences: Floats, weights: Array) -> Limits:
         lambda largest: score_quantile(lost, gained, n=n, limit=largest),
         lambda largest: lower_score_quantile(lost, gained, n=n, limit=largest),
     )
+
+
+def effective_counts(differences: Floats) -> tuple[Floats, Floats, Floats]:
+    """Returns losses, gains and images over their design effect, each (R,), of differences -1, 0 and 1, (S, N, R)."""
+    seeds, images, _ = differences.shape
+    losses, gains = ((differences * sign > 0).sum(axis=(0, 1)) for sign in (1, -1))
+    if seeds == 1:
+        return losses.astype(np.float64), gains.astype(np.float64), np.full(losses.shape, float(images))
+    mean = differences.mean(axis=0)
+    independent = (losses + gains) / (seeds * images) - mean.mean(axis=0) ** 2  # variance if seeds differed
+    with np.errstate(invalid="ignore", divide="ignore"):
+        effect = np.where(
+            losses + gains < FEWEST_DIFFERENCES,
+            seeds,
+            np.clip(seeds * mean.var(axis=0) / independent, 1, seeds),
+        )
+    return losses / effect, gains / effect, seeds * images / effect
 
 
 def limits_of_means(differences: Floats, weights: Array, *, unit: bool) -> Limits:
