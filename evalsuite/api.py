@@ -139,7 +139,7 @@ def check(
         progress: Called after each cell.
 
     Returns:
-        One row per candidate, metric and condition with the columns ``passed`` and ``shown``, and the run.
+        One row per candidate, metric and condition with the columns ``passed`` and ``verdict``, and the run.
 
     Raises:
         UserError: If a file cannot be read, does not fit, or the request has another mistake.
@@ -152,7 +152,7 @@ def check(
         )
     options = replace(options, data_root=root or options.data_root)
     results = run(suite, out=out, options=options, progress=progress)
-    return verdict_table(results, proof=request.proof), results
+    return verdict_table(results, proof=request.proof, controls=request.controls), results
 
 
 def evaluate(

@@ -68,6 +68,12 @@ JUDGED = (
 """Columns that come from the verdicts of all checks together."""
 COUNTS = (*COST_COLUMNS, "n")  # whole, also where one is missing
 
+NO_CONTROL = {
+    "method": "all",
+    "seed": "all",
+    "note": "The suite leaves out the control (control = false): what these methods lose may be due to their "
+    "retraining alone.",
+}
 UNTESTED = "not tested: the search did not need it"
 UNCOMPUTED = "not computed yet: start the same run again"
 
@@ -158,7 +164,8 @@ class Run:
     @property
     def _searched(self) -> dict[str, int]:
         """Methods whose ratios a search chose, with the number of ratios that it chose from."""
-        return dict.fromkeys(self.plan.searched_methods(), len(self._suite["ratios"]))
+        searched = self.plan.searched_methods() - self._unpruned  # a control is tested where the others are
+        return dict.fromkeys(searched, len(self._suite["ratios"]))
 
     @cached_property
     def _over_seeds(self) -> pd.DataFrame | None:
@@ -275,7 +282,8 @@ class Run:
     @property
     def notes(self) -> list[dict[str, Any]]:
         """What a reader should know about models: what the record says, and who lies on no curve over the axis."""
-        return [*(self.record.get("notes") or ()), *off_curve_notes(self._off_curve)]
+        left_out = [NO_CONTROL] if self._suite.get("control") is False else []
+        return [*(self.record.get("notes") or ()), *left_out, *off_curve_notes(self._off_curve)]
 
     @property
     def tolerances(self) -> Mapping[str, Tolerance]:

@@ -113,6 +113,7 @@ def described(suite: Suite) -> dict[str, Any]:
         "resources": dataclasses.asdict(suite.resources),
         "source": _called(suite),
         **({} if suite.parent_accuracy is None else {"parent_accuracy": suite.parent_accuracy}),
+        **({} if suite.control else {"control": False}),
     }
 
 

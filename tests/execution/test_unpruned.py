@@ -16,7 +16,9 @@ def test_a_retrained_dense_parent_is_measured_but_has_no_threshold(
 ) -> None:
     controls = '[[producers]]\nname = "dense-retrained"\n'
     old = '[[producers]]\nname = "filter-l1"\n'
-    path = suite_file({old: controls, "seeds = [0]": "seeds = [0, 1]", "epochs = 2": "epochs = 1"})
+    path = suite_file(
+        {old: controls, "seeds = [0]": "seeds = [0, 1]", "epochs = 2": "epochs = 1", "control = false\n": ""}
+    )
     text = path.read_text()
     start, end = text.index('[[evaluators]]\nname = "ood"'), text.index("[tolerances]")
     path.write_text(text[:start] + text[end:].partition("robust_accuracy")[0])
