@@ -14,6 +14,7 @@ from evalsuite.cost_axes import AXES, DEFAULT_AXIS, check_axis
 from evalsuite.errors import UserError
 from evalsuite.results.chance_level import chance_levels
 from evalsuite.results.comparison import Comparison, apply_search_correction, disambiguate_conditions
+from evalsuite.results.harmless_copy import harmless_counts
 from evalsuite.results.ratios import (
     COST_COLUMNS,
     NOT_COUNTED,
@@ -149,7 +150,7 @@ class Run:
     @cached_property
     def counts(self) -> pd.DataFrame:
         """How many checks of each method are in which state, by scope and target ratio; see `verdicts`."""
-        return count_table(self.verdicts)
+        return count_table(self.verdicts, harmless_counts(self.comparison))
 
     @cached_property
     def _tests(self) -> pd.DataFrame:

@@ -14,6 +14,8 @@ import pandas as pd
 
 from evalsuite.results.controls import COLUMNS as CONTROL_COLUMNS
 from evalsuite.results.controls import PLACE
+from evalsuite.results.harmless_copy import COLUMNS as HARMLESS_COLUMNS
+from evalsuite.statistics.limits import Z_LIMIT
 from evalsuite.thresholds.curves import selected, threshold_arrays
 from evalsuite.thresholds.intervals import intervals_of_members
 from evalsuite.thresholds.seeds import ALL_SEEDS, FEWEST_SEEDS, tests_over_seeds
@@ -46,7 +48,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 VERDICT_COLUMNS = (
     *("method", "scope", "seed", "networks", "target_ratio", "metric", "condition", "aggregate"),
     *("drop", "drop_low", "drop_high", "drop_tolerance", "noninferiority_p", "inferiority_p"),
-    *("verdict", "verdict_level", "measured_failure", "inferior_in"),
+    *("verdict", "verdict_level", "measured_failure", "inferior_in", "n", "images_needed"),
     *CONTROL_COLUMNS,
     "beyond_control_verdict",
 )
@@ -57,14 +59,18 @@ GROUP_COLUMNS = (
 COUNT_COLUMNS = (
     *("method", "scope", "seed", "target_ratio", "checks"),
     *(NONINFERIOR, INFERIOR, UNDECIDED, "never_decided", "measured_failures"),
+    *HARMLESS_COLUMNS,
 )
 TEST_COLUMNS = (
     *("method", "seed", "target_ratio", "metric", "condition"),
     *("drop", "drop_low", "drop_high", "drop_tolerance", "noninferiority_p", "inferiority_p", "test", "grid"),
+    "n",
 )
 """Columns of measurements that verdicts are made of."""
 LEVELS = {NONINFERIOR: NONINFERIOR_LEVEL, INFERIOR: INFERIOR_LEVEL}
 ROUNDING = 1e-12
+Z_POWER = 0.8416212335729143
+"""Normal quantile of a power of 80 %."""
 
 
 def check_table(
@@ -82,7 +88,9 @@ def check_table(
         beyond: See `evalsuite.results.controls.beyond_control`; ``None`` without a control.
 
     Returns:
-        Columns `VERDICT_COLUMNS`; ``seed`` is ``all`` in all scopes but this network. ``inferior_in`` is the number of
+        Columns `VERDICT_COLUMNS`; ``seed`` is ``all`` in all scopes but this network. Of what is undecided
+        ``images_needed`` is the number of images with which a true drop of 0 is shown to be non-inferior in 80 % of
+        samples; ``n`` is the number of images now (of means over groups, the smallest). ``inferior_in`` is the number of
         networks of which a check is shown to be inferior, all checks, ratios and seeds being one family.
     """
     networks = networks[[name for name in networks if name in TEST_COLUMNS]]
@@ -103,6 +111,7 @@ def check_table(
     table["measured_failure"] = table["drop"] > table["drop_tolerance"] + ROUNDING
     table["networks"] = np.where(table["scope"] == NETWORK, 1, networks["seed"].nunique())
     table["inferior_in"] = _inferior_in(table)
+    table["images_needed"] = _images_needed(table)
     return _with_controls(table, beyond)[list(VERDICT_COLUMNS)]
 
 
@@ -124,6 +133,21 @@ def _of_methods(table: pd.DataFrame) -> pd.DataFrame:
     for name, sign in (("noninferiority_p", 1), ("inferiority_p", -1)):
         rows[name] = tests_over_seeds(rows[name].to_numpy(), sign * margin, error, rows["seeds"].to_numpy())
     return rows.assign(scope=METHOD, drop_low=np.nan, drop_high=np.nan, test=np.nan)
+
+
+def _images_needed(table: pd.DataFrame) -> Array:
+    """Images that show a true drop of 0 to be within the tolerance with 80 % power; NaN where a row is decided.
+
+    The standard error at n images is that of the 95 % interval. Functionals without sound bounds are never decided.
+    """
+    images = table["n"].astype("float64")
+    for keys in (["metric", "condition"], ["metric"]):
+        images = images.fillna(images.groupby([table[key] for key in keys]).transform("min"))
+    error = (table["drop_high"] - table["drop_low"]) / (2 * Z_LIMIT)
+    with np.errstate(divide="ignore"):
+        needed = np.ceil(images * ((Z_LIMIT + Z_POWER) * error / table["drop_tolerance"]) ** 2)
+    open_rows = (table["verdict"] == UNDECIDED) & table["noninferiority_p"].notna()
+    return needed.where(open_rows & np.isfinite(needed)).to_numpy()
 
 
 def _inferior_in(table: pd.DataFrame) -> Array:
@@ -257,11 +281,12 @@ def smallest_potential(judged: JudgedCurves, members: Sequence[int]) -> Array:
     return smallest
 
 
-def count_table(checks: pd.DataFrame) -> pd.DataFrame:
+def count_table(checks: pd.DataFrame, harmless: pd.DataFrame) -> pd.DataFrame:
     """Returns how many checks of each method are in which state, by scope and target ratio.
 
     Args:
         checks: See `check_table`; single checks are counted, means over groups are not.
+        harmless: See `evalsuite.results.harmless_copy.harmless_counts`.
 
     Returns:
         Columns `COUNT_COLUMNS`.
@@ -272,4 +297,9 @@ def count_table(checks: pd.DataFrame) -> pd.DataFrame:
     flags["never_decided"] = single["noninferiority_p"].isna()
     flags["measured_failures"] = single["measured_failure"]
     table = pd.DataFrame({**{key: single[key] for key in keys}, **flags}).assign(checks=1)
-    return table.groupby(keys, sort=False).sum().reset_index()[list(COUNT_COLUMNS)]
+    counts = table.groupby(keys, sort=False).sum().reset_index()
+    counts = counts.merge(
+        harmless.astype({"seed": object}), on=["method", "seed", "target_ratio"], how="left"
+    )
+    counts.loc[counts["scope"] == METHOD, list(HARMLESS_COLUMNS)] = np.nan
+    return counts.astype(dict.fromkeys(HARMLESS_COLUMNS, "Int64"))[list(COUNT_COLUMNS)]
