@@ -1,9 +1,9 @@
 """How many checks a harmless copy of a candidate would fail by chance: the reference for a count of measured failures.
 
 A harmless copy differs from its parent on as many images as the candidate does, but is no worse: parent and
-candidate are exchanged image by image with probability 1/2, in all conditions and at all ratios of an image together, so
-that every true drop is 0 and what conditions have in common stays. Where a metric is no mean of one number per image,
-the deviation of its bootstrap replicates from their mean is the drop of such a copy.
+candidate are exchanged image by image with probability 1/2, in all conditions of an image together, so that every
+true drop is 0 and what conditions have in common stays. Where a metric is no mean of one number per image, the
+deviation of its bootstrap replicates from their mean is the drop of such a copy.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def harmless_counts(comparison: Comparison, *, draws: int = DRAWS) -> pd.DataFra
 
 
 class _Signs:
-    """Whether parent and candidate are exchanged, -1 or 1 for each draw and image; a part has the signs of the whole."""
+    """Whether parent and candidate are exchanged, -1 or 1 for each draw and image; a part has those of the whole."""
 
     def __init__(self, seed: int, draws: int) -> None:
         self._seed, self.draws = seed, draws

@@ -14,6 +14,7 @@ from evalsuite.cost_axes import AXES, DEFAULT_AXIS, check_axis
 from evalsuite.errors import UserError
 from evalsuite.results.chance_level import chance_levels
 from evalsuite.results.comparison import Comparison, apply_search_correction, disambiguate_conditions
+from evalsuite.results.controls import PLACE, beyond_control, matching_controls
 from evalsuite.results.harmless_copy import harmless_counts
 from evalsuite.results.ratios import (
     COST_COLUMNS,
@@ -24,7 +25,6 @@ from evalsuite.results.ratios import (
     off_curve_notes,
     places_off_curve,
 )
-from evalsuite.results.controls import PLACE, beyond_control, matching_controls
 from evalsuite.results.tables import excess_table, exemplar_table, reliability_table, retraining_table
 from evalsuite.results.verdict_tables import (
     NETWORK,

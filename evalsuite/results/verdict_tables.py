@@ -90,12 +90,12 @@ def check_table(
     Returns:
         Columns `VERDICT_COLUMNS`; ``seed`` is ``all`` in all scopes but this network. Of what is undecided
         ``images_needed`` is the number of images with which a true drop of 0 is shown to be non-inferior in 80 % of
-        samples; ``n`` is the number of images now (of means over groups, the smallest). ``inferior_in`` is the number of
-        networks of which a check is shown to be inferior, all checks, ratios and seeds being one family.
+        samples; ``n`` is the number of images now (of means over groups, the smallest). ``inferior_in`` is in how
+        many networks a check is shown to be inferior, all checks, ratios and seeds being one family.
     """
     networks = networks[[name for name in networks if name in TEST_COLUMNS]]
     parts = [networks.assign(scope=NETWORK, aggregate=SINGLE)]
-    several = networks["seed"].nunique() > 1
+    several = len(set(networks["seed"])) > 1
     if over_seeds is not None:
         parts.append(over_seeds.assign(scope=MEAN, seed=ALL_SEEDS, aggregate=SINGLE))
     if over_groups is not None:

@@ -147,8 +147,8 @@ def thresholds(
             ``drop_upper_95`` and ``drop_lower_simultaneous`` (`evalsuite.types.Bounds`), ``noninferiority_p`` with the
             ``drop_tolerance`` that it is a test against (ignored for other tolerances), ``inferiority_p``, ``test``
             (equal numbers are tests on the same evidence), ``grid`` (number of ratios that a search chose from),
-            ``higher_is_better``, ``chance`` (value at chance level). Columns of earlier versions, ``drop_upper``, ``drop_floor`` and
-            ``drop_p``, are accepted with a `DeprecationWarning`.
+            ``higher_is_better``, ``chance`` (value at chance level). Columns of earlier versions, ``drop_upper``,
+            ``drop_floor`` and ``drop_p``, are accepted with a `DeprecationWarning`.
         tolerance: Largest drop that is commensurate: one for each metric that gets thresholds, or a single one
             for all metrics that have a direction. A number is in the metric's unit, ``"5%"`` a share of the
             parent's value; a mapping gives tolerances by condition or group, ``*`` for the others; conditions

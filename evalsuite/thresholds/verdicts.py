@@ -8,8 +8,8 @@ each claim:
   any of them is wrong in at most 2.5 % of samples, over all checks and ratios of one method and scope (Holm).
 
 Holm's procedure needs p-values alone. The alternative, step-down max-T over the replicates of all checks, found the
-same failures in simulations (99 and 99, 86 and 85, 38 and 37 % of true ones; critical values of 75 checks at five ratios
-3.80 and 3.82), since checks correlate little; and it would have to keep every replicate.
+same failures in simulations (99 and 99, 86 and 85, 38 and 37 % of true ones; critical values of 75 checks at five
+ratios 3.80 and 3.82), since checks correlate little; and it would have to keep every replicate.
 
 Tests on the same evidence are one test: a check that is there twice, or two target ratios that made one network, do
 not count twice.

@@ -1,4 +1,4 @@
-"""Simulated batteries with known drops: how often are verdicts and intervals of the potential wrong, and what do they find?
+"""Simulated batteries with known drops: how often verdicts and intervals are wrong, and what they find.
 
 Per-image differences of a parent and its candidates come from a latent normal model: 75 corruptions in 15 kinds of
 five severities and four families, correlated at 0.6 within a kind and 0.4 between kinds, ratios at 0.8, in a tail:
@@ -11,8 +11,10 @@ observed differences correlate at 0.1 to 0.3. Discordance goes from 0.5 to 12 %,
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -122,7 +124,7 @@ def rate_tests(d: Floats, tolerance: float) -> tuple[Floats, Floats, Floats]:
 def family_tests(d: Floats, tolerance: float) -> Floats:
     """P-values of inferiority of the means over families, and over all checks, (M, R)."""
     edges = np.cumsum((0, *FAMILY_SIZES))
-    parts = [d[:, a:b].mean(axis=1) for a, b in zip(edges, edges[1:], strict=False) if b <= d.shape[1]]
+    parts = [d[:, a:b].mean(axis=1) for a, b in pairwise(edges) if b <= d.shape[1]]
     rows = []
     for mean in (*parts, d.mean(axis=1)):
         p = ndtr(-mean_quantile(mean.astype(np.float64), np.full(mean.shape[1], tolerance)))
@@ -292,11 +294,14 @@ def main() -> None:
             for relative in (False, *((True,) if name == "nll" else ())):
                 found = metric_errors(name, given.images, given.draws, relative=relative)
                 text = ", ".join(f"{key}: {100 * share:.2f} %" for key, share in found.items())
-                print(name, "relative" if relative else "absolute", given.images, text, flush=True)
+                kind = "relative" if relative else "absolute"
+                sys.stdout.write(f"{name}, {kind}, {given.images} images: {text}\n")
+                sys.stdout.flush()
         return
     for shape in (*SHAPES, ONE):
         setting = Setting(shape, given.images, given.tolerance)
-        print(row_of(setting, given.draws, given.seed), flush=True)
+        sys.stdout.write(row_of(setting, given.draws, given.seed) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

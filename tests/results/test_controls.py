@@ -60,12 +60,10 @@ def table_of(found: Comparison, controls: dict[Key, Key]) -> Any:
             **dict(
                 zip(("method", "seed", "target_ratio"), (key.method, key.seed, key.target_ratio), strict=True)
             ),
-            **{
-                "metric": metric,
-                "condition": condition,
-                "grid": 0,
-                "test": found.code((key,), metric, condition),
-            },
+            "metric": metric,
+            "condition": condition,
+            "grid": 0,
+            "test": found.code((key,), metric, condition),
             **found.statistics(key, found.scores[key, metric, condition]),
         }
         for key, metric, condition in found.tested
