@@ -354,7 +354,7 @@ def controls_phrase(row: Mapping[str, Any]) -> str:
     '; of 2 dense controls 1 loses more than that as well, 0 inferior'
     """
     count, failed = row.get("controls", 0), row.get("controls_failed", 0)
-    if not count:
+    if not count > 0:
         return ""
     verb = "loses" if failed == 1 else "lose"
     return (
