@@ -94,8 +94,22 @@ def check_table(
         many networks a check is shown to be inferior, all checks, ratios and seeds being one family.
     """
     networks = networks[[name for name in networks if name in TEST_COLUMNS]]
+    table = _all_scopes(networks, over_seeds, over_groups)
+    table["grid"] = table["grid"].fillna(0)
+    table["verdict"] = verdicts(table)
+    table["verdict_level"] = table["verdict"].map(LEVELS).fillna("")
+    table["measured_failure"] = table["drop"] > table["drop_tolerance"] + ROUNDING
+    table["networks"] = np.where(table["scope"] == NETWORK, 1, len(set(networks["seed"])))
+    table["inferior_in"] = _inferior_in(table)
+    table["images_needed"] = _images_needed(table)
+    return _with_controls(table, beyond)[list(VERDICT_COLUMNS)]
+
+
+def _all_scopes(
+    networks: pd.DataFrame, over_seeds: pd.DataFrame | None, over_groups: pd.DataFrame | None
+) -> pd.DataFrame:
+    """The tests of single checks and of means over groups, of each network, of their mean and of the method."""
     parts = [networks.assign(scope=NETWORK, aggregate=SINGLE)]
-    several = len(set(networks["seed"])) > 1
     if over_seeds is not None:
         parts.append(over_seeds.assign(scope=MEAN, seed=ALL_SEEDS, aggregate=SINGLE))
     if over_groups is not None:
@@ -103,16 +117,9 @@ def check_table(
         known = ~over_groups[list(PLACE)].apply(tuple, axis=1).isin(_places_of(parts))
         parts.append(over_groups.assign(scope=scopes, aggregate=OF_MEAN)[known])
     table = pd.concat(parts, ignore_index=True).astype({"seed": object})
-    if several:
+    if len(set(networks["seed"])) > 1:
         table = pd.concat([table, _of_methods(table)], ignore_index=True)
-    table["grid"] = table["grid"].fillna(0)
-    table["verdict"] = verdicts(table)
-    table["verdict_level"] = table["verdict"].map(LEVELS).fillna("")
-    table["measured_failure"] = table["drop"] > table["drop_tolerance"] + ROUNDING
-    table["networks"] = np.where(table["scope"] == NETWORK, 1, networks["seed"].nunique())
-    table["inferior_in"] = _inferior_in(table)
-    table["images_needed"] = _images_needed(table)
-    return _with_controls(table, beyond)[list(VERDICT_COLUMNS)]
+    return table
 
 
 def _places_of(parts: Sequence[pd.DataFrame]) -> set[Any]:

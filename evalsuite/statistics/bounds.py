@@ -423,7 +423,8 @@ def _lower_quantile_of_replicates(estimate: Floats, replicates: Floats, largest:
     normal = np.divide(distance, error, out=np.copysign(np.inf, distance), where=error > 0)
     within = (replicates <= largest).sum(axis=0)
     percentile = -ndtri((1 + within) / (len(replicates) + 2))
-    return np.where(within > 0, np.minimum(normal, percentile), normal)
+    quantiles: Floats = np.where(within > 0, np.minimum(normal, percentile), normal)
+    return quantiles
 
 
 def _drops_and_references(

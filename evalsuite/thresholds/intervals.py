@@ -112,7 +112,7 @@ def intervals_of_members(
     """Returns the intervals of several checks together, for each method and seed.
 
     Args:
-        curves: Shape (methods, seeds, pairs, T).
+        curves: Shape (methods, seeds and their mean, pairs, T).
         members: Indices of the checks.
         means: Indices of means over some of them, which are tested for inferiority as well.
 
@@ -121,13 +121,14 @@ def intervals_of_members(
     """
     shape = curves.limits.shape[:2]
     arrays = {name: np.full(shape, np.nan) for name in PotentialInterval.__slots__}
-    for place in np.ndindex(*shape):
+    one_seed = shape[1] == 2  # the mean over one seed is that seed
+    for place in np.ndindex(shape[0], 1 if one_seed else shape[1]):
         if not _is_decidable(curves, place, members):
             continue
         found = potential_interval(_tests_at(curves, place, members, means))
         for name, array in arrays.items():
             array[place] = getattr(found, name)
-    return arrays
+    return {name: np.repeat(array[:, :1], 2, axis=1) if one_seed else array for name, array in arrays.items()}
 
 
 def _is_decidable(curves: Curves, place: tuple[int, ...], members: Sequence[int]) -> bool:
