@@ -63,6 +63,7 @@ def table_of(found: Comparison, controls: dict[Key, Key]) -> Any:
             "metric": metric,
             "condition": condition,
             "grid": 0,
+            "n": N,
             "test": found.code((key,), metric, condition),
             **found.statistics(key, found.scores[key, metric, condition]),
         }

@@ -313,12 +313,13 @@ def test_controls_say_what_is_not_due_to_pruning(
     torch.save(weights, tmp_path / "again.pt")
     last = [name for name in weights if name.endswith(".bias")][-1]
     weights[last] = weights[last] + 1000 * (torch.arange(10) == 3)  # a training that went wrong
-    torch.save(weights, tmp_path / "threes.pt")
-    heavy = ["--candidate", str(shelf / "heavy.safetensors"), "--metric", "accuracy"]
-    words = [*heavy, "--control", str(tmp_path / "again.pt"), "--control", str(tmp_path / "threes.pt")]
+    for name in ("threes.pt", "pruned.pt"):
+        torch.save(weights, tmp_path / name)
+    words = ["--candidate", str(tmp_path / "pruned.pt"), "--metric", "accuracy"]
+    words += ["--control", str(tmp_path / "again.pt"), "--control", str(tmp_path / "threes.pt")]
     assert answer(*words, "--out", str(tmp_path / "run"), "--json", "--junit", str(tmp_path / "j.xml")) == 1
     rows = json.loads(capsys.readouterr().out)
-    assert {row["candidate"] for row in rows} == {"heavy"}  # controls have no rows and do not decide
+    assert {row["candidate"] for row in rows} == {"pruned"}  # controls have no rows and do not decide
     assert {(row["controls"], row["controls_inferior"], row["controls_failed"]) for row in rows} == {
         (2, 1, 1)
     }
