@@ -169,7 +169,7 @@ class Comparison:
         by_seed: dict[int, list[Key]] = defaultdict(list)
         for key in next(iter(candidates)):
             by_seed[key.seed].append(key)
-        scopes = {seed: [keys] for seed, keys in by_seed.items()}
+        scopes: dict[int | str, list[list[Key]]] = {seed: [keys] for seed, keys in by_seed.items()}
         ratios = {tuple(key.target_ratio for key in keys) for keys in by_seed.values()}
         if len(by_seed) > 1 and len(ratios) == 1:
             scopes |= {ALL_SEEDS: list(by_seed.values())}

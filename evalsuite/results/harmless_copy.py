@@ -110,9 +110,10 @@ def _counts(comparison: Comparison, tests: Sequence[Test], ratios: Sequence[floa
                 counts[: len(deviations), index] += deviations > tolerance
     for population, entries in columns.items():
         for index in range(len(ratios)):
-            own = [(values, tolerance) for values, tolerance, place in entries if place == index]
+            own = [entry for entry in entries if entry[2] == index]
             if own:
-                counts[:, index] += _exchanged_failures(*zip(*own, strict=True), signs, population)
+                values, tolerances, _ = zip(*own, strict=True)
+                counts[:, index] += _exchanged_failures(values, tolerances, signs, population)
     return counts
 
 

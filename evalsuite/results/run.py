@@ -136,11 +136,11 @@ class Run:
         """Verdict of every check at every ratio, in each scope; see `evalsuite.results.verdict_tables`."""
         table = self._tests
         table = table[table["drop_tolerance"].notna()]
-        corrected = (
+        over_seeds, over_groups = (
             None if frame is None else apply_search_correction(frame, self._searched)
             for frame in (self._over_seeds, self._over_groups)
         )
-        return check_table(table, *corrected, self._beyond_control)
+        return check_table(table, over_seeds, over_groups, self._beyond_control)
 
     @cached_property
     def groups(self) -> pd.DataFrame:
@@ -239,7 +239,9 @@ class Run:
         """The thresholds at the run's tolerances: computed once, however often they are asked for."""
         table = threshold_rows(self._judged)
         if self._beyond_control is not None:
-            table = table.assign(**beyond_control_intervals(self._judged_beyond_control, table))
+            table = table.assign(
+                **beyond_control_intervals(self._judged_beyond_control(self._beyond_control), table)
+            )
         table.insert(1, "axis", [self.counted_in(str(method)) for method in table["method"]])
         return table
 
@@ -248,15 +250,12 @@ class Run:
         """The curves of all methods that prune, with their bounds, at the run's tolerances."""
         return self._curves_of(self._paired(self._tests), self._over_seeds, self._over_groups)
 
-    @cached_property
-    def _judged_beyond_control(self) -> JudgedCurves:
+    def _judged_beyond_control(self, beyond: pd.DataFrame) -> JudgedCurves:
         """The same curves; their tests are those of the difference from the control."""
-        tests = tests_beyond_control(self._paired(self._tests), self._beyond_control)
-        seeds = (
-            None
-            if self._over_seeds is None
-            else tests_beyond_control(self._over_seeds.assign(seed=ALL_SEEDS), self._beyond_control)
-        )
+        tests = tests_beyond_control(self._paired(self._tests), beyond)
+        seeds = self._over_seeds
+        if seeds is not None:
+            seeds = tests_beyond_control(seeds.assign(seed=ALL_SEEDS), beyond)
         return self._curves_of(tests, seeds, None)
 
     def _curves_of(

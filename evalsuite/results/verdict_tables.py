@@ -16,7 +16,7 @@ from evalsuite.results.controls import COLUMNS as CONTROL_COLUMNS
 from evalsuite.results.controls import PLACE
 from evalsuite.results.harmless_copy import COLUMNS as HARMLESS_COLUMNS
 from evalsuite.statistics.limits import Z_LIMIT
-from evalsuite.thresholds.curves import selected, threshold_arrays
+from evalsuite.thresholds.curves import any_along, selected, threshold_arrays
 from evalsuite.thresholds.intervals import intervals_of_members
 from evalsuite.thresholds.seeds import ALL_SEEDS, FEWEST_SEEDS, tests_over_seeds
 from evalsuite.thresholds.threshold import threshold_rows
@@ -154,7 +154,8 @@ def _images_needed(table: pd.DataFrame) -> Array:
     with np.errstate(divide="ignore"):
         needed = np.ceil(images * ((Z_LIMIT + Z_POWER) * error / table["drop_tolerance"]) ** 2)
     open_rows = (table["verdict"] == UNDECIDED) & table["noninferiority_p"].notna()
-    return needed.where(open_rows & np.isfinite(needed)).to_numpy()
+    found: Array = needed.where(open_rows & np.isfinite(needed)).to_numpy()
+    return found
 
 
 def _inferior_in(table: pd.DataFrame) -> Array:
@@ -255,9 +256,9 @@ def _members_by_group(pairs: pd.DataFrame) -> dict[str, list[int]]:
 def _group_rows(judged: JudgedCurves, name: str, members: Sequence[int]) -> pd.DataFrame:
     """The rows of one group: one for each method and seed."""
     axes, curves = judged.axes, judged.curves
-    tests = (~np.isnan(curves.noninferiority_ps[:, :, members])).any(axis=-1)
+    tests = any_along(~np.isnan(curves.noninferiority_ps[:, :, members]), -1)
     decidable = [member for place, member in enumerate(members) if tests[:, :, place].any()]
-    labels = axes.pairs.iloc[members]
+    labels = axes.pairs.iloc[list(members)]
     interval = intervals_of_members(curves, decidable, judged.means_over(decidable))
     potential = smallest_potential(judged, decidable)
     rows = [

@@ -18,7 +18,7 @@ it was below the true potential in 24 to 59 % of simulated samples.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -133,7 +133,7 @@ def intervals_of_members(
 
 def _is_decidable(curves: Curves, place: tuple[int, ...], members: Sequence[int]) -> bool:
     """Whether there is a curve of every member, each with p-values."""
-    own = (*place, list(members))
+    own: Any = (*place, list(members))
     known = (~np.isnan(curves.noninferiority_ps[own])).any(axis=1)
     return bool(len(members)) and bool(known.all()) and not curves.partial[own].any()
 
@@ -141,7 +141,8 @@ def _is_decidable(curves: Curves, place: tuple[int, ...], members: Sequence[int]
 def _tests_at(
     curves: Curves, place: tuple[int, ...], members: Sequence[int], means: Sequence[int]
 ) -> RatioTests:
-    own, together = (*place, list(members)), (*place, [*members, *means])
+    own: Any = (*place, list(members))
+    together: Any = (*place, [*members, *means])
     return RatioTests(
         ratios=np.fmax.reduce(curves.ratios[own], axis=0),
         tested=curves.tested[own],

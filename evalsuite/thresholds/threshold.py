@@ -327,7 +327,7 @@ def _groups(pairs: pd.DataFrame) -> list[tuple[str, list[int]]]:
     return [(name, members) for (_, name), members in groups.items() if name and len(members) > 1]
 
 
-def _entities(pairs: pd.DataFrame, groups: Sequence[tuple[str, list[int]]]) -> pd.DataFrame:
+def _entities(pairs: pd.DataFrame, groups: Sequence[tuple[str, Sequence[int]]]) -> pd.DataFrame:
     """The subjects of rows: single pairs, then for each group its of-mean, then its mean and its minimum.
 
     ``origin`` is the index of the curves behind a row; the last three columns give the order of rows.

@@ -108,7 +108,7 @@ def inferior_flags(table: pd.DataFrame, family: Sequence[str]) -> Flags:
     """Returns which rows are inferior, each family of rows with equal values in the columns `family` on its own."""
     flags = np.zeros(len(table), dtype=bool)
     p, tests = (table[name].to_numpy(dtype=np.float64) for name in ("inferiority_p", "test"))
-    for rows in table.groupby(list(family), sort=False).indices.values():
+    for rows in map(np.asarray, table.groupby(list(family), sort=False).indices.values()):
         grid = int(table["grid"].to_numpy()[rows].max(initial=0))
         flags[rows] = holm(p[rows], tests[rows], count=grid * _checks(table, rows) if grid else 0)
     return flags

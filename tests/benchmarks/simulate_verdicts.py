@@ -97,10 +97,11 @@ def differences(setting: Setting, random: np.random.Generator) -> Floats:
     latent = np.sqrt(0.8) * _field(random, n, k, 1) + np.sqrt(0.2) * _field(random, n, k, len(RATIOS))
     lost = latent > ndtri(1 - (discordance + drops) / 2)
     gained = latent < ndtri((discordance - drops) / 2)
-    return lost.astype(np.float32) - gained
+    found: Floats = lost.astype(np.float32) - gained
+    return found
 
 
-def _field(random: np.random.Generator, n: int, k: int, ratios: int) -> Floats:
+def _field(random: np.random.Generator, n: int, k: int, ratios: int) -> Any:
     """Standard normal numbers (n, k, ratios) that images and kinds share."""
     image, kind, own = (np.float32(np.sqrt(part)) for part in SHARED)
     numbers = own * random.standard_normal((n, k, ratios), dtype=np.float32)
@@ -253,10 +254,10 @@ def drawn_pair(
     if name == "nll":
         parent = random.lognormal(-2, 1.2, n)
         return {"test": parent}, {"test": parent * random.lognormal(-0.125, 0.5, n) + effect * parent}
-    parent = scores(random, n, 2.0)
-    candidate = {key: 0.9 * x + np.sqrt(0.19) * random.normal(0, 1, len(x)) for key, x in parent.items()}
-    candidate["out"] = candidate["out"] + 0.2 - effect
-    return parent, candidate
+    before = scores(random, n, 2.0)
+    after = {key: 0.9 * x + np.sqrt(0.19) * random.normal(0, 1, len(x)) for key, x in before.items()}
+    after["out"] = after["out"] + 0.2 - effect
+    return before, after
 
 
 def metric_errors(name: str, n: int, draws: int, *, relative: bool = False) -> dict[str, float]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     import pytest
 
+    from evalsuite import Run
+
 
 def test_a_retrained_dense_parent_is_measured_but_has_no_threshold(
     suite_file: Callable[..., Path], tmp_path: Path
@@ -45,7 +47,7 @@ def test_a_retrained_dense_parent_is_measured_but_has_no_threshold(
     assert [choice.get("dense") for choice in run.record["suite"]["producers"]] == [None, True]
 
 
-def check_differences_from_the_control(run: api.Run) -> None:
+def check_differences_from_the_control(run: Run) -> None:
     """Every drop with a tolerance has its difference from the control of its seed, and a verdict."""
     table = run.measurements.query("metric == 'accuracy'")
     clean = table[table["condition"] == "clean"].set_index(["method", "seed", "target_ratio"])

@@ -154,7 +154,8 @@ def test_differences_of_other_metrics() -> None:
 
 
 def test_three_seeds_speak_of_each_network_of_their_mean_and_of_the_method() -> None:
-    evidence, controls = {}, {}
+    evidence: dict[Key, dict[str, Any]] = {}
+    controls: dict[Key, Key] = {}
     for seed, pruned in enumerate((0.10, 0.0, 0.0)):
         parts = planted(10 + seed, trained=0.0, pruned=pruned)
         key = Key("magnitude", seed, 0.5)
