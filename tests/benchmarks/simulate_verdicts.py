@@ -182,7 +182,7 @@ def measurements(d: Floats, tolerance: float) -> pd.DataFrame:
     checks, ratios = drops.shape
     group = np.repeat(["noise", "blur", "weather", "digital"], FAMILY_SIZES)[:checks]
     labels = [f"{group[k]}-{k}/1" for k in range(checks)]
-    common = {
+    common: Any = {
         "metric": "accuracy",
         "higher_is_better": True,
         "seed": 0,
