@@ -300,6 +300,8 @@ def count_table(checks: pd.DataFrame, harmless: pd.DataFrame) -> pd.DataFrame:
         Columns `COUNT_COLUMNS`.
     """
     single = checks[(checks["aggregate"] == SINGLE) & (checks["method"] != DENSE)]
+    if single.empty:
+        return pd.DataFrame(columns=list(COUNT_COLUMNS))
     keys = ["method", "scope", "seed", "target_ratio"]
     flags = {state: single["verdict"] == state for state in (NONINFERIOR, INFERIOR, UNDECIDED)}
     flags["never_decided"] = single["noninferiority_p"].isna()
