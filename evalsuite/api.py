@@ -140,14 +140,14 @@ def check(
         progress: Called after each cell.
 
     Returns:
-        One row per candidate, metric and condition with the columns ``passed`` and ``shown``, and the run.
+        One row per candidate, metric and condition with the columns ``passed`` and ``verdict``, and the run.
 
     Raises:
         UserError: If a file cannot be read, does not fit, or the request has another mistake.
     """
     suite, options = _suite_of_check(request, options or Options())
     results = run(suite, out=out, options=options, progress=progress)
-    return verdict_table(results, proof=request.proof), results
+    return verdict_table(results, proof=request.proof, controls=request.controls), results
 
 
 def _suite_of_check(request: CheckRequest, options: Options) -> tuple[Suite, Options]:

@@ -288,6 +288,8 @@ class Bounds:
         noninferiority_p: One-sided p-values of "the drop is larger than the tolerance": at most 0.05 exactly where
             `upper` is at most the tolerance; 1 where the measured drop itself is above it; NaN where no bound is
             sound.
+        inferiority_p: One-sided p-values of "the drop is at most the tolerance"; 1 where the measured drop itself is;
+            NaN where no bound is sound.
         tolerance: The largest drop that is commensurate, in the metric's unit.
     """
 
@@ -297,6 +299,7 @@ class Bounds:
     upper: Floats
     lower_simultaneous: Floats
     noninferiority_p: Floats
+    inferiority_p: Floats
     tolerance: float
 
 

@@ -140,6 +140,7 @@ ROOT = Path(__file__).parents[1]
 
 TINY = """
 name = "tiny"
+control = false
 seeds = [0]
 ratios = [0.5, 0.8]
 [data]

@@ -12,6 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 SUITE = """
 name = "outside"
+control = false
 ratios = [0.5]
 [data]
 name = "digits"

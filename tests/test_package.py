@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 TINY = """
 name = "tiny"
+control = false
 ratios = [0.5]
 
 [data]

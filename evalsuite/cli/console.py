@@ -335,6 +335,13 @@ def _print_costs(lines: Sequence[CostLine]) -> None:
         "for one worker; what attacks compute beside one pass is counted only after they have run.",
         soft_wrap=True,
     )
+    if count := sum(line.of_controls for line in lines):
+        seconds = sum(line.controls_seconds for line in lines)
+        out.print(
+            f"Of these, {count} cells, about {duration(seconds)}, are of the control: the dense network retrained "
+            "without pruning (control = false in the suite leaves it out).",
+            soft_wrap=True,
+        )
 
 
 def print_status(status: RunStatus) -> None:
@@ -560,13 +567,16 @@ def print_sample(text: str) -> None:
 
 
 def _verdict(rows: pd.DataFrame) -> str:
-    """How many conditions failed, and of how many the images show at 95 % what was measured."""
+    """How many checks failed, and how many are shown to be inferior, or non-inferior."""
     failed, count = int((~rows["passed"]).sum()), len(rows)
     if failed:
-        shown = int((rows["shown"] == "not commensurate").sum())
-        return f"[bold red]FAIL[/] {failed} of {count} ({shown} shown)"
-    shown = int((rows["shown"] == "commensurate").sum())
-    return f"[green]pass[/] ({shown} of {count} shown)"
+        inferior = int((rows["verdict"] == "inferior").sum())
+        controls = int(rows["controls"].max())
+        alike = int((~rows["passed"] & (rows["controls_failed"] > 0)).sum())
+        beside = f"; {alike} fail in a control too" if controls else ""
+        return f"[bold red]FAIL[/] {failed} of {count} ({inferior} inferior{beside})"
+    noninferior = int((rows["verdict"] == "non-inferior").sum())
+    return f"[green]pass[/] ({noninferior} of {count} non-inferior)"
 
 
 def _count(number: float) -> str:

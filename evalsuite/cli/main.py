@@ -217,7 +217,13 @@ def check_command(
     metric: Annotated[
         list[str] | None, typer.Option(help="Only this metric decides; may be repeated.")
     ] = None,
-    proof: Annotated[bool, typer.Option("--proof", help="Pass only what is shown at 95 %.")] = False,
+    proof: Annotated[
+        bool, typer.Option("--proof", help="Pass only what is shown to be non-inferior.")
+    ] = False,
+    control: Annotated[
+        list[str] | None,
+        typer.Option(help="A dense network retrained or trained independently; may be repeated."),
+    ] = None,
     parent_accuracy: Annotated[
         float | None, typer.Option(help="The parent's published accuracy on these images, as a share: 0.7613")
     ] = None,
@@ -240,7 +246,7 @@ def check_command(
     from evalsuite.config.manifest import candidates_of_paths, read_manifest
     from evalsuite.config.options import Options
     from evalsuite.config.settings import settings
-    from evalsuite.execution.check import CheckRequest, write_junit
+    from evalsuite.execution.check import CheckRequest, controls_of_paths, write_junit
     from evalsuite.tolerances import parse_tolerances
 
     preprocessing = [f"{key}={text}" for key, text in (("mean", mean), ("std", std)) if text]
@@ -256,6 +262,7 @@ def check_command(
         metrics=tuple(metric or ()),
         proof=proof,
         parent_accuracy=parent_accuracy,
+        controls=controls_of_paths(control or []),
     )
     options = Options(
         device=device,

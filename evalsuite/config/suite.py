@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import math
 import os
@@ -46,6 +47,13 @@ DATA_VARIABLE = "EVALSUITE_DATA"
 """Environment variable with the folder of data."""
 RETRAINING = "retraining"
 """Key of a producer's table that the suite reads itself: how the candidates are retrained."""
+CONTROL = "dense-retrained"
+"""The producer that retrains and prunes nothing."""
+WITHOUT_RETRAINING = tuple(
+    f"evalsuite.producers.{module}"
+    for module in ("at_init.", "baselines.scratch", "baselines.thin", "baselines.lottery_tickets")
+)
+"""Modules of methods that train by the parent's recipe: retraining the parent is no control of theirs."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,8 @@ class Suite:
         text: The TOML text that it was read from; empty where it was not read from a file.
         limit: Size of a sample of every test set, an option of the command and no key of the suite; 0 for all images.
         parent_accuracy: The parent's accuracy on the clean test images, where it was published; ``None`` for no claim.
+        control: Whether a dense network is retrained beside the methods, for each way in which they retrain; the
+            controls are among `producers`.
     """
 
     name: str
@@ -137,6 +147,7 @@ class Suite:
     limit: int = 0
     parent_accuracy: float | None = None
     checkpoint_weights: WeightSet = ""
+    control: bool = True
 
     def retraining_of(self, producer: str) -> Recipe:
         """Returns how the candidates of a producer are retrained."""
@@ -172,6 +183,7 @@ class _SuiteTables:
     plugins: tuple[str, ...] = ()
     resources: dict[str, Any] = dataclasses.field(default_factory=dict)
     parent_accuracy: float | None = None
+    control: bool | None = None
 
 
 KEYS = tuple(field.name for field in dataclasses.fields(_SuiteTables))
@@ -274,9 +286,7 @@ def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
 
 def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
     where = f"{source}"
-    producers = [
-        {key: value for key, value in table.items() if key != RETRAINING} for table in tables.producers
-    ]
+    tables = _with_controls(tables, where)
     recipe = merge_recipe(tables.recipe)
     data = resolve_data(tables.data, where=f"{where}, [data]", root=_named_root(tables, source))
     if data.warning:
@@ -293,7 +303,7 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         checkpoint_weights=tables.checkpoint_weights,
         recipe=_build_recipe(tables.recipe, {}, f"{where}, [recipe]"),
         retraining=_build_recipe(tables.retraining, recipe, f"{where}, [retraining]"),
-        producers=from_tables(PRODUCERS, producers, where=places["producers"], reserved=RESERVED),
+        producers=_build_producers(tables.producers, places["producers"]),
         candidates=tuple(_candidate(table, source) for table in tables.candidates),
         evaluators=from_tables(
             EVALUATORS, _battery(tables, data.table, where), where=places["evaluators"], reserved=RESERVED
@@ -308,6 +318,7 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
             tables.producers, merge_recipe(tables.retraining, recipe), places["producers"]
         ),
         parent_accuracy=_valid_accuracy(tables.parent_accuracy, where),
+        control=tables.control is not False,
     )
 
 
@@ -345,6 +356,45 @@ def _named_root(tables: _SuiteTables, source: Path) -> Path | None:
     if environment := os.environ.get(DATA_VARIABLE):
         return Path(environment).expanduser()
     return source.parent / Path(tables.data_root).expanduser() if tables.data_root else None
+
+
+def _build_producers(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[PluginConfig[Producer], ...]:
+    """Returns the producers of tables, without what the suite reads itself."""
+    own = [{key: value for key, value in table.items() if key != RETRAINING} for table in tables]
+    return from_tables(PRODUCERS, own, where=where, reserved=RESERVED)
+
+
+def _with_controls(tables: _SuiteTables, where: str) -> _SuiteTables:
+    """The tables with a control for each way of retraining that has none, unless the suite leaves them out.
+
+    Raises:
+        SuiteError: If the suite says that it has or has no control where it makes no difference.
+    """
+    producers = _build_producers(tables.producers, f"{where}, [[producers]]")
+    ways: dict[str, dict[str, Any]] = {}
+    for config, table in zip(producers, tables.producers, strict=True):
+        if type(config.plugin).__module__.startswith(WITHOUT_RETRAINING):
+            continue
+        settings = {key: table[key] for key in (RETRAINING,) if key in table}
+        if getattr(config.plugin, "schedule", "") == "one-shot":
+            settings["schedule"] = "one-shot"
+        way = ways.setdefault(json.dumps(settings, sort_keys=True, default=str), {"settings": settings})
+        way.setdefault("control" if config.plugin.dense else "method", config.label)
+    missing = [way for way in ways.values() if "control" not in way]
+    if tables.control is not None and not missing:
+        found = f"found control = {str(tables.control).lower()}, which has no effect"
+        raise SuiteError(
+            f"{where}: {found}: no method here is retrained without a control in [[producers]]; leave it out"
+        )
+    if tables.control is False:
+        return tables
+    labels = {config.label for config in producers}
+    added = []
+    for way in missing:
+        label = CONTROL if CONTROL not in labels else f"{CONTROL}, as {way['method']}"
+        labels.add(label)
+        added.append({"name": CONTROL, "label": label, **way["settings"]})
+    return dataclasses.replace(tables, producers=(*tables.producers, *added))
 
 
 def _battery(tables: _SuiteTables, data: Mapping[str, Any], where: str) -> list[Mapping[str, Any]]:

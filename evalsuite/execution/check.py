@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from evalsuite.config.data import resolve_data
+from evalsuite.config.manifest import candidates_of_paths
 from evalsuite.config.settings import placed_model
 from evalsuite.config.suite import Suite, find_suite, model_table, read_suite_tables, suite_from_tables
 from evalsuite.errors import SuiteError
@@ -21,6 +22,7 @@ from evalsuite.registry import import_plugin_file, unknown_name
 from evalsuite.results.run import Run
 from evalsuite.runs.store import write_atomically
 from evalsuite.thresholds.curves import ULPS
+from evalsuite.thresholds.verdicts import INFERIOR, NONINFERIOR, UNDECIDED
 from evalsuite.tolerances import Limit, Tolerance, limit_for, parse_limits
 from evalsuite.types import DENSE, ExternalCandidate, WeightSet
 
@@ -51,11 +53,13 @@ BATTERY: Mapping[str, Any] = {
 
 COLUMNS = (
     *("candidate", "seed", "ratio", "parameters", "macs", "packed", "metric", "condition"),
-    *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "shown", "passed"),
+    *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "verdict", "verdict_level"),
+    *("shown", "passed", "controls", "controls_inferior", "controls_failed"),
     *("reason", "flags", "sample"),
 )
 YES, NO, OPEN = "commensurate", "not commensurate", "open"
-"""Whether the true drop is shown at 95 % to be within the tolerance, shown to be above it, or neither."""
+"""What the verdicts were called in the column ``shown`` up to evalsuite 0.2, which stays for one release."""
+EARLIER = {NONINFERIOR: YES, INFERIOR: NO, UNDECIDED: OPEN}
 
 
 @dataclass(frozen=True)
@@ -74,9 +78,11 @@ class CheckRequest:
             limits and so on count too.
         tolerances: Metric to tolerance, where it differs; see `evalsuite.tolerances`.
         metrics: Only these decide; empty for all that have a tolerance.
-        proof: Whether only what is shown at 95 % passes; otherwise what was measured decides.
         parent_accuracy: The parent's published accuracy on the clean test images; ``None`` for the suite's.
+        proof: Whether only what is non-inferior passes; otherwise what was measured decides.
         weights: Which set of weights of files that hold two, ``ema`` or ``raw``; a candidate may have its own choice.
+        controls: Dense networks, retrained as the candidates were or trained independently: what they fail as well is
+            not due to pruning.
     """
 
     parent: str
@@ -90,9 +96,10 @@ class CheckRequest:
     proof: bool = False
     weights: WeightSet = ""
     parent_accuracy: float | None = None
+    controls: tuple[ExternalCandidate, ...] = ()
 
 
-MAKING = ("producers", "ratios", "recipe", "retraining")
+MAKING = ("producers", "ratios", "recipe", "retraining", "control")
 """Keys of a suite that say how candidates are made, which `check` does not do."""
 PASSED_ON = ("depth", "evaluators", "threads", "resources", "data_root", "parent_accuracy")
 """Keys of a suite that mean in `check` what they mean in `run`."""
@@ -151,7 +158,7 @@ def check_suite_of(
         "seeds": seeds,
         "data": battery.get("data", {"name": DEFAULT_DATA}) if data is None else data.table,
         "plugins": [str((source / plugin).resolve()) for plugin in battery.get("plugins", ())],
-        "candidates": candidates,
+        "candidates": [*candidates, *map(_table, request.controls)],
         "tolerances": _tolerances(request, battery),
         **claim,
     }
@@ -215,13 +222,25 @@ def _model_table(
     return dict(to_settings(_architecture(dataclasses.replace(request, parent=parent))))
 
 
-def verdict_table(run: Run, *, proof: bool = False) -> pd.DataFrame:
+def controls_of_paths(paths: Iterable[str]) -> tuple[ExternalCandidate, ...]:
+    """Returns one control per path, named after the file."""
+    return tuple(
+        dataclasses.replace(model, method=f"control {model.method}") for model in candidates_of_paths(paths)
+    )
+
+
+def verdict_table(
+    run: Run, *, proof: bool = False, controls: Iterable[ExternalCandidate] = ()
+) -> pd.DataFrame:
     """Returns one row per candidate, metric and condition: value, parent's value, drop, interval, verdict.
 
-    ``shown`` is `YES` where a one-sided 95 % bound of the drop is within the tolerance; for all rows of a candidate at
-    once that needs no correction (an intersection-union test). It is `NO` where a lower bound, which holds for
-    all candidates of a method at once at 97.5 %, is above it; that holds for each metric and condition alone. Else it
-    is `OPEN`: so for metrics that have no bounds.
+    ``verdict`` is ``non-inferior``, ``inferior`` or ``undecided``, at the level in ``verdict_level``
+    (`evalsuite.thresholds.verdicts`); for all rows of a candidate at once *non-inferior* needs no correction (an
+    intersection-union test), and of the rows that are *inferior* any is wrong in at most 2.5 % of samples. Metrics that
+    have no bounds are always undecided. ``shown`` has the same in the words of earlier versions.
+
+    ``controls`` is the number of dense networks that were measured in the same way, ``controls_inferior`` and
+    ``controls_failed`` how many of them are inferior there, and how many are measured to lose more than the tolerance.
 
     A condition that is not defined for the data (a corruption of colours on images of two channels) has a reason for
     the parent and the same for the candidate: there is nothing to compare and it fails nobody, as long as the metric
@@ -232,7 +251,8 @@ def verdict_table(run: Run, *, proof: bool = False) -> pd.DataFrame:
 
     Args:
         run: The measurements.
-        proof: Whether ``passed`` means shown; otherwise a measured drop within the tolerance passes.
+        proof: Whether ``passed`` means non-inferior; otherwise a measured drop within the tolerance passes.
+        controls: Dense networks among the candidates of the run, which have no rows of their own.
     """
     table = run.measurements
     rules = {name: parse_limits(tolerance) for name, tolerance in run.tolerances.items()}
@@ -247,12 +267,25 @@ def verdict_table(run: Run, *, proof: bool = False) -> pd.DataFrame:
     slack = (
         ULPS * np.finfo(np.float64).eps * rows["tolerance"].clip(lower=1.0)
     )  # equality passes, as in thresholds
-    most = rows["tolerance"] + slack
-    failed, held = rows["drop_lower_simultaneous"] > most, rows["drop_upper_95"] <= most
-    rows["shown"] = np.select([failed, held], [NO, YES], OPEN)
-    rows["passed"] = (held if proof else rows["drop"] <= most) | _incomparable(rows)
+    within = rows["drop"] <= rows["tolerance"] + slack
+    rows["verdict"] = rows["verdict"].where(rows["verdict"] != "", UNDECIDED)
+    rows["shown"] = rows["verdict"].map(EARLIER)
+    rows["passed"] = ((rows["verdict"] == NONINFERIOR) if proof else within) | _incomparable(rows)
     rows["sample"] = str((run.record.get("sample") or {}).get("text", ""))
+    is_control = rows["method"].isin([control.method for control in controls])
+    rows = _with_controls(rows[~is_control], rows[is_control].assign(failed=~within[is_control]))
     return rows.rename(columns={"method": "candidate"})[list(COLUMNS)].reset_index(drop=True)
+
+
+def _with_controls(rows: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
+    """The rows of candidates with how many controls of their seed were measured, are inferior, and failed."""
+    measured = controls[controls["status"] == "ok"].assign(inferior=controls["verdict"] == INFERIOR)
+    counts = measured.groupby(["seed", "metric", "condition"])[["inferior", "failed"]].agg("sum")
+    counts["controls"] = measured.groupby(["seed", "metric", "condition"]).size()
+    names = {"inferior": "controls_inferior", "failed": "controls_failed"}
+    joined = rows.join(counts.rename(columns=names), on=["seed", "metric", "condition"])
+    columns = ["controls", *names.values()]
+    return joined.assign(**joined[columns].fillna(0).astype(int))
 
 
 def _tolerated(rules: Mapping[str, Limit], row: pd.Series[Any]) -> float:
@@ -302,7 +335,24 @@ def sentence(row: Mapping[str, Any]) -> str:
     return (
         f"{row['metric']} on {row['condition']} is {row['value']:.4f}, the parent's {row['parent']:.4f}: "
         f"a drop of {row['drop']:.4f}, tolerated are {row['tolerance']:g}"
-        + (", and the images do not show at 95 % that it is no more" if within else "")
+        + (", which the images leave undecided" if within else "")
+        + controls_phrase(row)
+    )
+
+
+def controls_phrase(row: Mapping[str, Any]) -> str:
+    """Returns what the controls of a row show, as the end of a sentence; nothing without controls.
+
+    >>> controls_phrase({"controls": 2, "controls_failed": 1, "controls_inferior": 0})
+    '; of 2 dense controls 1 loses more than that as well, 0 inferior'
+    """
+    count, failed = row.get("controls", 0), row.get("controls_failed", 0)
+    if not count > 0:
+        return ""
+    verb = "loses" if failed == 1 else "lose"
+    return (
+        f"; of {count} dense control{'s' * (count > 1)} {failed} {verb} more than that as well, "
+        f"{row['controls_inferior']} inferior"
     )
 
 

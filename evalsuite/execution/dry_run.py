@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ class CostLine:
         images: Images that would go through a network for them; attacks take more, which is not known before.
         seconds: Estimate for one worker.
         measured: Whether the estimate is the mean of finished cells, and not a probe of the network.
+        of_controls: How many of the cells that are left belong to networks which are retrained without being pruned.
+        controls_seconds: Their part of the estimate.
     """
 
     what: str
@@ -46,6 +48,8 @@ class CostLine:
     images: int
     seconds: float = 0.0
     measured: bool = False
+    of_controls: int = 0
+    controls_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,8 @@ def describe_run(prepared: PreparedRun) -> DryRun:
         UserError: If a search has a goal that no evaluator reports.
     """
     plan = search_plan(prepared) if prepared.options.search else prepared.plan
-    lines = _lines(plan, ResolvedPlan(plan, prepared.runner.store).cells)
+    controls = {config.label for config in prepared.suite.producers if config.plugin.dense}
+    lines = _lines(plan, ResolvedPlan(plan, prepared.runner.store).cells, controls)
     spent = RunTimings(prepared.runner.store, workers=1).spent
     test_images = prepared.image_source.images(View())
     sample = prepared.image_source.sample()
@@ -123,7 +128,7 @@ def data_lines(prepared: PreparedRun) -> tuple[str, ...]:
     return (*found, *images.notes)
 
 
-def _lines(plan: RunPlan, cells: Iterable[PlannedCell]) -> list[CostLine]:
+def _lines(plan: RunPlan, cells: Iterable[PlannedCell], controls: Collection[str]) -> list[CostLine]:
     by_component: dict[str, list[PlannedCell]] = {label: [] for label in plan.labels}
     for cell in cells:
         if cell.selected:
@@ -136,7 +141,10 @@ def _lines(plan: RunPlan, cells: Iterable[PlannedCell]) -> list[CostLine]:
         if label != PRODUCTION:
             test = plan.by_label[label]
             images += unresolved * (test.extra_images + sum(test.images.values()))
-        lines.append(CostLine(label, len(rows) - len(left), len(left) + unresolved, images))
+        of_controls = sum(cell.key.method in controls for cell in left)
+        lines.append(
+            CostLine(label, len(rows) - len(left), len(left) + unresolved, images, of_controls=of_controls)
+        )
     return lines
 
 
@@ -153,7 +161,8 @@ def _priced(
         elif line.left:
             rate = rate or _images_per_second(prepared)
             seconds = line.images / rate
-        yield CostLine(line.what, line.done, line.left, line.images, seconds, measured)
+        share = seconds * line.of_controls / line.left if line.left else 0.0
+        yield replace(line, seconds=seconds, measured=measured, controls_seconds=share)
 
 
 def _images_per_second(prepared: PreparedRun) -> float:

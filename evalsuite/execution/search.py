@@ -143,7 +143,18 @@ def _next_plan(run: Run, plan: RunPlan, suite: Suite) -> RunPlan | None:
     if not any(wanted.values()):
         return None
     ratios = {label: _ratios(suite, wanted[label] | set(passed[label])) for label in wanted}
-    return plan.searching(plan.search, ratios)
+    everywhere = frozenset().union(*ratios.values())  # a control stands beside every candidate
+    return plan.searching(plan.search, {**dict.fromkeys(_labels(suite), everywhere), **ratios})
+
+
+def _labels(suite: Suite) -> list[str]:
+    return [config.label for config in suite.producers]
+
+
+def _searched(suite: Suite) -> list[str]:
+    """The methods that prune; all of them if none does."""
+    pruning = [config.label for config in suite.producers if not config.plugin.dense]
+    return pruning or _labels(suite)
 
 
 def _ratios(suite: Suite, steps: frozenset[int]) -> frozenset[float]:
@@ -161,13 +172,11 @@ def _passed(run: Run, goal: Goal, suite: Suite) -> dict[str, dict[int, bool]]:
     table = run.measurements
     table = table[(table["metric"] == metric) & (table["condition"] == condition)]
     passed: dict[str, dict[int, bool]] = {}
-    for config in suite.producers:
-        tested = table["target_ratio"].isin(run.tested(config.label))
-        drops = table[(table["method"] == config.label) & tested].groupby("target_ratio")["drop"]
-        allowed = float(of_goal["tolerance"].get(config.label, math.nan))
+    for label in _searched(suite):
+        tested = table["target_ratio"].isin(run.tested(label))
+        drops = table[(table["method"] == label) & tested].groupby("target_ratio")["drop"]
+        allowed = float(of_goal["tolerance"].get(label, math.nan))
         most = allowed + ULPS * np.finfo(np.float64).eps * max(allowed, 1.0)
         means = drops.agg(lambda x: x.mean(skipna=False))
-        passed[config.label] = {
-            suite.ratios.index(target): bool(drop <= most) for target, drop in means.items()
-        }
+        passed[label] = {suite.ratios.index(target): bool(drop <= most) for target, drop in means.items()}
     return passed

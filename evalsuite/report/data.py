@@ -38,6 +38,9 @@ class ReportData:
         excess: Slope of the excess error by method, seed and condition; see `evalsuite.results.tables`.
         exemplars: Number of pruning-identified exemplars; see `evalsuite.results.tables`.
         retraining: Accuracy before and after the last training; see `evalsuite.results.tables`.
+        verdicts: Verdict of every check at every ratio, in each scope; see `evalsuite.results.verdict_tables`.
+        groups: Interval of the true potential of groups of checks, and of everything; see there.
+        counts: Number of checks in each state, beside those that a harmless copy would fail; see there.
         robust: Robust accuracy over the radius, radius 0 included; columns method, seed, target_ratio, ratio,
             norm, attack, epsilon, value, n.
         histograms: Detector scores in bins; columns method, target_ratio, ratio, detector, sample (``test`` or
@@ -56,6 +59,9 @@ class ReportData:
     excess: pd.DataFrame = field(default_factory=pd.DataFrame)
     exemplars: pd.DataFrame = field(default_factory=pd.DataFrame)
     retraining: pd.DataFrame = field(default_factory=pd.DataFrame)
+    verdicts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    groups: pd.DataFrame = field(default_factory=pd.DataFrame)
+    counts: pd.DataFrame = field(default_factory=pd.DataFrame)
     robust: pd.DataFrame = field(default_factory=pd.DataFrame)
     histograms: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparability: pd.DataFrame = field(default_factory=pd.DataFrame)

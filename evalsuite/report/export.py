@@ -33,6 +33,9 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
 def tables(run: Run) -> dict[str, pd.DataFrame]:
     """Returns every table of a run by name: measurements, thresholds, reliability, excess, exemplars, retraining.
 
+    And verdicts (each check at each ratio in each scope), groups (intervals of the potential), counts (checks by
+    verdict).
+
     Raises:
         StoreError: If no cell is finished yet.
     """
@@ -45,6 +48,9 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
         "excess": run.excess,
         "exemplars": run.exemplars,
         "retraining": run.retraining,
+        "verdicts": run.verdicts,
+        "groups": run.groups,
+        "counts": run.counts,
     }
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from evalsuite.runs.store import Cell, Key
-from evalsuite.statistics.bounds import mean_bounds
+from evalsuite.statistics.bounds import group_mean_bounds, mean_bounds
 from evalsuite.statistics.intervals import marginal_interval
 from evalsuite.statistics.rates import mcnemar
-from evalsuite.statistics.resampling import bootstrap_weights, drop
+from evalsuite.statistics.resampling import Replicates, bootstrap_weights, drop
+from evalsuite.thresholds.seeds import ALL_SEEDS
 from evalsuite.tolerances import Limit, Tolerance, limit_for, parse_limits
 from evalsuite.types import DENSE, Array, Bounds, Metric, Score
 
@@ -25,11 +28,14 @@ COLUMNS = {
     "upper": "drop_upper_95",
     "lower_simultaneous": "drop_lower_simultaneous",
     "noninferiority_p": "noninferiority_p",
+    "inferiority_p": "inferiority_p",
 }
 """Arrays of `Bounds` to columns of measurements."""
 MetricOnCondition = tuple[str, str]
 Curve = tuple[str, str, str]
 """Method, metric and condition."""
+Evidence = Mapping[str, Array]
+"""Per-image outputs by population."""
 
 
 class Comparison:
@@ -53,6 +59,8 @@ class Comparison:
         self.metrics, self.seed = metrics, seed
         self._rules = {name: parse_limits(tolerance) for name, tolerance in tolerances.items()}
         self._cells = cells
+        self._codes: dict[tuple[Any, ...], int] = {}
+        self._digests: dict[int, bytes] = {}
         self.scores = {
             (key, score.metric, score.condition): score
             for (key, _), cell in cells.items()
@@ -89,7 +97,7 @@ class Comparison:
             return {}
         columns = {"drop": drop(parent.value, score.value, higher_is_better=higher_is_better)}
         bounds = self._bounds_by_score.get((key, score.metric, score.condition), {})
-        return columns | _mcnemar(parent, score) | bounds
+        return bounds | columns | _mcnemar(parent, score)
 
     def over_seeds(self) -> pd.DataFrame | None:
         """Returns bounds on the mean drops over several seeds; ``None`` if there is one seed."""
@@ -103,13 +111,100 @@ class Comparison:
             shared = sorted(set.intersection(*grids))
             if not shared or any(grid != set(shared) for grid in grids):
                 continue  # a candidate is missing: there is no mean over these seeds
-            bounds = self._bounds(metric, condition, [[by_seed[s][ratio] for ratio in shared] for s in seeds])
+            chains = [[by_seed[s][ratio] for ratio in shared] for s in seeds]
+            bounds = self._bounds(metric, condition, chains)
             labels = {"method": method, "metric": metric, "condition": condition}
             rows += [
-                {**labels, "target_ratio": ratio, **columns}
-                for ratio, columns in zip(shared, bounds, strict=True)
+                {**labels, "target_ratio": ratio, **columns, "test": self.code(keys, metric, condition)}
+                for ratio, columns, keys in zip(shared, bounds, zip(*chains, strict=True), strict=True)
             ]
         return pd.DataFrame(rows) if rows else None
+
+    def code(self, keys: Sequence[Key], metric: str, condition: str) -> int:
+        """Returns a number for the test of a metric on a condition: equal where evidence and tolerance are the same.
+
+        Args:
+            keys: The candidate of each seed.
+            metric: Its name.
+            condition: Its name.
+        """
+        definition, group = self.metrics[metric], self.scores[keys[0], metric, condition].group
+        parts: list[Any] = [definition.functional, definition.higher_is_better]
+        parts.append(limit_for(self._rules.get(metric, {}), condition, group))
+        for key in keys:
+            parts += [self._digest(_dense(key.seed), metric, condition), self._digest(key, metric, condition)]
+        return self._codes.setdefault(tuple(parts), len(self._codes))
+
+    def _digest(self, key: Key, metric: str, condition: str) -> bytes:
+        """Digest of the evidence of a score, population by population."""
+        evidence = self.scores[key, metric, condition].evidence
+        if id(evidence) not in self._digests:
+            content = blake2b(digest_size=16)
+            for population, values in evidence.items():
+                content.update(f"{population} {values.dtype} {values.shape}".encode())
+                content.update(np.ascontiguousarray(values).tobytes())
+            self._digests[id(evidence)] = content.digest()
+        return self._digests[id(evidence)]
+
+    def over_groups(self) -> pd.DataFrame | None:
+        """Returns bounds on the mean drops over the conditions of each group, by seed and over all seeds.
+
+        A mean that a test reports itself, as a condition called like the group, is taken from there. Groups whose
+        conditions have different tolerances have none.
+        """
+        rows = [row for group in self._groups.items() for row in self._group_rows(*group)]
+        return pd.DataFrame(rows) if rows else None
+
+    def _group_rows(
+        self, place: tuple[str, str, str], curves: Mapping[str, list[Key]]
+    ) -> Iterator[dict[str, Any]]:
+        """Rows of the mean over a group; `curves` has the candidates of each of its conditions."""
+        method, metric, group = place
+        candidates = {
+            tuple(sorted(keys, key=lambda key: (key.seed, key.target_ratio))) for keys in curves.values()
+        }
+        limits = {limit_for(self._rules[metric], name, group) for name in (*curves, group)}
+        if len(candidates) != 1 or len(limits) != 1:
+            return
+        by_seed: dict[int, list[Key]] = defaultdict(list)
+        for key in next(iter(candidates)):
+            by_seed[key.seed].append(key)
+        scopes: dict[int | str, list[list[Key]]] = {seed: [keys] for seed, keys in by_seed.items()}
+        ratios = {tuple(key.target_ratio for key in keys) for keys in by_seed.values()}
+        if len(by_seed) > 1 and len(ratios) == 1:
+            scopes |= {ALL_SEEDS: list(by_seed.values())}
+        for scope, chains in scopes.items():
+            for index, columns in enumerate(self._group_bounds(metric, group, list(curves), chains)):
+                labels = {"method": method, "seed": scope, "metric": metric, "condition": group}
+                yield {**labels, "target_ratio": chains[0][index].target_ratio, **columns}
+
+    def _group_bounds(
+        self, metric: str, group: str, conditions: list[str], chains: list[list[Key]]
+    ) -> list[dict[str, float]]:
+        """Columns of the bounds on the mean drop over some conditions, at each ratio of the chains of all seeds."""
+        keys = [_dense(chains[0][0].seed), *(key for chain in chains for key in chain)]
+        if all((key, metric, group) in self.scores for key in keys):
+            codes = [self.code(column, metric, group) for column in zip(*chains, strict=True)]
+            bounds = (
+                [self._bounds_by_score[key, metric, group] for key in chains[0]]
+                if len(chains) == 1 and (chains[0][0], metric, group) in self._bounds_by_score
+                else self._bounds(metric, group, chains)
+            )
+            return [columns | {"test": code} for columns, code in zip(bounds, codes, strict=True)]
+        members = [self._evidence(metric, condition, chains) for condition in conditions]
+        limit = limit_for(self._rules[metric], conditions[0], group) or Limit(0.0)
+        found = group_mean_bounds(self.metrics[metric], members, weights=self.replicates, tolerance=limit)
+        return [_columns_at(found, index) for index in range(len(chains[0]))]
+
+    @cached_property
+    def _groups(self) -> dict[tuple[str, str, str], dict[str, list[Key]]]:
+        """Candidates by condition, for each method, metric and group of two or more conditions."""
+        groups: dict[tuple[str, str, str], dict[str, list[Key]]] = defaultdict(dict)
+        for (method, metric, condition), keys in self._curves.items():
+            group = self.scores[keys[0], metric, condition].group
+            if group:
+                groups[method, metric, group][condition] = keys
+        return {place: curves for place, curves in groups.items() if len(curves) > 1}
 
     def between(self, methods: tuple[str, str], target: float, of: MetricOnCondition) -> tuple[float, float]:
         """Returns a 95 % interval of how much worse the second method is, mean over the seeds, at a target ratio.
@@ -122,7 +217,7 @@ class Comparison:
             return float("nan"), float("nan")
         parents, candidates = ([score.evidence for score in scores] for scores in zip(*pairs, strict=True))
         bounds = mean_bounds(
-            self.metrics[of[0]], parents, [[evidence] for evidence in candidates], weights=self._weights
+            self.metrics[of[0]], parents, [[evidence] for evidence in candidates], weights=self.replicates
         )
         return float(bounds.low[0]), float(bounds.high[0])
 
@@ -145,6 +240,15 @@ class Comparison:
                 columns |= {(key, metric, condition): row for key, row in zip(rising, bounds, strict=True)}
         return columns
 
+    @property
+    def tested(self) -> Collection[tuple[Key, str, str]]:
+        """Candidate, metric and condition of every drop that has bounds."""
+        return self._bounds_by_score.keys()
+
+    def tolerance_of(self, key: Key, metric: str, condition: str) -> float:
+        """Returns the largest drop that is commensurate, in the metric's unit, of a drop that has bounds."""
+        return self._bounds_by_score[key, metric, condition]["drop_tolerance"]
+
     @cached_property
     def _curves(self) -> dict[Curve, list[Key]]:
         """Candidates whose drops get bounds, by curve."""
@@ -159,14 +263,26 @@ class Comparison:
 
     def _bounds(self, metric: str, condition: str, keys: list[list[Key]]) -> list[dict[str, float]]:
         """Columns of the bounds on the mean drop over seeds, at each ratio; `keys` has the candidates of each seed."""
-        parents = [self.scores[_dense(of_seed[0].seed), metric, condition].evidence for of_seed in keys]
-        candidates = [[self.scores[key, metric, condition].evidence for key in of_seed] for of_seed in keys]
+        parents, candidates = self._evidence(metric, condition, keys)
         group = self.scores[keys[0][0], metric, condition].group
         limit = limit_for(self._rules[metric], condition, group) or Limit(0.0)
         bounds = mean_bounds(
-            self.metrics[metric], parents, candidates, weights=self._weights, tolerance=limit
+            self.metrics[metric], parents, candidates, weights=self.replicates, tolerance=limit
         )
         return [_columns_at(bounds, index) for index in range(len(keys[0]))]
+
+    def _evidence(
+        self, metric: str, condition: str, keys: list[list[Key]]
+    ) -> tuple[list[Evidence], list[list[Evidence]]]:
+        """Evidence of the parent of each seed, and of its candidates."""
+        parents = [self.scores[_dense(of_seed[0].seed), metric, condition].evidence for of_seed in keys]
+        candidates = [[self.scores[key, metric, condition].evidence for key in of_seed] for of_seed in keys]
+        return parents, candidates
+
+    @cached_property
+    def replicates(self) -> Replicates:
+        """Bootstrap replicates of the values of all networks."""
+        return Replicates(self._weights)
 
     @cached_property
     def _weights(self) -> Mapping[str, Array]:
@@ -189,7 +305,7 @@ def _mcnemar(parent: Score, candidate: Score) -> dict[str, float]:
     return {"mcnemar": mcnemar(int((before & ~after).sum()), int((after & ~before).sum()))}
 
 
-def apply_search_correction(table: pd.DataFrame, searched: Iterable[str]) -> pd.DataFrame:
+def apply_search_correction(table: pd.DataFrame, searched: Mapping[str, int]) -> pd.DataFrame:
     """Returns a table with bounds at 97.5 % for those at 95 % where a search chose the ratios by their drops.
 
     The first tested ratio that truly fails is then no longer one ratio that was fixed before: in simulated searches up
@@ -197,7 +313,8 @@ def apply_search_correction(table: pd.DataFrame, searched: Iterable[str]) -> pd.
 
     Args:
         table: With the columns method, drop_upper_95, drop_high and noninferiority_p.
-        searched: Methods whose ratios a search chose.
+        searched: Methods whose ratios a search chose, with the number of ratios that it chose from. They stand in the
+            column ``grid`` of the result: a ratio is inferior at a level that is shared by the whole grid.
     """
     fixed = ~table["method"].isin(list(searched))
     upper = table[["drop_upper_95", "drop_high"]].max(axis=1, skipna=False)
@@ -205,6 +322,7 @@ def apply_search_correction(table: pd.DataFrame, searched: Iterable[str]) -> pd.
     return table.assign(
         drop_upper_95=table["drop_upper_95"].where(fixed, upper),
         noninferiority_p=table["noninferiority_p"].where(fixed, doubled),
+        grid=[searched.get(method, 0) for method in table["method"]],
     )
 
 
@@ -232,6 +350,7 @@ def _dense(seed: int) -> Key:
 
 def _columns_at(bounds: Bounds, index: int) -> dict[str, float]:
     columns = {column: float(getattr(bounds, name)[index]) for name, column in COLUMNS.items()}
+    columns["drop"] = float(bounds.drop[index])
     return columns | {"drop_tolerance": bounds.tolerance}
 
 

@@ -88,6 +88,8 @@ def _labels_by_recipe(suite: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     methods: list[tuple[str, Any]] = []
     labels = {}
     for producer in suite["producers"]:
+        if producer.get("dense"):
+            continue  # a control of one recipe is no method
         settings = {key: value for key, value in producer.items() if key != "label"}
         recipe = suite.get("retrainings", {}).get(producer["label"], suite["retraining"])
         if recipe not in recipes:

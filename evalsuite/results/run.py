@@ -14,6 +14,8 @@ from evalsuite.cost_axes import AXES, DEFAULT_AXIS, check_axis
 from evalsuite.errors import UserError
 from evalsuite.results.chance_level import chance_levels
 from evalsuite.results.comparison import Comparison, apply_search_correction, disambiguate_conditions
+from evalsuite.results.controls import PLACE, beyond_control, matching_controls
+from evalsuite.results.harmless_copy import harmless_counts
 from evalsuite.results.ratios import (
     COST_COLUMNS,
     NOT_COUNTED,
@@ -24,10 +26,19 @@ from evalsuite.results.ratios import (
     places_off_curve,
 )
 from evalsuite.results.tables import excess_table, exemplar_table, reliability_table, retraining_table
+from evalsuite.results.verdict_tables import (
+    NETWORK,
+    beyond_control_intervals,
+    check_table,
+    count_table,
+    group_table,
+    tests_beyond_control,
+)
 from evalsuite.runs.legacy import current_cell, current_record
 from evalsuite.runs.plan import ResolvedPlan, plan_of_record
 from evalsuite.runs.store import Cell, Key, Store
-from evalsuite.thresholds.threshold import thresholds
+from evalsuite.thresholds.seeds import ALL_SEEDS
+from evalsuite.thresholds.threshold import JudgedCurves, judged_curves, threshold_rows
 from evalsuite.tolerances import OTHER_CONDITIONS, Rule, Tolerance, restrict_to_measured
 from evalsuite.types import DENSE, Candidate, Metric, Score
 
@@ -43,13 +54,27 @@ COLUMNS = (
         "drop_upper_95",
         "drop_lower_simultaneous",
         "noninferiority_p",
+        "inferiority_p",
         "drop_tolerance",
         "mcnemar",
     ),
+    *("verdict", "verdict_level"),
+    *("beyond_control", "beyond_control_low", "beyond_control_high", "beyond_control_verdict"),
     *("status", "reason", "flags"),
 )
+JUDGED = (
+    *("verdict", "verdict_level"),
+    *("beyond_control", "beyond_control_low", "beyond_control_high", "beyond_control_verdict"),
+)
+"""Columns that come from the verdicts of all checks together."""
 COUNTS = (*COST_COLUMNS, "n")  # whole, also where one is missing
 
+NO_CONTROL = {
+    "method": "all",
+    "seed": "all",
+    "note": "The suite leaves out the control (control = false): what these methods lose may be due to their "
+    "retraining alone.",
+}
 UNTESTED = "not tested: the search did not need it"
 UNCOMPUTED = "not computed yet: start the same run again"
 
@@ -93,8 +118,69 @@ class Run:
 
         Rows without a number say why: ``status`` is ``skipped``, ``invalid`` or ``error``.
         """
+        table = self._measured_rows
+        places = pd.MultiIndex.from_frame(table[list(PLACE)].astype({"seed": object}))
+        of_networks = self.verdicts[self.verdicts["scope"] == NETWORK].query("aggregate == 'single'")
+        known = of_networks.set_index(list(PLACE))[list(JUDGED)].reindex(places)
+        texts = {name: known[name].fillna("").to_numpy() for name in JUDGED if "verdict" in name}
+        numbers = {name: known[name].to_numpy() for name in JUDGED if "verdict" not in name}
+        return table.assign(**texts, **numbers)[list(COLUMNS)]
+
+    @cached_property
+    def _measured_rows(self) -> pd.DataFrame:
         rows = [row for seed in self._suite["seeds"] for row in self._seed_rows(seed)]
         return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """Verdict of every check at every ratio, in each scope; see `evalsuite.results.verdict_tables`."""
+        table = self._tests
+        table = table[table["drop_tolerance"].notna()]
+        over_seeds, over_groups = (
+            None if frame is None else apply_search_correction(frame, self._searched)
+            for frame in (self._over_seeds, self._over_groups)
+        )
+        return check_table(table, over_seeds, over_groups, self._beyond_control)
+
+    @cached_property
+    def groups(self) -> pd.DataFrame:
+        """Interval of the true potential of groups of checks, and of everything; see `verdicts`."""
+        return group_table(self._judged)
+
+    @cached_property
+    def counts(self) -> pd.DataFrame:
+        """How many checks of each method are in which state, by scope and target ratio; see `verdicts`."""
+        return count_table(self.verdicts, harmless_counts(self.comparison))
+
+    @cached_property
+    def _tests(self) -> pd.DataFrame:
+        """Measurements with the code of the evidence of each test, corrected for a search."""
+        table, comparison = self._measured_rows, self.comparison
+        codes = {place: comparison.code(place[:1], *place[1:]) for place in comparison.tested}
+        keys = zip(table["method"], table["seed"], table["target_ratio"], strict=True)
+        places = zip((Key(*key) for key in keys), table["metric"], table["condition"], strict=True)
+        table = table.assign(test=[codes.get(place, math.nan) for place in places])
+        return apply_search_correction(table, self._searched)
+
+    @property
+    def _searched(self) -> dict[str, int]:
+        """Methods whose ratios a search chose, with the number of ratios that it chose from."""
+        searched = self.plan.searched_methods() - self._unpruned  # a control is tested where the others are
+        return dict.fromkeys(searched, len(self._suite["ratios"]))
+
+    @cached_property
+    def _over_seeds(self) -> pd.DataFrame | None:
+        return self.comparison.over_seeds()
+
+    @cached_property
+    def _over_groups(self) -> pd.DataFrame | None:
+        return self.comparison.over_groups()
+
+    @cached_property
+    def _beyond_control(self) -> pd.DataFrame | None:
+        """What candidates lose beyond their controls; ``None`` without a control."""
+        controls = matching_controls(self.candidates, self._unpruned)
+        return beyond_control(self.comparison, controls) if controls else None
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -151,22 +237,43 @@ class Run:
     @cached_property
     def _thresholds(self) -> pd.DataFrame:
         """The thresholds at the run's tolerances: computed once, however often they are asked for."""
-        table = self._paired()
+        table = threshold_rows(self._judged)
+        if self._beyond_control is not None:
+            table = table.assign(
+                **beyond_control_intervals(self._judged_beyond_control(self._beyond_control), table)
+            )
+        table.insert(1, "axis", [self.counted_in(str(method)) for method in table["method"]])
+        return table
+
+    @cached_property
+    def _judged(self) -> JudgedCurves:
+        """The curves of all methods that prune, with their bounds, at the run's tolerances."""
+        return self._curves_of(self._paired(self._tests), self._over_seeds, self._over_groups)
+
+    def _judged_beyond_control(self, beyond: pd.DataFrame) -> JudgedCurves:
+        """The same curves; their tests are those of the difference from the control."""
+        tests = tests_beyond_control(self._paired(self._tests), beyond)
+        seeds = self._over_seeds
+        if seeds is not None:
+            seeds = tests_beyond_control(seeds.assign(seed=ALL_SEEDS), beyond)
+        return self._curves_of(tests, seeds, None)
+
+    def _curves_of(
+        self, table: pd.DataFrame, over_seeds: pd.DataFrame | None, over_groups: pd.DataFrame | None
+    ) -> JudgedCurves:
         wanted = self._measured_rules(table)
         if table.empty or not wanted:
             table, wanted = table.head(0), {}
-        seeds, searched = self.comparison.over_seeds(), self.plan.searched_methods()
         curved = (
-            None
-            if seeds is None or table.empty
-            else apply_search_correction(seeds[self._curved(seeds)], searched)
+            None if frame is None or table.empty else self._corrected(frame)
+            for frame in (over_seeds, over_groups)
         )
-        judged = apply_search_correction(table, searched).assign(
-            chance=chance_levels(table["metric"], self._suite)
-        )
-        table = thresholds(judged, tolerance=wanted, over_seeds=curved)
-        table.insert(1, "axis", [self.counted_in(str(method)) for method in table["method"]])
-        return table
+        judged = table.assign(chance=chance_levels(table["metric"], self._suite))
+        return judged_curves(judged, wanted, {}, *curved)
+
+    def _corrected(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Bounds of what lies on a curve, corrected for a search."""
+        return apply_search_correction(frame[self._curved(frame)], self._searched)
 
     def counted_in(self, method: str) -> str:
         """Returns the axis that ratios of a method are counted in."""
@@ -175,7 +282,8 @@ class Run:
     @property
     def notes(self) -> list[dict[str, Any]]:
         """What a reader should know about models: what the record says, and who lies on no curve over the axis."""
-        return [*(self.record.get("notes") or ()), *off_curve_notes(self._off_curve)]
+        left_out = [NO_CONTROL] if self._suite.get("control") is False else []
+        return [*(self.record.get("notes") or ()), *left_out, *off_curve_notes(self._off_curve)]
 
     @property
     def tolerances(self) -> Mapping[str, Tolerance]:
@@ -191,7 +299,7 @@ class Run:
         """
         if not self._is_battery_complete:
             return {}
-        matched = self._measured_rules(self._paired())
+        matched = self._measured_rules(self._paired(self._measured_rows))
         unmatched = {}
         for metric, rule in self.tolerances.items():
             names = set(rule) if isinstance(rule, Mapping) else {OTHER_CONDITIONS}
@@ -222,13 +330,12 @@ class Run:
         """Returns the target ratios of a producer that the run tests: all, unless it is a search."""
         return self.plan.tested_ratios(method)
 
-    def _paired(self) -> pd.DataFrame:
-        """Measurements on a curve that have a parent's number to compare with.
+    def _paired(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Those of some measurements on a curve that have a parent's number to compare with.
 
         A finished model that is as dense as its parent, or denser, is measured but lies on no curve of pruning;
         nor do those of a method that prunes nothing, such as ``dense-retrained``, nor what was not tried.
         """
-        table = self.measurements
         table = table[self._curved(table) & ~table["reason"].isin([UNTESTED, UNCOMPUTED])]
         dense = table[(table["method"] == DENSE) & (table["status"] == "ok")]
         measured = pd.MultiIndex.from_frame(dense[["seed", "metric", "condition"]])

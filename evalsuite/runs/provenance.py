@@ -114,6 +114,7 @@ def described(suite: Suite) -> dict[str, Any]:
         "source": _called(suite),
         **({"limit": suite.limit} if suite.limit else {}),
         **({} if suite.parent_accuracy is None else {"parent_accuracy": suite.parent_accuracy}),
+        **({} if suite.control else {"control": False}),
     }
 
 

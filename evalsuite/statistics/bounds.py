@@ -33,12 +33,12 @@ from evalsuite.statistics.limits import (
 )
 from evalsuite.statistics.paired import BIASED, check_paired, direction, is_rate
 from evalsuite.statistics.rates import BISECTION_STEPS
-from evalsuite.statistics.resampling import drop, interval, one_thread
+from evalsuite.statistics.resampling import Replicates, drop, interval, one_thread
 from evalsuite.tolerances import parse_limit
 from evalsuite.types import Bounds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from evalsuite.tolerances import Limit, Rule
     from evalsuite.types import Array, Floats, Metric
@@ -93,7 +93,7 @@ def mean_bounds(
     parents: Sequence[Mapping[str, Array]],
     candidates: Sequence[Sequence[Mapping[str, Array]]],
     *,
-    weights: Mapping[str, Array],
+    weights: Mapping[str, Array] | Replicates,
     tolerance: Rule | Limit = 0.0,
 ) -> Bounds:
     """Returns bounds on the mean drops over seeds: the seeds are fixed, the images a sample.
@@ -102,7 +102,7 @@ def mean_bounds(
         metric: What is compared; its direction tells which value is worse.
         parents: Evidence of the parent of each seed, all on the same images.
         candidates: For each seed its candidates; those with the same index belong to one target ratio.
-        weights: See `bounds`.
+        weights: See `bounds`; as `Replicates`, those of values that were computed before are not computed again.
         tolerance: See `bounds`; a share is one of the parents' mean value.
 
     Returns:
@@ -119,25 +119,40 @@ def mean_bounds(
     direction(metric)
     allowed = parse_limit(tolerance)
     share = allowed.amount if allowed.relative else 0.0
+    replicates = weights if isinstance(weights, Replicates) else Replicates(weights)
     if metric.functional == "mean":
-        limits, added = _limits_of_image_means(metric, parents, candidates, weights=weights, share=share)
+        limits, added = _limits_of_image_means(
+            metric, parents, candidates, weights=replicates.weights, share=share
+        )
     else:
-        limits, added = limits_of_functional(metric, parents, candidates, weights=weights, share=share)
+        limits, added = limits_of_functional(metric, parents, candidates, drawn=replicates, share=share)
     estimate = _mean_drops(metric, parents, candidates)
     if share:
         limits = _with_moving_tolerance(estimate, limits, added)
     largest = allowed.at(float(np.mean([_value(metric, parent) for parent in parents])))
+    return bounds_of_limits(estimate, limits, largest)
+
+
+def bounds_of_limits(estimate: Floats, limits: Limits, largest: float) -> Bounds:
+    """Returns the bounds that limits of estimates (R,) give, beside a tolerance in the metric's unit."""
     upper = np.maximum(limits.upper, estimate)
     lower = np.minimum(limits.lower_simultaneous, estimate)
-    p = _noninferiority_p(limits, estimate, largest)
-    return Bounds(estimate, limits.low, limits.high, upper, lower, p, largest)
+    return Bounds(
+        estimate, limits.low, limits.high, upper, lower, *p_values(limits, estimate, largest), largest
+    )
 
 
-def _noninferiority_p(limits: Limits, estimate: Floats, tolerance: float) -> Floats:
-    """One-sided p-values of "the drop is larger than the tolerance"; equal numbers may differ in their last digits."""
+def p_values(limits: Limits, estimate: Floats, tolerance: float) -> tuple[Floats, Floats]:
+    """Returns one-sided p-values of "the drop is above the tolerance" and of "it is within the tolerance", each (R,).
+
+    Equal numbers may differ in their last digits. A measured drop above the tolerance is no evidence that the true one
+    is within it, and conversely: one of the two is 1.
+    """
     largest = np.full_like(estimate, tolerance + ROUNDING * max(1.0, tolerance))
-    p: Floats = np.where(estimate > largest, 1.0, ndtr(-limits.quantile(largest)))
-    return np.where(np.isnan(limits.upper), np.nan, p)
+    above, unknown = estimate > largest, np.isnan(limits.upper)
+    noninferiority = np.where(above, 1.0, ndtr(-limits.quantile(largest)))
+    inferiority = np.where(above, ndtr(-limits.lower_quantile(largest)), 1.0)
+    return np.where(unknown, np.nan, noninferiority), np.where(unknown, np.nan, inferiority)
 
 
 def _mean_drops(
@@ -164,23 +179,35 @@ def _with_moving_tolerance(estimate: Floats, limits: Limits, added: Floats) -> L
     )
 
     def quantile(largest: Floats) -> Floats:
-        return _quantile_with_moving_tolerance(limits, largest - estimate, estimate, error)
+        return _quantile_with_moving_tolerance(
+            lambda margin: limits.quantile(estimate + margin), largest - estimate, error
+        )
 
-    return Limits(low, high, upper, lower, quantile)
+    def lower_quantile(largest: Floats) -> Floats:
+        return _quantile_with_moving_tolerance(
+            lambda margin: limits.lower_quantile(estimate - margin), estimate - largest, error
+        )
+
+    return Limits(low, high, upper, lower, quantile, lower_quantile)
 
 
 def _quantile_with_moving_tolerance(
-    limits: Limits, margin: Floats, estimate: Floats, error: Floats
+    quantile: Callable[[Floats], Floats], margin: Floats, error: Floats
 ) -> Floats:
-    """The largest normal quantiles at which the widened upper limits exceed the estimates (R,) by at most `margin`.
+    """The largest normal quantiles at which widened limits differ from the estimates (R,) by at most `margin`.
 
     Found by bisection: at a quantile z the part of the images in the margin is what z times the `error` leaves of it.
+
+    Args:
+        quantile: From margins of the images alone (R,) to the quantiles at which limits keep within them.
+        margin: From the estimate to the tolerance; where it is negative the quantile is 0.
+        error: Standard error that the tolerance adds.
     """
-    low, high = np.zeros_like(estimate), np.full_like(estimate, LARGEST_QUANTILE)
+    low, high = np.zeros_like(margin), np.full_like(margin, LARGEST_QUANTILE)
     for _ in range(BISECTION_STEPS):
         z = (low + high) / 2
         left = np.maximum(margin, 0.0) ** 2 - (z * error) ** 2
-        inside = (left >= 0) & (limits.quantile(estimate + np.sqrt(np.maximum(left, 0.0))) >= z)
+        inside = (left >= 0) & (quantile(np.sqrt(np.maximum(left, 0.0))) >= z)
         low, high = np.where(inside, z, low), np.where(inside, high, z)
     return low
 
@@ -202,6 +229,60 @@ def _check(
         check_paired(parents[0], evidence)
 
 
+@one_thread()
+def group_mean_bounds(
+    metric: Metric,
+    members: Sequence[tuple[Sequence[Mapping[str, Array]], Sequence[Sequence[Mapping[str, Array]]]]],
+    *,
+    weights: Mapping[str, Array] | Replicates,
+    tolerance: Rule | Limit = 0.0,
+) -> Bounds:
+    """Returns bounds on the drops of a mean over several conditions, which may share images.
+
+    Args:
+        metric: What is compared.
+        members: Parents and candidates of each condition, as `mean_bounds` takes them.
+        weights: See `mean_bounds`.
+        tolerance: See `mean_bounds`; a share is one of the parent's mean value over the conditions.
+
+    Returns:
+        Bounds with one number per target ratio; NaN for functionals in `BIASED`.
+    """
+    if metric.functional == "mean" and len({tuple(parents[0]) for parents, _ in members}) == 1:
+        parents = [_mean_evidence(each) for each in zip(*(parents for parents, _ in members), strict=True)]
+        candidates = [
+            [_mean_evidence(each) for each in zip(*seeds, strict=True)]
+            for seeds in zip(*(candidates for _, candidates in members), strict=True)
+        ]
+        return mean_bounds(metric, parents, candidates, weights=weights, tolerance=tolerance)
+    allowed = parse_limit(tolerance)
+    drawn = weights if isinstance(weights, Replicates) else Replicates(weights)
+    parts = [_drops_and_references(metric, *member, drawn) for member in members]
+    estimate, replicates, references = (np.mean(part, axis=0) for part in zip(*parts, strict=True))
+    rare = [
+        [weight_of_rare_error(metric, parents, column) for column in zip(*candidates, strict=True)]
+        for parents, candidates in members
+    ]
+    limits = limits_of_replicates(estimate, replicates, np.mean(rare, axis=0))
+    if metric.functional in BIASED:
+        unknown = np.full(estimate.shape, np.nan)
+        limits = Limits(limits.low, limits.high, unknown, unknown, _never_decided, _never_decided)
+    if allowed.relative:
+        added = added_variance(replicates, allowed.amount * np.abs(references))
+        limits = _with_moving_tolerance(estimate, limits, added)
+    value = np.mean([_value(metric, parent) for parents, _ in members for parent in parents])
+    return bounds_of_limits(estimate, limits, allowed.at(float(value)))
+
+
+def _mean_evidence(each: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """One number per image: the mean of those of several conditions."""
+    (population,) = each[0]
+    total = np.zeros(len(each[0][population]))
+    for evidence in each:
+        total += np.ravel(evidence[population])
+    return {population: total / len(each)}
+
+
 def _limits_of_image_means(
     metric: Metric,
     parents: Sequence[Mapping[str, Array]],
@@ -218,7 +299,7 @@ def _limits_of_image_means(
         limits = limits_of_rates(differences, drawn)
     else:
         limits = limits_of_means(
-            differences, drawn, unit=all(_inside_unit(evidence) for evidence in everything)
+            differences, drawn, unit=all(inside_unit(evidence) for evidence in everything)
         )
     if not share:
         return limits, np.zeros(differences.shape[2])
@@ -227,7 +308,8 @@ def _limits_of_image_means(
     return limits, added_variance(differences.mean(axis=0), moving) / len(values)
 
 
-def _inside_unit(evidence: Mapping[str, Array]) -> bool:
+def inside_unit(evidence: Mapping[str, Array]) -> bool:
+    """Returns whether every number of the evidence lies in [0, 1]."""
     return all(bool(((x >= 0) & (x <= 1)).all()) for x in map(np.asarray, evidence.values()))
 
 
@@ -275,33 +357,54 @@ def limits_of_functional(
     parents: Sequence[Mapping[str, Array]],
     candidates: Sequence[Sequence[Mapping[str, Array]]],
     *,
-    weights: Mapping[str, Array],
+    drawn: Replicates,
     share: float,
 ) -> tuple[Limits, Floats]:
     """Limits from the replicates of any functional, and the variance that a moving tolerance adds."""
-    (estimate, _), (replicates, references) = (
-        _drops_and_references(metric, parents, candidates, drawn) for drawn in (None, weights)
-    )
+    estimate, replicates, references = _drops_and_references(metric, parents, candidates, drawn)
     added = added_variance(replicates, share * np.abs(references))
     if metric.functional in BIASED:
         unknown = np.full(estimate.shape, np.nan)
         ends = interval((replicates - 2 * (replicates.mean(axis=0) - estimate)).T)
-        return Limits(*ends, unknown, unknown, lambda largest: np.full_like(largest, np.nan)), added
+        return Limits(*ends, unknown, unknown, _never_decided, _never_decided), added
+    weight = np.array(
+        [weight_of_rare_error(metric, parents, column) for column in zip(*candidates, strict=True)]
+    )
+    return limits_of_replicates(estimate, replicates, weight), added
+
+
+def _never_decided(largest: Floats) -> Floats:
+    return np.full_like(largest, np.nan)
+
+
+def limits_of_replicates(estimate: Floats, replicates: Floats, weight: Floats) -> Limits:
+    """Returns limits of R drops of a smooth functional.
+
+    Args:
+        estimate: Drops, (R,).
+        replicates: Of the drops, (B, R).
+        weight: Weight of one image where errors are too rare to be resampled, elsewhere 0; (R,).
+    """
     error = replicates.std(axis=0)
     varying = error > 0
     critical_value = max_t_critical_value((replicates - estimate)[:, varying] / error[varying])
-    weight = np.array(
-        [_weight_of_rare_error(metric, parents, column) for column in zip(*candidates, strict=True)]
-    )
     rare, unseen = (-weight * np.log(1 - level) for level in (ONE_SIDED, SIMULTANEOUS))
     low, high = interval(replicates.T)
     bca = BcaCorrection.of(replicates, estimate)
 
-    def quantile(largest: Floats) -> Floats:
+    def unseen_quantile(distance: Floats) -> Floats:
         # a sample may have none of the errors that lie between estimate and tolerance
-        with np.errstate(divide="ignore", invalid="ignore"):
-            chance = np.where(weight > 0, np.exp(-(largest - estimate) / weight), 0.0)
-        return np.minimum(bca.quantile(largest), -ndtri(np.clip(chance, 0.0, 1.0)))
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            chance = np.where(weight > 0, np.exp(-distance / weight), 0.0)
+        return -ndtri(np.clip(chance, 0.0, 1.0))
+
+    def quantile(largest: Floats) -> Floats:
+        return np.minimum(bca.quantile(largest), unseen_quantile(largest - estimate))
+
+    def lower_quantile(largest: Floats) -> Floats:
+        return np.minimum(
+            _lower_quantile_of_replicates(estimate, replicates, largest), unseen_quantile(estimate - largest)
+        )
 
     return Limits(
         np.minimum(low, estimate - unseen),
@@ -309,30 +412,43 @@ def limits_of_functional(
         np.maximum(bca.upper(), estimate + rare),
         estimate - np.maximum(critical_value * error, unseen),
         quantile,
-    ), added
+        lower_quantile,
+    )
+
+
+def _lower_quantile_of_replicates(estimate: Floats, replicates: Floats, largest: Floats) -> Floats:
+    """The smaller of the normal quantile and that of the percentile, where any replicate is within the tolerance."""
+    error = replicates.std(axis=0)
+    distance = estimate - largest
+    normal = np.divide(distance, error, out=np.copysign(np.inf, distance), where=error > 0)
+    within = (replicates <= largest).sum(axis=0)
+    percentile = -ndtri((1 + within) / (len(replicates) + 2))
+    quantiles: Floats = np.where(within > 0, np.minimum(normal, percentile), normal)
+    return quantiles
 
 
 def _drops_and_references(
     metric: Metric,
     parents: Sequence[Mapping[str, Array]],
     candidates: Sequence[Sequence[Mapping[str, Array]]],
-    drawn: Mapping[str, Array] | None,
-) -> tuple[Floats, Floats]:
-    """Mean drops over the seeds, (R,) or (B, R), and mean values of the parents, () or (B,)."""
+    drawn: Replicates,
+) -> tuple[Floats, Floats, Floats]:
+    """Mean drops over the seeds (R,), their replicates (B, R), and replicates of the parents' mean value (B,)."""
     higher = direction(metric)
+    estimates = _mean_drops(metric, parents, candidates)
     drops, references = [], []
     for parent, seed in zip(parents, candidates, strict=True):
-        reference = evaluate(metric.functional, parent, weights=drawn)
-        values = (evaluate(metric.functional, candidate, weights=drawn) for candidate in seed)
+        reference = drawn(metric.functional, parent)
+        values = (drawn(metric.functional, candidate) for candidate in seed)
         drops.append(np.stack([drop(reference, value, higher_is_better=higher) for value in values], axis=-1))
         references.append(reference)
-    return np.asarray(np.mean(drops, axis=0)), np.asarray(np.mean(references, axis=0))
+    return estimates, np.asarray(np.mean(drops, axis=0)), np.asarray(np.mean(references, axis=0))
 
 
-def _weight_of_rare_error(
+def weight_of_rare_error(
     metric: Metric, parents: Sequence[Mapping[str, Array]], candidates: Sequence[Mapping[str, Array]]
 ) -> float:
-    """The weight of one image where the sample has too few errors to estimate their rate; elsewhere 0.
+    """Returns the weight of one image where the sample has too few errors to estimate their rate; elsewhere 0.
 
     That is where a candidate makes fewer than `FEWEST_DIFFERENCES` errors among the images of the smaller population,
     unless its scores are those of the parent to the last digit: then both compute the same function.

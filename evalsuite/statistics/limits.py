@@ -14,9 +14,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.special import ndtri
+from scipy.special import ndtri, stdtr
 
-from evalsuite.statistics.rates import score_limit, score_quantile
+from evalsuite.statistics.rates import lower_score_quantile, score_limit, score_quantile
 from evalsuite.statistics.resampling import interval, resampled_means
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class Limits(NamedTuple):
         lower_simultaneous: Lower limits that hold together at 97.5 %, (R,).
         quantile: From tolerances (R,) to the largest normal quantiles (R,) at which upper limits are within them; NaN
             where there are no limits.
+        lower_quantile: The same for lower limits that are above them; the tails of normal distributions, since a
+            family of hundreds of tests needs quantiles that ranks of replicates do not resolve.
     """
 
     low: Floats
@@ -42,6 +44,7 @@ class Limits(NamedTuple):
     upper: Floats
     lower_simultaneous: Floats
     quantile: Callable[[Floats], Floats]
+    lower_quantile: Callable[[Floats], Floats]
 
 
 ONE_SIDED = 0.95
@@ -53,16 +56,10 @@ FEWEST_DIFFERENCES = 10
 
 def limits_of_rates(differences: Floats, weights: Array) -> Limits:
     """Returns score limits of differences -1, 0 and 1, shape (S, N, R)."""
-    seeds, images, _ = differences.shape
-    losses, gains = ((differences * sign > 0).sum(axis=(0, 1)) for sign in (1, -1))
+    images = differences.shape[1]
+    lost, gained, n = effective_counts(differences)
     mean = differences.mean(axis=0)
     variance = mean.var(axis=0)
-    independent = (losses + gains) / (seeds * images) - mean.mean(axis=0) ** 2  # variance if seeds differed
-    with np.errstate(invalid="ignore", divide="ignore"):
-        effect = np.where(
-            losses + gains < FEWEST_DIFFERENCES, seeds, np.clip(seeds * variance / independent, 1, seeds)
-        )
-    lost, gained, n = losses / effect, gains / effect, seeds * images / effect
     varying = variance > 0
     deviations = resampled_means(weights, (mean - mean.mean(axis=0))[:, varying])
     z = max_t_critical_value(deviations / np.sqrt(variance[varying] / images))
@@ -73,7 +70,25 @@ def limits_of_rates(differences: Floats, weights: Array) -> Limits:
         score_limit(lost, gained, n=n, z=Z_ONE_SIDED, corrected=True),
         -score_limit(gained, lost, n=n, z=z, corrected=True),
         lambda largest: score_quantile(lost, gained, n=n, limit=largest),
+        lambda largest: lower_score_quantile(lost, gained, n=n, limit=largest),
     )
+
+
+def effective_counts(differences: Floats) -> tuple[Floats, Floats, Floats]:
+    """Returns losses, gains and images over their design effect, each (R,), of differences -1, 0 and 1, (S, N, R)."""
+    seeds, images, _ = differences.shape
+    losses, gains = ((differences * sign > 0).sum(axis=(0, 1)) for sign in (1, -1))
+    if seeds == 1:
+        return losses.astype(np.float64), gains.astype(np.float64), np.full(losses.shape, float(images))
+    mean = differences.mean(axis=0)
+    independent = (losses + gains) / (seeds * images) - mean.mean(axis=0) ** 2  # variance if seeds differed
+    with np.errstate(invalid="ignore", divide="ignore"):
+        effect = np.where(
+            losses + gains < FEWEST_DIFFERENCES,
+            seeds,
+            np.clip(seeds * mean.var(axis=0) / independent, 1, seeds),
+        )
+    return losses / effect, gains / effect, seeds * images / effect
 
 
 def limits_of_means(differences: Floats, weights: Array, *, unit: bool) -> Limits:
@@ -110,7 +125,36 @@ def limits_of_means(differences: Floats, weights: Array, *, unit: bool) -> Limit
         quantiles[regular] = _studentised_quantile(deviations[:, regular], studentised)
         return np.where(few, _quantile_of_few(per_image, largest), quantiles) if unit else quantiles
 
-    return Limits(low, high, upper, lower, quantile)
+    def lower_quantile(largest: Floats) -> Floats:
+        quantiles = np.where(equal & (mean > largest), np.inf, -np.inf)
+        quantiles[regular] = mean_quantile(per_image[:, regular], largest[regular])
+        return quantiles
+
+    return Limits(low, high, upper, lower, quantile, lower_quantile)
+
+
+def mean_quantile(values: Floats, limit: Floats) -> Floats:
+    """Returns the largest normal quantiles at which lower limits of means are above a limit, by Student's t.
+
+    Of skewed numbers, t has a longer tail to one side. Johnson's statistic corrects it to first order; the smaller
+    of the two is taken.
+
+    Args:
+        values: One number per image that is not constant, (N, R).
+        limit: Shape (R,).
+
+    References:
+        Johnson 1978, "Modified t tests and confidence intervals for asymmetrical populations".
+    """
+    n = len(values)
+    centred = values - values.mean(axis=0)
+    variance = (centred**2).sum(axis=0) / (n - 1)
+    third = (centred**3).mean(axis=0) / variance
+    above = values.mean(axis=0) - limit
+    corrected = above + third / (6 * n) + third * above**2 / (3 * variance)
+    t = np.minimum(above, corrected) / np.sqrt(variance / n)
+    quantiles: Floats = -ndtri(stdtr(n - 1, -t))
+    return quantiles
 
 
 def _studentised_quantile(deviations: Floats, at: Floats) -> Floats:

@@ -10,6 +10,7 @@ import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from evalsuite.errors import ContractError, DataError
+from evalsuite.metrics.functionals import evaluate
 from evalsuite.random_streams import generator
 from evalsuite.statistics.rates import checked_level
 
@@ -82,6 +83,25 @@ def _counts(population: str, size: int, *, replicates: int, seed: int) -> NDArra
     for row in counts:
         row[:] = np.bincount(random.integers(0, size, size), minlength=size)
     return counts
+
+
+class Replicates:
+    """Bootstrap replicates of values under shared weights, each computed once.
+
+    Args:
+        weights: What `bootstrap_weights` drew.
+    """
+
+    def __init__(self, weights: Mapping[str, Array]) -> None:
+        self.weights = weights
+        self._known: dict[tuple[str, int], tuple[Mapping[str, Array], Floats]] = {}
+
+    def __call__(self, functional: str, evidence: Mapping[str, Array]) -> Floats:
+        """Returns the replicates (B,) of a functional of some evidence."""
+        key = functional, id(evidence)
+        if key not in self._known:  # the evidence is kept as well, so that its address stays its own
+            self._known[key] = evidence, evaluate(functional, evidence, weights=self.weights)
+        return self._known[key][1]
 
 
 def resampled_means(weights: Array, values: Floats) -> Floats:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from evalsuite.types import Array, Floats
 
@@ -30,8 +30,10 @@ ULPS = 8
 TOLERANCE_PRECISION = 1e-9
 """Relative difference up to which two computations of one tolerance are equal."""
 
-BOUNDS = ("highs", "uppers", "simultaneous_lowers", "method_uppers", "noninferiority_ps")
+BOUNDS = ("highs", "uppers", "simultaneous_lowers", "method_uppers", "noninferiority_ps", "inferiority_ps")
 """Fields of `Curves` that come from bounds on the drops."""
+NONINFERIORITY_ERROR = 0.025
+"""One-sided error of the verdict that a drop is within its tolerance."""
 
 Flags = NDArray[np.bool_]
 
@@ -50,11 +52,14 @@ class Curves:
         simultaneous_lowers: Shape (..., T), simultaneous 97.5 % lower bounds of the drops; NaN where unknown.
         method_uppers: Shape (..., T), as `uppers`, with the seeds as a sample too; NaN where unknown.
         noninferiority_ps: Shape (..., T), p-values of "the drop is larger than `limits`"; NaN where unknown.
+        inferiority_ps: Shape (..., T), p-values of "the drop is within `limits`"; NaN where unknown.
+        codes: Shape (..., T), equal where the evidence behind two drops is the same; NaN where unknown.
         scales: Shape (..., T), the largest magnitude among the numbers behind a drop, and at least 1.
         reference: Shape (...), the parent's value.
         limits: Shape (...), the largest drop that is commensurate, in the metric's unit.
         n: Shape (...), the smallest number of images behind a drop; NaN where unknown.
         partial: Shape (...), whether a curve that belongs to this mean is missing altogether.
+        grid: Shape (...), number of ratios that a search chose the tested ones from; 0 if they were fixed before.
     """
 
     ratios: Floats
@@ -65,11 +70,14 @@ class Curves:
     simultaneous_lowers: Floats
     method_uppers: Floats
     noninferiority_ps: Floats
+    inferiority_ps: Floats
+    codes: Floats
     scales: Floats
     reference: Floats
     limits: Floats
     n: Floats
     partial: Flags
+    grid: Floats
 
     @property
     def tested(self) -> Flags:
@@ -117,7 +125,7 @@ def threshold_arrays(curves: Curves) -> dict[str, Array]:
     first_failure = np.fmin.reduce(np.where(failed, x, np.nan), axis=-1)
     deciding = ~np.isnan(drops) & ((x == potential[..., None]) | (x == first_failure[..., None]))
     unknown = any_along(deciding & np.isnan(widths), -1) | ~any_along(deciding, -1)
-    wide = any_along(deciding & (widths > limit), -1)
+    wide = any_along(deciding & (widths > limit) & ~_shown(curves, sorted_by_ratio), -1)
     return {
         "potential": potential,
         "potential_any": potential_any,
@@ -131,6 +139,13 @@ def threshold_arrays(curves: Curves) -> dict[str, Array]:
         "incomplete": any_along(~np.isnan(x) & np.isnan(drops), -1),
         "underpowered": np.where(wide, 1.0, np.where(unknown, np.nan, 0.0)),
     }
+
+
+def _shown(curves: Curves, sorted_by_ratio: Callable[[Floats], Floats]) -> Flags:
+    """Where one of the two p-values decides: no more images are needed there."""
+    tests = (sorted_by_ratio(p) for p in (curves.noninferiority_ps, curves.inferiority_ps))
+    noninferior, inferior = (p <= NONINFERIORITY_ERROR for p in tests)
+    return noninferior | inferior
 
 
 def _certified(x: Floats, limit: Floats, *, drops: Floats, **bounds: Floats) -> dict[str, Array]:
@@ -194,7 +209,7 @@ def mean_curves(curves: Curves, axis: int, *, expected: int | NDArray[np.int_]) 
         drops = _total(curves.drops, inside, axis) / count[..., None]
         bounds = {
             name: np.where(count[..., None] == 1, _total(getattr(curves, name), inside, axis), np.nan)
-            for name in ("widths", *BOUNDS)
+            for name in ("widths", *BOUNDS, "codes")
         }
         ratios = _total(curves.ratios, tested, axis) / tested.sum(axis=axis, keepdims=True)
         reference = _total(curves.reference, member, axis) / count
@@ -208,6 +223,7 @@ def mean_curves(curves: Curves, axis: int, *, expected: int | NDArray[np.int_]) 
         limits=_unrounded(limits, np.where(member, curves.limits, np.nan), axis),
         n=np.fmin.reduce(np.where(member, curves.n, np.nan), axis=axis, keepdims=True),
         partial=(count < expected) | any_along(member & curves.partial, axis, keepdims=True),
+        grid=np.where(member, curves.grid, 0).max(axis=axis, keepdims=True),
     )
 
 

@@ -27,13 +27,20 @@ FAMILYWISE_ERROR = 0.05
 """Probability that any statement of a family is wrong."""
 
 
-def certified_jointly(curves: Curves, conditions: Sequence[str], groups: Sequence[Sequence[int]]) -> Floats:
+def certified_jointly(
+    curves: Curves,
+    conditions: Sequence[str],
+    groups: Sequence[Sequence[int]],
+    *,
+    error: float = FAMILYWISE_ERROR,
+) -> Floats:
     """Returns the ratios that are certified jointly, for each method and seed.
 
     Args:
         curves: Shape (methods, seeds, pairs, T): of single conditions, then of means, which belong to no family.
         conditions: Names of the single ones.
         groups: Indices of the pairs that are one member together; every other pair is a member by itself.
+        error: Familywise error.
 
     Returns:
         Shape (methods, seeds, pairs); NaN where there are no p-values, and for what belongs to no family.
@@ -47,7 +54,7 @@ def certified_jointly(curves: Curves, conditions: Sequence[str], groups: Sequenc
         return certified
     tests = [_largest_p_values(curves, members) for members in family]
     ratios, p_values = (np.stack(arrays, axis=2) for arrays in zip(*tests, strict=True))
-    ends = holm_fixed_sequences(ratios, p_values)
+    ends = holm_fixed_sequences(ratios, p_values, error=error)
     for index, members in enumerate(family):
         certified[:, :, members] = np.where(curves.exist[:, :, members], ends[:, :, index, None], np.nan)
     return certified
@@ -62,12 +69,13 @@ def _largest_p_values(curves: Curves, members: Sequence[int]) -> tuple[Floats, F
     return ratios, np.where(any_tested, largest, np.nan)
 
 
-def holm_fixed_sequences(ratios: Floats, p_values: Floats) -> Floats:
+def holm_fixed_sequences(ratios: Floats, p_values: Floats, *, error: float = FAMILYWISE_ERROR) -> Floats:
     """Returns the largest ratio that each sequence of tests certifies, with control of the familywise error.
 
     Args:
         ratios: Tested ratios, (..., F, T) in any order; NaN where nothing was tested.
         p_values: Shape (..., F, T); a NaN does not pass. A sequence without any p-value is not in the family.
+        error: Familywise error.
 
     Returns:
         Shape (..., F): 0 where nothing is certified, NaN for sequences that are not in the family.
@@ -86,7 +94,7 @@ def holm_fixed_sequences(ratios: Floats, p_values: Floats) -> Floats:
     tested = ~np.isnan(ratios)
     active = in_family
     while True:
-        level = FAMILYWISE_ERROR / np.maximum(1, active.sum(axis=-1))[..., None, None]
+        level = error / np.maximum(1, active.sum(axis=-1))[..., None, None]
         passed = p_values <= level
         complete = active & ~any_along(tested & ~passed, -1)
         if not complete.any():

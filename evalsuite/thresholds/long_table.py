@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 REQUIRED = ("method", "ratio", "metric", "condition", "value")
 BOUND_COLUMNS = ("drop_low", "drop_high", "drop_upper_95", "drop_lower_simultaneous")
-TEST_COLUMNS = ("noninferiority_p", "drop_tolerance")
+TEST_COLUMNS = ("noninferiority_p", "inferiority_p", "drop_tolerance", "test")
 RENAMED_COLUMNS = {
     "drop_upper": "drop_upper_95",
     "drop_floor": "drop_lower_simultaneous",
@@ -35,7 +35,7 @@ RENAMED_COLUMNS = {
 }
 """Columns in tables of earlier versions, with their names now."""
 RESULTS = ("value", "drop", *BOUND_COLUMNS, *TEST_COLUMNS, "n")
-NUMBERS = ("ratio", "target_ratio", "chance", *RESULTS)
+NUMBERS = ("ratio", "target_ratio", "chance", "grid", *RESULTS)
 DIRECTION_HINT = "give a column higher_is_better with True or False, or the argument higher_is_better"
 OPTIONAL: dict[str, Any] = {
     "seed": 0,
@@ -48,6 +48,7 @@ OPTIONAL: dict[str, Any] = {
     "drop": np.nan,
     **dict.fromkeys((*BOUND_COLUMNS, *TEST_COLUMNS), np.nan),
     "chance": np.nan,
+    "grid": 0,
     "higher_is_better": None,
 }
 
@@ -280,11 +281,14 @@ def _curves_of_rows(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[TableAxes
         simultaneous_lowers=spread(rows["drop_lower_simultaneous"]),
         method_uppers=np.full(shape, np.nan),
         noninferiority_ps=np.where(same_test, spread(rows["noninferiority_p"]), np.nan),
+        inferiority_ps=np.where(same_test, spread(rows["inferiority_p"]), np.nan),
+        codes=spread(rows["test"]),
         scales=spread(_scales(rows), 1.0),
         reference=np.broadcast_to(references, shape[:3]),
         limits=limits_of_pairs,
         n=np.fmin.reduce(spread(rows["n"]), axis=-1, initial=np.nan),
         partial=np.zeros(shape[:3], dtype=bool),
+        grid=spread(rows["grid"].fillna(0), 0.0).max(axis=-1, initial=0.0),
     )
     grids = [sorted(set(rows["target_ratio"].to_numpy()[method == m])) for m in range(len(methods))]
     return TableAxes(methods.tolist(), seeds.tolist(), pairs, grids), curves

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 
 from evalsuite.errors import UserError
 from evalsuite.thresholds.curves import (
+    NONINFERIORITY_ERROR,
     Curves,
     any_along,
     concatenated,
@@ -21,14 +23,20 @@ from evalsuite.thresholds.curves import (
     selected,
     threshold_arrays,
 )
-from evalsuite.thresholds.familywise import certified_jointly
+from evalsuite.thresholds.familywise import FAMILYWISE_ERROR, certified_jointly
+from evalsuite.thresholds.intervals import intervals_of_members
 from evalsuite.thresholds.long_table import TableAxes, curves_of_table, with_current_columns
-from evalsuite.thresholds.seeds import ALL_SEEDS, potential_any_over_seeds, with_seed_means
+from evalsuite.thresholds.seeds import (
+    ALL_SEEDS,
+    potential_any_over_seeds,
+    with_group_bounds,
+    with_seed_means,
+)
 from evalsuite.tolerances import parse_limit
 from evalsuite.types import Array, Bounds, Floats, Threshold
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from evalsuite.thresholds.curves import Flags
     from evalsuite.tolerances import Rule, Tolerance
@@ -38,12 +46,15 @@ COLUMNS = (
     *("method", "seed", "metric", "condition", "group", "aggregate", "unit", "higher_is_better", "tolerance"),
     *("reference", "potential", "potential_any", "potential_any_mean", "potential_any_std"),
     *("certified", "potential_low", "potential_high", "certified_method", "certified_jointly"),
+    *("noninferior_jointly", "noninferior_up_to", "inferior_from"),
     *("first_failure", "censored", "infeasible", "non_monotone", "incomplete", "at_chance", "underpowered"),
     *("n", "tested"),
 )
 LABELS = ("metric", "condition", "group", "aggregate", "unit", "higher_is_better")
 AGGREGATES = ("mean", "minimum", "of-mean")
-STATEMENTS = ("certified", "potential_low", "potential_high", "certified_method", "certified_jointly")
+INTERVAL = ("noninferior_up_to", "inferior_from")
+JOINT = ("certified_jointly", "noninferior_jointly")
+STATEMENTS = ("certified", "potential_low", "potential_high", "certified_method", *JOINT, *INTERVAL)
 FLAGS = ("censored", "infeasible", "non_monotone", "incomplete")
 
 
@@ -102,6 +113,7 @@ def thresholds(
     tolerance: Rule | Mapping[str, Tolerance],
     higher_is_better: Mapping[str, bool] | None = None,
     over_seeds: pd.DataFrame | None = None,
+    over_groups: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Returns the thresholds of a table of measurements, one row for each method, metric, condition and seed.
 
@@ -117,6 +129,11 @@ def thresholds(
     together with those of all other rows of the method and seed (`evalsuite.thresholds.familywise`). All are NaN where
     there are no bounds, and in the rows of groups except for what the minimum certifies.
 
+    ``noninferior_up_to`` and ``inferior_from`` are the interval of the true potential at 95 %
+    (`evalsuite.thresholds.intervals`), also of the minimum of a group, and of the mean over a group where
+    `over_groups` has its bounds; ``inferior_from`` is NaN where no ratio is shown to fail.
+    ``noninferior_jointly`` is ``certified_jointly`` at a familywise 2.5 %.
+
     ``aggregate`` is ``mean`` and ``minimum`` for the mean and minimum of the potentials over its conditions,
     ``of-mean`` for the threshold of the mean drop over them, and ``single`` in all other rows. In ``mean``
     and ``minimum`` rows ``first_failure`` is the smallest over the conditions and a flag is set if a
@@ -128,9 +145,10 @@ def thresholds(
             (default: the ratio), ``group``, ``n`` (images), ``unit``, ``status`` (other than ``ok``: not
             measured), ``drop`` (default: from the values), ``drop_low`` and ``drop_high`` (95 % interval),
             ``drop_upper_95`` and ``drop_lower_simultaneous`` (`evalsuite.types.Bounds`), ``noninferiority_p`` with the
-            ``drop_tolerance`` that it is a test against (ignored for other tolerances), ``higher_is_better``,
-            ``chance`` (value at chance level). Columns of earlier versions, ``drop_upper``, ``drop_floor`` and
-            ``drop_p``, are accepted with a `DeprecationWarning`.
+            ``drop_tolerance`` that it is a test against (ignored for other tolerances), ``inferiority_p``, ``test``
+            (equal numbers are tests on the same evidence), ``grid`` (number of ratios that a search chose from),
+            ``higher_is_better``, ``chance`` (value at chance level). Columns of earlier versions, ``drop_upper``,
+            ``drop_floor`` and ``drop_p``, are accepted with a `DeprecationWarning`.
         tolerance: Largest drop that is commensurate: one for each metric that gets thresholds, or a single one
             for all metrics that have a direction. A number is in the metric's unit, ``"5%"`` a share of the
             parent's value; a mapping gives tolerances by condition or group, ``*`` for the others; conditions
@@ -141,6 +159,8 @@ def thresholds(
             ``drop_upper_95``, ``drop_lower_simultaneous``, optional ``noninferiority_p`` and ``drop_tolerance``
             (`evalsuite.statistics.mean_bounds`). Without it,
             headlines over several seeds have no bounds.
+        over_groups: The same of the mean drop over the conditions of each group: with a column ``seed``, ``all`` for
+            the mean over the seeds, and the group's name as the condition.
 
     Returns:
         A frame with columns `COLUMNS`, in order of first appearance. ``first_failure`` is NaN if nothing
@@ -153,15 +173,58 @@ def thresholds(
         UserError: If a column or value is missing or contradictory, or a tolerance is for a metric or
             condition that the table does not have.
     """
-    axes, curves = curves_of_table(with_current_columns(frame), tolerance, higher_is_better or {})
+    table = with_current_columns(frame)
+    means = None if over_seeds is None else with_current_columns(over_seeds)
+    return threshold_rows(judged_curves(table, tolerance, higher_is_better or {}, means, over_groups))
+
+
+@dataclass(frozen=True)
+class JudgedCurves:
+    """Curves of a table with all bounds: of single conditions, then of the mean over each group.
+
+    Attributes:
+        axes: Labels of the curves.
+        groups: Name of each group of two or more conditions of one metric, and the indices of its pairs.
+        curves: Shape (methods, seeds and their mean, pairs and groups, ratio indices).
+    """
+
+    axes: TableAxes
+    groups: Sequence[tuple[str, Sequence[int]]]
+    curves: Curves
+
+    def means_over(self, members: Collection[int]) -> list[int]:
+        """Returns the indices of the means over groups all of whose conditions are among `members`."""
+        first = len(self.axes.pairs)
+        return [first + place for place, (_, own) in enumerate(self.groups) if set(own) <= set(members)]
+
+
+def judged_curves(
+    frame: pd.DataFrame,
+    tolerance: Rule | Mapping[str, Tolerance],
+    higher_is_better: Mapping[str, bool],
+    over_seeds: pd.DataFrame | None = None,
+    over_groups: pd.DataFrame | None = None,
+) -> JudgedCurves:
+    """Returns the curves of a table of measurements, with the present names of columns; see `thresholds`."""
+    axes, curves = curves_of_table(frame, tolerance, higher_is_better)
     if not axes.methods:
-        return pd.DataFrame(columns=list(COLUMNS))
-    curves = with_seed_means(axes, curves, None if over_seeds is None else with_current_columns(over_seeds))
+        return JudgedCurves(axes, [], curves)
+    curves = with_seed_means(axes, curves, over_seeds)
     groups = _groups(axes.pairs)
     means = [mean_curves(selected(curves, members), 2, expected=len(members)) for _, members in groups]
-    curves = concatenated([curves, *means], axis=2)
+    if means and over_groups is not None:
+        names = [(axes.pairs["metric"].iloc[members[0]], name) for name, members in groups]
+        means = [with_group_bounds(axes, concatenated(means, axis=2), over_groups, names)]
+    return JudgedCurves(axes, groups, concatenated([curves, *means], axis=2))
+
+
+def threshold_rows(judged: JudgedCurves) -> pd.DataFrame:
+    """Returns the thresholds of curves as `thresholds` does."""
+    axes, groups, curves = judged.axes, judged.groups, judged.curves
+    if not axes.methods:
+        return pd.DataFrame(columns=list(COLUMNS))
     entities = _entities(axes.pairs, groups)
-    arrays = _arrays_of_entities(axes.pairs, [members for _, members in groups], curves)
+    arrays = _arrays_of_entities(judged)
     origin = entities["origin"].to_numpy()
     partial = curves.partial[:, :, origin]
     arrays["incomplete"] |= partial
@@ -173,17 +236,29 @@ def thresholds(
     )
 
 
-def _arrays_of_entities(
-    pairs: pd.DataFrame, groups: Sequence[Sequence[int]], curves: Curves
-) -> dict[str, Array]:
+def _arrays_of_entities(judged: JudgedCurves) -> dict[str, Array]:
     """Thresholds of all curves, then of the means and the minima of the groups, (methods, seeds, entities) by name."""
-    jointly = certified_jointly(curves, pairs["condition"].tolist(), groups)
+    pairs, curves, groups = judged.axes.pairs, judged.curves, [members for _, members in judged.groups]
     first = pairs.iloc[
         [*range(len(pairs)), *(members[0] for members in groups)]
     ]  # a mean is like its first member
     arrays = threshold_arrays(curves) | {"at_chance": at_chance(first, curves)}
-    arrays["certified_jointly"] = np.where(np.isnan(jointly), np.nan, np.fmin(jointly, arrays["certified"]))
-    return _with_summaries(arrays, groups, curves.exist)
+    for name, error in zip(JOINT, (FAMILYWISE_ERROR, NONINFERIORITY_ERROR), strict=True):
+        jointly = certified_jointly(curves, pairs["condition"].tolist(), groups, error=error)
+        arrays[name] = np.where(np.isnan(jointly), np.nan, np.fmin(jointly, arrays["potential"]))
+    arrays["certified_jointly"] = np.where(
+        np.isnan(arrays["certified_jointly"]),
+        np.nan,
+        np.fmin(arrays["certified_jointly"], arrays["certified"]),
+    )
+    single = [intervals_of_members(curves, [index]) for index in range(len(pairs) + len(groups))]
+    arrays |= {name: np.stack([interval[name] for interval in single], axis=2) for name in INTERVAL}
+    arrays = _with_summaries(arrays, groups, curves.exist)
+    for place, members in enumerate(groups):
+        interval = intervals_of_members(curves, members, judged.means_over(members))
+        for name in INTERVAL:
+            arrays[name][:, :, place - len(groups)] = interval[name]
+    return arrays
 
 
 def _single_curve(
@@ -215,11 +290,14 @@ def _single_curve(
         simultaneous_lowers=lower,
         method_uppers=missing,
         noninferiority_ps=missing,
+        inferiority_ps=missing,
+        codes=missing,
         scales=np.ones_like(x),
         reference=np.asarray(np.nan),
         limits=np.asarray(parse_limit(tolerance).amount),
         n=np.asarray(np.nan),
         partial=np.asarray(False),
+        grid=np.asarray(0.0),
     )
 
 
@@ -249,7 +327,7 @@ def _groups(pairs: pd.DataFrame) -> list[tuple[str, list[int]]]:
     return [(name, members) for (_, name), members in groups.items() if name and len(members) > 1]
 
 
-def _entities(pairs: pd.DataFrame, groups: Sequence[tuple[str, list[int]]]) -> pd.DataFrame:
+def _entities(pairs: pd.DataFrame, groups: Sequence[tuple[str, Sequence[int]]]) -> pd.DataFrame:
     """The subjects of rows: single pairs, then for each group its of-mean, then its mean and its minimum.
 
     ``origin`` is the index of the curves behind a row; the last three columns give the order of rows.
@@ -311,12 +389,12 @@ def _minimum_summary(arrays: dict[str, Array], member: Flags) -> dict[str, Array
     """
     minima = {
         name: np.where(member, arrays[name], np.inf).min(axis=2, keepdims=True)  # NaN stays NaN
-        for name in ("potential", "potential_any", "certified", "certified_method", "certified_jointly")
+        for name in ("potential", "potential_any", "certified", "certified_method", *JOINT)
     }
     unknown = np.full(minima["potential"].shape, np.nan)
     attained = member & (arrays["potential"] == minima["potential"])
     censored = ~any_along(attained & ~arrays["censored"], 2, keepdims=True)
-    ends = {"potential_low": unknown, "potential_high": unknown}
+    ends = dict.fromkeys(("potential_low", "potential_high", *INTERVAL), unknown)
     return _shared(arrays, member) | minima | ends | {"censored": censored}
 
 

@@ -31,6 +31,7 @@ TOP = """
 name = "mistakes"
 seeds = [0, 3]
 ratios = [0.5, 0.9]
+control = false
 """
 TABLES = """
 [data]

@@ -79,6 +79,7 @@ def test_a_model_without_one_has_a_reason(
 
 SUITE = """
 name = "tracked"
+control = false
 ratios = [0.5, 0.8]
 data = { name = "digits" }
 model = { name = "small-cnn", widths = [4, 4, 8, 8] }

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SUITE = """
 name = "two"
+control = false
 seeds = [0, 1]
 ratios = [0.8]
 [data]

@@ -25,6 +25,7 @@ MOUNT, UMOUNT = which("mount") or "mount", which("umount") or "umount"
 
 SMALL = """
 name = "small"
+control = false
 seeds = [0]
 ratios = [0.5, 0.8]
 [data]

@@ -5,10 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from evalsuite import api
+from evalsuite.cli import console
+from evalsuite.config.suite import load_suite
+from evalsuite.execution.dry_run import dry_run
+from evalsuite.execution.planning import prepare
+from evalsuite.results.verdict_tables import MEAN, NETWORK
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import pytest
+
+    from evalsuite import Run
 
 
 def test_a_retrained_dense_parent_is_measured_but_has_no_threshold(
@@ -16,7 +27,9 @@ def test_a_retrained_dense_parent_is_measured_but_has_no_threshold(
 ) -> None:
     controls = '[[producers]]\nname = "dense-retrained"\n'
     old = '[[producers]]\nname = "filter-l1"\n'
-    path = suite_file({old: controls, "seeds = [0]": "seeds = [0, 1]", "epochs = 2": "epochs = 1"})
+    path = suite_file(
+        {old: controls, "seeds = [0]": "seeds = [0, 1]", "epochs = 2": "epochs = 1", "control = false\n": ""}
+    )
     text = path.read_text()
     start, end = text.index('[[evaluators]]\nname = "ood"'), text.index("[tolerances]")
     path.write_text(text[:start] + text[end:].partition("robust_accuracy")[0])
@@ -30,4 +43,43 @@ def test_a_retrained_dense_parent_is_measured_but_has_no_threshold(
     assert set(run.thresholds()["method"]) == {"magnitude"}
     assert set(run.excess["method"]) == {"magnitude"}
     assert "dense-retrained" in (run.path / "index.html").read_text()
+    check_differences_from_the_control(run)
     assert [choice.get("dense") for choice in run.record["suite"]["producers"]] == [None, True]
+
+
+def check_differences_from_the_control(run: Run) -> None:
+    """Every drop with a tolerance has its difference from the control of its seed, and a verdict."""
+    table = run.measurements.query("metric == 'accuracy'")
+    clean = table[table["condition"] == "clean"].set_index(["method", "seed", "target_ratio"])
+    pruned, control = clean.loc["magnitude"], clean.loc["dense-retrained"]
+    pd.testing.assert_series_equal(
+        pruned["beyond_control"], pruned["drop"] - control["drop"], check_names=False, atol=1e-12
+    )
+    assert (pruned["beyond_control_low"] < pruned["beyond_control_high"]).all()
+    assert set(pruned["beyond_control_verdict"]) <= {"non-inferior", "inferior", "undecided"}
+    assert control["beyond_control"].isna().all()
+    assert (control["verdict"] != "").all()  # the control has verdicts of its own
+    scopes = run.verdicts.query("condition == 'clean' and metric == 'accuracy'").groupby("scope").size()
+    assert scopes.to_dict() == {NETWORK: 8, MEAN: 4}  # two methods, seeds and ratios; two seeds are no method
+    thresholds = run.thresholds()
+    assert thresholds["beyond_control_noninferior_up_to"].notna().any()
+    assert (run.counts["measured_failures"] <= run.counts["checks"]).all()
+    assert run.counts["harmless_upper_95"].notna().all()
+    assert {"verdicts.csv", "groups.csv", "counts.csv"} <= {path.name for path in run.path.iterdir()}
+
+
+def test_a_control_that_is_added_makes_no_other_cell_stale_and_its_cost_is_told(
+    suite_file: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    without, beside = suite_file({}), suite_file({"control = false\n": ""})
+    plans = [prepare(load_suite(path), out=tmp_path / "none").plan for path in (without, beside)]
+    assert plans[0].by_label == plans[1].by_label
+    shared = {key: plans[1].by_key[key] for key in plans[0].by_key}
+    assert shared == plans[0].by_key
+    assert {key.method for key in plans[1].by_key if key not in shared} == {"dense-retrained"}
+    lines = dry_run(beside, out=tmp_path / "none")
+    assert all(line.of_controls == 2 for line in lines)
+    console.print_plan(lines)
+    assert "are of the control" in capsys.readouterr().out
+    console.print_plan(dry_run(without, out=tmp_path / "none"))
+    assert "control" not in capsys.readouterr().out

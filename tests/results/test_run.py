@@ -21,6 +21,7 @@ from evalsuite.statistics import paired_rate_interval
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+VERDICTS = ("verdict", "verdict_level", "beyond_control_verdict")
 TABLES = ("measurements", "thresholds", "reliability", "excess", "exemplars", "retraining")
 FILES = (*(f"{name}.csv" for name in TABLES), "index.html")
 
@@ -183,7 +184,7 @@ def test_rows_are_complete_and_in_order(done: Run) -> None:
     read = pd.read_csv(done.path / "measurements.csv")
     pd.testing.assert_frame_equal(
         read,
-        table.replace({"group": "", "reason": "", "flags": ""}, None),
+        table.replace(dict.fromkeys(("group", "reason", "flags", *VERDICTS), ""), None),
         check_dtype=False,
         check_exact=True,
     )

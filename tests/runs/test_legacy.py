@@ -56,7 +56,8 @@ def test_a_report_of_an_old_folder_has_the_numbers_that_were_written(
     }
     path = tmp_path / "table.csv"
     after[name]().to_csv(path, index=False)
-    pd.testing.assert_frame_equal(pd.read_csv(path), before, check_dtype=False, rtol=1e-12)
+    read = pd.read_csv(path)[list(before)]  # later versions have more columns
+    pd.testing.assert_frame_equal(read, before, check_dtype=False, rtol=1e-12)
 
 
 def test_publishing_an_old_folder_needs_neither_weights_nor_data(old: Path) -> None:

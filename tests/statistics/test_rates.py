@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special, stats
 from scipy.stats import binomtest, multinomial
 
 from evalsuite import statistics
 from evalsuite.errors import DataError
 from evalsuite.statistics import mcnemar
-from evalsuite.statistics.rates import score_limit, score_quantile
+from evalsuite.statistics.rates import lower_score_quantile, score_limit, score_quantile
 
 if TYPE_CHECKING:
     from evalsuite.types import Array
@@ -204,3 +205,28 @@ def test_a_quantile_is_where_the_corrected_limit_meets_it(losses: int, gains: in
 def test_every_difference_is_within_one() -> None:
     assert score_quantile([0, 50], [0, 3], n=50, limit=[1.0, 2.0]).tolist() == [np.inf, np.inf]
     assert score_quantile(0, 0, n=50, limit=0.0) < -10
+
+
+def size_of_inferiority(n: int, tolerance: float, gains: float, error: float) -> float:
+    """How often a drop that equals the tolerance is called inferior, summed over all outcomes."""
+    losses = gains + tolerance
+    lost = np.arange(int(n * losses + 12 * np.sqrt(n * losses + 1) + 30))
+    gained = np.arange(int(n * gains + 12 * np.sqrt(n * gains + 1) + 30))
+    chance = stats.binom.pmf(lost, n, losses)[:, None] * stats.binom.pmf(
+        gained[None], n - lost[:, None], gains / (1 - losses)
+    )
+    z = lower_score_quantile(lost[:, None], gained[None], n=n, limit=tolerance)
+    return float(chance[z >= -special.ndtri(error)].sum())
+
+
+@pytest.mark.parametrize("error", [0.025, 6.7e-5, 3e-6])
+@pytest.mark.parametrize("tolerance", [0.002, 0.01, 0.05])
+@pytest.mark.parametrize(("n", "gains"), [(100, 0.0), (300, 0.01), (1000, 0.001), (3000, 0.0), (3000, 0.04)])
+def test_inferiority_errs_at_most_as_often_as_stated_far_into_the_tail(
+    n: int, gains: float, tolerance: float, error: float
+) -> None:
+    assert size_of_inferiority(n, tolerance, gains, error) <= error
+
+
+def test_no_drop_is_above_a_tolerance_of_one() -> None:
+    assert lower_score_quantile(5, 0, n=5, limit=1.0) == -np.inf

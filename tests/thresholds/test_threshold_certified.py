@@ -26,7 +26,7 @@ def bounds(drops: Any, high: Any, upper: Any, lower: Any) -> Bounds:
     drop = np.array(drops, dtype=float)
     high, upper, lower = (np.array(one, float) for one in (high, upper, lower))
     p = np.full_like(drop, NAN)
-    return Bounds(drop, 2 * drop - high, high, upper, lower, p, tolerance=NAN)
+    return Bounds(drop, 2 * drop - high, high, upper, lower, p, p, tolerance=NAN)
 
 
 def found(drops: Any, *, high: Any, upper: Any, lower: Any, tolerance: float = 0.02) -> Threshold:
@@ -167,7 +167,7 @@ def test_columns_of_a_table_are_used() -> None:
 def test_a_table_without_the_columns_certifies_nothing() -> None:
     answers = thresholds(frame([0, 0, 0]), tolerance=0.02)
     assert answers[list(STATEMENTS)].isna().all(axis=None)
-    assert answers.columns[13:19].tolist() == ["potential_any_std", *STATEMENTS]
+    assert answers.columns[13:22].tolist() == ["potential_any_std", *STATEMENTS]
 
 
 def test_rows_that_were_not_measured_have_no_bounds() -> None:

@@ -285,17 +285,19 @@ def test_a_measured_drop_is_no_proof(
     ]
     strict = [*words, "--tolerance", "accuracy=0.003"]
     assert answer(*strict) == 0
-    assert "pass (0 of 2 shown)" in capsys.readouterr().out
+    assert "pass (0 of 2 non-inferior)" in capsys.readouterr().out
     assert answer(*strict, "--proof", "--junit", str(tmp_path / "junit.xml")) == 1
-    assert "do not show at 95 % that it is no more" in (tmp_path / "junit.xml").read_text("utf-8")
+    assert "which the images leave undecided" in (tmp_path / "junit.xml").read_text("utf-8")
     capsys.readouterr()
-    assert answer(*words, "--tolerance", "accuracy=0.004", "--proof", "--json") == 0
-    assert {row["shown"] for row in json.loads(capsys.readouterr().out)} == {"commensurate"}
+    assert answer(*words, "--tolerance", "accuracy=0.0045", "--proof", "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert {(row["shown"], row["verdict"]) for row in rows} == {("commensurate", "non-inferior")}
+    assert all("97.5 %" in row["verdict_level"] for row in rows)
     last = [name for name in weights if name.endswith(".bias")][-1]
     weights[last] = weights[last] + 1000 * (torch.arange(10) == 3)  # everything is a three
     torch.save(weights, tmp_path / "threes.pt")
     assert answer("--candidate", str(tmp_path / "threes.pt"), "--out", str(tmp_path / "threes")) == 1
-    assert "FAIL 2 of 2 (2 shown)" in capsys.readouterr().out
+    assert "FAIL 2 of 2 (2 inferior)" in capsys.readouterr().out
 
 
 def test_a_candidate_denser_than_its_parent_is_judged(
@@ -346,3 +348,30 @@ def test_a_limit_is_said_in_the_verdict_the_json_the_junit_and_the_report(
     assert f"sample      {text}" in capsys.readouterr().out
     assert answer(*words[:-1], "0") == 2
     assert "found --limit 0, expected a number of images from 1 on" in capsys.readouterr().err
+def test_controls_say_what_is_not_due_to_pruning(
+    answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = torch.load(shelf / "dense.pt", weights_only=True)["state_dict"]
+    torch.save(weights, tmp_path / "again.pt")
+    last = [name for name in weights if name.endswith(".bias")][-1]
+    weights[last] = weights[last] + 1000 * (torch.arange(10) == 3)  # a training that went wrong
+    for name in ("threes.pt", "pruned.pt"):
+        torch.save(weights, tmp_path / name)
+    words = ["--candidate", str(tmp_path / "pruned.pt"), "--metric", "accuracy"]
+    words += ["--control", str(tmp_path / "again.pt"), "--control", str(tmp_path / "threes.pt")]
+    assert answer(*words, "--out", str(tmp_path / "run"), "--json", "--junit", str(tmp_path / "j.xml")) == 1
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["candidate"] for row in rows} == {"pruned"}  # controls have no rows and do not decide
+    assert {(row["controls"], row["controls_inferior"], row["controls_failed"]) for row in rows} == {
+        (2, 1, 1)
+    }
+    assert "of 2 dense controls 1 loses more than that as well" in (tmp_path / "j.xml").read_text("utf-8")
+    assert answer(*words, "--out", str(tmp_path / "run")) == 1
+    assert "too)" in capsys.readouterr().out  # "2 fail in a control too", wherever the table breaks it
+
+
+def test_a_control_alone_is_no_question(
+    answer: Answer, shelf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert answer("--control", str(shelf / "dense.pt")) == 2
+    assert "found no candidates" in capsys.readouterr().err

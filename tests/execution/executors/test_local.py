@@ -74,6 +74,7 @@ class Hurt(Evaluator):
 
 FEW = """
 name = "few"
+control = false
 seeds = [0]
 ratios = [0.5, 0.8]
 plugins = ["hurt.py"]
