@@ -243,7 +243,7 @@ report.matrix report.threshold_tables Cell=MatrixCell Matrix=ThresholdMatrix fig
 report.questions report.threshold_tables Column=MatrixColumn Answer=ColumnResult answer=column_result
 report.trust report.diagnostics Doubt=QualityWarning lost=missing_count pending=pending_count
   doubts=quality_warnings facts=record_facts spent=time_spent measured=measured_count
-report.verdicts report.summary Verdict=MethodSummary singles=single_rows weakest=weakest_row verdict=method_summary
+report.verdicts report.threshold_tables singles=single_rows weakest=weakest_row
   known=report.data:present Row=report.data:Row
 report.wording report.labels counted=counted_noun subject=metric_on_condition ratios=tested_ratios
 report.writing report.page write=write_page

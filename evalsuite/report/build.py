@@ -56,11 +56,15 @@ def report_data(run: Run) -> ReportData:
         "robust": robust_accuracy(run),
         "histograms": score_histograms(run),
         "comparability": comparability_table(run),
+        "verdicts": run.verdicts,
+        "groups": run.groups,
+        "counts": run.counts,
     }
     axis = {"ratios counted in": AXES[run.axis].noun} if run.axis else {}
     return ReportData(
         **{name: _with_labels(table, labels) for name, table in {**tables(run), **evidence_tables}.items()},
         metrics=run.metrics,
+        controls=tuple(labels.get(name, name) for name in run.controls),
         record={**run.record, "notes": run.notes, **axis},
         pictures=pictures,
         no_pictures=missing,

@@ -40,7 +40,7 @@ _ACRONYMS = {
         ),
         *("KNN", "ODIN", "VIM", "CE", "DLR", "L2"),
     )
-} | {"linf": "Linf"}
+} | {"linf": "Linf", "gaussian": "Gaussian"}
 _METRICS = {
     "mce_parent": "mCE relative to the parent",
     "relative_mce_parent": "relative mCE to the parent",
@@ -105,7 +105,7 @@ def condition_label(name: str) -> str:
     """Returns the label of a condition.
 
     >>> condition_label("gaussian_noise/5"), condition_label("fog official/3"), condition_label("linf-pgd/2:255")
-    ('gaussian noise, severity 5', 'official fog, severity 3', 'Linf PGD, ε = 2/255')
+    ('Gaussian noise, severity 5', 'official fog, severity 3', 'Linf PGD, ε = 2/255')
     >>> condition_label("snow/3"), condition_label("snow official/3")
     ('snow (approx.), severity 3', 'official snow, severity 3')
     >>> condition_label("corruptions"), condition_label("worst black-box/2:255"), condition_label("l2-pgd/1")

@@ -21,8 +21,8 @@ from evalsuite.report.chart_data import curves, reliability_diagrams, slopes
 from evalsuite.report.comparability import FAIR_FROM, SETUPS, TOTALS
 from evalsuite.report.data import MOST_UNRANKED, ReportData, records
 from evalsuite.report.labels import condition_label, metric_label, number, percent
-from evalsuite.report.summary import method_summary, sentences
 from evalsuite.report.threshold_tables import FLAGS, threshold_blocks, threshold_matrix
+from evalsuite.report.verdict_cards import Verdicts
 from evalsuite.types import Picture, PictureKind
 
 if TYPE_CHECKING:
@@ -66,14 +66,16 @@ def write_page(data: ReportData, folder: Path) -> Path:
 
 
 def _thresholds(data: ReportData) -> dict[str, Any]:
-    """The summaries and the tables of thresholds."""
+    """The verdicts and the tables of thresholds."""
     suite = data.record.get("suite")
     suite = suite if isinstance(suite, Mapping) else {"name": suite or "run"}
-    summaries = [method_summary(data.headline, method) for method in data.methods]
+    verdicts = Verdicts(data)
     return {
         "suite": suite,
         "methods": data.methods,
-        "summaries": [(summary, sentences(summary)) for summary in summaries] if data.headline else [],
+        "verdicts": verdicts.methods(),
+        "scope": verdicts.scope(),
+        "control": verdicts.control(),
         "matrix": threshold_matrix(data.headline, data.methods),
         "blocks": threshold_blocks(data),
         "seeds": sorted({str(seed) for seed in data.measurements["seed"].dropna()}),

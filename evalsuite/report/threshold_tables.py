@@ -21,7 +21,7 @@ from evalsuite.report.labels import (
     percentage,
     tested_ratios,
 )
-from evalsuite.report.summary import single_rows, weakest_row
+from evalsuite.types import SYNTHETIC_FROST
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -174,6 +174,8 @@ COLUMNS = (
     MatrixColumn("Classes", "worst", ("class_accuracy",), group="classes"),
 )
 EVERYTHING = MatrixColumn("Everything", "weakest", ())
+_PREFERRED = ("accuracy", "robust_accuracy", "msp_auroc", "energy_auroc", "ece_equal_width")
+"""Metrics that are named first among conditions with the same threshold: the best known ones."""
 
 
 def threshold_matrix(rows: Sequence[Row], methods: Sequence[str]) -> ThresholdMatrix:
@@ -236,6 +238,23 @@ def column_result(column: MatrixColumn, rows: Sequence[Row], method: str) -> Col
         if matching:
             return _worst(matching, column.group)
     return None
+
+
+def single_rows(rows: Sequence[Row], method: str) -> list[Row]:
+    """Returns a method's thresholds of single conditions, without synthetic frost, which is not a published one."""
+    single = (row for row in rows if row["method"] == method and row["aggregate"] == "single")
+    return [row for row in single if SYNTHETIC_FROST not in row["condition"]]
+
+
+def weakest_row(rows: Sequence[Row]) -> Row | None:
+    """Returns the row with the smallest threshold."""
+    return min(rows, key=_order, default=None)
+
+
+def _order(row: Row) -> tuple[float, float, int]:
+    failure = row["first_failure"] if row["first_failure"] is not None else float("inf")
+    metric = row["metric"]
+    return row["potential"], failure, _PREFERRED.index(metric) if metric in _PREFERRED else len(_PREFERRED)
 
 
 def _belongs(row: Row, column: MatrixColumn) -> bool:

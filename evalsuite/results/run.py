@@ -381,8 +381,13 @@ class Run:
             )
 
     @property
+    def controls(self) -> tuple[str, ...]:
+        """Methods that are trained as candidates are, without pruning, in the order of the suite."""
+        return tuple(choice["label"] for choice in self._suite["producers"] if choice.get("dense"))
+
+    @property
     def _unpruned(self) -> set[str]:
-        return {choice["label"] for choice in self._suite["producers"] if choice.get("dense")}
+        return set(self.controls)
 
     @cached_property
     def _own_axes(self) -> dict[str, str]:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from evalsuite.report.data import ReportData
+from evalsuite.results.verdict_tables import GROUP_COLUMNS, MEAN, NETWORK, VERDICT_COLUMNS, count_table
 from evalsuite.types import Metric, Picture
 
 if TYPE_CHECKING:
@@ -115,7 +116,17 @@ def synthetic(setting: Setting | None = None) -> ReportData:
         name: Metric(name, higher(name), "fraction", f"How the {name} of a model is defined (Doe 2020).")
         for name in measurements["metric"].dropna().unique()
     }
-    return ReportData(measurements, thresholds, _reliability(setting), metrics, _record(setting))
+    checks = pd.DataFrame(_verdicts(measurements, setting), columns=[*VERDICT_COLUMNS, "group"])
+    return ReportData(
+        measurements,
+        thresholds,
+        _reliability(setting),
+        metrics,
+        _record(setting),
+        verdicts=checks[list(VERDICT_COLUMNS)],
+        groups=pd.DataFrame(_groups(checks), columns=GROUP_COLUMNS),
+        counts=count_table(checks),
+    )
 
 
 def _candidates(setting: Setting) -> Iterator[dict[str, Any]]:
@@ -190,6 +201,8 @@ THRESHOLDS = (
     "potential_any",
     "potential_any_mean",
     "potential_any_std",
+    "noninferior_up_to",
+    "inferior_from",
     "first_failure",
     "censored",
     "infeasible",
@@ -254,6 +267,8 @@ def _potential(rows: pd.DataFrame, tolerance: float) -> dict[str, Any]:
         "potential": ratios[held - 1] if held else 0.0,
         "potential_any": max(passed, default=0.0),
         "first_failure": ratios[held] if held < len(good) else np.nan,
+        "noninferior_up_to": ratios[held - 2] if held > 1 else 0.0,
+        "inferior_from": ratios[held] if held < len(good) else np.nan,
         "censored": held == len(good),
         "infeasible": held == 0,
         "non_monotone": any(good[held:]),
@@ -261,6 +276,59 @@ def _potential(rows: pd.DataFrame, tolerance: float) -> dict[str, Any]:
         "underpowered": tolerance < 0.009,
         "tested": " ".join(f"{ratio:.6g}" for ratio in ratios),
     }
+
+
+def _verdicts(measurements: pd.DataFrame, setting: Setting) -> Iterator[dict[str, Any]]:
+    """Verdicts by the intervals alone, in the scope of each network, and of the mean where there are several."""
+    judged = measurements[
+        (measurements["method"] != "dense")
+        & measurements["metric"].isin(list(setting.tolerances))
+        & measurements["value"].notna()
+    ]
+    scopes = [(NETWORK, judged)]
+    if len(setting.seeds) > 1:
+        keys = ["method", "target_ratio", "metric", "condition", "group"]
+        mean = judged.groupby(keys, sort=False)[["drop", "drop_low", "drop_high", "ratio"]].mean()
+        scopes.append((MEAN, mean.reset_index().assign(seed="all")))
+    for scope, table in scopes:
+        for row in table.to_dict("records"):
+            limit = setting.tolerances[row["metric"]]
+            state = "inferior" if row["drop_low"] > limit else "undecided"
+            yield (
+                dict.fromkeys(VERDICT_COLUMNS)
+                | {str(key): value for key, value in row.items()}
+                | {
+                    "scope": scope,
+                    "networks": len(setting.seeds) if scope == MEAN else 1,
+                    "aggregate": "single",
+                    "drop_tolerance": limit,
+                    "noninferiority_p": 0.01,
+                    "measured_failure": row["drop"] > limit,
+                    "verdict": "non-inferior" if row["drop_high"] <= limit else state,
+                    "beyond_control_verdict": "",
+                }
+            )
+
+
+def _groups(checks: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Intervals of the potential of the groups, and of everything, by the verdicts alone."""
+    for (method, scope, seed), mine in checks.groupby(["method", "scope", "seed"], sort=False):
+        groups = {"everything": mine} | {str(g): rows for g, rows in mine.groupby("group", sort=False) if g}
+        for group, rows in groups.items():
+            states = rows.groupby("target_ratio")["verdict"]
+            holds = states.agg(lambda found: (found == "non-inferior").all())
+            fails = states.agg(lambda found: (found == "inferior").any())
+            kept = holds.index[: list(holds).index(False) if False in list(holds) else len(holds)]
+            yield {
+                "method": method,
+                "scope": scope,
+                "seed": seed,
+                "group": group,
+                "checks": len(rows[["metric", "condition"]].drop_duplicates()),
+                "never_decided": 0,
+                "noninferior_up_to": max(kept, default=0.0),
+                "inferior_from": min(fails.index[fails], default=np.nan),
+            }
 
 
 def _reliability(setting: Setting) -> pd.DataFrame:

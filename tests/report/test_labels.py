@@ -33,7 +33,7 @@ def test_names_read_well() -> None:
         ("worst/2:255", "worst attack, ε = 2/255"),
         ("worst l2/0.5", "worst L2 attack, ε = 0.5"),
         ("worst of 3 uniform/8:255", "worst of 3 uniform, ε = 8/255"),
-        ("gaussian normalised/0.1", "gaussian normalised, ε = 0.1"),
+        ("gaussian normalised/0.1", "Gaussian normalised, ε = 0.1"),
         ("fgsm/2:255 (strong)", "FGSM, ε = 2/255 (strong)"),
         ("class/3", "class 3"),
     ],

@@ -98,7 +98,7 @@ def test_tables_are_tables(text: str) -> None:
     assert len(headers) > 100
     assert all(found.get("scope") in ("row", "col", "rowgroup", "colgroup") for found in headers)
     tags = [tag for tag, _ in reader.tags]
-    assert tags.count("caption") == tags.count("table") == 3 + 3  # a map for each method
+    assert tags.count("caption") == tags.count("table") == 3 + 3 + 3  # a map and bars for each method
     assert all(found.get("aria-label") for _, found in reader.tags if found.get("role") in ("region", "img"))
 
 

@@ -1,0 +1,407 @@
+"""The first screen: for each method what is shown to hold, what is shown to fail, and what the images leave open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from evalsuite.cost_axes import share_phrase
+from evalsuite.report.data import Row, records
+from evalsuite.report.labels import group_label, metric_on_condition, number, percent, tested_ratios
+from evalsuite.types import DENSE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from evalsuite.report.data import ReportData
+
+NONINFERIOR, INFERIOR, UNDECIDED = "non-inferior", "inferior", "undecided"
+EVERYTHING, CORRUPTIONS = "everything", "corruptions"
+ALL_SEEDS = "all"
+NETWORK, MEAN, METHOD = "this network", "mean of these networks", "the method"
+FREE = 0.09
+"""Share of the axis that the label of a ratio takes."""
+_FAMILY = " corruptions"
+_ROUNDED = 1e-5
+"""Ratios in tables have six digits."""
+_NOT_SHOWN = (EVERYTHING, "classes")
+_LABELS = {"noise": "Random noise", EVERYTHING: "Everything", "classes": "Single classes"}
+_SINGLE_BARS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("Calibration", ("ece_l2_squared_debiased", "brier", "nll", "ece_equal_width")),
+    ("Similarity", ("agreement", "negative_flip_rate", "softmax_distance")),
+)
+"""Bars of a single check on clean images: the first of these metrics that images can decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence with its one figure in the middle, so that a page can set the figure in bold."""
+
+    before: str
+    figure: str = ""
+    after: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.before}{self.figure}{self.after}"
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictBar:
+    """The interval of the true potential of a check, or of a group of checks, on the axis of ratios.
+
+    Attributes:
+        label: What is checked.
+        checks: Number of checks.
+        never_decided: How many of them have no sound bounds, and are left out.
+        holds: Ratio up to which all are shown to be non-inferior; 0 if none, ``None`` where nothing can be decided.
+        fails: Ratio from which they are shown to be inferior; ``None`` if there is none.
+        last: Largest tested ratio.
+    """
+
+    label: str
+    checks: int
+    never_decided: int
+    holds: float | None
+    fails: float | None
+    last: float
+
+    @property
+    def open_until(self) -> float:
+        """Where the undecided part ends."""
+        return self.last if self.fails is None else self.fails
+
+    @property
+    def tip(self) -> str:
+        """The bar in words."""
+        subject = f"{self.checks} checks" if self.checks > 1 else "1 check"
+        if self.holds is None:
+            return f"{subject}, which images cannot decide"
+        left_out = f", {self.never_decided} of them never decided" if self.never_decided else ""
+        shown = (
+            f"shown to hold up to {percent(self.holds)}"
+            if self.holds
+            else "not shown to hold at any tested ratio"
+        )
+        failing = (
+            f"shown to fail from {percent(self.fails)}" if self.fails is not None else "not shown to fail"
+        )
+        return f"{subject}{left_out}: {shown}, {failing}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileStep:
+    """How many checks are in which state at one ratio, and how many of the control's are shown to hold."""
+
+    ratio: float
+    noninferior: int
+    undecided: int
+    inferior: int
+    control: int | None = None
+
+    @property
+    def checks(self) -> int:
+        """Number of checks."""
+        return self.noninferior + self.undecided + self.inferior
+
+    @property
+    def tip(self) -> str:
+        """The step in words."""
+        control = "" if self.control is None else f"; of the control {self.control} hold"
+        return (
+            f"At {percent(self.ratio)}: {self.noninferior} of {self.checks} checks shown to hold, "
+            f"{self.undecided} undecided, {self.inferior} shown to fail{control}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MethodVerdict:
+    """What the first screen says of a method."""
+
+    method: str
+    sentences: tuple[Sentence, ...]
+    bars: tuple[VerdictBar, ...]
+    profile: tuple[ProfileStep, ...]
+    ratios: tuple[float, ...]
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Ratios and their labels in percent, those left out that would run into the next one."""
+        shown: list[float] = []
+        for ratio in reversed(self.ratios):
+            if not shown or shown[-1] - ratio >= FREE * self.ratios[-1]:
+                shown.append(ratio)
+        return [(ratio, f"{100 * ratio:.0f}") for ratio in reversed(shown)]
+
+
+class Verdicts:
+    """The verdicts of a report in one scope: the mean over the seeds where there are several, else the one network.
+
+    Args:
+        data: Its tables.
+    """
+
+    def __init__(self, data: ReportData) -> None:
+        self.data = data
+        self.checks = _of_headline(data.verdicts)
+        self.groups = _of_headline(data.groups)
+        self.counts = _of_headline(data.counts)
+        self.thresholds = [row for row in data.headline if row["aggregate"] == "single"]
+
+    @property
+    def networks(self) -> int:
+        """Number of networks of a method."""
+        return max((int(row["networks"]) for row in self.checks), default=1)
+
+    def scope(self) -> str:
+        """Returns what the sentences speak of, in one sentence."""
+        images = _range_of([int(row["n"]) for row in self.thresholds if row["n"] is not None])
+        sample = (
+            f"The images are a sample ({images} of them behind each check)"
+            if images
+            else "The images are a sample"
+        )
+        if self.networks > 1:
+            return (
+                f"The verdicts are on the mean of {self.networks} networks of each method, trained with different "
+                f"seeds. {sample}."
+            )
+        return (
+            "The verdicts are on one network of each method and ratio, not on the method: another training may end "
+            f"otherwise. {sample}."
+        )
+
+    def control(self) -> str:
+        """Returns what stands beside every method, in one sentence."""
+        if not self.data.controls:
+            return (
+                "There is no control: the verdicts include what training again changes without any pruning."
+            )
+        names = " and ".join(self.data.controls)
+        explained = "trained again in the same way but not pruned: what it loses too is not pruning"
+        return f"The control is {names}, {explained}."
+
+    def methods(self) -> list[MethodVerdict]:
+        """Returns the verdict of each method that prunes, in the order of the report."""
+        return [
+            self._of(name)
+            for name in self.data.methods
+            if name not in self.data.controls and self._rows(name)
+        ]
+
+    def _rows(self, method: str) -> list[Row]:
+        return [row for row in self.groups if row["method"] == method]
+
+    def _of(self, method: str) -> MethodVerdict:
+        rows = self._rows(method)
+        tested = self._tested(method)
+        last = max(tested, default=1.0)
+        everything = next(_bar(row, last) for row in rows if row["group"] == EVERYTHING)
+        bars = (*self._group_bars(method, rows, last), everything)
+        profile = self._profile(method)
+        return MethodVerdict(
+            method, tuple(self._sentences(method, everything, tested, profile)), bars, profile, tested
+        )
+
+    def _axis(self, method: str) -> str | None:
+        """What the ratios of a method are shares of; ``None`` where tables are of an old version."""
+        return next((row.get("axis") for row in self.thresholds if row["method"] == method), None)
+
+    def _tested(self, method: str) -> tuple[float, ...]:
+        ratios = {
+            ratio
+            for row in self.thresholds
+            if row["method"] == method
+            for ratio in tested_ratios(row["tested"])
+        }
+        return tuple(sorted(ratios))
+
+    def _group_bars(self, method: str, rows: Sequence[Row], last: float) -> list[VerdictBar]:
+        clean = [self._single_bar("Test accuracy", method, ("accuracy",), last)]
+        by_family = any(row["group"].endswith(_FAMILY) for row in rows)
+        hidden = (*_NOT_SHOWN, *((CORRUPTIONS,) if by_family else ()))
+        families = [row for row in rows if row["group"].endswith(_FAMILY)]
+        others = [row for row in rows if row["group"] not in hidden and row not in families]
+        groups = [_bar(row, last) for row in (*families, *others)]
+        single = [self._single_bar(label, method, metrics, last) for label, metrics in _SINGLE_BARS]
+        return [bar for bar in (*clean, *groups, *single) if bar is not None]
+
+    def _single_bar(self, label: str, method: str, metrics: Sequence[str], last: float) -> VerdictBar | None:
+        rows = {
+            row["metric"]: row
+            for row in self.thresholds
+            if row["method"] == method and row["condition"] == "clean" and row["metric"] in metrics
+        }
+        ordered = [rows[metric] for metric in metrics if metric in rows]
+        decided = [row for row in ordered if row.get("noninferior_up_to") is not None]
+        row = next(iter(decided or ordered), None)
+        return (
+            None
+            if row is None
+            else _bar({**row, "checks": 1, "never_decided": int(not decided)}, last, label)
+        )
+
+    def _profile(self, method: str) -> tuple[ProfileStep, ...]:
+        controls = {
+            row["target_ratio"]: row[NONINFERIOR]
+            for row in self.counts
+            if row["method"] in self.data.controls
+        }
+        return tuple(
+            ProfileStep(
+                row["target_ratio"],
+                row[NONINFERIOR],
+                row[UNDECIDED],
+                row[INFERIOR],
+                controls.get(row["target_ratio"]),
+            )
+            for row in sorted(self.counts, key=lambda row: float(row["target_ratio"]))
+            if row["method"] == method
+        )
+
+    def _sentences(
+        self, method: str, bar: VerdictBar, tested: Sequence[float], profile: Sequence[ProfileStep]
+    ) -> list[Sentence]:
+        found = [_interval_sentence(bar, tested, share_phrase(self._axis(method)))]
+        failures = [row for row in self.checks if row["method"] == method and row["verdict"] == INFERIOR]
+        if failures:
+            first = min(row["target_ratio"] for row in failures)
+            found.append(self._worst_sentence([row for row in failures if row["target_ratio"] == first]))
+        else:
+            first = profile[0].ratio if profile else None
+        step = next((step for step in profile if step.ratio == first), None)
+        return [*found, *self._beyond_sentences(method), *([] if step is None else [_count_sentence(step)])]
+
+    def _beyond_sentences(self, method: str) -> list[Sentence]:
+        """From which ratio on it fails more than the control does, where there is a control."""
+        rows = [row for row in self.checks if row["method"] == method and row["beyond_control"] is not None]
+        if not rows:
+            return []
+        failing = [row["target_ratio"] for row in rows if row["beyond_control_verdict"] == INFERIOR]
+        if not failing:
+            return [Sentence("Beyond the control, nothing is shown to fail.")]
+        count = sum(ratio == min(failing) for ratio in failing)
+        checks = "1 check" if count == 1 else f"{count} checks"
+        return [
+            Sentence(
+                f"Beyond the control, {checks} {'fails' if count == 1 else 'fail'} from ",
+                percent(min(failing)),
+                ".",
+            )
+        ]
+
+    def _worst_sentence(self, failures: Sequence[Row]) -> Sentence:
+        """The failure that is largest in tolerances, preferably one that the control does not show."""
+        beyond = [row for row in failures if row["beyond_control_verdict"] == INFERIOR]
+        worst = max(beyond or failures, key=lambda row: row["drop"] / max(row["drop_tolerance"], 1e-9))
+        ratio = percent(worst["target_ratio"])
+        values = self._values(worst)
+        change = (
+            f": {' to '.join(map(number_short, values))}"
+            if values
+            else f": a drop of {number_short(worst['drop'])}"
+        )
+        control = self._of_control(worst)
+        return Sentence(
+            f"At {ratio} it loses most in {metric_on_condition({**worst, 'group': self._group(worst)})}",
+            "",
+            f"{change}{control}.",
+        )
+
+    def _group(self, row: Row) -> str:
+        """The group of a check; a mean over a group is called like it."""
+        if row["aggregate"] != "single":
+            return str(row["condition"])
+        same = (
+            r for r in self.thresholds if (r["metric"], r["condition"]) == (row["metric"], row["condition"])
+        )
+        return next((r["group"] or "" for r in same), "")
+
+    def _of_control(self, row: Row) -> str:
+        if row["beyond_control"] is None:
+            return ""
+        own, control = row["drop"], row["drop"] - row["beyond_control"]
+        return f", a drop of {number_short(own)}; the control's is {number_short(control)}"
+
+    def _values(self, row: Row) -> tuple[float, float] | None:
+        """The number of the parent and of the candidate, means over the seeds of the scope."""
+        table = self.data.measurements
+        same = table[(table["metric"] == row["metric"]) & (table["condition"] == row["condition"])]
+        if row["seed"] != ALL_SEEDS:
+            same = same[same["seed"] == row["seed"]]
+        parent = same.loc[same["method"] == DENSE, "value"].mean()
+        of_method = same[(same["method"] == row["method"]) & (same["target_ratio"] == row["target_ratio"])]
+        candidate = of_method["value"].mean()
+        return None if parent != parent or candidate != candidate else (float(parent), float(candidate))
+
+
+def number_short(value: float) -> str:
+    """Returns a number with as many digits as some thousand images support.
+
+    >>> number_short(0.90327), number_short(-0.0123), number_short(12.345)
+    ('0.903', '-0.012', '12.3')
+    """
+    return f"{value:.3f}" if abs(value) < 10 else number(value, 3)
+
+
+def _of_headline(table: pd.DataFrame) -> list[Row]:
+    """The rows on the mean over the seeds; those of the first seed where there are none."""
+    if table.empty:
+        return []
+    scope = MEAN if (table["scope"] == MEAN).any() else NETWORK
+    inside = table[table["scope"] == scope]
+    return records(inside if scope == MEAN else inside[inside["seed"] == inside["seed"].iloc[0]])
+
+
+def _bar(row: Row, last: float, label: str = "") -> VerdictBar:
+    return VerdictBar(
+        label or _LABELS.get(row["group"]) or _sentence_case(group_label(row["group"])),
+        int(row["checks"]),
+        int(row["never_decided"]),
+        row.get("noninferior_up_to"),
+        row.get("inferior_from"),
+        last,
+    )
+
+
+def _sentence_case(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _interval_sentence(bar: VerdictBar, tested: Sequence[float], of_cost: str) -> Sentence:
+    """How far everything holds, and from where on something fails."""
+    subject = (
+        f"all {bar.checks - bar.never_decided} checks that images can decide"
+        if bar.never_decided
+        else "every check"
+    )
+    first, last = (tested[0], tested[-1]) if tested else (0.0, 0.0)
+    if bar.holds is None:
+        return Sentence("None of its checks can be decided by images.")
+    if bar.fails is not None and bar.fails <= first + _ROUNDED:
+        return Sentence("Fails from ", percent(first), f"{of_cost}, the smallest ratio tested.")
+    if bar.holds >= last - _ROUNDED:
+        return Sentence("Holds up to ", percent(last), f"{of_cost}, the largest ratio tested, in {subject}.")
+    holds = (
+        f"Holds up to {percent(bar.holds)}{of_cost} in {subject}"
+        if bar.holds
+        else "Not shown to hold in " + subject
+    )
+    if bar.fails is not None:
+        return Sentence(f"{holds}; fails from ", percent(bar.fails), ".")
+    return Sentence(f"{holds}; nothing is shown to fail up to ", percent(last), ", the largest ratio tested.")
+
+
+def _count_sentence(step: ProfileStep) -> Sentence:
+    control = "" if step.control is None else f" (of the control {step.control})"
+    undecided = "1 is" if step.undecided == 1 else f"{step.undecided} are"
+    failing = "1 fails" if step.inferior == 1 else f"{step.inferior} fail"
+    held = f"{step.noninferior} of {step.checks} checks hold{control}"
+    return Sentence(f"At {percent(step.ratio)}, {held}, {undecided} undecided and {failing}.")
+
+
+def _range_of(counts: Sequence[int]) -> str:
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"

@@ -1,0 +1,160 @@
+"""The first screen: sentences, bars and profiles of methods say what the tables of verdicts say."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from evalsuite.report.labels import THIN
+from evalsuite.report.verdict_cards import INFERIOR, MethodVerdict, VerdictBar, Verdicts
+from evalsuite.results.verdict_tables import GROUP_COLUMNS, NETWORK, VERDICT_COLUMNS, count_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from evalsuite.report.data import ReportData
+
+
+def words(verdict: MethodVerdict) -> str:
+    return " ".join(map(str, verdict.sentences)).replace(THIN, " ")
+
+
+def verdict_of(data: ReportData, method: str) -> MethodVerdict:
+    return next(found for found in Verdicts(data).methods() if found.method == method)
+
+
+def everything(data: ReportData, holds: float | None, fails: float | None, never: int = 0) -> ReportData:
+    """The data with another interval of everything, of the method magnitude alone."""
+    row = {"method": "magnitude", "scope": NETWORK, "seed": 0, "group": "everything", "checks": 50}
+    interval = {"never_decided": never, "noninferior_up_to": holds, "inferior_from": fails}
+    return dataclasses.replace(data, groups=pd.DataFrame([row | interval], columns=list(GROUP_COLUMNS)))
+
+
+@pytest.mark.parametrize(
+    ("holds", "fails", "never", "sentence"),
+    [
+        (0.7, 0.9, 0, "Holds up to 70 % in every check; fails from 90 %."),
+        (0.7, 0.9, 3, "Holds up to 70 % in all 47 checks that images can decide; fails from 90 %."),
+        (0.0, 0.9, 0, "Not shown to hold in every check; fails from 90 %."),
+        (0.0, 0.4997, 0, "Fails from 50 %, the smallest ratio tested."),
+        (
+            0.7,
+            None,
+            0,
+            "Holds up to 70 % in every check; nothing is shown to fail up to 95 %, the largest ratio tested.",
+        ),
+        (0.9497, None, 0, "Holds up to 95 %, the largest ratio tested, in every check."),
+        (None, None, 50, "None of its checks can be decided by images."),
+    ],
+)
+def test_the_first_sentence_is_the_interval_of_everything(
+    holds: float | None, fails: float | None, never: int, sentence: str, findings: ReportData
+) -> None:
+    verdict = verdict_of(everything(findings, holds, fails, never), "magnitude")
+    assert str(verdict.sentences[0]).replace(THIN, " ") == sentence
+
+
+def test_a_failure_is_named_with_its_size(findings: ReportData) -> None:
+    verdict = verdict_of(findings, "magnitude")
+    rows = findings.verdicts.query("method == 'magnitude' and verdict == 'inferior'")
+    first = rows["target_ratio"].min()
+    rows = rows[rows["target_ratio"] == first]
+    worst = rows.loc[(rows["drop"] / rows["drop_tolerance"]).idxmax()]
+    assert f"At {100 * first:.0f} % it loses most in" in words(verdict)
+    table = findings.measurements
+    same = table[(table["metric"] == worst["metric"]) & (table["condition"] == worst["condition"])]
+    parent = same.loc[same["method"] == "dense", "value"].iloc[0]
+    candidate = same.query("method == 'magnitude' and target_ratio == @first")["value"].iloc[0]
+    assert f": {parent:.3f} to {candidate:.3f}." in words(verdict)
+
+
+def test_counts_add_up_and_are_those_of_the_table(findings: ReportData) -> None:
+    for verdict in Verdicts(findings).methods():
+        counts = findings.counts[findings.counts["method"] == verdict.method].set_index("target_ratio")
+        assert [step.ratio for step in verdict.profile] == sorted(counts.index)
+        for step in verdict.profile:
+            assert step.inferior == counts.loc[step.ratio, INFERIOR]
+            assert step.checks == counts.loc[step.ratio, "checks"] > 40
+            assert step.control is None
+
+
+def test_bars_end_where_their_groups_are_shown_to_fail(findings: ReportData) -> None:
+    verdict = verdict_of(findings, "random")
+    groups = findings.groups[findings.groups["method"] == "random"].set_index("group")
+    bars = {bar.label: bar for bar in verdict.bars}
+    assert list(bars)[-1] == "Everything"
+    assert bars["Random noise"].fails == pytest.approx(groups.loc["noise", "inferior_from"])
+    assert bars["White-box attacks"].holds == groups.loc["attack", "noninferior_up_to"]
+    for bar in verdict.bars:
+        assert bar.holds is None or 0 <= bar.holds <= bar.open_until <= bar.last
+
+
+def test_the_mean_of_several_networks_is_the_scope(synthesis: Callable[..., ReportData]) -> None:
+    one, three = Verdicts(synthesis()), Verdicts(synthesis(seeds=(0, 1, 2)))
+    assert "one network of each method and ratio" in one.scope()
+    assert "899 of them behind each check" in one.scope()
+    assert "mean of 3 networks of each method" in three.scope()
+    assert {row["seed"] for row in three.checks} == {"all"}
+
+
+@pytest.fixture(name="controlled")
+def _controlled(findings: ReportData) -> ReportData:
+    """The same data with random as a control that loses as much as magnitude, and in fog half of it."""
+    mine = findings.verdicts["method"] == "magnitude"
+    fog = findings.verdicts["condition"].str.startswith("fog")
+    checks = findings.verdicts.assign(
+        beyond_control=np.where(mine, np.where(fog, findings.verdicts["drop"] / 2, 0.0), np.nan),
+        beyond_control_verdict=np.where(mine & fog, findings.verdicts["verdict"], ""),
+    )
+    assert tuple(checks.columns) == VERDICT_COLUMNS
+    return dataclasses.replace(findings, verdicts=checks, counts=count_table(checks), controls=("random",))
+
+
+def test_what_the_control_loses_too_is_said(controlled: ReportData) -> None:
+    verdicts = Verdicts(controlled)
+    assert [found.method for found in verdicts.methods()] == ["magnitude", "filter-l1"]
+    assert verdicts.control().startswith(
+        "The control is random, trained again in the same way but not pruned"
+    )
+    verdict = verdict_of(controlled, "magnitude")
+    first = controlled.verdicts.query("beyond_control_verdict == 'inferior'")["target_ratio"].min()
+    assert f"Beyond the control, 1 check fails from {100 * first:.0f} %." in words(verdict)
+    counts = controlled.counts.query("method == 'random'").set_index("target_ratio")["non-inferior"]
+    assert {step.ratio: step.control for step in verdict.profile} == counts.to_dict()
+    without = Verdicts(dataclasses.replace(controlled, controls=())).control()
+    assert without.startswith("There is no control")
+
+
+def test_nothing_beyond_the_control_is_said_as_well(controlled: ReportData) -> None:
+    checks = controlled.verdicts.assign(beyond_control_verdict="")
+    verdict = verdict_of(dataclasses.replace(controlled, verdicts=checks), "magnitude")
+    assert "Beyond the control, nothing is shown to fail." in words(verdict)
+
+
+@pytest.mark.parametrize(
+    ("bar", "tip"),
+    [
+        (
+            (3, 1, 0.5, 0.9),
+            "3 checks, 1 of them never decided: shown to hold up to 50 %, shown to fail from 90 %",
+        ),
+        ((1, 0, 0.0, None), "1 check: not shown to hold at any tested ratio, not shown to fail"),
+        ((2, 2, None, None), "2 checks, which images cannot decide"),
+    ],
+)
+def test_a_bar_in_words(bar: tuple[Any, ...], tip: str) -> None:
+    assert VerdictBar("x", *bar, last=0.95).tip.replace(THIN, " ") == tip
+
+
+def test_labels_of_ratios_do_not_run_into_each_other(findings: ReportData) -> None:
+    verdict = dataclasses.replace(verdict_of(findings, "magnitude"), ratios=(0.5, 0.9, 0.93, 0.95))
+    assert [label for _, label in verdict.ticks] == ["50", "95"]
+
+
+def test_tables_without_verdicts_have_no_cards(findings: ReportData) -> None:
+    empty = pd.DataFrame()
+    assert Verdicts(dataclasses.replace(findings, verdicts=empty, groups=empty, counts=empty)).methods() == []
