@@ -243,8 +243,8 @@ def verdict_table(
     ``controls_failed`` how many of them are inferior there, and how many are measured to lose more than the tolerance.
 
     A condition that is not defined for the data (a corruption of colours on images of two channels) has a reason for
-    the parent and the same for the candidate: there is nothing to compare and it fails nobody, as long as the metric
-    is measured elsewhere.
+    the parent and the same for the candidate: there is nothing to compare, and no candidate fails by it, as long as the
+    metric is measured elsewhere.
 
     ``flags`` are warnings about the candidate's number: a masked gradient makes an attack look withstood. ``sample``
     says which part of the test images was looked at; it is empty for all.
@@ -386,7 +386,6 @@ def _choice(table: Mapping[str, Any], request: CheckRequest) -> WeightSet:
     if own or not request.weights or is_program(Path(str(table["file"]))):
         return own
     return request.weights
-
 
 
 def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:

@@ -56,9 +56,6 @@ def report_data(run: Run) -> ReportData:
         "robust": robust_accuracy(run),
         "histograms": score_histograms(run),
         "comparability": comparability_table(run),
-        "verdicts": run.verdicts,
-        "groups": run.groups,
-        "counts": run.counts,
     }
     axis = {"ratios counted in": AXES[run.axis].noun} if run.axis else {}
     return ReportData(

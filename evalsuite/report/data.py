@@ -45,9 +45,6 @@ class ReportData:
             norm, attack, epsilon, value, n.
         histograms: Detector scores in bins; columns method, target_ratio, ratio, detector, sample (``test`` or
             an outlier set), group, low, high, count.
-        verdicts: Verdict of every check at every ratio, by scope; see `evalsuite.results.verdict_tables`.
-        groups: Interval of the true potential of groups of checks, by scope; see there.
-        counts: How many checks are in which state, by scope and ratio; see there.
         controls: Methods that are trained again without pruning.
         comparability: Comparison setups that hold between each two methods; columns first, second, pairs, setup, fair,
             why, and one for each of `evalsuite.report.comparability.SETUPS` and ``TOTALS``.
@@ -69,9 +66,6 @@ class ReportData:
     robust: pd.DataFrame = field(default_factory=pd.DataFrame)
     histograms: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparability: pd.DataFrame = field(default_factory=pd.DataFrame)
-    verdicts: pd.DataFrame = field(default_factory=pd.DataFrame)
-    groups: pd.DataFrame = field(default_factory=pd.DataFrame)
-    counts: pd.DataFrame = field(default_factory=pd.DataFrame)
     controls: tuple[str, ...] = ()
     pictures: tuple[Picture, ...] = ()
     no_pictures: Mapping[PictureKind, str] = field(default_factory=dict)

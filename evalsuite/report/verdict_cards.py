@@ -91,12 +91,25 @@ class VerdictBar:
 
 @dataclass(frozen=True, slots=True)
 class ProfileStep:
-    """How many checks are in which state at one ratio, and how many of the control's are shown to hold."""
+    """How many checks are in which state at one ratio.
+
+    Attributes:
+        ratio: Target ratio.
+        noninferior: Checks that are shown to hold.
+        undecided: Checks that the images leave open.
+        inferior: Checks that are shown to fail.
+        measured: Checks whose measured drop is above its tolerance, shown or not.
+        harmless: Median and 95 % quantile of these for a candidate that differs as much but is no worse; ``None`` where
+            they are not known.
+        control: How many checks of the control are shown to hold; ``None`` without a control.
+    """
 
     ratio: float
     noninferior: int
     undecided: int
     inferior: int
+    measured: int = 0
+    harmless: tuple[int, int] | None = None
     control: int | None = None
 
     @property
@@ -253,6 +266,8 @@ class Verdicts:
                 row[NONINFERIOR],
                 row[UNDECIDED],
                 row[INFERIOR],
+                row["measured_failures"],
+                _harmless(row),
                 controls.get(row["target_ratio"]),
             )
             for row in sorted(self.counts, key=lambda row: float(row["target_ratio"]))
@@ -364,6 +379,11 @@ def _bar(row: Row, last: float, label: str = "") -> VerdictBar:
     )
 
 
+def _harmless(row: Row) -> tuple[int, int] | None:
+    median, upper = row.get("harmless_median"), row.get("harmless_upper_95")
+    return None if median is None or upper is None else (int(median), int(upper))
+
+
 def _sentence_case(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -397,7 +417,13 @@ def _count_sentence(step: ProfileStep) -> Sentence:
     undecided = "1 is" if step.undecided == 1 else f"{step.undecided} are"
     failing = "1 fails" if step.inferior == 1 else f"{step.inferior} fail"
     held = f"{step.noninferior} of {step.checks} checks hold{control}"
-    return Sentence(f"At {percent(step.ratio)}, {held}, {undecided} undecided and {failing}.")
+    found = f"At {percent(step.ratio)}, {held}, {undecided} undecided and {failing}."
+    if step.harmless is not None:
+        typical, most = step.harmless
+        found += (
+            f" Measured above the tolerance are {step.measured}; of a harmless copy {typical}, up to {most}."
+        )
+    return Sentence(found)
 
 
 def _range_of(counts: Sequence[int]) -> str:

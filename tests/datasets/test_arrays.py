@@ -68,7 +68,7 @@ def test_arrays_are_mapped_and_transposed_to_channels_first(
 )
 @pytest.mark.parametrize("name", ["mine", "cifar10", "cifar100"])
 def test_splits_and_limits(
-    tmp_path: Path, name: str, split: Split, settings: dict[str, int], rows: slice
+    tmp_path: Path, name: str, split: Split, settings: dict[str, Any], rows: slice
 ) -> None:
     for stem in ("train", "test"):
         write(tmp_path / name, stem)

@@ -10,7 +10,7 @@ import pandas as pd
 from evalsuite import api
 from evalsuite.cli import console
 from evalsuite.config.suite import load_suite
-from evalsuite.execution.dry_run import dry_run
+from evalsuite.execution.dry_run import describe_run
 from evalsuite.execution.planning import prepare
 from evalsuite.results.verdict_tables import MEAN, NETWORK
 
@@ -77,9 +77,9 @@ def test_a_control_that_is_added_makes_no_other_cell_stale_and_its_cost_is_told(
     shared = {key: plans[1].by_key[key] for key in plans[0].by_key}
     assert shared == plans[0].by_key
     assert {key.method for key in plans[1].by_key if key not in shared} == {"dense-retrained"}
-    lines = dry_run(beside, out=tmp_path / "none")
-    assert all(line.of_controls == 2 for line in lines)
-    console.print_plan(lines)
+    planned = describe_run(prepare(load_suite(beside), out=tmp_path / "none"))
+    assert all(line.of_controls == 2 for line in planned.lines)
+    console.print_plan(planned)
     assert "are of the control" in capsys.readouterr().out
-    console.print_plan(dry_run(without, out=tmp_path / "none"))
+    console.print_plan(describe_run(prepare(load_suite(without), out=tmp_path / "none")))
     assert "control" not in capsys.readouterr().out

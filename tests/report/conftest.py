@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -125,7 +125,7 @@ def synthetic(setting: Setting | None = None) -> ReportData:
         _record(setting),
         verdicts=checks[list(VERDICT_COLUMNS)],
         groups=pd.DataFrame(_groups(checks), columns=GROUP_COLUMNS),
-        counts=count_table(checks),
+        counts=counted(checks),
     )
 
 
@@ -278,6 +278,12 @@ def _potential(rows: pd.DataFrame, tolerance: float) -> dict[str, Any]:
     }
 
 
+def counted(checks: pd.DataFrame) -> pd.DataFrame:
+    """Counts of verdicts; a harmless copy fails two checks, up to five."""
+    places = checks[["method", "seed", "target_ratio"]].drop_duplicates()
+    return count_table(checks, places.assign(harmless_median=2, harmless_upper_95=5))
+
+
 def _verdicts(measurements: pd.DataFrame, setting: Setting) -> Iterator[dict[str, Any]]:
     """Verdicts by the intervals alone, in the scope of each network, and of the mean where there are several."""
     judged = measurements[
@@ -315,10 +321,10 @@ def _groups(checks: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for (method, scope, seed), mine in checks.groupby(["method", "scope", "seed"], sort=False):
         groups = {"everything": mine} | {str(g): rows for g, rows in mine.groupby("group", sort=False) if g}
         for group, rows in groups.items():
-            states = rows.groupby("target_ratio")["verdict"]
-            holds = states.agg(lambda found: (found == "non-inferior").all())
-            fails = states.agg(lambda found: (found == "inferior").any())
-            kept = holds.index[: list(holds).index(False) if False in list(holds) else len(holds)]
+            by_ratio = rows.groupby("target_ratio")["verdict"]
+            states = {float(str(ratio)): set(found) for ratio, found in by_ratio}
+            kept = list(takewhile(lambda ratio: states[ratio] == {"non-inferior"}, sorted(states)))  # noqa: B023
+            failing = [ratio for ratio, found in states.items() if "inferior" in found]
             yield {
                 "method": method,
                 "scope": scope,
@@ -327,7 +333,7 @@ def _groups(checks: pd.DataFrame) -> Iterator[dict[str, Any]]:
                 "checks": len(rows[["metric", "condition"]].drop_duplicates()),
                 "never_decided": 0,
                 "noninferior_up_to": max(kept, default=0.0),
-                "inferior_from": min(fails.index[fails], default=np.nan),
+                "inferior_from": min(failing, default=np.nan),
             }
 
 

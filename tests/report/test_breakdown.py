@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def test_a_table_has_the_mean_drop_of_every_corruption(full: ReportData) -> None:
     found = breakdown(full)
     sheet = next(one for one in found.tables if one.title == "random: generated corruptions")
-    assert sheet.rows[:2] == ("gaussian noise", "shot noise")
+    assert sheet.rows[:2] == ("Gaussian noise", "shot noise")
     assert sheet.columns == ("1", "3")
     table = full.measurements
     for target in (0.5, 0.9):

@@ -11,7 +11,7 @@ import pytest
 
 from evalsuite.report.labels import THIN
 from evalsuite.report.verdict_cards import INFERIOR, MethodVerdict, VerdictBar, Verdicts
-from evalsuite.results.verdict_tables import GROUP_COLUMNS, NETWORK, VERDICT_COLUMNS, count_table
+from evalsuite.results.verdict_tables import GROUP_COLUMNS, NETWORK, VERDICT_COLUMNS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,12 +74,19 @@ def test_a_failure_is_named_with_its_size(findings: ReportData) -> None:
 
 def test_counts_add_up_and_are_those_of_the_table(findings: ReportData) -> None:
     for verdict in Verdicts(findings).methods():
-        counts = findings.counts[findings.counts["method"] == verdict.method].set_index("target_ratio")
-        assert [step.ratio for step in verdict.profile] == sorted(counts.index)
+        counts = (
+            findings.counts[findings.counts["method"] == verdict.method]
+            .set_index("target_ratio")
+            .to_dict("index")
+        )
+        assert [step.ratio for step in verdict.profile] == sorted(counts)
         for step in verdict.profile:
-            assert step.inferior == counts.loc[step.ratio, INFERIOR]
-            assert step.checks == counts.loc[step.ratio, "checks"] > 40
+            assert step.inferior == counts[step.ratio][INFERIOR]
+            assert step.checks == counts[step.ratio]["checks"] > 40
             assert step.control is None
+            assert step.harmless == (2, 5)
+            assert step.measured == counts[step.ratio]["measured_failures"]
+        assert "of a harmless copy 2, up to 5." in words(verdict)
 
 
 def test_bars_end_where_their_groups_are_shown_to_fail(findings: ReportData) -> None:
@@ -111,7 +118,7 @@ def _controlled(findings: ReportData) -> ReportData:
         beyond_control_verdict=np.where(mine & fog, findings.verdicts["verdict"], ""),
     )
     assert tuple(checks.columns) == VERDICT_COLUMNS
-    return dataclasses.replace(findings, verdicts=checks, counts=count_table(checks), controls=("random",))
+    return dataclasses.replace(findings, verdicts=checks, controls=("random",))
 
 
 def test_what_the_control_loses_too_is_said(controlled: ReportData) -> None:
@@ -147,7 +154,7 @@ def test_nothing_beyond_the_control_is_said_as_well(controlled: ReportData) -> N
     ],
 )
 def test_a_bar_in_words(bar: tuple[Any, ...], tip: str) -> None:
-    assert VerdictBar("x", *bar, last=0.95).tip.replace(THIN, " ") == tip
+    assert VerdictBar("x", *bar, 0.95).tip.replace(THIN, " ") == tip
 
 
 def test_labels_of_ratios_do_not_run_into_each_other(findings: ReportData) -> None:

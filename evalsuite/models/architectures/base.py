@@ -164,7 +164,7 @@ def logits_in(output: Any) -> Tensor:
         return named
     parts = output.values() if isinstance(output, Mapping) else output
     if not isinstance(output, Mapping | tuple | list):
-        return output  # type: ignore[no-any-return]  # whoever expects logits refuses it
+        return output  # type: ignore[no-any-return]  # a caller that expects logits refuses it
     tensors = [part for part in parts if isinstance(part, Tensor) and part.is_floating_point()]
     matrices = [tensor for tensor in tensors if tensor.dim() == 2]
     return matrices[0] if len(matrices) == 1 else output  # type: ignore[return-value]  # as above

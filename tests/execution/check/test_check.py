@@ -348,6 +348,8 @@ def test_a_limit_is_said_in_the_verdict_the_json_the_junit_and_the_report(
     assert f"sample      {text}" in capsys.readouterr().out
     assert answer(*words[:-1], "0") == 2
     assert "found --limit 0, expected a number of images from 1 on" in capsys.readouterr().err
+
+
 def test_controls_say_what_is_not_due_to_pruning(
     answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
