@@ -149,12 +149,12 @@ def test_nothing_beyond_the_control_is_said_as_well(controlled: ReportData) -> N
             (3, 1, 0.5, 0.9),
             "3 checks, 1 of them never decided: shown to hold up to 50 %, shown to fail from 90 %",
         ),
-        ((1, 0, 0.0, None), "1 check: not shown to hold at any tested ratio, not shown to fail"),
-        ((2, 2, None, None), "2 checks, which images cannot decide"),
+        (("x", 1, 0, 0.0, None, 0.95), "1 check: not shown to hold at any tested ratio, not shown to fail"),
+        (("x", 2, 2, None, None, 0.95), "2 checks, which images cannot decide"),
     ],
 )
 def test_a_bar_in_words(bar: tuple[Any, ...], tip: str) -> None:
-    assert VerdictBar("x", *bar, 0.95).tip.replace(THIN, " ") == tip
+    assert VerdictBar(*bar).tip.replace(THIN, " ") == tip
 
 
 def test_labels_of_ratios_do_not_run_into_each_other(findings: ReportData) -> None:
