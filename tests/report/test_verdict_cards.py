@@ -74,11 +74,8 @@ def test_a_failure_is_named_with_its_size(findings: ReportData) -> None:
 
 def test_counts_add_up_and_are_those_of_the_table(findings: ReportData) -> None:
     for verdict in Verdicts(findings).methods():
-        counts = (
-            findings.counts[findings.counts["method"] == verdict.method]
-            .set_index("target_ratio")
-            .to_dict("index")
-        )
+        rows = findings.counts[findings.counts["method"] == verdict.method].to_dict("records")
+        counts = {float(row["target_ratio"]): row for row in rows}
         assert [step.ratio for step in verdict.profile] == sorted(counts)
         for step in verdict.profile:
             assert step.inferior == counts[step.ratio][INFERIOR]
@@ -146,7 +143,7 @@ def test_nothing_beyond_the_control_is_said_as_well(controlled: ReportData) -> N
     ("bar", "tip"),
     [
         (
-            (3, 1, 0.5, 0.9),
+            ("x", 3, 1, 0.5, 0.9, 0.95),
             "3 checks, 1 of them never decided: shown to hold up to 50 %, shown to fail from 90 %",
         ),
         (("x", 1, 0, 0.0, None, 0.95), "1 check: not shown to hold at any tested ratio, not shown to fail"),
