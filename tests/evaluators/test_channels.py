@@ -69,7 +69,7 @@ def test_an_evaluator_takes_any_channels_and_sizes(
         ((1, 24, 40), {"saturate"}),
         ((2, 32, 32), {"saturate", "spatter", "snow", "frost-synthetic", "brightness", "jpeg_compression"}),
     ],
-    ids=str,
+    ids=["grey", "two channels"],
 )
 def test_corruptions_that_are_not_defined_have_a_row_without_a_number(
     shape: tuple[int, int, int], without: set[str]
