@@ -260,7 +260,8 @@ results.reliability results.tables reliability=reliability_table
 results.retraining results.tables retrainings=retraining_table
 running execution
 running.acceptance execution.production
-running.checking execution.check Question=CheckRequest suite_of=suite_for verdicts=verdict_table
+running.checking execution.check Question=CheckRequest suite_of=suite_for
+  verdicts=results.check_verdicts:verdict_table
 running.cluster execution.executors.ray Parcel=TaskMessage Reply=EventMessage Cluster=RayExecutor
 running.contract execution.executors.base
 running.devices execution.devices

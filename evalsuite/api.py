@@ -16,12 +16,13 @@ from evalsuite.config.options import Options, data_root
 from evalsuite.config.suite import Suite
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import DataError, UserError
-from evalsuite.execution.check import CheckRequest, check_suite_of, verdict_table
+from evalsuite.execution.check import CheckRequest, check_suite_of
 from evalsuite.plugin_config import from_table
 from evalsuite.random_streams import address
 from evalsuite.report.build import report_data
 from evalsuite.report.example_images import examples_are_current, save_examples
 from evalsuite.report.export import export
+from evalsuite.results.check_verdicts import verdict_table
 from evalsuite.results.run import Run
 from evalsuite.types import ImageSet, Score
 
@@ -147,7 +148,8 @@ def check(
     """
     suite, options = _suite_of_check(request, options or Options())
     results = run(suite, out=out, options=options, progress=progress)
-    return verdict_table(results, proof=request.proof, controls=request.controls), results
+    names = [control.method for control in request.controls]
+    return verdict_table(results, undecided=request.undecided, controls=names), results
 
 
 def _suite_of_check(request: CheckRequest, options: Options) -> tuple[Suite, Options]:

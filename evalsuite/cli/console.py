@@ -527,7 +527,10 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
 
     Beside the verdict on what was measured stands how much of it the images show at 95 %.
     """
-    from evalsuite.execution.check import sample_of  # pandas takes a while to import
+    from evalsuite.results.check_verdicts import (
+        candidate_verdicts,
+        sample_of,
+    )  # pandas takes a while to import
 
     table = Table(box=None, pad_edge=False)
     left = ("candidate", "metric", "worst on", "verdict")
@@ -552,12 +555,22 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
             _verdict(rows),
         )
     out.print(table)
+    for verdict in candidate_verdicts(verdicts):
+        style = {"SHIP": "bold green", "DO NOT SHIP": "bold red", "UNDECIDED": "bold yellow"}[verdict.outcome]
+        out.print(
+            f"[{style}]{verdict.outcome}[/] {escape(verdict.candidate)}: {verdict.reason}.", soft_wrap=True
+        )
     print_sample(sample_of(verdicts))
     for reason in verdicts.loc[skipped, "reason"].unique():
         out.print(f"Not compared: {reason}.", soft_wrap=True, markup=False)
     for row in verdicts[verdicts["flags"].fillna("") != ""].to_dict("records"):
         warning = "{candidate}, {metric} on {condition}: {flags}".format_map(row)
         out.print(f"[yellow]Warning:[/] {escape(warning)}")
+
+
+def print_exit(code: int, reason: str) -> None:
+    """Prints the exit code of a check and why it is that."""
+    out.print(f"Exit code {code}: {reason}.", soft_wrap=True, markup=False)
 
 
 def print_sample(text: str) -> None:

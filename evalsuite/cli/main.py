@@ -25,6 +25,7 @@ from evalsuite.types import WeightSet
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evalsuite.results.check_verdicts import UndecidedRule
     from evalsuite.results.run import Run
     from evalsuite.tolerances import Rule, Tolerance
 
@@ -217,8 +218,15 @@ def check_command(
     metric: Annotated[
         list[str] | None, typer.Option(help="Only this metric decides; may be repeated.")
     ] = None,
+    undecided: Annotated[
+        str,
+        typer.Option(
+            help="What the images leave undecided: its measured drop decides (measured), pass, or fail. "
+            "[default: measured]"
+        ),
+    ] = "",
     proof: Annotated[
-        bool, typer.Option("--proof", help="Pass only what is shown to be non-inferior.")
+        bool, typer.Option("--proof", help="Pass only what is shown to be non-inferior: --undecided fail.")
     ] = False,
     control: Annotated[
         list[str] | None,
@@ -241,12 +249,13 @@ def check_command(
     batch_size: BatchSize = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Check finished models against their parent: exit code 0 if all are commensurate, 1 if one is not."""
+    """Check finished models against their parent: exit code 0 if none fails, 1 if one does."""
     from evalsuite.api import check, check_dry_run
     from evalsuite.config.manifest import candidates_of_paths, read_manifest
     from evalsuite.config.options import Options
     from evalsuite.config.settings import settings
     from evalsuite.execution.check import CheckRequest, controls_of_paths, write_junit
+    from evalsuite.results.check_verdicts import candidate_verdicts, check_document, exit_reason
     from evalsuite.tolerances import parse_tolerances
 
     preprocessing = [f"{key}={text}" for key, text in (("mean", mean), ("std", std)) if text]
@@ -260,7 +269,7 @@ def check_command(
         suite=suite,
         tolerances=parse_tolerances(tolerance or []),
         metrics=tuple(metric or ()),
-        proof=proof,
+        undecided=_undecided_rule(undecided, proof=proof),
         parent_accuracy=parent_accuracy,
         controls=controls_of_paths(control or []),
     )
@@ -280,14 +289,16 @@ def check_command(
         return
     with console.cell_progress() as progress:
         verdicts, results = check(request, out=out_dir, options=options, progress=progress)
+    code, reason = exit_reason(candidate_verdicts(verdicts), request.undecided)
     if as_json:
-        console.print_rows(verdicts)
+        console.print_json(json.dumps(check_document(results, verdicts, request.undecided)))
     else:
         console.print_verdicts(verdicts)
+        console.print_exit(code, reason)
         console.print_path("Report", results.path / "index.html")
     if junit is not None:
         write_junit(verdicts, junit)
-    raise typer.Exit(0 if verdicts["passed"].all() else FAILED)
+    raise typer.Exit(code)
 
 
 @app.command("inspect")
@@ -575,6 +586,20 @@ def _weight_set(text: str) -> WeightSet:
         if text == choice:
             return choice  # type: ignore[no-any-return]  # what it is compared with has the type
     raise UserError(f"found --weights {text}, expected ema or raw")
+
+
+def _undecided_rule(undecided: str, *, proof: bool) -> UndecidedRule:
+    """What becomes of undecided checks; ``--proof`` is an earlier spelling of one choice."""
+    if proof and undecided not in ("", "fail"):
+        raise UserError(
+            f"--proof means --undecided fail, but found --undecided {undecided}; leave one of them out"
+        )
+    rules: tuple[UndecidedRule, ...] = ("measured", "pass", "fail")
+    chosen = "fail" if proof else undecided or "measured"
+    for rule in rules:
+        if rule == chosen:
+            return rule
+    raise UserError(f"--undecided: {unknown_name('rule', undecided, rules)}")
 
 
 def _worker_count(workers: str) -> int | None:

@@ -120,6 +120,7 @@ class Suite:
         text: The TOML text that it was read from; empty where it was not read from a file.
         limit: Size of a sample of every test set, an option of the command and no key of the suite; 0 for all images.
         parent_accuracy: The parent's accuracy on the clean test images, where it was published; ``None`` for no claim.
+        check: What a check of finished models asked beside its tests, ``undecided`` and ``controls``; empty of a run.
         control: Whether a dense network is retrained beside the methods, for each way in which they retrain; the
             controls are among `producers`.
     """
@@ -148,6 +149,7 @@ class Suite:
     parent_accuracy: float | None = None
     checkpoint_weights: WeightSet = ""
     control: bool = True
+    check: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def retraining_of(self, producer: str) -> Recipe:
         """Returns how the candidates of a producer are retrained."""

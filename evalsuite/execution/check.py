@@ -10,23 +10,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pandas as pd
-
 from evalsuite.config.data import resolve_data
 from evalsuite.config.manifest import candidates_of_paths
 from evalsuite.config.settings import placed_model
 from evalsuite.config.suite import Suite, find_suite, model_table, read_suite_tables, suite_from_tables
 from evalsuite.errors import SuiteError
 from evalsuite.registry import import_plugin_file, unknown_name
-from evalsuite.results.run import Run
+from evalsuite.results.check_verdicts import UndecidedRule, sample_of, sentence
 from evalsuite.runs.store import write_atomically
-from evalsuite.thresholds.curves import ULPS
-from evalsuite.thresholds.verdicts import INFERIOR, NONINFERIOR, UNDECIDED
-from evalsuite.tolerances import Limit, Tolerance, limit_for, parse_limits
-from evalsuite.types import DENSE, ExternalCandidate, WeightSet
+from evalsuite.tolerances import Tolerance
+from evalsuite.types import ExternalCandidate, WeightSet
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from evalsuite.models.architectures.base import Architecture
 
 log = logging.getLogger(__name__)
@@ -51,16 +48,6 @@ BATTERY: Mapping[str, Any] = {
 }
 """Tests and tolerances where no suite is named; they need no data beside the data set."""
 
-COLUMNS = (
-    *("candidate", "seed", "ratio", "parameters", "macs", "packed", "metric", "condition"),
-    *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "verdict", "verdict_level"),
-    *("shown", "passed", "controls", "controls_inferior", "controls_failed"),
-    *("reason", "flags", "sample"),
-)
-YES, NO, OPEN = "commensurate", "not commensurate", "open"
-"""What the verdicts were called in the column ``shown`` up to evalsuite 0.2, which stays for one release."""
-EARLIER = {NONINFERIOR: YES, INFERIOR: NO, UNDECIDED: OPEN}
-
 
 @dataclass(frozen=True)
 class CheckRequest:
@@ -79,7 +66,8 @@ class CheckRequest:
         tolerances: Metric to tolerance, where it differs; see `evalsuite.tolerances`.
         metrics: Only these decide; empty for all that have a tolerance.
         parent_accuracy: The parent's published accuracy on the clean test images; ``None`` for the suite's.
-        proof: Whether only what is non-inferior passes; otherwise what was measured decides.
+        undecided: What becomes of checks that the images leave undecided: ``measured`` (the measured drop decides),
+            ``pass`` or ``fail``.
         weights: Which set of weights of files that hold two, ``ema`` or ``raw``; a candidate may have its own choice.
         controls: Dense networks, retrained as the candidates were or trained independently: what they fail as well is
             not due to pruning.
@@ -93,7 +81,7 @@ class CheckRequest:
     suite: str = ""
     tolerances: Mapping[str, Tolerance] = field(default_factory=dict)
     metrics: tuple[str, ...] = ()
-    proof: bool = False
+    undecided: UndecidedRule = "measured"
     weights: WeightSet = ""
     parent_accuracy: float | None = None
     controls: tuple[ExternalCandidate, ...] = ()
@@ -169,7 +157,9 @@ def check_suite_of(
         raw["data_root"] = str((source / Path(raw["data_root"]).expanduser()).resolve())
     if data is not None and data.warning:
         log.warning("--data: %s", data.warning)
-    return suite_from_tables(raw, source=folder / "check"), None if data is None else data.root
+    about = {"undecided": request.undecided, "controls": [control.method for control in request.controls]}
+    suite = dataclasses.replace(suite_from_tables(raw, source=folder / "check"), check=about)
+    return suite, None if data is None else data.root
 
 
 def _battery(request: CheckRequest) -> tuple[Mapping[str, Any], Path]:
@@ -229,71 +219,6 @@ def controls_of_paths(paths: Iterable[str]) -> tuple[ExternalCandidate, ...]:
     )
 
 
-def verdict_table(
-    run: Run, *, proof: bool = False, controls: Iterable[ExternalCandidate] = ()
-) -> pd.DataFrame:
-    """Returns one row per candidate, metric and condition: value, parent's value, drop, interval, verdict.
-
-    ``verdict`` is ``non-inferior``, ``inferior`` or ``undecided``, at the level in ``verdict_level``
-    (`evalsuite.thresholds.verdicts`); for all rows of a candidate at once *non-inferior* needs no correction (an
-    intersection-union test), and of the rows that are *inferior* any is wrong in at most 2.5 % of samples. Metrics that
-    have no bounds are always undecided. ``shown`` has the same in the words of earlier versions.
-
-    ``controls`` is the number of dense networks that were measured in the same way, ``controls_inferior`` and
-    ``controls_failed`` how many of them are inferior there, and how many are measured to lose more than the tolerance.
-
-    A condition that is not defined for the data (a corruption of colours on images of two channels) has a reason for
-    the parent and the same for the candidate: there is nothing to compare, and no candidate fails by it, as long as the
-    metric is measured elsewhere.
-
-    ``flags`` are warnings about the candidate's number: a masked gradient makes an attack look withstood. ``sample``
-    says which part of the test images was looked at; it is empty for all.
-
-    Args:
-        run: The measurements.
-        proof: Whether ``passed`` means non-inferior; otherwise a measured drop within the tolerance passes.
-        controls: Dense networks among the candidates of the run, which have no rows of their own.
-    """
-    table = run.measurements
-    rules = {name: parse_limits(tolerance) for name, tolerance in run.tolerances.items()}
-    judged = table[table["metric"].isin(list(rules))]
-    keys = ["seed", "metric", "condition"]
-    parents = judged[judged["method"] == DENSE].set_index(keys)[["value", "reason"]]
-    rows = judged[judged["method"] != DENSE].join(
-        parents.set_axis(["parent", "parent_reason"], axis=1), on=keys
-    )
-    rows["tolerance"] = [_tolerated(rules[row["metric"]], row) for _, row in rows.iterrows()]
-    rows = rows[rows["tolerance"].notna()]
-    slack = (
-        ULPS * np.finfo(np.float64).eps * rows["tolerance"].clip(lower=1.0)
-    )  # equality passes, as in thresholds
-    within = rows["drop"] <= rows["tolerance"] + slack
-    rows["verdict"] = rows["verdict"].where(rows["verdict"] != "", UNDECIDED)
-    rows["shown"] = rows["verdict"].map(EARLIER)
-    rows["passed"] = ((rows["verdict"] == NONINFERIOR) if proof else within) | _incomparable(rows)
-    rows["sample"] = str((run.record.get("sample") or {}).get("text", ""))
-    is_control = rows["method"].isin([control.method for control in controls])
-    rows = _with_controls(rows[~is_control], rows[is_control].assign(failed=~within[is_control]))
-    return rows.rename(columns={"method": "candidate"})[list(COLUMNS)].reset_index(drop=True)
-
-
-def _with_controls(rows: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
-    """The rows of candidates with how many controls of their seed were measured, are inferior, and failed."""
-    measured = controls[controls["status"] == "ok"].assign(inferior=controls["verdict"] == INFERIOR)
-    counts = measured.groupby(["seed", "metric", "condition"])[["inferior", "failed"]].agg("sum")
-    counts["controls"] = measured.groupby(["seed", "metric", "condition"]).size()
-    names = {"inferior": "controls_inferior", "failed": "controls_failed"}
-    joined = rows.join(counts.rename(columns=names), on=["seed", "metric", "condition"])
-    columns = ["controls", *names.values()]
-    return joined.assign(**joined[columns].fillna(0).astype(int))
-
-
-def _tolerated(rules: Mapping[str, Limit], row: pd.Series[Any]) -> float:
-    """Largest drop that is commensurate in one row; NaN where there is no tolerance."""
-    limit = limit_for(rules, row["condition"], row["group"])
-    return np.nan if limit is None else limit.at(float(row["parent"]))
-
-
 def junit(verdicts: pd.DataFrame) -> bytes:
     """Returns verdicts as JUnit XML: a test suite per candidate, a test case per metric and condition."""
     root = ET.Element("testsuites", name="evalsuite check")
@@ -303,7 +228,7 @@ def junit(verdicts: pd.DataFrame) -> bytes:
         if text := sample_of(rows):
             properties = ET.SubElement(suite, "properties")
             ET.SubElement(properties, "property", name="sample", value=text)
-        for row in _records(rows):
+        for row in rows.to_dict("records"):
             case = ET.SubElement(
                 suite, "testcase", classname=str(candidate), name=f"{row['metric']} on {row['condition']}"
             )
@@ -325,35 +250,6 @@ def write_junit(verdicts: pd.DataFrame, path: Path) -> None:
         StoreError: If the file cannot be written.
     """
     write_atomically(path, junit(verdicts))
-
-
-def sentence(row: Mapping[str, Any]) -> str:
-    """Returns one verdict in words."""
-    if row["reason"]:
-        return f"{row['metric']} on {row['condition']} could not be measured: {row['reason']}"
-    within = row["drop"] <= row["tolerance"] and not row["passed"]
-    return (
-        f"{row['metric']} on {row['condition']} is {row['value']:.4f}, the parent's {row['parent']:.4f}: "
-        f"a drop of {row['drop']:.4f}, tolerated are {row['tolerance']:g}"
-        + (", which the images leave undecided" if within else "")
-        + controls_phrase(row)
-    )
-
-
-def controls_phrase(row: Mapping[str, Any]) -> str:
-    """Returns what the controls of a row show, as the end of a sentence; nothing without controls.
-
-    >>> controls_phrase({"controls": 2, "controls_failed": 1, "controls_inferior": 0})
-    '; of 2 dense controls 1 loses more than that as well, 0 inferior'
-    """
-    count, failed = row.get("controls", 0), row.get("controls_failed", 0)
-    if not count > 0:
-        return ""
-    verb = "loses" if failed == 1 else "lose"
-    return (
-        f"; of {count} dense control{'s' * (count > 1)} {failed} {verb} more than that as well, "
-        f"{row['controls_inferior']} inferior"
-    )
 
 
 def _architecture(request: CheckRequest) -> Architecture:
@@ -388,21 +284,5 @@ def _choice(table: Mapping[str, Any], request: CheckRequest) -> WeightSet:
     return request.weights
 
 
-def _records(rows: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in rows.to_dict("records")]
-
-
 def _table(candidate: ExternalCandidate) -> dict[str, Any]:
     return {name: value for name, value in dataclasses.asdict(candidate).items() if value is not None}
-
-
-def _incomparable(rows: pd.DataFrame) -> pd.Series[Any]:
-    """Whether neither parent nor candidate has a number, for the same reason, and the metric has others."""
-    without = rows["value"].isna() & rows["parent"].isna() & (rows["reason"] != "")
-    measured = rows["value"].notna().groupby([rows["method"], rows["metric"]]).transform("any")
-    return without & (rows["reason"] == rows["parent_reason"]) & measured
-
-
-def sample_of(verdicts: pd.DataFrame) -> str:
-    """Returns which part of the test images verdicts are about; empty for all."""
-    return next((text for text in verdicts["sample"] if isinstance(text, str) and text), "")

@@ -22,6 +22,7 @@ from evalsuite.report.comparability import SETUPS, TOTALS, Comparability, compar
 from evalsuite.report.data import ReportData, unique
 from evalsuite.report.example_images import load_examples
 from evalsuite.report.export import tables
+from evalsuite.results.check_verdicts import verdict_table
 from evalsuite.results.ratios import axes_of_methods
 from evalsuite.types import DENSE
 
@@ -62,10 +63,19 @@ def report_data(run: Run) -> ReportData:
         **{name: _with_labels(table, labels) for name, table in {**tables(run), **evidence_tables}.items()},
         metrics=run.metrics,
         controls=tuple(labels.get(name, name) for name in run.controls),
+        checked=checked_models(run),
         record={**run.record, "notes": run.notes, **axis},
         pictures=pictures,
         no_pictures=missing,
     )
+
+
+def checked_models(run: Run) -> pd.DataFrame:
+    """Returns the verdicts of a check of finished models; an empty table for any other run."""
+    about = run.record["suite"].get("check")
+    if not about:
+        return pd.DataFrame()
+    return verdict_table(run, undecided=about["undecided"], controls=about["controls"])
 
 
 def method_labels(run: Run) -> dict[str, str]:

@@ -46,6 +46,7 @@ class ReportData:
         histograms: Detector scores in bins; columns method, target_ratio, ratio, detector, sample (``test`` or
             an outlier set), group, low, high, count.
         controls: Methods that are trained again without pruning.
+        checked: Verdicts of a check of finished models, see `evalsuite.results.check_verdicts`; empty for a run.
         comparability: Comparison setups that hold between each two methods; columns first, second, pairs, setup, fair,
             why, and one for each of `evalsuite.report.comparability.SETUPS` and ``TOTALS``.
         pictures: Images that candidates misclassify, corrupted images, attacked images.
@@ -67,6 +68,7 @@ class ReportData:
     histograms: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparability: pd.DataFrame = field(default_factory=pd.DataFrame)
     controls: tuple[str, ...] = ()
+    checked: pd.DataFrame = field(default_factory=pd.DataFrame)
     pictures: tuple[Picture, ...] = ()
     no_pictures: Mapping[PictureKind, str] = field(default_factory=dict)
 

@@ -18,6 +18,7 @@ from evalsuite.atomic_files import write_atomically
 from evalsuite.report import charts, diagnostics
 from evalsuite.report.breakdown import breakdown
 from evalsuite.report.chart_data import curves, reliability_diagrams, slopes
+from evalsuite.report.check_cards import SHOWN, check_answer
 from evalsuite.report.comparability import FAIR_FROM, SETUPS, TOTALS
 from evalsuite.report.data import MOST_UNRANKED, ReportData, records
 from evalsuite.report.labels import condition_label, metric_label, number, percent
@@ -73,6 +74,8 @@ def _thresholds(data: ReportData) -> dict[str, Any]:
     return {
         "suite": suite,
         "methods": data.methods,
+        "check": check_answer(data),
+        "checks_shown": SHOWN,
         "verdicts": verdicts.methods(),
         "scope": verdicts.scope(),
         "control": verdicts.control(),
@@ -130,7 +133,7 @@ def _diagnostics(data: ReportData) -> dict[str, Any]:
         "warnings": diagnostics.quality_warnings(data.measurements),
         "notes": diagnostics.notes(data),
         "preprocessing": diagnostics.preprocessing(data),
-        "comparability": records(data.comparability),
+        "comparability": records(data.comparability) if data.checked.empty else [],
         "retraining": diagnostics.retraining_means(data.retraining),
         "setups": {**SETUPS, **TOTALS},
         "fair_from": FAIR_FROM,

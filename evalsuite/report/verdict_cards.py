@@ -174,6 +174,8 @@ class Verdicts:
             if images
             else "The images are a sample"
         )
+        if not self.data.checked.empty:
+            return f"The verdicts are on these networks. {sample}."
         if self.networks > 1:
             return (
                 f"The verdicts are on the mean of {self.networks} networks of each method, trained with different "

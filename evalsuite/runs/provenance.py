@@ -115,6 +115,7 @@ def described(suite: Suite) -> dict[str, Any]:
         **({"limit": suite.limit} if suite.limit else {}),
         **({} if suite.parent_accuracy is None else {"parent_accuracy": suite.parent_accuracy}),
         **({} if suite.control else {"control": False}),
+        **({"check": dict(suite.check)} if suite.check else {}),
     }
 
 

@@ -17,9 +17,10 @@ from evalsuite.cli.console import print_verdicts
 from evalsuite.config.manifest import candidates_of_paths, read_manifest
 from evalsuite.config.settings import settings
 from evalsuite.errors import CheckpointError, SuiteError
-from evalsuite.execution import check as checking
-from evalsuite.execution.check import CheckRequest, junit, suite_for, verdict_table
+from evalsuite.execution.check import CheckRequest, junit, suite_for
 from evalsuite.models.architectures.base import build_model, unwrap_model
+from evalsuite.results import check_verdicts
+from evalsuite.results.check_verdicts import verdict_table
 from evalsuite.results.run import Run
 from evalsuite.types import ExternalCandidate
 
@@ -35,7 +36,7 @@ def test_a_good_model_passes_and_a_bad_one_fails(
     assert "pass" in capsys.readouterr().out
     both = [*good, str(tmp_path / "both"), "--candidate", str(shelf / "heavy.safetensors"), "--json"]
     assert answer(*both, "--junit", str(tmp_path / "junit.xml")) == 1
-    rows = pd.DataFrame(json.loads(capsys.readouterr().out))
+    rows = pd.DataFrame(json.loads(capsys.readouterr().out)["checks"])
     passed = rows.groupby("candidate")["passed"].all()
     assert passed.to_dict() == {"light": True, "heavy": False}
     ratios = rows.groupby("candidate")["ratio"].first()
@@ -195,7 +196,7 @@ def test_settings() -> None:
 
 
 def test_junit_says_what_could_not_be_measured() -> None:
-    row: dict[str, Any] = dict.fromkeys(checking.COLUMNS, float("nan"))
+    row: dict[str, Any] = dict.fromkeys(check_verdicts.COLUMNS, float("nan"))
     row |= {
         "candidate": "m",
         "metric": "accuracy",
@@ -208,8 +209,9 @@ def test_junit_says_what_could_not_be_measured() -> None:
 
 
 def test_a_doubted_number_passes_with_its_doubt(capsys: pytest.CaptureFixture[str]) -> None:
-    row: dict[str, Any] = dict.fromkeys(checking.COLUMNS, 0.5)
+    row: dict[str, Any] = dict.fromkeys(check_verdicts.COLUMNS, 0.5)
     row |= {"candidate": "m", "metric": "robust_accuracy", "condition": "worst/2:255", "shown": "open"}
+    row |= {"seed": 0, "verdict": "undecided", "decidable": True}
     row |= {"passed": True, "reason": "", "flags": "The gradient is zero on 9 of 10 images <>."}
     found = pd.DataFrame([row, row | {"metric": "accuracy", "flags": ""}])
     case, other = ET.fromstring(junit(found)).iter("testcase")  # noqa: S314  # our own file
@@ -260,11 +262,11 @@ def test_a_candidate_as_dense_as_its_parent_is_judged_and_lies_on_no_curve(
     torch.save(weights, tmp_path / "again.pt")
     words = ["--candidate", str(tmp_path / "again.pt"), "--json", "--out", str(tmp_path / "run")]
     assert answer(*words) == 0
-    rows = pd.DataFrame(json.loads(capsys.readouterr().out))
+    rows = pd.DataFrame(json.loads(capsys.readouterr().out)["checks"])
     assert set(rows["ratio"]) == {0.0}
     assert (rows["drop"] == 0).all()
     assert answer(*words, "--candidate", str(shelf / "heavy.safetensors")) == 1
-    assert {"again", "heavy"} == {row["candidate"] for row in json.loads(capsys.readouterr().out)}
+    assert {"again", "heavy"} == {row["candidate"] for row in json.loads(capsys.readouterr().out)["checks"]}
     found = pd.read_csv(tmp_path / "run" / "thresholds.csv")
     assert set(found["method"]) == {"heavy"}
 
@@ -285,12 +287,30 @@ def test_a_measured_drop_is_no_proof(
     ]
     strict = [*words, "--tolerance", "accuracy=0.003"]
     assert answer(*strict) == 0
-    assert "pass (0 of 2 non-inferior)" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "pass (0 of 2 non-inferior)" in said
+    assert "UNDECIDED again: 0 of 2 checks are shown to fail, 0 to hold; 2 are undecided." in said
+    assert "Exit code 0: no candidate fails; again UNDECIDED, which passes by --undecided measured." in said
+    assert answer(*strict, "--undecided", "pass") == 0
+    assert answer(*strict, "--undecided", "fail") == 1
+    assert "Exit code 1: again UNDECIDED, which fails by --undecided fail." in capsys.readouterr().out
+    assert answer(*strict, "--undecided", "fial") == 2
+    assert "did you mean 'fail'" in capsys.readouterr().err
+    assert answer(*strict, "--undecided", "pass", "--proof") == 2
+    assert "--proof means --undecided fail" in capsys.readouterr().err
     assert answer(*strict, "--proof", "--junit", str(tmp_path / "junit.xml")) == 1
     assert "which the images leave undecided" in (tmp_path / "junit.xml").read_text("utf-8")
     capsys.readouterr()
     assert answer(*words, "--tolerance", "accuracy=0.0045", "--proof", "--json") == 0
-    rows = json.loads(capsys.readouterr().out)
+    document = json.loads(capsys.readouterr().out)
+    rows = document.pop("checks")
+    (candidate,) = document.pop("candidates")
+    assert (document["outcome"], document["exit_code"], document["n"]) == ("SHIP", 0, 899)
+    assert Path(document["report"]).is_file()
+    assert (candidate["candidate"], candidate["outcome"], candidate["noninferior"]) == ("again", "SHIP", 2)
+    page = Path(document["report"]).read_text("utf-8")
+    assert "SHIP" in page
+    assert "Curves over the prune ratio" not in page
     assert {(row["shown"], row["verdict"]) for row in rows} == {("commensurate", "non-inferior")}
     assert all("97.5 %" in row["verdict_level"] for row in rows)
     last = [name for name in weights if name.endswith(".bias")][-1]
@@ -305,7 +325,7 @@ def test_a_candidate_denser_than_its_parent_is_judged(
 ) -> None:
     words = ["--parent", str(shelf / "light.safetensors"), "--candidate", str(shelf / "dense.pt")]
     assert answer(*words, "--json", "--out", str(tmp_path / "run")) == 0
-    assert {row["ratio"] < 0 for row in json.loads(capsys.readouterr().out)} == {True}
+    assert {row["ratio"] < 0 for row in json.loads(capsys.readouterr().out)["checks"]} == {True}
 
 
 def test_a_dry_run_prints_the_plan_and_computes_nothing(
@@ -336,7 +356,7 @@ def test_a_limit_is_said_in_the_verdict_the_json_the_junit_and_the_report(
     answer(*words, "--junit", str(file))
     assert f"Tested on {text}" in capsys.readouterr().out
     answer(*words, "--json")
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["checks"]
     assert all(row["sample"].startswith(text) for row in rows)
     run = Run(out)
     assert set(run.measurements["n"].dropna()) == {100}
@@ -362,7 +382,7 @@ def test_controls_say_what_is_not_due_to_pruning(
     words = ["--candidate", str(tmp_path / "pruned.pt"), "--metric", "accuracy"]
     words += ["--control", str(tmp_path / "again.pt"), "--control", str(tmp_path / "threes.pt")]
     assert answer(*words, "--out", str(tmp_path / "run"), "--json", "--junit", str(tmp_path / "j.xml")) == 1
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["checks"]
     assert {row["candidate"] for row in rows} == {"pruned"}  # controls have no rows and do not decide
     assert {(row["controls"], row["controls_inferior"], row["controls_failed"]) for row in rows} == {
         (2, 1, 1)

@@ -113,7 +113,7 @@ def program(network: nn.Module, path: Path) -> Path:
 
 def test_masks_and_bypass_are_not_for_programs(tmp_path: Path) -> None:
     path = program(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval(), tmp_path / "p.pt2")
-    with pytest.raises(SuiteError, match="takes neither masks nor bypass"):
+    with pytest.raises(SuiteError, match="takes no masks, bypass, model or weights"):
         intake().loaded(ExternalCandidate("p.pt2", "p", bypass=("dead",)), path, None)
 
 
@@ -138,7 +138,7 @@ def test_what_is_known_of_a_program_is_in_record_and_report(
     listed.write_text("file,method,mean,std\nwhole.pt2,whole,0 0 0,1 1 1\n", "utf-8")
     right = [*words, "--manifest", str(listed), "--candidate", str(shelf / "light.safetensors")]
     assert answer(*right, "--out", str(tmp_path / "right")) == 0
-    found = pd.DataFrame(json.loads(capsys.readouterr().out))
+    found = pd.DataFrame(json.loads(capsys.readouterr().out)["checks"])
     values = found.pivot_table(index="condition", columns="candidate", values="value")
     assert (values["whole"] - values["light"]).abs().max() < 1e-6
     page = (tmp_path / "right" / "index.html").read_text("utf-8")

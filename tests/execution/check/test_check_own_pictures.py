@@ -120,7 +120,7 @@ def test_verdicts_are_those_of_a_plain_loop(check: Check, home: Path, tmp_path: 
     )
     code, output = check(*words)
     assert code == 0, output
-    rows: dict[str, dict[str, float]] = {row["metric"]: row for row in json.loads(output)}
+    rows: dict[str, dict[str, float]] = {row["metric"]: row for row in json.loads(output)["checks"]}
     images, labels = tensors(home / "photos")
     for column, file in (("parent", "dense.pt"), ("value", "pruned.pt")):
         network = models.resnet18(num_classes=10).eval()

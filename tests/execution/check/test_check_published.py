@@ -115,7 +115,11 @@ def checked(command: Command, parent: Path, rows: Sequence[tuple[Path, str]], *w
     fixed = ("--manifest", "models.csv", "--suite", "accuracy.toml", "--out", "run", "--json")
     code, out, err = command("check", "--parent", parent, *fixed, *words)
     assert code in (0, 1), err
-    found = pd.DataFrame(json.loads(out)).set_index("candidate").loc[[f"m{i}" for i in range(len(rows))]]
+    found = (
+        pd.DataFrame(json.loads(out)["checks"])
+        .set_index("candidate")
+        .loc[[f"m{i}" for i in range(len(rows))]]
+    )
     assert code == (0 if found["passed"].all() else 1)
     return found
 
@@ -248,7 +252,7 @@ def test_a_slimmed_network_before_and_after_its_norms_are_estimated_again(tmp_pa
 def test_inspect_knows_every_checkpoint(command: Command, file: str, fits: str, smaller: bool) -> None:
     code, out, err = command("inspect", checkpoint(file), "--json")
     assert code == 0, err
-    found = json.loads(out)
+    found = json.loads(out)["checks"]
     assert found["fits"].startswith(fits)
     assert ("with fewer channels" in found["fits"]) == smaller
     assert found["image"] == [3, 32, 32]

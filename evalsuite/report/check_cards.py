@@ -1,0 +1,101 @@
+"""The first screen of a check: for each finished model whether it may ship, and every check by its margin."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from evalsuite.report.data import Row, records
+from evalsuite.report.labels import metric_on_condition
+from evalsuite.results.check_verdicts import (
+    CandidateVerdict,
+    Outcome,
+    candidate_verdicts,
+    exit_reason,
+    overall_outcome,
+)
+
+if TYPE_CHECKING:
+    from evalsuite.report.data import ReportData
+
+SHOWN = 12
+"""Checks that are shown at once; the others are folded."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckLine:
+    """One check of a candidate.
+
+    Attributes:
+        label: Metric and condition.
+        row: Its numbers.
+        margin: Tolerance minus drop, in tolerances: below 0 more is lost than tolerated.
+    """
+
+    label: str
+    row: Row
+    margin: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckCard:
+    """A candidate: its verdict, its costs, and its checks from the smallest margin to the largest."""
+
+    verdict: CandidateVerdict
+    costs: Row
+    lines: tuple[CheckLine, ...]
+
+    @property
+    def name(self) -> str:
+        """Name of the candidate, with its seed where that is not 0."""
+        return self.verdict.candidate + (f", seed {self.verdict.seed}" if self.verdict.seed else "")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckAnswer:
+    """The answer of a check over all candidates, with the exit code of the command and its reason."""
+
+    outcome: Outcome
+    exit_code: int
+    reason: str
+    controls: str
+    cards: tuple[CheckCard, ...]
+
+
+def check_answer(data: ReportData) -> CheckAnswer | None:
+    """Returns the answer of a check of finished models; ``None`` for a run that made its candidates."""
+    if data.checked.empty:
+        return None
+    about: dict[str, Any] = data.record["suite"]["check"]
+    verdicts = candidate_verdicts(data.checked)
+    code, reason = exit_reason(verdicts, about["undecided"])
+    rows = records(data.checked)
+    groups = {(row["metric"], row["condition"]): row["group"] or "" for row in records(data.measurements)}
+    cards = [_card(verdict, [row for row in rows if _is_of(row, verdict)], groups) for verdict in verdicts]
+    return CheckAnswer(overall_outcome(verdicts), code, reason, _controls(about["controls"]), tuple(cards))
+
+
+def _is_of(row: Row, verdict: CandidateVerdict) -> bool:
+    return (row["candidate"], row["seed"]) == (verdict.candidate, verdict.seed)
+
+
+def _card(verdict: CandidateVerdict, rows: list[Row], groups: dict[tuple[str, str], str]) -> CheckCard:
+    lines = [_line(row, groups) for row in rows if row["value"] is not None or not row["passed"]]
+    return CheckCard(verdict, rows[0], tuple(sorted(lines, key=lambda line: line.margin)))
+
+
+def _line(row: Row, groups: dict[tuple[str, str], str]) -> CheckLine:
+    place = {**row, "aggregate": "single", "group": groups.get((row["metric"], row["condition"]), "")}
+    drop = row["drop"]
+    margin = float("-inf") if drop is None else (row["tolerance"] - drop) / max(row["tolerance"], 1e-9)
+    return CheckLine(metric_on_condition(place), row, margin)
+
+
+def _controls(names: list[str]) -> str:
+    if not names:
+        return (
+            "No dense control was given (check --control FILE), so this cannot tell what pruning costs from what "
+            "retraining costs."
+        )
+    count = f"{len(names)} dense control{'s' * (len(names) > 1)}"
+    return f"{count} beside the candidates: what they fail as well is not due to pruning."
