@@ -347,7 +347,7 @@ class Production:
         for path in tried:
             if path.is_dir() and not is_model_folder(path):
                 raise CheckpointError(
-                    f"{what} {path}: found a folder without config.json, expected a file of weights, or a model folder "
+                    f"{what} {path}: found a directory without config.json, expected weights, or a model folder "
                     "as save_pretrained writes it"
                 )
             if path.exists():

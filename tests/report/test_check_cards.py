@@ -1,0 +1,75 @@
+"""The page of a check: each finished model with its outcome, and its checks from the smallest margin on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import pytest
+
+from evalsuite.report.check_cards import SHOWN, check_answer
+from evalsuite.report.page import page
+from evalsuite.results.check_verdicts import COLUMNS
+
+if TYPE_CHECKING:
+    from evalsuite.report.data import ReportData
+
+
+@pytest.fixture(name="checked")
+def _checked(findings: ReportData) -> ReportData:
+    """A check of two candidates, of which one fails in what it loses most."""
+    rows: list[dict[str, Any]] = []
+    for candidate, size in (("light", 0.001), ("<b>heavy", 0.004)):
+        for index in range(20):
+            drop = size * index
+            state = "inferior" if drop > 0.07 else "non-inferior"
+            rows.append(
+                {"candidate": candidate, "seed": 0, "ratio": 0.5, "parameters": 1000, "macs": 12_345_678}
+                | {"metric": "accuracy", "condition": f"fog/{index}", "value": 0.9 - drop, "parent": 0.9}
+                | {"drop": drop, "drop_low": drop - 0.01, "drop_high": drop + 0.01, "tolerance": 0.05}
+                | {"verdict": state, "passed": drop <= 0.05, "decidable": True, "controls": 2}
+                | {"controls_failed": int(index == 19), "reason": "", "flags": "", "sample": ""}
+            )
+    suite = {**findings.record["suite"], "check": {"undecided": "measured", "controls": ["control a"]}}
+    return dataclasses.replace(
+        findings,
+        checked=pd.DataFrame(rows, columns=list(COLUMNS)),
+        record={**findings.record, "suite": suite},
+    )
+
+
+def test_the_answer_is_that_of_the_verdicts(checked: ReportData) -> None:
+    answer = check_answer(checked)
+    assert answer is not None
+    assert (answer.outcome, answer.exit_code) == ("DO NOT SHIP", 1)
+    assert answer.reason == "<b>heavy DO NOT SHIP"
+    assert answer.controls.startswith("1 dense control beside the candidates")
+    assert [card.verdict.outcome for card in answer.cards] == ["SHIP", "DO NOT SHIP"]
+    for card in answer.cards:
+        margins = [line.margin for line in card.lines]
+        assert margins == sorted(margins)
+        assert len(margins) == 20
+    assert answer.cards[1].lines[0].margin == pytest.approx((0.05 - 0.076) / 0.05)
+
+
+def test_without_a_control_the_page_says_what_it_cannot_tell(
+    checked: ReportData, findings: ReportData
+) -> None:
+    suite = {**checked.record["suite"], "check": {"undecided": "measured", "controls": []}}
+    answer = check_answer(dataclasses.replace(checked, record={**checked.record, "suite": suite}))
+    assert answer is not None
+    assert answer.controls.startswith("No dense control was given")
+    assert check_answer(findings) is None
+
+
+def test_the_page_of_a_check_has_no_curves_and_no_comparison_of_methods(checked: ReportData) -> None:
+    text = page(checked)
+    assert "May it ship?" in text
+    assert 'class="outcome do-not-ship">DO NOT SHIP<' in text
+    assert "Exit code 1: &lt;b&gt;heavy DO NOT SHIP." in text
+    assert "<b>heavy" not in text
+    assert f"{20 - SHOWN} more checks, with larger margins" in text
+    assert "1 of 2 controls too" in text
+    for absent in ("Curves over the prune ratio", "How far can it be pruned?", "smallest ratio tested"):
+        assert absent not in text

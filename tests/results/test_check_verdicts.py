@@ -1,0 +1,78 @@
+"""The verdict on a finished model: when it may ship, when it may not, and when the images leave it open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from evalsuite.results.check_verdicts import (
+    COLUMNS,
+    CandidateVerdict,
+    candidate_verdicts,
+    exit_reason,
+    overall_outcome,
+)
+
+HOLDS: dict[str, Any] = {"verdict": "non-inferior", "drop": 0.0, "passed": True}
+FAILS: dict[str, Any] = {"verdict": "inferior", "drop": 0.2, "passed": False}
+OPEN: dict[str, Any] = {"verdict": "undecided", "drop": 0.0, "passed": True}
+OPEN_ABOVE: dict[str, Any] = {"verdict": "undecided", "drop": 0.2, "passed": False}
+NEVER: dict[str, Any] = {**OPEN, "decidable": False}
+NEVER_ABOVE: dict[str, Any] = {**OPEN_ABOVE, "decidable": False}
+MISSING: dict[str, Any] = {**OPEN, "value": float("nan"), "drop": float("nan"), "passed": False}
+UNDEFINED: dict[str, Any] = {**MISSING, "passed": True}
+
+
+def verdict_of(*rows: dict[str, Any], candidate: str = "light") -> CandidateVerdict:
+    about = {"candidate": candidate, "seed": 0, "value": 0.9, "tolerance": 0.1, "decidable": True}
+    table = pd.DataFrame([about | row for row in rows], columns=list(COLUMNS))
+    (found,) = candidate_verdicts(table)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rows", "outcome"),
+    [
+        ((HOLDS, HOLDS), "SHIP"),
+        ((HOLDS, NEVER), "SHIP"),
+        ((HOLDS, UNDEFINED), "SHIP"),
+        ((HOLDS, FAILS), "DO NOT SHIP"),
+        ((HOLDS, MISSING), "DO NOT SHIP"),
+        ((HOLDS, OPEN), "UNDECIDED"),
+        ((HOLDS, OPEN_ABOVE), "UNDECIDED"),
+        ((HOLDS, NEVER_ABOVE), "UNDECIDED"),
+    ],
+    ids=[
+        "holds",
+        "never decided",
+        "undefined",
+        "fails",
+        "missing",
+        "open",
+        "open above",
+        "never decided, above",
+    ],
+)
+def test_the_outcome_is_that_of_the_weakest_check(rows: tuple[dict[str, Any], ...], outcome: str) -> None:
+    found = verdict_of(*rows)
+    assert found.outcome == outcome
+    assert found.noninferior + found.inferior + found.missing + found.undecided == found.checks
+
+
+def test_the_worst_candidate_is_the_outcome_and_the_reason_names_all_that_fail() -> None:
+    ships, fails = verdict_of(HOLDS), verdict_of(FAILS, candidate="heavy")
+    still_open, above = verdict_of(OPEN, candidate="open"), verdict_of(OPEN_ABOVE, candidate="above")
+    assert overall_outcome([ships]) == "SHIP"
+    assert overall_outcome([ships, still_open]) == "UNDECIDED"
+    assert overall_outcome([ships, still_open, fails]) == "DO NOT SHIP"
+    assert exit_reason([ships], "measured") == (0, "no candidate fails")
+    assert exit_reason([ships, still_open], "pass") == (
+        0,
+        "no candidate fails; open UNDECIDED, which passes by --undecided pass",
+    )
+    assert exit_reason([fails, above, ships], "measured") == (
+        1,
+        "heavy DO NOT SHIP; above UNDECIDED, which fails by --undecided measured",
+    )
