@@ -228,7 +228,8 @@ def junit(verdicts: pd.DataFrame) -> bytes:
         if text := sample_of(rows):
             properties = ET.SubElement(suite, "properties")
             ET.SubElement(properties, "property", name="sample", value=text)
-        for row in rows.to_dict("records"):
+        for record in rows.to_dict("records"):
+            row = {str(name): value for name, value in record.items()}
             case = ET.SubElement(
                 suite, "testcase", classname=str(candidate), name=f"{row['metric']} on {row['condition']}"
             )
