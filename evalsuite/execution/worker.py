@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -186,7 +187,8 @@ class TaskRunner:
     def _network_notes(self, key: Key, parent: Candidate) -> list[tuple[Key, str]]:
         """What the parent's network does beside what its settings show."""
         module = self.production.module(key, parent)
-        image = torch.as_tensor(self.image_source.images(View()).images[:1]).to(self.device) / 255
+        first = self.image_source.images(View()).images[:1]
+        image = torch.as_tensor(np.array(first)).to(self.device) / 255  # a copy: pictures are mapped read-only
         notes = [*self.suite.model.plugin.notes(), output_note(module, image)]
         if path := self.production.checkpoint(key.seed):
             notes.append(read_checkpoint(path, choice=self.suite.checkpoint_weights).note)
