@@ -187,8 +187,9 @@ class TaskRunner:
     def _network_notes(self, key: Key, parent: Candidate) -> list[tuple[Key, str]]:
         """What the parent's network does beside what its settings show."""
         module = self.production.module(key, parent)
-        first = self.image_source.images(View()).images[:1]
-        image = torch.as_tensor(np.array(first)).to(self.device) / 255  # a copy: pictures are mapped read-only
+        # A copy: decoded pictures are mapped read-only, which torch warns of.
+        first = np.array(self.image_source.images(View()).images[:1])
+        image = torch.as_tensor(first).to(self.device) / 255
         notes = [*self.suite.model.plugin.notes(), output_note(module, image)]
         if path := self.production.checkpoint(key.seed):
             notes.append(read_checkpoint(path, choice=self.suite.checkpoint_weights).note)
