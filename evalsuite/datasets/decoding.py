@@ -130,7 +130,12 @@ def holds_pictures(folder: Path) -> bool:
 
 
 def decode_pictures(
-    paths: Sequence[Path], preprocessing: Preprocessing | None, place: Place, *, name: str = ""
+    paths: Sequence[Path],
+    preprocessing: Preprocessing | None,
+    place: Place,
+    *,
+    name: str = "",
+    border: int = 0,
 ) -> DecodedPictures:
     """Returns pictures as a network sees them, decoded once for all runs of this user.
 
@@ -139,14 +144,17 @@ def decode_pictures(
         preprocessing: Resize and crop; ``None`` for pictures that have one size already.
         place: Whether unreadable pictures are left out, and whether what is decoded already is decoded again.
         name: What messages call the set.
+        border: Pixels that are cut off each side before anything else.
 
     Raises:
         DataError: If one cannot be read, or they have different sizes and no preprocessing.
     """
     preprocessing = preprocessing or Preprocessing(crop=_common_size(paths, place, name))
     shape = (len(paths), 3, *preprocessing.crop)
-    decode = partial(_decode_all, paths, preprocessing, skip=place.skip_unreadable)
-    key = _key(paths, preprocessing, skip=place.skip_unreadable)
+    decode_one = partial(_decode_or_reason, preprocessing=preprocessing, border=border)
+    decode = partial(_decode_all, paths, decode_one, skip=place.skip_unreadable)
+    how = f"{preprocessing!r} {place.skip_unreadable}" + (f" without {border} px" if border else "")
+    key = _key(paths, how)
     images, facts = cached_pictures(key, shape, decode, renew=place.verify)
     unreadable = list(facts["unreadable"])
     if not len(images):
@@ -170,9 +178,9 @@ def _notes(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _key(paths: Sequence[Path], preprocessing: Preprocessing, *, skip: bool) -> str:
+def _key(paths: Sequence[Path], how: str) -> str:
     """A digest of names, sizes and times of files, of what is made of them, and of the decoder's version."""
-    total = hashlib.sha256(f"{VERSION} {__version__} {preprocessing!r} {skip}".encode())
+    total = hashlib.sha256(f"{VERSION} {__version__} {how}".encode())
     for path in paths:
         status = path.stat()
         total.update(f"\n{path.absolute()} {status.st_size} {status.st_mtime_ns}".encode())
@@ -180,10 +188,10 @@ def _key(paths: Sequence[Path], preprocessing: Preprocessing, *, skip: bool) -> 
 
 
 def _decode_all(
-    paths: Sequence[Path], preprocessing: Preprocessing, write: Write, *, skip: bool
+    paths: Sequence[Path], decode: Callable[[Path], _Picture | DataError], write: Write, *, skip: bool
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {ROWS: 0, "unreadable": [], "turned": 0, "transparent": 0}
-    for start, pictures in _batches(paths, partial(_decode_or_reason, preprocessing=preprocessing)):
+    for start, pictures in _batches(paths, decode):
         rows = []
         for row, picture in enumerate(pictures, start=start):
             if isinstance(picture, DataError):
@@ -219,11 +227,13 @@ class _Picture:
     transparent: bool
 
 
-def _decode_or_reason(path: Path, preprocessing: Preprocessing) -> _Picture | DataError:
+def _decode_or_reason(path: Path, preprocessing: Preprocessing, border: int = 0) -> _Picture | DataError:
     try:
         with Image.open(path) as file:
             turned = file.getexif().get(ORIENTATION, 1) != 1
             picture, transparent = _colour(path, file)
+            if border:
+                picture = picture.crop((border, border, picture.width - border, picture.height - border))
             return _Picture(preprocessing.pixels(picture), turned, transparent)
     except DataError as error:
         return error

@@ -139,9 +139,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
     decode = decoding._decode_or_reason
 
-    def counting(path: Path, preprocessing: Preprocessing) -> object:
+    def counting(path: Path, preprocessing: Preprocessing, border: int) -> object:
         seen.append(path)
-        return decode(path, preprocessing)
+        return decode(path, preprocessing, border)
 
     monkeypatch.setattr(decoding, "_decode_or_reason", counting)
     return seen
