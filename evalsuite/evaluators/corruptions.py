@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from evalsuite.datasets.transforms.archives import OfficialCorruption
+from evalsuite.datasets.transforms.archives import CORRUPTIONS_3D, OfficialCorruption
 from evalsuite.datasets.transforms.common_corruptions.kinds import (
     CORRUPTIONS,
     EXTRA,
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 GROUP = "corruptions"
 EXTRA_GROUP = "corruptions-extra"
+GROUP_3D = "corruptions-3d"
 MEANS = {GROUP: CORRUPTIONS, **{f"{family} corruptions": kinds for family, kinds in FAMILIES.items()}}
 """Conditions of the means to the kinds that they are over."""
 LEAST_ERRORS = 20
@@ -79,9 +80,12 @@ class Corruptions(Evaluator):
     official/3`` in ``corruptions official``; the extra ones are in ``corruptions-extra``. Means and worst cases over
     a group have its name as the condition; the families are ``noise corruptions`` and so on.
 
+    The twelve kinds of ImageNet-3DCC are read from its archive, whose layout is that of ImageNet-C, in the group
+    ``corruptions-3d official``: a test of its own, with ``folder = "ImageNet-3DCC"``.
+
     Attributes:
         severities: 1 to 5.
-        kinds: Which of the 15; all by default.
+        kinds: Which of the 15; all by default. Or some of those of ImageNet-3DCC, from their own archive.
         extra: Whether to add the 4 corruptions meant for validation, as a separate group outside every mean.
         source: ``generated`` here, seeded, or read from the ``official`` archive under the data root. The two
             never share a condition.
@@ -89,7 +93,7 @@ class Corruptions(Evaluator):
         verify: Refuse official files whose MD5 sum is not the published one.
 
     References:
-        Hendrycks and Dietterich 2019, arXiv 1903.12261.
+        Hendrycks and Dietterich 2019, arXiv 1903.12261; Kar et al. 2022, arXiv 2203.01441.
     """
 
     severities: tuple[int, ...] = SEVERITIES
@@ -100,10 +104,7 @@ class Corruptions(Evaluator):
     verify: bool = True
 
     def __post_init__(self) -> None:
-        for kind in self.kinds:
-            if kind not in CORRUPTIONS:
-                hint = "; extra = true adds it, outside the mean" if kind in EXTRA else ""
-                raise SuiteError(unknown_name("corruption", kind, CORRUPTIONS) + hint)
+        self._check_kinds()
         if not self.severities or not set(self.severities) <= set(SEVERITIES):
             raise SuiteError(
                 f"corruptions: found severities {list(self.severities)}, expected some of 1 to 5"
@@ -114,6 +115,32 @@ class Corruptions(Evaluator):
             raise SuiteError(f"corruptions: found folder = {self.folder!r}, which needs source = 'official'")
         check_once("corruptions", "kinds", self.kinds)
         check_once("corruptions", "severities", self.severities)
+
+    def _check_kinds(self) -> None:
+        for kind in self.kinds:
+            if kind not in self._published:
+                hint = "; extra = true adds it, outside the mean" if kind in EXTRA else ""
+                raise SuiteError(unknown_name("corruption", kind, self._published) + hint)
+        if self._is_3d and (self.extra or not self.folder):
+            raise SuiteError(
+                "corruptions: found kinds of ImageNet-3DCC, which are read from their archive alone; set "
+                "source = 'official' and folder = 'ImageNet-3DCC', and leave extra out"
+            )
+
+    @property
+    def _is_3d(self) -> bool:
+        """Whether the kinds are those of ImageNet-3DCC: of one archive, so of no other together with these."""
+        return bool({*self.kinds} & {*CORRUPTIONS_3D})
+
+    @property
+    def _published(self) -> tuple[str, ...]:
+        """The kinds of the published mean."""
+        return CORRUPTIONS_3D if self._is_3d else CORRUPTIONS
+
+    @property
+    def _kinds_of_means(self) -> Mapping[str, tuple[str, ...]]:
+        """Conditions of the means to the kinds that they are over."""
+        return {GROUP: CORRUPTIONS_3D} if self._is_3d else MEANS
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -136,7 +163,7 @@ class Corruptions(Evaluator):
                 grouped_kinds.add(cell[0])
         if not grouped_kinds:
             return
-        for name, kinds in MEANS.items():
+        for name, kinds in self._kinds_of_means.items():
             if grouped_kinds & {*kinds}:
                 yield from declare(LABELLED, self._named(name))
         yield from declare((WORST, MCE, RELATIVE_MCE), self._named(GROUP))
@@ -173,7 +200,7 @@ class Corruptions(Evaluator):
                 yield (
                     score
                     if score.reason
-                    else replace(score, flags=(*file_flags, *missing_kinds(grouped, CORRUPTIONS)))
+                    else replace(score, flags=(*file_flags, *missing_kinds(grouped, self._published)))
                 )
 
     def _views(self) -> dict[_Cell, View]:
@@ -196,11 +223,12 @@ class Corruptions(Evaluator):
 
     def _named(self, name: str) -> str:
         """The name of a group or condition, which generated and official corruptions do not share."""
+        name = GROUP_3D if self._is_3d and name == GROUP else name
         return name if self.source == "generated" else f"{name} official"
 
     def _means(self, metric: str, cells: _Cells, file_flags: tuple[str, ...]) -> Iterator[Score]:
         """The mean over all kinds, and over those of each family."""
-        for name, kinds in MEANS.items():
+        for name, kinds in self._kinds_of_means.items():
             chosen = [values for (kind, _), values in cells.items() if kind in kinds]
             if chosen:
                 mean = np.asarray(np.mean(np.stack(chosen), axis=0, dtype=np.float64))
@@ -212,12 +240,12 @@ class Corruptions(Evaluator):
     def _worst(self, correct: _Cells, file_flags: tuple[str, ...]) -> Iterator[Score]:
         """The worst condition, and at each severity the worst case of each image."""
         columns = np.stack(list(correct.values()), axis=1)
-        flags = (*file_flags, *missing_kinds(correct, CORRUPTIONS))
+        flags = (*file_flags, *missing_kinds(correct, self._published))
         yield Score(WORST.name, self._named(GROUP), evidence={POPULATION: columns}, flags=flags)
         for level in self.severities:
             cells = {cell: values for cell, values in correct.items() if cell[1] == level}
             under_all = np.all(list(cells.values()), axis=0)
-            flags = missing_kinds(cells, CORRUPTIONS, severities=(level,))
+            flags = missing_kinds(cells, self._published, severities=(level,))
             yield Score(
                 ALL.name, f"{self._named(GROUP)}/{level}", evidence={POPULATION: under_all}, flags=flags
             )

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _CORRUPTION = re.compile(r"(.+)/([1-5])")
-_GROUPS = ("corruptions", "corruptions official", "corruptions-extra", "corruptions-extra official", "")
+_GROUPS = (
+    "corruptions",
+    "corruptions official",
+    "corruptions-extra",
+    "corruptions-extra official",
+    "corruptions-3d official",
+    "",
+)
 _CLASSES = "classes"
 LARGEST_DISTANCE = 0.02
 """How far the ratio of a method may be from the chosen one."""

@@ -21,7 +21,7 @@ import numpy as np
 from evalsuite.atomic_files import write_atomically
 from evalsuite.datasets.pictures import encode_png
 from evalsuite.datasets.source import ImageSource
-from evalsuite.datasets.transforms.archives import OfficialCorruption
+from evalsuite.datasets.transforms.archives import CORRUPTIONS_3D, OfficialCorruption
 from evalsuite.datasets.transforms.noise import RandomNoise
 from evalsuite.datasets.views import Transform, View
 from evalsuite.errors import DataError, UserError
@@ -228,7 +228,10 @@ def _transforms(
 
 def _official(run: Run, kind: str, severity: int) -> OfficialCorruption:
     evaluators: list[dict[str, Any]] = run.record["suite"]["evaluators"]
-    folders = (table.get("folder", "") for table in evaluators if table.get("source") == "official")
+    official = [table for table in evaluators if table.get("source") == "official"]
+    folders = (
+        table.get("folder", "") for table in official if not {*table.get("kinds", ())} & {*CORRUPTIONS_3D}
+    )
     return OfficialCorruption(kind, severity, next(folders, ""), verify=False)
 
 

@@ -56,6 +56,7 @@ _GROUPS = {
     "corruptions official": "official corruptions",
     "corruptions-extra": "extra generated corruptions",
     "corruptions-extra official": "extra official corruptions",
+    "corruptions-3d official": "official 3D corruptions",
     "calibration-shift": "calibration under generated corruptions",
     "calibration-shift official": "calibration under official corruptions",
     "shift": "natural shift",

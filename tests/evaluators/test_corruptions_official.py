@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from evalsuite.compat.robustbench import corruption_benchmark
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms import archives
-from evalsuite.datasets.transforms.archives import md5
+from evalsuite.datasets.transforms.archives import CORRUPTIONS_3D, md5
 from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, EXTRA, FAMILIES
-from evalsuite.errors import DataError
+from evalsuite.errors import DataError, SuiteError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.corruptions import Corruptions
 from evalsuite.execution.measuring import scored
@@ -240,3 +241,37 @@ def test_an_official_file_that_is_missing_is_named(root: Path, tmp_path: Path, m
             (tmp_path / "CIFAR-10-C" / path.name).symlink_to(path)
     with pytest.raises(DataError, match=rf"{missing}\.npy: no such file, expected that of CIFAR-10-C"):
         scored(official(), bench(tmp_path))
+
+
+def test_3d_corruptions_are_a_group_of_their_own(tmp_path: Path) -> None:
+    """ImageNet-3DCC has the layout of ImageNet-C; its first kinds here are right, its last ones wrong."""
+    names = ("n01440764", "n01443537")
+    for place, kind in enumerate(CORRUPTIONS_3D):
+        for label, name in enumerate(names):
+            folder = tmp_path / "ImageNet-3DCC" / kind / "3" / name
+            folder.mkdir(parents=True)
+            level = 200 if (label == 1) == (place < 9) else 50
+            for number in range(2):
+                Image.new("RGB", (8, 8), (level, level, level)).save(folder / f"{number}.JPEG")
+    clean = np.repeat(np.array([50, 50, 200, 200], np.uint8), 3 * 8 * 8).reshape(4, 3, 8, 8)
+    images = ImageSet("imagenet", clean, np.array([0, 0, 1, 1]), 2, names)
+    settings = {"folder": "ImageNet-3DCC", "kinds": CORRUPTIONS_3D, "severities": (3,)}
+    found = by_name(scored(official(**settings), bench(tmp_path, images)))
+    assert found["accuracy", "near_focus official/3"].value == 1
+    assert found["accuracy", "z_motion_blur official/3"].group == "corruptions-3d official"
+    assert found["accuracy", "corruptions-3d official"].value == 9 / 12
+    assert found["accuracy_worst_corruption", "corruptions-3d official"].value == 0
+    assert not [name for _, name in found if name.endswith(" corruptions official")]  # there are no families
+    assert any("severity 3 alone" in flag for flag in found["accuracy", "corruptions-3d official"].flags)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"source": "generated"}, {"folder": ""}, {"extra": True}, {"kinds": ("flash", "fog")},
+    ],
+)  # fmt: skip
+def test_3d_corruptions_are_read_from_their_archive_alone(settings: dict[str, Any]) -> None:
+    given = {"source": "official", "folder": "ImageNet-3DCC", "kinds": ("flash",), **settings}
+    with pytest.raises(SuiteError, match=r"ImageNet-3DCC|unknown corruption 'fog'|needs source = 'official'"):
+        Corruptions(**given)

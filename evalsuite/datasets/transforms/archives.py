@@ -82,6 +82,11 @@ CIFAR100_C: Mapping[str, str] = MappingProxyType(
 """MD5 sums of the files of CIFAR-100-C (Zenodo record 3555552), as torch-uncertainty lists them."""
 
 
+CORRUPTIONS_3D = (
+    "near_focus", "far_focus", "bit_error", "color_quant", "flash", "fog_3d", "h265_abr", "h265_crf", "iso_noise",
+    "low_light", "xy_motion_blur", "z_motion_blur",
+)  # fmt: skip
+"""Kinds of ImageNet-3DCC (Kar et al. 2022, "3D common corruptions and data augmentation", arXiv 2203.01441)."""
 ROWS = 10_000
 """Images of one severity in a published array."""
 SEVERITIES = 5
@@ -153,7 +158,7 @@ class OfficialCorruption(StoredImages):
         """Returns the MD5 sum of the array, or a digest of names, sizes and dates of the pictures in a tree."""
         home = self._home(plain, place)
         if self._is_tree(home, plain):
-            return list_pictures(home, self.kind, self.severity).digest(len(plain.images))
+            return self._listing(home, plain).digest(len(plain.images))
         return md5(_existing(home / f"{self.kind}.npy", self._source(plain)))
 
     def origin(self, plain: ImageSet, place: Place) -> str:
@@ -215,7 +220,7 @@ class OfficialCorruption(StoredImages):
         return array
 
     def _tree(self, home: Path, plain: ImageSet) -> tuple[Array, Array]:
-        listing = list_pictures(home, self.kind, self.severity)
+        listing = self._listing(home, plain)
         if listing.classes != plain.classes or len(listing.paths) < len(plain.images):
             raise DataError(
                 f"{listing.folder}: found {listing.classes} folders of classes with {len(listing.paths)} images, "
@@ -223,6 +228,10 @@ class OfficialCorruption(StoredImages):
             )
         pictures = LazyPictures(listing.paths[: len(plain.images)], plain.images.shape[-1])
         return np.asarray(listing.labels), pictures.array
+
+    def _listing(self, home: Path, plain: ImageSet) -> Listing:
+        """The pictures, those of the classes of the test images alone where folders are named as these."""
+        return list_pictures(home, self.kind, self.severity).of_classes(plain.names)
 
     def _published_md5(self, plain: ImageSet, stem: str) -> str:
         archive = ARCHIVES.get(plain.name)
@@ -248,6 +257,19 @@ class Listing:
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     classes: int
+
+    def of_classes(self, names: Sequence[str]) -> Listing:
+        """Returns the pictures in folders that are named as classes, labelled by these; all if none is named so.
+
+        Args:
+            names: Of all classes, in the order of their labels; empty if they have none.
+        """
+        place = {name: label for label, name in enumerate(names)}
+        found = [(path, place[path.parent.name]) for path in self.paths if path.parent.name in place]
+        if not found:
+            return self
+        paths, labels = zip(*found, strict=True)
+        return Listing(self.folder, paths, labels, len(names))
 
     def digest(self, count: int) -> str:
         """Returns a digest of the names, sizes and dates of the first `count` pictures."""

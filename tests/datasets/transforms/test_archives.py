@@ -338,3 +338,20 @@ class TestTree:
         shown = pictured(tree, images=np.zeros((6, 3, 11, 11), np.uint8)).images(FOG)
         with pytest.raises(DataError, match=r"n01/0\.png: found 12 x 10 px, expected at least 11 x 11"):
             shown.images[:1]
+
+    def test_has_the_labels_of_classes_of_its_names(self, tree: Path) -> None:
+        """Where the test set has other classes than the archive has folders: a tree in part, and a subset."""
+        names = ("n01", "n015", "n02", "n03")
+        changes: dict[str, Any] = {"classes": 4, "names": names, "labels": np.array([0, 0, 2, 2, 3, 3])}
+        np.testing.assert_array_equal(
+            pictured(tree, **changes).images(FOG).images[:][:, 0, 0, 0], [10, 11, 0, 1, 20, 21]
+        )
+        few: dict[str, Any] = {"classes": 2, "names": ("n03", "n01"), "labels": np.array([1, 1, 0, 0])}
+        few["images"] = np.zeros((4, 3, 8, 8), np.uint8)
+        np.testing.assert_array_equal(
+            pictured(tree, **few).images(FOG).images[:][:, 0, 0, 0], [10, 11, 20, 21]
+        )
+        digest = pictured(tree, **few).digest(FOG)
+        archives.list_pictures.cache_clear()
+        Image.new("RGB", (10, 12)).save(tree / "ImageNet-C" / "weather" / "fog" / "3" / "n02" / "1.png")
+        assert pictured(tree, **few).digest(FOG) == digest  # it is of no class of this set
