@@ -48,7 +48,7 @@ def prune(state: dict[str, torch.Tensor], ratio: float) -> dict[str, torch.Tenso
     with torch.no_grad():
         for layer in layers:
             layer.weight *= layer.weight.abs() > threshold
-    return network.state_dict()
+    return dict(network.state_dict())
 
 
 @pytest.fixture(scope="module")
