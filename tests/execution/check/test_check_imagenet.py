@@ -95,7 +95,7 @@ def test_published_weights_and_pruned_copies(
 ) -> None:
     code, out, err = check(*MODEL, "--data", "photos:class_map=classes.json")
     assert code == 1, err
-    rows = [row for row in json.loads(out) if row["metric"] == "accuracy"]
+    rows = [row for row in json.loads(out)["checks"] if row["metric"] == "accuracy"]
     assert {round(20 * row["parent"], 9) for row in rows} == {18}  # above chance, which is 1/1000
     assert [round(20 * row["value"], 9) for row in rows] == list(RIGHT)
     record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
