@@ -73,7 +73,7 @@ class DecodedPictures:
     """Pixels, and what was met on the way.
 
     Attributes:
-        images: uint8 (N, 3, H, W).
+        images: uint8 (N, C, H, W): RGB, or grey for a network of one channel.
         kept: Indices of the pictures that could be read, int64 (N,).
         notes: Sentences for readers of numbers about them.
     """
@@ -137,16 +137,25 @@ def decode_pictures(
     Args:
         paths: The files.
         preprocessing: Resize and crop; ``None`` for pictures that have one size already.
-        place: Whether unreadable pictures are left out, and whether what is decoded already is decoded again.
+        place: Number of channels, whether unreadable pictures are left out, and whether what is decoded already is
+            decoded again.
         name: What messages call the set.
 
     Raises:
-        DataError: If one cannot be read, or they have different sizes and no preprocessing.
+        DataError: If one cannot be read, they have different sizes and no preprocessing, or the network takes
+            neither one channel nor three.
     """
+    if place.channels not in (1, 3):
+        raise DataError(
+            f"{name}: found pictures and a network of {place.channels} channels, expected 1 (grey) or 3 (RGB); give "
+            "its images as arrays (a folder with test_images.npy)"
+        )
+    grey = place.channels == 1
     preprocessing = preprocessing or Preprocessing(crop=_common_size(paths, place, name))
-    shape = (len(paths), 3, *preprocessing.crop)
-    decode = partial(_decode_all, paths, preprocessing, skip=place.skip_unreadable)
-    key = _key(paths, preprocessing, skip=place.skip_unreadable)
+    shape = (len(paths), place.channels, *preprocessing.crop)
+    read = partial(_decode_or_reason, preprocessing=preprocessing, grey=grey)
+    decode = partial(_decode_all, paths, read, skip=place.skip_unreadable)
+    key = _key(paths, preprocessing, skip=place.skip_unreadable, grey=grey)
     images, facts = cached_pictures(key, shape, decode, renew=place.verify)
     unreadable = list(facts["unreadable"])
     if not len(images):
@@ -170,9 +179,9 @@ def _notes(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _key(paths: Sequence[Path], preprocessing: Preprocessing, *, skip: bool) -> str:
+def _key(paths: Sequence[Path], preprocessing: Preprocessing, *, skip: bool, grey: bool) -> str:
     """A digest of names, sizes and times of files, of what is made of them, and of the decoder's version."""
-    total = hashlib.sha256(f"{VERSION} {__version__} {preprocessing!r} {skip}".encode())
+    total = hashlib.sha256(f"{VERSION} {__version__} {preprocessing!r} {skip}{' grey' * grey}".encode())
     for path in paths:
         status = path.stat()
         total.update(f"\n{path.absolute()} {status.st_size} {status.st_mtime_ns}".encode())
@@ -180,10 +189,10 @@ def _key(paths: Sequence[Path], preprocessing: Preprocessing, *, skip: bool) -> 
 
 
 def _decode_all(
-    paths: Sequence[Path], preprocessing: Preprocessing, write: Write, *, skip: bool
+    paths: Sequence[Path], read: Callable[[Path], _Picture | DataError], write: Write, *, skip: bool
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {ROWS: 0, "unreadable": [], "turned": 0, "transparent": 0}
-    for start, pictures in _batches(paths, partial(_decode_or_reason, preprocessing=preprocessing)):
+    for start, pictures in _batches(paths, read):
         rows = []
         for row, picture in enumerate(pictures, start=start):
             if isinstance(picture, DataError):
@@ -212,19 +221,19 @@ def _batches(
 
 @dataclass(frozen=True)
 class _Picture:
-    """One decoded picture: pixels, uint8 (3, H, W), whether its EXIF data turn it, whether it had an alpha channel."""
+    """One decoded picture: pixels, uint8 (C, H, W), whether its EXIF data turn it, whether it had an alpha channel."""
 
     pixels: Array
     turned: bool
     transparent: bool
 
 
-def _decode_or_reason(path: Path, preprocessing: Preprocessing) -> _Picture | DataError:
+def _decode_or_reason(path: Path, preprocessing: Preprocessing, *, grey: bool) -> _Picture | DataError:
     try:
         with Image.open(path) as file:
             turned = file.getexif().get(ORIENTATION, 1) != 1
-            picture, transparent = _colour(path, file)
-            return _Picture(preprocessing.pixels(picture), turned, transparent)
+            picture, transparent = _colour(path, file, grey=grey)
+            return _Picture(preprocessing.pixels(picture, grey=grey), turned, transparent)
     except DataError as error:
         return error
     except UNREADABLE as error:
@@ -234,8 +243,8 @@ def _decode_or_reason(path: Path, preprocessing: Preprocessing) -> _Picture | Da
         )
 
 
-def _colour(path: Path, file: Image.Image) -> tuple[Image.Image, bool]:
-    """A picture as RGB, or in a mode whose conversion to RGB is right, and whether it had an alpha channel."""
+def _colour(path: Path, file: Image.Image, *, grey: bool) -> tuple[Image.Image, bool]:
+    """A picture as RGB or grey, or in a mode whose conversion to that is right; whether it had an alpha channel."""
     if file.mode.startswith("I;16"):  # Pillow would clip values above 255
         grey = np.asarray(file).astype(np.float64) / 257
         return Image.fromarray(np.rint(grey).astype(np.uint8)), False
@@ -246,7 +255,7 @@ def _colour(path: Path, file: Image.Image) -> tuple[Image.Image, bool]:
         )
     if file.mode == "P" and "transparency" in file.info:
         return file.convert("RGBA").convert("RGB"), True
-    return file.convert("RGB"), "A" in file.getbands()
+    return file.convert("L" if grey else "RGB"), "A" in file.getbands()
 
 
 def _common_size(paths: Sequence[Path], place: Place, name: str) -> tuple[int, int]:

@@ -28,9 +28,10 @@ TEST = ("test", "testing")
 class Folder(DataSet):
     """Pictures in a folder, at any depth: ``<path>/<class>/<picture>``, or ``<path>/test/<class>/<picture>``.
 
-    Every picture becomes RGB and is resized and cropped as the network wants it, or to `side`. All pictures are test
-    images, unless the folder has folders ``train`` and ``test`` (or ``val``), or a share for testing is set. Integer
-    names of class folders are labels; other names are numbered in sorted order; a class map says otherwise.
+    Every picture becomes RGB, or grey for a network of one channel, and is resized and cropped as the network wants it,
+    or to `side`. All pictures are test images, unless the folder has folders ``train`` and ``test`` (or ``val``), or a
+    share for testing is set. Integer names of class folders are labels; other names are numbered in sorted order; a
+    class map says otherwise.
 
     Attributes:
         path: Folder: absolute, under the data root, or under the working directory.
@@ -74,7 +75,7 @@ class Folder(DataSet):
             )
 
     def load(self, split: Split, place: Place) -> ImageSet:
-        """Returns the pictures of a split as uint8 (N, 3, H, W)."""
+        """Returns the pictures of a split as uint8 (N, C, H, W)."""
         check_side(self.name, self.side, self.limit)
         if place.classes and self.classes and self.classes != place.classes:
             raise DataError(
