@@ -22,6 +22,7 @@ DATASETS: Registry[type[DataSet]] = Registry(
         "fashion-mnist": "evalsuite.datasets.outliers:FashionMnist",
         "folder": "evalsuite.datasets.folders:Folder",
         "gaussian-noise": "evalsuite.datasets.outliers:GaussianNoise",
+        "huggingface": "evalsuite.datasets.huggingface:HuggingFace",
         "imagenet": "evalsuite.datasets.imagenet:ImageNet",
         "imagenet-a": "evalsuite.datasets.imagenet:ImageNetA",
         "imagenet-o": "evalsuite.datasets.imagenet:ImageNetO",

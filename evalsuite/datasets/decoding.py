@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, __version__
@@ -66,6 +67,21 @@ class Listing:
         if self.others:
             notes.append(f"{self.folder.name}: {self.others} files that are no pictures are ignored.")
         return tuple(notes)
+
+
+class StoredPicture(Protocol):
+    """An encoded picture inside of a larger file; its text is what messages call it."""
+
+    @property
+    def name(self) -> str:
+        """A short name."""
+
+    @property
+    def stamp(self) -> str:
+        """File, size, time and row: what the cache knows it by."""
+
+    def read(self) -> bytes:
+        """Returns its bytes."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +146,16 @@ def holds_pictures(folder: Path) -> bool:
 
 
 def decode_pictures(
-    paths: Sequence[Path], preprocessing: Preprocessing | None, place: Place, *, name: str = ""
+    paths: Sequence[Path] | Sequence[StoredPicture],
+    preprocessing: Preprocessing | None,
+    place: Place,
+    *,
+    name: str = "",
 ) -> DecodedPictures:
     """Returns pictures as a network sees them, decoded once for all runs of this user.
 
     Args:
-        paths: The files.
+        paths: The files, or pictures inside of files.
         preprocessing: Resize and crop; ``None`` for pictures that have one size already.
         place: Number of channels, whether unreadable pictures are left out, and whether what is decoded already is
             decoded again.
@@ -179,17 +199,28 @@ def _notes(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _key(paths: Sequence[Path], preprocessing: Preprocessing, *, skip: bool, grey: bool) -> str:
+def _key(
+    paths: Sequence[Path] | Sequence[StoredPicture], preprocessing: Preprocessing, *, skip: bool, grey: bool
+) -> str:
     """A digest of names, sizes and times of files, of what is made of them, and of the decoder's version."""
     total = hashlib.sha256(f"{VERSION} {__version__} {preprocessing!r} {skip}{' grey' * grey}".encode())
     for path in paths:
-        status = path.stat()
-        total.update(f"\n{path.absolute()} {status.st_size} {status.st_mtime_ns}".encode())
+        total.update(f"\n{file_stamp(path) if isinstance(path, Path) else path.stamp}".encode())
     return total.hexdigest()
 
 
+def file_stamp(path: Path) -> str:
+    """Returns path, size and time of a file: what the cache knows it by."""
+    status = path.stat()
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+
 def _decode_all(
-    paths: Sequence[Path], read: Callable[[Path], _Picture | DataError], write: Write, *, skip: bool
+    paths: Sequence[Path] | Sequence[StoredPicture],
+    read: Callable[[Any], _Picture | DataError],
+    write: Write,
+    *,
+    skip: bool,
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {ROWS: 0, "unreadable": [], "turned": 0, "transparent": 0}
     for start, pictures in _batches(paths, read):
@@ -210,7 +241,7 @@ def _decode_all(
 
 
 def _batches(
-    paths: Sequence[Path], read: Callable[[Path], _Picture | DataError]
+    paths: Sequence[Path] | Sequence[StoredPicture], read: Callable[[Any], _Picture | DataError]
 ) -> Iterator[tuple[int, list[_Picture | DataError]]]:
     """Yields the results of a few pictures at a time, in order, with the index of their first."""
     with ThreadPoolExecutor(max_workers=min(READERS, 2 * (os.cpu_count() or 1))) as readers:
@@ -228,9 +259,11 @@ class _Picture:
     transparent: bool
 
 
-def _decode_or_reason(path: Path, preprocessing: Preprocessing, *, grey: bool) -> _Picture | DataError:
+def _decode_or_reason(
+    path: Path | StoredPicture, preprocessing: Preprocessing, *, grey: bool
+) -> _Picture | DataError:
     try:
-        with Image.open(path) as file:
+        with Image.open(_encoded(path)) as file:
             turned = file.getexif().get(ORIENTATION, 1) != 1
             picture, transparent = _colour(path, file, grey=grey)
             return _Picture(preprocessing.pixels(picture, grey=grey), turned, transparent)
@@ -243,7 +276,12 @@ def _decode_or_reason(path: Path, preprocessing: Preprocessing, *, grey: bool) -
         )
 
 
-def _colour(path: Path, file: Image.Image, *, grey: bool) -> tuple[Image.Image, bool]:
+def _encoded(path: Path | StoredPicture) -> Path | io.BytesIO:
+    """What Pillow opens."""
+    return path if isinstance(path, Path) else io.BytesIO(path.read())
+
+
+def _colour(path: Path | StoredPicture, file: Image.Image, *, grey: bool) -> tuple[Image.Image, bool]:
     """A picture as RGB or grey, or in a mode whose conversion to that is right; whether it had an alpha channel."""
     if file.mode.startswith("I;16"):  # Pillow would clip values above 255
         grey = np.asarray(file).astype(np.float64) / 257
@@ -258,9 +296,9 @@ def _colour(path: Path, file: Image.Image, *, grey: bool) -> tuple[Image.Image, 
     return file.convert("L" if grey else "RGB"), "A" in file.getbands()
 
 
-def _common_size(paths: Sequence[Path], place: Place, name: str) -> tuple[int, int]:
+def _common_size(paths: Sequence[Path] | Sequence[StoredPicture], place: Place, name: str) -> tuple[int, int]:
     """Height and width of all pictures, from their headers."""
-    sizes: dict[tuple[int, int], Path] = {}
+    sizes: dict[tuple[int, int], Path | StoredPicture] = {}
     for _, batch in _headers(paths):
         for path, size in batch:
             if isinstance(size, DataError) and not place.skip_unreadable:
@@ -281,16 +319,18 @@ def _common_size(paths: Sequence[Path], place: Place, name: str) -> tuple[int, i
     return next(iter(sizes))
 
 
-def _headers(paths: Sequence[Path]) -> Iterator[tuple[int, list[tuple[Path, tuple[int, int] | DataError]]]]:
+def _headers(
+    paths: Sequence[Path] | Sequence[StoredPicture],
+) -> Iterator[tuple[int, list[tuple[Any, tuple[int, int] | DataError]]]]:
     with ThreadPoolExecutor(max_workers=READERS) as readers:
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
             yield start, list(zip(batch, readers.map(_size, batch), strict=True))
 
 
-def _size(path: Path) -> tuple[int, int] | DataError:
+def _size(path: Path | StoredPicture) -> tuple[int, int] | DataError:
     try:
-        with Image.open(path) as file:
+        with Image.open(_encoded(path)) as file:
             return file.height, file.width
     except UNREADABLE as error:
         return DataError(
