@@ -284,8 +284,8 @@ def _encoded(path: Path | StoredPicture) -> Path | io.BytesIO:
 def _colour(path: Path | StoredPicture, file: Image.Image, *, grey: bool) -> tuple[Image.Image, bool]:
     """A picture as RGB or grey, or in a mode whose conversion to that is right; whether it had an alpha channel."""
     if file.mode.startswith("I;16"):  # Pillow would clip values above 255
-        grey = np.asarray(file).astype(np.float64) / 257
-        return Image.fromarray(np.rint(grey).astype(np.uint8)), False
+        levels = np.asarray(file).astype(np.float64) / 257
+        return Image.fromarray(np.rint(levels).astype(np.uint8)), False
     if file.mode in ("I", "F"):
         raise DataError(
             f"{path}: found a picture of mode {file.mode} (32 bits a pixel), whose range is not known; expected 8 or "

@@ -240,8 +240,8 @@ class Pictures:
             column = self._open[block]
         value = column[row - int(self._starts[block])].as_py()
         if isinstance(value, Mapping):
-            encoded, path = value.get("bytes"), value.get("path")
-            value = Path(str(path)).read_bytes() if encoded is None and path else encoded
+            encoded, file = value.get("bytes"), value.get("path")
+            value = Path(str(file)).read_bytes() if encoded is None and file else encoded
         if not isinstance(value, bytes):
             raise ValueError("the row has no picture")
         return value
