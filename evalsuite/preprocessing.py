@@ -56,21 +56,21 @@ class Preprocessing:
                 f"found interpolation = {self.interpolation!r}, expected one of {', '.join(INTERPOLATIONS)}"
             )
 
-    def pixels(self, picture: Image.Image) -> Array:
-        """Returns a picture as the network sees it: uint8 (3, H, W), RGB.
+    def pixels(self, picture: Image.Image, *, grey: bool = False) -> Array:
+        """Returns a picture as the network sees it: uint8 (3, H, W), RGB; or grey, (1, H, W), by Pillow's luminance.
 
         References:
             torchvision, ``transforms.functional.resize`` and ``center_crop`` on PIL images, whose rounding this
             follows; transformers 5, ``TorchvisionBackend.resize`` and ``center_crop`` for the engine ``torch``.
         """
-        picture = picture.convert("RGB")
+        picture = picture.convert("L" if grey else "RGB")
         size = self._resized(picture.size) if self.resize else picture.size
         if self.engine == "torch":
-            resized = _resized_by_torch(np.array(picture), size[::-1], self.interpolation)
+            resized = _resized_by_torch(_channels_last(picture), size[::-1], self.interpolation)
         else:
-            resized = np.asarray(picture.resize(size, INTERPOLATIONS[self.interpolation]))
+            resized = _channels_last(picture.resize(size, INTERPOLATIONS[self.interpolation]))
         top, left = self._corner(resized.shape)
-        padded = _padded(resized, self.crop, self.fill)
+        padded = _padded(resized, self.crop, _luminance(self.fill) if grey else self.fill)
         return padded[top : top + self.crop[0], left : left + self.crop[1]].transpose(2, 0, 1)
 
     def scaled_to(self, size: tuple[int, int]) -> Preprocessing:
@@ -104,7 +104,17 @@ class Preprocessing:
         return top, left
 
 
-def _padded(pixels: Array, crop: tuple[int, int], fill: tuple[int, int, int]) -> Array:
+def _channels_last(picture: Image.Image) -> Array:
+    """The pixels of a picture, (H, W, C), also where it has one channel."""
+    pixels = np.array(picture)
+    return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def _luminance(colour: tuple[int, int, int]) -> int:
+    return int(np.asarray(Image.new("RGB", (1, 1), colour).convert("L"))[0, 0])
+
+
+def _padded(pixels: Array, crop: tuple[int, int], fill: tuple[int, int, int] | int) -> Array:
     """(H, W, C) pixels, padded on both sides where they are smaller than the crop."""
     missing = [max(0, wanted - there) for wanted, there in zip(crop, pixels.shape, strict=False)]
     if not any(missing):

@@ -197,7 +197,7 @@ def check_command(
     data: Annotated[
         str,
         typer.Option(
-            help="Data set: a name, a folder of class folders or of .npy files, either with settings "
+            help="Data set: a name, a folder (class folders, .npy files, Hugging Face datasets), either with settings "
             "(photos:side=64). [default: the suite's, else cifar10]"
         ),
     ] = "",

@@ -1,6 +1,7 @@
 """What a user calls a data set, resolved in one place: a registered name, a path, or either with settings.
 
-``cifar10``, ``photos`` (a folder of class folders, of ``.npy`` files, or the root of a known data set),
+``cifar10``, ``photos`` (a folder of class folders, of ``.npy`` files, of Hugging Face's `datasets`, or the root of a
+known data set),
 ``photos:side=64``, ``folder:path=photos,class_map=classes.json``: in the table ``[data]`` of a suite, and as ``--data``
 of a command.
 """
@@ -18,6 +19,7 @@ from typing import Any, get_type_hints
 
 from evalsuite.datasets import DATASETS
 from evalsuite.datasets.decoding import holds_pictures
+from evalsuite.datasets.tables import holds_tables
 from evalsuite.errors import SuiteError
 from evalsuite.registry import unknown_name
 
@@ -120,7 +122,9 @@ def _checked_choice(name: str, path: Path, where: str, root: Path | None) -> Pat
 
 def _of_folder(path: Path, where: str) -> ResolvedData:
     if not path.is_dir():
-        raise SuiteError(f"{where} {path}: found a file, expected a folder of class folders or of .npy files")
+        raise SuiteError(
+            f"{where} {path}: found a file, expected a folder of class folders, of .npy or of parquet files"
+        )
     known = [
         (name, path) for name, files in KNOWN_SETS.items() if any((path / file).exists() for file in files)
     ]
@@ -143,8 +147,11 @@ def _of_folder(path: Path, where: str) -> ResolvedData:
         return ResolvedData({"name": "arrays", "folder": str(path)})
     if holds_pictures(path):
         return ResolvedData({"name": FOLDER, "path": str(path)})
+    if holds_tables(path):
+        return ResolvedData({"name": "huggingface", "path": str(path)})
     raise SuiteError(
-        f"{where} {path}: found neither pictures in class folders, nor test_images.npy, nor a known data set "
+        f"{where} {path}: found neither pictures in class folders, nor test_images.npy, nor a folder of "
+        "save_to_disk() or of parquet files, nor a known data set "
         f"({', '.join(KNOWN_SETS)}) in it; name another folder"
     )
 

@@ -23,6 +23,7 @@ DATASETS: Registry[type[DataSet]] = Registry(
         "folder": "evalsuite.datasets.folders:Folder",
         "gaussian-noise": "evalsuite.datasets.outliers:GaussianNoise",
         "image-list": "evalsuite.datasets.image_lists:ImageList",
+        "huggingface": "evalsuite.datasets.huggingface:HuggingFace",
         "imagenet": "evalsuite.datasets.imagenet:ImageNet",
         "imagenet-a": "evalsuite.datasets.imagenet:ImageNetA",
         "imagenet-o": "evalsuite.datasets.imagenet:ImageNetO",

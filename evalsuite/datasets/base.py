@@ -32,6 +32,7 @@ class Place:
         seed: First part of the address of every draw that changes images.
         preprocessing: Resize and crop of the network, for pictures that have no size of their own yet.
         classes: Number of logits of the network; 0 if it is not known. Labels that are indices are below it.
+        channels: Number of channels of the network's images: pictures become grey for one, RGB for three.
         skip_unreadable: Whether pictures that cannot be read are left out and counted.
         verify: Whether pictures are read again that an earlier run has decoded.
     """
@@ -41,6 +42,7 @@ class Place:
     seed: int = 0
     preprocessing: Preprocessing | None = None
     classes: int = 0
+    channels: int = 3
     skip_unreadable: bool = False
     verify: bool = False
 

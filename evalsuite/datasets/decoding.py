@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image, __version__
@@ -68,12 +69,27 @@ class Listing:
         return tuple(notes)
 
 
+class StoredPicture(Protocol):
+    """An encoded picture inside of a larger file; its text is what messages call it."""
+
+    @property
+    def name(self) -> str:
+        """A short name."""
+
+    @property
+    def stamp(self) -> str:
+        """File, size, time and row: what the cache knows it by."""
+
+    def read(self) -> bytes:
+        """Returns its bytes."""
+
+
 @dataclass(frozen=True)
 class DecodedPictures:
     """Pixels, and what was met on the way.
 
     Attributes:
-        images: uint8 (N, 3, H, W).
+        images: uint8 (N, C, H, W): RGB, or grey for a network of one channel.
         kept: Indices of the pictures that could be read, int64 (N,).
         notes: Sentences for readers of numbers about them.
     """
@@ -130,7 +146,7 @@ def holds_pictures(folder: Path) -> bool:
 
 
 def decode_pictures(
-    paths: Sequence[Path],
+    paths: Sequence[Path] | Sequence[StoredPicture],
     preprocessing: Preprocessing | None,
     place: Place,
     *,
@@ -140,20 +156,28 @@ def decode_pictures(
     """Returns pictures as a network sees them, decoded once for all runs of this user.
 
     Args:
-        paths: The files.
+        paths: The files, or pictures inside of files.
         preprocessing: Resize and crop; ``None`` for pictures that have one size already.
-        place: Whether unreadable pictures are left out, and whether what is decoded already is decoded again.
+        place: Number of channels, whether unreadable pictures are left out, and whether what is decoded already is
+            decoded again.
         name: What messages call the set.
         border: Pixels that are cut off each side before anything else.
 
     Raises:
-        DataError: If one cannot be read, or they have different sizes and no preprocessing.
+        DataError: If one cannot be read, they have different sizes and no preprocessing, or the network takes
+            neither one channel nor three.
     """
+    if place.channels not in (1, 3):
+        raise DataError(
+            f"{name}: found pictures and a network of {place.channels} channels, expected 1 (grey) or 3 (RGB); give "
+            "its images as arrays (a folder with test_images.npy)"
+        )
+    grey = place.channels == 1
     preprocessing = preprocessing or Preprocessing(crop=_common_size(paths, place, name))
-    shape = (len(paths), 3, *preprocessing.crop)
-    decode_one = partial(_decode_or_reason, preprocessing=preprocessing, border=border)
-    decode = partial(_decode_all, paths, decode_one, skip=place.skip_unreadable)
-    how = f"{preprocessing!r} {place.skip_unreadable}" + (f" without {border} px" if border else "")
+    shape = (len(paths), place.channels, *preprocessing.crop)
+    read = partial(_decode_or_reason, preprocessing=preprocessing, grey=grey, border=border)
+    decode = partial(_decode_all, paths, read, skip=place.skip_unreadable)
+    how = f"{preprocessing!r} {place.skip_unreadable}" + " grey" * grey + (f" without {border} px" if border else "")
     key = _key(paths, how)
     images, facts = cached_pictures(key, shape, decode, renew=place.verify)
     unreadable = list(facts["unreadable"])
@@ -178,20 +202,29 @@ def _notes(name: str, facts: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _key(paths: Sequence[Path], how: str) -> str:
+def _key(paths: Sequence[Path] | Sequence[StoredPicture], how: str) -> str:
     """A digest of names, sizes and times of files, of what is made of them, and of the decoder's version."""
     total = hashlib.sha256(f"{VERSION} {__version__} {how}".encode())
     for path in paths:
-        status = path.stat()
-        total.update(f"\n{path.absolute()} {status.st_size} {status.st_mtime_ns}".encode())
+        total.update(f"\n{file_stamp(path) if isinstance(path, Path) else path.stamp}".encode())
     return total.hexdigest()
 
 
+def file_stamp(path: Path) -> str:
+    """Returns path, size and time of a file: what the cache knows it by."""
+    status = path.stat()
+    return f"{path.absolute()} {status.st_size} {status.st_mtime_ns}"
+
+
 def _decode_all(
-    paths: Sequence[Path], decode: Callable[[Path], _Picture | DataError], write: Write, *, skip: bool
+    paths: Sequence[Path] | Sequence[StoredPicture],
+    read: Callable[[Any], _Picture | DataError],
+    write: Write,
+    *,
+    skip: bool,
 ) -> dict[str, Any]:
     facts: dict[str, Any] = {ROWS: 0, "unreadable": [], "turned": 0, "transparent": 0}
-    for start, pictures in _batches(paths, decode):
+    for start, pictures in _batches(paths, read):
         rows = []
         for row, picture in enumerate(pictures, start=start):
             if isinstance(picture, DataError):
@@ -209,7 +242,7 @@ def _decode_all(
 
 
 def _batches(
-    paths: Sequence[Path], read: Callable[[Path], _Picture | DataError]
+    paths: Sequence[Path] | Sequence[StoredPicture], read: Callable[[Any], _Picture | DataError]
 ) -> Iterator[tuple[int, list[_Picture | DataError]]]:
     """Yields the results of a few pictures at a time, in order, with the index of their first."""
     with ThreadPoolExecutor(max_workers=min(READERS, 2 * (os.cpu_count() or 1))) as readers:
@@ -220,21 +253,23 @@ def _batches(
 
 @dataclass(frozen=True)
 class _Picture:
-    """One decoded picture: pixels, uint8 (3, H, W), whether its EXIF data turn it, whether it had an alpha channel."""
+    """One decoded picture: pixels, uint8 (C, H, W), whether its EXIF data turn it, whether it had an alpha channel."""
 
     pixels: Array
     turned: bool
     transparent: bool
 
 
-def _decode_or_reason(path: Path, preprocessing: Preprocessing, border: int = 0) -> _Picture | DataError:
+def _decode_or_reason(
+    path: Path | StoredPicture, preprocessing: Preprocessing, *, grey: bool, border: int = 0
+) -> _Picture | DataError:
     try:
-        with Image.open(path) as file:
+        with Image.open(_encoded(path)) as file:
             turned = file.getexif().get(ORIENTATION, 1) != 1
-            picture, transparent = _colour(path, file)
+            picture, transparent = _colour(path, file, grey=grey)
             if border:
                 picture = picture.crop((border, border, picture.width - border, picture.height - border))
-            return _Picture(preprocessing.pixels(picture), turned, transparent)
+            return _Picture(preprocessing.pixels(picture, grey=grey), turned, transparent)
     except DataError as error:
         return error
     except UNREADABLE as error:
@@ -244,11 +279,16 @@ def _decode_or_reason(path: Path, preprocessing: Preprocessing, border: int = 0)
         )
 
 
-def _colour(path: Path, file: Image.Image) -> tuple[Image.Image, bool]:
-    """A picture as RGB, or in a mode whose conversion to RGB is right, and whether it had an alpha channel."""
+def _encoded(path: Path | StoredPicture) -> Path | io.BytesIO:
+    """What Pillow opens."""
+    return path if isinstance(path, Path) else io.BytesIO(path.read())
+
+
+def _colour(path: Path | StoredPicture, file: Image.Image, *, grey: bool) -> tuple[Image.Image, bool]:
+    """A picture as RGB or grey, or in a mode whose conversion to that is right; whether it had an alpha channel."""
     if file.mode.startswith("I;16"):  # Pillow would clip values above 255
-        grey = np.asarray(file).astype(np.float64) / 257
-        return Image.fromarray(np.rint(grey).astype(np.uint8)), False
+        levels = np.asarray(file).astype(np.float64) / 257
+        return Image.fromarray(np.rint(levels).astype(np.uint8)), False
     if file.mode in ("I", "F"):
         raise DataError(
             f"{path}: found a picture of mode {file.mode} (32 bits a pixel), whose range is not known; expected 8 or "
@@ -256,12 +296,12 @@ def _colour(path: Path, file: Image.Image) -> tuple[Image.Image, bool]:
         )
     if file.mode == "P" and "transparency" in file.info:
         return file.convert("RGBA").convert("RGB"), True
-    return file.convert("RGB"), "A" in file.getbands()
+    return file.convert("L" if grey else "RGB"), "A" in file.getbands()
 
 
-def _common_size(paths: Sequence[Path], place: Place, name: str) -> tuple[int, int]:
+def _common_size(paths: Sequence[Path] | Sequence[StoredPicture], place: Place, name: str) -> tuple[int, int]:
     """Height and width of all pictures, from their headers."""
-    sizes: dict[tuple[int, int], Path] = {}
+    sizes: dict[tuple[int, int], Path | StoredPicture] = {}
     for _, batch in _headers(paths):
         for path, size in batch:
             if isinstance(size, DataError) and not place.skip_unreadable:
@@ -282,16 +322,18 @@ def _common_size(paths: Sequence[Path], place: Place, name: str) -> tuple[int, i
     return next(iter(sizes))
 
 
-def _headers(paths: Sequence[Path]) -> Iterator[tuple[int, list[tuple[Path, tuple[int, int] | DataError]]]]:
+def _headers(
+    paths: Sequence[Path] | Sequence[StoredPicture],
+) -> Iterator[tuple[int, list[tuple[Any, tuple[int, int] | DataError]]]]:
     with ThreadPoolExecutor(max_workers=READERS) as readers:
         for start in range(0, len(paths), BATCH):
             batch = paths[start : start + BATCH]
             yield start, list(zip(batch, readers.map(_size, batch), strict=True))
 
 
-def _size(path: Path) -> tuple[int, int] | DataError:
+def _size(path: Path | StoredPicture) -> tuple[int, int] | DataError:
     try:
-        with Image.open(path) as file:
+        with Image.open(_encoded(path)) as file:
             return file.height, file.width
     except UNREADABLE as error:
         return DataError(

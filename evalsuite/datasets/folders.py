@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
-from evalsuite.datasets.arrays import VALIDATION_SHARE
 from evalsuite.datasets.base import PICTURE_SUFFIXES, DataSet, Place
 from evalsuite.datasets.class_folders import FolderClasses, folder_classes
 from evalsuite.datasets.decoding import Listing, decode_pictures, list_folder, subfolders
+from evalsuite.datasets.splits import Shares, split_named
 from evalsuite.errors import DataError, SuiteError, first_few
 from evalsuite.preprocessing import Preprocessing
-from evalsuite.random_streams import address
 from evalsuite.types import Array, ImageSet, Split
-
-TRAIN = ("train", "training")
-VALIDATION = ("val", "valid", "validation")
-TEST = ("test", "testing")
-"""Names of the folders that hold a split."""
 
 
 @dataclass(frozen=True)
 class Folder(DataSet):
     """Pictures in a folder, at any depth: ``<path>/<class>/<picture>``, or ``<path>/test/<class>/<picture>``.
 
-    Every picture becomes RGB and is resized and cropped as the network wants it, or to `side`. All pictures are test
-    images, unless the folder has folders ``train`` and ``test`` (or ``val``), or a share for testing is set. Integer
-    names of class folders are labels; other names are numbered in sorted order; a class map says otherwise.
+    Every picture becomes RGB, or grey for a network of one channel, and is resized and cropped as the network wants it,
+    or to `side`. All pictures are test images, unless the folder has folders ``train`` and ``test`` (or ``val``), or a
+    share for testing is set. Integer names of class folders are labels; other names are numbered in sorted order; a
+    class map says otherwise.
 
     Attributes:
         path: Folder: absolute, under the data root, or under the working directory.
@@ -74,7 +69,7 @@ class Folder(DataSet):
             )
 
     def load(self, split: Split, place: Place) -> ImageSet:
-        """Returns the pictures of a split as uint8 (N, 3, H, W)."""
+        """Returns the pictures of a split as uint8 (N, C, H, W)."""
         check_side(self.name, self.side, self.limit)
         if place.classes and self.classes and self.classes != place.classes:
             raise DataError(
@@ -84,13 +79,15 @@ class Folder(DataSet):
         if not root.is_dir():
             raise DataError(f"{root}: found a file, expected a folder of pictures")
         parts = _split_folders(root)
-        listing = list_folder(self._folder(root, parts, split))
+        shares = self._shares(root, parts)
+        listing = list_folder(shares.part(self.name, root, parts, split, root))
         if not listing.paths:
             suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
             raise DataError(f"{listing.folder}: found no picture, expected {suffixes} files in it or deeper")
         classes = self._classes(root, listing, parts, place) if self.labelled else None
         labels = None if classes is None else _labels(listing, classes)
-        rows = self._rows(listing, labels, parts, split)
+        names = [path.relative_to(listing.folder).as_posix() for path in listing.paths]
+        rows = shares.rows(names, labels, split, validated={"validation", "test"} <= parts.keys())
         paths = [listing.paths[row] for row in rows]
         place = replace(place, skip_unreadable=place.skip_unreadable or self.skip_unreadable)
         decoded = decode_pictures(paths, self._preprocessing(place), place, name=self.name)
@@ -113,32 +110,14 @@ class Folder(DataSet):
             return Preprocessing(crop=(self.side, self.side), resize=(self.side,))
         return place.preprocessing
 
-    def _folder(self, root: Path, parts: dict[str, Path], split: Split) -> Path:
-        """The folder that holds the pictures of a split, beside those of others where it is split by share."""
-        tested = parts.get("test", parts.get("validation"))
-        if self.test_share and (tested is not None or not self.labelled):
-            reason = f"{tested.name}/ is there" if tested is not None else "without labels all are tested on"
-            raise DataError(f"{root}: found test_share = {self.test_share:g}, but {reason}; leave it out")
-        if not parts:
-            if split != "test" and not self.test_share:
-                raise DataError(
-                    f"data set {self.name!r} has no split {split!r}: {root} has no folders train/ and test/, so all "
-                    "its pictures are for testing; make these folders, or set test_share = 0.2"
-                )
-            return root
-        if split == "test" and not self.test_share:
-            if tested is None:
-                raise DataError(
-                    f"{root}: found train/ alone, expected test/ or val/ too; or set test_share = 0.2"
-                )
-            return tested
-        if split == "validation" and {"validation", "test"} <= parts.keys():
-            return parts["validation"]
-        if "train" not in parts:
-            raise DataError(f"data set {self.name!r} has no split {split!r}: {root} has no folder train/")
-        return parts["train"]
+    def _shares(self, root: Path, parts: Mapping[Split, Path]) -> Shares:
+        """How the folder is split where its folders do not say it."""
+        check_share(root, self.test_share, parts, labelled=self.labelled)
+        return Shares(self.test_share, self.split_seed, self.limit)
 
-    def _classes(self, root: Path, listing: Listing, parts: dict[str, Path], place: Place) -> FolderClasses:
+    def _classes(
+        self, root: Path, listing: Listing, parts: Mapping[Split, Path], place: Place
+    ) -> FolderClasses:
         """The classes of all folders of all splits, so that a label means the same in each."""
         if outside := [path for path in listing.paths if path.parent == listing.folder]:
             raise DataError(
@@ -148,27 +127,6 @@ class Folder(DataSet):
         class_map = place.locate(self.class_map) if self.class_map else None
         count = self.classes or place.classes
         return folder_classes(root, sorted(folders), count=count, class_map=class_map, known=self.class_names)
-
-    def _rows(self, listing: Listing, labels: Array | None, parts: dict[str, Path], split: Split) -> Array:
-        """Indices of the pictures of a split."""
-        rows = np.arange(len(listing.paths))
-        if labels is not None and self.test_share:
-            tested = self._drawn(listing, labels, rows, self.test_share, "test")
-            rows = tested if split == "test" else np.setdiff1d(rows, tested)
-        if labels is not None and split != "test" and not {"validation", "test"} <= parts.keys():
-            held_out = self._drawn(listing, labels, rows, VALIDATION_SHARE, "validation")
-            rows = held_out if split == "validation" else np.setdiff1d(rows, held_out)
-        return rows[: self.limit or None] if split == "test" else rows
-
-    def _drawn(self, listing: Listing, labels: Array, rows: Array, share: float, purpose: str) -> Array:
-        """A share of each class, at least one picture of several, in the order of a hash of their names."""
-        names = [listing.paths[row].relative_to(listing.folder).as_posix() for row in rows]
-        order = np.argsort([address(self.split_seed, purpose, name) for name in names], kind="stable")
-        drawn = []
-        for label in np.unique(labels[rows]):
-            same = order[labels[rows][order] == label]
-            drawn.append(same[: max(round(share * len(same)), int(len(same) > 1))])
-        return np.sort(rows[np.concatenate(drawn)])
 
 
 def check_side(name: str, side: int, limit: int = 0, *, minimum: int = 0) -> None:
@@ -190,13 +148,30 @@ def check_side(name: str, side: int, limit: int = 0, *, minimum: int = 0) -> Non
         )
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def check_share(root: Path, share: float, parts: Mapping[Split, object], *, labelled: bool = True) -> None:
+    """Checks that a share for testing has an effect.
+
+    Args:
+        root: Where the set is.
+        share: Of each class, to test on; 0 for none.
+        parts: The parts of the set, by split.
+        labelled: Whether it has classes.
+
+    Raises:
+        DataError: If there is a part to test on, or there are no classes.
+    """
+    tested = "test/" if "test" in parts else "val/" if "validation" in parts else ""
+    if share and (tested or not labelled):
+        reason = f"{tested} is there" if tested else "without labels all are tested on"
+        raise DataError(f"{root}: found test_share = {share:g}, but {reason}; leave it out")
+
+
+def _split_folders(root: Path) -> dict[Split, Path]:
     """The folders of splits, by split; none if the folders in `root` are classes."""
-    splits = {"train": TRAIN, "validation": VALIDATION, "test": TEST}
-    found: dict[str, Path] = {}
+    found: dict[Split, Path] = {}
     children = subfolders(root)
     for child in children:
-        split = next((split for split, names in splits.items() if child.lower() in names), None)
+        split = split_named(child)
         if split is None:
             return {}
         if split in found:

@@ -180,15 +180,19 @@ class ImageSource:
         return int(getattr(self.data, "test_limit", 0) or getattr(self.data, "limit", 0))
 
     def _place(self, view: View) -> Place:
-        """The place of a view: pictures of another set get the size that the suite's images have."""
+        """The place of a view: pictures of another set get the size that the suite's images have.
+
+        Those with labels are decoded with their channels too; outliers are RGB until `with_shape`.
+        """
         if not view.data:
             return self.place
-        height, width = self.images(View()).images.shape[2:]
-        own = self.place.preprocessing
+        channels, height, width = self.images(View()).images.shape[1:]
+        place = replace(self.place, channels=channels if view.labelled else 3)
+        own = place.preprocessing
         if own is not None and own.crop == (height, width) and not getattr(self.data, "side", 0):
-            return self.place
+            return place
         resize = (height,) if height == width else (height, width)
-        return replace(self.place, preprocessing=Preprocessing(crop=(height, width), resize=resize))
+        return replace(place, preprocessing=Preprocessing(crop=(height, width), resize=resize))
 
     def _data_set(self, view: View, place: Place) -> DataSet:
         suite_images = self.images(View())

@@ -87,8 +87,8 @@ class CheckRequest:
     controls: tuple[ExternalCandidate, ...] = ()
 
 
-MAKING = ("producers", "ratios", "recipe", "retraining", "control")
-"""Keys of a suite that say how candidates are made, which `check` does not do."""
+WITHOUT_EFFECT = ("seeds", "producers", "ratios", "recipe", "retraining", "control")
+"""Keys of a suite that say how candidates are made, which `check` does not do; finished models have their own seeds."""
 PASSED_ON = ("depth", "evaluators", "threads", "resources", "data_root", "parent_accuracy")
 """Keys of a suite that mean in `check` what they mean in `run`."""
 DEFAULT_DATA = "cifar10"
@@ -139,8 +139,8 @@ def check_suite_of(
     claim = {} if request.parent_accuracy is None else {"parent_accuracy": request.parent_accuracy}
     raw = {
         **{key: battery[key] for key in PASSED_ON if key in battery},
-        "name": "check",
-        "description": f"finished models beside {Path(request.parent).name}",
+        "name": "check",  # the folder's name, not the suite's: another check by the same suite may stand beside it
+        "description": _description(request, battery),
         "checkpoint": request.parent,
         "checkpoint_weights": request.weights,
         "seeds": seeds,
@@ -168,9 +168,15 @@ def _battery(request: CheckRequest) -> tuple[Mapping[str, Any], Path]:
         return BATTERY, Path.cwd()
     path = find_suite(request.suite)
     battery = read_suite_tables(path)
-    if unused := [key for key in MAKING if key in battery]:
+    if unused := [key for key in WITHOUT_EFFECT if key in battery]:
         log.warning("%s: check takes finished models, so it does not use %s", path, ", ".join(unused))
     return battery, path.parent.resolve()
+
+
+def _description(request: CheckRequest, battery: Mapping[str, Any]) -> str:
+    """What is checked, in words, with the name of the suite whose tests these are."""
+    tests = f", by the tests of the suite {battery['name']}" if battery.get("name") else ""
+    return f"finished models beside {Path(request.parent).name}{tests}"
 
 
 def _tolerances(request: CheckRequest, battery: Mapping[str, Any]) -> dict[str, Tolerance]:

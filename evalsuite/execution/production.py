@@ -36,7 +36,7 @@ from evalsuite.runs.digests import candidate_digest, digest_of
 from evalsuite.runs.plan import PlannedCandidate
 from evalsuite.runs.store import Key, Store
 from evalsuite.training.history import history, set_history
-from evalsuite.types import DENSE, PROGRAM, Candidate, ExternalCandidate, Phase
+from evalsuite.types import DENSE, PROGRAM, Candidate, Cost, ExternalCandidate, Phase
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class Production:
     ) -> None:
         self.suite, self.store, self.image_source = suite, store, image_source
         self.device, self.trust = device, trust
+        self._costs: dict[tuple[object, ...], Cost] = {}
 
     @cached_property
     def trainings(self) -> TrainingInputs:
@@ -299,7 +300,8 @@ class Production:
         self, key: Key, model: nn.Module, parent: Candidate | None, settings: Mapping[str, Any]
     ) -> Candidate:
         """What is written down about a network: its costs and measured ratios."""
-        spent = cost(model, self._shape)
+        weights = weights_digest(model)
+        spent = self._cost(model, weights, settings)
         reference = spent if parent is None else parent.cost
         axis = next((c.plugin.axis for c in self.suite.producers if c.label == key.method), DEFAULT_AXIS)
         return Candidate(
@@ -309,10 +311,18 @@ class Production:
             ratio=ratio_on_axis(spent, reference, axis) or 0.0,
             prunable_ratio=ratio_on_axis(spent, reference, "prunable_nonzero") or 0.0,
             cost=spent,
-            weights=weights_digest(model),
+            weights=weights,
             model=settings,
             axis=axis,
         )
+
+    def _cost(self, model: nn.Module, weights: str, settings: Mapping[str, Any]) -> Cost:
+        """What a network costs, counted once: it is planned, then saved, and packing large weights takes seconds."""
+        layers = tuple((name, type(layer)) for name, layer in model.named_modules())
+        key = (weights, repr(settings), layers)
+        if key not in self._costs:
+            self._costs[key] = cost(model, self._shape)
+        return self._costs[key]
 
     def _loaded_parent(self, path: Path) -> nn.Module:
         weights = read_weights(path, choice=self.suite.checkpoint_weights)

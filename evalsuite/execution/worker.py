@@ -72,6 +72,7 @@ def _place(context: RunContext) -> Place:
         context.suite.seeds[0],
         preprocessing=getattr(architecture, "preprocessing", None),
         classes=architecture.classes,
+        channels=len(architecture.mean),
         skip_unreadable=context.skip_unreadable,
         verify=context.verify,
     )
@@ -187,9 +188,7 @@ class TaskRunner:
     def _network_notes(self, key: Key, parent: Candidate) -> list[tuple[Key, str]]:
         """What the parent's network does beside what its settings show."""
         module = self.production.module(key, parent)
-        # A copy: decoded pictures are mapped read-only, which torch warns of.
-        first = np.array(self.image_source.images(View()).images[:1])
-        image = torch.as_tensor(first).to(self.device) / 255
+        image = torch.tensor(self.image_source.images(View()).images[:1]).to(self.device) / 255
         notes = [*self.suite.model.plugin.notes(), output_note(module, image)]
         if path := self.production.checkpoint(key.seed):
             notes.append(read_checkpoint(path, choice=self.suite.checkpoint_weights).note)

@@ -234,7 +234,7 @@ def _finished(chart: Any, palette: Palette) -> dict[str, Any]:
     drawn = chart.configure_view(stroke=None).configure_axis(
         **words, **lines, labelFontSize=12, labelPadding=6, tickSize=4, labelFlush=False
     )
-    spec: dict[str, Any] = drawn.configure_axisY(domain=False, ticks=False).to_dict()
+    spec: dict[str, Any] = drawn.configure_axisY(domain=False, ticks=False).to_dict(validate=False)
     # Numbers and labels are set after the first layout: without a new layout labels would lie outside the chart.
     spec["autosize"] = {"type": "fit-x", "contains": "padding", "resize": True}
     return spec

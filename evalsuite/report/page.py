@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
 from collections.abc import Mapping
 from functools import cache
+from importlib.metadata import version
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,6 +17,8 @@ import jinja2
 from markupsafe import Markup
 
 from evalsuite.atomic_files import write_atomically
+from evalsuite.datasets.picture_cache import cache_folder
+from evalsuite.errors import StoreError
 from evalsuite.report import charts, diagnostics
 from evalsuite.report.breakdown import breakdown
 from evalsuite.report.chart_data import curves, reliability_diagrams, slopes
@@ -209,10 +213,21 @@ def _text(name: str) -> str:
     return files(__package__).joinpath(name).read_text("utf-8")
 
 
+def _bundle() -> str:
+    """The script as vl-convert bundles it, which takes seconds, so it is kept for each of its versions."""
+    kept = cache_folder() / f"vega-{version('vl-convert-python')}.js"
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return kept.read_text("utf-8")
+    import vl_convert
+
+    bundle: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    with contextlib.suppress(StoreError):
+        write_atomically(kept, bundle.encode())
+    return bundle
+
+
 @cache
 def _library() -> Markup:
     """Vega, Vega-Lite and Vega-Embed in one script, safe to stand between script tags."""
-    import vl_convert
-
-    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    bundle = _bundle()
     return Markup(re.sub(r"<(?=/script|!--)", r"\\x3c", bundle, flags=re.IGNORECASE))  # noqa: S704  # a library's code

@@ -104,7 +104,10 @@ def test_what_is_a_name_and_a_folder_is_refused_with_how_to_say_which(home: Path
         ("digit", "unknown data set 'digit': did you mean 'digits'.*; and there is no folder digit"),
         ("./photo", r"--data \./photo: there is no such folder, looked for .*photo; correct the path"),
         ("photos/cat/1.png", "found a file, expected a folder of class folders"),
-        ("empty", "found neither pictures in class folders, nor test_images.npy, nor a known data set"),
+        (
+            "empty",
+            "found neither pictures in class folders, nor test_images.npy, nor a folder of save_to_disk",
+        ),
         (":side=3", "expected the name of a data set, or a path"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -139,9 +140,9 @@ def decodings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     seen: list[Path] = []
     decode = decoding._decode_or_reason
 
-    def counting(path: Path, preprocessing: Preprocessing, border: int) -> object:
+    def counting(path: Path, preprocessing: Preprocessing, *, grey: bool, border: int) -> object:
         seen.append(path)
-        return decode(path, preprocessing, border)
+        return decode(path, preprocessing, grey=grey, border=border)
 
     monkeypatch.setattr(decoding, "_decode_or_reason", counting)
     return seen
@@ -200,3 +201,30 @@ def test_the_cache_is_bounded(tmp_path: Path, no_small_sets: Path, monkeypatch: 
     for split_seed, side in enumerate((8, 7, 6)):
         Folder(str(folder), side=side, labelled=True, split_seed=split_seed).load("test", PLACE)
     assert len([*no_small_sets.glob("*.pixels")]) == 2
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "RGB", "RGBA", "CMYK"])
+def test_a_network_of_one_channel_sees_pictures_as_pillow_makes_them_grey(tmp_path: Path, mode: str) -> None:
+    colours = Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).convert(mode)
+    colours.save(tmp_path / "x.tif")
+    images = decode_pictures([tmp_path / "x.tif"], None, Place(channels=1)).images
+    with Image.open(tmp_path / "x.tif") as opened:
+        np.testing.assert_array_equal(images, np.asarray(opened.convert("L"))[None, None])
+
+
+def test_grey_pictures_are_repeated_for_three_channels_and_refused_for_two(tmp_path: Path) -> None:
+    grey = rng.integers(0, 256, (6, 5), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "x.png")
+    np.testing.assert_array_equal(decoded(tmp_path / "x.png"), np.stack([grey] * 3))
+    with pytest.raises(DataError, match=r"a network of 2 channels, expected 1 \(grey\) or 3 \(RGB\)"):
+        decode_pictures([tmp_path / "x.png"], None, Place(channels=2))
+
+
+@pytest.mark.parametrize("engine", ["pil", "torch"])
+def test_grey_pixels_are_padded_with_the_luminance_of_the_fill(engine: Literal["pil", "torch"]) -> None:
+    pixels = Preprocessing((6, 6), (4,), engine=engine, fill=(255, 0, 0)).pixels(
+        Image.new("L", (8, 8), 9), grey=True
+    )
+    expected = np.full((1, 6, 6), 76)
+    expected[:, 1:5, 1:5] = 9
+    np.testing.assert_array_equal(pixels, expected)

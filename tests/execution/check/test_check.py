@@ -397,3 +397,37 @@ def test_a_control_alone_is_no_question(
 ) -> None:
     assert answer("--control", str(shelf / "dense.pt")) == 2
     assert "found no candidates" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("suite", "keys"),
+    [
+        ("digits", "seeds, producers, ratios, recipe"),
+        ("methods-digits", "seeds, producers, ratios, recipe, retraining"),
+        ("", ""),
+    ],
+)
+def test_keys_of_a_suite_that_mean_nothing_here_are_named_in_one_sentence(
+    suite: str, keys: str, shelf: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Every suite that ships can be used: what it says about the making of candidates is said to be left out."""
+    (tmp_path / "tests.toml").write_text(
+        "name = 'gate'\n[[evaluators]]\nname = 'accuracy'\n[tolerances]\naccuracy = 0.01\n", "utf-8"
+    )
+    question = CheckRequest(
+        parent=str(shelf / "dense.pt"),
+        candidates=(ExternalCandidate(str(shelf / "light.safetensors"), "light", seed=3),),
+        model="small-cnn",
+        settings={"widths": list(WIDTHS)},
+        data={"name": "digits"},
+        suite=suite or str(tmp_path / "tests.toml"),
+    )
+    answered = suite_for(question, folder=tmp_path)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (1 if keys else 0)
+    assert all(text.endswith(f"check takes finished models, so it does not use {keys}") for text in said)
+    assert (answered.name, answered.seeds, answered.producers) == ("check", (3,), ())
+    assert (
+        answered.description
+        == f"finished models beside dense.pt, by the tests of the suite {suite or 'gate'}"
+    )

@@ -108,10 +108,24 @@ def _check(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     return call
 
 
-def test_verdicts_are_those_of_a_plain_loop(check: Check, home: Path, tmp_path: Path) -> None:
+def save_with_datasets(home: Path) -> None:
+    """Writes the photos as the library `datasets` of Hugging Face does, into ``saved``."""
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=sorted(NAMES))}
+    )
+    files, labels = zip(*ImageFolder(str(home / "photos")).samples, strict=True)
+    table = datasets.Dataset.from_dict({"image": list(files), "label": list(labels)}, features=features)
+    table.save_to_disk(home / "saved")
+
+
+@pytest.mark.parametrize("form", ["photos", "saved"])
+def test_verdicts_are_those_of_a_plain_loop(check: Check, home: Path, tmp_path: Path, form: str) -> None:
+    if form == "saved":
+        save_with_datasets(home)
     words = (
         "--data",
-        f"photos:side={SIDE}",
+        f"{form}:side={SIDE}",
         "--suite",
         "accuracy.toml",
         "--out",
@@ -120,7 +134,8 @@ def test_verdicts_are_those_of_a_plain_loop(check: Check, home: Path, tmp_path: 
     )
     code, output = check(*words)
     assert code == 0, output
-    rows: dict[str, dict[str, float]] = {row["metric"]: row for row in json.loads(output)["checks"]}
+    found = json.JSONDecoder().raw_decode(output)[0]["checks"]
+    rows: dict[str, dict[str, float]] = {row["metric"]: row for row in found}
     images, labels = tensors(home / "photos")
     for column, file in (("parent", "dense.pt"), ("value", "pruned.pt")):
         network = models.resnet18(num_classes=10).eval()
@@ -131,7 +146,8 @@ def test_verdicts_are_those_of_a_plain_loop(check: Check, home: Path, tmp_path: 
         assert rows["nll"][column] == pytest.approx(expected, abs=1e-5)
     assert rows["accuracy"]["parent"] > 0.9
     record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
-    assert record["data"]["labelling"].startswith("10 classes, numbered in sorted order: 0 apple, 1 bus")
+    rule = {"photos": "numbered in sorted order", "saved": "as the table names them"}[form]
+    assert record["data"]["labelling"].startswith(f"10 classes, {rule}: 0 apple, 1 bus")
 
 
 def test_a_suite_gives_data_model_and_checkpoint(check: Check, home: Path, tmp_path: Path) -> None:
