@@ -22,6 +22,7 @@ from evalsuite.cli import main
 from evalsuite.config import suite as suites
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
+from evalsuite.results import run as results
 from evalsuite.results.comparison import Comparison
 from evalsuite.types import ImageSet, Split
 
@@ -183,7 +184,8 @@ def test_an_edit_of_one_metric_makes_only_the_cells_stale_that_use_it(
     finally:
         file.write_text(before)
     assert code == 0, out
-    stale = {line.split()[0]: int(line.split()[2]) for line in out.splitlines()[1:] if line[:1].islower()}
+    table = out[out.index("component") :].splitlines()
+    stale = {line.split()[0]: int(line.split()[2]) for line in table if re.match(r"[a-z]+(-[a-z0-9]+)* +\d+ +\d", line)}
     assert stale["ood"] == 5
     assert {label for label, count in stale.items() if count} == {"ood"}
 
@@ -198,7 +200,7 @@ def test_a_run_computes_everything_once(tiny: Path, tmp_path: Path, monkeypatch:
 
         return call
 
-    monkeypatch.setattr("evalsuite.results.run.thresholds", counting("thresholds", evalsuite.thresholds))
+    monkeypatch.setattr(results, "threshold_rows", counting("thresholds", results.threshold_rows))
     monkeypatch.setattr(suites, "parse_suite", counting("parse_suite", suites.parse_suite))
     monkeypatch.setattr(Comparison, "over_seeds", counting("over_seeds", Comparison.over_seeds))
     loads: list[str] = []
@@ -219,9 +221,9 @@ def test_finished_candidates_need_test_images_only(done: Run, tmp_path: Path) ->
         weights = load_file(done.path / "candidates" / f"{source}.safetensors")
         save_file(weights, tmp_path / f"{name}.safetensors")
     (tmp_path / "photos").mkdir()
-    draws = np.random.default_rng(0)
-    np.save(tmp_path / "photos" / "test_images.npy", draws.integers(0, 256, (40, 32, 32, 3), dtype=np.uint8))
-    np.save(tmp_path / "photos" / "test_labels.npy", np.arange(40) % 10)
+    digits = Digits().load("test", Place())
+    np.save(tmp_path / "photos" / "test_images.npy", digits.images[:100].transpose(0, 2, 3, 1))
+    np.save(tmp_path / "photos" / "test_labels.npy", digits.labels[:100])
     (tmp_path / "suite.toml").write_text(FINISHED)
     words = ("run", tmp_path / "suite.toml", "--data-root", tmp_path, "--out", tmp_path / "run")
     code, said = cli(*words)

@@ -48,7 +48,7 @@ def image_set(classes: int, *, count: int = N, side: int = 32, start: int = 0) -
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(DataSet):
     """A data set of random images with every split."""
 
     classes: int = 10

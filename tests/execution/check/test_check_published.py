@@ -33,13 +33,8 @@ pytestmark = [
 ]
 SUITE = """
 name = "accuracy"
-ratios = [0.5]
 [data]
 name = "cifar10"
-[model]
-name = "resnet20"
-[[producers]]
-name = "random"
 [[evaluators]]
 name = "accuracy"
 [tolerances]
