@@ -177,7 +177,11 @@ def decode_pictures(
     shape = (len(paths), place.channels, *preprocessing.crop)
     read = partial(_decode_or_reason, preprocessing=preprocessing, grey=grey, border=border)
     decode = partial(_decode_all, paths, read, skip=place.skip_unreadable)
-    how = f"{preprocessing!r} {place.skip_unreadable}" + " grey" * grey + (f" without {border} px" if border else "")
+    how = (
+        f"{preprocessing!r} {place.skip_unreadable}"
+        + " grey" * grey
+        + (f" without {border} px" if border else "")
+    )
     key = _key(paths, how)
     images, facts = cached_pictures(key, shape, decode, renew=place.verify)
     unreadable = list(facts["unreadable"])

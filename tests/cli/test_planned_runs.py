@@ -185,7 +185,11 @@ def test_an_edit_of_one_metric_makes_only_the_cells_stale_that_use_it(
         file.write_text(before)
     assert code == 0, out
     table = out[out.index("component") :].splitlines()
-    stale = {line.split()[0]: int(line.split()[2]) for line in table if re.match(r"[a-z]+(-[a-z0-9]+)* +\d+ +\d", line)}
+    stale = {
+        line.split()[0]: int(line.split()[2])
+        for line in table
+        if re.match(r"[a-z]+(-[a-z0-9]+)* +\d+ +\d", line)
+    }
     assert stale["ood"] == 5
     assert {label for label, count in stale.items() if count} == {"ood"}
 

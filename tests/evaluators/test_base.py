@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from evalsuite.compat import robustbench
-from evalsuite.datasets.base import Place
+from evalsuite.datasets.base import DataSet, Place
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms import archives
 from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS

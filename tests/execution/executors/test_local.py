@@ -182,7 +182,7 @@ def test_a_cell_over_its_time_limit_is_tried_once_more(executor: str, tmp_path: 
 
 def test_a_worker_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evalsuite.execution.executors.local.GRACE", 0.5)
-    suite = hurting(tmp_path, times=2, how="stop", limit="time_limit = 2")
+    suite = hurting(tmp_path, times=2, how="stop", limit="time_limit = 4")
     found = runner.run(suite, out=tmp_path / "run", options=ONE)
     assert reasons(found) == {(0.5, "hurt"): "it did not come back within its time limit, and was killed"}
 
