@@ -24,6 +24,7 @@ from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
 from evalsuite.results import run as results
 from evalsuite.results.comparison import Comparison
+from evalsuite.thresholds.threshold import threshold_rows
 from evalsuite.types import ImageSet, Split
 
 PACKAGE = Path(str(evalsuite.__file__)).parent
@@ -204,7 +205,7 @@ def test_a_run_computes_everything_once(tiny: Path, tmp_path: Path, monkeypatch:
 
         return call
 
-    monkeypatch.setattr(results, "threshold_rows", counting("thresholds", results.threshold_rows))
+    monkeypatch.setattr(results, "threshold_rows", counting("thresholds", threshold_rows))
     monkeypatch.setattr(suites, "parse_suite", counting("parse_suite", suites.parse_suite))
     monkeypatch.setattr(Comparison, "over_seeds", counting("over_seeds", Comparison.over_seeds))
     loads: list[str] = []
@@ -226,6 +227,7 @@ def test_finished_candidates_need_test_images_only(done: Run, tmp_path: Path) ->
         save_file(weights, tmp_path / f"{name}.safetensors")
     (tmp_path / "photos").mkdir()
     digits = Digits().load("test", Place())
+    assert digits.labels is not None
     np.save(tmp_path / "photos" / "test_images.npy", digits.images[:100].transpose(0, 2, 3, 1))
     np.save(tmp_path / "photos" / "test_labels.npy", digits.labels[:100])
     (tmp_path / "suite.toml").write_text(FINISHED)

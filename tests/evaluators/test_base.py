@@ -69,7 +69,7 @@ def benches(
     classes: int = 10, *, side: int = 32, root: Path | None = None, control: bool = True
 ) -> list[Bench]:
     """The benches of a parent and a candidate."""
-    source = ImageSource(Random(classes, side), Place(root=root))  # type: ignore[arg-type]  # it has the method
+    source = ImageSource(Random(classes, side), Place(root=root))
     parent = Bench(network(classes, 0), source)
     if control:
         parent.set_control(Bench(network(classes, 1), source))
@@ -215,7 +215,7 @@ def test_a_class_without_images_is_declared_and_has_no_score() -> None:
             images = super().load(split, place)
             return replace(images, labels=np.arange(N) % 2)
 
-    source = ImageSource(Lacking(), Place())  # type: ignore[arg-type]  # it has the method
+    source = ImageSource(Lacking(), Place())
     parent = Bench(network(10, 0), source)
     missing = frozenset(("class_accuracy", f"class/{k}") for k in range(2, 10))
     assert_declared(Similarity(), [parent], may_be_missing=missing)

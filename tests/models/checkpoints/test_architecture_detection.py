@@ -130,7 +130,7 @@ def test_the_nearest_are_those_with_the_most_common_names(build: Build) -> None:
     assert names[0] == "torchvision:resnet18"
     assert shares[0] == 101 / 102  # 20 convolutions, 20 norms of four tensors, weight and bias of the head
     assert list(shares) == sorted(shares, reverse=True)
-    with pytest.raises(CheckpointError, match="or torchvision knows; name the architecture"):
+    with pytest.raises(CheckpointError, match="torchvision or timm knows; name the architecture"):
         detect_architecture({"strange": torch.zeros(3)})
 
 
