@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import pandas as pd
+import pytest
+import torch
+from torch import nn
 
 from evalsuite import api
 from evalsuite.cli import console
 from evalsuite.config.suite import load_suite
 from evalsuite.execution.dry_run import describe_run
 from evalsuite.execution.planning import prepare
+from evalsuite.execution.production import checked
+from evalsuite.models.cost import cost, weights_digest
+from evalsuite.producers.base import Context, Producer
 from evalsuite.results.verdict_tables import MEAN, NETWORK
+from evalsuite.training.recipe import Recipe
+from evalsuite.types import Candidate, ImageSet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import pytest
+    from collections.abc import Callable, Iterator, Sequence
 
     from evalsuite import Run
 
@@ -83,3 +92,33 @@ def test_a_control_that_is_added_makes_no_other_cell_stale_and_its_cost_is_told(
     assert "are of the control" in capsys.readouterr().out
     console.print_plan(describe_run(prepare(load_suite(without), out=tmp_path / "none")))
     assert "control" not in capsys.readouterr().out
+
+
+@dataclass(frozen=True)
+class Filling(Producer):
+    """Moves weights of the parent that are exactly zero, as retraining does."""
+
+    dense: ClassVar[bool] = True
+
+    def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
+        del context
+        for _ in ratios:
+            network = copy.deepcopy(parent)
+            for weight in network.parameters():
+                weight.data[weight == 0] = 0.1
+            yield network
+
+
+def test_a_control_may_have_more_weights_than_a_parent_with_zeros() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(12, 3)
+    layer.weight.data[0] = 0
+    parent = nn.Sequential(nn.Flatten(), layer).eval()
+    spent = cost(parent, (3, 2, 2))
+    record = Candidate("dense", 0, 0.0, 0.0, 0.0, spent, weights_digest(parent), {"name": "x"})
+    images = ImageSet("few", np.zeros((4, 3, 2, 2), np.uint8), np.arange(4) % 3, 3)
+    context = Context(images, Recipe(epochs=1), seed=0)
+    made = list(checked(Filling(), record, parent, (0.5, 0.8), context))
+    assert [1 - sum(int((p != 0).sum()) for p in one.parameters()) / spent.nonzero for one in made] == 2 * [
+        pytest.approx(-12 / 27)
+    ]
