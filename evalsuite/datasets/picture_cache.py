@@ -20,15 +20,17 @@ import numpy as np
 
 from evalsuite.atomic_files import atomic_path, write_atomically
 from evalsuite.datasets.shared_cache import SMALL, exclusive, has_room
-from evalsuite.errors import StoreError
+from evalsuite.errors import DataError, StoreError
 from evalsuite.types import Array
 
 log = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "EVALSUITE_CACHE"
 """Environment variable with the folder of decoded pictures."""
-CACHE_SIZE = 64 << 30
-"""Bytes of decoded pictures that are kept; those that were not used for longest go first."""
+SIZE_VARIABLE = "EVALSUITE_CACHE_GB"
+"""Environment variable with the gigabytes of decoded pictures that are kept."""
+CACHE_SIZE = 64e9
+"""Bytes of decoded pictures that are kept where it is not set; those that were not used for longest go first."""
 ROWS = "rows"
 """The fact about decoded pictures that the cache reads itself: how many there are."""
 
@@ -70,6 +72,24 @@ def cache_folder() -> Path:
     return Path(user).expanduser() / "evalsuite"
 
 
+def cache_size() -> float:
+    """Returns how many bytes of decoded pictures are kept: `SIZE_VARIABLE`, else `CACHE_SIZE`.
+
+    Raises:
+        DataError: If the variable is no number above 0.
+    """
+    text = os.environ.get(SIZE_VARIABLE)
+    if not text:
+        return CACHE_SIZE
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < float("inf"):
+        raise DataError(f"found {SIZE_VARIABLE} = {text}, expected gigabytes above 0, for example 250")
+    return size * 1e9
+
+
 def cached_pictures(
     name: str, shape: tuple[int, int, int, int], decode: Decode, *, renew: bool = False
 ) -> tuple[Array, Mapping[str, Any]]:
@@ -95,7 +115,15 @@ def cached_pictures(
         found = None if renew else _found(folder / f"{name}.json", shape)  # another process may have done it
         if found is not None:
             return found
-        _make_room(folder, size)
+        if size > (most := cache_size()):
+            log.warning(
+                "%.0f GB of decoded pictures are more than the %.0f GB that are kept, so other runs decode them again: "
+                "set %s",
+                size / 1e9,
+                most / 1e9,
+                SIZE_VARIABLE,
+            )
+        _make_room(folder, size, most)
         stored = has_room(folder, size) and _stored(folder / f"{name}.json", decode)
         found = _found(folder / f"{name}.json", shape) if stored else None
     if found is None:
@@ -149,13 +177,13 @@ def _found(path: Path, shape: tuple[int, int, int, int]) -> tuple[Array, Mapping
     return values, facts
 
 
-def _make_room(folder: Path, size: int) -> None:
-    """Removes what was not used for longest until `size` bytes more fit into the cache."""
+def _make_room(folder: Path, size: int, most: float) -> None:
+    """Removes what was not used for longest until `size` bytes more fit into a cache of `most`."""
     with contextlib.suppress(OSError):
         kept = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
         used = {path: path.with_suffix(".pixels").stat().st_size for path in kept}
         for path in kept:
-            if sum(used.values()) + size <= CACHE_SIZE:
+            if sum(used.values()) + size <= most:
                 return
             used.pop(path)
             for file in folder.glob(f"{path.stem}.*"):

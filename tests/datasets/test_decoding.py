@@ -203,6 +203,23 @@ def test_the_cache_is_bounded(tmp_path: Path, no_small_sets: Path, monkeypatch: 
     assert len([*no_small_sets.glob("*.pixels")]) == 2
 
 
+def test_the_size_of_the_cache_is_the_users(
+    tmp_path: Path, no_small_sets: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = Folder(str(photos(tmp_path / "photos")), side=8, labelled=True)
+    monkeypatch.setenv("EVALSUITE_CACHE_GB", "1e-6")
+    data.load("test", PLACE)
+    assert "set EVALSUITE_CACHE_GB" in caplog.text
+    caplog.clear()
+    monkeypatch.setenv("EVALSUITE_CACHE_GB", "1")
+    Folder(str(tmp_path / "photos"), side=7, labelled=True).load("test", PLACE)
+    assert caplog.text == ""
+    monkeypatch.setenv("EVALSUITE_CACHE_GB", "lots")
+    with pytest.raises(DataError, match="found EVALSUITE_CACHE_GB = lots, expected gigabytes above 0"):
+        Folder(str(tmp_path / "photos"), side=6, labelled=True).load("test", PLACE)
+    assert len([*no_small_sets.glob("*.pixels")]) == 2
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "1", "P", "RGB", "RGBA", "CMYK"])
 def test_a_network_of_one_channel_sees_pictures_as_pillow_makes_them_grey(tmp_path: Path, mode: str) -> None:
     colours = Image.fromarray(rng.integers(0, 256, (6, 5, 3), dtype=np.uint8)).convert(mode)
