@@ -563,9 +563,16 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
     print_sample(sample_of(verdicts))
     for reason in verdicts.loc[skipped, "reason"].unique():
         out.print(f"Not compared: {reason}.", soft_wrap=True, markup=False)
-    for row in verdicts[verdicts["flags"].fillna("") != ""].to_dict("records"):
-        warning = "{candidate}, {metric} on {condition}: {flags}".format_map(row)
-        out.print(f"[yellow]Warning:[/] {escape(warning)}")
+    _print_warnings(verdicts)
+
+
+def _print_warnings(verdicts: pd.DataFrame) -> None:
+    """Prints each warning once, with the numbers that it is about."""
+    flagged = verdicts[verdicts["flags"].fillna("") != ""]
+    for text, rows in flagged.groupby("flags", sort=False):
+        places = ["{candidate}, {metric} on {condition}".format_map(row) for row in rows.to_dict("records")]
+        more = f" and {len(places) - 1} more" if places[1:] else ""
+        out.print(f"[yellow]Warning:[/] {escape(places[0])}{more}: {escape(str(text))}")
 
 
 def print_exit(code: int, reason: str) -> None:

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from evalsuite.report.data import ReportData
+from evalsuite.results import check_verdicts
 from evalsuite.results.verdict_tables import GROUP_COLUMNS, MEAN, NETWORK, VERDICT_COLUMNS, count_table
 from evalsuite.types import Metric, Picture
 
@@ -436,4 +437,27 @@ def full(synthesis: Callable[..., ReportData]) -> ReportData:
             shot("attack", "parent, fgsm", "class 1"),
         ),
         no_pictures={},
+    )
+
+
+@pytest.fixture(name="checked")
+def _checked(findings: ReportData) -> ReportData:
+    """A check of two candidates, of which one fails in what it loses most."""
+    rows: list[dict[str, Any]] = []
+    for candidate, size in (("light", 0.001), ("<b>heavy", 0.004)):
+        for index in range(20):
+            drop = size * index
+            state = "inferior" if drop > 0.07 else "non-inferior"
+            rows.append(
+                {"candidate": candidate, "seed": 0, "ratio": 0.5, "parameters": 1000, "macs": 12_345_678}
+                | {"metric": "accuracy", "condition": f"fog/{index}", "value": 0.9 - drop, "parent": 0.9}
+                | {"drop": drop, "drop_low": drop - 0.01, "drop_high": drop + 0.01, "tolerance": 0.05}
+                | {"verdict": state, "passed": drop <= 0.05, "decidable": True, "controls": 2}
+                | {"controls_failed": int(index == 19), "reason": "", "flags": "", "sample": ""}
+            )
+    suite = {**findings.record["suite"], "check": {"undecided": "measured", "controls": ["control a"]}}
+    return dataclasses.replace(
+        findings,
+        checked=pd.DataFrame(rows, columns=list(check_verdicts.COLUMNS)),
+        record={**findings.record, "suite": suite},
     )

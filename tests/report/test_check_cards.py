@@ -3,40 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pytest
 
 from evalsuite.report.check_cards import SHOWN, check_answer
 from evalsuite.report.page import page
-from evalsuite.results.check_verdicts import COLUMNS
 
 if TYPE_CHECKING:
     from evalsuite.report.data import ReportData
-
-
-@pytest.fixture(name="checked")
-def _checked(findings: ReportData) -> ReportData:
-    """A check of two candidates, of which one fails in what it loses most."""
-    rows: list[dict[str, Any]] = []
-    for candidate, size in (("light", 0.001), ("<b>heavy", 0.004)):
-        for index in range(20):
-            drop = size * index
-            state = "inferior" if drop > 0.07 else "non-inferior"
-            rows.append(
-                {"candidate": candidate, "seed": 0, "ratio": 0.5, "parameters": 1000, "macs": 12_345_678}
-                | {"metric": "accuracy", "condition": f"fog/{index}", "value": 0.9 - drop, "parent": 0.9}
-                | {"drop": drop, "drop_low": drop - 0.01, "drop_high": drop + 0.01, "tolerance": 0.05}
-                | {"verdict": state, "passed": drop <= 0.05, "decidable": True, "controls": 2}
-                | {"controls_failed": int(index == 19), "reason": "", "flags": "", "sample": ""}
-            )
-    suite = {**findings.record["suite"], "check": {"undecided": "measured", "controls": ["control a"]}}
-    return dataclasses.replace(
-        findings,
-        checked=pd.DataFrame(rows, columns=list(COLUMNS)),
-        record={**findings.record, "suite": suite},
-    )
 
 
 def test_the_answer_is_that_of_the_verdicts(checked: ReportData) -> None:
@@ -71,5 +46,10 @@ def test_the_page_of_a_check_has_no_curves_and_no_comparison_of_methods(checked:
     assert "<b>heavy" not in text
     assert f"{20 - SHOWN} more checks, with larger margins" in text
     assert "1 of 2 controls too" in text
-    for absent in ("Curves over the prune ratio", "How far can it be pruned?", "smallest ratio tested"):
+    for absent in (
+        "Curves over the prune ratio",
+        ">Breakdown<",
+        "How far can it be pruned?",
+        "smallest ratio tested",
+    ):
         assert absent not in text

@@ -185,3 +185,14 @@ def test_one_ratio_is_chosen_for_everything_that_breaks(
         "return said.join(' then ');"
     )
     assert measured_in_a_frame(path, 1200, script) == f"{drops[0.5]} then {drops[0.9]}"
+
+
+def test_the_page_of_a_check_draws_without_complaint(checked: ReportData, tmp_path: Path) -> None:
+    path = write_page(checked, tmp_path / "a check")
+    document, console = opened(path, tmp_path / "profile")
+    assert console == []
+    assert 'data-drawn="yes"' in document
+    script = (
+        "const page = document.documentElement; return `${page.scrollWidth - page.clientWidth} too wide`;"
+    )
+    assert measured_in_a_frame(path, 400, script) == "0 too wide"
