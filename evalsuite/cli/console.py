@@ -389,8 +389,24 @@ def print_summary(run: Run) -> None:
         rows = _with_axis_in_names(rows)
         many = rows["method"].nunique() > MAX_METHOD_COLUMNS
         out.print(_row_per_method(rows) if many else _row_per_condition(rows))
+    _print_intervals(run.groups)
     print_sample(str((run.record.get("sample") or {}).get("text", "")))
     _print_missing(run)
+
+
+def _print_intervals(groups: pd.DataFrame) -> None:
+    """Prints, per method, up to which ratio everything is shown to hold, and from which something is shown to fail."""
+    everything = groups[(groups["group"] == "everything") & (groups["seed"] == "all")]
+    for row in everything[everything["noninferior_up_to"].notna()].to_dict("records"):
+        holds, fails = float(row["noninferior_up_to"]), float(row["inferior_from"])
+        checks = row["checks"] - row["never_decided"]
+        shown = f"shown to hold up to {holds:.1%}" if holds else "not shown to hold at any tested ratio"
+        failing = f"shown to fail from {fails:.1%}" if fails == fails else "nothing is shown to fail"
+        out.print(
+            f"{row['method']}, all {checks} checks together: {shown}; {failing}.",
+            soft_wrap=True,
+            markup=False,
+        )
 
 
 def _print_missing(run: Run) -> None:

@@ -51,6 +51,18 @@ def test_a_run_says_where_its_report_is_and_nothing_on_the_side(
     rows = done.thresholds().query("metric == 'accuracy' and condition == 'clean' and seed == 'all'")
     potentials = dict(zip(rows["method"], rows["potential"], strict=True))
     assert row[2:] == [f"{potentials[method]:.1%}" for method in ("magnitude", "filter-l1")]
+    everything = {
+        row["method"]: row
+        for row in done.groups.query("group == 'everything' and seed == 'all'").to_dict("records")
+    }
+    for method in ("magnitude", "filter-l1"):
+        (said,) = [line for line in lines if line.startswith(f"{method}, all ")]
+        for name, words in (
+            ("noninferior_up_to", "shown to hold up to"),
+            ("inferior_from", "shown to fail from"),
+        ):
+            ratio = float(everything[method][name])
+            assert (f"{words} {ratio:.1%}" in said) == bool(ratio > 0)
 
 
 def test_report_prints_the_full_path(command: Command, done: Run, tmp_path: Path) -> None:
