@@ -61,7 +61,7 @@ data.corruptions datasets.transforms.common_corruptions.kinds label=reported_kin
 data.dataset datasets.base loaded=load_checked checked=check_image_set
 data.digits datasets.digits
 data.folders datasets.folders TinyImageNet=datasets.outliers:TinyImageNet Textures=datasets.outliers:Textures
-  Places365=datasets.outliers:Places365 pictures_under=find_pictures listed=datasets.outliers:read_picture_list
+  Places365=datasets.outliers:Places365 listed=datasets.outliers:read_picture_list
   decoded=decode_pictures LISTS=datasets.outliers:LISTS PICTURES=datasets.outliers:PICTURES
 data.noises datasets.transforms.noise
 data.outliers datasets.outliers

@@ -50,7 +50,8 @@ def test_nothing_fails_and_ratios_are_reached(found: Run) -> None:
         "mce_parent",
         "relative_mce_parent",
     }  # 400 images have few errors
-    reached = found.measurements.drop_duplicates(["method", "target_ratio"])
+    pruned = found.measurements.query("method != 'dense-retrained'")
+    reached = pruned.drop_duplicates(["method", "target_ratio"])
     assert len(reached) == 9
     assert (reached["ratio"] - reached["target_ratio"]).abs().max() < 0.02
 

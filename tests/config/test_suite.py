@@ -371,6 +371,7 @@ def test_the_table_of_a_choice_makes_the_same_choice_again(registry: Registry[An
         "shift": {"sets": ["cifar10.1"]},
         "folder": {"path": "x"},
         "image-list": {"path": "x.txt"},
+        "huggingface": {"path": "x"},
         "arrays": {"folder": "x", "classes": 3},
         "python": {"target": "torch.nn:Identity"},
         "hf": {"model": str(vit_folder)},
