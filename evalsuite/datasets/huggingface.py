@@ -32,8 +32,8 @@ class HuggingFace(DataSet):
         path: Folder: absolute, under the data root, or under the working directory.
         side: Height and width in pixels, instead of the network's own resize and crop; 0 for the network's.
         limit: Use only the first so many test pictures; 0 for all.
-        image: Column with the pictures; empty for the only one.
-        label: Column with the classes; empty for the only one with named classes, else ``label``.
+        image_column: Column with the pictures; empty for the only one.
+        label_column: Column with the classes; empty for the only one with named classes, else ``label``.
         classes: Number of classes, where labels are numbers; 0 for the network's, else the largest label and one.
         class_map: File with the class of each word or number in the column (JSON, CSV or text); empty for none.
         test_share: Share of each class that is tested on, where there is no split for it; 0 for all.
@@ -46,8 +46,8 @@ class HuggingFace(DataSet):
     path: str
     side: int = 0
     limit: int = 0
-    image: str = ""
-    label: str = ""
+    image_column: str = ""
+    label_column: str = ""
     classes: int = 0
     class_map: str = ""
     test_share: float = 0.0
@@ -88,7 +88,7 @@ class HuggingFace(DataSet):
         return Path(self.path).name if Path(self.path).expanduser().is_absolute() else self.path
 
     def _pictures(self, files: Sequence[Path]) -> Pictures:
-        pictures = Pictures(files, find_columns(files[0], image=self.image, label=self.label))
+        pictures = Pictures(files, find_columns(files[0], image=self.image_column, label=self.label_column))
         if not len(pictures):
             raise DataError(f"{files[0].parent}: found no rows, expected at least one picture")
         return pictures

@@ -179,12 +179,14 @@ def _only(path: Path, key: str, chosen: str, found: Sequence[str], known: Sequen
     """The column that was named, or the only one."""
     known = found if known is None else known
     if chosen and chosen not in known:
-        raise DataError(f"{path}: found no column {key} = {chosen!r}, expected one of {first_few(known)}")
+        raise DataError(
+            f"{path}: found no column {chosen!r} ({key}_column), expected one of {first_few(known)}"
+        )
     if chosen or len(found) == 1:
         return chosen or found[0]
     what = "pictures" if key == "image" else "classes"
     columns = f"{len(found)} columns of {what} ({first_few(found)})" if found else f"no column of {what}"
-    raise DataError(f"{path}: found {columns}, expected one; name it: {key} = 'COLUMN'")
+    raise DataError(f"{path}: found {columns}, expected one; name it: {key}_column = 'COLUMN'")
 
 
 class Pictures:

@@ -37,9 +37,10 @@ def test_the_table_is_of_the_installed_release(name: str) -> None:
 def test_the_table_knows_nearly_all_networks_of_the_installed_release() -> None:
     with quiet_imports():
         import timm
+    own = [n for n in timm.list_models() if timm.models.model_entrypoint(n).__module__.startswith("timm.")]
     text = TABLE.read_text("utf-8")
     assert f'"timm": "{timm.__version__}"' in text
-    missing = [name for name in timm.list_models() if f'"{name}": ' not in text]
+    missing = [name for name in own if f'"{name}": ' not in text]  # others register their networks there, too
     assert len(missing) < 40  # hybrids, which cannot be built without memory
 
 
