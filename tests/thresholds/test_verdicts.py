@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -23,6 +24,8 @@ from evalsuite.thresholds.verdicts import ERROR, INFERIOR, NONINFERIOR, UNDECIDE
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "simulate_verdicts.py"
 CLOSE = 1e-9
 SHAPES = ["steep", "plateau", "ties", "at once"]
+slow = pytest.mark.skipif(not os.environ.get("EVALSUITE_SLOW"), reason="EVALSUITE_SLOW is not set")
+"""Thousands of simulated samples, for a change of the statistics."""
 
 
 @pytest.fixture(name="model", scope="module")
@@ -141,7 +144,9 @@ def test_a_harmless_copy_is_not_said_to_fail_in_two_hundred_draws(model: Any) ->
     assert sum(null(model, 200, seed=1)) <= 16
 
 
-@pytest.mark.extensive
+@slow
+@pytest.mark.slow
+@pytest.mark.timeout(0)
 def test_a_harmless_copy_is_not_said_to_fail_in_two_thousand_draws(model: Any) -> None:
     failures = np.mean(null(model, 2000, seed=2))
     assert failures <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 2000)
@@ -167,7 +172,9 @@ def test_the_interval_holds_the_true_potential(model: Any, shape: str) -> None:
         assert np.mean([c.inferior[:, 3:].mean() for c in found]) > 0.9  # caution alone would never err
 
 
-@pytest.mark.extensive
+@slow
+@pytest.mark.slow
+@pytest.mark.timeout(0)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_interval_of_75_checks_holds_the_true_potential(model: Any, shape: str) -> None:
     found = check_interval(model, model.Setting(shape, 899, 0.01), 500)
