@@ -20,6 +20,7 @@ NONINFERIOR, INFERIOR, UNDECIDED = "non-inferior", "inferior", "undecided"
 EVERYTHING, CORRUPTIONS = "everything", "corruptions"
 ALL_SEEDS = "all"
 NETWORK, MEAN, METHOD = "this network", "mean of these networks", "the method"
+NO_VERDICT = "No verdict can be stated: nothing with a tolerance was measured at a ratio above 0."
 FREE = 0.09
 """Share of the axis that the label of a ratio takes."""
 _FAMILY = " corruptions"
@@ -197,11 +198,12 @@ class Verdicts:
         return f"The control is {names}, {explained}."
 
     def methods(self) -> list[MethodVerdict]:
-        """Returns the verdict of each method that prunes, in the order of the report."""
+        """Returns the verdict of each method that prunes, in the order of the report; none without any verdict."""
+        names = [name for name in self.data.methods if name not in self.data.controls] if self.groups else []
+        unmeasured = (Sentence(NO_VERDICT),)
         return [
-            self._of(name)
-            for name in self.data.methods
-            if name not in self.data.controls and self._rows(name)
+            self._of(name) if self._rows(name) else MethodVerdict(name, unmeasured, (), (), ())
+            for name in names
         ]
 
     def _rows(self, method: str) -> list[Row]:

@@ -559,7 +559,7 @@ def test_of_methods_that_were_not_run_nothing_is_concluded(tiny: Path, tmp_path:
     page = (found.path / "index.html").read_text("utf-8")
     assert re.search(r"<b>\d+ numbers of this suite are not computed yet.</b>", page)
     answer = page.partition('id="answer"')[2].partition("</section>")[0]
-    assert answer.count("No threshold can be stated") == 1
+    assert answer.count("No verdict can be stated") == 1
 
 
 def test_of_ratios_that_were_not_reached_nothing_is_concluded(done: Run, tmp_path: Path) -> None:
