@@ -396,7 +396,10 @@ def print_summary(run: Run) -> None:
 
 def _print_intervals(groups: pd.DataFrame) -> None:
     """Prints, per method, up to which ratio everything is shown to hold, and from which something is shown to fail."""
-    everything = groups[(groups["group"] == "everything") & (groups["seed"] == "all")]
+    from evalsuite.results.verdict_tables import EVERYTHING
+    from evalsuite.thresholds.seeds import ALL_SEEDS
+
+    everything = groups[(groups["group"] == EVERYTHING) & (groups["seed"] == ALL_SEEDS)]
     for row in everything[everything["noninferior_up_to"].notna()].to_dict("records"):
         holds, fails = float(row["noninferior_up_to"]), float(row["inferior_from"])
         checks = row["checks"] - row["never_decided"]

@@ -258,6 +258,10 @@ def check_command(
     from evalsuite.results.check_verdicts import candidate_verdicts, check_document, exit_reason
     from evalsuite.tolerances import parse_tolerances
 
+    if dry_run and (as_json or junit is not None):
+        raise UserError(
+            f"{'--json' if as_json else '--junit'} has no effect with --dry-run; leave one of them out"
+        )
     preprocessing = [f"{key}={text}" for key, text in (("mean", mean), ("std", std)) if text]
     request = CheckRequest(
         parent=parent,
@@ -594,12 +598,13 @@ def _undecided_rule(undecided: str, *, proof: bool) -> UndecidedRule:
         raise UserError(
             f"--proof means --undecided fail, but found --undecided {undecided}; leave one of them out"
         )
-    rules: tuple[UndecidedRule, ...] = ("measured", "pass", "fail")
+    from evalsuite.results.check_verdicts import UNDECIDED_RULES
+
     chosen = "fail" if proof else undecided or "measured"
-    for rule in rules:
+    for rule in UNDECIDED_RULES:
         if rule == chosen:
             return rule
-    raise UserError(f"--undecided: {unknown_name('rule', undecided, rules)}")
+    raise UserError(f"--undecided: {unknown_name('rule', undecided, UNDECIDED_RULES)}")
 
 
 def _worker_count(workers: str) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from evalsuite.config.settings import placed_model
 from evalsuite.config.suite import Suite, find_suite, model_table, read_suite_tables, suite_from_tables
 from evalsuite.errors import SuiteError
 from evalsuite.registry import import_plugin_file, unknown_name
-from evalsuite.results.check_verdicts import UndecidedRule, sample_of, sentence
+from evalsuite.results.check_verdicts import UNDECIDED_RULES, UndecidedRule, sample_of, sentence
 from evalsuite.runs.store import write_atomically
 from evalsuite.tolerances import Tolerance
 from evalsuite.types import ExternalCandidate, WeightSet
@@ -71,6 +72,7 @@ class CheckRequest:
         weights: Which set of weights of files that hold two, ``ema`` or ``raw``; a candidate may have its own choice.
         controls: Dense networks, retrained as the candidates were or trained independently: what they fail as well is
             not due to pruning.
+        proof: Old name of ``undecided="fail"``.
     """
 
     parent: str
@@ -85,6 +87,15 @@ class CheckRequest:
     weights: WeightSet = ""
     parent_accuracy: float | None = None
     controls: tuple[ExternalCandidate, ...] = ()
+    proof: dataclasses.InitVar[bool | None] = None
+
+    def __post_init__(self, proof: bool | None) -> None:
+        if proof is not None:
+            sentence = "CheckRequest(proof=True) is now CheckRequest(undecided='fail')"
+            warnings.warn(sentence, DeprecationWarning, stacklevel=3)
+            object.__setattr__(self, "undecided", "fail" if proof else self.undecided)
+        if self.undecided not in UNDECIDED_RULES:
+            raise SuiteError(f"undecided: {unknown_name('rule', self.undecided, UNDECIDED_RULES)}")
 
 
 WITHOUT_EFFECT = ("seeds", "producers", "ratios", "recipe", "retraining", "control")

@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 from evalsuite.cost_axes import share_phrase
 from evalsuite.report.data import Row, records
 from evalsuite.report.labels import group_label, metric_on_condition, number, percent, tested_ratios
+from evalsuite.results.verdict_tables import EVERYTHING, MEAN, NETWORK
+from evalsuite.thresholds.seeds import ALL_SEEDS
+from evalsuite.thresholds.verdicts import INFERIOR, NONINFERIOR, UNDECIDED
 from evalsuite.types import DENSE
 
 if TYPE_CHECKING:
@@ -16,10 +19,7 @@ if TYPE_CHECKING:
 
     from evalsuite.report.data import ReportData
 
-NONINFERIOR, INFERIOR, UNDECIDED = "non-inferior", "inferior", "undecided"
-EVERYTHING, CORRUPTIONS = "everything", "corruptions"
-ALL_SEEDS = "all"
-NETWORK, MEAN, METHOD = "this network", "mean of these networks", "the method"
+CORRUPTIONS = "corruptions"
 NO_VERDICT = "No verdict can be stated: nothing with a tolerance was measured at a ratio above 0."
 FREE = 0.09
 """Share of the axis that the label of a ratio takes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 UndecidedRule = Literal["measured", "pass", "fail"]
 """What becomes of a check that the images leave undecided: its measured drop decides, it passes, or it fails."""
+UNDECIDED_RULES: tuple[UndecidedRule, ...] = get_args(UndecidedRule)
 Outcome = Literal["SHIP", "DO NOT SHIP", "UNDECIDED"]
 COLUMNS = (
     *("candidate", "seed", "ratio", "parameters", "macs", "packed", "metric", "condition"),
@@ -69,10 +70,7 @@ def verdict_table(
     )
     rows["tolerance"] = [_tolerated(rules[row["metric"]], row) for _, row in rows.iterrows()]
     rows = rows[rows["tolerance"].notna()]
-    slack = (
-        ULPS * np.finfo(np.float64).eps * rows["tolerance"].clip(lower=1.0)
-    )  # equality passes, as in thresholds
-    within = rows["drop"] <= rows["tolerance"] + slack
+    within = _is_within(rows)
     rows["verdict"] = rows["verdict"].where(rows["verdict"] != "", UNDECIDED)
     rows["shown"] = rows["verdict"].map(EARLIER)
     rows["decidable"] = rows["noninferiority_p"].notna()
@@ -159,7 +157,7 @@ def _candidate_verdict(candidate: str, seed: int, rows: pd.DataFrame) -> Candida
     missing = rows["value"].isna()
     rows = rows[~(missing & rows["passed"])]  # what is not defined for the data is no check
     missing = rows["value"].isna()
-    within = rows["drop"] <= rows["tolerance"]
+    within = _is_within(rows)
     return CandidateVerdict(
         candidate,
         seed,
@@ -248,6 +246,12 @@ def _with_controls(rows: pd.DataFrame, controls: pd.DataFrame) -> pd.DataFrame:
     joined = rows.join(counts.rename(columns=names), on=["seed", "metric", "condition"])
     columns = ["controls", *names.values()]
     return joined.assign(**joined[columns].fillna(0).astype(int))
+
+
+def _is_within(rows: pd.DataFrame) -> pd.Series[Any]:
+    """Whether each measured drop is within its tolerance; equality passes, as in thresholds."""
+    slack = ULPS * np.finfo(np.float64).eps * rows["tolerance"].clip(lower=1.0)
+    return rows["drop"] <= rows["tolerance"] + slack
 
 
 def _tolerated(rules: Mapping[str, Limit], row: pd.Series[Any]) -> float:

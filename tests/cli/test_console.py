@@ -60,7 +60,7 @@ def test_a_listing_on_a_terminal_breaks_no_word(
     assert name in out
     assert all(place in out for place in places)  # in one piece
     assert word in out
-    assert len(out.splitlines()) <= (1 if width == 240 else 5) * (1 + len(places))
+    assert len(out.splitlines()) <= (1 if width == 240 else 4) * (1 + len(places))
 
 
 def test_a_run_on_a_terminal_shows_a_bar(

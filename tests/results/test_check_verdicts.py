@@ -61,6 +61,12 @@ def test_the_outcome_is_that_of_the_weakest_check(rows: tuple[dict[str, Any], ..
     assert found.noninferior + found.inferior + found.missing + found.undecided == found.checks
 
 
+def test_a_drop_that_equals_its_tolerance_up_to_rounding_is_no_failure() -> None:
+    equal = {**NEVER, "drop": 0.1 + 2e-17 + 1e-16, "tolerance": 0.1}
+    assert equal["drop"] > 0.1
+    assert verdict_of(HOLDS, equal).outcome == "SHIP"
+
+
 def test_the_worst_candidate_is_the_outcome_and_the_reason_names_all_that_fail() -> None:
     ships, fails = verdict_of(HOLDS), verdict_of(FAILS, candidate="heavy")
     still_open, above = verdict_of(OPEN, candidate="open"), verdict_of(OPEN_ABOVE, candidate="above")

@@ -347,6 +347,22 @@ def test_a_dry_run_prints_the_plan_and_computes_nothing(
     assert capsys.readouterr().err == mistake != ""
 
 
+def test_an_option_that_has_no_effect_beside_a_dry_run_is_refused(
+    answer: Callable[..., int], shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--candidate", str(shelf / "light.safetensors"), "--dry-run")
+    for option in (("--json",), ("--junit", str(tmp_path / "x.xml"))):
+        assert answer(*words, *option) == 2
+        assert f"{option[0]} has no effect with --dry-run" in capsys.readouterr().err
+
+
+def test_a_rule_for_undecided_checks_is_refused_before_anything_is_read() -> None:
+    with pytest.raises(SuiteError, match="undecided: unknown rule 'fial': did you mean 'fail'"):
+        CheckRequest("gone.pt", (), "digits", undecided="fial")  # type: ignore[arg-type]
+    with pytest.warns(DeprecationWarning, match="undecided='fail'"):
+        assert CheckRequest("gone.pt", (), "digits", proof=True).undecided == "fail"
+
+
 def test_a_limit_is_said_in_the_verdict_the_json_the_junit_and_the_report(
     answer: Callable[..., int], shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
