@@ -54,11 +54,16 @@ def curves(data: ReportData) -> dict[str, Any]:
         "axes": axes | {name: label for name, (label, _) in times.items()},
         "candidates": records(candidates[[*_CANDIDATE, *axes, *times]]),
         "metrics": {str(name): _metric(data, str(name)) for name in measured["metric"].unique()},
-        "curves": [
-            _curve(records(rows), data, index, limits, time_intervals)
-            for _, rows in measured.groupby(_CURVE, sort=False)
-        ],
+        "curves": [_curve(rows, data, index, limits, time_intervals) for rows in _rows_by_curve(measured)],
     }
+
+
+def _rows_by_curve(measured: pd.DataFrame) -> list[list[Row]]:
+    """The rows of each curve; the table becomes Python values once, not once for each curve."""
+    curves_by_place: dict[tuple[Any, ...], list[Row]] = {}
+    for row in records(measured):
+        curves_by_place.setdefault(tuple(row[key] for key in _CURVE), []).append(row)
+    return list(curves_by_place.values())
 
 
 def _ratio_title(data: ReportData) -> dict[str, str]:

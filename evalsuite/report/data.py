@@ -145,9 +145,8 @@ def headline_rows(table: pd.DataFrame) -> list[Row]:
 
 def records(frame: pd.DataFrame) -> list[Row]:
     """Returns the rows of a frame as dictionaries with ``None`` where a value is missing."""
-    return [
-        {str(key): _python_value(value) for key, value in row.items()} for row in frame.to_dict("records")
-    ]
+    columns = {str(name): _python_values(frame[name]) for name in frame.columns}
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def unique(items: Iterable[Any]) -> list[Any]:
@@ -160,10 +159,9 @@ def present(rows: Sequence[Row], column: str) -> list[float]:
     return [float(row[column]) for row in rows if row.get(column) is not None]
 
 
-def _python_value(value: Any) -> Any:
-    """The Python value of a cell; ``None`` for each of the missing values of pandas."""
-    if isinstance(value, str | tuple | list) or value is None:
-        return value
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    return None if not isinstance(value, list) and pd.isna(value) else value
+def _python_values(column: pd.Series[Any]) -> list[Any]:
+    """The Python values of a column; ``None`` for each of the missing values of pandas."""
+    return [
+        None if missing else value.tolist() if hasattr(value, "tolist") else value
+        for value, missing in zip(column.tolist(), column.isna(), strict=True)
+    ]

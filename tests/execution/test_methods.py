@@ -24,6 +24,8 @@ WEIGHTS = (
 )
 """Methods that take single weights of the trained parent, each with its own idea of which."""
 DENSE = "dense-retrained"
+TIED = "gradient-magnitude"
+"""At 95 % it is no better than chance: .563, .350, .436 with seeds 0, 1, 2, where random has .518, .347, .439."""
 
 
 def part(suite: Suite, names: Collection[str], ratios: tuple[float, ...]) -> Suite:
@@ -58,8 +60,8 @@ def test_random_is_the_worst_choice_of_weights_at_a_high_ratio(tmp_path: Path) -
     found = accuracies(run).xs(0.95, level="target_ratio")
     others = found.drop(["random", DENSE])
     assert len(others) == len(WEIGHTS) - 1
-    assert found["random"] < others.min() + 0.02, found.to_string()  # last, or tied with the last
-    assert found["random"] < others.median() - 0.1, found.to_string()
+    assert found["random"] < others.drop(TIED).min() - 0.05, found.to_string()
+    assert found["random"] < found[TIED] + 0.02, found.to_string()
     assert found[DENSE] > others.max()
     check_dense(run)
 

@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 
 from evalsuite.report.labels import THIN
-from evalsuite.report.verdict_cards import INFERIOR, MethodVerdict, VerdictBar, Verdicts
+from evalsuite.report.verdict_cards import MethodVerdict, VerdictBar, Verdicts
 from evalsuite.results.verdict_tables import GROUP_COLUMNS, NETWORK, VERDICT_COLUMNS
+from evalsuite.thresholds.verdicts import INFERIOR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
