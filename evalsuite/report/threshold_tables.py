@@ -382,19 +382,19 @@ def certified_text(row: Row, digits: int) -> str:
     """Returns up to which ratio a model is non-inferior at 95 % confidence, in percent; empty where undecided.
 
     >>> certified_text({"certified": 0.5}, 0), certified_text({"certified": 0.0}, 0), certified_text({}, 0)
-    ('non-inferior up to 50', 'non-inferior at no ratio', '')
+    ('certified up to 50', 'certified at no ratio', '')
     """
     certified = row.get("certified")
     if certified is None:
         return ""
-    return f"non-inferior up to {percentage(certified, digits)}" if certified else "non-inferior at no ratio"
+    return f"certified up to {percentage(certified, digits)}" if certified else "certified at no ratio"
 
 
 def interval(row: Row, digits: int) -> str:
     """Returns the 95 % interval of a potential in percent, or its certified ratio where it has none.
 
     >>> interval({"potential_low": 0.5, "potential_high": 0.9}, 0), interval({"certified": 0.5}, 0), interval({}, 0)
-    ('50\u201390', 'non-inferior up to 50', '')
+    ('50\u201390', 'certified up to 50', '')
     """
     low, high = row.get("potential_low"), row.get("potential_high")
     if low is not None and high is not None:
@@ -429,7 +429,7 @@ def _statements(row: Row) -> list[str]:
     """Statements at 95 % confidence on the true potential of these networks."""
     statements = []
     if row.get("certified") is not None:
-        statements.append(f"Non-inferior at 95 % confidence {_up_to(row['certified'])}")
+        statements.append(f"Certified at 95 % {_up_to(row['certified'])}")
     if row.get("certified_jointly") is not None:
         statements.append(
             "With familywise error control over all checks of the method (Holm): "

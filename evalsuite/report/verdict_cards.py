@@ -424,9 +424,8 @@ def _count_sentence(step: ProfileStep) -> Sentence:
     found = f"At {percent(step.ratio)}, {held}, {undecided} undecided and {failing}."
     if step.harmless is not None:
         typical, most = step.harmless
-        found += (
-            f" Measured above the tolerance are {step.measured}; of a harmless copy {typical}, up to {most}."
-        )
+        above = "1 is" if step.measured == 1 else f"{step.measured} are"
+        found += f" {above} measured above the tolerance; by chance alone {typical} would be, up to {most}."
     return Sentence(found)
 
 

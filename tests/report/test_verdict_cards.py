@@ -84,7 +84,7 @@ def test_counts_add_up_and_are_those_of_the_table(findings: ReportData) -> None:
             assert step.control is None
             assert step.harmless == (2, 5)
             assert step.measured == counts[step.ratio]["measured_failures"]
-        assert "of a harmless copy 2, up to 5." in words(verdict)
+        assert "by chance alone 2 would be, up to 5." in words(verdict)
 
 
 def test_bars_end_where_their_groups_are_shown_to_fail(findings: ReportData) -> None:
