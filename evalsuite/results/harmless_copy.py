@@ -19,7 +19,7 @@ from evalsuite.random_streams import generator
 from evalsuite.statistics.paired import direction
 from evalsuite.statistics.resampling import drop, one_thread
 from evalsuite.thresholds.seeds import ALL_SEEDS
-from evalsuite.types import DENSE
+from evalsuite.types import DENSE, SYNTHETIC_FROST
 
 if TYPE_CHECKING:
     from evalsuite.results.comparison import Comparison
@@ -86,6 +86,8 @@ def _tests_by_scope(comparison: Comparison) -> dict[tuple[str, Any], list[Test]]
     places: dict[tuple[str, Any, str, str], dict[float, list[Key]]] = defaultdict(lambda: defaultdict(list))
     seeds = {key.seed for key, *_ in comparison.tested}
     for key, metric, condition in comparison.tested:
+        if SYNTHETIC_FROST in condition:  # in no group, and in no count
+            continue
         for scope in (key.seed, *([ALL_SEEDS] if len(seeds) > 1 else [])):
             places[key.method, scope, metric, condition][key.target_ratio].append(key)
     tests: dict[tuple[str, Any], list[Test]] = defaultdict(list)

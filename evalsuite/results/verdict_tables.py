@@ -299,7 +299,8 @@ def count_table(checks: pd.DataFrame, harmless: pd.DataFrame) -> pd.DataFrame:
     Returns:
         Columns `COUNT_COLUMNS`.
     """
-    single = checks[(checks["aggregate"] == SINGLE) & (checks["method"] != DENSE)]
+    published = ~checks["condition"].str.contains(SYNTHETIC_FROST, regex=False)  # as in the groups
+    single = checks[(checks["aggregate"] == SINGLE) & (checks["method"] != DENSE) & published]
     if single.empty:
         return pd.DataFrame(columns=list(COUNT_COLUMNS))
     keys = ["method", "scope", "seed", "target_ratio"]

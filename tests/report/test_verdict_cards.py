@@ -11,7 +11,7 @@ import pytest
 
 from evalsuite.report.labels import THIN
 from evalsuite.report.verdict_cards import MethodVerdict, VerdictBar, Verdicts
-from evalsuite.results.verdict_tables import GROUP_COLUMNS, NETWORK, VERDICT_COLUMNS
+from evalsuite.results.verdict_tables import GROUP_COLUMNS, NETWORK, VERDICT_COLUMNS, count_table
 from evalsuite.thresholds.verdicts import INFERIOR
 
 if TYPE_CHECKING:
@@ -163,3 +163,13 @@ def test_labels_of_ratios_do_not_run_into_each_other(findings: ReportData) -> No
 def test_tables_without_verdicts_have_no_cards(findings: ReportData) -> None:
     empty = pd.DataFrame()
     assert Verdicts(dataclasses.replace(findings, verdicts=empty, groups=empty, counts=empty)).methods() == []
+
+
+def test_synthetic_frost_is_in_no_count_as_it_is_in_no_group(findings: ReportData) -> None:
+    frost = findings.verdicts[findings.verdicts["condition"] == "fog/3"].assign(condition="frost-synthetic/3")
+    harmless = pd.DataFrame(
+        columns=["method", "seed", "target_ratio", "harmless_median", "harmless_upper_95"]
+    )
+    both = count_table(pd.concat([findings.verdicts, frost], ignore_index=True), harmless)
+    assert both["checks"].tolist() == count_table(findings.verdicts, harmless)["checks"].tolist()
+    assert len(frost) > 0
