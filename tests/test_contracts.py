@@ -93,7 +93,9 @@ def test_producers_of_shared_channels_keep_their_contract(name: str, architectur
 
 
 def test_no_producer_with_a_scope_is_left_out() -> None:
-    assert {name for name in PRODUCERS if issubclass(PRODUCERS.get(name), ChannelScope)} == {*SCOPED}
+    # Not those that other tests register.
+    ours = {entry.name for entry in PRODUCERS.entries() if entry.defined.startswith("evalsuite.")}
+    assert {name for name in ours if issubclass(PRODUCERS.get(name), ChannelScope)} == {*SCOPED}
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,8 @@ def test_images_in_memory_are_checked() -> None:
 
 def test_every_registered_data_set_has_a_description() -> None:
     for entry in DATASETS.entries():
-        assert entry.text.endswith("."), entry
+        # Those that other tests register owe none.
+        assert not entry.defined.startswith("evalsuite.") or entry.text.endswith("."), entry
 
 
 @pytest.mark.parametrize(
