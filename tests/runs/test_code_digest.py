@@ -25,7 +25,9 @@ from evalsuite.evaluators import EVALUATORS
 from evalsuite.producers import PRODUCERS
 from evalsuite.registry import import_plugin_file
 from evalsuite.runs import code_digest as module
+from evalsuite.runs import source_modules, source_syntax
 from evalsuite.runs.code_digest import Entry, closure, code_digest, third_party
+from evalsuite.runs.source_modules import entry_module
 
 SOURCES = Path(module.__file__).parents[1]
 
@@ -100,9 +102,10 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def forget() -> None:
     """Does what the start of another process does."""
     importlib.invalidate_caches()
-    for function in vars(module).values():
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
+    for part in (module, source_modules, source_syntax):
+        for function in vars(part).values():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
 
 
 def write(folder: Path, files: Mapping[str, str | None]) -> None:
@@ -713,13 +716,13 @@ def test_old_names_are_those_that_took_their_place(
 def test_each_file_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     forget()
     parsed: list[Path] = []
-    parse = module._parsed
+    parse = source_syntax._parsed
 
     def counted(path: Path) -> ast.Module:
         parsed.append(path)
         return parse(path)
 
-    monkeypatch.setattr(module, "_parsed", counted)
+    monkeypatch.setattr(source_syntax, "_parsed", counted)
     digests = {target: code_digest([target, "evalsuite.errors"]) for target in TARGETS}
     assert digests == {target: code_digest(["evalsuite.errors", target]) for target in TARGETS}
     assert len(parsed) == len(set(parsed)) > 50
@@ -756,4 +759,4 @@ def test_modules_in_which_no_number_is_computed_do_not_count(lab: Path) -> None:
     assert {"logits.py", "lab_plugin.py"} <= set(reached)
     assert not {"errors.py", "types.py"} & set(reached)
     for name in module._WITHOUT_COMPUTATION:
-        assert module._entry_module(name) is not None, f"{name} was moved: correct the list"
+        assert entry_module(name) is not None, f"{name} was moved: correct the list"
