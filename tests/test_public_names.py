@@ -154,11 +154,11 @@ def evalsuite_imports(source: str) -> set[str]:
     return {name for name in found if name.split(".")[0] == "evalsuite"}
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_readme_and_docs_and_the_external_plugin_import_public_names_only() -> None:
-    sources = [(ROOT / "tests" / "external_plugin" / "evalsuite_outside.py").read_text("utf-8")]
+    sources = [(ROOT / "examples" / "plugin" / "evalsuite_outside.py").read_text("utf-8")]
     for document in DOCUMENTS:
         text = document.read_text("utf-8")
         sources += re.findall(r"```python\n(.*?)```", text, re.DOTALL)

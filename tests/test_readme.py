@@ -1,25 +1,38 @@
-"""The README and the docs: boxes run, and names of modules, files and tests exist."""
+"""The README and the docs: boxes run, names of modules, files and tests exist, and the reference has all there is."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import inspect
 import pkgutil
 import re
+import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 import evalsuite
-from evalsuite import Suite, testing
-from evalsuite.config.suite import load_suite
+from evalsuite import Suite, plugins, testing
+from evalsuite.config.suite import KEYS, load_suite, suite_from_tables
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.models import MODELS
 from evalsuite.plugins import build_model
 from evalsuite.producers import PRODUCERS
+from evalsuite.registry import Registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
-BOXES = [box for box in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "@register_" in box]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXTENSIONS = (ROOT / "README.md", ROOT / "docs/how-to/extend.md")
+BOXES = [
+    box
+    for path in EXTENSIONS
+    for box in re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.DOTALL)
+    if "@register_" in box
+]
 SUITE = """
 name = "readme"
 ratios = [0.5]
@@ -64,15 +77,73 @@ def test_the_boxes_conform(plugged: Suite) -> None:
     testing.check_model(build_model(MODELS.get("tiny")()))
 
 
-def test_every_shipped_plugin_is_named(plugged: Suite) -> None:
-    producers = {choice.name for choice in plugged.producers}
-    evaluators = {choice.name for choice in plugged.evaluators}
-    mine = {plugged.model.name, *producers, *evaluators}
-    for name in {*PRODUCERS, *EVALUATORS} - mine:
-        assert f"`{name}`" in README
+@pytest.mark.parametrize(
+    ("registry", "document"), [(PRODUCERS, "docs/concepts/methods.md"), (EVALUATORS, "README.md")]
+)
+def test_every_shipped_plugin_is_named(registry: Registry[Any], document: str) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    for entry in registry.entries():
+        assert f"`{entry.name}`" in text or not entry.defined.startswith("evalsuite."), entry
 
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+def test_the_readme_is_short() -> None:
+    assert len(README.split()) < 900
+
+
+def test_the_tutorial_has_the_box_of_the_readme() -> None:
+    assert BOXES[0] in (ROOT / "docs/tutorials/add-a-method.md").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[str, str]:
+    """The generated pages of the reference."""
+    spec = importlib.util.spec_from_file_location("reference", ROOT / "docs/hooks/reference.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    written: dict[str, str] = module.pages()
+    return written
+
+
+def test_the_reference_has_a_sentence_for_everything(pages: dict[str, str]) -> None:
+    for name, text in pages.items():
+        for line in text.splitlines():
+            if line.startswith("| `"):
+                assert line.rstrip(" |").count("|") == line.count("|") - 1, f"{name}: {line}"
+
+
+def test_the_reference_has_every_setting_metric_and_command(pages: dict[str, str]) -> None:
+    for registry, page in ((PRODUCERS, "producers"), (EVALUATORS, "evaluators"), (MODELS, "models")):
+        for entry in registry.entries():
+            assert f"## `{entry.name}`" in pages[page] or not entry.defined.startswith("evalsuite.")
+    for option in ("--undecided", "--tolerance", "--figures", "`inspect`", "`sample-size`"):
+        assert option in pages["cli"]
+    for key in (*KEYS, "epochs", "time_limit", "bypass"):
+        assert f"| `{key}` |" in pages["suite"]
+    for name in {*evalsuite.__all__, *plugins.__all__, *testing.__all__}:
+        assert re.search(rf"[.`]{name}\b", pages["python"]), name
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_suites_in_documents_are_valid(
+    document: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(BOXES[0].replace("layer-scaled", "layer-scaled-of-docs"), "utf-8")
+    for name in ("apple", "bus"):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "1.jpg")
+    text = document.read_text("utf-8").replace("layer-scaled", "layer-scaled-of-docs")
+    for block in re.findall(r"(?m)^    # \w+\.toml\n((?:    .*\n|\n)+)", text):
+        toml = inspect.cleandoc(block.partition("    python -m")[0])
+        if tables := tomllib.loads(toml):
+            tables.setdefault("model", {"name": "small-cnn"})
+            tables.setdefault("ratios", [0.5])
+            tables.setdefault("producers", [{"name": "magnitude"}])
+            if not str(tables["model"]["name"]).startswith("hf:"):  # a folder that has to be there
+                suite_from_tables(tables, source=tmp_path / "suite.toml")
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -100,8 +171,8 @@ def _path(package: str) -> list[str]:
     return list(getattr(importlib.import_module(package), "__path__", []))
 
 
-def test_the_tree_in_the_readme_has_every_module() -> None:
-    table = README.partition("## Where things are")[2].partition("## Your data")[0]
+def test_the_table_of_packages_has_every_module() -> None:
+    table = (ROOT / "docs/concepts/architecture.md").read_text("utf-8")
     for module in pkgutil.iter_modules(evalsuite.__path__):
         if module.name not in ("__main__", "_lazy"):
             assert f"`{module.name}{'/' if module.ispkg else ''}`" in table, module.name
