@@ -103,14 +103,14 @@ class Target:
         return replace(self, images=self.images[cut], labels=self.labels[cut], correct=self.correct[cut])
 
 
-def attack_target(bench: Bench, count: int) -> Target:
-    """Returns the first `count` clean test images of a bench, all for 0, as a target."""
-    outputs, cut = bench.outputs(View()), slice(0, count or None)
+def attack_target(bench: Bench, rows: Array | slice) -> Target:
+    """Returns some of the clean test images of a bench as a target, in this order."""
+    outputs = bench.outputs(View())
     return Target(
         model=bench.inference_model,
-        images=unit_images(np.array(bench.images(View()).images[cut])),
-        labels=torch.from_numpy(np.array(outputs.true_labels[cut], dtype=np.int64)),
-        correct=outputs.correct[cut],
+        images=unit_images(np.array(bench.images(View()).images[rows])),
+        labels=torch.from_numpy(np.array(outputs.true_labels[rows], dtype=np.int64)),
+        correct=outputs.correct[rows],
         classes=bench.classes,
         seed=bench.seed,
         parent=None

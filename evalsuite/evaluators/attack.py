@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,15 +23,15 @@ from evalsuite.attacks.specs import (
 from evalsuite.attacks.validity import AttackOutcomes, ValidityWarnings, validity_warnings
 from evalsuite.datasets.views import View
 from evalsuite.errors import SkippedError, SuiteError
-from evalsuite.evaluators.accuracy import ROBUST_ACCURACY, population_of_first
+from evalsuite.evaluators.accuracy import ROBUST_ACCURACY
 from evalsuite.evaluators.base import (
     Condition,
     DataSummary,
     Evaluator,
     check_epsilons,
     check_once,
-    sorted_by_class,
 )
+from evalsuite.evaluators.subset import population_of, subset_rows
 from evalsuite.models.inference import gradient_obstacle
 from evalsuite.types import Array, Metric, Score
 
@@ -69,7 +69,8 @@ class Attack(Evaluator):
         iterations: Iterations of APGD and FAB.
         restarts: Runs of PGD and APGD from different random starts.
         queries: Queries of Square per image; 5,000 in the published AutoAttack.
-        images: Attack only the first so many test images; 0 for all.
+        images: Attack only the first so many test images, or evenly spaced ones where the images are sorted by class; 0
+            for all.
         cascade: Attack only the images that are robust to all attacks before, in the order of `attacks`: cheaper,
             but only ``worst`` is then a number.
         probe: Images of the validity checks; 0 for none.
@@ -149,12 +150,11 @@ class Attack(Evaluator):
             names = ", ".join(missing)
             raise SkippedError(f"{names} cannot run with {bench.classes} classes; add apgd-ce or fab")
         obstacle = self._obstacle(bench, specs)
-        target, labels = attack_target(bench, self.images), bench.outputs(View()).true_labels
-        population = population_of_first(len(target.labels), len(labels))
-        unrepresentative = sorted_by_class(labels, self.images)
+        labels = bench.outputs(View()).true_labels
+        rows = subset_rows(labels, self.images)
+        target = attack_target(bench, rows)
         for _, norm_specs in _by_norm(specs):
-            for score in _NormRun(self, norm_specs, target, obstacle).scores(population):
-                yield score if score.reason else replace(score, flags=(*unrepresentative, *score.flags))
+            yield from _NormRun(self, norm_specs, target, obstacle).scores(population_of(rows, len(labels)))
         for name, condition in self._missing(missing):
             reason = f"{name} needs more than {bench.classes} classes"
             yield Score(ROBUST_ACCURACY.name, condition, reason=reason)

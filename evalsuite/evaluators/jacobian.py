@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from evalsuite.compat.calls import unit_images
 from evalsuite.datasets.views import View
 from evalsuite.errors import InvalidModelError, SkippedError, SuiteError
-from evalsuite.evaluators.accuracy import population_of_first
 from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, declare
+from evalsuite.evaluators.subset import population_of, subset_rows
 from evalsuite.models.inference import deterministic_float32, gradient_obstacle
 from evalsuite.types import Floats, Metric, Score
 
@@ -69,7 +69,8 @@ class Jacobian(Evaluator):
     mode and test images in their order, where it takes 20 training batches in the mode that the model is in.
 
     Attributes:
-        images: Use only the first so many test images; 0 for all.
+        images: Use only the first so many test images, or evenly spaced ones where the images are sorted by class; 0
+            for all.
 
     References:
         Wang et al. 2021, arXiv 2105.05916 (mean JSV of pruned networks).
@@ -103,9 +104,10 @@ class Jacobian(Evaluator):
         """
         if obstacle := gradient_obstacle(bench.model):
             raise SkippedError(f"the model has no gradients ({obstacle}), which its Jacobian needs")
-        test_images = bench.images(View()).images
-        images = unit_images(np.array(test_images[: self.images or None]))
-        population = population_of_first(len(images), len(test_images))
+        shown = bench.images(View())
+        rows = subset_rows(np.asarray(shown.labels), self.images)
+        images = unit_images(np.array(shown.images[rows]))
+        population = population_of(rows, len(shown.images))
         size = bench.classes * images[0].numel()
         step = max(1, min(bench.batch_size, ELEMENTS // size))
         starts = range(0, len(images), step)

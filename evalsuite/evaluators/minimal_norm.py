@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,15 +13,14 @@ from evalsuite.attacks.backends.foolbox import MINIMAL_NORM_NAMES, MinimalNormAt
 from evalsuite.attacks.specs import AttackRunner, AttackSpec, Target, attack_spec, attack_target
 from evalsuite.datasets.views import View
 from evalsuite.errors import SkippedError, SuiteError
-from evalsuite.evaluators.accuracy import population_of_first
 from evalsuite.evaluators.base import (
     Condition,
     DataSummary,
     Evaluator,
     check_once,
     declare,
-    sorted_by_class,
 )
+from evalsuite.evaluators.subset import population_of, subset_rows
 from evalsuite.models.inference import gradient_obstacle
 from evalsuite.types import Array, Metric, Score
 
@@ -71,7 +70,8 @@ class MinimalNorm(Evaluator):
     Attributes:
         attacks: Some of ``l2-deepfool``, ``ddn``, ``l2-fmn``, ``linf-deepfool``, ``linf-fmn``.
         steps: Gradient steps; 0 for the library's default, 50 for DeepFool and 100 for the others.
-        images: Attack only the first so many test images; 0 for all.
+        images: Attack only the first so many test images, or evenly spaced ones where the images are sorted by class; 0
+            for all.
 
     References:
         Moosavi-Dezfooli et al. 2016, arXiv 1511.04599; Rony et al. 2019, arXiv 1811.09600; Pintor et al.
@@ -120,10 +120,10 @@ class MinimalNorm(Evaluator):
         """
         if obstacle := gradient_obstacle(bench.model):
             raise SkippedError(f"the model has no gradients ({obstacle}), which all of these attacks need")
-        target, labels = attack_target(bench, self.images), bench.outputs(View()).true_labels
-        population = population_of_first(len(target.labels), len(labels))
+        labels = bench.outputs(View()).true_labels
+        rows = subset_rows(labels, self.images)
+        target, population = attack_target(bench, rows), population_of(rows, len(labels))
         runner = AttackRunner(target)
-        unrepresentative = sorted_by_class(labels, self.images)
         for order in self._orders:
             distances = {
                 attack.name: np.where(target.correct, runner.norms(attack, steps=self.steps), 0.0)
@@ -132,8 +132,7 @@ class MinimalNorm(Evaluator):
             }
             distances[_nearest(order)] = np.minimum.reduce(list(distances.values()))
             for condition, norms in distances.items():
-                for score in _scores(condition, norms, target, order=order, population=population):
-                    yield score if score.reason else replace(score, flags=(*unrepresentative, *score.flags))
+                yield from _scores(condition, norms, target, order=order, population=population)
 
     @property
     def _attacks(self) -> list[AttackSpec]:

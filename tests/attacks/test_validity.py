@@ -148,7 +148,7 @@ def test_a_parent_without_gradients_has_no_adversarials(sound: nn.Module) -> Non
             Bench(
                 sound, ImageSource(Digits(), Place()), parent=Bench(program, ImageSource(Digits(), Place()))
             ),
-            4,
+            slice(4),
         ).parent
         is None
     )

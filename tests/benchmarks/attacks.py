@@ -70,7 +70,7 @@ def main() -> None:
     bench = Bench(model, images)
     bench.outputs(View())
     bench.inference_model(torch.rand(32, 3, 32, 32))
-    target = attack_target(bench, count)
+    target = attack_target(bench, slice(count or None))
     print(f"torch {torch.__version__}, 1 thread, {count} images, {target.correct.mean():.2f} right, "  # noqa: T201
           f"Linf 1/255, L2 {L2}")  # fmt: skip
     AttackRunner(target.first(2)).misclassified(

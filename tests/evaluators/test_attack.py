@@ -15,6 +15,7 @@ from evalsuite.evaluation import Bench
 from evalsuite.evaluators.attack import Attack
 from evalsuite.evaluators.base import sorted_by_class
 from evalsuite.evaluators.minimal_norm import MinimalNorm
+from evalsuite.evaluators.subset import subset_rows
 from evalsuite.execution.measuring import measured, scored
 from evalsuite.types import Array, ImageSet, Score
 
@@ -103,17 +104,34 @@ def test_only_the_first_images_are_attacked(bench: Bench) -> None:
         assert list(whole[f"fgsm/{EPSILONS[0]:g}:255"].evidence) == ["test"]
 
 
-def test_images_in_the_order_of_their_classes_are_no_sample(bench: Bench) -> None:
+def test_of_images_in_the_order_of_their_classes_evenly_spaced_ones_are_attacked(bench: Bench) -> None:
     """The first images of a folder that is sorted by class do not represent the others, and no interval shows that."""
     order = np.argsort(-LABELS, kind="stable")
     halves = ImageSource(ImageSet("grey", PIXELS[order], LABELS[order], 2), Place())
-    few, whole = Attack(EPSILONS[:1], ("fgsm",), images=28), Attack(EPSILONS[:1], ("fgsm",))
     shown = Bench(Plane(), halves, parent=Bench(Plane(), halves))
-    assert not any(one.flags for one in scored(few, Bench(Plane(), bench.image_source, parent=bench)))
-    assert not any(one.flags for one in scored(whole, shown))
+    shuffled = Bench(Plane(), bench.image_source, parent=bench)
+    few = Attack(EPSILONS[:1], ("fgsm",), images=28)
+    assert {name for one in scored(few, shuffled) for name in one.evidence} == {"test[:28]"}
     for test in (few, MinimalNorm(("ddn",), images=28)):
-        flags = {one.flags for one in scored(test, shown)}
-        assert all("The first 28 of 48 images show 1 of 2 classes" in one[0] for one in flags)
+        scores = [*scored(test, shown)]
+        assert {name for one in scores for name in one.evidence} == {"test[28 evenly spaced]"}
+        assert not any("sorted by class" in flag for one in scores for flag in one.flags)
+    rows = subset_rows(LABELS[order], 28)
+    (score,) = (one for one in scored(few, shown) if one.condition.startswith("fgsm"))
+    np.testing.assert_array_equal(*score.evidence.values(), withstands(EPSILONS[0])[order][rows])
+
+
+def test_every_beginning_of_evenly_spaced_images_shows_all_classes() -> None:
+    labels = np.repeat(np.arange(10), 60)
+    rows = subset_rows(labels, 200)
+    assert len({*rows}) == 200
+    for part in (20, 64, 128, 200):
+        counts = np.bincount(labels[rows[:part]], minlength=10)
+        assert abs(counts - part / 10).max() <= 2
+    np.testing.assert_array_equal(subset_rows(labels, 0), np.arange(600))
+
+
+def test_a_beginning_that_shows_few_classes_is_told() -> None:
     labels = np.repeat(np.arange(10), 20)
     (sentence,) = sorted_by_class(labels, 30)
     assert sentence == (
