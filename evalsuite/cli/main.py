@@ -244,6 +244,9 @@ def check_command(
         bool, typer.Option("--trust-program", help="Load .pt2 and TorchScript files, which may run code.")
     ] = False,
     junit: Annotated[Path | None, typer.Option(help="Write the verdicts there as JUnit XML.")] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Write a summary there as Markdown: $GITHUB_STEP_SUMMARY.")
+    ] = None,
     as_json: AsJson = False,
     limit: Limit = None,
     batch_size: BatchSize = None,
@@ -251,17 +254,19 @@ def check_command(
 ) -> None:
     """Check finished models against their parent: exit code 0 if none fails, 1 if one does."""
     from evalsuite.api import check, check_dry_run
+    from evalsuite.atomic_files import write_atomically
     from evalsuite.config.manifest import candidates_of_paths, read_manifest
     from evalsuite.config.options import Options
     from evalsuite.config.settings import settings
     from evalsuite.execution.check import CheckRequest, controls_of_paths, write_junit
+    from evalsuite.results.check_summary import markdown_summary
     from evalsuite.results.check_verdicts import candidate_verdicts, check_document, exit_reason
     from evalsuite.tolerances import parse_tolerances
 
-    if dry_run and (as_json or junit is not None):
-        raise UserError(
-            f"{'--json' if as_json else '--junit'} has no effect with --dry-run; leave one of them out"
-        )
+    written = {"--json": as_json, "--junit": junit is not None, "--markdown": markdown is not None}
+    if dry_run and any(written.values()):
+        without = next(name for name, is_given in written.items() if is_given)
+        raise UserError(f"{without} has no effect with --dry-run; leave one of them out")
     preprocessing = [f"{key}={text}" for key, text in (("mean", mean), ("std", std)) if text]
     request = CheckRequest(
         parent=parent,
@@ -302,6 +307,8 @@ def check_command(
         console.print_path("Report", results.path / "index.html")
     if junit is not None:
         write_junit(verdicts, junit)
+    if markdown is not None:
+        write_atomically(markdown, markdown_summary(verdicts, request.undecided).encode())
     raise typer.Exit(code)
 
 
