@@ -36,13 +36,10 @@ name = "accuracy"
 """
 
 
-def environment(folder: Path, **more: str) -> dict[str, str]:
+def environment(**more: str) -> dict[str, str]:
     """An environment in which `python` is this one, with evalsuite."""
-    tools = folder / "tools"
-    tools.mkdir()
-    (tools / "python").symlink_to(sys.executable)
-    paths = {"PATH": os.pathsep.join([str(tools), os.environ["PATH"]]), "PYTHONPATH": str(ROOT)}
-    return os.environ | paths | {"OMP_NUM_THREADS": "1"} | more
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
 
 
 def options_of(command: str) -> set[str]:
@@ -76,13 +73,13 @@ def test_the_workflow_gives_inputs_that_the_action_has() -> None:
 def test_get_started_and_the_action_give_the_verdicts_that_the_text_states(tmp_path: Path) -> None:
     for name in ("make.py", "network.py"):
         shutil.copy(EXAMPLES / "own_pictures" / name, tmp_path)
-    surroundings = environment(tmp_path)
+    surroundings = environment()
     text = (ROOT / "docs" / "get-started.md").read_text("utf-8")
     blocks = re.findall(r"(?m)^    (python (?:.*\\\n)*.*)$", text)
     make, inspect, plan, check = (shlex.split(block.replace("\\\n", " ")) for block in blocks)
     for command, expected in (
         (make, ""),
-        (inspect, "0.49"),
+        (inspect, "are not zero"),
         (plan, "600 test images"),
         (check[:-2], "UNDECIDED"),
     ):
@@ -118,5 +115,5 @@ def test_get_started_and_the_action_give_the_verdicts_that_the_text_states(tmp_p
 def test_the_job_of_a_cluster_runs_a_suite(tmp_path: Path) -> None:
     (tmp_path / "small.toml").write_text(SUITE, "utf-8")
     command = ["/bin/bash", str(EXAMPLES / "cluster" / "slurm.sh"), "small.toml"]
-    subprocess.run(command, cwd=tmp_path, env=environment(tmp_path, EVALSUITE_DEVICE="cpu"), check=True)
+    subprocess.run(command, cwd=tmp_path, env=environment(EVALSUITE_DEVICE="cpu"), check=True)
     assert (tmp_path / "reports" / "small" / "index.html").is_file()
