@@ -15,7 +15,6 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -117,6 +116,8 @@ class Registry(Generic[T]):
 
     def _all_targets(self) -> dict[str, str]:
         if not self._searched:
+            from importlib.metadata import entry_points
+
             self._searched = True
             for point in entry_points(group=self._group):
                 self._targets.setdefault(point.name, point.value)

@@ -10,13 +10,16 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
-Array = NDArray[Any]
-Floats = NDArray[np.float64]
+    Array = NDArray[Any]
+    Floats = NDArray[np.float64]
+else:  # types say nothing at run time, and numpy takes longer to import than ``--help`` to print
+    Array = Floats = Any
 Split = Literal["train", "validation", "test"]
 PictureKind = Literal["misclassified", "corruption", "attack"]
 CellStatus = Literal["ok", "skipped", "invalid", "error"]
@@ -104,6 +107,7 @@ class ImageSet:
     def class_name(self, label: int) -> str:
         """Returns the name of a class.
 
+        >>> import numpy as np
         >>> pets = ImageSet("pets", np.zeros((1, 3, 8, 8)), np.array([1]), 2, ("cat", "dog"))
         >>> pets.class_name(1), ImageSet("pets", pets.images, pets.labels, 2).class_name(1)
         ('dog', 'class 1')

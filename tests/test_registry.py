@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.metadata
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,6 @@ from typing import ClassVar
 
 import pytest
 
-from evalsuite import registry as module
 from evalsuite.errors import SuiteError, UnknownNameError, UserError
 from evalsuite.plugin_config import build
 from evalsuite.producers import PRODUCERS
@@ -35,7 +35,7 @@ def things(monkeypatch: pytest.MonkeyPatch) -> Registry[type]:
             EntryPoint("decimal", "fractions:Fraction", "evalsuite.things"),
         ]
     )
-    monkeypatch.setattr(module, "entry_points", lambda *, group: points.select(group=group))
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: points.select(group=group))
     return Registry("thing", builtin=BUILTIN, group="evalsuite.things")
 
 

@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +23,11 @@ from evalsuite.models import MODELS
 from evalsuite.models.architectures.base import Architecture
 from evalsuite.models.architectures.huggingface import HuggingFaceNetwork
 from evalsuite.models.architectures.settings import from_settings
-from evalsuite.models.architectures.zoos import torchvision_names, torchvision_weights
+from evalsuite.models.architectures.zoos import torchvision_weights
 from evalsuite.models.checkpoints.loading import build_with_weights, load_candidate
 from evalsuite.models.checkpoints.state_dict_keys import COUNTER, match_keys
 from evalsuite.models.checkpoints.timm_fingerprints import timm_models_like
+from evalsuite.models.checkpoints.torchvision_table import torchvision_modules
 from evalsuite.models.cost import cost
 from evalsuite.models.surgery.low_rank_factors import EXPAND, REDUCE, merge_factor_shapes
 from evalsuite.models.surgery.width_inference import check_widths
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Shapes = dict[str, tuple[int, ...]]
+_Family = list[tuple[str, dict[str, Any]]]
 
 VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
     **{f"resnet{depth}": ({}, {"shortcut": "B"}) for depth in (20, 32, 44, 56, 110)},
@@ -56,6 +58,12 @@ VARIANTS: Mapping[str, tuple[dict[str, Any], ...]] = {
 MAX_IMAGE_SIDE = 4096
 """Pixels along a side of an image that multiply-accumulates are counted for."""
 
+_DRAWS = {
+    "bernoulli_",
+    "exponential_",
+    "normal_",
+    "uniform_",
+}  # their kernels for meta tensors import torch's compiler
 _FACTOR = re.compile(rf"\.({REDUCE}|{EXPAND})(?=\.(weight|bias)$)")
 CLASSES = 1009  # placeholder for the number of classes in shapes; no architecture has layers of this width
 _EXTERNAL = {"torchvision", "timm", "robustbench", "python", "hf"}
@@ -190,9 +198,15 @@ def _detected(weights: Mapping[str, Tensor]) -> ArchitectureFit:
 
 
 def fitting_architectures(weights: Mapping[str, Tensor]) -> list[ArchitectureFit]:
-    """Returns the known architectures that `weights` fit: exact ones first, then those with fewest differences."""
-    candidates = [_fit(weights, *candidate) for candidate in _candidates(weights)]
-    return sorted((fit for fit in candidates if fit), key=lambda fit: (fit.differences, fit.parameters))
+    """Returns the known architectures that `weights` fit: exact ones first, then those with fewest differences.
+
+    Those of torchvision, whose import takes seconds, are tried where none of evalsuite's fits exactly: the two share
+    no network.
+    """
+    fits = _fits(weights, _registered_families())
+    if not any(not fit.is_smaller and _is_built_in(fit) for fit in fits):
+        fits += _fits(weights, _torchvision_families())
+    return sorted(fits, key=lambda fit: (fit.differences, fit.parameters))
 
 
 def timm_architectures(weights: Mapping[str, Tensor]) -> list[ArchitectureFit]:
@@ -212,7 +226,8 @@ def nearest_architectures(weights: Mapping[str, Tensor], limit: int = 3) -> list
         limit: How many at most; those without a common name are left out.
     """
     shares: dict[str, float] = {}
-    for uri, settings in _candidates(weights):
+    families = [*_registered_families(), *_torchvision_families()]
+    for uri, settings in _candidates(weights, families):
         expected = tensor_shapes(uri, json.dumps(settings)).keys()
         names = {name for name in match_keys(weights, expected) if not name.endswith(COUNTER)}
         shares[_text(uri, settings)] = len(names & expected) / len(names | expected)
@@ -309,26 +324,43 @@ class _MetaTensors(TorchFunctionMode):
         self, function: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         keywords = dict(kwargs or {})
+        name, tensor = getattr(function, "__name__", ""), keywords.get("tensor", args[0] if args else None)
         if getattr(function, "__module__", "") == nn.init.__name__:
-            return keywords.get("tensor", args[0] if args else None)
+            return tensor
+        if name in _DRAWS and isinstance(tensor, Tensor) and tensor.is_meta:
+            return tensor
         if function is torch.empty:
             keywords["device"] = "meta"
         return function(*args, **keywords)
 
 
-def _candidates(weights: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _fits(weights: Mapping[str, Tensor], families: Iterable[_Family]) -> list[ArchitectureFit]:
+    candidates = (_fit(weights, *candidate) for candidate in _candidates(weights, families))
+    return [fit for fit in candidates if fit]
+
+
+def _candidates(
+    weights: Mapping[str, Tensor], families: Iterable[_Family]
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields the architectures of the families whose first member has names like those of `weights`."""
     patterns = _name_patterns(weights)
-    registered = (
-        [(name, settings) for settings in VARIANTS.get(name, ({},))]
-        for name in MODELS
-        if name not in _EXTERNAL and _has_defaults(name)
-    )
-    for family in (*registered, *_torchvision_families()):
+    for family in families:
         uri, settings = family[0]
         first = _name_patterns(tensor_shapes(uri, json.dumps(settings)))
         if len(first & patterns) >= _MIN_FAMILY_OVERLAP * len(first | patterns):
             yield from family
+
+
+def _registered_families() -> Iterator[_Family]:
+    """Yields the registered architectures that can be built without settings, each with its variants."""
+    for name in MODELS:
+        if name not in _EXTERNAL and _has_defaults(name):
+            yield [(name, settings) for settings in VARIANTS.get(name, ({},))]
+
+
+def _is_built_in(fit: ArchitectureFit) -> bool:
+    """Whether an architecture is evalsuite's own, and not that of a plug-in, which may be anyone's."""
+    return MODELS.get(fit.uri).__module__.startswith("evalsuite.")
 
 
 def _has_defaults(name: str) -> bool:
@@ -340,13 +372,10 @@ def _has_defaults(name: str) -> bool:
 
 
 @functools.cache
-def _torchvision_families() -> tuple[list[tuple[str, dict[str, Any]]], ...]:
+def _torchvision_families() -> tuple[_Family, ...]:
     """Returns the classifiers of torchvision by the module that defines them."""
-    from torchvision import models
-
-    families: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for name in torchvision_names():
-        module = models.get_model_builder(name).__module__
+    families: dict[str, _Family] = {}
+    for name, module in torchvision_modules().items():
         families.setdefault(module, []).append((f"torchvision:{name}", {}))
     return tuple(families.values())
 

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +17,13 @@ from evalsuite.models import MODELS
 from evalsuite.models.architectures.base import unwrap_model
 from evalsuite.models.architectures.cnn import SmallCNN
 from evalsuite.models.checkpoints.architecture_detection import (
+    VARIANTS,
     detect_architecture,
     fitting_architectures,
     nearest_architectures,
     tensor_shapes,
 )
+from evalsuite.models.checkpoints.torchvision_table import registered_modules, torchvision_modules
 from evalsuite.models.surgery.channel_removal import channel_groups, remove_channels
 
 Build = Callable[..., nn.Module]
@@ -173,3 +179,31 @@ def test_shapes_take_no_memory_for_weights(monkeypatch: pytest.MonkeyPatch) -> N
     tensor_shapes.cache_clear()
     assert tensor_shapes("small-cnn")["layer1.conv.weight"] == (48, 24, 3, 3)
     assert built[0].get_parameter("layer1.conv.weight").is_meta
+
+
+def test_the_source_of_torchvision_registers_what_torchvision_lists() -> None:
+    assert list(torchvision_modules().items()) == list(registered_modules().items())
+
+
+def test_no_classifier_of_torchvision_has_the_tensors_of_one_of_ours() -> None:
+    ours = {
+        str(sorted(tensor_shapes(name, json.dumps(settings)).values()))
+        for name, variants in VARIANTS.items()
+        for settings in variants
+    }
+    theirs = {str(sorted(tensor_shapes(f"torchvision:{name}").values())) for name in torchvision_modules()}
+    assert len(ours) > 20
+    assert not ours & theirs
+
+
+def test_a_network_of_ours_is_detected_without_importing_torchvision_and_the_compiler(
+    build: Build, tmp_path: Path
+) -> None:
+    torch.save(tensors(build("resnet20")), tmp_path / "weights.pt")
+    code = (
+        "import sys, torch; from evalsuite.models.checkpoints.architecture_detection import detect_architecture\n"
+        "print(detect_architecture(torch.load('weights.pt')).uri, {'torchvision', 'torch._dynamo'} & {*sys.modules})"
+    )
+    command = [sys.executable, "-c", code]
+    output = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert output == "resnet20 set()\n"
