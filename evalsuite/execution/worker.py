@@ -17,7 +17,7 @@ from evalsuite.datasets.overlap import count_shared
 from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import FOLDER_SUFFIX, View
-from evalsuite.errors import CellError
+from evalsuite.errors import CellError, CheckpointError, InvalidModelError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import ACCURACY, Accuracy
 from evalsuite.evaluators.base import Evaluator
@@ -198,7 +198,11 @@ class TaskRunner:
         if images.labels is None:
             return []
         module = self.production.module(key, candidate)
-        notes = check_preprocessing(module, images.images, images.labels, name=name)
+        try:
+            notes = check_preprocessing(module, images.images, images.labels, name=name)
+        except InvalidModelError as error:  # of a file that was given, so a mistake in the question
+            file = candidate.model.get("file") or self.production.checkpoint(key.seed)
+            raise CheckpointError(f"{name}, {file}: {error}") from error
         return [(key, note) for note in notes]
 
     def _candidates_ready(self, task: ProduceCandidate) -> CandidatesReady:
