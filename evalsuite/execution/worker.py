@@ -43,7 +43,7 @@ from evalsuite.execution.tasks import (
 )
 from evalsuite.model_checks import check_preprocessing
 from evalsuite.models.architectures.base import output_note
-from evalsuite.models.checkpoints.reading import read_checkpoint
+from evalsuite.models.checkpoints.reading import key_note, read_checkpoint
 from evalsuite.models.inference import BATCH_SIZE, fastest_batch_size, keep_large_blocks
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.random_streams import address
@@ -190,7 +190,8 @@ class TaskRunner:
         image = torch.tensor(self.image_source.images(View()).images[:1]).to(self.device) / 255
         notes = [*self.suite.model.plugin.notes(), output_note(module, image)]
         if path := self.production.checkpoint(key.seed):
-            notes.append(read_checkpoint(path, choice=self.suite.checkpoint_weights).note)
+            checkpoint = read_checkpoint(path, choice=self.suite.checkpoint_weights)
+            notes += [checkpoint.note, key_note(checkpoint.weights, module)]
         return [(key, note) for note in notes if note]
 
     def _preprocessing_notes(self, key: Key, candidate: Candidate, name: str) -> list[tuple[Key, str]]:
