@@ -18,7 +18,7 @@ from evalsuite.models.architectures.huggingface import HuggingFaceNetwork
 from evalsuite.models.architectures.settings import to_settings
 from evalsuite.models.architectures.uris import architecture_from_uri
 from evalsuite.models.checkpoints.loading import load_candidate
-from evalsuite.models.checkpoints.reading import read_checkpoint
+from evalsuite.models.checkpoints.reading import key_note, read_checkpoint
 from evalsuite.models.cost import count_nonzero
 from evalsuite.models.exported.loading import load_program, program_format
 from evalsuite.models.exported.program import ExportedProgram
@@ -95,6 +95,7 @@ class ExternalCandidateLoader:
         network = load_candidate(weights, architecture, image_shape=self.image_shape)
         files = tuple(file_digest(file) for file in (path, masks) if file is not None)
         changed = {name: list(getattr(architecture, name)) for name in ("bypass", "mean", "std")}
+        notes += [note] if (note := key_note(weights, network)) else []
         notes += _layer_notes(network, architecture.bypass)
         return LoadedModel(network, {**settings, **changed}, files, tuple(notes))
 

@@ -17,7 +17,7 @@ from evalsuite.datasets.overlap import count_shared
 from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import FOLDER_SUFFIX, View
-from evalsuite.errors import CellError
+from evalsuite.errors import CellError, CheckpointError, InvalidModelError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import ACCURACY, Accuracy
 from evalsuite.evaluators.base import Evaluator
@@ -43,7 +43,7 @@ from evalsuite.execution.tasks import (
 )
 from evalsuite.model_checks import check_preprocessing
 from evalsuite.models.architectures.base import output_note
-from evalsuite.models.checkpoints.reading import read_checkpoint
+from evalsuite.models.checkpoints.reading import key_note, read_checkpoint
 from evalsuite.models.inference import BATCH_SIZE, fastest_batch_size, keep_large_blocks
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.random_streams import address
@@ -190,7 +190,8 @@ class TaskRunner:
         image = torch.tensor(self.image_source.images(View()).images[:1]).to(self.device) / 255
         notes = [*self.suite.model.plugin.notes(), output_note(module, image)]
         if path := self.production.checkpoint(key.seed):
-            notes.append(read_checkpoint(path, choice=self.suite.checkpoint_weights).note)
+            checkpoint = read_checkpoint(path, choice=self.suite.checkpoint_weights)
+            notes += [checkpoint.note, key_note(checkpoint.weights, module)]
         return [(key, note) for note in notes if note]
 
     def _preprocessing_notes(self, key: Key, candidate: Candidate, name: str) -> list[tuple[Key, str]]:
@@ -198,7 +199,11 @@ class TaskRunner:
         if images.labels is None:
             return []
         module = self.production.module(key, candidate)
-        notes = check_preprocessing(module, images.images, images.labels, name=name)
+        try:
+            notes = check_preprocessing(module, images.images, images.labels, name=name)
+        except InvalidModelError as error:  # of a file that was given, so a mistake in the question
+            file = candidate.model.get("file") or self.production.checkpoint(key.seed)
+            raise CheckpointError(f"{name}, {file}: {error}") from error
         return [(key, note) for note in notes]
 
     def _candidates_ready(self, task: ProduceCandidate) -> CandidatesReady:

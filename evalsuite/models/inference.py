@@ -18,6 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from evalsuite.errors import DataError, InvalidModelError
 from evalsuite.models.exported.program import ExportedProgram
+from evalsuite.models.probabilities import probabilities_in
 from evalsuite.models.surgery.fx_graph import is_unmodified, trace_graph
 
 if TYPE_CHECKING:
@@ -295,11 +296,9 @@ def _check_logits(values: NDArray[np.float32]) -> None:
         raise InvalidModelError(
             f"the model returns NaN or infinite logits for {invalid} of {len(values)} images"
         )
-    sums = values.sum(axis=1, dtype=np.float64)
-    if values.min() >= 0 and values.max() <= 1 and np.abs(sums - 1).max() <= 1e-5:
+    if reason := probabilities_in(values):
         raise InvalidModelError(
-            "the model returns probabilities (rows in [0, 1] that sum to 1), expected logits: "
-            "remove its softmax"
+            f"the model returns probabilities ({reason}), expected logits: remove its softmax or sigmoid"
         )
 
 

@@ -19,6 +19,7 @@ from evalsuite.models.inference import (
     read_ahead,
     staged_batches,
 )
+from evalsuite.models.probabilities import probabilities_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -224,6 +225,26 @@ def test_every_batch_has_the_same_size() -> None:
 def test_what_is_no_logits_is_refused(answer: Callable[[Tensor], Any], sentence: str) -> None:
     with pytest.raises(InvalidModelError, match=sentence):
         logits(Answer(answer), pixels(6), batch_size=4)
+
+
+def softmax_rows(precision: str) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Probabilities of ten classes for 100 images, as a number of few bits leaves them."""
+    rows = torch.randn(100, 10, generator=torch.Generator().manual_seed(0)).mul(4)
+    if precision == "sigmoid":
+        return rows.sigmoid().numpy()
+    soft = rows.softmax(1)
+    if precision == "8 bits":
+        return (soft.mul(255).round() / 255).numpy()
+    return soft.to(getattr(torch, precision)).float().numpy()
+
+
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "8 bits", "sigmoid"])
+def test_probabilities_of_few_bits_are_no_logits(precision: str) -> None:
+    rows = softmax_rows(precision)
+    assert abs(rows.sum(1) - 1).max() > 1e-4  # what a test for float32 lets pass
+    assert precision in probabilities_in(rows)
+    lower = np.where(np.arange(10) == 3, -rows, rows)
+    assert not probabilities_in(lower)
 
 
 def test_one_bad_image_is_enough() -> None:

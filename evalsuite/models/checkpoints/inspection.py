@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from evalsuite.errors import CheckpointError
 from evalsuite.models.checkpoints.reading import read_checkpoint
-from evalsuite.models.checkpoints.state_dict_keys import match_keys
+from evalsuite.models.checkpoints.state_dict_keys import is_stray, match_keys
 from evalsuite.models.cost import PROJECTIONS
 from evalsuite.models.packing import pack, with_positive_zeros
 
@@ -133,7 +133,8 @@ def inspect_checkpoint(
         CheckpointError: If a file cannot be read, or the parent has no weights that are not zero.
     """
     checkpoint = read_checkpoint(path, masks=masks, choice=choice)
-    weights = dict(checkpoint.weights)
+    stray = tuple(key for key in checkpoint.weights if is_stray(key))
+    weights = {key: tensor for key, tensor in checkpoint.weights.items() if key not in stray}
     parent_weights: dict[str, Tensor] | None = None
     if parent is not None:
         parent_weights = read_checkpoint(parent).weights
@@ -152,7 +153,7 @@ def inspect_checkpoint(
         wrapper=checkpoint.wrapper,
         prefix=checkpoint.prefix,
         folded=checkpoint.folded,
-        extras=checkpoint.extras,
+        extras=(*checkpoint.extras, *stray),
         dtypes=checkpoint.dtypes,
         tensors=len(weights),
         parameters=_numbers(_parameters(weights)),

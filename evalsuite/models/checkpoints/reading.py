@@ -33,6 +33,7 @@ from evalsuite.models.checkpoints.state_dict_keys import (
     WRAPPERS,
     find_averaged,
     find_state_dict,
+    key_match,
     match_keys,
     strip_prefixes,
 )
@@ -108,7 +109,9 @@ def read_checkpoint(path: Path, *, masks: Path | None = None, choice: WeightSet 
         CheckpointError: As for `read_weights`, or if there are no averaged weights where they are asked for.
     """
     file, content = _read(path)
+    content = _single_network(path, content)
     wrapper, tensors, note = _chosen_set(path, content, choice)
+    _check_packed(path, content, wrapper)
     if not tensors:
         raise CheckpointError(
             f"weights {path}: found {_summary(content)}, expected a state dict of named tensors, "
@@ -153,6 +156,16 @@ def _chosen_set(
     return (wrapper, tensors, note) if taken == "raw" else (averaged_wrapper, averaged, note)
 
 
+def key_note(weights: Mapping[str, Tensor], module: nn.Module) -> str:
+    """Returns a sentence on what `load_weights` ignores and renames of `weights`; empty if it takes them as they are.
+
+    Args:
+        weights: As `read_weights` returns them.
+        module: The network that they are loaded into, of their widths.
+    """
+    return key_match(weights, unwrap_model(module).state_dict()).note()
+
+
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Copies `weights` into `module`, which they must fit exactly.
 
@@ -169,8 +182,13 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     expected: dict[str, Tensor] = network.state_dict()
     matching = match_keys(weights, expected)
     for name, tensor in expected.items():
-        if name.endswith(COUNTER):
-            matching.setdefault(name, tensor)
+        if name.endswith(
+            COUNTER
+        ):  # unused in evaluation; averaging and other tools change its type and shape
+            counter = matching.get(name, tensor)
+            matching[name] = (
+                counter.reshape(tensor.shape).to(tensor.dtype) if counter.numel() == 1 else tensor
+            )
     check_class_count(module, weights)
     _check_fit(matching, expected)
     state = OrderedDict(matching)
@@ -195,6 +213,35 @@ def check_class_count(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
         raise CheckpointError(
             f"the weights do not fit: the head {heads[-1]} in the file has {len(head)} classes, the model has "
             f"{len(expected[heads[-1]])} as the data set: name the data set that the weights were trained on"
+        )
+
+
+def _single_network(path: Path, content: object) -> object:
+    """Returns the content of a list of one network, or the content itself."""
+    if not isinstance(content, list | tuple):
+        return content
+    networks = [index for index, part in enumerate(content) if find_state_dict(part)[1]]
+    if len(networks) == 1:
+        return content[networks[0]]
+    if not networks:
+        return content
+    raise CheckpointError(
+        f"weights {path}: found a list of {len(networks)} networks, expected one: torch.save(torch.load("
+        f"{str(path)!r}, weights_only=True)[{networks[0]}], 'weights.pt') writes the first of them"
+    )
+
+
+def _check_packed(path: Path, content: object, wrapper: tuple[str, ...]) -> None:
+    """Refuses layers that torch quantised dynamically: their weights are no tensors of the state dict."""
+    for key in wrapper:
+        content = content[key] if isinstance(content, Mapping) else None
+    keys = content if isinstance(content, Mapping) else {}
+    packed = [key for key in keys if isinstance(key, str) and "_packed_params" in key.split(".")]
+    if packed:
+        raise CheckpointError(
+            f"weights {path}: {first_few([packed[0].partition('._packed_params')[0]])} is quantised (torch's dynamic "
+            "quantisation), so its weight is no tensor of the state dict; save the weights before the quantisation, or "
+            "export the quantised network as a whole program"
         )
 
 
@@ -234,8 +281,21 @@ def _unpickle(file: CheckpointFile) -> object:
 
 def _read_masks(path: Path) -> dict[str, Tensor]:
     file, content = _read(path)
-    _, tensors = find_state_dict(content, (*MASK_WRAPPERS, *WRAPPERS))
-    return strip_prefixes(_dense(file, tensors))[1]
+    wrappers = (*MASK_WRAPPERS, *WRAPPERS)
+    while isinstance(content, Mapping) and (key := next((name for name in wrappers if name in content), "")):
+        content = content[key] if isinstance(content[key], Mapping) else None
+    return strip_prefixes(_dense(file, _flat(content)))[1]
+
+
+def _flat(content: object, depth: int = 8) -> dict[str, Tensor]:
+    """Returns the tensors in nested dictionaries, by their keys joined with dots."""
+    tensors: dict[str, Tensor] = {}
+    for key, value in content.items() if isinstance(content, Mapping) and depth else ():
+        if isinstance(key, str) and isinstance(value, Tensor):
+            tensors[key] = value
+        elif isinstance(key, str):
+            tensors |= {f"{key}.{name}": tensor for name, tensor in _flat(value, depth - 1).items()}
+    return tensors
 
 
 def _distiller_masks(file: CheckpointFile, content: object) -> dict[str, Tensor]:
@@ -279,7 +339,8 @@ def _extra_keys(content: object, wrapper: tuple[str, ...], tensors: Mapping[str,
 def _summary(content: object) -> str:
     if not isinstance(content, Mapping):
         return f"a {type(content).__name__}"
-    return f"a dictionary without tensors (keys: {first_few(content) or 'none'})"
+    kind = "weights" if any(isinstance(value, Tensor) for value in content.values()) else "tensors"
+    return f"a dictionary without {kind} (keys: {first_few(content) or 'none'})"
 
 
 def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:

@@ -24,6 +24,7 @@ from evalsuite.models.exported.program import (
     ExportedProgram,
     InputSpec,
     LoadedProgram,
+    check_output_operator,
     declared_input_spec,
 )
 
@@ -139,6 +140,7 @@ def load_torchscript(path: Path) -> LoadedProgram:
         CheckpointError: If it takes anything else than images.
     """
     script = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]  # torch has no types here
+    check_output_operator(next(iter(script.inlined_graph.outputs())).node().kind())
     arguments = script.forward.schema.arguments[1:]
     required = [argument.name for argument in arguments if not argument.has_default_value()]
     if len(required) != 1:
@@ -166,6 +168,8 @@ def load_torch_export(path: Path) -> LoadedProgram:
         raise CheckpointError(
             f"takes {len(inputs)} inputs and returns {len(outputs)} outputs, expected images and their logits"
         )
+    last = next(node for node in program.graph.nodes if node.name == outputs[0])
+    check_output_operator(str(last.target))
     node = next(node for node in program.graph.nodes if node.name == inputs[0])
     value = node.meta.get("val")
     if not isinstance(value, Tensor):
@@ -274,6 +278,7 @@ def _tensors_to_cpu(content: bytes) -> bytes:
 
 def _verified(loaded: LoadedProgram, kind: str, image_shape: Sequence[int] | None) -> ExportedProgram:
     """Returns the program after a few images: each gets its own logits, and gradients are there if claimed."""
+    loaded = _one_by_one(loaded) if loaded.dynamic else loaded
     shape, gap = loaded.input_spec.resolve_shape(image_shape), 0.0
     program, obstacle = ExportedProgram(loaded, kind), loaded.gradient_obstacle
     if shape is not None:
@@ -286,6 +291,16 @@ def _verified(loaded: LoadedProgram, kind: str, image_shape: Sequence[int] | Non
     program.gradient_obstacle = obstacle
     program.notes = tuple(_notes(program, loaded, gap))
     return program
+
+
+def _one_by_one(loaded: LoadedProgram) -> LoadedProgram:
+    """A dynamically quantised program with one image at a time: the scale of an activation is that of its batch."""
+    if loaded.input_spec.min_batch > 1:
+        raise CheckpointError(
+            f"is quantised dynamically and takes {loaded.input_spec.min_batch} images at a time, so that the logits of "
+            "an image depend on the others: export it for one image or a free batch size"
+        )
+    return replace(loaded, input_spec=loaded.input_spec.single_image)
 
 
 def _with_working_batch_size(
@@ -364,6 +379,11 @@ def _notes(program: ExportedProgram, loaded: LoadedProgram, gap: float) -> list[
     if spec.max_batch is not None and spec.max_batch == spec.min_batch:
         count = "one image" if spec.max_batch == 1 else f"exactly {spec.max_batch} images"
         notes.append(f"The program takes {count} at a time.")
+    if loaded.dynamic:
+        notes.append(
+            "The program is quantised dynamically: each activation is scaled by the largest of its batch, so that the "
+            "logits of a batch are not those of its images one by one."
+        )
     if spec.dtype != torch.float32:
         notes.append(f"The program takes its images in {str(spec.dtype).removeprefix('torch.')}.")
     if program.gradient_obstacle:

@@ -8,18 +8,29 @@ import importlib.metadata
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError, first_line
-from evalsuite.models.exported.program import LoadedProgram, declared_input_spec
+from evalsuite.models.exported.program import LoadedProgram, check_output_operator, declared_input_spec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 MAX_BYTES = 2**31 - 1
 """Bytes of a model with its external tensors: the limit of a protobuf message."""
+
+DYNAMIC = frozenset(
+    {"DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"}
+)
+"""Operators of dynamic quantisation: the scale of an activation is that of the batch."""
+PROBABILITIES = frozenset({"Softmax", "Sigmoid", "HardSigmoid", "QLinearSoftmax", "QLinearSigmoid"})
+"""Operators that return probabilities."""
+_KEEP_VALUES = frozenset(
+    {"Identity", "Cast", "QuantizeLinear", "DequantizeLinear", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+)
 
 _DTYPES = {
     "tensor(float)": torch.float32,
@@ -39,27 +50,98 @@ def load_onnx(path: Path) -> LoadedProgram:
             and returns anything else than images and logits.
     """
     model = read_onnx(path)
+    check_output_operator(last_operator(model))
     session = _Session(model)
     images, _ = _single("inputs", session.inputs), _single("outputs", session.outputs)
     sizes = [size if isinstance(size, int) else None for size in images.shape]
     spec = declared_input_spec(
         sizes, _DTYPES.get(images.type, images.type.removeprefix("tensor").strip("()"))
     )
+    dynamic = any(node.op_type in DYNAMIC for node in model.graph.node)
     try:
         converted = _import_optional("onnx2torch").convert(lower_for_converter(model)).eval()
     except CheckpointError:
         raise
     except Exception as error:  # the converter supports some operators alone, and fails in any way
         return LoadedProgram(
-            OnnxNetwork(session),
+            OnnxNetwork(session, weights=graph_weights(model)),
             spec,
             gradient_obstacle=f"onnx2torch cannot convert it ({first_line(error)})",
+            dynamic=dynamic,
         )
     source = (
         f"Outputs are those of onnxruntime {importlib.metadata.version('onnxruntime')}, gradients those of the "
         f"conversion by onnx2torch {importlib.metadata.version('onnx2torch')}"
     )
-    return LoadedProgram(OnnxNetwork(session, converted), spec, gradient_source=source)
+    return LoadedProgram(OnnxNetwork(session, converted), spec, gradient_source=source, dynamic=dynamic)
+
+
+def last_operator(model: Any) -> str:
+    """Returns the operator that computes the output of a model (an ``onnx.ModelProto``); empty if there is none.
+
+    Those behind it that change only the type, the levels or the shape of numbers are passed over.
+    """
+    makers = {name: node for node in model.graph.node for name in node.output}
+    name = model.graph.output[0].name if model.graph.output else ""
+    for _ in range(len(model.graph.node)):
+        node = makers.get(name)
+        if node is None or node.op_type not in _KEEP_VALUES or not node.input:
+            return str(node.op_type) if node is not None else ""
+        name = node.input[0]
+    return ""
+
+
+def graph_weights(model: Any) -> dict[str, Tensor]:
+    """Returns the numbers of the weights and biases of a model that cannot be converted, so that they can be counted.
+
+    Integer weights are quantised: their numbers are the distances from the zero point, so zeros stay zeros.
+    """
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    zeros = _zero_points(model, tensors)
+    weights: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        values = numpy_helper.to_array(tensor)
+        if name in zeros:
+            zero = numpy_helper.to_array(tensors[zeros[name]]).astype(np.float32)
+            shape = [-1 if size == zero.size > 1 else 1 for size in values.shape] if zero.size > 1 else []
+            weights[name] = torch.from_numpy(values.astype(np.float32) - zero.reshape(shape))
+        elif values.dtype.kind == "f" and values.ndim and not _is_statistic(model, name):
+            weights[name] = torch.from_numpy(values.astype(np.float32))
+    return weights
+
+
+def _zero_points(model: Any, tensors: dict[str, Any]) -> dict[str, str]:
+    """Names of quantised weights to those of their zero points."""
+    places = {
+        "DequantizeLinear": ((0, 2),),
+        "ConvInteger": ((1, 3),),
+        "MatMulInteger": ((1, 3),),
+        "QLinearConv": ((3, 5),),
+        "QLinearMatMul": ((3, 5),),
+        "MatMulIntegerToFloat": ((1, 5),),
+        "DynamicQuantizeMatMul": ((1, 3),),
+    }
+    pairs: dict[str, str] = {}
+    for node in model.graph.node:
+        for weight, zero in places.get(node.op_type, ()):
+            if len(node.input) > zero and {node.input[weight], node.input[zero]} <= tensors.keys():
+                pairs[node.input[weight]] = node.input[zero]
+    return pairs
+
+
+def _is_statistic(model: Any, name: str) -> bool:
+    """Returns whether a tensor is a running statistic, a scale or another setting of an operator."""
+    for node in model.graph.node:
+        if name not in node.input:
+            continue
+        place = list(node.input).index(name)
+        if node.op_type == "BatchNormalization" and place > 2:
+            return True
+        if "Quantize" in node.op_type or node.op_type.startswith("QLinear"):
+            return True
+    return False
 
 
 class OnnxNetwork(nn.Module):
@@ -68,12 +150,22 @@ class OnnxNetwork(nn.Module):
     Args:
         session: Computes outputs; shared by copies.
         converted: Computes the same with gradients; ``None`` if the graph cannot be converted.
+        weights: Numbers of the graph that are counted where there is no conversion.
     """
 
-    def __init__(self, session: _Session, converted: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        session: _Session,
+        converted: nn.Module | None = None,
+        *,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.session = session
         self.converted = converted
+        self.counted = nn.ParameterList(
+            nn.Parameter(tensor, requires_grad=False) for tensor in (weights or {}).values()
+        )
 
     def forward(self, images: Tensor) -> object:
         """Returns the output of the graph for images of its dtype."""

@@ -69,12 +69,14 @@ class LoadedProgram:
         input_spec: Its input.
         gradient_obstacle: Why there are no gradients, as far as the loader knows; empty if there may be some.
         gradient_source: Half a sentence on what computes the gradients, for the report; empty if the program does.
+        dynamic: Whether it is quantised dynamically, by the largest activation of a batch.
     """
 
     network: nn.Module
     input_spec: InputSpec
     gradient_obstacle: str = ""
     gradient_source: str = ""
+    dynamic: bool = False
 
 
 class ExportedProgram(nn.Module):
@@ -131,6 +133,23 @@ class ExportedProgram(nn.Module):
                 "of logits for each (N, K): export it with a dynamic batch size"
             )
         return output[: len(images)]
+
+
+def check_output_operator(name: str) -> None:
+    """Refuses a program whose last operator returns probabilities.
+
+    Args:
+        name: Of the operator, in any spelling of its library: ``Softmax``, ``aten.sigmoid.default``.
+
+    Raises:
+        CheckpointError: If it is a softmax or a sigmoid.
+    """
+    words = name.lower().replace("_", "").replace("qlinear", "").replace("::", ".").split(".")
+    if {"softmax", "sigmoid", "hardsigmoid"} & set(words):
+        raise CheckpointError(
+            f"returns probabilities: its last operator is {name}, expected logits; export it without its "
+            f"{'softmax' if 'softmax' in words else 'sigmoid'}"
+        )
 
 
 def declared_input_spec(sizes: Sequence[int | range | None], dtype: torch.dtype | str) -> InputSpec:

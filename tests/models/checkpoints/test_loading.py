@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ from evalsuite.models.architectures.preresnet import PreResNet
 from evalsuite.models.architectures.resnet import ResNet20
 from evalsuite.models.architectures.uris import architecture_from_uri
 from evalsuite.models.checkpoints.loading import load_candidate
-from evalsuite.models.checkpoints.reading import read_weights
+from evalsuite.models.checkpoints.reading import key_note, load_weights, read_weights
 from evalsuite.models.checkpoints.saving import load_model, save_model
 from evalsuite.models.surgery.channel_removal import channel_groups, remove_channels
 
@@ -299,3 +300,74 @@ def test_a_file_and_its_tensors_are_the_same(build: Build, tmp_path: Path) -> No
         for source in (tmp_path / "w.pt", read_weights(tmp_path / "w.pt"))
     ]
     assert torch.equal(*outputs)
+
+
+SMALL = {
+    "conv.weight": (4, 3, 3, 3),
+    "bn.weight": (4,),
+    "bn.bias": (4,),
+    "fc.weight": (2, 4),
+    "fc.bias": (2,),
+}
+SMALL |= {"bn.running_mean": (4,), "bn.running_var": (4,)}
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn, self.fc = nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Linear(4, 2)
+
+
+def small_weights() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in SMALL.items()}
+    return {**weights, "bn.num_batches_tracked": torch.tensor(3)}
+
+
+def renamed(weights: dict[str, Tensor], change: Callable[[str], str]) -> dict[str, Tensor]:
+    return {change(key): tensor for key, tensor in weights.items()}
+
+
+ONE = torch.ones(1)
+WHOLE: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
+    "thop": (lambda w: {**w, "total_ops": ONE, "conv.total_params": ONE.double()}, "2 tensors .*total_ops"),
+    "apex": (lambda w: {**w, "conv.__weight_mma_mask": torch.ones(4, 3, 3, 3).bool()}, "__weight_mma_mask"),
+    "lightning": (lambda w: {**renamed(w, "model.{}".format), "criterion.weight": ONE, "train_acc.tp": ONE}, "criterion"),
+    "own wrapper": (lambda w: {**renamed(w, "mine.{}".format), "loss.weight": ONE}, "taken from mine"),
+    "distillation": (lambda w: {**renamed(w, "student.{}".format), "teacher.fc.weight": ONE}, "teacher"),
+    "backbone": (lambda w: renamed(w, "backbone.{}".format), ""),
+    "timm": (lambda w: renamed(w, "timm_model.{}".format), ""),
+    "inside": (lambda w: renamed(w, lambda key: key.replace("conv.", "conv.module.")), ""),
+    "counters": (lambda w: {k: v.float().view(1) if k.endswith("tracked") else v for k, v in w.items()}, ""),
+    "beside a number": (lambda w: {"acc": torch.tensor(0.7), "weights_of_best": w}, ""),
+    "a list": (lambda w: [w], ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "note"), WHOLE.values(), ids=WHOLE)
+def test_whole_weights_load_whatever_lies_beside_them(
+    tmp_path: Path, content: Callable[[dict[str, Tensor]], object], note: str
+) -> None:
+    torch.save(content(small_weights()), tmp_path / "w.pt")
+    weights, network = read_weights(tmp_path / "w.pt"), Small()
+    load_weights(network, weights)
+    expected = small_weights()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
+    assert re.search(note, key_note(weights, network)) if note else not key_note(weights, network)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {
+            **small_weights(),
+            "layer2.weight": torch.ones(4, 4),
+        },  # a deeper network, which fits by its first layers
+        {**renamed(small_weights(), "a.{}".format), **renamed(small_weights(), "b.{}".format)},
+        {**renamed(small_weights(), "a.{}".format), "data_preprocessor.mean": ONE},
+    ],
+    ids=["deeper", "two networks", "preprocessing"],
+)
+def test_what_a_forward_pass_may_read_is_not_ignored(content: dict[str, Tensor]) -> None:
+    with pytest.raises(CheckpointError, match="do not fit the model"):
+        load_weights(Small(), content)

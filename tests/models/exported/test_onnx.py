@@ -426,3 +426,52 @@ def test_a_damaged_file_is_refused_in_one_sentence_or_still_a_model(
         sentence = ""
     assert "\n" not in sentence
     assert sentence or (program_format(path) == "ONNX" and not cut)
+
+
+@pytest.mark.parametrize("last", ["Softmax", "Sigmoid", "HardSigmoid"])
+@pytest.mark.parametrize("quantised", [False, True], ids=["float", "quantised"])
+def test_a_graph_that_ends_in_probabilities_is_refused(tmp_path: Path, last: str, quantised: bool) -> None:
+    nodes = [FLATTEN, helper.make_node("MatMul", ["flat", "weight"], ["scores"])]
+    ends = ["probabilities", "logits"]
+    nodes.append(helper.make_node(last, ["scores"], ends[:1]))
+    levels = [helper.make_node("QuantizeLinear", [*ends[:1], "step"], ["levels"])]
+    levels.append(helper.make_node("DequantizeLinear", ["levels", "step"], ends[1:]))
+    nodes += levels if quantised else [helper.make_node("Identity", ends[:1], ends[1:])]
+    path = saved(graph(nodes, step=np.float32(1 / 256)), tmp_path)
+    with pytest.raises(CheckpointError, match=f"probabilities: its last operator is {last}, expected logits"):
+        load_program(path, trust=False, image_shape=SHAPE)
+
+
+def dynamic(batch: str | int = "n") -> onnx.ModelProto:
+    """The linear classifier with weights of eight bits, and images of eight bits whose step is that of the batch."""
+    step = np.float32(np.abs(WEIGHT).max() / 127)
+    nodes = [
+        FLATTEN,
+        helper.make_node("DynamicQuantizeLinear", ["flat"], ["levels", "by", "zero"]),
+        helper.make_node("MatMulInteger", ["levels", "weight", "zero", "zero_weight"], ["sums"]),
+        helper.make_node("Cast", ["sums"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["floats", "by"], ["once"]),
+        helper.make_node("Mul", ["once", "step"], ["logits"]),
+    ]
+    levels = (np.rint(WEIGHT / step) * (np.abs(WEIGHT) > 0.5)).astype(np.int16) + 128
+    return graph(
+        nodes,
+        inputs=(("images", TensorProto.FLOAT, (batch, *SHAPE)),),
+        outputs=(("logits", TensorProto.FLOAT, (batch, CLASSES)),),
+        weight=levels.astype(np.uint8),
+        zero_weight=np.uint8(128),
+        step=step,
+    )
+
+
+def test_a_dynamically_quantised_program_runs_image_by_image_and_its_weights_count(tmp_path: Path) -> None:
+    program = load_program(saved(dynamic(), tmp_path), trust=False, image_shape=SHAPE)
+    images = pictures(5) * torch.tensor([0.1, 1, 0.5, 0.02, 0.3]).view(5, 1, 1, 1)
+    alone = torch.cat([program(image[None]) for image in images])
+    assert torch.equal(program(images), alone)  # of the graph itself, a batch has another step
+    assert "one image at a time" in program.notes[0]
+    assert "is quantised dynamically" in program.notes[1]
+    (weight,) = program.parameters()
+    assert int(weight.count_nonzero()) == int((np.abs(WEIGHT) > 0.5).sum())
+    with pytest.raises(CheckpointError, match="is quantised dynamically and takes 4 images at a time"):
+        load_program(saved(dynamic(4), tmp_path), trust=False, image_shape=SHAPE)
