@@ -242,7 +242,8 @@ def _check_parent(dense: Bench) -> None:
     images = dense.images(View())
     if images.labels is not None:
         filtered = getattr(dense.image_source.data, "filtered", False)
-        check_parent(int(dense.outputs(View()).correct.sum()), images, filtered=filtered)
+        outputs = dense.outputs(View())
+        check_parent(int(outputs.correct.sum()), images, constant=outputs.constant, filtered=filtered)
 
 
 @contextmanager

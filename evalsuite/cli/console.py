@@ -11,11 +11,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from evalsuite.cli import progress_log
+from evalsuite.cli.endings import OutputConsole, SideConsole
 from evalsuite.cli.progress_log import ProgressLog, duration
 from evalsuite.cost_axes import AXES, DEFAULT_AXIS
 from evalsuite.registry import RegistryEntry
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from evalsuite.models.exported.inspection import ProgramInspection
     from evalsuite.results.run import Run
     from evalsuite.runs.status import RunStatus
+    from evalsuite.runs.verification import Verification
     from evalsuite.tolerances import Tolerance
 
 NARROW = 40
@@ -51,8 +52,8 @@ PARTIAL = rf"{SYNTHETIC_FROST}/| corruptions\b|corruptions[^/]*/"
 """Conditions that only the report shows: synthetic frost, means of a family, of a severity."""
 UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
-err = Console(stderr=True, highlight=False)
+out = OutputConsole(highlight=False, width=None if sys.stdout and sys.stdout.isatty() else PIPE_WIDTH)
+err = SideConsole(stderr=True, highlight=False)
 
 
 def print_json(text: str) -> None:
@@ -273,7 +274,13 @@ def _print_layers(layers: Sequence[LayerInspection]) -> None:
 
 
 def print_time_spent(record: Mapping[str, Any]) -> None:
-    """Prints how long the components of a run took, over all runs in its folder."""
+    """Prints how long the components of a run took, over all runs in its folder, and what was not read again."""
+    if not record.get("computed"):
+        out.print(
+            "Nothing was computed: all cells were there. Weights behind finished cells were not read again; "
+            "status --verify reads all.",
+            soft_wrap=True,
+        )
     spent = record.get("spent") or {}
     if not record.get("computed") or not spent:
         return
@@ -359,6 +366,21 @@ def print_status(status: RunStatus) -> None:
         cell = f"{task['method']} {task['target_ratio']:g} {task['what']} (seed {task['seed']})"
         out.print(f"running: {cell} for {duration(task['seconds'])}", soft_wrap=True, markup=False)
     out.print(_outlook(status), soft_wrap=True, markup=False)
+
+
+def print_verification(verification: Verification) -> None:
+    """Prints which files are no longer what was written."""
+    for file, problem in verification.damaged:
+        out.print(f"damaged: {file}: {problem}", soft_wrap=True, markup=False)
+    result = (
+        f"{len(verification.damaged)} are damaged: remove them, and the same run makes them again"
+        if verification.damaged
+        else "all are what was written"
+    )
+    out.print(
+        f"Read again: the weights of {verification.weights} models and {verification.cells} cells; {result}.",
+        soft_wrap=True,
+    )
 
 
 def _outlook(status: RunStatus) -> str:

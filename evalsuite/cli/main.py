@@ -8,17 +8,18 @@ import os
 import shlex
 import sys
 import tomllib
+import traceback
 import warnings
 from collections.abc import Callable
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
-from evalsuite.cli import console
+from evalsuite.cli import console, endings
 from evalsuite.cost_axes import AXES
-from evalsuite.errors import EvalsuiteError, UserError
+from evalsuite.errors import CellError, EvalsuiteError, UserError
 from evalsuite.registry import Registry, RegistryEntry, unknown_name
 from evalsuite.types import WeightSet
 
@@ -38,8 +39,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 KINDS = ("producers", "evaluators", "datasets", "models", "recipes", "suites")
-FAILED, WRONG, INTERRUPTED = 1, 2, 130
-"""Exit codes: a cell or a check failed; the user's mistake; Ctrl-C."""
+FAILED, WRONG, CRASHED, INTERRUPTED = 1, 2, 70, 130
+"""Exit codes: a cell or a check failed; the user's mistake; a fault of a program (as in sysexits.h); Ctrl-C."""
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, for example reports/digits.")]
 Axis = Annotated[
@@ -160,8 +161,14 @@ def run_command(
         return
     from evalsuite.api import run
 
-    with console.cell_progress() as progress:
-        results = run(suite, out=out_dir, options=options, progress=progress)
+    try:
+        with console.cell_progress() as progress:
+            results = run(suite, out=out_dir, options=options, progress=progress)
+    except (
+        CellError
+    ) as error:  # a parent that could not be made: an answer of the suite, and no mistake in it
+        console.print_error(str(error))
+        raise typer.Exit(FAILED) from error
     console.print_summary(results)
     console.print_time_spent(results.record)
     console.print_path("Report", results.path / "index.html")
@@ -169,11 +176,23 @@ def run_command(
 
 
 @app.command("status")
-def status_command(run: RunFolder) -> None:
+def status_command(
+    run: RunFolder,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all finished weights and cells again: are they as written?")
+    ] = False,
+) -> None:
     """Print how far a run has come, also while it goes on; nothing is written."""
     from evalsuite.runs.status import status
+    from evalsuite.runs.verification import verify as verify_run
 
     console.print_status(status(run))
+    if not verify:
+        return
+    with console.count_progress("reading again") as progress:
+        verification = verify_run(run, progress=progress)
+    console.print_verification(verification)
+    raise typer.Exit(FAILED if verification.damaged else 0)
 
 
 @app.command("check")
@@ -299,16 +318,16 @@ def check_command(
     with console.cell_progress() as progress:
         verdicts, results = check(request, out=out_dir, options=options, progress=progress)
     code, reason = exit_reason(candidate_verdicts(verdicts), request.undecided)
+    if junit is not None:  # before it is printed: the reader of that may be gone
+        write_junit(verdicts, junit)
+    if markdown is not None:
+        write_atomically(markdown, markdown_summary(verdicts, request.undecided).encode())
     if as_json:
         console.print_json(json.dumps(check_document(results, verdicts, request.undecided)))
     else:
         console.print_verdicts(verdicts)
         console.print_exit(code, reason)
         console.print_path("Report", results.path / "index.html")
-    if junit is not None:
-        write_junit(verdicts, junit)
-    if markdown is not None:
-        write_atomically(markdown, markdown_summary(verdicts, request.undecided).encode())
     raise typer.Exit(code)
 
 
@@ -521,25 +540,54 @@ def main() -> None:
     warnings.filterwarnings(
         "default", category=DeprecationWarning, module="evalsuite"
     )  # and users' plug-in files
+    endings.open_standard_streams()
+    with endings.signals_as_interrupts() as received:
+        code = _exit_code(received)
+    sys.exit(_written(code))
+
+
+def _exit_code(received: endings.Received) -> int:
+    """Runs a command, prints why it ended if it did not end well, and returns its exit code."""
     try:
         app(prog_name="evalsuite")  # also by python -m: completions are installed under this name
-    except UserError as error:
-        console.print_error(str(error))
-        sys.exit(WRONG)
     except EvalsuiteError as error:
         console.print_error(str(error))
-        sys.exit(FAILED)
+        return WRONG
     except KeyboardInterrupt:
-        _interrupted()
+        return _interrupted(received)
+    except OSError as error:
+        console.print_error(f"{error}; make room, or correct the path or its permissions")
+        return WRONG
     except SystemExit as end:
         if end.code == INTERRUPTED:  # what typer makes of an interrupt
-            _interrupted()
-        raise
+            return _interrupted(received)
+        if isinstance(end.__context__, BrokenPipeError):  # met while it printed a help text
+            return endings.CLOSED_PIPE
+        return int(end.code or 0)
+    except Exception:
+        traceback.print_exc()
+        console.print_error(
+            "this is a fault of evalsuite or of a plug-in and no answer: report it with the lines above"
+        )
+        return CRASHED
+    return 0
 
 
-def _interrupted() -> NoReturn:
+def _interrupted(received: endings.Received) -> int:
     console.err.print("Stopped. What is finished is kept: the same command goes on from here.")
-    sys.exit(INTERRUPTED)
+    return received.exit_code
+
+
+def _written(code: int) -> int:
+    """The exit code of a command, if all that it printed was written."""
+    error = endings.output_failure()
+    if error is None:
+        return code
+    endings.discard_output()
+    if isinstance(error, BrokenPipeError):
+        return endings.CLOSED_PIPE
+    console.print_error(str(endings.OutputError(error)))
+    return WRONG
 
 
 def requested_tolerances(run: Run, metrics: list[str], rule: Rule) -> dict[str, Tolerance]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,16 @@ from torch import nn
 
 from evalsuite.compat.transformers import CONFIG, is_model_folder
 from evalsuite.config.settings import model_with_settings
-from evalsuite.errors import CheckpointError, InvalidModelError, SuiteError, UserError, first_few
+from evalsuite.errors import (
+    CheckpointError,
+    EvalsuiteError,
+    InvalidModelError,
+    StoreError,
+    SuiteError,
+    UserError,
+    first_few,
+)
+from evalsuite.execution.limits import TimeLimitError
 from evalsuite.models.architectures.base import Architecture, Normalized, unwrap_model
 from evalsuite.models.architectures.huggingface import HuggingFaceNetwork
 from evalsuite.models.architectures.settings import to_settings
@@ -146,6 +156,25 @@ class ExternalCandidateLoader:
         """Returns a program with its preprocessing."""
         network = load_program(Path(settings["file"]), trust=self.trust, image_shape=self.image_shape)
         return Normalized(network, mean=settings["mean"], std=settings["std"]).eval()
+
+
+@contextmanager
+def named_candidate(model: ExternalCandidate) -> Iterator[None]:
+    """Names the file of a finished model in every refusal inside the block: it is one of several.
+
+    Raises:
+        UserError: In place of any error about the model: one that cannot be planned is a mistake in the question.
+    """
+    try:
+        yield
+    except (StoreError, TimeLimitError):
+        raise
+    except EvalsuiteError as error:
+        if isinstance(error, UserError) and model.file in str(error):
+            raise
+        kind = type(error) if isinstance(error, SuiteError | CheckpointError) else CheckpointError
+        named = str(error) if model.file in str(error) else f"candidate {model.file}: {error}"
+        raise kind(named) from error
 
 
 def _preprocessed(architecture: Architecture, external: ExternalCandidate) -> Architecture:

@@ -15,13 +15,23 @@ CLAIM_SLACK = 0.01
 
 
 def check_parent(
-    right: int, images: ImageSet, *, claim: float | None = None, filtered: bool = False, hint: str = ""
+    right: int,
+    images: ImageSet,
+    *,
+    constant: bool = False,
+    claim: float | None = None,
+    filtered: bool = False,
+    hint: str = "",
 ) -> tuple[str, ...]:
     """Checks that a parent is better than chance on the clean test images, and about as good as was published.
+
+    Better than chance is an accuracy whose lower limit is above one in the number of classes. A parent that gives
+    images of several classes one and the same is at chance too, however many images that class has.
 
     Args:
         right: Number of images that it classifies correctly.
         images: The clean test images.
+        constant: Whether it gives all of them the same class.
         claim: Its published accuracy; ``None`` for no claim.
         filtered: Whether the images were chosen because networks fail on them: chance is a note then.
         hint: What may be wrong, in words.
@@ -42,8 +52,12 @@ def check_parent(
         + (f" ({images.labelling})" if images.labelling else "")
         + " and the preprocessing (size, mean, std) with those of its training"
     )
-    if low <= 1 / classes:
-        chance = f"which is not shown to be more than chance, {1 / classes:.1%}"
+    if low <= 1 / classes or constant:
+        chance = (
+            "but gives all of them the same class"
+            if constant
+            else f"which is not shown to be more than chance, {1 / classes:.1%}"
+        )
         finding = f"{measured}; lower 95 % limit {low:.1%}), {chance}"
         if filtered:
             return (f"{finding}: the images were chosen so.",)

@@ -20,7 +20,12 @@ from evalsuite.cost_axes import DEFAULT_AXIS, ratio_on_axis
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import CheckpointError, ContractError, EvalsuiteError, StoreError
-from evalsuite.execution.external_candidates import ExternalCandidateLoader, LoadedModel, program_candidate
+from evalsuite.execution.external_candidates import (
+    ExternalCandidateLoader,
+    LoadedModel,
+    named_candidate,
+    program_candidate,
+)
 from evalsuite.execution.limits import TimeLimitError
 from evalsuite.execution.parent_training import TrainingInputs
 from evalsuite.execution.tasks import ProductionResult, WeightsLostError
@@ -149,7 +154,8 @@ class Production:
         models = [model for model in self.suite.candidates if model.seed == seed]
         rows: dict[Key, PlannedCandidate] = {}
         for model in models:
-            row = self._planned(model, self._read(model), parent)
+            with named_candidate(model):
+                row = self._planned(model, self._read(model), parent)
             if row.key in rows:
                 raise CheckpointError(
                     f"{model.file}: another file of method {model.method!r} has the same ratio "
@@ -166,17 +172,13 @@ class Production:
         """
         for model in self.suite.candidates:
             if model.seed == seed:
-                self._read(model)
+                with named_candidate(model):
+                    self._read(model)
 
     def _read(self, model: ExternalCandidate) -> LoadedModel:
         path = self._located(model.file, "candidate")
         masks = self._located(model.masks, "masks") if model.masks else None
-        try:
-            return self._loader.loaded(model, path, masks)
-        except CheckpointError as error:
-            if model.file in str(error):
-                raise
-            raise CheckpointError(f"candidate {model.file}: {error}") from error
+        return self._loader.loaded(model, path, masks)
 
     def _planned(self, model: ExternalCandidate, loaded: LoadedModel, parent: Candidate) -> PlannedCandidate:
         record = self._external_record(model, loaded, parent)
@@ -203,8 +205,9 @@ class Production:
         return self._record(key, loaded.model, parent, loaded.settings)
 
     def _saved_external(self, model: ExternalCandidate, parent: Candidate) -> ProductionResult:
-        loaded = self._read(model)
-        row = self._planned(model, loaded, parent)
+        with named_candidate(model):
+            loaded = self._read(model)
+            row = self._planned(model, loaded, parent)
         digest = candidate_digest(parent, row.inputs, row.path)
         stored = self.store.candidate(row.key, digest) if loaded.is_program else self._stored(row.key, digest)
         candidate = stored

@@ -144,27 +144,37 @@ class TaskRunner:
     def _check_parent(self, key: Key, parent: Candidate, hint: str) -> tuple[str, ...]:
         """Refuses a parent that does not classify, before any candidate of it is made or measured."""
         images = self.image_source.images(View())
-        right = None if images.labels is None else self._right_answers(key, parent)
-        if right is None:
+        answers = None if images.labels is None else self._answers(key, parent)
+        if answers is None:
             return ()
+        right, constant = answers
         filtered = getattr(self.image_source.data, "filtered", False)
         return check_parent(
-            right, images, claim=self.suite.parent_accuracy, filtered=filtered, hint=hint.rstrip(". ")
+            right,
+            images,
+            constant=constant,
+            claim=self.suite.parent_accuracy,
+            filtered=filtered,
+            hint=hint.rstrip(". "),
         )
 
-    def _right_answers(self, key: Key, parent: Candidate) -> int | None:
-        """Clean test images that a parent gets right, from its cell or a pass; ``None`` if it breaks its contract."""
+    def _answers(self, key: Key, parent: Candidate) -> tuple[int, bool] | None:
+        """Clean test images that a parent gets right, from its cell or a pass, and whether it gives all one class.
+
+        A parent that does has no cell. ``None`` if it breaks its contract: its cells say so.
+        """
         for label, config in self._evaluators.items():
             if isinstance(config.plugin, Accuracy) and self.context.plan is not None:
                 digest = self.context.plan.cell_digest(key, label, {key: parent})
                 cell = self.store.wanted_cell(key, label, digest)
                 for score in () if cell is None else cell.scores:
                     if score.metric == ACCURACY.name and score.value is not None and score.n is not None:
-                        return round(score.value * score.n)
+                        return round(score.value * score.n), False
         try:
-            return int(self._bench_of_parent(parent).outputs(View()).correct.sum())
-        except CellError:  # its cells say so
+            outputs = self._bench_of_parent(parent).outputs(View())
+        except CellError:
             return None
+        return int(outputs.correct.sum()), outputs.constant
 
     def _data_notes(self) -> list[str]:
         """Notes on the images: what was left out of the user's folders, and test images that are trained on."""

@@ -190,6 +190,14 @@ class Store:
         except DamagedError:
             return None
 
+    def damage(self, key: Key, evaluator: str) -> str:
+        """Returns what is wrong with the file of a cell, all of it read; an empty text if nothing is."""
+        try:
+            _read(self.cell_path(key, evaluator), None)
+        except DamagedError as error:
+            return str(error.__cause__ or error)
+        return ""
+
     def wanted_cell(self, key: Key, evaluator: str, digest: str) -> Cell | None:
         """Returns a cell as `cell` does, and sets a damaged one aside.
 

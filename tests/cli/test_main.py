@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from evalsuite import Run
 from evalsuite.cli import main
@@ -260,6 +261,11 @@ def test_a_plan_and_a_status_are_tables_and_write_nothing(
     assert "1 cells are left, no process works on them; time left: about" in out
     assert sorted((file, file.stat().st_mtime_ns) for file in path.rglob("*")) == before
     assert "Everything is done." in command("status", done.path)[1]
+    code, out, _ = command("status", done.path, "--verify")
+    assert (code, "all are what was written" in out) == (0, True)
+    (path / "candidates/magnitude/seed-0/0.5.safetensors").write_bytes(b"")
+    code, out, _ = command("status", path, "--verify")
+    assert (code, "1 are damaged" in out) == (1, True)
 
 
 def test_workers_are_as_good_as_one(command: Command, done: Run, tiny: Path, tmp_path: Path) -> None:
@@ -290,6 +296,46 @@ def test_an_interrupt_is_one_sentence(
     assert (code, out, beside_progress(err)) == (130, "", [sentence])
     flag.unlink()
     assert command("run", suite, "--out", tmp_path / "run")[0] == 0
+
+
+BROKEN = """
+import torch
+class Network(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 10)
+    def forward(self, images):
+        return self.linear(images.mean((2, 3))) / BROKEN
+def network(num_classes=10):
+    return Network()
+"""
+
+
+def test_a_parent_without_numbers_is_no_failure_of_a_candidate(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(BROKEN.replace("BROKEN", "0"))
+    torch.save(torch.nn.ModuleDict({"linear": torch.nn.Linear(3, 10)}).state_dict(), tmp_path / "w.pt")
+    files = ("--parent", tmp_path / "w.pt", "--candidate", tmp_path / "w.pt")
+    words = (
+        *files,
+        "--model",
+        f"{tmp_path / 'net.py'}:network",
+        "--data",
+        "digits",
+        "--out",
+        tmp_path / "out",
+    )
+    code, _, err = command("check", *words)
+    assert (code, "NaN or infinite logits" in err) == (2, True)
+
+
+def test_a_fault_of_a_program_has_an_exit_code_of_its_own(
+    command: Command, monkeypatch: pytest.MonkeyPatch, done: Run
+) -> None:
+    monkeypatch.setattr("evalsuite.api.publish", lambda _: 1 / 0)
+    code, _, err = command("report", done.path)
+    assert code == 70
+    assert "ZeroDivisionError" in err
+    assert "no answer" in err
 
 
 LISTED = {

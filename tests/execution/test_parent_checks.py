@@ -11,8 +11,13 @@ import pytest
 import torch
 
 import evalsuite
+from evalsuite.config.manifest import candidates_of_paths
 from evalsuite.errors import DataError
+from evalsuite.execution.check import CheckRequest
 from evalsuite.execution.parent_checks import check_parent
+from evalsuite.models.architectures.base import build_model, unwrap_model
+from evalsuite.models.architectures.cnn import SmallCNN
+from evalsuite.results.check_verdicts import UndecidedRule
 from evalsuite.types import ImageSet
 
 TEN = ImageSet("ten", np.zeros((100, 3, 4, 4), np.uint8), np.arange(100) % 10, 10, labelling="0 ant, 1 bee")
@@ -45,6 +50,41 @@ def test_api_refuses_it_too(few: ImageSet) -> None:
     with pytest.raises(DataError, match=r"the parent is right on .* of 96 images of 'digits of mine'"):
         evalsuite.evaluate(Constant(), data=images, parent=Constant())
     assert len(evalsuite.evaluate(Constant(), data=images))  # alone, it may be what it is
+
+
+class OneClass(torch.nn.Module):
+    """Gives all images class 0, with logits that depend on the image."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((1, 2, 3))[:, None] * torch.arange(10, 0, -1.0)
+
+
+def test_one_class_for_everything_is_chance_however_common_the_class(few: ImageSet) -> None:
+    assert few.labels is not None
+    common = replace(few, labels=np.where(np.arange(96) < 60, 0, few.labels))  # six in ten are of class 0
+    with pytest.raises(
+        DataError, match=r"66\.7%; lower 95 % limit .*\), but gives all of them the same class"
+    ):
+        evalsuite.evaluate(OneClass(), data=common, parent=OneClass())
+
+
+@pytest.mark.parametrize("undecided", ["measured", "pass", "fail"])
+def test_check_refuses_a_parent_that_guesses_whatever_becomes_of_undecided_checks(
+    undecided: UndecidedRule, tmp_path: Path
+) -> None:
+    torch.manual_seed(1)
+    network = unwrap_model(build_model(SmallCNN(widths=(8, 12, 16, 16))))
+    torch.save(network.state_dict(), tmp_path / "parent.pt")
+    torch.nn.init.zeros_(next(network.parameters())[:1].detach())
+    torch.save(network.state_dict(), tmp_path / "pruned.pt")
+    request = CheckRequest(
+        parent=str(tmp_path / "parent.pt"),
+        candidates=candidates_of_paths([str(tmp_path / "pruned.pt")]),
+        data="digits",
+        undecided=undecided,
+    )
+    with pytest.raises(DataError, match="the parent is right on"):
+        evalsuite.check(request, out=tmp_path / "out")
 
 
 def test_a_run_ends_before_candidates_are_made(

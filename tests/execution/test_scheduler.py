@@ -282,32 +282,40 @@ def test_kills_at_random_moments_lose_nothing_that_was_finished(
     assert tables(path) == tables(done.path)
 
 
-def interrupted(suite: Path, out: Path, cells: int) -> subprocess.Popen[str]:
-    """The command, sent an interrupt as soon as it has finished some cells."""
+def interrupted(
+    suite: Path, out: Path, cells: int, number: signal.Signals, *more: str
+) -> subprocess.Popen[str]:
+    """The command, sent a signal as soon as it has finished some cells."""
     from_conftest = {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        [sys.executable, "-m", "evalsuite", "run", str(suite), "--out", str(out)],
+        [sys.executable, "-m", "evalsuite", "run", str(suite), "--out", str(out), *more],
         env={**os.environ, **from_conftest},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         # a shell that runs this in the background has it ignore interrupts, and children inherit that
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL),
     )
     limit = time.monotonic() + 100
     while len(list(out.rglob("*.cell"))) < cells and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.005)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     return process
 
 
+@pytest.mark.parametrize(
+    ("number", "more"),
+    [(signal.SIGINT, ()), (signal.SIGTERM, ("--workers", "2")), (signal.SIGHUP, ())],
+    ids=["SIGINT", "SIGTERM", "SIGHUP"],
+)
 def test_an_interrupt_is_one_sentence_and_the_run_goes_on_later(
-    done: Run, tiny: Path, tmp_path: Path
+    number: signal.Signals, more: tuple[str, ...], done: Run, tiny: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "run"
-    process = interrupted(tiny, path, 3)
-    out, err = process.communicate(timeout=100)
-    assert process.returncode == 130, err
+    process = interrupted(tiny, path, 3, number, *more)
+    out, err = process.communicate(timeout=100)  # until the last worker has closed them
+    assert process.returncode == 128 + number, err
+    assert not (path / "run.lock").exists()
     *progress, last = err.splitlines()
     assert last == "Stopped. What is finished is kept: the same command goes on from here."
     assert all(re.fullmatch(r"evalsuite: \d+ of \d+ cells done.*", line) for line in progress)

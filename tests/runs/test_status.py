@@ -22,6 +22,7 @@ from evalsuite.runs import status
 from evalsuite.runs.lock import locked
 from evalsuite.runs.serialization import FORMAT
 from evalsuite.runs.store import Key, Store
+from evalsuite.runs.verification import verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,6 +51,30 @@ def test_a_finished_run_has_nothing_left(done: Run) -> None:
     assert (found.holder, found.alive, found.running, found.failures) == ("", False, (), ())
     assert found.seconds_left == 0
     assert snapshot(done.path) == before  # looking writes nothing
+
+
+def flipped(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+
+
+def test_verify_reads_all_that_a_finished_run_does_not(done: Run, tmp_path: Path) -> None:
+    path = copied(done, tmp_path)
+    before = snapshot(path)
+    found = verify(path)
+    assert (found.weights, found.cells, found.damaged) == (5, 5 * len(TESTS), ())
+    assert snapshot(path) == before
+    store = Store(path)
+    weights, cell = store.weights_path(Key("magnitude", 0, 0.8)), store.cell_path(Key("dense", 0, 0.0), "ood")
+    flipped(weights)
+    flipped(cell)
+    assert status.status(path).counts["production"].done == 5  # a look at the headers shows nothing
+    damaged = dict(verify(path).damaged)
+    assert set(damaged) == {weights, cell}
+    assert damaged[weights] == "its weights are not those of its record"
+    weights.unlink()
+    assert dict(verify(path).damaged)[weights] == "it is gone"
 
 
 def test_what_is_missing_failed_or_of_other_settings_is_told_apart(done: Run, tmp_path: Path) -> None:

@@ -76,10 +76,16 @@ class WorkerProcess:
         return event
 
     def kill(self) -> None:
-        """Ends the process at once."""
+        """Ends the process at once, with what it may have started."""
         self.pipe.close()
-        self.process.kill()
+        self.signal_end()
         self.process.wait()
+
+    def signal_end(self) -> None:
+        """Has the system end the process and its group, without waiting until it has."""
+        if self.process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
     def _set_deadline(self, seconds: float | None) -> None:
         """Sets when to kill it: both tries of a cell may take the limit, and a grace period to stop by themselves."""
@@ -135,6 +141,8 @@ class LocalExecutor(Executor):
 
     def close(self) -> None:
         """Kills the workers: files on disk are complete, and nothing else is of use."""
+        for worker in self._workers:
+            worker.signal_end()
         for worker in self._workers:
             worker.kill()
         self._workers.clear()

@@ -24,7 +24,12 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 def main(handle: int, parent: int) -> None:
     """Does the tasks that come in until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # some send it to every process
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+        signal.SIGHUP,
+    ):  # schedulers send them to every process of a job
+        signal.signal(number, signal.SIG_IGN)  # the run ends its workers
     _die_with(parent)
     pipe = Connection(handle)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the run is over

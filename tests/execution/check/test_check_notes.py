@@ -14,8 +14,10 @@ import pytest
 import torch
 from torch import nn
 
+from evalsuite import api
 from evalsuite.config.manifest import read_manifest
-from evalsuite.errors import SuiteError
+from evalsuite.errors import SuiteError, UserError
+from evalsuite.execution.check import CheckRequest
 from evalsuite.execution.external_candidates import ExternalCandidateLoader
 from evalsuite.models.architectures.base import Normalized, build_model, unwrap_model
 from evalsuite.models.architectures.resnet import ResNet20
@@ -86,6 +88,32 @@ def test_nothing_dead_is_nothing_skipped(tmp_path: Path) -> None:
     found = intake().loaded(ExternalCandidate("w.pt", "w", bypass=("dead",)), tmp_path / "w.pt", None)
     assert found.settings["bypass"] == []
     assert found.notes == ()
+
+
+MISFITS: dict[str, dict[str, Any]] = {
+    "bypass": {"bypass": ("gone",)},
+    "mean": {"mean": (0.1,)},
+    "ratio": {"ratio": 0.7},
+    "weights": {"weights": "ema"},
+    "masks": {"masks": "other.pt"},
+    "model": {"model": "resnet2000"},
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_every_refusal_names_the_file_that_it_is_about(misfit: str, removed: Path, tmp_path: Path) -> None:
+    weights = torch.load(removed)
+    torch.save({"a.weight": torch.ones(3)}, tmp_path / "other.pt")
+    for name in ("parent", "first", "second"):
+        torch.save(weights, tmp_path / f"{name}.pt")
+    changes = {**MISFITS[misfit]}
+    if "masks" in changes:
+        changes["masks"] = str(tmp_path / "other.pt")
+    second = ExternalCandidate(str(tmp_path / "second.pt"), "second", **changes)
+    candidates = (ExternalCandidate(str(tmp_path / "first.pt"), "first"), second)
+    request = CheckRequest(parent=str(tmp_path / "parent.pt"), candidates=candidates, data="digits")
+    with pytest.raises(UserError, match=r"second\.pt"):
+        api.check_dry_run(request, out=tmp_path / "out")
 
 
 def test_a_candidate_may_have_its_own_preprocessing(removed: Path, tmp_path: Path) -> None:

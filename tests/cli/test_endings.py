@@ -1,0 +1,49 @@
+"""How commands end when something outside them fails: readers leave, devices are full, streams are closed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def ended(words: list[str], *, script: str) -> subprocess.CompletedProcess[str]:
+    """A command in a script, which redirects its streams."""
+    command = " ".join([sys.executable, "-m", "evalsuite", *words])
+    return subprocess.run(
+        ["/bin/bash", "-c", script.replace("COMMAND", command)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize("words", [["sample-size"], ["--help"]], ids=" ".join)
+def test_a_reader_that_is_gone_ends_the_command_quietly(words: list[str]) -> None:
+    script = "set -o pipefail; (sleep 0.1; exec COMMAND) | true"
+    found = ended(words, script=script)
+    assert (found.returncode, found.stdout, found.stderr) == (141, "", "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_device_is_one_sentence_and_full_logs_change_nothing() -> None:
+    found = ended(["sample-size"], script="COMMAND > /dev/full")
+    assert found.returncode == 2
+    assert found.stderr.splitlines() == [
+        "evalsuite: standard output cannot be written: No space left on device; make room, or send it to another file"
+    ]
+    found = ended(["list", "nothing"], script="COMMAND 2> /dev/full")
+    assert (found.returncode, found.stdout, found.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-"])
+def test_closed_streams_change_nothing(streams: str) -> None:
+    found = ended(["sample-size"], script=f"COMMAND {streams}")
+    assert (found.returncode, found.stderr) == (0, "")
