@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from evalsuite.results.check_verdicts import UndecidedRule, candidate_verdicts, exit_reason
 from evalsuite.thresholds.verdicts import INFERIOR
@@ -61,7 +62,7 @@ def _losses(candidate: str, rows: pd.DataFrame) -> list[str]:
     return [*lines, "", "</details>"]
 
 
-def _line(row: dict[str, object]) -> str:
+def _line(row: Mapping[Any, Any]) -> str:
     check = f"{row['metric']} on {row['condition']}"
     if row["reason"]:
         return f"| {_cell(check)} | | | | {row['tolerance']:g} | {_cell(str(row['reason']))} |"

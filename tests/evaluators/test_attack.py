@@ -118,7 +118,8 @@ def test_of_images_in_the_order_of_their_classes_evenly_spaced_ones_are_attacked
         assert not any("sorted by class" in flag for one in scores for flag in one.flags)
     rows = subset_rows(LABELS[order], 28)
     (score,) = (one for one in scored(few, shown) if one.condition.startswith("fgsm"))
-    np.testing.assert_array_equal(*score.evidence.values(), withstands(EPSILONS[0])[order][rows])
+    (robust,) = score.evidence.values()
+    np.testing.assert_array_equal(robust, withstands(EPSILONS[0])[order][rows])
 
 
 def test_every_beginning_of_evenly_spaced_images_shows_all_classes() -> None:

@@ -165,12 +165,12 @@ def _search(
     tensors = _tensors_of(content)
     if any(tensor.dim() for tensor in tensors.values()):
         return path, tensors
-    inner = {
-        key: found for key, value in content.items() if isinstance(key, str) and (found := _tensors_of(value))
+    inside = {key: _tensors_of(value) for key, value in content.items() if isinstance(key, str)}
+    inside = {
+        key: tensors for key, tensors in inside.items() if any(tensor.dim() for tensor in tensors.values())
     }
-    inner = {key: found for key, found in inner.items() if any(tensor.dim() for tensor in found.values())}
-    if len(inner) == 1:  # under a key of another name, perhaps beside single numbers
-        return next(((*path, key), found) for key, found in inner.items())
+    if len(inside) == 1:  # under a key of another name, perhaps beside single numbers
+        return next(((*path, key), tensors) for key, tensors in inside.items())
     return None
 
 

@@ -332,7 +332,10 @@ ONE = torch.ones(1)
 WHOLE: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "thop": (lambda w: {**w, "total_ops": ONE, "conv.total_params": ONE.double()}, "2 tensors .*total_ops"),
     "apex": (lambda w: {**w, "conv.__weight_mma_mask": torch.ones(4, 3, 3, 3).bool()}, "__weight_mma_mask"),
-    "lightning": (lambda w: {**renamed(w, "model.{}".format), "criterion.weight": ONE, "train_acc.tp": ONE}, "criterion"),
+    "lightning": (
+        lambda w: {**renamed(w, "model.{}".format), "criterion.weight": ONE, "train_acc.tp": ONE},
+        "criterion",
+    ),
     "own wrapper": (lambda w: {**renamed(w, "mine.{}".format), "loss.weight": ONE}, "taken from mine"),
     "distillation": (lambda w: {**renamed(w, "student.{}".format), "teacher.fc.weight": ONE}, "teacher"),
     "backbone": (lambda w: renamed(w, "backbone.{}".format), ""),
