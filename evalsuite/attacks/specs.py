@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,7 @@ import torch
 
 from evalsuite.attacks.backends import autoattack, foolbox
 from evalsuite.attacks.backends.base import misclassified
-from evalsuite.compat.calls import device_of, unit_images
+from evalsuite.compat.calls import class_labels, device_of, frozen_eval, unit_images
 from evalsuite.datasets.views import View
 from evalsuite.errors import UnknownNameError
 from evalsuite.models.inference import gradient_obstacle
@@ -87,6 +88,8 @@ class Target:
         seed: Of everything random.
         parent: The unpruned network, prepared for inference, whose adversarials may transfer to the model; ``None``
             if this is it or has no gradients.
+        memoise: Returns what a function of the parent alone returned at the first call with a key, for all
+            candidates of the parent.
     """
 
     model: nn.Module
@@ -96,6 +99,7 @@ class Target:
     classes: int
     seed: int
     parent: nn.Module | None = None
+    memoise: Callable[[Hashable, Callable[[], Tensor]], Tensor] = lambda _, compute: compute()
 
     def first(self, count: int) -> Target:
         """Returns the first `count` images only."""
@@ -116,6 +120,7 @@ def attack_target(bench: Bench, rows: Array | slice) -> Target:
         parent=None
         if bench.parent is bench or gradient_obstacle(bench.parent.model)
         else bench.parent.inference_model,
+        memoise=bench.parent.memoise,
     )
 
 
@@ -171,6 +176,13 @@ class AttackRunner:
         self._target = target
         self._norms: dict[str, Array] = {}
 
+    @cached_property
+    def _wrong_before(self) -> Tensor:
+        """The images that the model misclassifies as they are, in the passes of the attacks; one for all attacks."""
+        with frozen_eval(self._target.model) as device:
+            labels = class_labels(self._target.labels, count=len(self._target.images))
+            return misclassified(self._target.model, self._target.images.to(device), labels.to(device))
+
     def norms(self, spec: AttackSpec, *, steps: int = 0) -> Array:
         """Returns each image's distance to the nearest adversarial, float64 (N,); see `minimal_norms`."""
         if spec.name not in self._norms:
@@ -202,11 +214,13 @@ class AttackRunner:
             result = foolbox.attack_success(
                 target.model, target.images, target.labels,
                 attack=_fixed_radius_attack(spec, epsilon, budget), seed=target.seed, among=chosen,
+                wrong_before=self._wrong_before,
             )  # fmt: skip
         else:
             result = autoattack.autoattack_success(
                 target.model, target.images, target.labels,
                 attack=_autoattack_component(spec, epsilon, budget), seed=target.seed, among=chosen,
+                wrong_before=self._wrong_before,
             )  # fmt: skip
         success: Array = result.misclassified.cpu().numpy()
         return success
@@ -214,6 +228,8 @@ class AttackRunner:
 
 def transfer_attack(target: Target, order: float, epsilon: float, *, budget: AttackBudget) -> Array:
     """Returns which images of a target are misclassified where PGD on its parent ends, bool (N,).
+
+    The parent is attacked once for all of its candidates.
 
     Args:
         target: With a parent.
@@ -224,9 +240,10 @@ def transfer_attack(target: Target, order: float, epsilon: float, *, budget: Att
     if target.parent is None:
         return np.zeros(len(target.labels), bool)
     spec = attack_spec("l2-pgd" if order == 2 else "linf-pgd")
-    attack = _fixed_radius_attack(spec, epsilon, replace(budget, restarts=1))
-    adversarials = foolbox.last_points(
-        target.parent, target.images, target.labels, attack=attack, seed=target.seed
+    parent, attack = target.parent, _fixed_radius_attack(spec, epsilon, replace(budget, restarts=1))
+    adversarials = target.memoise(
+        ("adversarials", attack, len(target.labels), target.seed),
+        lambda: foolbox.last_points(parent, target.images, target.labels, attack=attack, seed=target.seed),
     )
     device = device_of(target.model)
     transferred: Array = (

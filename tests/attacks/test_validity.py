@@ -141,6 +141,23 @@ def test_masked_gradients_are_found_by_the_adversarials_of_the_parent(sound: nn.
     assert "were broken by the adversarials of the unpruned network." in flags(child, l2, parent=sound)
 
 
+def test_the_parent_is_attacked_once_for_all_candidates(sound: nn.Module) -> None:
+    gradients: list[int] = []
+
+    def count(images: Tensor) -> Tensor:
+        gradients.append(len(images) if images.requires_grad else 0)
+        return images
+
+    image_source = ImageSource(Digits(), Place())
+    attack = Attack((0.5, 1.0, 2.0), ("linf-pgd",), steps=10, images=64, probe=32)
+    parent = Bench(Changed(sound, before=count).eval(), image_source)
+    totals = []
+    for _ in range(3):
+        scored(attack, Bench(sound, image_source, parent=parent))
+        totals.append(sum(gradients))
+    assert totals == [10 * 32] * 3
+
+
 def test_a_parent_without_gradients_has_no_adversarials(sound: nn.Module) -> None:
     program = ExportedProgram(LoadedProgram(sound, InputSpec(), "no twin"), "ONNX")
     assert (

@@ -122,6 +122,7 @@ def autoattack_success(
     attack: AutoAttackComponent,
     seed: int,
     among: Tensor | None = None,
+    wrong_before: Tensor | None = None,
 ) -> AttackResult:
     """Attacks every image that the model classifies correctly with one component of AutoAttack.
 
@@ -135,6 +136,7 @@ def autoattack_success(
         attack: The component; see `available_component`.
         seed: Of everything random.
         among: bool (N,): the images to attack; all by default.
+        wrong_before: bool (N,): which images are misclassified as they are, if it is known; else a pass says it.
 
     Returns:
         Which images are misclassified, and the adversarials.
@@ -157,7 +159,9 @@ def autoattack_success(
     kinds = {"apgd": components.apgd, "fab": components.fab, "square": components.square}
     run = kinds[attack.name.partition("-")[0]]
     rounds = attack.restarts if attack.name.startswith("apgd") else 1
-    return run_attack(model, images, labels, rounds=rounds, prepare=lambda: run, among=among)
+    return run_attack(
+        model, images, labels, rounds=rounds, prepare=lambda: run, among=among, wrong_before=wrong_before
+    )
 
 
 class _Components:

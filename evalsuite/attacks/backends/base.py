@@ -112,6 +112,7 @@ def run_attack(
     rounds: int,
     prepare: Callable[[], AttackFunction],
     among: Tensor | None = None,
+    wrong_before: Tensor | None = None,
 ) -> AttackResult:
     """Attacks each image that the model classifies correctly, in batches, until it is misclassified or rounds end.
 
@@ -122,6 +123,7 @@ def run_attack(
         rounds: How often to attack images that are still classified correctly.
         prepare: Returns the attack of a batch; called once the model is ready for it.
         among: bool (N,): the images to attack; all by default.
+        wrong_before: bool (N,): what `misclassified` returned for the images, if it is known; else a pass says it.
 
     Raises:
         DataError: If images or labels are not as above.
@@ -134,7 +136,12 @@ def run_attack(
         clean = unit_images(images).detach().clone(memory_format=torch.contiguous_format).to(device)
         true_labels = class_labels(labels, count=len(clean)).clone().to(device)
         attack = prepare()
-        wrong, adversarials = misclassified(model, clean, true_labels), clean.clone()
+        adversarials = clean.clone()
+        wrong = (
+            misclassified(model, clean, true_labels)
+            if wrong_before is None
+            else wrong_before.to(device).clone()
+        )
         excluded = torch.zeros_like(wrong) if among is None else ~among.to(device)
         for restart in range(rounds):
             left = torch.nonzero(~wrong & ~excluded).flatten()

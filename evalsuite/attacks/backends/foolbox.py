@@ -1,7 +1,8 @@
 """The attacks of foolbox 3.3: at a fixed radius, and with minimal norm.
 
 What the library gets wrong is corrected here. Its default steps cannot cross the ball that they search (relative
-step 1/30: a third of epsilon in 10 steps), it returns the last point instead of any that succeeded, it draws random
+step 1/30: a third of epsilon in 10 steps), it returns the last point instead of any that succeeded and goes on with
+images that it has broken, it draws random
 starts and noise from torch's global generator, its l-inf noise is scaled by the largest entry instead of the largest
 absolute one, and it checks its inputs with assertions that have no text.
 """
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from evalsuite.attacks.backends.active_set import projected_gradient
 from evalsuite.attacks.backends.base import (
     BATCH,
     AllMisclassified,
@@ -163,11 +165,12 @@ def attack_success(
     attack: FixedRadiusAttack,
     seed: int,
     among: Tensor | None = None,
+    wrong_before: Tensor | None = None,
 ) -> AttackResult:
     """Attacks every image that the model classifies correctly, and checks what the library claims.
 
     An attack succeeds if any point that it visited is misclassified; the image then takes part in no further
-    restart, and a batch of which all images are misclassified is finished. The random start of an image depends
+    step and no further restart. The random start of an image depends
     on the seed, the name of the attack and the image's index alone: neither on the batch nor on which other images
     are still in it, so that a network and its pruned children have the same starts.
 
@@ -178,6 +181,7 @@ def attack_success(
         attack: What to run.
         seed: Of the random starts.
         among: bool (N,): the images to attack; all by default.
+        wrong_before: bool (N,): which images are misclassified as they are, if it is known; else a pass says it.
 
     Returns:
         Which images are misclassified, and the adversarials; ``1 - misclassified.mean()`` is the robust accuracy.
@@ -194,9 +198,21 @@ def attack_success(
 
     def run(clean: Tensor, labels: Tensor, *, index: Tensor, restart: int) -> AttackResult:
         tool = _tool(attack, index.tolist(), ("foolbox", seed, attack.name, restart))
+        if attack.iterative:
+            return projected_gradient(
+                model, tool, clean, labels=labels, epsilon=attack.epsilon, order=attack.order
+            )
         return _run_tool(model, tool, clean, labels=labels, attack=attack)
 
-    return run_attack(model, images, labels, rounds=attack.restarts, prepare=lambda: run, among=among)
+    return run_attack(
+        model,
+        images,
+        labels,
+        rounds=attack.restarts,
+        prepare=lambda: run,
+        among=among,
+        wrong_before=wrong_before,
+    )
 
 
 def last_points(

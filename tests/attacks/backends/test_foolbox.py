@@ -169,6 +169,30 @@ def test_pgd_is_stronger_than_fgsm_and_grows_with_epsilon(trained: tuple[nn.Modu
     assert shares["linf-pgd", 0.3] == 1
 
 
+@pytest.mark.parametrize("name", ["linf-pgd", "l2-pgd"])
+def test_an_image_costs_the_gradients_that_break_it(
+    trained: tuple[nn.Module, Tensor, Tensor], name: str
+) -> None:
+    model, images, labels = trained[0], trained[1][:40], trained[2][:40]
+    attack, gradients = FixedRadiusAttack(name, 0.04 if name in LINF else 0.3, steps=10), list[int]()
+
+    def count(_: nn.Module, inputs: tuple[Tensor], __: Tensor) -> None:
+        gradients.append(len(inputs[0]) if inputs[0].requires_grad else 0)
+
+    handle = model.register_forward_hook(count)
+    try:
+        result = attack_success(model, images, labels, attack=attack, seed=0)
+        together, alone = sum(gradients), []
+        for among in torch.eye(len(images), dtype=torch.bool):
+            gradients.clear()
+            attack_success(model, images, labels, attack=attack, seed=0, among=among)
+            alone.append(sum(gradients))
+    finally:
+        handle.remove()
+    assert together == sum(alone) < 10 * len(images)
+    assert all(count == 10 for count, wrong in zip(alone, result.misclassified, strict=True) if not wrong)
+
+
 def test_step_size_crosses_the_ball(two_class: LinearProblem, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, object]] = []
     kind = foolbox().attacks.LinfProjectedGradientDescentAttack
