@@ -15,8 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from evalsuite.condition_splits import ConditionSplits
 from evalsuite.config.data import resolve_data
 from evalsuite.config.depths import depth_tables
+from evalsuite.config.ratio_ladders import RatioLadder
 from evalsuite.config.settings import placed_model
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import SuiteError, UserError
@@ -123,6 +125,9 @@ class Suite:
         check: What a check of finished models asked beside its tests, ``undecided`` and ``controls``; empty of a run.
         control: Whether a dense network is retrained beside the methods, for each way in which they retrain; the
             controls are among `producers`.
+        pruned_only: Ratios between those of `ratios` at which methods prune and do not retrain; see `steps_of`.
+        conditions: Which conditions networks were trained on and which are held out; ``None`` where the suite does not
+            keep them apart.
     """
 
     name: str
@@ -149,11 +154,21 @@ class Suite:
     parent_accuracy: float | None = None
     checkpoint_weights: WeightSet = ""
     control: bool = True
+    conditions: ConditionSplits | None = None
+    pruned_only: tuple[float, ...] = ()
     check: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def retraining_of(self, producer: str) -> Recipe:
         """Returns how the candidates of a producer are retrained."""
         return self.retrainings.get(producer, self.retraining)
+
+    def steps_of(self, config: PluginConfig[Producer]) -> tuple[float, ...]:
+        """Returns the ratios that a producer prunes to, rising: `ratios`, and those between where it only prunes.
+
+        A method that starts each ratio from first or earlier weights has no steps between.
+        """
+        anew = type(config.plugin).__module__.startswith(WITHOUT_RETRAINING)
+        return self.ratios if anew else tuple(sorted({*self.ratios, *self.pruned_only}))
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -170,7 +185,7 @@ class _SuiteTables:
     model: dict[str, Any]
     evaluators: tuple[dict[str, Any], ...] = ()
     depth: str = ""
-    ratios: tuple[float, ...] = ()
+    ratios: tuple[float, ...] | dict[str, Any] = ()
     producers: tuple[dict[str, Any], ...] = ()
     candidates: tuple[dict[str, Any], ...] = ()
     description: str = ""
@@ -184,6 +199,7 @@ class _SuiteTables:
     data_root: str = ""
     plugins: tuple[str, ...] = ()
     resources: dict[str, Any] = dataclasses.field(default_factory=dict)
+    conditions: dict[str, Any] = dataclasses.field(default_factory=dict)
     parent_accuracy: float | None = None
     control: bool | None = None
 
@@ -283,6 +299,7 @@ def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
         raise SuiteError(f"{source}: found checkpoint_weights without checkpoint; leave it out")
     _check_tolerances(suite, f"{source}, [tolerances]")
     _check_metrics(suite.evaluators, f"{source}, [[evaluators]]")
+    _check_held_out(suite, f"{source}, [conditions]")
     return suite
 
 
@@ -293,12 +310,15 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
     data = resolve_data(tables.data, where=f"{where}, [data]", root=_named_root(tables, source))
     if data.warning:
         log.warning("%s: %s", where, data.warning)
+    ratios, pruned_only = _ladder_ratios(tables.ratios, where)
+    ratios = _valid_ratios(ratios, where, needed=bool(tables.producers) or not tables.candidates)
     places = {name: f"{where}, [[{name}]]" for name in ("producers", "candidates", "evaluators")}
     return Suite(
         name=_valid_name(tables.name, where),
         description=tables.description,
         seeds=_valid_seeds(tables.seeds, where),
-        ratios=_valid_ratios(tables.ratios, where, needed=bool(tables.producers) or not tables.candidates),
+        ratios=ratios,
+        pruned_only=pruned_only,
         data=from_table(DATASETS, data.table, where=f"{where}, [data]"),
         model=from_table(MODELS, model_table(tables.model, source), where=f"{where}, [model]"),
         checkpoint=tables.checkpoint,
@@ -321,6 +341,9 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         ),
         parent_accuracy=_valid_accuracy(tables.parent_accuracy, where),
         control=tables.control is not False,
+        conditions=build(ConditionSplits, tables.conditions, where=f"{where}, [conditions]")
+        if tables.conditions
+        else None,
     )
 
 
@@ -431,6 +454,16 @@ def _check_some(suite: Suite) -> None:
         raise SuiteError(f"{suite.source}, [[evaluators]]: found none, expected at least one evaluator")
 
 
+def _check_held_out(suite: Suite, where: str) -> None:
+    """No training may see what is held out: then it would not be."""
+    recipes = (suite.recipe, suite.retraining, *suite.retrainings.values())
+    for kind in dict.fromkeys(kind for recipe in recipes for kind in recipe.all_corruptions):
+        if suite.conditions and suite.conditions.side_of(kind) == "held-out":
+            raise SuiteError(
+                f"{where}: found {kind} in held_out, but a recipe trains on it (corruptions); name it in train"
+            )
+
+
 def _check_candidates(suite: Suite, where: str) -> None:
     taken = {*RESERVED, *(config.label for config in suite.producers)}
     for candidate in suite.candidates:
@@ -491,6 +524,16 @@ def _valid_name(name: str, where: str) -> str:
             f"{where}: found name = {name!r}, expected letters, digits, '-', '_' or '.': it names a folder"
         )
     return name
+
+
+def _ladder_ratios(
+    ratios: tuple[float, ...] | Mapping[str, Any], where: str
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The ratios of candidates, and those between at which methods only prune, of a list or of a rule."""
+    if not isinstance(ratios, Mapping):
+        return ratios, ()
+    ladder = build(RatioLadder, ratios, where=f"{where}, ratios")
+    return ladder.retrained, tuple(sorted({*ladder.all_ratios} - {*ladder.retrained}))
 
 
 def _valid_ratios(ratios: tuple[float, ...], where: str, *, needed: bool) -> tuple[float, ...]:
