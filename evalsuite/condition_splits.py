@@ -91,6 +91,15 @@ class ConditionSplits:
         train, held_out = ({condition, kind} & names for names in self._names)
         return "train" if train else "held-out" if held_out else ""
 
+    def holds_out(self, corruption: str) -> bool:
+        """Whether a corruption is held out, at any severity, generated or official.
+
+        >>> ConditionSplits(("clean",), ("fog official/3",)).holds_out("fog")
+        True
+        """
+        _, held_out = self._names
+        return corruption in {kind for name in held_out for kind in _names_of(name)}
+
     def unused_names(self, conditions: Iterable[str]) -> list[str]:
         """Returns the names that none of the measured `conditions` has; synthetic frost is in the place of frost."""
         known = {name for condition in conditions for name in _names_of(condition)}

@@ -458,7 +458,7 @@ def _check_held_out(suite: Suite, where: str) -> None:
     """No training may see what is held out: then it would not be."""
     recipes = (suite.recipe, suite.retraining, *suite.retrainings.values())
     for kind in dict.fromkeys(kind for recipe in recipes for kind in recipe.all_corruptions):
-        if suite.conditions and suite.conditions.side_of(kind) == "held-out":
+        if suite.conditions and suite.conditions.holds_out(kind):
             raise SuiteError(
                 f"{where}: found {kind} in held_out, but a recipe trains on it (corruptions); name it in train"
             )

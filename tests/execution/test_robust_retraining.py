@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -111,7 +112,7 @@ def test_training_and_held_out_conditions_are_kept_apart(run: Run) -> None:
 
 
 def test_the_matrix_of_pixels_has_every_pair_of_networks(run: Run, suite: Suite) -> None:
-    settings = {"images": 3, "step": 512, "share": 0.3}
+    settings: dict[str, Any] = {"images": 3, "step": 512, "share": 0.3}
     matrix = api.pixel_matrix(suite, method="sipp", out=run.path, settings=settings)
     names = [f"{run.candidates[Key('sipp', 0, ratio)].ratio:.4g}" for ratio in suite.ratios]
     assert list(matrix.index) == list(matrix.columns) == ["parent", *names, "control"]

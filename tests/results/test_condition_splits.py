@@ -102,6 +102,7 @@ held_out = {held_out}
     ("train", "held_out", "message"),
     [
         (["clean"], ["snow", "fog"], "found fog in held_out, but a recipe trains on it"),
+        (["clean"], ["snow", "fog/3"], "found fog in held_out, but a recipe trains on it"),
         (["clean", "fog"], ["mix2"], "found fog in train and in held_out, expected it on one side"),
         (["clean"], [], r"found train = \['clean'\] and held_out = \[\], expected conditions on both sides"),
     ],
