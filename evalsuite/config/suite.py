@@ -185,7 +185,7 @@ class _SuiteTables:
     model: dict[str, Any]
     evaluators: tuple[dict[str, Any], ...] = ()
     depth: str = ""
-    ratios: tuple[float, ...] | dict[str, Any] = ()
+    ratios: tuple[float, ...] = ()
     producers: tuple[dict[str, Any], ...] = ()
     candidates: tuple[dict[str, Any], ...] = ()
     description: str = ""
@@ -289,10 +289,11 @@ def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
     Raises:
         SuiteError: At the first mistake, in one sentence.
     """
+    raw, pruned_only = _with_ladder(raw, f"{source}")
     tables = build(_SuiteTables, raw, where=f"{source}")
     for plugin in tables.plugins:
         import_plugin_file(source.parent / plugin)
-    suite = _suite_of(tables, source)
+    suite = dataclasses.replace(_suite_of(tables, source), pruned_only=pruned_only)
     _check_some(suite)
     _check_candidates(suite, f"{source}, [[candidates]]")
     if suite.checkpoint_weights and not suite.checkpoint:
@@ -310,15 +311,12 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
     data = resolve_data(tables.data, where=f"{where}, [data]", root=_named_root(tables, source))
     if data.warning:
         log.warning("%s: %s", where, data.warning)
-    ratios, pruned_only = _ladder_ratios(tables.ratios, where)
-    ratios = _valid_ratios(ratios, where, needed=bool(tables.producers) or not tables.candidates)
     places = {name: f"{where}, [[{name}]]" for name in ("producers", "candidates", "evaluators")}
     return Suite(
         name=_valid_name(tables.name, where),
         description=tables.description,
         seeds=_valid_seeds(tables.seeds, where),
-        ratios=ratios,
-        pruned_only=pruned_only,
+        ratios=_valid_ratios(tables.ratios, where, needed=bool(tables.producers) or not tables.candidates),
         data=from_table(DATASETS, data.table, where=f"{where}, [data]"),
         model=from_table(MODELS, model_table(tables.model, source), where=f"{where}, [model]"),
         checkpoint=tables.checkpoint,
@@ -526,14 +524,13 @@ def _valid_name(name: str, where: str) -> str:
     return name
 
 
-def _ladder_ratios(
-    ratios: tuple[float, ...] | Mapping[str, Any], where: str
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The ratios of candidates, and those between at which methods only prune, of a list or of a rule."""
-    if not isinstance(ratios, Mapping):
-        return ratios, ()
-    ladder = build(RatioLadder, ratios, where=f"{where}, ratios")
-    return ladder.retrained, tuple(sorted({*ladder.all_ratios} - {*ladder.retrained}))
+def _with_ladder(raw: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tuple[float, ...]]:
+    """The tables with the ratios of a rule in its place, and those between at which methods only prune."""
+    if not isinstance(raw.get("ratios"), Mapping):
+        return raw, ()
+    ladder = build(RatioLadder, raw["ratios"], where=f"{where}, ratios")
+    between = tuple(ratio for ratio in ladder.all_ratios if ratio not in ladder.retrained)
+    return {**raw, "ratios": list(ladder.retrained)}, between
 
 
 def _valid_ratios(ratios: tuple[float, ...], where: str, *, needed: bool) -> tuple[float, ...]:
