@@ -125,6 +125,42 @@ def publish(run: Run | Path | str) -> Path:
     return write_page(report_data(results), folder)
 
 
+def pixel_matrix(
+    suite: Suite | str | Path,
+    *,
+    method: str,
+    out: Path | str | None = None,
+    options: Options | None = None,
+    settings: Table | None = None,
+) -> pd.DataFrame:
+    """Returns which networks of a finished run recognise images by the pixels that another one needs most.
+
+    Args:
+        suite: As for `run`.
+        method: Label of a producer.
+        out: Run folder, as for `run`.
+        options: As for `run`.
+        settings: Of the evaluator ``pixels``: images, share, step.
+
+    Returns:
+        See `evalsuite.execution.pixel_matrix`: rows chose the pixels, columns see them.
+
+    Raises:
+        UserError: If the run has no candidates of the method.
+    """
+    from evalsuite.evaluators import EVALUATORS  # torch takes seconds to import
+    from evalsuite.evaluators.pixels import Pixels
+    from evalsuite.execution.pixel_matrix import pixel_matrix as matrix
+    from evalsuite.execution.planning import prepare
+
+    prepared = prepare(suite, out=out, options=options)
+    config = from_table(EVALUATORS, {"name": "pixels", **(settings or {})}, where="settings")
+    if not isinstance(config.plugin, Pixels):
+        raise UserError("pixels is another evaluator here; leave the plug-in of this name out")
+    results = Run(prepared.runner.context.root)
+    return matrix(results, prepared.suite, prepared.image_source, method=method, pixels=config.plugin)
+
+
 def check(
     request: CheckRequest,
     *,

@@ -47,6 +47,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "corruptions": {"severities": (1, 5)},
     "n-m": {"m": 8},
     "alds": {"max_groups": 4, "random_starts": 2},
+    "alds-optimal-k": {"max_groups": 4},
+    "pca": {"images": 8},
+    "resnext29": {"cardinality": 2, "base_width": 8},
+    "lenet-300-100": {"side": 32, "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)},
     "grasp": {"per_class": 3},
     "synflow": {"rounds": 3},
     "sipp": {"images": 8},
@@ -90,6 +94,19 @@ def test_every_producer_keeps_its_contract(name: str, architecture: Architecture
 def test_producers_of_shared_channels_keep_their_contract(name: str, architecture: Architecture) -> None:
     settings = {"scope": "coupled", **SETTINGS.get(name, {})}
     check_producer(PRODUCERS.get(name)(**settings), architecture=architecture, side=16)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        *((name, {"scope": "all"}) for name in SCOPED),
+        *((name, {"propagate": True}) for name in ("magnitude", "sipp")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else next(iter(value)),
+)
+def test_producers_that_drop_what_is_dead_keep_their_contract(name: str, setting: dict[str, Any]) -> None:
+    producer = PRODUCERS.get(name)(**setting, **SETTINGS.get(name, {}))
+    check_producer(producer, architecture=ResNet8(), side=16)
 
 
 def test_no_producer_with_a_scope_is_left_out() -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from evalsuite.condition_splits import ConditionSplits
 from evalsuite.config.data import resolve_data
 from evalsuite.config.depths import depth_tables
+from evalsuite.config.ratio_ladders import RatioLadder
 from evalsuite.config.settings import placed_model
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import SuiteError, UserError
@@ -123,6 +125,9 @@ class Suite:
         check: What a check of finished models asked beside its tests, ``undecided`` and ``controls``; empty of a run.
         control: Whether a dense network is retrained beside the methods, for each way in which they retrain; the
             controls are among `producers`.
+        pruned_only: Ratios between those of `ratios` at which methods prune and do not retrain; see `steps_of`.
+        conditions: Which conditions networks were trained on and which are held out; ``None`` where the suite does not
+            keep them apart.
     """
 
     name: str
@@ -149,11 +154,21 @@ class Suite:
     parent_accuracy: float | None = None
     checkpoint_weights: WeightSet = ""
     control: bool = True
+    conditions: ConditionSplits | None = None
+    pruned_only: tuple[float, ...] = ()
     check: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def retraining_of(self, producer: str) -> Recipe:
         """Returns how the candidates of a producer are retrained."""
         return self.retrainings.get(producer, self.retraining)
+
+    def steps_of(self, config: PluginConfig[Producer]) -> tuple[float, ...]:
+        """Returns the ratios that a producer prunes to, rising: `ratios`, and those between where it only prunes.
+
+        A method that starts each ratio from first or earlier weights has no steps between.
+        """
+        anew = type(config.plugin).__module__.startswith(WITHOUT_RETRAINING)
+        return self.ratios if anew else tuple(sorted({*self.ratios, *self.pruned_only}))
 
     @property
     def metrics(self) -> dict[str, Metric]:
@@ -184,6 +199,7 @@ class _SuiteTables:
     data_root: str = ""
     plugins: tuple[str, ...] = ()
     resources: dict[str, Any] = dataclasses.field(default_factory=dict)
+    conditions: dict[str, Any] = dataclasses.field(default_factory=dict)
     parent_accuracy: float | None = None
     control: bool | None = None
 
@@ -273,16 +289,18 @@ def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
     Raises:
         SuiteError: At the first mistake, in one sentence.
     """
+    raw, pruned_only = _with_ladder(raw, f"{source}")
     tables = build(_SuiteTables, raw, where=f"{source}")
     for plugin in tables.plugins:
         import_plugin_file(source.parent / plugin)
-    suite = _suite_of(tables, source)
+    suite = dataclasses.replace(_suite_of(tables, source), pruned_only=pruned_only)
     _check_some(suite)
     _check_candidates(suite, f"{source}, [[candidates]]")
     if suite.checkpoint_weights and not suite.checkpoint:
         raise SuiteError(f"{source}: found checkpoint_weights without checkpoint; leave it out")
     _check_tolerances(suite, f"{source}, [tolerances]")
     _check_metrics(suite.evaluators, f"{source}, [[evaluators]]")
+    _check_held_out(suite, f"{source}, [conditions]")
     return suite
 
 
@@ -321,6 +339,9 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         ),
         parent_accuracy=_valid_accuracy(tables.parent_accuracy, where),
         control=tables.control is not False,
+        conditions=build(ConditionSplits, tables.conditions, where=f"{where}, [conditions]")
+        if tables.conditions
+        else None,
     )
 
 
@@ -431,6 +452,16 @@ def _check_some(suite: Suite) -> None:
         raise SuiteError(f"{suite.source}, [[evaluators]]: found none, expected at least one evaluator")
 
 
+def _check_held_out(suite: Suite, where: str) -> None:
+    """No training may see what is held out: then it would not be."""
+    recipes = (suite.recipe, suite.retraining, *suite.retrainings.values())
+    for kind in dict.fromkeys(kind for recipe in recipes for kind in recipe.all_corruptions):
+        if suite.conditions and suite.conditions.holds_out(kind):
+            raise SuiteError(
+                f"{where}: found {kind} in held_out, but a recipe trains on it (corruptions); name it in train"
+            )
+
+
 def _check_candidates(suite: Suite, where: str) -> None:
     taken = {*RESERVED, *(config.label for config in suite.producers)}
     for candidate in suite.candidates:
@@ -491,6 +522,15 @@ def _valid_name(name: str, where: str) -> str:
             f"{where}: found name = {name!r}, expected letters, digits, '-', '_' or '.': it names a folder"
         )
     return name
+
+
+def _with_ladder(raw: Mapping[str, Any], where: str) -> tuple[Mapping[str, Any], tuple[float, ...]]:
+    """The tables with the ratios of a rule in its place, and those between at which methods only prune."""
+    if not isinstance(raw.get("ratios"), Mapping):
+        return raw, ()
+    ladder = build(RatioLadder, raw["ratios"], where=f"{where}, ratios")
+    between = tuple(ratio for ratio in ladder.all_ratios if ratio not in ladder.retrained)
+    return {**raw, "ratios": list(ladder.retrained)}, between
 
 
 def _valid_ratios(ratios: tuple[float, ...], where: str, *, needed: bool) -> tuple[float, ...]:

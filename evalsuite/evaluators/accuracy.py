@@ -44,7 +44,7 @@ ECE = Metric(
 SOFTMAX_DISTANCE = Metric(
     "softmax_distance", higher_is_better=False, unit="l2 distance",
     text="Mean l2 norm of the difference between the softmax outputs of the candidate and its parent on the "
-    "same images, from 0 to the square root of 2 (Liebenwein et al. 2021, arXiv 2104.03438).",
+    "same images, from 0 to the square root of 2 (Liebenwein et al. 2021, arXiv 2103.03014).",
 )  # fmt: skip
 ROBUST_ACCURACY = Metric(
     "robust_accuracy", higher_is_better=True, unit="fraction", tolerance=0.01,

@@ -29,7 +29,7 @@ CANDIDATE, PARENT = "candidate", "parent"
 CONFIDENCE = Metric(
     "pixel_confidence", higher_is_better=None, unit="probability",
     text="Mean softmax probability of the true class where a network sees only the pixels that it, or another network, "
-    "needs most; the others have the mean colour (Liebenwein et al. 2021, arXiv 2104.03438).",
+    "needs most; the others have the mean colour (Liebenwein et al. 2021, arXiv 2103.03014).",
 )  # fmt: skip
 TRANSFER = Metric(
     "pixel_transfer", higher_is_better=True, unit="probability",
@@ -60,7 +60,7 @@ class Pixels(Evaluator):
 
     References:
         Carter et al. 2019, "What made you do this? Understanding black-box decisions with sufficient input
-        subsets", arXiv 1810.03805 (backward selection); Liebenwein et al. 2021, arXiv 2104.03438 (settings).
+        subsets", arXiv 1810.03805 (backward selection); Liebenwein et al. 2021, arXiv 2103.03014 (settings).
     """
 
     uses_control: ClassVar[bool] = True
@@ -96,24 +96,22 @@ class Pixels(Evaluator):
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields a score for each pair of a network that chose the pixels and one that sees them."""
         labels = bench.outputs(View(first=self.images)).true_labels
-        images = _unit(bench.images(View(first=self.images)).images)
+        images = unit_images(bench.images(View(first=self.images)).images)
         fill = mean_colour(bench, images)
         networks = {CANDIDATE: bench, PARENT: bench.parent}
         if bench.control is not None:
             networks[CONTROL] = bench.control
-        selected = {name: self._selected(network, images, fill) for name, network in networks.items()}
+        selected = {name: self.selected(network, images, fill) for name, network in networks.items()}
         for chooser, pixels in selected.items():
-            masked = np.where(pixels[:, None], images, fill[:, None, None])
             for name, network in networks.items():
-                p = softmax(logits(network.inference_model, masked, device=network.device))
-                p = p[np.arange(len(p)), labels]
+                p = confidences(network, images, pixels, (fill, labels))
                 evidence = {f"{POPULATION}[:{len(p)}]": p}
                 yield Score(CONFIDENCE.name, _condition(name, chooser), evidence=evidence, group=GROUP)
                 if (name, chooser) == (CANDIDATE, PARENT):
                     yield Score(TRANSFER.name, f"pixels of {chooser}", evidence=evidence)
 
-    def _selected(self, network: Bench, images: Array, fill: Array) -> Array:
-        """The pixels that `network` needs most, bool (N, H, W)."""
+    def selected(self, network: Bench, images: Array, fill: Array) -> Array:
+        """Returns the pixels of float32 `images` in [0, 1] that `network` needs most, bool (N, H, W)."""
         key = ("pixels", self.images, self.step, fill.tobytes())
         order = network.memoise(
             key,
@@ -122,6 +120,22 @@ class Pixels(Evaluator):
         pixels = order[0].size
         selected: Array = order >= pixels - max(1, round(self.share * pixels))
         return selected
+
+
+def confidences(network: Bench, images: Array, pixels: Array, scene: tuple[Array, Array]) -> Floats:
+    """Returns the probability of the true class of each image of which a network sees some pixels alone, (N,).
+
+    Args:
+        network: What sees them.
+        images: float32 in [0, 1], (N, C, H, W).
+        pixels: Those that stay, bool (N, H, W).
+        scene: Colour of the others, (C,), and true classes, (N,).
+    """
+    fill, labels = scene
+    masked = np.where(pixels[:, None], images, fill[:, None, None])
+    p = softmax(logits(network.inference_model, masked, device=network.device))
+    chosen: Floats = p[np.arange(len(p)), labels]
+    return chosen
 
 
 def _condition(network: str, chooser: str) -> str:
@@ -180,7 +194,8 @@ def mean_colour(bench: Bench, images: Array) -> Array:
     return np.asarray(images.mean(axis=(0, 2, 3), dtype=np.float64), dtype=np.float32)
 
 
-def _unit(images: Array) -> Array:
+def unit_images(images: Array) -> Array:
+    """Returns images, uint8 or float in [0, 1], as float32 in [0, 1]."""
     scale = 255 if images.dtype == np.uint8 else 1
     scaled: Array = np.asarray(images, dtype=np.float32) / np.float32(scale)
     return scaled

@@ -81,7 +81,7 @@ class Similarity(Evaluator):
         classes: Whether to report the accuracy of each class too, where there are at most 100.
 
     References:
-        Liebenwein et al. 2021, "Lost in Pruning", arXiv 2104.03438 (distances; there under noise); Hooker et al.
+        Liebenwein et al. 2021, "Lost in Pruning", arXiv 2103.03014 (distances; there under noise); Hooker et al.
         2019, arXiv 1911.05248 (class impact); Yan et al. 2021, arXiv 2011.09161 (flips).
     """
 

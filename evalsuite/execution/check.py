@@ -98,7 +98,7 @@ class CheckRequest:
             raise SuiteError(f"undecided: {unknown_name('rule', self.undecided, UNDECIDED_RULES)}")
 
 
-WITHOUT_EFFECT = ("seeds", "producers", "ratios", "recipe", "retraining", "control")
+WITHOUT_EFFECT = ("seeds", "producers", "ratios", "recipe", "retraining", "control", "conditions")
 """Keys of a suite that say how candidates are made, which `check` does not do; finished models have their own seeds."""
 PASSED_ON = ("depth", "evaluators", "threads", "resources", "data_root", "parent_accuracy")
 """Keys of a suite that mean in `check` what they mean in `run`."""

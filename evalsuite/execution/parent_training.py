@@ -69,6 +69,7 @@ class TrainingInputs:
             validation=self.judging,
             initial_history=(last or parent).history,
             progress=self._progress(choice.label, parent.seed, kept),
+            pruned_only=frozenset(self.suite.pruned_only),
         )
 
     def origin(self, seed: int) -> Origin:

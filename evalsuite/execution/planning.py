@@ -213,18 +213,18 @@ class Planner:
         return [parent, *(row for config in self.suite.producers for row in self._chain(config, seed))]
 
     def _chain(self, config: PluginConfig[Producer], seed: int) -> list[PlannedCandidate]:
-        inputs = self._producer_inputs[config.label]
+        inputs, steps = self._producer_inputs[config.label], self.suite.steps_of(config)
         return [
             PlannedCandidate(
                 Key(config.label, seed, ratio),
                 "produced",
                 inputs,
                 self._network_code,
-                path=self.suite.ratios[: step + 1],
+                path=tuple(step for step in steps if step <= ratio),
                 training=self._training_cost(config.label),
                 selected=self._selects_method(config.label),
             )
-            for step, ratio in enumerate(self.suite.ratios)
+            for ratio in self.suite.ratios
         ]
 
     def _test(self, config: PluginConfig[Evaluator]) -> PlannedTest:

@@ -237,9 +237,10 @@ class Production:
             module: The parent.
             inputs: Digest of the method and of how it retrains, from the plan.
         """
-        ratios = self.suite.ratios
+        ratios, steps = self.suite.ratios, self.suite.steps_of(config)
         keys = [Key(config.label, parent.seed, ratio) for ratio in ratios]
-        digests = [candidate_digest(parent, inputs, ratios[: step + 1]) for step in range(len(keys))]
+        paths = [tuple(step for step in steps if step <= ratio) for ratio in ratios]
+        digests = [candidate_digest(parent, inputs, path) for path in paths]
         stored = (self._stored(key, digest) for key, digest in zip(keys, digests, strict=True))
         ready = list(takewhile(lambda candidate: candidate is not None, stored))
         for key, candidate in zip(keys, ready, strict=False):
@@ -252,8 +253,13 @@ class Production:
                 previous = self.sound_module(Key(last.method, last.seed, last.target_ratio), last)
                 set_history(previous, last.history)
                 context = replace(context, previous=previous)
+            if context.recipe.distillation != "none":
+                context = replace(context, teacher=module)
             set_history(module, parent.history)
-            chain = checked(config.plugin, parent, module, [key.target_ratio for key, _ in missing], context)
+            start = 0.0 if last is None else last.target_ratio
+            left = [step for step in steps if start < step <= ratios[-1]]
+            models = checked(config.plugin, parent, module, left, context)
+            chain = (model for step, model in zip(left, models, strict=True) if step in ratios)
             yield from self._rest(chain, missing, parent, context)
 
     def _rest(

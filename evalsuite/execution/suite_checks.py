@@ -14,7 +14,7 @@ import torch
 
 from evalsuite.config.suite import Suite
 from evalsuite.datasets.views import View
-from evalsuite.errors import EvalsuiteError, SuiteError
+from evalsuite.errors import EvalsuiteError, SuiteError, first_few
 from evalsuite.evaluators.base import Condition, DataSummary
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.cost import prunable_parameters
@@ -41,7 +41,9 @@ def check_suite(suite: Suite, image_source: ImageSource) -> None:
     images = image_source.images(View())
     model = _network(suite, images)
     _check_ratios(suite, model)
-    _check_tolerances(suite, declared_conditions(suite, image_source))
+    declared = declared_conditions(suite, image_source)
+    _check_tolerances(suite, declared)
+    _check_splits(suite, declared)
 
 
 def declared_conditions(suite: Suite, image_source: ImageSource) -> dict[str, tuple[Condition, ...] | None]:
@@ -150,6 +152,19 @@ def _check_tolerances(suite: Suite, declared: dict[str, tuple[Condition, ...] | 
         for name in parse_limits(tolerance):
             if name != OTHER_CONDITIONS:
                 check_condition(metric, name, declared, where=f"{suite.source}, [tolerances]: {metric}")
+
+
+def _check_splits(suite: Suite, declared: dict[str, tuple[Condition, ...] | None]) -> None:
+    """Every name of ``[conditions]`` must be measured, or a side would be smaller than it says."""
+    if suite.conditions is None or None in declared.values():
+        return
+    measured = {place.condition for conditions in declared.values() for place in conditions or ()}
+    if unused := suite.conditions.unused_names(measured):
+        raise SuiteError(
+            f"{suite.source}, [conditions]: found {first_few(unused)}, which no evaluator of this suite measures; "
+            "expected conditions that one does, corruptions at the severities that it has: leave them out, or measure "
+            "them (extra = true adds gaussian_blur, saturate, spatter and speckle_noise)"
+        )
 
 
 def _places(metric: str, declared: dict[str, tuple[Condition, ...] | None]) -> Iterable[str] | None:

@@ -15,8 +15,14 @@ if TYPE_CHECKING:
 MODELS: Registry[type[Architecture]] = Registry(
     "model",
     builtin={
+        "bottleneck-resnet110": "evalsuite.models.architectures.bottleneck:BottleneckResNet110",
+        "bottleneck-resnet56": "evalsuite.models.architectures.bottleneck:BottleneckResNet56",
+        "densenet100": "evalsuite.models.architectures.densenet:DenseNet100",
         "densenet22": "evalsuite.models.architectures.densenet:DenseNet22",
+        "densenet40": "evalsuite.models.architectures.densenet:DenseNet40",
         "hf": "evalsuite.models.architectures.huggingface:HuggingFaceNetwork",
+        "lenet-300-100": "evalsuite.models.architectures.lenet:LeNet300",
+        "lenet-5": "evalsuite.models.architectures.lenet:LeNet5",
         "preresnet": "evalsuite.models.architectures.preresnet:PreResNet",
         "python": "evalsuite.models.architectures.external:PythonNetwork",
         "resnet110": "evalsuite.models.architectures.resnet:ResNet110",
@@ -27,6 +33,7 @@ MODELS: Registry[type[Architecture]] = Registry(
         "resnet4b": "evalsuite.models.architectures.norm_free_resnet:ResNet4B",
         "resnet56": "evalsuite.models.architectures.resnet:ResNet56",
         "resnet8": "evalsuite.models.architectures.resnet:ResNet8",
+        "resnext29": "evalsuite.models.architectures.bottleneck:ResNeXt",
         "robustbench": "evalsuite.models.architectures.robustbench:RobustBenchNetwork",
         "small-cnn": "evalsuite.models.architectures.cnn:SmallCNN",
         "timm": "evalsuite.models.architectures.zoos:TimmNetwork",

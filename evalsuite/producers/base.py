@@ -22,7 +22,8 @@ from evalsuite.errors import InvalidModelError, SkippedError, UserError
 from evalsuite.models.batch_norm import has_batch_norms, reestimate_batch_norms
 from evalsuite.models.inference import logits
 from evalsuite.random_streams import generator
-from evalsuite.training.batches import pixels
+from evalsuite.training.augmentation import corrupted
+from evalsuite.training.batches import float_pixels
 from evalsuite.training.checkpoint import TrainingCheckpoint
 from evalsuite.training.history import Span, history, phase_of, set_history
 from evalsuite.training.hooks import Hooks
@@ -71,6 +72,8 @@ class Context:
         initial_history: The trainings behind the model from which the producer goes on: the parent, or `previous`.
         progress: Folder of the progress of long trainings, and the digest of all that they depend on;
             ``None`` saves none.
+        pruned_only: Target ratios at which nothing is retrained: steps on the way to the next candidate.
+        teacher: The parent, which a recipe with distillation learns from; ``None`` where no recipe distils.
     """
 
     train: ImageSet
@@ -81,6 +84,8 @@ class Context:
     validation: ImageSet | None = None
     initial_history: tuple[Phase, ...] = ()
     progress: TrainingCheckpoint | None = None
+    teacher: nn.Module | None = None
+    pruned_only: frozenset[float] = frozenset()
     _phases: list[Phase] = field(default_factory=list, init=False, repr=False, compare=False)
     _fit_counts: Counter[float] = field(default_factory=Counter, init=False, repr=False, compare=False)
     _rewound: dict[float, nn.Module] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -100,6 +105,10 @@ class Context:
             options: See `FitOptions`.
         """
         hooks = options.get("hooks", NO_HOOKS)
+        if ratio in self.pruned_only and hooks.phase == "retraining":
+            apply_masks(model, options.get("masks") or {})
+            model.eval()
+            return
         recipe = options.get("recipe") or self.recipe
         if hooks.phase == "pruning":
             recipe = replace(recipe, select="last")
@@ -112,6 +121,7 @@ class Context:
             start=options.get("start", 0.0),
             validation=self.validation,
             checkpoint=None if self.progress is None else self.progress.of(ratio, index),
+            teacher=self.teacher if recipe.distillation != "none" else None,
         )
         apply_masks(model, training.masks)
         before, recalibrated = self._validation_accuracy(model), self._recalibrated_accuracy(model)
@@ -153,6 +163,8 @@ class Context:
     def batch(self, count: int, *key: str | int | float) -> tuple[Tensor, Tensor]:
         """Returns training images, never augmented, with their labels, on the parent's device.
 
+        They are corrupted where the recipe corrupts training images.
+
         Args:
             count: How many; all of them if there are no more.
             key: Separates several draws; the same key gives the same images.
@@ -161,7 +173,7 @@ class Context:
             float32 in [0, 1], (count, C, H, W), and int64, (count,).
         """
         rows = generator(self.seed, "batch", *key).permutation(len(self.train.images))[:count]
-        return self._training_images(rows)
+        return self._training_images(rows, "batch", *key)
 
     def per_class(self, count: int, *key: str | int | float) -> tuple[Tensor, Tensor]:
         """Returns `count` training images of each class, sorted by class; otherwise like `batch`.
@@ -177,7 +189,7 @@ class Context:
                 f"image set {self.train.name!r} has a class with {least} training images, "
                 f"but {count} of each are asked for; ask for fewer"
             )
-        return self._training_images(np.concatenate(rows))
+        return self._training_images(np.concatenate(rows), "per class", *key)
 
     def inherit_history(self, model: nn.Module, source: nn.Module) -> None:
         """Records that `model` owes its mask or shape to the trained `source`: its history is that of both.
@@ -246,8 +258,9 @@ class Context:
         images = self.train.images[np.sort(order[:RECALIBRATION_IMAGES])]
         return self._validation_accuracy(reestimate_batch_norms(model, images))
 
-    def _training_images(self, rows: Array) -> tuple[Tensor, Tensor]:
-        images = pixels(self.train.images, rows)
+    def _training_images(self, rows: Array, *key: str | int | float) -> tuple[Tensor, Tensor]:
+        raw = corrupted(self.train.images[rows], self.recipe.corruptions, self.seed, "corrupt", *key)
+        images = float_pixels(raw)
         return images.to(self.device), torch.from_numpy(self._labels[rows]).to(self.device)
 
 

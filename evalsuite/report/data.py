@@ -41,6 +41,8 @@ class ReportData:
         verdicts: Verdict of every check at every ratio, in each scope; see `evalsuite.results.verdict_tables`.
         groups: Interval of the true potential of groups of checks, and of everything; see there.
         counts: Number of checks in each state, beside those that a harmless copy would fail; see there.
+        splits: Potentials over training conditions and over held-out ones, where the suite keeps these apart; see
+            `evalsuite.results.condition_splits`.
         robust: Robust accuracy over the radius, radius 0 included; columns method, seed, target_ratio, ratio,
             norm, attack, epsilon, value, n.
         histograms: Detector scores in bins; columns method, target_ratio, ratio, detector, sample (``test`` or
@@ -64,6 +66,7 @@ class ReportData:
     verdicts: pd.DataFrame = field(default_factory=pd.DataFrame)
     groups: pd.DataFrame = field(default_factory=pd.DataFrame)
     counts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    splits: pd.DataFrame = field(default_factory=pd.DataFrame)
     robust: pd.DataFrame = field(default_factory=pd.DataFrame)
     histograms: pd.DataFrame = field(default_factory=pd.DataFrame)
     comparability: pd.DataFrame = field(default_factory=pd.DataFrame)

@@ -34,7 +34,7 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
     """Returns every table of a run by name: measurements, thresholds, reliability, excess, exemplars, retraining.
 
     And verdicts (each check at each ratio in each scope), groups (intervals of the potential), counts (checks by
-    verdict).
+    verdict), and splits (potentials over training and over held-out conditions) where the suite keeps these apart.
 
     Raises:
         StoreError: If no cell is finished yet.
@@ -51,6 +51,7 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
         "verdicts": run.verdicts,
         "groups": run.groups,
         "counts": run.counts,
+        **({} if run.splits.empty else {"splits": run.splits}),
     }
 
 

@@ -24,7 +24,7 @@ from evalsuite.report.breakdown import breakdown
 from evalsuite.report.chart_data import curves, reliability_diagrams, slopes
 from evalsuite.report.check_cards import SHOWN, check_answer
 from evalsuite.report.comparability import FAIR_FROM, SETUPS, TOTALS
-from evalsuite.report.data import MOST_UNRANKED, ReportData, records
+from evalsuite.report.data import MOST_UNRANKED, ReportData, headline_rows, records
 from evalsuite.report.labels import condition_label, metric_label, number, percent
 from evalsuite.report.threshold_tables import FLAGS, threshold_blocks, threshold_matrix
 from evalsuite.report.verdict_cards import Verdicts
@@ -117,6 +117,7 @@ def _drops(data: ReportData) -> dict[str, Any]:
         "breakdown": drops,
         "has_breakdown": bool(drops.tables or drops.data["robust"] or drops.data["scores"]),
         "exemplars": records(data.exemplars),
+        "splits": headline_rows(data.splits) if len(data.splits) else [],
     }
 
 

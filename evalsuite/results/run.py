@@ -10,10 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from evalsuite.condition_splits import ConditionSplits
 from evalsuite.cost_axes import AXES, DEFAULT_AXIS, check_axis
 from evalsuite.errors import UserError
 from evalsuite.results.chance_level import chance_levels
 from evalsuite.results.comparison import Comparison, apply_search_correction, disambiguate_conditions
+from evalsuite.results.condition_splits import split_table
 from evalsuite.results.controls import PLACE, beyond_control, matching_controls
 from evalsuite.results.harmless_copy import harmless_counts
 from evalsuite.results.ratios import (
@@ -197,7 +199,17 @@ class Run:
         """Slope of the excess error on corrupted images over the prune ratio; see `evalsuite.results.tables`."""
         ratios = {key: candidate.ratio for key, candidate in self.candidates.items()}
         scores = {at: score for at, score in self.comparison.scores.items() if self._is_on_curve(at[0])}
-        return excess_table(scores, ratios, seed=self._suite["seeds"][0])
+        return excess_table(scores, ratios, seed=self._suite["seeds"][0], splits=self._condition_splits)
+
+    @property
+    def splits(self) -> pd.DataFrame:
+        """Potentials over training conditions and over held-out ones; see `evalsuite.results.condition_splits`."""
+        return split_table(self._thresholds, self._condition_splits)
+
+    @property
+    def _condition_splits(self) -> ConditionSplits | None:
+        sides = self._suite.get("conditions")
+        return ConditionSplits(tuple(sides["train"]), tuple(sides["held_out"])) if sides else None
 
     @cached_property
     def exemplars(self) -> pd.DataFrame:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from evalsuite.metrics.calibration import reliability
+from evalsuite.results.condition_splits import HELD_OUT, error_parts
 from evalsuite.runs.store import Key
 from evalsuite.statistics.exemplars import pruning_identified_exemplars
 from evalsuite.statistics.rates import wilson
@@ -24,6 +25,8 @@ from evalsuite.types import DENSE, Array, Candidate, Floats, Score
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from evalsuite.condition_splits import ConditionSplits
 
 Scores = Mapping[tuple[Key, str, str], Score]
 """Scores by candidate, metric and condition."""
@@ -78,14 +81,19 @@ def retraining_table(candidates: Iterable[Candidate]) -> pd.DataFrame:
 
 
 class _Curve(NamedTuple):
-    """The excess error of one method and seed: measured ratios (R,), and what each image adds, in points, (R, N)."""
+    """The excess error of one method and seed: measured ratios (R,), and what each image adds, in points.
+
+    One part for each population of images, (R, N): the excess is the sum of the means over the images of each.
+    """
 
     ratios: Floats
-    excess: Floats
+    parts: tuple[Floats, ...]
 
 
 @one_thread()
-def excess_table(scores: Scores, ratios: Mapping[Key, float], *, seed: int) -> pd.DataFrame:
+def excess_table(
+    scores: Scores, ratios: Mapping[Key, float], *, seed: int, splits: ConditionSplits | None = None
+) -> pd.DataFrame:
     """Returns the slope of the excess error over the prune ratio, in percentage points at a ratio of 1.
 
     The excess error is what pruning adds to the error on shifted images beyond what it adds on clean ones. Rows with
@@ -97,6 +105,8 @@ def excess_table(scores: Scores, ratios: Mapping[Key, float], *, seed: int) -> p
         scores: All scores of the run.
         ratios: Measured ratio of each candidate.
         seed: Address of the draws of the published interval.
+        splits: Sides of conditions: adds rows of the mean over all held-out ones, as shifted images, beyond the mean
+            over those of the training, in the place of the clean images. ``n`` is then the smallest number of images.
 
     References:
         Liebenwein et al. 2021, "Lost in Pruning"; see `evalsuite.statistics.slopes`.
@@ -104,12 +114,35 @@ def excess_table(scores: Scores, ratios: Mapping[Key, float], *, seed: int) -> p
     curves: dict[tuple[str, str], dict[int, _Curve]] = defaultdict(dict)
     for (method, condition, run_seed), keys in _shifted_candidates(scores).items():
         curves[method, condition][run_seed] = _excess_curve(scores, ratios, condition, keys)
+    for (method, run_seed), curve in _split_curves(scores, ratios, splits):
+        curves[method, HELD_OUT][run_seed] = curve
     rows = [
         row
         for (method, condition), by_seed in curves.items()
         for row in _slope_rows(method, condition, by_seed, seed=seed)
     ]
     return pd.DataFrame(rows, columns=list(EXCESS_COLUMNS))
+
+
+def _split_curves(
+    scores: Scores, ratios: Mapping[Key, float], splits: ConditionSplits | None
+) -> Iterator[tuple[tuple[str, int], _Curve]]:
+    """The excess of held-out over training conditions, by method and seed; of candidates that have all of them."""
+    if splits is None:
+        return
+    keys: dict[tuple[str, int], list[Key]] = defaultdict(list)
+    for key in dict.fromkeys(key for key, _, _ in scores):
+        keys[key.method, key.seed].append(key)
+    for (method, seed), own in keys.items():
+        parent = error_parts(scores, ACCURACY, Key(DENSE, seed, 0.0), splits)
+        parts = {key: error_parts(scores, ACCURACY, key, splits) for key in own}
+        complete = sorted(
+            (key for key in own if parts[key].keys() == parent.keys() and key in ratios),
+            key=lambda key: key.target_ratio,
+        )
+        if method != DENSE and parent and complete:
+            stacks = (np.stack([parts[key][name] - parent[name] for key in complete]) for name in parent)
+            yield (method, seed), _Curve(np.array([ratios[key] for key in complete]), tuple(stacks))
 
 
 def _shifted_candidates(scores: Scores) -> dict[tuple[str, str, int], list[Key]]:
@@ -135,7 +168,8 @@ def _excess_curve(scores: Scores, ratios: Mapping[Key, float], condition: str, k
         return 100 * (clean - shifted)  # the error rises as the accuracy falls
 
     parent = gap(Key(DENSE, keys[0].seed, 0.0))
-    return _Curve(np.array([ratios[key] for key in keys]), np.stack([gap(key) - parent for key in keys]))
+    excess = np.stack([gap(key) - parent for key in keys])
+    return _Curve(np.array([ratios[key] for key in keys]), (excess,))
 
 
 def _slope_rows(
@@ -147,9 +181,9 @@ def _slope_rows(
         slopes[run_seed] = row["slope"]
         yield {"method": method, "seed": run_seed, "condition": condition, **row}
     ratios = np.concatenate([curve.ratios for curve in curves.values()])
-    if len({curve.excess.shape[1] for curve in curves.values()}) == 1:
-        pooled = _Curve(ratios, np.concatenate([curve.excess for curve in curves.values()]))
-        headline = _slope_row(pooled, seed=seed)
+    if len({tuple(part.shape[1] for part in curve.parts) for curve in curves.values()}) == 1:
+        parts = zip(*(curve.parts for curve in curves.values()), strict=True)
+        headline = _slope_row(_Curve(ratios, tuple(map(np.concatenate, parts))), seed=seed)
         of_images = (headline["images_high"] - headline["images_low"]) / 2
         ends = slope_over_seeds(np.array(list(slopes.values())), of_images=of_images)
         headline |= dict(zip(("seeds_low", "seeds_high"), ends, strict=True))
@@ -157,14 +191,16 @@ def _slope_rows(
 
 
 def _slope_row(curve: _Curve, *, seed: int) -> dict[str, Any]:
-    means = curve.excess.mean(axis=1)
-    images = slope_over_images(curve.ratios, curve.excess)
+    means = np.sum([part.mean(axis=1) for part in curve.parts], axis=0)
+    by_part = np.array([slope_over_images(curve.ratios, part) for part in curve.parts])
+    middle, margin = by_part.mean(axis=1).sum(), np.linalg.norm(np.diff(by_part, axis=1)) / 2
+    images = by_part[0] if len(by_part) == 1 else (middle - margin, middle + margin)
     published = slope_over_points(curve.ratios, means, seed=seed)
     return {
         "points": len(means),
-        "n": curve.excess.shape[1],
+        "n": min(part.shape[1] for part in curve.parts),
         "slope": slope(curve.ratios, means),
-        **dict(zip(("images_low", "images_high"), images, strict=True)),
+        **dict(zip(("images_low", "images_high"), map(float, images), strict=True)),
         **dict(zip(("published_low", "published_high"), published, strict=True)),
     }
 

@@ -115,6 +115,8 @@ def described(suite: Suite) -> dict[str, Any]:
         **({"limit": suite.limit} if suite.limit else {}),
         **({} if suite.parent_accuracy is None else {"parent_accuracy": suite.parent_accuracy}),
         **({} if suite.control else {"control": False}),
+        **({"pruned_only": list(suite.pruned_only)} if suite.pruned_only else {}),
+        **({"conditions": dataclasses.asdict(suite.conditions)} if suite.conditions else {}),
         **({"check": dict(suite.check)} if suite.check else {}),
     }
 

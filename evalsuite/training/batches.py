@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalsuite.random_streams import address, generator
+from evalsuite.training.augmentation import auto_augmented, corrupted, erased
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import Array
 
@@ -47,14 +48,14 @@ def batches(
     parts = torch.split(order, recipe.batch_size)
     for step, rows in enumerate(parts):
         draws = _torch_generator(seed, "augment", epoch, step)
-        augmented_images = augmented(
-            pixels(images, rows.numpy()), recipe.augment, draws, padding=recipe.padding or None
-        )
+        raw = corrupted(images[rows.numpy()], recipe.corruptions, seed, "corrupt", epoch, step)
+        cropped = augmented(float_pixels(raw), recipe.augment, draws, padding=recipe.padding or None)
+        recoloured = auto_augmented(cropped, recipe, seed, "auto-augment", epoch, step)
         plain = TrainingBatch(
             epoch=epoch + (step + 0.5) / len(parts),
             step=epoch * len(parts) + step + 1,
             seed=address(seed, "model", epoch, step),
-            images=augmented_images,
+            images=erased(recoloured, recipe, seed, "erase", epoch, step),
             labels=labels[rows],
             mixed_labels=labels[rows],
         )
@@ -63,9 +64,13 @@ def batches(
 
 def pixels(images: Array, rows: Array) -> Tensor:
     """Returns some rows of `images` as float32 in [0, 1]."""
-    selected = images[rows]
-    batch = torch.from_numpy(np.ascontiguousarray(selected)).float()
-    return batch / 255 if selected.dtype == np.uint8 else batch
+    return float_pixels(images[rows])
+
+
+def float_pixels(images: Array) -> Tensor:
+    """Returns all of `images`, uint8 or float in [0, 1], as float32 in [0, 1]."""
+    batch = torch.from_numpy(np.ascontiguousarray(images)).float()
+    return batch / 255 if images.dtype == np.uint8 else batch
 
 
 def augmented(batch: Tensor, augment: str, draws: torch.Generator, *, padding: int | None = None) -> Tensor:

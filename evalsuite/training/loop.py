@@ -6,7 +6,8 @@ import contextlib
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +16,15 @@ from torch.nn import functional
 
 from evalsuite.errors import CellError, DataError, UserError
 from evalsuite.models.cost import weights_digest
+from evalsuite.models.inference import evaluation_mode
 from evalsuite.random_streams import address
+from evalsuite.training.augmentation import check_corruptions, corrupted_set
 from evalsuite.training.batches import TrainingBatch, batches
 from evalsuite.training.checkpoint import TrainingCheckpoint
 from evalsuite.training.hooks import Hooks
 from evalsuite.training.recipe import Recipe, learning_rate
 from evalsuite.training.state import TrainingState, accuracy, autocast
+from evalsuite.training.stochastic_depth import stochastic_depth
 from evalsuite.types import ImageSet
 
 Masks = Mapping[str, Tensor]
@@ -39,6 +43,7 @@ class TrainingOptions:
             its last step: no average, no selection.
         validation: Labelled images, where the recipe selects or tracks by them.
         checkpoint: File that an interrupted training is resumed from; ``None`` saves nothing.
+        teacher: The network that a recipe with distillation learns from, seen in evaluation mode.
     """
 
     masks: Masks = field(default_factory=dict)
@@ -47,6 +52,7 @@ class TrainingOptions:
     stop: float | None = None
     validation: ImageSet | None = None
     checkpoint: TrainingCheckpoint | None = None
+    teacher: nn.Module | None = None
 
 
 def train(
@@ -75,6 +81,9 @@ def train(
     labels = _labels(images)
     stop = recipe.epochs if options.stop is None else options.stop
     _check(recipe, options, stop)
+    check_corruptions(recipe, images.images.shape[1:])
+    if options.validation is not None and (recipe.track or recipe.select == "validation"):
+        options = replace(options, validation=corrupted_set(options.validation, recipe, seed))
     device = next(model.parameters()).device
     key = "" if options.checkpoint is None else _key(model, recipe, options, seed)
     state = TrainingState(model, recipe, options.hooks.state)
@@ -82,11 +91,12 @@ def train(
     finished = state.resume(options.checkpoint, key)
     first = int(options.start) if finished is None else finished
     model.train()
-    with _fork_random_state(device):
+    teacher = options.teacher if recipe.distillation != "none" else None
+    with _fork_random_state(device), stochastic_depth(model, recipe.stochastic_depth), _frozen(teacher):
         for epoch in range(first, math.ceil(stop)):
             for batch in batches(images.images, labels, recipe, seed=seed, epoch=epoch):
                 if options.start <= batch.epoch < stop:
-                    _step(state, batch, options.hooks, masked)
+                    _step(state, batch, options, masked)
             if epoch + 1 <= stop:
                 _end_epoch(state, epoch + 1, options)
                 state.save(options.checkpoint, key, epoch + 1, last=epoch + 1 >= stop)
@@ -103,13 +113,13 @@ def training_seed(seed: int, *key: str | int | float) -> int:
 
 
 def _step(
-    state: TrainingState, batch: TrainingBatch, hooks: Hooks, masked: list[tuple[Tensor, Tensor]]
+    state: TrainingState, batch: TrainingBatch, options: TrainingOptions, masked: list[tuple[Tensor, Tensor]]
 ) -> None:
-    model, recipe, optimiser = state.model, state.recipe, state.optimiser
+    model, recipe, optimiser, hooks = state.model, state.recipe, state.optimiser, options.hooks
     for group in optimiser.param_groups:
         group["lr"] = learning_rate(recipe, batch.epoch)
     _reseed(state.device, batch.seed)
-    loss = _loss(state, batch)
+    loss = _loss(state, batch, options.teacher)
     penalty = hooks.penalty(model) if hooks.penalty else None
     if penalty is not None:
         loss = loss + penalty
@@ -129,13 +139,36 @@ def _step(
     state.update_average()
 
 
-def _loss(state: TrainingState, batch: TrainingBatch) -> Tensor:
+def _loss(state: TrainingState, batch: TrainingBatch, teacher: nn.Module | None) -> Tensor:
+    """The loss against the labels, and that against the teacher where the recipe distils."""
+    recipe, images = state.recipe, batch.images.to(state.device, memory_format=state.memory_format)
+    with autocast(state.device, recipe):
+        logits = state.model(images)
+    loss = _label_loss(state, batch, logits.float())
+    if recipe.distillation == "none" or teacher is None:
+        return loss
+    with torch.no_grad(), autocast(state.device, recipe):
+        targets = teacher(images).float()
+    weight = recipe.distillation_weight
+    return (1 - weight) * loss + weight * distillation_loss(logits.float(), targets, recipe)
+
+
+def distillation_loss(logits: Tensor, teacher: Tensor, recipe: Recipe) -> Tensor:
+    """Returns the loss of a student's logits against those of its teacher, both (B, K).
+
+    References:
+        Touvron et al. 2021, arXiv 2012.12877: equation 3 for ``hard``, the second term of equation 2 for ``soft``
+        (Hinton et al. 2015, arXiv 1503.02531).
+    """
+    if recipe.distillation == "hard":
+        return functional.cross_entropy(logits, teacher.argmax(1))
+    scaled, targets = ((values / recipe.temperature).log_softmax(1) for values in (logits, teacher))
+    return recipe.temperature**2 * functional.kl_div(scaled, targets, reduction="batchmean", log_target=True)
+
+
+def _label_loss(state: TrainingState, batch: TrainingBatch, logits: Tensor) -> Tensor:
     """Cross-entropy with the recipe's smoothing, weighted between the labels of images that were mixed."""
     device, smoothing = state.device, state.recipe.label_smoothing
-    images = batch.images.to(device, memory_format=state.memory_format)
-    with autocast(device, state.recipe):
-        logits = state.model(images)
-    logits = logits.float()
     loss = functional.cross_entropy(logits, batch.labels.to(device), label_smoothing=smoothing)
     if batch.label_weight == 1.0:
         return loss
@@ -158,6 +191,11 @@ def _check(recipe: Recipe, options: TrainingOptions, stop: float) -> None:
             f"found a training from epoch {options.start:g} to {stop:g}, expected rising epochs within the recipe's "
             f"{recipe.epochs}"
         )
+    if recipe.distillation != "none" and options.teacher is None:
+        raise UserError(
+            "the recipe has distillation, but this training has no teacher: a parent has none, and a network trained "
+            "anew by its parent's recipe neither; put distillation into [retraining]"
+        )
     if (recipe.track or recipe.select == "validation") and options.validation is None:
         raise UserError(
             "the recipe selects or tracks by the validation split, but there is none; "
@@ -170,13 +208,20 @@ def _key(model: nn.Module, recipe: Recipe, options: TrainingOptions, seed: int) 
     masks = hashlib.sha256()
     for name, mask in sorted(options.masks.items()):
         masks.update(name.encode() + mask.cpu().contiguous().numpy().tobytes())
-    return repr((weights_digest(model), recipe, masks.hexdigest(), options.start, options.stop, seed))
+    taught = () if options.teacher is None else (weights_digest(options.teacher),)
+    return repr(
+        (weights_digest(model), recipe, masks.hexdigest(), options.start, options.stop, seed, *taught)
+    )
 
 
 def _labels(images: ImageSet) -> Tensor:
     if images.labels is None:
         raise DataError(f"image set {images.name!r} has no labels: expected a labelled set to train on")
     return torch.from_numpy(np.array(images.labels, dtype=np.int64))
+
+
+def _frozen(teacher: nn.Module | None) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext() if teacher is None else evaluation_mode(teacher)
 
 
 @contextlib.contextmanager

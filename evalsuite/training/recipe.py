@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from evalsuite.condition_splits import corruption_kinds
 from evalsuite.errors import SuiteError
 
 _DROPS = ("step", "piecewise")
 _FALLS = ("cosine", "linear")
+_STRONGEST = {"none": 0, "randaugment": 30, "augmix": 10}
 _LARGEST = (2 - 2**-23) * 2.0**127  # of float32, in which networks are trained
 
 
@@ -40,6 +42,20 @@ class Recipe:
         label_smoothing: Share of the target that is spread over all classes.
         mixup: Alpha of mixup (arXiv 1710.09412); 0 is none.
         cutmix: Alpha of CutMix (arXiv 1905.04899); 0 is none; with both, each batch draws one of them.
+        corruptions: Corruptions of training images, pruning data and the validation images of a training: the published
+            sets ``mix1`` and ``mix2``, or single ones such as ``fog``. Each image has one of them at a severity from
+            0 (clean) to 5, drawn anew in every epoch.
+        auto_augment: After the crop: ``randaugment`` (arXiv 1909.13719), ``augmix`` (arXiv 1912.02781, without its
+            consistency loss), or ``none``.
+        augment_magnitude: Strength of `auto_augment`: up to 30 for RandAugment, 1 to 10 for AugMix.
+        erasing: Probability that a box of an image is erased (arXiv 1708.04896).
+        stochastic_depth: Probability that the deepest residual branch is left out for an image (arXiv 1603.09382); it
+            rises linearly from the first branch.
+        distillation: Targets from the parent beside the labels: its most likely class (``hard``) or its softmax
+            (``soft``), as in DeiT (arXiv 2012.12877, equations 2 and 3, without the distillation token); for
+            retraining.
+        distillation_weight: Share of that loss in the sum.
+        temperature: Of the softmax of ``soft``.
         ema: Decay per step of an average of the weights, which the training returns; 0 returns the weights themselves.
         precision: ``float32``, or ``bfloat16``: autocast of the forward pass; weights stay float32.
         select: ``last`` epoch, or the epoch that is best on the ``validation`` split; never the test images. A
@@ -67,6 +83,14 @@ class Recipe:
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
+    corruptions: tuple[str, ...] = ()
+    auto_augment: Literal["none", "randaugment", "augmix"] = "none"
+    augment_magnitude: int = 0
+    erasing: float = 0.0
+    stochastic_depth: float = 0.0
+    distillation: Literal["none", "soft", "hard"] = "none"
+    distillation_weight: float = 0.5
+    temperature: float = 1.0
     ema: float = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     select: Literal["last", "validation"] = "last"
@@ -75,12 +99,18 @@ class Recipe:
     def __post_init__(self) -> None:
         self._check_numbers()
         self._check_schedule()
+        self._check_augmentation()
         if self.nesterov and not (self.momentum and self.optimiser == "sgd"):
             raise SuiteError("recipe: nesterov needs optimiser = 'sgd' and a momentum above 0")
         if self.padding and self.augment == "none":
             raise SuiteError(
                 "recipe: padding has no effect with augment = 'none'; use 'crop' or remove padding"
             )
+
+    @property
+    def all_corruptions(self) -> tuple[str, ...]:
+        """The single corruptions that `corruptions` means, those of sets too."""
+        return corruption_kinds(self.corruptions, where="recipe")
 
     def _check_numbers(self) -> None:
         if math.isfinite(self.learning_rate) and 1e6 < self.learning_rate <= _LARGEST:
@@ -96,7 +126,7 @@ class Recipe:
             value = getattr(self, name)
             if not value > 0:
                 raise SuiteError(f"recipe: found {name} = {value}, expected a number above 0")
-        for name in ("momentum", "second_moment", "gamma", "label_smoothing", "ema"):
+        for name in ("momentum", "second_moment", "gamma", "label_smoothing", "stochastic_depth", "ema"):
             share = getattr(self, name)
             if not 0 <= share < 1:
                 raise SuiteError(f"recipe: found {name} = {share}, expected at least 0 and below 1")
@@ -104,6 +134,25 @@ class Recipe:
             value = getattr(self, name)
             if not value >= 0:
                 raise SuiteError(f"recipe: found {name} = {value}, expected a number from 0 on")
+
+    def _check_augmentation(self) -> None:
+        _ = self.all_corruptions  # names are checked
+        strongest = _STRONGEST[self.auto_augment]
+        if not (0 if strongest == 0 else 1) <= self.augment_magnitude <= strongest:
+            raise SuiteError(
+                f"recipe: found augment_magnitude = {self.augment_magnitude} with auto_augment = "
+                f"{self.auto_augment!r}, expected "
+                + (f"1 to {strongest}" if strongest else "it left out, as it has no effect")
+            )
+        for name in ("erasing", "distillation_weight"):
+            if not 0 <= (share := getattr(self, name)) <= 1:
+                raise SuiteError(f"recipe: found {name} = {share}, expected a share from 0 to 1")
+        if not self.temperature > 0:
+            raise SuiteError(f"recipe: found temperature = {self.temperature}, expected a number above 0")
+        if self.temperature != 1 and self.distillation != "soft":
+            raise SuiteError("recipe: temperature has no effect without distillation = 'soft'; leave it out")
+        if self.distillation_weight != Recipe.distillation_weight and self.distillation == "none":
+            raise SuiteError("recipe: distillation_weight has no effect without distillation; leave it out")
 
     def _check_schedule(self) -> None:
         if self.warmup_epochs > self.epochs:

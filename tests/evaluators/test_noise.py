@@ -160,6 +160,29 @@ def test_mean_and_worst_of_several_draws(planting: Any) -> None:
     np.testing.assert_array_equal(alone["uniform/3:255"].evidence["test"], right[0])
 
 
+def test_distances_and_the_first_percentile_are_those_of_plain_loops(planting: Any) -> None:
+    bench = planting.bench(LABELS, TABLE, parent=TABLE[::-1].copy())
+    evaluator = Noise((0.7,), draws=200, distances=True)
+    scores = {(score.metric, score.condition): score for score in scored(evaluator, bench)}
+    assert {name for name, _ in scores} >= {"logit_distance", "logit_distance_linf", "softmax_distance_linf"}
+    views = [View(transform=RandomNoise("uniform", 0.7, draw)) for draw in range(200)]
+    mine, theirs = ([network.outputs(view) for view in views] for network in (bench, bench.parent))
+    agrees = np.stack([a.predictions == b.predictions for a, b in zip(mine, theirs, strict=True)])
+    published = np.sort(agrees, axis=0)[int(0.01 * 200)]
+    first = scores["agreement", "1st percentile of 200 uniform/0.7:255"].evidence["test"]
+    np.testing.assert_array_equal(first, published)
+    differences = [
+        a.logits - a.logits.mean(1, keepdims=True) - b.logits + b.logits.mean(1, keepdims=True)
+        for a, b in zip(mine, theirs, strict=True)
+    ]
+    np.testing.assert_allclose(
+        scores["logit_distance", "uniform/0.7:255"].evidence["test"],
+        np.mean([np.sqrt((z**2).sum(1)) for z in differences], axis=0), rtol=1e-5,
+    )  # fmt: skip
+    plain = {score.metric for score in scored(Noise((0.7,), draws=2), bench)}
+    assert "logit_distance" not in plain
+
+
 def test_a_model_is_no_distance_from_itself() -> None:
     bench, _ = planes(40, margin=1.0)
     for space in ("pixels", "normalised"):

@@ -140,6 +140,24 @@ def test_no_rate_is_negative_or_above_the_peak(epoch: float, warmup: float) -> N
             {"padding": 4},
             "recipe: padding has no effect with augment = 'none'; use 'crop' or remove padding",
         ),
+        (
+            {"auto_augment": "augmix", "augment_magnitude": 11},
+            "recipe: found augment_magnitude = 11 with auto_augment = 'augmix', expected 1 to 10",
+        ),
+        (
+            {"augment_magnitude": 9},
+            "recipe: found augment_magnitude = 9 with auto_augment = 'none', expected it left out, as it has no effect",
+        ),
+        (
+            {"temperature": 2.0, "distillation": "hard"},
+            "recipe: temperature has no effect without distillation = 'soft'; leave it out",
+        ),
+        (
+            {"distillation_weight": 0.9},
+            "recipe: distillation_weight has no effect without distillation; leave it out",
+        ),
+        ({"erasing": 1.5}, "recipe: found erasing = 1.5, expected a share from 0 to 1"),
+        ({"corruptions": ("mix1", "snow")}, "recipe: found snow twice; name each corruption once"),
         ({"ema": 1.0}, "recipe: found ema = 1.0, expected at least 0 and below 1"),
         (
             {"nesterov": True, "momentum": 0.0},

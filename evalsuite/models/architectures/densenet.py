@@ -1,8 +1,9 @@
-"""The densely connected network of 22 layers for 32 x 32 images.
+"""Densely connected networks for 32 x 32 images: DenseNet-BC of 22 and 100 layers, and DenseNet-40.
 
 References:
     Huang et al. 2017, "Densely connected convolutional networks", arXiv 1608.06993, section 3 (DenseNet-BC);
-    Liebenwein et al. 2021, "Lost in pruning", arXiv 2103.03014, for depth 22 with growth 12.
+    Liebenwein et al. 2021, "Lost in pruning", arXiv 2103.03014, for depth 22 with growth 12; Liu et al. 2017, arXiv
+    1708.06519, for DenseNet-40.
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from evalsuite.models.architectures.base import Architecture, he_normal
 
 GROWTH = 12
 BOTTLENECK = 4
-BLOCKS = 3
-"""Layers of two convolutions in each of the three dense stages: depth 22 = 2 * 3 * 3 + 4."""
 
 
 class DenseLayer(nn.Module):
@@ -42,8 +41,8 @@ class DenseLayer(nn.Module):
         return torch.cat((maps, self.conv2(functional.relu(self.bn2(inner)))), 1)
 
 
-class Transition(nn.Module):
-    """A 1 x 1 convolution behind batch norm, and average pooling: half the channels, half the side.
+class PlainDenseLayer(nn.Module):
+    """A 3 x 3 convolution behind batch norm, whose maps are added to the channels: no bottleneck.
 
     Args:
         in_channels: Input channels.
@@ -52,10 +51,28 @@ class Transition(nn.Module):
     def __init__(self, in_channels: int) -> None:
         super().__init__()
         self.bn1 = nn.BatchNorm2d(in_channels)
-        self.conv1 = nn.Conv2d(in_channels, in_channels // 2, 1, bias=False)
+        self.conv1 = nn.Conv2d(in_channels, GROWTH, 3, padding=1, bias=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Returns maps (N, in_channels / 2, H / 2, W / 2) of maps (N, in_channels, H, W)."""
+        """Returns maps (N, in_channels + 12, H, W) of maps (N, in_channels, H, W)."""
+        return torch.cat((maps, self.conv1(functional.relu(self.bn1(maps)))), 1)
+
+
+class Transition(nn.Module):
+    """A 1 x 1 convolution behind batch norm, and average pooling: half the side, and perhaps half the channels.
+
+    Args:
+        in_channels: Input channels.
+        out_channels: Output channels.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Returns maps (N, out_channels, H / 2, W / 2) of maps (N, in_channels, H, W)."""
         return functional.avg_pool2d(self.conv1(functional.relu(self.bn1(maps))), 2)
 
 
@@ -65,20 +82,31 @@ class DenseNetwork(nn.Module):
     Args:
         channels: Of the image.
         classes: Number of logits.
+        blocks: Layers of each stage.
+        layer: Their kind.
+        compression: Channels before a transition for each behind it.
     """
 
-    def __init__(self, channels: int, classes: int) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        *,
+        blocks: int = 3,
+        layer: type[DenseLayer | PlainDenseLayer] = DenseLayer,
+        compression: int = 2,
+    ) -> None:
         super().__init__()
         width = 2 * GROWTH
-        added = BLOCKS * GROWTH
+        added = blocks * GROWTH
         self.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.dense1 = _stage(width)
-        self.trans1 = Transition(width + added)
-        width = (width + added) // 2
-        self.dense2 = _stage(width)
-        self.trans2 = Transition(width + added)
-        width = (width + added) // 2
-        self.dense3 = _stage(width)
+        self.dense1 = _stage(width, blocks, layer)
+        self.trans1 = Transition(width + added, (width + added) // compression)
+        width = (width + added) // compression
+        self.dense2 = _stage(width, blocks, layer)
+        self.trans2 = Transition(width + added, (width + added) // compression)
+        width = (width + added) // compression
+        self.dense3 = _stage(width, blocks, layer)
         self.bn = nn.BatchNorm2d(width + added)
         self.fc = nn.Linear(width + added, classes)
         he_normal(self)
@@ -100,5 +128,26 @@ class DenseNet22(Architecture):
         return DenseNetwork(len(self.mean), self.classes)
 
 
-def _stage(in_channels: int) -> nn.Sequential:
-    return nn.Sequential(*[DenseLayer(in_channels + index * GROWTH) for index in range(BLOCKS)])
+@dataclass(frozen=True, kw_only=True)
+class DenseNet100(Architecture):
+    """DenseNet-BC of 100 layers, growth 12, for 32 x 32 images: 0.77 million parameters."""
+
+    def network(self) -> nn.Module:
+        """Returns the network."""
+        return DenseNetwork(len(self.mean), self.classes, blocks=16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseNet40(Architecture):
+    """DenseNet of 40 layers, growth 12, for 32 x 32 images, as network slimming prunes it: 1.06 million parameters.
+
+    No bottlenecks, and transitions keep all channels; it starts with 24 channels, where Huang et al. have 16.
+    """
+
+    def network(self) -> nn.Module:
+        """Returns the network."""
+        return DenseNetwork(len(self.mean), self.classes, blocks=12, layer=PlainDenseLayer, compression=1)
+
+
+def _stage(in_channels: int, blocks: int, layer: type[DenseLayer | PlainDenseLayer]) -> nn.Sequential:
+    return nn.Sequential(*[layer(in_channels + index * GROWTH) for index in range(blocks)])

@@ -165,6 +165,7 @@ def decompose_and_retrain(
     ratios: Sequence[float],
     context: Context,
     choose: Callable[[nn.Module, float], Decomposition],
+    bases: Callable[[nn.Module], Mapping[str, Tensor]] | None = None,
 ) -> Iterator[nn.Module]:
     """Yields a retrained model in factors for each ratio; each time the last factors are multiplied out first.
 
@@ -174,6 +175,8 @@ def decompose_and_retrain(
         context: Of the production.
         choose: From a network without factors, and the number of weights that its layers may have in all, to
             groups and ranks.
+        bases: From such a network to orthonormal directions of each layer's outputs, best first, (out, out): its
+            factors project on these; by default they are the best factors of the weight.
 
     Raises:
         UserError: If the parent itself has layers in factors, or a ratio asks for less than rank 1.
@@ -187,7 +190,8 @@ def decompose_and_retrain(
     model = context.previous or parent
     for ratio in ratios:
         dense = merge_factors(model, parent)
-        model = decompose(dense, choose(dense, _layer_budget(dense, (1 - ratio) * total)))
+        decomposition = choose(dense, _layer_budget(dense, (1 - ratio) * total))
+        model = decompose(dense, decomposition, bases(dense) if bases else {})
         context.retrain(model, ratio)
         yield model
 
@@ -224,17 +228,38 @@ def equal_error_ranks(
     def at_error(error: float) -> Decomposition:
         return {layer.name: (groups[layer.name], layer.rank(groups[layer.name], error)) for layer in layers}
 
-    def size(error: float) -> int:
-        decomposition = at_error(error)
-        return sum(layer.weights(*decomposition[layer.name]) for layer in layers)
+    return decomposition_for_budget(layers, errors, at_error, budget)
 
-    error = nearest_choice(errors, budget, size)
-    if error is None:
+
+def decomposition_for_budget(
+    layers: Sequence[DecomposableLayer],
+    choices: Sequence[float],
+    decomposition: Callable[[float], Decomposition],
+    budget: float,
+) -> Decomposition:
+    """Returns the decomposition whose number of weights comes nearest to `budget`.
+
+    Args:
+        layers: All layers.
+        choices: Values of one parameter, in the order in which the number of weights rises.
+        decomposition: Of a value.
+        budget: Weights that may stay in these layers.
+
+    Raises:
+        UserError: If the first has more.
+    """
+
+    def size(choice: float) -> int:
+        ranks = decomposition(choice)
+        return sum(layer.weights(*ranks[layer.name]) for layer in layers)
+
+    choice = nearest_choice(choices, budget, size)
+    if choice is None:
         raise UserError(
             f"too high a prune ratio: {round(budget)} weights may stay in {len(layers)} layers, but with rank 1 in "
-            f"each {size(errors[0])} are left; ask for a smaller ratio"
+            f"each {size(choices[0])} are left; ask for a smaller ratio"
         )
-    return at_error(error)
+    return decomposition(choice)
 
 
 def least_error_groups(layer: DecomposableLayer, groups: int, rank: int) -> int:
@@ -258,18 +283,23 @@ def largest_error(layers: Sequence[DecomposableLayer], decomposition: Decomposit
     return max(layer.error(*decomposition[layer.name]) for layer in layers)
 
 
-def decompose(model: nn.Module, decomposition: Decomposition) -> nn.Module:
+def decompose(
+    model: nn.Module, decomposition: Decomposition, bases: Mapping[str, Tensor] | None = None
+) -> nn.Module:
     """Returns a copy of `model` whose layers are in factors, where that has fewer weights.
 
     Args:
         model: Without factors.
         decomposition: Groups and rank of each layer.
+        bases: Orthonormal directions of the outputs, (out, out), of layers that are to be projected on the first of
+            them; such a layer has one group.
     """
     smaller = copy.deepcopy(model)
     for name, (groups, rank) in decomposition.items():
         layer = model.get_submodule(name)
         weight = layer.get_parameter("weight").detach()
-        reduce, expand = factorise(weight, groups, rank)
+        basis = (bases or {}).get(name)
+        reduce, expand = factorise(weight, groups, rank) if basis is None else project(weight, basis, rank)
         if reduce.numel() + expand.numel() < weight.numel():
             smaller.set_submodule(name, factorize_layer(layer, reduce, expand))
     return smaller
@@ -296,6 +326,23 @@ def factorise(weight: Tensor, groups: int, rank: int) -> tuple[Tensor, Tensor]:
         first.append((root[:, None] * right[:rank]).view(-1, part.shape[1], *kernel))
     expand = torch.cat(second, dim=1)
     return torch.cat(first).to(weight), expand.view(*expand.shape, *[1] * len(kernel)).to(weight)
+
+
+def project(weight: Tensor, basis: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Returns factors whose product is the weight, projected on the first `rank` directions of its outputs.
+
+    Args:
+        weight: (out, in, height, width) or (out, in).
+        basis: Orthonormal columns, (out, out).
+        rank: Of the product.
+
+    Returns:
+        Weights of the two layers, as `factorise` does.
+    """
+    kernel = weight.shape[2:]
+    directions = basis[:, :rank].to(weight.device, torch.float64)
+    reduce = (directions.T @ weight.double().flatten(1)).view(rank, *weight.shape[1:])
+    return reduce.to(weight), directions.view(*directions.shape, *[1] * len(kernel)).to(weight)
 
 
 def _relative_errors(matrix: Tensor, groups: int) -> Array:

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -22,6 +23,13 @@ from evalsuite.models.surgery.channel_removal import (
 )
 from evalsuite.models.surgery.coupled_channels import coupled_groups
 from evalsuite.producers.base import Context, Producer, nearest_choice
+from evalsuite.producers.structured.zeroed_filters import (
+    ZeroingPlan,
+    alive,
+    layer_groups,
+    without_dead,
+    zero_and_retrain,
+)
 
 Widths = Mapping[str, int]
 """Names of groups to numbers of channels; a convolution that is a group by itself has so many filters."""
@@ -61,10 +69,12 @@ class ChannelScope:
             since), of a plain network all. ``coupled`` takes those that convolutions share too, the residual
             stream and what is concatenated, as Torch-Pruning does (Fang et al. 2023, arXiv 2301.12900); a share p
             of the channels is then about 1 - (1 - p)^2 of the parameters. Networks whose shortcuts pad with zeros
-            have no such channels.
+            have no such channels. ``all`` removes nothing but sets to zero: filters of every layer but the last, each
+            layer for itself, the residual stream included, and what then has no use (Liebenwein et al. 2021, "Lost in
+            Pruning"); see `evalsuite.producers.structured.zeroed_filters`.
     """
 
-    scope: Literal["inside", "coupled"] = "inside"
+    scope: Literal["inside", "coupled", "all"] = "inside"
 
     def groups(self, model: nn.Module, context: Context) -> ChannelGroups:
         """Returns the groups of channels in the producer's scope, by name.
@@ -74,6 +84,8 @@ class ChannelScope:
         """
         if self.scope == "inside":
             return removable_groups(model)
+        if self.scope == "all":
+            return layer_groups(model)
         return {group.conv: group for group in coupled_groups(model, context.train.images.shape[1:])}
 
 
@@ -100,6 +112,10 @@ class FilterProducer(ChannelScope, Producer):
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose number of parameters is as near to the target as whole channels allow."""
+        if self.scope == "all":
+            one_by_one = self.schedule == "one-shot"
+            plan = partial(self.zeroing_plan, context=context)
+            return zero_and_retrain(parent, ratios, context, plan, side=0, one_shot=one_by_one)
 
         def step(model: nn.Module, target: PruningTarget) -> nn.Module:
             groups = self.groups(model, context)
@@ -111,6 +127,13 @@ class FilterProducer(ChannelScope, Producer):
 
         first = step if self.schedule == "iterative" else one_shot(parent, step)
         return prune_and_retrain(parent, ratios, context, first, self.groups(parent, context))
+
+    def zeroing_plan(self, model: nn.Module, context: Context) -> ZeroingPlan:
+        """Returns the filters of each layer, best first, and how many of those that are not zero may stay."""
+        scores = without_dead(model, self.scores(model, layer_groups(model), context), 0)
+        widths = {name: int(alive(model, name, 0).sum()) for name in scores}
+        choices = uniform_widths(widths) if self.allocation == "uniform" else global_widths(scores)
+        return rank_channels(scores), choices
 
 
 def prune_and_retrain(

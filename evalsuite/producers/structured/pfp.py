@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,15 +17,17 @@ from evalsuite.models.surgery.channel_removal import (
     remove_channels,
 )
 from evalsuite.producers.base import Context, Producer
-from evalsuite.producers.sensitivity import LEAST_SUM, log_failure_factor
+from evalsuite.producers.sensitivity import LEAST_SUM, log_failure_factor, weight_sensitivities
 from evalsuite.producers.structured.base import (
     ChannelScope,
     PruningTarget,
     channels_for_budget,
     prune_and_retrain,
     rank_channels,
+    without_repetitions,
 )
 from evalsuite.producers.structured.layer_inputs import LayerInputs, layer_inputs
+from evalsuite.producers.structured.zeroed_filters import ZeroingPlan, alive, without_dead, zero_and_retrain
 
 ERRORS = torch.logspace(12, -6, 18_001, dtype=torch.float64)
 """Errors at which widths are computed, largest first: 1000 per power of ten."""
@@ -58,10 +61,10 @@ class ProvableFilterPruning(ChannelScope, Producer):
 
     References:
         Liebenwein et al. 2020, arXiv 1911.07412, definition 1 and theorem 2; "PFP" of Liebenwein et al. 2021,
-        "Lost in Pruning", in the deterministic form that keeps the largest. Differs from torchprune in that
-        channels are removed physically: those of the residual stream, which torchprune sets to zero for each
-        layer that reads them, with ``scope = "coupled"`` alone, by the most sensitive of their readers; and
-        in that the images are training images.
+        "Lost in Pruning", in the deterministic form that keeps the largest. With ``scope = "all"`` it is torchprune's:
+        each layer stops reading its least sensitive input channels, the residual stream and the image included, by
+        zeros. Otherwise channels are removed physically, those of the residual stream with ``scope = "coupled"``
+        alone, by the most sensitive of their readers. The images are training images, there validation images.
     """
 
     images: int = 128
@@ -72,6 +75,9 @@ class ProvableFilterPruning(ChannelScope, Producer):
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
         """Yields models whose number of parameters is as near to the target as whole filters allow."""
+        if self.scope == "all":
+            images, _ = context.batch(self.images, "pfp")
+            return zero_and_retrain(parent, ratios, context, partial(zeroing_plan, images=images), side=1)
 
         def step(model: nn.Module, target: PruningTarget) -> nn.Module:
             groups = self.groups(model, context)
@@ -81,6 +87,32 @@ class ProvableFilterPruning(ChannelScope, Producer):
             return remove_channels(model, kept, groups)
 
         return prune_and_retrain(parent, ratios, context, step, self.groups(parent, context))
+
+
+def zeroing_plan(model: nn.Module, images: Tensor) -> ZeroingPlan:
+    """Returns the input channels of each layer, best first, and the sets of counts that falling errors give.
+
+    Args:
+        model: May have channels that are zero already; they come last.
+        images: Float in [0, 1], (N, C, H, W).
+
+    References:
+        The allocation of lucaslie/torchprune: as `widths_by_error`, but with the ceiling of the expected numbers.
+    """
+    weights = weight_sensitivities(model, images, reduction="max")
+    sensitivities = {
+        name: ChannelSensitivity(
+            layer.values.movedim(1, 0).flatten(1).amax(1).double().cpu(),
+            layer.patches,
+            layer.values[0, 0].numel(),
+        )
+        for name, layer in weights.items()
+    }
+    scores = without_dead(model, {name: layer.channels for name, layer in sensitivities.items()}, 1)
+    widths = {name: int(alive(model, name, 1).sum()) for name in scores}
+    choices = widths_by_error(sensitivities, torch.ceil)
+    limited = ({name: min(width, widths[name]) for name, width in choice.items()} for choice in choices)
+    return rank_channels(scores), without_repetitions(limited)
 
 
 def channel_sensitivities(
@@ -130,23 +162,33 @@ def _group_sensitivity(
     )
 
 
-def widths_by_error(sensitivities: Mapping[str, ChannelSensitivity]) -> list[dict[str, int]]:
+def widths_by_error(
+    sensitivities: Mapping[str, ChannelSensitivity], rounded: Callable[[Tensor], Tensor] = torch.round
+) -> list[dict[str, int]]:
     """Returns the widths that falling errors give, least first; the last is all channels.
+
+    Args:
+        sensitivities: By layer.
+        rounded: Of expected numbers to whole ones: torchprune takes the ceiling.
 
     References:
         Liebenwein et al. 2020, arXiv 1911.07412, theorem 2, as torchprune computes it: of ``m = ceil(3 (6 +
         2 eps) c / eps^2)`` draws, ``c = 6 sum(sens) ln(8 (patches + 1) kernel / failure)``, as many channels
-        as are expected to be drawn at least once; rounded, at least one.
+        as are expected to be drawn at least once; at least one.
     """
-    widths = {name: expected_widths(sensitivity, ERRORS) for name, sensitivity in sensitivities.items()}
+    widths = {
+        name: expected_widths(sensitivity, ERRORS, rounded) for name, sensitivity in sensitivities.items()
+    }
     table = torch.stack([*widths.values()], dim=1)
     full = torch.tensor([[len(sensitivity.channels) for sensitivity in sensitivities.values()]])
     distinct = torch.unique_consecutive(torch.cat([table, full]), dim=0)
     return [dict(zip(widths, row, strict=True)) for row in distinct.tolist()]
 
 
-def expected_widths(sensitivity: ChannelSensitivity, errors: Tensor) -> Tensor:
-    """Returns how many channels each of `errors` keeps, int64 of their shape."""
+def expected_widths(
+    sensitivity: ChannelSensitivity, errors: Tensor, rounded: Callable[[Tensor], Tensor] = torch.round
+) -> Tensor:
+    """Returns how many channels each of `errors` keeps, int64 of their shape; see `widths_by_error`."""
     total = sensitivity.channels.sum()
     if total == 0:
         return torch.ones(len(errors), dtype=torch.int64)
@@ -154,7 +196,7 @@ def expected_widths(sensitivity: ChannelSensitivity, errors: Tensor) -> Tensor:
     draws = (3 * (6 + 2 * errors) * constant / errors.square()).ceil()
     missed = torch.log1p(-(sensitivity.channels / total).clamp(max=1 - 1e-15))
     counts = -torch.expm1(draws[:, None] * missed).sum(1)
-    return counts.round().clamp(min=1).long()
+    return rounded(counts).clamp(min=1).long()
 
 
 def _largest_shares(rows: Tensor, weight: Tensor) -> Tensor:

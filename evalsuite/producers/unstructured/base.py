@@ -53,9 +53,13 @@ class WeightProducer(Producer):
         for ratio in ratios:
             if self.schedule == "one-shot":
                 model = copy.deepcopy(parent)
-            masks = self.masks(model, weight_budget(model, nonzero_budget(parent, ratio)), context)
+            masks = self.masks_for_parameters(model, nonzero_budget(parent, ratio), context)
             context.retrain(model, ratio, masks=masks)
             yield model
+
+    def masks_for_parameters(self, model: nn.Module, budget: int, context: Context) -> dict[str, Tensor]:
+        """Returns masks that leave `budget` non-zero parameters, biases and norms included."""
+        return self.masks(model, weight_budget(model, budget), context)
 
 
 def nonzero_budget(parent: nn.Module, ratio: float) -> int:

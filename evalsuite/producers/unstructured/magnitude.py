@@ -17,15 +17,16 @@ from evalsuite.producers.unstructured.base import (
     prunable_weights,
     saliencies,
 )
+from evalsuite.producers.unstructured.dead_weights import PropagatingProducer
 
 
 @dataclass(frozen=True)
-class Magnitude(WeightProducer):
+class Magnitude(PropagatingProducer):
     """Global magnitude pruning (WT): the smallest absolute weights of the whole network go first.
 
     References:
         Han et al. 2015, arXiv 1506.02626; Renda et al. 2020, arXiv 2003.02389; "WT" of Liebenwein et al.
-        2021, "Lost in Pruning". Differs from the latter's code in that no weight is dropped for having no
+        2021, "Lost in Pruning", with ``propagate = true``: without it no weight is dropped for having no
         gradient. With the iterative schedule this is the lottery with learning-rate rewinding.
     """
 

@@ -25,6 +25,7 @@ from evalsuite.producers.unstructured.base import (
     global_masks,
     prunable_weights,
 )
+from evalsuite.producers.unstructured.dead_weights import PropagatingProducer
 from evalsuite.random_streams import generator
 from evalsuite.types import Array, Floats
 
@@ -143,7 +144,7 @@ def _counts_at_price(groups: SignGroups, price: float) -> Floats:
 
 
 @dataclass(frozen=True)
-class Sipp(WeightProducer):
+class Sipp(PropagatingProducer):
     """SiPP, deterministic: the weights of largest empirical sensitivity in the whole network stay.
 
     Attributes:
@@ -151,8 +152,8 @@ class Sipp(WeightProducer):
 
     References:
         Baykal et al. 2019, arXiv 1910.05422, "SiPPDet"; "SiPP" of Liebenwein et al. 2021, "Lost in Pruning".
-        Their images come from the validation split, 183 for a ResNet-20, and weights without a gradient are
-        dropped besides; here it is `images` training images, and nothing else is dropped.
+        Their images come from the validation split, 183 for a ResNet-20, here from the training images; weights
+        without a gradient are dropped besides there, here with ``propagate = true``.
     """
 
     images: int = 128

@@ -33,6 +33,7 @@ PARAMETERS = {  # He et al. 2016, table 6, in millions; option A adds no weights
 
 
 REFERENCES: dict[str, dict[str, Any]] = {
+    "lenet-300-100": {"side": 32, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
     "python": {"target": "torchvision.models:resnet18", "options": {"num_classes": 7}},
     "robustbench": {"model": "Wong2020Fast"},
     "timm": {"model": "resnet10t"},
@@ -50,6 +51,12 @@ COUNTED = [  # parameters and multiply-accumulates at 32 x 32
     ("wide-resnet", {"depth": 28, "width": 10}, 36.5e6, None),  # Zagoruyko and Komodakis 2016, table 4
     ("wide-resnet", {"depth": 40, "width": 4}, 8.9e6, None),  # the same
     ("densenet22", {}, 71_686, None),  # lucaslie/torchprune
+    ("bottleneck-resnet56", {}, 869_530, None),  # lucaslie/torchprune
+    ("bottleneck-resnet110", {}, 1_704_154, None),  # lucaslie/torchprune
+    ("resnext29", {}, 34.4e6, None),  # Xie et al. 2017, table 7
+    ("densenet40", {}, 1.06e6, 5.33e8 / 2),  # Liu et al. 2017, table 1, which counts two per MAC
+    ("densenet100", {}, 0.77e6, None),  # DenseNet-BC: Huang et al. 2017, table 2 (0.8 M)
+    ("lenet-5", {}, 81_302, None),  # lucaslie/torchprune
     ("preresnet", {}, 1.70e6, 4.99e8 / 2),  # Liu et al. 2017, table 1
 ]
 
