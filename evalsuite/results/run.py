@@ -16,6 +16,7 @@ from evalsuite.results.chance_level import chance_levels
 from evalsuite.results.comparison import Comparison, apply_search_correction, disambiguate_conditions
 from evalsuite.results.controls import PLACE, beyond_control, matching_controls
 from evalsuite.results.harmless_copy import harmless_counts
+from evalsuite.results.power import measured_power
 from evalsuite.results.ratios import (
     COST_COLUMNS,
     NOT_COUNTED,
@@ -253,10 +254,12 @@ class Run:
     def _judged_beyond_control(self, beyond: pd.DataFrame) -> JudgedCurves:
         """The same curves; their tests are those of the difference from the control."""
         tests = tests_beyond_control(self._paired(self._tests), beyond)
-        seeds = self._over_seeds
+        seeds, groups = self._over_seeds, self._over_groups
         if seeds is not None:
             seeds = tests_beyond_control(seeds.assign(seed=ALL_SEEDS), beyond)
-        return self._curves_of(tests, seeds, None)
+        if groups is not None:
+            groups = tests_beyond_control(groups, beyond)
+        return self._curves_of(tests, seeds, groups)
 
     def _curves_of(
         self, table: pd.DataFrame, over_seeds: pd.DataFrame | None, over_groups: pd.DataFrame | None
@@ -283,7 +286,14 @@ class Run:
     def notes(self) -> list[dict[str, Any]]:
         """What a reader should know about models: what the record says, and who lies on no curve over the axis."""
         left_out = [NO_CONTROL] if self._suite.get("control") is False else []
-        return [*(self.record.get("notes") or ()), *left_out, *off_curve_notes(self._off_curve)]
+        power = measured_power(self.verdicts, self._unpruned)
+        too_few = [{"method": "all", "seed": "all", "note": power}] if power else []
+        return [
+            *(self.record.get("notes") or ()),
+            *left_out,
+            *too_few,
+            *off_curve_notes(self._off_curve),
+        ]
 
     @property
     def tolerances(self) -> Mapping[str, Tolerance]:
