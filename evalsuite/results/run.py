@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from evalsuite.results.chance_level import chance_levels
 from evalsuite.results.comparison import Comparison, apply_search_correction, disambiguate_conditions
 from evalsuite.results.controls import PLACE, beyond_control, matching_controls
 from evalsuite.results.harmless_copy import harmless_counts
+from evalsuite.results.kept_tables import KeptTables
 from evalsuite.results.power import measured_power
 from evalsuite.results.ratios import (
     COST_COLUMNS,
@@ -129,8 +130,40 @@ class Run:
 
     @cached_property
     def _measured_rows(self) -> pd.DataFrame:
+        return self._coded_rows.drop(columns="test")
+
+    @cached_property
+    def _coded_rows(self) -> pd.DataFrame:
+        """Measurements with the code of the evidence of each test."""
+        return self._kept_table("measured", self._computed_rows)
+
+    def _computed_rows(self) -> pd.DataFrame:
         rows = [row for seed in self._suite["seeds"] for row in self._seed_rows(seed)]
-        return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
+        table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
+        comparison = self.comparison
+        codes = {place: comparison.code(place[:1], *place[1:]) for place in comparison.tested}
+        keys = zip(table["method"], table["seed"], table["target_ratio"], strict=True)
+        places = zip((Key(*key) for key in keys), table["metric"], table["condition"], strict=True)
+        return table.assign(test=[codes.get(place, math.nan) for place in places])
+
+    @cached_property
+    def _kept(self) -> KeptTables:
+        """Tables that are kept in the folder; none over another axis or at other tolerances."""
+        is_own = self._other is None and not self.axis and isinstance(self.record.get("plan"), Mapping)
+        content = {name: self.record[name] for name in ("suite", "plan")} if is_own else None
+        return KeptTables(self.path, content)
+
+    def _kept_table(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        table = self._kept.table(name, compute)
+        return compute() if table is None else table
+
+    def keep_tables(self) -> None:
+        """Keeps in the folder what takes long to compute and was asked for; see `evalsuite.results.kept_tables`.
+
+        Raises:
+            StoreError: If the folder cannot be written.
+        """
+        self._kept.write()
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
@@ -151,17 +184,13 @@ class Run:
     @cached_property
     def counts(self) -> pd.DataFrame:
         """How many checks of each method are in which state, by scope and target ratio; see `verdicts`."""
-        return count_table(self.verdicts, harmless_counts(self.comparison))
+        harmless = self._kept_table("harmless copies", lambda: harmless_counts(self.comparison))
+        return count_table(self.verdicts, harmless)
 
     @cached_property
     def _tests(self) -> pd.DataFrame:
         """Measurements with the code of the evidence of each test, corrected for a search."""
-        table, comparison = self._measured_rows, self.comparison
-        codes = {place: comparison.code(place[:1], *place[1:]) for place in comparison.tested}
-        keys = zip(table["method"], table["seed"], table["target_ratio"], strict=True)
-        places = zip((Key(*key) for key in keys), table["metric"], table["condition"], strict=True)
-        table = table.assign(test=[codes.get(place, math.nan) for place in places])
-        return apply_search_correction(table, self._searched)
+        return apply_search_correction(self._coded_rows, self._searched)
 
     @property
     def _searched(self) -> dict[str, int]:
@@ -171,17 +200,19 @@ class Run:
 
     @cached_property
     def _over_seeds(self) -> pd.DataFrame | None:
-        return self.comparison.over_seeds()
+        return self._kept.table("over seeds", lambda: self.comparison.over_seeds())
 
     @cached_property
     def _over_groups(self) -> pd.DataFrame | None:
-        return self.comparison.over_groups()
+        return self._kept.table("over groups", lambda: self.comparison.over_groups())
 
     @cached_property
     def _beyond_control(self) -> pd.DataFrame | None:
         """What candidates lose beyond their controls; ``None`` without a control."""
         controls = matching_controls(self.candidates, self._unpruned)
-        return beyond_control(self.comparison, controls) if controls else None
+        if not controls:
+            return None
+        return self._kept.table("beyond control", lambda: beyond_control(self.comparison, controls))
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
