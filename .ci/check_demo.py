@@ -1,4 +1,6 @@
-"""Check what the demo wrote: every file, every method, no failed cell, a page that loads nothing more.
+"""Check what the demo wrote: every file, every method and its control, verdicts that tell the methods apart.
+
+No cell may have failed, and the page may load nothing more.
 
 Usage: python .ci/check_demo.py RUN
 """
@@ -9,11 +11,18 @@ import json
 import re
 import sys
 from html.parser import HTMLParser
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
 
 METHODS = {"magnitude", "filter-l1", "random"}
+CONTROL = "dense-retrained"
+FILES = (
+    *("run.json", "measurements.csv", "thresholds.csv", "verdicts.csv", "groups.csv", "counts.csv"),
+    "index.html",
+)
+VERDICTS = {"non-inferior", "inferior", "undecided"}
 LOADING = {"src", "srcset", "data", "poster", "background", "action", "href", "xlink:href"}
 REMOTE = re.compile(r"^\s*(https?:)?//", re.IGNORECASE)
 REMOTE_STYLE = re.compile(r"(@import|url\()\s*['\"(]*\s*(https?:)?//", re.IGNORECASE)
@@ -60,19 +69,39 @@ def remote_loads(page: str) -> list[str]:
 
 def problems(run: Path) -> list[str]:
     """Returns what is wrong with the run folder, in one sentence each."""
-    names = ("run.json", "measurements.csv", "thresholds.csv", "index.html")
-    missing = [name for name in names if not (run / name).is_file() or not (run / name).stat().st_size]
+    missing = [name for name in FILES if not (run / name).is_file() or not (run / name).stat().st_size]
     if missing:
         return [f"{run / name} is missing or empty" for name in missing]
     json.loads((run / "run.json").read_text("utf-8"))
-    measurements, thresholds = (pd.read_csv(run / name) for name in ("measurements.csv", "thresholds.csv"))
+    names = ("measurements", "thresholds", "verdicts", "groups", "counts")
+    tables = {name: pd.read_csv(run / f"{name}.csv", low_memory=False) for name in names}
+    measurements, thresholds = tables["measurements"], tables["thresholds"]
     found = [f"thresholds.csv has no row of {method}" for method in METHODS - set(thresholds["method"])]
     failed = measurements[measurements["status"] == "error"]
     found += [f"a cell failed: {row}" for row in failed.to_dict("records")]
     if thresholds["potential"].isna().any() or not thresholds["potential"].between(0, 1).all():
         found.append("thresholds.csv has a potential outside [0, 1)")
+    found += verdict_problems(tables)
     loads = remote_loads((run / "index.html").read_text("utf-8"))
     return found + [f"index.html loads from elsewhere: {load}" for load in loads]
+
+
+def verdict_problems(tables: dict[str, pd.DataFrame]) -> list[str]:
+    """Returns what is wrong with the verdicts: a state that is none, no control, methods that look alike."""
+    verdicts, groups, counts = tables["verdicts"], tables["groups"], tables["counts"]
+    found = [f"verdicts.csv has the verdict {state!r}" for state in set(verdicts["verdict"]) - VERDICTS]
+    found += [f"counts.csv has no row of {name}" for name in {CONTROL, *METHODS} - set(counts["method"])]
+    if verdicts["beyond_control"].isna().all():
+        found.append("verdicts.csv compares no candidate with its control")
+    headline = groups[groups["seed"].astype(str) == "all"]
+    screens = {
+        name: tuple(
+            rows[["group", "noninferior_up_to", "inferior_from"]].fillna(1).itertuples(index=False, name=None)
+        )
+        for name, rows in headline.groupby("method")
+    }
+    alike = [(a, b) for a, b in combinations(sorted(screens), 2) if screens[a] == screens[b]]
+    return found + [f"groups.csv does not tell {first} and {second} apart" for first, second in alike]
 
 
 if __name__ == "__main__":

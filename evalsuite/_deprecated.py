@@ -291,7 +291,7 @@ statistics statistics own_interval=statistics.intervals:marginal_interval
   plan=statistics.sample_size:required_images plan_seeds=statistics.sample_size:required_seeds
 statistics.alone statistics.intervals own_interval=marginal_interval
 statistics.classes statistics.class_effects
-statistics.functionals statistics.bounds of_functional=limits_of_functional Shape=BcaCorrection
+statistics.functionals statistics.replicate_limits of_functional=limits_of_functional Shape=BcaCorrection
 statistics.limits statistics.limits of_rates=limits_of_rates of_means=limits_of_means critical=max_t_critical_value
   ordered=order_statistic together=bonferroni_quantile
 statistics.medians statistics.intervals
@@ -303,7 +303,7 @@ storage.files atomic_files sweep=remove_leftovers awaited=wait_for_file
 storage.ledger runs.timings Spent=TimeSpent Doing=ActiveTask Ledger=RunTimings
 storage.lock runs.lock
 storage.sealing runs.serialization json_of=to_json table_of=parse_table sealed=with_checksum
-  unsealed=verify_checksum whole=verify_array
+  unsealed=verified_table whole=verify_array
 storage.store runs.store
 suite config.suite shipped=shipped_suites find=find_suite load=load_suite parse=parse_suite
   assembled=suite_from_tables

@@ -122,6 +122,7 @@ def publish(run: Run | Path | str) -> Path:
     results = run if isinstance(run, Run) else Run(run)
     folder = results.path / f"by-{results.axis}" if results.axis else results.path
     export(results, "csv", folder)
+    results.keep_tables()
     return write_page(report_data(results), folder)
 
 

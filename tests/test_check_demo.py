@@ -17,6 +17,12 @@ HARMLESS = (
     '<script>const schema = "https://vega.github.io/schema/vega-lite/v5.json"; fetch(url)</script>'
     "<style>a { background: url(data:image/png;base64,AA) } /* https://example.org */</style>"
 )
+GROUPS = """method,seed,group,noninferior_up_to,inferior_from
+magnitude,all,noise,0.5,0.9
+filter-l1,all,noise,0.8,
+random,all,noise,0.5,
+random,0,noise,0.5,0.9
+"""
 LOADS = [
     '<script src="https://cdn.example.org/vega.js"></script>',
     '<script src="//cdn.example.org/vega.js"></script>',
@@ -47,6 +53,9 @@ def _demo(tmp_path: Path) -> Path:
     (tmp_path / "measurements.csv").write_text("method,status\ndense,ok\n")
     rows = "".join(f"{method},0.5\n" for method in ("magnitude", "filter-l1", "random"))
     (tmp_path / "thresholds.csv").write_text("method,potential\n" + rows)
+    (tmp_path / "verdicts.csv").write_text("verdict,beyond_control\nnon-inferior,0.01\nundecided,\n")
+    (tmp_path / "groups.csv").write_text(GROUPS)
+    (tmp_path / "counts.csv").write_text("method\nmagnitude\nfilter-l1\nrandom\ndense-retrained\n")
     (tmp_path / "index.html").write_text(HARMLESS)
     return tmp_path
 
@@ -68,6 +77,10 @@ def test_every_way_to_load_from_elsewhere_is_seen(check: Any, demo: Path, load: 
         ("thresholds.csv", "method,potential\nmagnitude,0.5\nrandom,0.5\n", "no row of filter-l1"),
         ("thresholds.csv", "method,potential\nmagnitude,\nrandom,0.5\nfilter-l1,1\n", "potential outside"),
         ("measurements.csv", "method,status\nmagnitude,error\n", "a cell failed"),
+        ("groups.csv", GROUPS.replace("0.8,", "0.5,0.9"), "does not tell filter-l1 and magnitude apart"),
+        ("counts.csv", "method\nmagnitude\nfilter-l1\nrandom\n", "no row of dense-retrained"),
+        ("verdicts.csv", "verdict,beyond_control\nfine,\n", "has the verdict 'fine'"),
+        ("verdicts.csv", "verdict,beyond_control\ninferior,\n", "compares no candidate with its control"),
     ],
 )
 def test_what_is_wrong_is_said(check: Any, demo: Path, name: str, text: str, message: str) -> None:

@@ -303,6 +303,8 @@ def print_plan(plan: DryRun) -> None:
     )
     for line in plan.found:
         out.print(line, soft_wrap=True, markup=False)
+    if plan.power:
+        out.print(plan.power, soft_wrap=True, markup=False)
     _print_costs(plan.lines)
 
 

@@ -319,7 +319,7 @@ def check_command(
         verdicts, results = check(request, out=out_dir, options=options, progress=progress)
     code, reason = exit_reason(candidate_verdicts(verdicts), request.undecided)
     if junit is not None:  # before it is printed: the reader of that may be gone
-        write_junit(verdicts, junit)
+        write_junit(verdicts, junit, run=results.path)
     if markdown is not None:
         write_atomically(markdown, markdown_summary(verdicts, request.undecided).encode())
     if as_json:

@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from evalsuite.config.data import resolve_data
@@ -17,8 +18,9 @@ from evalsuite.config.settings import placed_model
 from evalsuite.config.suite import Suite, find_suite, model_table, read_suite_tables, suite_from_tables
 from evalsuite.errors import SuiteError
 from evalsuite.registry import import_plugin_file, unknown_name
-from evalsuite.results.check_verdicts import UNDECIDED_RULES, UndecidedRule, sample_of, sentence
-from evalsuite.runs.store import write_atomically
+from evalsuite.results.check_verdicts import UNDECIDED_RULES, UndecidedRule, case_text, sample_of, sentence
+from evalsuite.runs.store import Store, write_atomically
+from evalsuite.runs.timings import RunTimings
 from evalsuite.tolerances import Tolerance
 from evalsuite.types import ExternalCandidate, WeightSet
 
@@ -236,38 +238,68 @@ def controls_of_paths(paths: Iterable[str]) -> tuple[ExternalCandidate, ...]:
     )
 
 
-def junit(verdicts: pd.DataFrame) -> bytes:
-    """Returns verdicts as JUnit XML: a test suite per candidate, a test case per metric and condition."""
+def junit(verdicts: pd.DataFrame, seconds: Mapping[str, float] = MappingProxyType({})) -> bytes:
+    """Returns verdicts as JUnit XML: a test suite per candidate, a test case per metric and condition.
+
+    Every case has its numbers as text. Its time is an equal share of what the test that reports it takes on one
+    network, so that the times of a suite add up to that of measuring the candidate.
+
+    Args:
+        verdicts: See `evalsuite.results.check_verdicts.verdict_table`.
+        seconds: By test, as a mean over the networks; empty where they are not known.
+    """
     root = ET.Element("testsuites", name="evalsuite check")
     for candidate, rows in verdicts.groupby("candidate", sort=False):
         failures = str(int((~rows["passed"]).sum()))
-        suite = ET.SubElement(root, "testsuite", name=str(candidate), tests=str(len(rows)), failures=failures)
+        times = [_seconds(row, rows, seconds) for row in rows.to_dict("records")]
+        about = {"name": str(candidate), "tests": str(len(rows)), "failures": failures}
+        suite = ET.SubElement(root, "testsuite", about | {"time": f"{sum(times):.3f}"})
         if text := sample_of(rows):
             properties = ET.SubElement(suite, "properties")
             ET.SubElement(properties, "property", name="sample", value=text)
-        for record in rows.to_dict("records"):
-            row = {str(name): value for name, value in record.items()}
-            case = ET.SubElement(
-                suite, "testcase", classname=str(candidate), name=f"{row['metric']} on {row['condition']}"
-            )
-            if not row["passed"]:
-                ET.SubElement(case, "failure", message=sentence(row))
-            elif isinstance(row["reason"], str) and row["reason"]:
-                ET.SubElement(case, "skipped", message=row["reason"])
-            if row["flags"]:
-                ET.SubElement(case, "system-out").text = f"Warning: {row['flags']}"
+        for record, time in zip(rows.to_dict("records"), times, strict=True):
+            _add_case(suite, {str(name): value for name, value in record.items()}, time)
     ET.indent(root)
     data: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return data
 
 
-def write_junit(verdicts: pd.DataFrame, path: Path) -> None:
+def _seconds(row: Mapping[Any, Any], rows: pd.DataFrame, seconds: Mapping[str, float]) -> float:
+    """The share of one check in the time of its test."""
+    test = row.get("evaluator", "")
+    return seconds[test] / int((rows["evaluator"] == test).sum()) if test in seconds else 0.0
+
+
+def _add_case(suite: ET.Element, row: Mapping[str, Any], seconds: float) -> None:
+    name = f"{row['metric']} on {row['condition']}"
+    about = {"classname": suite.attrib["name"], "name": name, "time": f"{seconds:.3f}"}
+    case = ET.SubElement(suite, "testcase", about)
+    texts = [f"Warning: {row['flags']}"] if row["flags"] else []
+    if not row["passed"]:
+        failure = ET.SubElement(case, "failure", message=sentence(row), type=str(row.get("verdict", "")))
+        failure.text = case_text(row)
+    elif isinstance(row["reason"], str) and row["reason"]:
+        ET.SubElement(case, "skipped", message=row["reason"])
+    else:
+        texts.insert(0, case_text(row))
+    if texts:
+        ET.SubElement(case, "system-out").text = "\n".join(texts)
+
+
+def write_junit(verdicts: pd.DataFrame, path: Path, *, run: Path | None = None) -> None:
     """Writes verdicts as JUnit XML.
+
+    Args:
+        verdicts: See `junit`.
+        path: The file.
+        run: The run folder, which knows how long each test took.
 
     Raises:
         StoreError: If the file cannot be written.
     """
-    write_atomically(path, junit(verdicts))
+    spent = {} if run is None else RunTimings(Store(run), workers=1).spent
+    seconds = {test: of["seconds"] / of["cells"] for test, of in spent.items() if of["cells"]}
+    write_atomically(path, junit(verdicts, seconds))
 
 
 def _architecture(request: CheckRequest) -> Architecture:

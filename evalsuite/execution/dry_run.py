@@ -8,20 +8,30 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from evalsuite.config.options import Options
 from evalsuite.datasets.views import View
+from evalsuite.evaluators.accuracy import ACCURACY, AGREEMENT
+from evalsuite.evaluators.corruptions import MEANS
 from evalsuite.execution.devices import threads
 from evalsuite.execution.planning import PreparedRun, prepare
 from evalsuite.execution.search import search_plan
+from evalsuite.execution.suite_checks import declared_conditions
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.inference import BATCH_SIZE, logits, prepare_for_inference
+from evalsuite.results.power import PlannedRate, planned_power
 from evalsuite.runs.plan import PlannedCell, ResolvedPlan, RunPlan
+from evalsuite.runs.store import Key
 from evalsuite.runs.timings import RunTimings
-from evalsuite.types import PRODUCTION
+from evalsuite.tolerances import limit_for, parse_limits
+from evalsuite.types import DENSE, PRODUCTION
 
 if TYPE_CHECKING:
     from evalsuite.config.suite import Suite
+    from evalsuite.runs.store import Store
     from evalsuite.tolerances import Tolerance
+    from evalsuite.types import Array
 
 PROBE = 256
 """Images of the probe that measures how fast the network is."""
@@ -66,6 +76,7 @@ class DryRun:
         tolerances: Metric to tolerance.
         sample: Which part of the test images is tested; empty for all.
         found: What was found in the user's own images, in words.
+        power: What these images cannot decide, in one sentence; empty where they decide all.
     """
 
     lines: tuple[CostLine, ...]
@@ -77,6 +88,7 @@ class DryRun:
     tolerances: Mapping[str, Tolerance]
     sample: str = ""
     found: tuple[str, ...] = ()
+    power: str = ""
 
 
 def dry_run(
@@ -114,7 +126,56 @@ def describe_run(prepared: PreparedRun) -> DryRun:
         prepared.suite.tolerances,
         "" if sample is None else sample.text,
         data_lines(prepared),
+        planned_power(planned_rates(prepared), _discordance(plan, prepared.runner.store)),
     )
+
+
+def planned_rates(prepared: PreparedRun) -> list[PlannedRate]:
+    """Returns the checks of rates of a planned run whose tolerance is a number, means over conditions left out.
+
+    Shares that the parent has by definition (the agreement with itself) are left out as well: no candidate that differs
+    from it has a drop of 0.
+    """
+    suite = prepared.suite
+    rules = {metric: parse_limits(tolerance) for metric, tolerance in suite.tolerances.items()}
+    rates = {
+        metric.name
+        for config in suite.evaluators
+        for metric in config.plugin.metrics
+        if metric.functional == "mean" and metric.unit == "fraction" and metric.higher_is_better
+    } - {AGREEMENT.name}
+    declared = declared_conditions(suite, prepared.image_source)
+    groups = {condition.group for conditions in declared.values() for condition in conditions or ()}
+    return [
+        PlannedRate(condition.metric, condition.condition, min(images.values()), limit.amount)
+        for label, conditions in declared.items()
+        if (images := prepared.plan.by_label[label].images)
+        for condition in conditions or ()
+        if condition.metric in rates & set(rules) and condition.condition not in {*groups, *MEANS}
+        if (limit := limit_for(rules[condition.metric], condition.condition, condition.group)) is not None
+        if not limit.relative
+    ]
+
+
+def _discordance(plan: RunPlan, store: Store) -> float | None:
+    """The median share of clean images on which finished candidates and their parents differ in being right."""
+    resolved, shares = ResolvedPlan(plan, store), []
+    for key in plan.by_key:
+        parent = _correct(resolved, Key(DENSE, key.seed, 0.0)) if key.method != DENSE else None
+        candidate = None if parent is None else _correct(resolved, key)
+        if parent is not None and candidate is not None and len(candidate) == len(parent):
+            shares.append(float(np.mean(parent != candidate)))
+    return float(np.median(shares)) if shares and max(shares) > 0 else None
+
+
+def _correct(resolved: ResolvedPlan, key: Key) -> Array | None:
+    """Which clean images a network classifies correctly, if that is measured already."""
+    for test in resolved.plan.tests:
+        cell = resolved.cell(key, test.label) if "accuracy" in test.label else None
+        for score in cell.scores if cell is not None else ():
+            if (score.metric, score.condition) == (ACCURACY.name, "clean") and score.evidence:
+                return next(iter(score.evidence.values()))
+    return None
 
 
 def data_lines(prepared: PreparedRun) -> tuple[str, ...]:

@@ -67,6 +67,7 @@ def report_data(run: Run) -> ReportData:
         record={**run.record, "notes": run.notes, **axis},
         pictures=pictures,
         no_pictures=missing,
+        data_sets={},
     )
 
 
@@ -214,7 +215,24 @@ def combined_report_data(runs: Sequence[Run]) -> ReportData:
         metrics=_common_metrics(runs, run_labels),
         record=_combined_record(runs, run_labels),
         no_pictures=dict.fromkeys(("misclassified", "corruption", "attack"), _IN_SINGLE_REPORTS),
+        data_sets=_data_sets(runs, run_labels, labels),
     )
+
+
+def _data_sets(
+    runs: Sequence[Run], run_labels: Sequence[str], labels: Sequence[Mapping[str, str]]
+) -> dict[str, str]:
+    """The data set of each method; with the name of the run where different ones are called alike."""
+    tables = [dict(run.record["suite"]["data"]) for run in runs]
+    names = [str(table.get("name")) for table in tables]
+    different = [
+        name for name in names if len({str(t) for t, n in zip(tables, names, strict=True) if n == name}) > 1
+    ]
+    shown = [
+        f"{name} of {label}" if name in different else name
+        for name, label in zip(names, run_labels, strict=True)
+    ]
+    return {method: name for name, of_run in zip(shown, labels, strict=True) for method in of_run.values()}
 
 
 def _run_labels(runs: Sequence[Run]) -> list[str]:

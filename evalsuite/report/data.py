@@ -53,6 +53,7 @@ class ReportData:
             why, and one for each of `evalsuite.report.comparability.SETUPS` and ``TOTALS``.
         pictures: Images that candidates misclassify, corrupted images, attacked images.
         no_pictures: Why there are none, by kind of picture.
+        data_sets: Data set of each method, where runs stand side by side; empty for one run.
     """
 
     measurements: pd.DataFrame
@@ -74,6 +75,7 @@ class ReportData:
     checked: pd.DataFrame = field(default_factory=pd.DataFrame)
     pictures: tuple[Picture, ...] = ()
     no_pictures: Mapping[PictureKind, str] = field(default_factory=dict)
+    data_sets: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def headline(self) -> list[Row]:

@@ -26,7 +26,7 @@ from evalsuite.report.check_cards import SHOWN, check_answer
 from evalsuite.report.comparability import FAIR_FROM, SETUPS, TOTALS
 from evalsuite.report.data import MOST_UNRANKED, ReportData, headline_rows, records
 from evalsuite.report.labels import condition_label, metric_label, number, percent
-from evalsuite.report.threshold_tables import FLAGS, threshold_blocks, threshold_matrix
+from evalsuite.report.threshold_tables import FLAGS, threshold_blocks, threshold_matrices, threshold_matrix
 from evalsuite.report.verdict_cards import Verdicts
 from evalsuite.types import Picture, PictureKind
 
@@ -84,6 +84,7 @@ def _thresholds(data: ReportData) -> dict[str, Any]:
         "scope": verdicts.scope(),
         "control": verdicts.control(),
         "matrix": threshold_matrix(data.headline, data.methods),
+        "matrices": threshold_matrices(data),
         "blocks": threshold_blocks(data),
         "seeds": sorted({str(seed) for seed in data.measurements["seed"].dropna()}),
         "flags": FLAGS,

@@ -196,6 +196,18 @@ def threshold_matrix(rows: Sequence[Row], methods: Sequence[str]) -> ThresholdMa
     return ThresholdMatrix(columns, cells, _legend(cells, common_marks), _descriptions(columns, results))
 
 
+def threshold_matrices(data: ReportData) -> dict[str, ThresholdMatrix]:
+    """Returns a matrix for each data set, by its name; without a name where all methods are of one."""
+    names = unique(data.data_sets.get(method, "") for method in data.methods)
+    if len(names) < 2:
+        return {"": threshold_matrix(data.headline, data.methods)}
+    methods = {name: [m for m in data.methods if data.data_sets.get(m, "") == name] for name in names}
+    return {
+        name: threshold_matrix([row for row in data.headline if row["method"] in own], own)
+        for name, own in methods.items()
+    }
+
+
 def column_results(
     rows: Sequence[Row], methods: Sequence[str]
 ) -> tuple[tuple[MatrixColumn, ...], dict[str, tuple[ColumnResult | None, ...]]]:
@@ -212,10 +224,11 @@ def column_results(
     results: dict[str, list[ColumnResult | None]] = {method: [] for method in methods}
     for column in (*COLUMNS, *extra, EVERYTHING):
         line = {method: column_result(column, by_method[method], method) for method in methods}
-        count = max((result.count for result in line.values() if result is not None), default=0)
-        if count or (column is EVERYTHING and columns):
-            several = column.note == "worst" and count > 1
-            columns.append(replace(column, note=f"worst of {count}") if several else column)
+        counts = sorted({result.count for result in line.values() if result is not None})
+        if counts or (column is EVERYTHING and columns):
+            several = column.note == "worst" and counts[-1:] > [1]
+            note = f"worst of {' or '.join(map(str, counts))}"  # runs that stand side by side have their own
+            columns.append(replace(column, note=note) if several else column)
             for method, result in line.items():
                 results[method].append(result)
     return tuple(columns), {method: tuple(line) for method, line in results.items()}

@@ -27,7 +27,7 @@ COLUMNS = (
     *("candidate", "seed", "ratio", "parameters", "macs", "packed", "metric", "condition"),
     *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "verdict", "verdict_level"),
     *("decidable", "shown", "passed", "controls", "controls_inferior", "controls_failed"),
-    *("reason", "flags", "sample"),
+    *("reason", "flags", "sample", "evaluator"),
 )
 YES, NO, OPEN = "commensurate", "not commensurate", "open"
 """What the verdicts were called in the column ``shown`` up to evalsuite 0.2, which stays for one release."""
@@ -271,6 +271,21 @@ def sentence(row: Mapping[str, Any]) -> str:
         + (", which the images leave undecided" if within else "")
         + controls_phrase(row)
     )
+
+
+def case_text(row: Mapping[str, Any]) -> str:
+    """Returns the numbers of one verdict, one fact per line."""
+    if pd.isna(row["value"]):
+        return str(row["reason"])
+    low, high = row.get("drop_low", np.nan), row.get("drop_high", np.nan)
+    interval = "" if pd.isna(low) or pd.isna(high) else f" (95 % interval {low:.4f} to {high:.4f})"
+    level = f", at {row['verdict_level']}" if row.get("verdict_level") else ""
+    lines = [
+        f"{row['metric']} on {row['condition']}: {row['value']:.4f}, the parent's {row['parent']:.4f}",
+        f"drop {row['drop']:.4f}{interval}, tolerance {row['tolerance']:g}",
+        f"verdict: {row.get('verdict', '')}{level}",
+    ]
+    return "\n".join([*lines, *filter(None, [controls_phrase(row).removeprefix("; ")])])
 
 
 def controls_phrase(row: Mapping[str, Any]) -> str:

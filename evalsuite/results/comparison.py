@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from evalsuite.runs.store import Cell, Key
-from evalsuite.statistics.bounds import group_mean_bounds, mean_bounds
+from evalsuite.statistics.bounds import PairedDrops, bounds_of_many, group_mean_bounds, mean_bounds
 from evalsuite.statistics.intervals import marginal_interval
 from evalsuite.statistics.rates import mcnemar
 from evalsuite.statistics.resampling import Replicates, bootstrap_weights, drop
@@ -101,23 +101,31 @@ class Comparison:
 
     def over_seeds(self) -> pd.DataFrame | None:
         """Returns bounds on the mean drops over several seeds; ``None`` if there is one seed."""
-        rows = []
         seeds = sorted({key.seed for key, _ in self._cells})
         if len(seeds) < 2:
             return None
-        for (method, metric, condition), keys in self._curves.items():
+        chains: dict[Curve, list[list[Key]]] = {}
+        for curve, keys in self._curves.items():
             by_seed = {seed: {key.target_ratio: key for key in keys if key.seed == seed} for seed in seeds}
             grids = [set(by_ratio) for by_ratio in by_seed.values()]
             shared = sorted(set.intersection(*grids))
-            if not shared or any(grid != set(shared) for grid in grids):
-                continue  # a candidate is missing: there is no mean over these seeds
-            chains = [[by_seed[s][ratio] for ratio in shared] for s in seeds]
-            bounds = self._bounds(metric, condition, chains)
-            labels = {"method": method, "metric": metric, "condition": condition}
-            rows += [
-                {**labels, "target_ratio": ratio, **columns, "test": self.code(keys, metric, condition)}
-                for ratio, columns, keys in zip(shared, bounds, zip(*chains, strict=True), strict=True)
-            ]
+            if shared and all(
+                grid == set(shared) for grid in grids
+            ):  # else there is no mean over these seeds
+                chains[curve] = [[by_seed[seed][ratio] for ratio in shared] for seed in seeds]
+        columns = self._bounds_of_many([(*curve[1:], keys) for curve, keys in chains.items()])
+        rows = [
+            {
+                "method": method,
+                "metric": metric,
+                "condition": condition,
+                "target_ratio": keys[0].target_ratio,
+                **bounds,
+                "test": self.code(keys, metric, condition),
+            }
+            for ((method, metric, condition), of_seeds), found in zip(chains.items(), columns, strict=True)
+            for bounds, keys in zip(found, zip(*of_seeds, strict=True), strict=True)
+        ]
         return pd.DataFrame(rows) if rows else None
 
     def code(self, keys: Sequence[Key], metric: str, condition: str) -> int:
@@ -152,7 +160,7 @@ class Comparison:
         A mean that a test reports itself, as a condition called like the group, is taken from there. Groups whose
         conditions have different tolerances have none.
         """
-        rows = [row for group in self._groups.items() for row in self._group_rows(*group)]
+        rows = [row for group in self.groups.items() for row in self._group_rows(*group)]
         return pd.DataFrame(rows) if rows else None
 
     def _group_rows(
@@ -188,7 +196,7 @@ class Comparison:
             bounds = (
                 [self._bounds_by_score[key, metric, group] for key in chains[0]]
                 if len(chains) == 1 and (chains[0][0], metric, group) in self._bounds_by_score
-                else self._bounds(metric, group, chains)
+                else self._bounds_of_many([(metric, group, chains)])[0]
             )
             return [columns | {"test": code} for columns, code in zip(bounds, codes, strict=True)]
         members = [self._evidence(metric, condition, chains) for condition in conditions]
@@ -197,8 +205,8 @@ class Comparison:
         return [_columns_at(found, index) for index in range(len(chains[0]))]
 
     @cached_property
-    def _groups(self) -> dict[tuple[str, str, str], dict[str, list[Key]]]:
-        """Candidates by condition, for each method, metric and group of two or more conditions."""
+    def groups(self) -> dict[tuple[str, str, str], dict[str, list[Key]]]:
+        """Candidates by condition, for each method, metric and group of two or more conditions with a tolerance."""
         groups: dict[tuple[str, str, str], dict[str, list[Key]]] = defaultdict(dict)
         for (method, metric, condition), keys in self._curves.items():
             group = self.scores[keys[0], metric, condition].group
@@ -232,13 +240,18 @@ class Comparison:
     @cached_property
     def _bounds_by_score(self) -> dict[tuple[Key, str, str], dict[str, float]]:
         """Columns of the bounds on the drop, by candidate, metric and condition."""
-        columns: dict[tuple[Key, str, str], dict[str, float]] = {}
-        for (_, metric, condition), keys in self._curves.items():
-            for seed in sorted({key.seed for key in keys}):
-                rising = sorted((key for key in keys if key.seed == seed), key=lambda key: key.target_ratio)
-                bounds = self._bounds(metric, condition, [rising])
-                columns |= {(key, metric, condition): row for key, row in zip(rising, bounds, strict=True)}
-        return columns
+        chains = [
+            (metric, condition, [sorted((k for k in keys if k.seed == seed), key=lambda k: k.target_ratio)])
+            for (_, metric, condition), keys in self._curves.items()
+            for seed in sorted({key.seed for key in keys})
+        ]
+        return {
+            (key, metric, condition): row
+            for (metric, condition, (rising,)), found in zip(
+                chains, self._bounds_of_many(chains), strict=True
+            )
+            for key, row in zip(rising, found, strict=True)
+        }
 
     @property
     def tested(self) -> Collection[tuple[Key, str, str]]:
@@ -261,15 +274,26 @@ class Comparison:
                 curves[key.method, metric, condition].append(key)
         return curves
 
-    def _bounds(self, metric: str, condition: str, keys: list[list[Key]]) -> list[dict[str, float]]:
-        """Columns of the bounds on the mean drop over seeds, at each ratio; `keys` has the candidates of each seed."""
+    def _bounds_of_many(
+        self, chains: Sequence[tuple[str, str, list[list[Key]]]]
+    ) -> list[list[dict[str, float]]]:
+        """Columns of the bounds on mean drops over seeds, at each ratio.
+
+        Args:
+            chains: Metric, condition, and the candidates of each seed.
+        """
+        drops = [self._paired_drops(*chain) for chain in chains]
+        found = bounds_of_many(drops, weights=self.replicates)
+        return [
+            [_columns_at(bounds, index) for index in range(len(chain[2][0]))]
+            for chain, bounds in zip(chains, found, strict=True)
+        ]
+
+    def _paired_drops(self, metric: str, condition: str, keys: list[list[Key]]) -> PairedDrops:
         parents, candidates = self._evidence(metric, condition, keys)
         group = self.scores[keys[0][0], metric, condition].group
         limit = limit_for(self._rules[metric], condition, group) or Limit(0.0)
-        bounds = mean_bounds(
-            self.metrics[metric], parents, candidates, weights=self.replicates, tolerance=limit
-        )
-        return [_columns_at(bounds, index) for index in range(len(keys[0]))]
+        return PairedDrops(self.metrics[metric], parents, candidates, limit)
 
     def _evidence(
         self, metric: str, condition: str, keys: list[list[Key]]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from evalsuite.results.comparison import Comparison, apply_search_correction, di
 from evalsuite.results.condition_splits import split_table
 from evalsuite.results.controls import PLACE, beyond_control, matching_controls
 from evalsuite.results.harmless_copy import harmless_counts
+from evalsuite.results.kept_tables import KeptTables
+from evalsuite.results.power import measured_power
 from evalsuite.results.ratios import (
     COST_COLUMNS,
     NOT_COUNTED,
@@ -130,8 +132,40 @@ class Run:
 
     @cached_property
     def _measured_rows(self) -> pd.DataFrame:
+        return self._coded_rows.drop(columns="test")
+
+    @cached_property
+    def _coded_rows(self) -> pd.DataFrame:
+        """Measurements with the code of the evidence of each test."""
+        return self._kept_table("measured", self._computed_rows)
+
+    def _computed_rows(self) -> pd.DataFrame:
         rows = [row for seed in self._suite["seeds"] for row in self._seed_rows(seed)]
-        return pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
+        table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(dict.fromkeys(COUNTS, "Int64"))
+        comparison = self.comparison
+        codes = {place: comparison.code(place[:1], *place[1:]) for place in comparison.tested}
+        keys = zip(table["method"], table["seed"], table["target_ratio"], strict=True)
+        places = zip((Key(*key) for key in keys), table["metric"], table["condition"], strict=True)
+        return table.assign(test=[codes.get(place, math.nan) for place in places])
+
+    @cached_property
+    def _kept(self) -> KeptTables:
+        """Tables that are kept in the folder; none over another axis or at other tolerances."""
+        is_own = self._other is None and not self.axis and isinstance(self.record.get("plan"), Mapping)
+        content = {name: self.record[name] for name in ("suite", "plan")} if is_own else None
+        return KeptTables(self.path, content)
+
+    def _kept_table(self, name: str, compute: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        table = self._kept.table(name, compute)
+        return compute() if table is None else table
+
+    def keep_tables(self) -> None:
+        """Keeps in the folder what takes long to compute and was asked for; see `evalsuite.results.kept_tables`.
+
+        Raises:
+            StoreError: If the folder cannot be written.
+        """
+        self._kept.write()
 
     @cached_property
     def verdicts(self) -> pd.DataFrame:
@@ -152,17 +186,13 @@ class Run:
     @cached_property
     def counts(self) -> pd.DataFrame:
         """How many checks of each method are in which state, by scope and target ratio; see `verdicts`."""
-        return count_table(self.verdicts, harmless_counts(self.comparison))
+        harmless = self._kept_table("harmless copies", lambda: harmless_counts(self.comparison))
+        return count_table(self.verdicts, harmless)
 
     @cached_property
     def _tests(self) -> pd.DataFrame:
         """Measurements with the code of the evidence of each test, corrected for a search."""
-        table, comparison = self._measured_rows, self.comparison
-        codes = {place: comparison.code(place[:1], *place[1:]) for place in comparison.tested}
-        keys = zip(table["method"], table["seed"], table["target_ratio"], strict=True)
-        places = zip((Key(*key) for key in keys), table["metric"], table["condition"], strict=True)
-        table = table.assign(test=[codes.get(place, math.nan) for place in places])
-        return apply_search_correction(table, self._searched)
+        return apply_search_correction(self._coded_rows, self._searched)
 
     @property
     def _searched(self) -> dict[str, int]:
@@ -172,17 +202,19 @@ class Run:
 
     @cached_property
     def _over_seeds(self) -> pd.DataFrame | None:
-        return self.comparison.over_seeds()
+        return self._kept.table("over seeds", lambda: self.comparison.over_seeds())
 
     @cached_property
     def _over_groups(self) -> pd.DataFrame | None:
-        return self.comparison.over_groups()
+        return self._kept.table("over groups", lambda: self.comparison.over_groups())
 
     @cached_property
     def _beyond_control(self) -> pd.DataFrame | None:
         """What candidates lose beyond their controls; ``None`` without a control."""
         controls = matching_controls(self.candidates, self._unpruned)
-        return beyond_control(self.comparison, controls) if controls else None
+        if not controls:
+            return None
+        return self._kept.table("beyond control", lambda: beyond_control(self.comparison, controls))
 
     @cached_property
     def metrics(self) -> dict[str, Metric]:
@@ -265,10 +297,12 @@ class Run:
     def _judged_beyond_control(self, beyond: pd.DataFrame) -> JudgedCurves:
         """The same curves; their tests are those of the difference from the control."""
         tests = tests_beyond_control(self._paired(self._tests), beyond)
-        seeds = self._over_seeds
+        seeds, groups = self._over_seeds, self._over_groups
         if seeds is not None:
             seeds = tests_beyond_control(seeds.assign(seed=ALL_SEEDS), beyond)
-        return self._curves_of(tests, seeds, None)
+        if groups is not None:
+            groups = tests_beyond_control(groups, beyond)
+        return self._curves_of(tests, seeds, groups)
 
     def _curves_of(
         self, table: pd.DataFrame, over_seeds: pd.DataFrame | None, over_groups: pd.DataFrame | None
@@ -295,7 +329,14 @@ class Run:
     def notes(self) -> list[dict[str, Any]]:
         """What a reader should know about models: what the record says, and who lies on no curve over the axis."""
         left_out = [NO_CONTROL] if self._suite.get("control") is False else []
-        return [*(self.record.get("notes") or ()), *left_out, *off_curve_notes(self._off_curve)]
+        power = measured_power(self.verdicts, self._unpruned)
+        too_few = [{"method": "all", "seed": "all", "note": power}] if power else []
+        return [
+            *(self.record.get("notes") or ()),
+            *left_out,
+            *too_few,
+            *off_curve_notes(self._off_curve),
+        ]
 
     @property
     def tolerances(self) -> Mapping[str, Tolerance]:

@@ -127,19 +127,46 @@ def _places_of(parts: Sequence[pd.DataFrame]) -> set[Any]:
     return {place for part in parts for place in part[list(PLACE)].itertuples(index=False, name=None)}
 
 
+KEYS = ["method", "target_ratio", "metric", "condition", "aggregate"]
+"""What a check at a ratio is, whatever the scope and the seed."""
+
+
 def _of_methods(table: pd.DataFrame) -> pd.DataFrame:
     """Rows of the scope *the method*: the spread over the seeds joins the noise of the images."""
-    keys = ["method", "target_ratio", "metric", "condition", "aggregate"]
-    networks = table[table["scope"] == NETWORK]
-    excess = (networks["drop"] - networks["drop_tolerance"]).groupby([networks[key] for key in keys])
-    spread = pd.DataFrame({"seeds": excess.count(), "spread": excess.std(ddof=1)}).reset_index()
-    rows = table[table["scope"] == MEAN].merge(spread, on=keys, how="inner")
-    rows = rows[rows["seeds"] >= FEWEST_SEEDS].copy()
-    margin = (rows["drop_tolerance"] - rows["drop"]).to_numpy(dtype=np.float64)
-    error = (rows["spread"] / np.sqrt(rows["seeds"])).to_numpy(dtype=np.float64)
-    for name, sign in (("noninferiority_p", 1), ("inferiority_p", -1)):
-        rows[name] = tests_over_seeds(rows[name].to_numpy(), sign * margin, error, rows["seeds"].to_numpy())
-    return rows.assign(scope=METHOD, drop_low=np.nan, drop_high=np.nan, test=np.nan)
+    rows = table[table["scope"] == MEAN].assign(scope=METHOD)
+    rows = rows.assign(**_over_seeds(rows, table, "drop", ("noninferiority_p", "inferiority_p")))
+    rows = rows[rows["seeds"] >= FEWEST_SEEDS].drop(columns="seeds")
+    return rows.assign(drop_low=np.nan, drop_high=np.nan, test=np.nan)
+
+
+def _over_seeds(
+    rows: pd.DataFrame, table: pd.DataFrame, value: str, p_values: tuple[str, str]
+) -> dict[str, Any]:
+    """P-values for the method from those for the mean of its networks, and the number of seeds.
+
+    Args:
+        rows: Means over the networks.
+        table: With the rows of the single networks.
+        value: Column of what is above or within its tolerance.
+        p_values: Columns of the tests that it is within, and that it is above.
+    """
+    networks = table[(table["scope"] == NETWORK) & table[value].notna()]
+    excess = (networks[value] - networks["drop_tolerance"]).groupby([networks[key] for key in KEYS])
+    spread = pd.DataFrame({"seeds": excess.count(), "spread": excess.std(ddof=1)})
+    spread = spread.reindex(pd.MultiIndex.from_frame(rows[KEYS]))
+    seeds = spread["seeds"].fillna(0).to_numpy()
+    enough = np.maximum(seeds, FEWEST_SEEDS)
+    margin = (rows["drop_tolerance"] - rows[value]).to_numpy(dtype=np.float64)
+    error = spread["spread"].to_numpy() / np.sqrt(enough)
+    tests = {
+        name: np.where(
+            seeds >= FEWEST_SEEDS,
+            tests_over_seeds(rows[name].to_numpy(dtype=np.float64), sign * margin, error, enough),
+            np.nan,
+        )
+        for name, sign in zip(p_values, (1, -1), strict=True)
+    }
+    return {"seeds": seeds, **tests}
 
 
 def _images_needed(table: pd.DataFrame) -> Array:
@@ -161,10 +188,9 @@ def _images_needed(table: pd.DataFrame) -> Array:
 def _inferior_in(table: pd.DataFrame) -> Array:
     """In how many networks a check is inferior, by Holm's procedure over checks, ratios and seeds of a method."""
     networks = table[table["scope"] == NETWORK].reset_index(drop=True)
-    keys = ["method", "target_ratio", "metric", "condition", "aggregate"]
-    found = networks[keys].assign(inferior=inferior_flags(networks, ["method"]))
-    counts = found.groupby(keys)["inferior"].sum().rename("count").reset_index()
-    return table[keys].merge(counts, on=keys, how="left")["count"].to_numpy()
+    flags = networks[KEYS].assign(inferior=inferior_flags(networks, ["method"]))
+    counts = flags.groupby(KEYS)["inferior"].sum().rename("count").reset_index()
+    return table[KEYS].merge(counts, on=KEYS, how="left")["count"].to_numpy()
 
 
 def _with_controls(table: pd.DataFrame, beyond: pd.DataFrame | None) -> pd.DataFrame:
@@ -173,7 +199,18 @@ def _with_controls(table: pd.DataFrame, beyond: pd.DataFrame | None) -> pd.DataF
         return table.assign(**dict.fromkeys(CONTROL_COLUMNS, np.nan), beyond_control_verdict="")
     table = table.merge(beyond.astype({"seed": object}), on=list(PLACE), how="left")
     of_method = table["scope"] == METHOD
-    table.loc[of_method, list(CONTROL_COLUMNS)] = np.nan
+    if of_method.any():
+        p_values = ("beyond_control_noninferiority_p", "beyond_control_inferiority_p")
+        rows = table[of_method]
+        found = _over_seeds(rows, table, "beyond_control", p_values)
+        unknown = (
+            "beyond_control_low",
+            "beyond_control_high",
+            "beyond_control_test",
+        )  # of the mean, not the method
+        columns = {**dict.fromkeys(unknown, np.nan), **{name: found[name] for name in p_values}}
+        table.loc[of_method, list(columns)] = pd.DataFrame(columns, index=rows.index)
+        table.loc[of_method & table["beyond_control_noninferiority_p"].isna(), "beyond_control"] = np.nan
     tests = pd.DataFrame(
         {
             **{name: table[name] for name in ("method", "scope", "seed", "grid")},
@@ -200,7 +237,7 @@ CONTROL_INTERVAL = {
 
 def tests_beyond_control(table: pd.DataFrame, beyond: pd.DataFrame) -> pd.DataFrame:
     """Returns a table of measurements, or of bounds, whose tests are those of the difference from the control."""
-    own = table.drop(columns=list(CONTROL_TESTS)).astype({"seed": object})
+    own = table.drop(columns=list(CONTROL_TESTS), errors="ignore").astype({"seed": object})
     tests = beyond[[*PLACE, *CONTROL_TESTS.values()]].astype({"seed": object})
     renamed = tests.rename(columns={new: old for old, new in CONTROL_TESTS.items()})
     return own.merge(renamed, on=list(PLACE), how="left").set_index(table.index)

@@ -38,8 +38,8 @@ from evalsuite.runs.serialization import (
     array_name,
     parse_table,
     to_json,
+    verified_table,
     verify_array,
-    verify_checksum,
     with_checksum,
 )
 from evalsuite.types import Array, Candidate, CellStatus, Cost, Metric, Phase, Score
@@ -156,7 +156,7 @@ class Store:
     def candidate(self, key: Key, digest: str | None = None) -> Candidate | None:
         """Returns a finished candidate; ``None`` if there is none, or not of this digest."""
         try:
-            content = verify_checksum(parse_table(self.candidate_path(key).read_text("utf-8")))
+            content = verified_table(self.candidate_path(key).read_text("utf-8"))
             if digest is not None and content["digest"] != digest:
                 return None
             fields = content["candidate"]
@@ -215,7 +215,7 @@ class Store:
         """Returns how a cell of this digest ended and why, without reading its arrays; ``None`` if there is none."""
         try:
             with safe_open(self.cell_path(key, evaluator), framework="numpy") as file:
-                content = verify_checksum(parse_table(file.metadata()["cell"]))
+                content = verified_table(file.metadata()["cell"])
             return (content["status"], content["reason"]) if content["digest"] == digest else None
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             return None
@@ -269,7 +269,7 @@ def _read(path: Path, digest: str | None) -> Cell | None:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            content = verify_checksum(parse_table(file.metadata()["cell"]))
+            content = verified_table(file.metadata()["cell"])
             if digest is not None and content["digest"] != digest:
                 return None
             return _cell(content, {name: verify_array(name, file.get_tensor(name)) for name in file.keys()})  # noqa: SIM118  # no mapping

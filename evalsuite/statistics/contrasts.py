@@ -7,29 +7,23 @@ costs; the rest is the training. As for drops, images are paired and are the sam
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from evalsuite.metrics.functionals import evaluate
-from evalsuite.statistics.bounds import (
-    ROUNDING,
-    inside_unit,
-    limits_of_replicates,
-    p_values,
-    weight_of_rare_error,
-)
+from evalsuite.statistics.bounds import ROUNDING, inside_unit, p_values
 from evalsuite.statistics.limits import (
     FEWEST_DIFFERENCES,
     SIMULTANEOUS,
     Z_LIMIT,
     effective_counts,
     mean_quantile,
+    unseen_tail,
 )
 from evalsuite.statistics.paired import BIASED, direction, is_rate
 from evalsuite.statistics.rates import lower_score_quantile, score_limit, score_quantile
+from evalsuite.statistics.replicate_limits import limits_of_replicates, weight_of_rare_error
 from evalsuite.statistics.resampling import drop
 
 if TYPE_CHECKING:
@@ -144,7 +138,9 @@ def _bounds_of_mean(values: Floats, tolerance: float, *, unit: bool) -> Floats:
         return np.array([estimate, np.nan, np.nan, 1.0 if estimate > tolerance else upper, 1.0])
     margin = float(stdtrit(len(values) - 1, SIMULTANEOUS)) * values.std(ddof=1) / np.sqrt(len(values))
     largest = np.full(1, tolerance + ROUNDING * max(1.0, tolerance))
-    upper, lower = (float(ndtr(-mean_quantile(sign * values, sign * largest)[0])) for sign in (-1, 1))
+    within = largest - (0.0 if unit else unseen_tail(values))
+    upper = float(ndtr(-mean_quantile(-values, -within)[0]))
+    lower = float(ndtr(-mean_quantile(values, largest)[0]))
     above = estimate > largest[0]
     return np.array(
         [
@@ -162,13 +158,14 @@ def _bounds_of_functional(contrast: Contrast, replicates: Replicates) -> Floats:
     metric = contrast.metric
     higher, name = direction(metric), metric.functional
     pairs = list(zip(contrast.controls, contrast.candidates, strict=True))
-    estimate, drawn = (
-        np.atleast_1d(np.mean([drop(of(a), of(b), higher_is_better=higher) for a, b in pairs], axis=0))
-        for of in (partial(evaluate, name), partial(replicates, name))
-    )
+    values = [
+        drop(replicates.value(name, a), replicates.value(name, b), higher_is_better=higher) for a, b in pairs
+    ]
+    draws = [drop(replicates(name, a), replicates(name, b), higher_is_better=higher) for a, b in pairs]
+    estimate, drawn = np.atleast_1d(np.mean(values)), np.asarray(np.mean(draws, axis=0))
     if name in BIASED:
         return np.array([estimate[0], np.nan, np.nan, np.nan, np.nan])
-    weight = np.array([weight_of_rare_error(metric, contrast.controls, contrast.candidates)])
+    weight = np.array([weight_of_rare_error(metric, contrast.controls, contrast.candidates, replicates)])
     limits = limits_of_replicates(estimate, drawn[:, None], weight)
     tests = p_values(limits, estimate, contrast.tolerance)
     return np.array([x[0] for x in (estimate, limits.low, limits.high, *tests)])

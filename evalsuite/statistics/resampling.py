@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from functools import cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
 from evalsuite.errors import ContractError, DataError
-from evalsuite.metrics.functionals import evaluate
+from evalsuite.metrics.functionals import FUNCTIONALS, evaluate
+from evalsuite.metrics.weighted import vector
 from evalsuite.random_streams import generator
 from evalsuite.statistics.rates import checked_level
 
@@ -23,6 +24,12 @@ if TYPE_CHECKING:
 
 Number = TypeVar("Number", float, "Floats")
 
+MEAN_OVER_SETS = "mean_"
+"""Start of the names of functionals that are means of another one over several sets of outliers."""
+EXACT = 1 << 24
+"""Whole numbers up to this one are exact in single precision."""
+BLOCK = 1 << 15
+"""Counts that are processed at once: arrays that fit the processor's cache, and that the allocator keeps."""
 CHUNK = 1 << 21
 """Weights that are converted to float64 at once: bounds the memory."""
 
@@ -82,11 +89,15 @@ def _counts(population: str, size: int, *, replicates: int, seed: int) -> NDArra
     counts = np.empty((replicates, size), dtype=np.float32)
     for row in counts:
         row[:] = np.bincount(random.integers(0, size, size), minlength=size)
+    counts.flags.writeable = False  # they are shared, and what cannot change is checked once
     return counts
 
 
 class Replicates:
-    """Bootstrap replicates of values under shared weights, each computed once.
+    """Values and their bootstrap replicates under shared weights, each computed once.
+
+    Evidence is known by its arrays, so that scores which share them share the work: the mean over several sets of
+    outliers takes the replicates of each set from there.
 
     Args:
         weights: What `bootstrap_weights` drew.
@@ -94,14 +105,63 @@ class Replicates:
 
     def __init__(self, weights: Mapping[str, Array]) -> None:
         self.weights = weights
-        self._known: dict[tuple[str, int], tuple[Mapping[str, Array], Floats]] = {}
+        self._known: dict[tuple[Any, ...], tuple[Mapping[str, Array], Floats]] = {}
 
     def __call__(self, functional: str, evidence: Mapping[str, Array]) -> Floats:
         """Returns the replicates (B,) of a functional of some evidence."""
-        key = functional, id(evidence)
+        return self._computed(functional, evidence, resample=True)
+
+    def value(self, functional: str, evidence: Mapping[str, Array]) -> float:
+        """Returns the functional of the sample itself."""
+        return float(self._computed(functional, evidence, resample=False))
+
+    def _computed(self, functional: str, evidence: Mapping[str, Array], *, resample: bool) -> Floats:
+        key = (functional, resample, *((name, id(values)) for name, values in evidence.items()))
         if key not in self._known:  # the evidence is kept as well, so that its address stays its own
-            self._known[key] = evidence, evaluate(functional, evidence, weights=self.weights)
+            self._known[key] = evidence, self._evaluated(functional, evidence, resample=resample)
         return self._known[key][1]
+
+    def _evaluated(self, functional: str, evidence: Mapping[str, Array], *, resample: bool) -> Floats:
+        if functional in FUNCTIONALS and FUNCTIONALS[functional].repeated and len(evidence) > 1:
+            single, (shared, *others) = functional.removeprefix(MEAN_OVER_SETS), evidence.items()
+            parts = [self._computed(single, dict((shared, other)), resample=resample) for other in others]
+            return np.asarray(np.mean(parts, axis=0, dtype=np.float64))
+        if functional == "auroc" and resample and all(name in self.weights for name in evidence):
+            return auroc_replicates(*evidence.values(), *(self.weights[name] for name in evidence))
+        return evaluate(functional, evidence, weights=self.weights if resample else None)
+
+
+def auroc_replicates(negative: Array, positive: Array, counts_n: Array, counts_p: Array) -> Floats:
+    """Returns bootstrap replicates of the AUROC, as `evalsuite.metrics.ood.auroc` with weights, to the last digit.
+
+    Scores are ranked once; each replicate is then a sum over ranks of counts, which single precision holds exactly.
+
+    Args:
+        negative: Scores of the images in the distribution, (N,).
+        positive: Scores of the outliers, (P,).
+        counts_n: How often each image is drawn, whole numbers in single precision, (B, N).
+        counts_p: The same of the outliers, (B, P).
+
+    Returns:
+        Shape (B,).
+    """
+    n, p = (vector("scores", values) for values in (negative, positive))
+    order_n, order_p = np.argsort(n), np.argsort(p)
+    below, up_to = (np.searchsorted(p[order_p], n[order_n], side=side) for side in ("left", "right"))
+    tied = not np.array_equal(below, up_to)
+    if np.shape(counts_n)[1:] != n.shape or np.shape(counts_p)[1:] != p.shape or 2 * p.size >= EXACT:
+        return evaluate("auroc", {"n": n, "p": p}, weights={"n": counts_n, "p": counts_p})
+    rows, areas = max(1, BLOCK // max(n.size, p.size)), []
+    for at in range(0, len(counts_n), rows):
+        drawn = np.take(counts_n[at : at + rows], order_n, axis=1)
+        cumulated = np.zeros((len(drawn), p.size + 1), dtype=np.float32)
+        np.cumsum(np.take(counts_p[at : at + rows], order_p, axis=1), axis=1, out=cumulated[:, 1:])
+        smaller: Array = np.take(cumulated, below, axis=1)
+        if tied:
+            smaller = (smaller + np.take(cumulated, up_to, axis=1)) / 2
+        pairs = drawn.sum(axis=1, dtype=np.float64) * cumulated[:, -1]
+        areas.append((pairs - np.multiply(drawn, smaller, dtype=np.float64).sum(axis=1)) / pairs)
+    return np.concatenate(areas)
 
 
 def resampled_means(weights: Array, values: Floats) -> Floats:

@@ -9,13 +9,15 @@ from scipy.special import nctdtr, ndtri, stdtrit
 
 from evalsuite.errors import UserError
 from evalsuite.statistics.limits import ONE_SIDED, Z_ONE_SIDED
-from evalsuite.statistics.rates import null_moments
+from evalsuite.statistics.rates import checked_level, null_moments
 
 FEWEST_SEEDS = 3
 """Fewer seeds do not show how much training runs differ."""
 
 
-def required_images(tolerance: float, discordance: float, *, drop: float = 0.0, power: float = 0.8) -> int:
+def required_images(
+    tolerance: float, discordance: float, *, drop: float = 0.0, power: float = 0.8, level: float = ONE_SIDED
+) -> int:
     """Returns how many images certify one ratio for a rate (accuracy and its kin).
 
     Solves the condition for the corrected score limit to lie below the tolerance with probability
@@ -26,6 +28,7 @@ def required_images(tolerance: float, discordance: float, *, drop: float = 0.0, 
         discordance: Share of images on which one of parent and candidate is right; estimate it with a pilot run.
         drop: True drop of the candidate; below the tolerance.
         power: Probability that the ratio is certified; it is the same at the ratios below.
+        level: One-sided confidence: 0.95 certifies, 0.975 is that of the verdict *non-inferior*.
 
     Returns:
         The number of images; simulated powers lie within 0.04 of the one asked for if ten discordant images or
@@ -39,6 +42,8 @@ def required_images(tolerance: float, discordance: float, *, drop: float = 0.0, 
 
     >>> required_images(0.005, 0.06), required_images(0.02, 0.06)
     (15090, 1024)
+    >>> required_images(0.01, 0.06, level=0.975)
+    4875
     """
     _check_power(power)
     if not -1 < drop < tolerance < 1 or tolerance <= 0:
@@ -53,8 +58,9 @@ def required_images(tolerance: float, discordance: float, *, drop: float = 0.0, 
     rates = np.asarray((discordance + drop) / 2), np.asarray((discordance - drop) / 2)
     variance, third = (float(x) for x in null_moments(np.asarray(tolerance), *rates, np.asarray(1.0)))
     margin = tolerance - drop
-    deviations = Z_ONE_SIDED * sqrt(variance) + float(ndtri(power)) * sqrt(discordance - drop * drop)
-    correction = 0.5 - (Z_ONE_SIDED**2 - 1) / 6 * third / variance  # images, as in `score_limit`
+    z = Z_ONE_SIDED if level == ONE_SIDED else float(ndtri(checked_level(level)))
+    deviations = z * sqrt(variance) + float(ndtri(power)) * sqrt(discordance - drop * drop)
+    correction = 0.5 - (z**2 - 1) / 6 * third / variance  # images, as in `score_limit`
     root = (deviations + sqrt(max(deviations**2 + 4 * margin * correction, 0.0))) / (2 * margin)
     return ceil(root * root)
 

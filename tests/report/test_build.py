@@ -221,6 +221,15 @@ def test_two_runs_become_one_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     data = json.loads(text.partition('id="curve-data">')[2].partition("</script>")[0])
     assert data["curves"][0]["reference"] is None
     assert data["curves"][0]["tolerance"] == 0.1
+    assert set(found.data_sets) == names
+    assert text.count('aria-label="Threshold matrix"') == 1
+    cast("Any", second).record["suite"]["data"] = {"name": "cifar10"}
+    apart = page(combined_report_data([first, second]))
+    tables = [part.partition("</table>")[0] for part in apart.split('aria-label="Threshold matrix of ')[1:]]
+    assert [table.partition('"')[0] for table in tables] == ["digits", "cifar10"]
+    assert "magnitude (first)" in tables[0]
+    assert "magnitude (second)" not in tables[0]
+    assert "magnitude (second)" in tables[1]
     other = named(
         "third", ["magnitude"], 0.8, metrics={"accuracy": Metric("accuracy", False, "fraction", "x")}
     )

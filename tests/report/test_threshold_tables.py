@@ -263,3 +263,18 @@ def test_summaries_lead_their_group(findings: ReportData) -> None:
     accuracy = next(b for b in threshold_blocks(findings) if b.metric == "accuracy")
     noise = [line for line in accuracy.lines if line.row["group"] == "noise"]
     assert [line.is_summary for line in noise] == [True, True, False, False, False, False]
+
+
+def test_methods_with_other_numbers_of_checks_are_labelled_by_their_own(findings: ReportData) -> None:
+    """Runs that stand side by side may have tested other corruptions."""
+    methods = findings.methods[:2]
+    of_noise = [row for row in findings.headline if row["group"] == "noise" and row["aggregate"] == "single"]
+    left_out = next(row["condition"] for row in of_noise if row["method"] == methods[1])
+    rows = [
+        row for row in findings.headline if (row["method"], row["condition"]) != (methods[1], left_out)
+    ]
+    columns, results = column_results(rows, methods)
+    place = next(index for index, column in enumerate(columns) if column.title == "Noise")
+    counts = [result.count for line in results.values() if (result := line[place]) is not None]
+    assert counts == [4, 3]
+    assert columns[place].note == "worst of 3 or 4"

@@ -202,3 +202,48 @@ def test_a_mean_that_a_test_reports_itself_is_taken_from_there() -> None:
     group = found.over_groups()
     assert group is not None
     assert group["drop"].tolist() == pytest.approx([np.mean(right) - np.mean(pruned["shift"])])
+
+
+def test_a_group_mean_has_its_difference_from_the_control() -> None:
+    """Many conditions that each lose too little beyond the control: their mean is shown to."""
+    random = np.random.default_rng(5)
+    right = random.random(N) < 0.9
+    names = [f"fog/{k}" for k in range(12)]
+    again = {name: right & (random.random(N) > 0.03 / 0.9) for name in names}
+    pruned = {name: x & (random.random(N) > 0.013 / 0.87) for name, x in again.items()}
+    keys = Key(DENSE, 0, 0.0), Key("dense-retrained", 0, 0.5), Key("magnitude", 0, 0.5)
+    found = comparison(dict(zip(keys, (dict.fromkeys(names, right), again, pruned), strict=True)))
+    rows = table_of(found, {keys[2]: keys[1]}).query("method == 'magnitude'")
+    mean = rows[rows["aggregate"] == "of-mean"].iloc[0]
+    expected = np.mean([again[name].mean() - pruned[name].mean() for name in names])
+    assert mean["beyond_control"] == pytest.approx(expected)
+    assert mean["beyond_control_low"] < expected < mean["beyond_control_high"]
+    assert mean["beyond_control_verdict"] == INFERIOR
+    single = rows[rows["aggregate"] == "single"]
+    assert (single["beyond_control_verdict"] == INFERIOR).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    ("pruned", "expected"), [((0.08, 0.09, 0.1), INFERIOR), ((0.2, 0.0, 0.0), "undecided")]
+)
+def test_the_method_is_compared_with_its_control_over_the_seeds(
+    pruned: tuple[float, ...], expected: str
+) -> None:
+    evidence: dict[Key, dict[str, Any]] = {}
+    controls: dict[Key, Key] = {}
+    for seed, lost in enumerate(pruned):
+        parts = planted(20 + seed, trained=0.05, pruned=lost)
+        key, control = (Key(name, seed, 0.5) for name in ("magnitude", "dense-retrained"))
+        controls[key] = control
+        evidence |= {
+            Key(DENSE, seed, 0.0): parts["parent"],
+            control: parts["control"],
+            key: parts["candidate"],
+        }
+    rows = table_of(comparison(evidence), controls)
+    rows = rows.query("method == 'magnitude' and condition == 'fog/1'").set_index("scope")
+    assert rows.loc[MEAN, "beyond_control_verdict"] == INFERIOR
+    assert (
+        rows.loc[METHOD, "beyond_control_verdict"] == expected
+    )  # seeds that differ show nothing of the method
+    assert rows.loc[METHOD, "beyond_control"] == rows.loc[MEAN, "beyond_control"]
