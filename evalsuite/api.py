@@ -274,13 +274,15 @@ def evaluate(
 def _check_parent(dense: Bench) -> None:
     """Refuses a parent that does not classify the labelled test images."""
     from evalsuite.datasets.views import View
-    from evalsuite.execution.parent_checks import check_parent
+    from evalsuite.execution.parent_checks import check_parent, is_constant
 
     images = dense.images(View())
     if images.labels is not None:
         filtered = getattr(dense.image_source.data, "filtered", False)
         outputs = dense.outputs(View())
-        check_parent(int(outputs.correct.sum()), images, constant=outputs.constant, filtered=filtered)
+        check_parent(
+            int(outputs.correct.sum()), images, constant=is_constant(outputs.predictions), filtered=filtered
+        )
 
 
 @contextmanager

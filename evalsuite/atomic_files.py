@@ -6,8 +6,8 @@ import contextlib
 import logging
 import os
 import re
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,12 +53,9 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = _new_file(path)
         try:
             yield temporary
-            temporary.chmod(0o644)  # mkstemp lets only the owner read
             if durable:
                 _sync(temporary)
             temporary.replace(path)
@@ -69,6 +66,15 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
             sync_folder(path.parent)
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def _new_file(path: Path) -> Path:
+    """Makes an empty file beside `path` that the users may read whom the umask lets: a temporary file has fewer."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            return temporary
 
 
 def sync_folder(folder: Path) -> None:

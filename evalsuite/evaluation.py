@@ -79,11 +79,6 @@ class Outputs:
         """Whether each prediction is right, bool (N,)."""
         return correct(self.logits, self.true_labels)
 
-    @property
-    def constant(self) -> bool:
-        """Whether all images are given the same class."""
-        return bool((self.predictions == self.predictions[:1]).all())
-
     @cached_property
     def confidence(self) -> Floats:
         """Largest probability, float64 (N,)."""

@@ -22,6 +22,7 @@ from evalsuite.atomic_files import (
     write_atomically,
 )
 from evalsuite.errors import StoreError
+from evalsuite.runs.lock import locked
 
 ROOT = Path(__file__).parents[1]
 Write = Callable[[Path, bytes], None]
@@ -244,3 +245,15 @@ def test_waiting_ends_when_the_file_appears_or_time_is_up(tmp_path: Path) -> Non
     assert wait_for_file(path, 30.0)
     timer.join()
     assert wait_for_file(path, 0.0)
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o027, 0o640), (0o002, 0o664)])
+def test_who_may_read_a_result_is_for_the_umask_to_say(umask: int, mode: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomically(tmp_path / "result", b"1")
+        with locked(tmp_path / "run"):
+            assert (tmp_path / "run" / "run.lock").stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
+    assert (tmp_path / "result").stat().st_mode & 0o777 == mode

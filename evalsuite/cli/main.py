@@ -42,6 +42,16 @@ KINDS = ("producers", "evaluators", "datasets", "models", "recipes", "suites")
 FAILED, WRONG, CRASHED, INTERRUPTED = 1, 2, 70, 130
 """Exit codes: a cell or a check failed; the user's mistake; a fault of a program (as in sysexits.h); Ctrl-C."""
 
+
+def _written_path(text: str | Path) -> Path:
+    """The path of something that a command writes."""
+    if not str(text).strip():
+        raise UserError(
+            f"found the empty path {str(text)!r} of something to write, expected a folder or file; name it"
+        )
+    return Path(text)
+
+
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, for example reports/digits.")]
 Axis = Annotated[
     str,
@@ -108,7 +118,8 @@ def run_command(
         str, typer.Argument(help="Path of a suite, or the name of one that ships with evalsuite.")
     ] = "digits",
     out_dir: Annotated[
-        Path | None, typer.Option("--out", help="Run folder. [default: reports/<suite>]")
+        Path | None,
+        typer.Option("--out", parser=_written_path, help="Run folder. [default: reports/<suite>]"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="One seed instead of the suite's.")] = None,
     device: Device = "cpu",
@@ -256,15 +267,20 @@ def check_command(
     ] = None,
     skip_unreadable: SkipUnreadable = False,
     verify: Verify = False,
-    out_dir: Annotated[Path, typer.Option("--out", help="Run folder.")] = Path("reports/check"),
+    out_dir: Annotated[Path, typer.Option("--out", parser=_written_path, help="Run folder.")] = Path(
+        "reports/check"
+    ),
     device: Device = "cpu",
     workers: Workers = "",
     trust_program: Annotated[
         bool, typer.Option("--trust-program", help="Load .pt2 and TorchScript files, which may run code.")
     ] = False,
-    junit: Annotated[Path | None, typer.Option(help="Write the verdicts there as JUnit XML.")] = None,
+    junit: Annotated[
+        Path | None, typer.Option(parser=_written_path, help="Write the verdicts there as JUnit XML.")
+    ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(help="Write a summary there as Markdown: $GITHUB_STEP_SUMMARY.")
+        Path | None,
+        typer.Option(parser=_written_path, help="Write a summary there as Markdown: $GITHUB_STEP_SUMMARY."),
     ] = None,
     as_json: AsJson = False,
     limit: Limit = None,
@@ -394,7 +410,9 @@ def report_command(
 @app.command("compare")
 def compare_command(
     runs: Annotated[list[Path], typer.Argument(help="Two or more run folders.")],
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the page.")] = Path("reports/compare"),
+    out_dir: Annotated[Path, typer.Option("--out", parser=_written_path, help="Folder of the page.")] = Path(
+        "reports/compare"
+    ),
     axis: Axis = "",
 ) -> None:
     """Put several runs, with several parents, into one report."""
@@ -456,7 +474,8 @@ def export_command(
     run: RunFolder,
     form: Annotated[str, typer.Option("--format", help="csv, parquet or mlflow.")] = "csv",
     out_dir: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write to. [default: RUN/export]")
+        Path | None,
+        typer.Option("--out", parser=_written_path, help="Folder to write to. [default: RUN/export]"),
     ] = None,
     axis: Axis = "",
 ) -> None:

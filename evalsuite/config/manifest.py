@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from evalsuite.config.settings import placed_model
 from evalsuite.config.suite import RESERVED
+from evalsuite.config.toml import toml_tables
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.plugin_config import build
 from evalsuite.types import ExternalCandidate
@@ -26,9 +26,10 @@ def read_manifest(path: Path) -> tuple[ExternalCandidate, ...]:
     """
     try:
         text = path.read_text("utf-8")
-        rows = tomllib.loads(text).get("candidates", []) if path.suffix == ".toml" else _lines(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"manifest {path} cannot be read: {error}") from error
+    toml = path.suffix == ".toml"
+    rows = toml_tables(text, where=f"manifest {path}").get("candidates", []) if toml else _lines(text)
     if not rows:
         raise SuiteError(
             f"manifest {path} lists no candidates; expected a header with 'file' and a line for each"

@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import tomllib
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,8 +19,9 @@ from evalsuite.config.data import resolve_data
 from evalsuite.config.depths import depth_tables
 from evalsuite.config.ratio_ladders import RatioLadder
 from evalsuite.config.settings import placed_model
+from evalsuite.config.toml import toml_tables
 from evalsuite.datasets import DATASETS
-from evalsuite.errors import SuiteError, UserError
+from evalsuite.errors import SuiteError, UserError, first_few
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.legacy_names import RENAMED_METRICS, current_tolerances
 from evalsuite.models import MODELS
@@ -51,6 +51,9 @@ RETRAINING = "retraining"
 """Key of a producer's table that the suite reads itself: how the candidates are retrained."""
 CONTROL = "dense-retrained"
 """The producer that retrains and prunes nothing."""
+MAX_RATIOS = 2_000
+MAX_CANDIDATES = 100_000
+"""Numbers up to which a plan takes seconds; a run of a suite near them takes years."""
 WITHOUT_RETRAINING = tuple(
     f"evalsuite.producers.{module}"
     for module in ("at_init.", "baselines.scratch", "baselines.thin", "baselines.lottery_tickets")
@@ -249,7 +252,9 @@ def load_suite(suite: str | Path) -> Suite:
 
 def parse_suite(text: str, *, source: Path) -> Suite:
     """Returns the suite that `text` describes; see `load_suite`."""
-    return dataclasses.replace(suite_from_tables(_tables_of(text, source), source=source), text=text)
+    return dataclasses.replace(
+        suite_from_tables(toml_tables(text, where=f"{source}"), source=source), text=text
+    )
 
 
 def read_suite_tables(path: Path) -> dict[str, Any]:
@@ -258,7 +263,7 @@ def read_suite_tables(path: Path) -> dict[str, Any]:
     Raises:
         SuiteError: If it cannot be read, or has a key that no suite has.
     """
-    raw = _tables_of(_text_of(path), path)
+    raw = toml_tables(_text_of(path), where=f"{path}")
     for key in raw:
         if key not in KEYS:
             raise SuiteError(f"{path}: {unknown_name('key', key, KEYS)}")
@@ -270,13 +275,6 @@ def _text_of(path: Path) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"suite {path} cannot be read: {error}") from error
-
-
-def _tables_of(text: str, source: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise SuiteError(f"{source}: not valid TOML: {error}") from error
 
 
 def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
@@ -295,6 +293,7 @@ def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
         import_plugin_file(source.parent / plugin)
     suite = dataclasses.replace(_suite_of(tables, source), pruned_only=pruned_only)
     _check_some(suite)
+    _check_size(suite)
     _check_candidates(suite, f"{source}, [[candidates]]")
     if suite.checkpoint_weights and not suite.checkpoint:
         raise SuiteError(f"{source}: found checkpoint_weights without checkpoint; leave it out")
@@ -462,6 +461,22 @@ def _check_held_out(suite: Suite, where: str) -> None:
             )
 
 
+def _check_size(suite: Suite) -> None:
+    """Refuses what nobody means: its plan alone would take minutes and gigabytes."""
+    ratios, methods, seeds = len(suite.ratios), len(suite.producers), len(suite.seeds)
+    if ratios > MAX_RATIOS:
+        raise SuiteError(
+            f"{suite.source}: found {ratios:,} ratios, expected at most {MAX_RATIOS:,}; leave some out: between two "
+            "ratios that differ by a few weights nothing can be told apart"
+        )
+    models = seeds * (1 + methods * ratios) + len(suite.candidates)
+    if models > MAX_CANDIDATES:
+        raise SuiteError(
+            f"{suite.source}: found {models:,} models ({seeds:,} seeds, {methods} methods, {ratios:,} ratios), "
+            f"expected at most {MAX_CANDIDATES:,}; leave some out, or make several suites of it"
+        )
+
+
 def _check_candidates(suite: Suite, where: str) -> None:
     taken = {*RESERVED, *(config.label for config in suite.producers)}
     for candidate in suite.candidates:
@@ -471,7 +486,7 @@ def _check_candidates(suite: Suite, where: str) -> None:
             )
         if candidate.seed not in suite.seeds:
             raise SuiteError(
-                f"{where}, {candidate.file}: found seed {candidate.seed}, expected one of {list(suite.seeds)}"
+                f"{where}, {candidate.file}: found seed {candidate.seed}, expected one of {first_few(suite.seeds, 8)}"
             )
         if candidate.ratio is not None and not 0 <= candidate.ratio < 1:
             raise SuiteError(
@@ -547,7 +562,9 @@ def _valid_ratios(ratios: tuple[float, ...], where: str, *, needed: bool) -> tup
         if not (math.isfinite(ratio) and 0 < ratio < 1):
             raise SuiteError(f"{where}: found the ratio {ratio}, expected the share to remove, in (0, 1)")
     if list(ratios) != sorted(set(ratios)):
-        raise SuiteError(f"{where}: found ratios = {list(ratios)}, expected rising numbers without repeats")
+        raise SuiteError(
+            f"{where}: found ratios = [{first_few(ratios, 8)}], expected rising numbers without repeats"
+        )
     return ratios
 
 
@@ -558,7 +575,9 @@ def _valid_seeds(seeds: tuple[int, ...], where: str) -> tuple[int, ...]:
         SuiteError: If they are not different integers from 0 on.
     """
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise SuiteError(f"{where}: found seeds = {list(seeds)}, expected different integers from 0 on")
+        raise SuiteError(
+            f"{where}: found seeds = [{first_few(seeds, 8)}], expected different integers from 0 on"
+        )
     return seeds
 
 

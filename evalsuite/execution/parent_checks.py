@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from evalsuite.errors import DataError
 from evalsuite.statistics.rate_limits import rate_lower_limit, rate_upper_limit
-from evalsuite.types import ImageSet
+from evalsuite.types import Array, ImageSet
 
 CHANCE_LEVEL = 0.95
 """One-sided confidence of the lower limit of the accuracy, which must be above chance."""
@@ -12,6 +12,11 @@ CLAIM_LEVEL = 0.99
 """One-sided confidence of the upper limit of the accuracy, which must not be far below a published one."""
 CLAIM_SLACK = 0.01
 """How far below: decoders, libraries and sub-samples of the same images move an accuracy by less than a point."""
+
+
+def is_constant(predictions: Array) -> bool:
+    """Returns whether all predictions, int64 (N,), are the same class."""
+    return bool((predictions == predictions[:1]).all())
 
 
 def check_parent(

@@ -120,6 +120,8 @@ def prepare(
     """
     options = options or Options()
     chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
+    if out == "":
+        raise UserError("found out = '', expected the path of a run folder; name one")
     root = Path(out) if out is not None else Path("reports") / chosen.name
     places = devices(options.device)
     workers = executors.count(options, chosen, places)

@@ -347,6 +347,7 @@ class _Scheduler:
                     self._start(heapq.heappop(self._ready)[2])
                 if self._running:
                     self._wait()
+        self.lock.check()  # a record without its cells would be no run
         seconds = self.timings.elapsed if self.computed else earlier  # reading finished cells is not the run
         self._write_record(seconds=seconds, computed=self.computed)
         self.timings.close()
@@ -389,6 +390,8 @@ class _Scheduler:
         task = self._running[task.name]  # less the cells that are done already
         if isinstance(event, TaskFinished | WorkerDied | WeightsLost | RunAborted):
             del self._running[task.name], self.timings.active[task.name]
+        if isinstance(event, WorkerDied | WeightsLost | RunAborted):
+            self.lock.check()  # a folder that was removed or taken over is the cause
         if isinstance(event, RunAborted):
             raise event.error
         if isinstance(event, CellStarted):

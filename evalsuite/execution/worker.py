@@ -23,7 +23,7 @@ from evalsuite.evaluators.accuracy import ACCURACY, Accuracy
 from evalsuite.evaluators.base import Evaluator
 from evalsuite.execution.limits import limited
 from evalsuite.execution.measuring import Attempt, attempted
-from evalsuite.execution.parent_checks import check_parent
+from evalsuite.execution.parent_checks import check_parent, is_constant
 from evalsuite.execution.production import Production
 from evalsuite.execution.tasks import (
     CandidatesReady,
@@ -174,7 +174,7 @@ class TaskRunner:
             outputs = self._bench_of_parent(parent).outputs(View())
         except CellError:
             return None
-        return int(outputs.correct.sum()), outputs.constant
+        return int(outputs.correct.sum()), is_constant(outputs.predictions)
 
     def _data_notes(self) -> list[str]:
         """Notes on the images: what was left out of the user's folders, and test images that are trained on."""

@@ -136,13 +136,18 @@ class Lock:
                 self.path.unlink()
 
     def check(self) -> None:
-        """Checks that this process still holds the lock: a machine that slept may have lost it.
+        """Checks that this process still holds the lock: a machine that slept may have lost it, or it was removed.
 
         Raises:
             StoreError: If it is not.
         """
         if not self._is_ours():
             other = holder(self.root)
+            if other is None and not self.path.exists():
+                raise StoreError(
+                    f"{self.path} is gone: the run folder, or its lock, was removed while this process worked there; "
+                    "start the same run again"
+                )
             raise StoreError(
                 f"{self.root} was taken over by {other or 'a process that has ended since'} while this process slept; "
                 "start the same run again when that one has ended"
@@ -150,7 +155,7 @@ class Lock:
 
     def _made(self) -> bool:
         try:
-            handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+            handle = os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
         except FileExistsError:
             return False
         with os.fdopen(handle, "w") as file:
@@ -187,7 +192,7 @@ class Lock:
 def _alone(path: Path) -> Iterator[None]:
     """Lets one process at a time into the block; the system releases the file when a process dies inside."""
     while True:
-        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -140,6 +140,7 @@ def test_a_mistake_is_refused_before_anything_is_computed(
         (["--only", "accurracy"], "unknown test or method 'accurracy'"),
         (["--recipe", "lots"], "unknown recipe 'lots'"),
         (["--seed", "-1"], "found seed -1"),
+        (["--out", ""], "found the empty path ''"),
     ],
 )
 def test_an_option_that_is_wrong_is_refused_by_the_dry_run_too(

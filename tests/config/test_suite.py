@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalsuite.config.manifest import read_manifest
 from evalsuite.config.options import Options
 from evalsuite.config.suite import Suite, find_suite, load_suite, parse_suite, shipped_suites
 from evalsuite.datasets import DATASETS
@@ -257,6 +258,40 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(SuiteError, match=r"picture\.toml cannot be read"):
         load_suite(path)
+
+
+@pytest.mark.parametrize(
+    "deep", ["x = " + "[" * 500 + "]" * 500, "x = " + "{a=" * 400 + "1" + "}" * 400, "a." * 60 + "b = 1"]
+)
+def test_tables_without_end_are_a_sentence(deep: str, tmp_path: Path) -> None:
+    (tmp_path / "deep.toml").write_text(deep)
+    for read in (load_suite, read_manifest):
+        with pytest.raises(SuiteError, match=r"deep\.toml: found tables or lists nested more than 20 deep"):
+            read(tmp_path / "deep.toml")
+
+
+@pytest.mark.parametrize(
+    ("top", "sentence"),
+    [
+        (
+            f"ratios = {[i / 100_001 for i in range(1, 100_001)]}",
+            "found 100,000 ratios, expected at most 2,000",
+        ),
+        (f"ratios = {[0.5, 0.4] * 50_000}", r"ratios = \[0\.5, 0\.4, .* and 99992 more\], expected rising"),
+        (
+            f"seeds = {[*range(60_000)]}",
+            r"found 300,000 models \(60,000 seeds, 2 methods, 2 ratios\), expected at",
+        ),
+        (f"seeds = {[1] * 20_000}", r"seeds = \[1, 1, 1, .* and 19992 more\], expected different integers"),
+    ],
+    ids=["ratios", "falling ratios", "seeds", "equal seeds"],
+)
+def test_numbers_that_nobody_means_are_a_short_sentence(top: str, sentence: str) -> None:
+    key = top.partition(" ")[0]
+    old = {"ratios": "ratios = [0.5, 0.9]", "seeds": "seeds = [0, 3]"}[key]
+    with pytest.raises(SuiteError, match=sentence) as refused:
+        read(changed({old: top}))
+    assert len(str(refused.value)) < 300
 
 
 PLUGIN = """

@@ -270,9 +270,7 @@ def test_methods_with_other_numbers_of_checks_are_labelled_by_their_own(findings
     methods = findings.methods[:2]
     of_noise = [row for row in findings.headline if row["group"] == "noise" and row["aggregate"] == "single"]
     left_out = next(row["condition"] for row in of_noise if row["method"] == methods[1])
-    rows = [
-        row for row in findings.headline if (row["method"], row["condition"]) != (methods[1], left_out)
-    ]
+    rows = [row for row in findings.headline if (row["method"], row["condition"]) != (methods[1], left_out)]
     columns, results = column_results(rows, methods)
     place = next(index for index, column in enumerate(columns) if column.title == "Noise")
     counts = [result.count for line in results.values() if (result := line[place]) is not None]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -126,6 +127,18 @@ def test_a_lock_that_somebody_took_is_noticed_and_left_alone(tmp_path: Path) -> 
         with pytest.raises(StoreError, match=r"was taken over by process .* on far while this process slept"):
             own.check()
     assert holder(tmp_path) == other
+
+
+@pytest.mark.parametrize("recreated", [False, True])
+def test_a_run_folder_that_was_removed_is_said(recreated: bool, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    with locked(root) as own:
+        shutil.rmtree(root)
+        if recreated:
+            root.mkdir()  # by the next cell that was written
+        with pytest.raises(StoreError, match=r"run\.lock is gone: the run folder, or its lock, was removed"):
+            own.check()
+    assert root.exists() == recreated
 
 
 def test_two_takers_do_not_both_take(tmp_path: Path) -> None:
