@@ -228,11 +228,11 @@ randomness random_streams
 records types Status=CellStatus Given=ExternalCandidate
 registry registry Entry=RegistryEntry wanted=expectation unknown=unknown_name import_file=import_plugin_file
 report.breaking report.breakdown Sheet=DropTable Breaking=Breakdown breaking=breakdown
-report.calibration report.chart_data Diagram=ReliabilityDiagram diagrams=reliability_diagrams
-report.charts report.charts curve=curve_chart reliability=reliability_chart robustness=robustness_chart
-  scores=score_chart slopes=slope_chart
+report.calibration report.reliability Diagram=ReliabilityDiagram diagrams=reliability_diagrams
+report.charts report.charts curve=curve_chart robustness=robustness_chart
+  scores=score_chart
 report.curves report.chart_data
-report.details report.threshold_tables Entry=ThresholdEntry Line=ThresholdLine Block=ThresholdBlock
+report.details report.threshold_list Entry=ThresholdEntry Line=ThresholdLine Block=ThresholdBlock
   blocks=threshold_blocks
 report.excess report.data slopes=headline_rows
 report.fairness report.comparability Fairness=Comparability fairness=comparability

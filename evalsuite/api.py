@@ -117,7 +117,7 @@ def publish(run: Run | Path | str) -> Path:
         StoreError: If the folder is no run, holds no finished cell, or cannot be written.
         UserError: If no candidate saves anything on the axis.
     """
-    from evalsuite.report.page import write_page  # altair and jinja take a second to import
+    from evalsuite.report.page import write_page  # jinja takes a while to import
 
     results = run if isinstance(run, Run) else Run(run)
     folder = results.path / f"by-{results.axis}" if results.axis else results.path

@@ -40,7 +40,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 """Packages and modules from the ground up: each imports from the layers below its own, never from beside it."""
 
 LAYER = {package: index for index, packages in enumerate(LAYERS) for package in packages}
-FRAGILE = {"robustbench", "foolbox", "torchvision", "torch_pruning", "altair", "vl_convert"}
+FRAGILE = {"robustbench", "foolbox", "torchvision", "torch_pruning", "vl_convert"}
 """Heavy or fragile packages, imported inside functions only."""
 
 

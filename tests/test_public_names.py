@@ -88,7 +88,7 @@ def test_an_import_loads_no_library(python: Callable[..., Any]) -> None:
 MYPY = """
 [mypy]
 strict = true
-[mypy-torch.*,pandas.*,scipy.*,sklearn.*,pydantic.*,altair.*,rich.*,typer.*,jinja2.*,PIL.*]
+[mypy-torch.*,pandas.*,scipy.*,sklearn.*,pydantic.*,rich.*,typer.*,jinja2.*,PIL.*]
 follow_imports = skip
 follow_imports_for_stubs = true
 ignore_missing_imports = true

@@ -386,7 +386,20 @@ def inspect_command(
 def report_command(
     run: RunFolder,
     figures: Annotated[
-        str, typer.Option(help="Also write each chart for a paper, into RUN/figures: pdf, svg or png.")
+        str, typer.Option(help="Also write figures for a paper, into RUN/figures: pdf, svg or png.")
+    ] = "",
+    only: Annotated[
+        str,
+        typer.Option(
+            help="Only these figures, with commas: verdict, panels, curves, reliability, radius, excess, or one such "
+            "as curves:accuracy/clean. [default: all]"
+        ),
+    ] = "",
+    width: Annotated[
+        str,
+        typer.Option(
+            help="Width of the figures: column, page, or millimetres such as 120mm. [default: by kind]"
+        ),
     ] = "",
     axis: Axis = "",
 ) -> None:
@@ -395,15 +408,21 @@ def report_command(
     from evalsuite.report.build import report_data
     from evalsuite.results.run import Run
 
+    if not figures and (only or width):
+        raise UserError(
+            f"found --{'only' if only else 'width'} without figures; add --figures pdf, svg or png"
+        )
     results = Run(run, axis=axis)
     page = publish(results)
     console.print_path("Report", page)
     if figures:
         from evalsuite.report.figures import figures as write_figures
 
-        folder = page.parent / "figures"
+        folder, names = page.parent / "figures", [name.strip() for name in only.split(",") if name.strip()]
         with console.count_progress("drawing figures") as progress:
-            written = write_figures(report_data(results), folder, figures, progress=progress)
+            written = write_figures(
+                report_data(results), folder, figures, only=names, width=width, progress=progress
+            )
         console.print_path("Figures", folder, count=len(written))
 
 
@@ -472,7 +491,7 @@ def factorial_command(
 @app.command("export")
 def export_command(
     run: RunFolder,
-    form: Annotated[str, typer.Option("--format", help="csv, parquet or mlflow.")] = "csv",
+    form: Annotated[str, typer.Option("--format", help="csv, parquet, latex or mlflow.")] = "csv",
     out_dir: Annotated[
         Path | None,
         typer.Option("--out", parser=_written_path, help="Folder to write to. [default: RUN/export]"),

@@ -1,12 +1,8 @@
 "use strict";
 // The breakdown: tables of drops, attacks and detector scores at one prune ratio, chosen once for all of them.
 (() => {
-  const find = (id) => document.getElementById(id);
-  const read = (id) => JSON.parse(find(id).textContent);
+  const { find, read, percent, drawn, charts } = window.evalsuite;
   const data = read("breakdown-data");
-  const charts = read("charts");
-  const options = { actions: false, renderer: "svg", logLevel: 1 };
-  const percent = (ratio) => (100 * ratio).toFixed(1).replace(/\.0$/, "") + "\u202f%";
   const points = (drop) => (100 * drop).toFixed(1).replace(/^-0\.0$/, "0.0").replace("-", "\u2212");
   const target = find("target");
   const attack = find("attack");
@@ -23,18 +19,40 @@
   // As Python writes a ratio: 0.0, 0.5.
   const key = (ratio) => (ratio === null ? "" : Number.isInteger(ratio) ? `${ratio}.0` : String(ratio));
 
+  const place = (cell) => `${cell[0]}@${key(near(data.ratios[cell[0]]))}`;
+  const dropOf = (cell) => (cell ? data.drops[cell[1]]?.[place(cell)] : undefined);
+  // Tables of a block share the scale of their colours, a point of accuracy at least.
+  const scales = () => {
+    const largest = new Map();
+    for (const { block, cells } of data.tables) {
+      const drops = cells.flat().map(dropOf).filter((drop) => drop !== undefined).map(Math.abs);
+      largest.set(block, Math.max(data.smallest, largest.get(block) ?? 0, ...drops));
+    }
+    return largest;
+  };
+  const loss = (cells) => {
+    const drops = cells.map(dropOf).filter((drop) => drop !== undefined);
+    return drops.length ? drops.reduce((sum, drop) => sum + drop, 0) / drops.length : -Infinity;
+  };
+
   const tables = () => {
+    const largest = scales();
     for (const table of document.querySelectorAll("[data-table]")) {
       const drops = data.tables[Number(table.dataset.table)];
+      const scale = largest.get(drops.block);
       const at = drops.method === null ? Number(target.value) : near(data.ratios[drops.method]);
       table.querySelector(".at").textContent = at === null ? "not measured near this ratio" : percent(at);
-      [...table.tBodies[0].rows].forEach((row, i) => drops.cells[i].forEach((cell, j) => {
-        const place = cell && `${cell[0]}@${key(near(data.ratios[cell[0]]))}`;
-        const drop = cell ? data.drops[cell[1]]?.[place] : undefined;
+      table.querySelectorAll(".end").forEach((end, i) => { end.textContent = points(i ? scale : -scale); });
+      const body = table.tBodies[0];
+      const rows = [...body.rows].sort((a, b) => a.dataset.row - b.dataset.row);
+      rows.forEach((row, i) => drops.cells[i].forEach((cell, j) => {
+        const drop = dropOf(cell);
         const box = row.cells[j + 1];
         box.textContent = drop === undefined ? "–" : points(drop);
-        box.style.setProperty("--d", drop === undefined ? 0 : Math.min(0.5, Math.max(0, drop)));
+        box.className = `num ${(drop ?? 0) < 0 ? "gain" : "loss"}${cell && data.failing[cell[1]]?.includes(place(cell)) ? " fails" : ""}`;
+        box.style.setProperty("--d", Math.min(1, Math.abs(drop ?? 0) / scale));
       }));
+      body.append(...rows.map((row, i) => [row, loss(drops.cells[i])]).sort((a, b) => b[1] - a[1]).map(([row]) => row));
     }
   };
 
@@ -82,25 +100,17 @@
     if (sets.includes(wanted)) outliers.value = wanted;
   };
 
-  const drawn = async (holder, chart) => {
-    const { view } = await vegaEmbed(holder, chart, options);
-    (window.evalsuiteViews ??= []).push(view);
-    return view;
-  };
   const draw = async () => {
     // One after the other, so that the page answers in between.
-    for (const holder of document.querySelectorAll("[data-chart]")) {
-      await drawn(holder, charts.diagrams[Number(holder.dataset.chart)]);
-    }
-    for (const holder of document.querySelectorAll("[data-static]")) {
-      await drawn(holder, charts[holder.dataset.static]);
-    }
     if (attack) {
       views.robust = await drawn("#robust", charts.robust);
+      find("robust").closest("figure").rows = () => views.robust.data("robust").map(({ line, at, epsilon, value }) => ({ model: line, ratio: at, attack: attack.value, epsilon, value }));
       robust();
     }
     for (const holder of document.querySelectorAll("[data-scores]")) {
-      views.scores.push(await drawn(holder, charts.scores[Number(holder.dataset.scores)]));
+      const view = await drawn(holder, charts.scores[Number(holder.dataset.scores)]);
+      holder.closest("figure").rows = () => view.data("scores").map(({ model, sample, score, share }) => ({ model, sample, score, share }));
+      views.scores.push(view);
     }
     scores();
     document.body.dataset.drawn = "yes";

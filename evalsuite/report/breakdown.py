@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.report.data import ReportData, records, unique
+from evalsuite.report.data import ReportData, headline_verdicts, records, unique
 from evalsuite.report.labels import DASH, condition_label, group_label
+from evalsuite.thresholds.verdicts import INFERIOR
 from evalsuite.types import DENSE, SYNTHETIC_FROST
 
 if TYPE_CHECKING:
@@ -27,14 +29,17 @@ _GROUPS = (
 _CLASSES = "classes"
 LARGEST_DISTANCE = 0.02
 """How far the ratio of a method may be from the chosen one."""
+SMALLEST = 0.01
+"""Smallest end of a scale of colours: less than a point of accuracy is never drawn in full colour."""
 
 
 @dataclass(frozen=True, slots=True)
 class DropTable:
-    """A table of drops that is shaded like a heat map, at one ratio at a time.
+    """A table of drops that is coloured like a heat map, at one ratio at a time: losses and gains apart.
 
     Attributes:
         title: Of the table.
+        block: Tables of one block share the scale of their colours.
         method: Index of the method, where a table is about one.
         rows: Labels of the rows.
         columns: Labels of the columns.
@@ -42,13 +47,14 @@ class DropTable:
     """
 
     title: str
+    block: str
     method: int | None
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     cells: tuple[tuple[tuple[int, str] | None, ...], ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Breakdown:
     """The breakdown of drops, as the page draws it.
 
@@ -73,6 +79,35 @@ class Breakdown:
         drop: float | None = self.data["drops"].get(condition, {}).get(f"{method}@{target}")
         return drop
 
+    @cached_property
+    def scales(self) -> dict[str, float]:
+        """The largest change in each block at the ratio that is shown at first, `SMALLEST` at least."""
+        scales: dict[str, float] = {}
+        for table in self.tables:
+            drops = [abs(self.drop(cell) or 0.0) for row in table.cells for cell in row]
+            scales[table.block] = max([scales.get(table.block, SMALLEST), *drops])
+        return scales
+
+    def shade(self, cell: tuple[int, str] | None, block: str) -> tuple[str, float]:
+        """Returns whether a cell shows a ``loss`` or a ``gain``, and its share of the scale of its block."""
+        drop = self.drop(cell) or 0.0
+        return "gain" if drop < 0 else "loss", min(1.0, abs(drop) / self.scales[block])
+
+    def order(self, table: DropTable) -> list[int]:
+        """Returns the rows of a table by their mean drop at the ratio that is shown at first, the largest first."""
+        return sorted(range(len(table.rows)), key=lambda index: self._loss(table.cells[index]), reverse=True)
+
+    def _loss(self, cells: Sequence[tuple[int, str] | None]) -> float:
+        drops = [drop for cell in cells if (drop := self.drop(cell)) is not None]
+        return sum(drops) / len(drops) if drops else float("-inf")
+
+    def fails(self, cell: tuple[int, str] | None) -> bool:
+        """Returns whether the check of a cell is shown to fail at the ratio that is shown at first."""
+        if cell is None or self.chosen is None:
+            return False
+        target = nearest(self.data["ratios"][cell[0]], self.chosen)
+        return f"{cell[0]}@{target}" in self.data["failing"].get(cell[1], ())
+
     @staticmethod
     def text(drop: float | None) -> str:
         """Returns a drop in percentage points, with a true minus."""
@@ -91,6 +126,8 @@ def breakdown(data: ReportData) -> Breakdown:
         "targets": list(targets),
         "ratios": ratios,
         "drops": _drops(table[table["condition"].isin(shown)], data.methods),
+        "smallest": SMALLEST,
+        "failing": _failing(data, shown),
         "robust": _robust_accuracy(data.robust),
         "scores": _scores(data.histograms),
         "tables": [asdict(drops) for drops in tables],
@@ -139,7 +176,7 @@ def _corruption_tables(table: pd.DataFrame, methods: Sequence[str]) -> Iterable[
                 for k in kinds
             )
             labels = tuple(map(condition_label, kinds))
-            yield DropTable(f"{method}: {title}", index, labels, tuple(severities), cells)
+            yield DropTable(f"{method}: {title}", title, index, labels, tuple(severities), cells)
 
 
 def _class_tables(table: pd.DataFrame, methods: Sequence[str]) -> Iterable[DropTable]:
@@ -151,7 +188,9 @@ def _class_tables(table: pd.DataFrame, methods: Sequence[str]) -> Iterable[DropT
             tuple((i, c) if (method, c) in measured else None for i, method in enumerate(methods))
             for c in conditions
         )
-        yield DropTable("Classes", None, tuple(map(condition_label, conditions)), tuple(methods), cells)
+        yield DropTable(
+            "Classes", "classes", None, tuple(map(condition_label, conditions)), tuple(methods), cells
+        )
 
 
 def _drops(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -163,6 +202,17 @@ def _drops(table: pd.DataFrame, methods: Sequence[str]) -> dict[str, dict[str, f
         place = f"{methods.index(row['method'])}@{row['target_ratio']}"
         drops.setdefault(row["condition"], {})[place] = round(row["drop"], 5)
     return drops
+
+
+def _failing(data: ReportData, conditions: set[str]) -> dict[str, list[str]]:
+    """By condition, at which places its check of accuracy is shown to fail."""
+    failing: dict[str, list[str]] = {}
+    for row in headline_verdicts(data.verdicts):
+        accuracy = row["metric"] in ("accuracy", "class_accuracy") and row["condition"] in conditions
+        if accuracy and row["verdict"] == INFERIOR and row["method"] in data.methods:
+            place = f"{data.methods.index(row['method'])}@{row['target_ratio']}"
+            failing.setdefault(row["condition"], []).append(place)
+    return failing
 
 
 def _robust_accuracy(table: pd.DataFrame) -> dict[str, list[list[Any]]]:

@@ -21,7 +21,7 @@ from evalsuite.errors import UserError
 from evalsuite.report.comparability import SETUPS, TOTALS, Comparability, comparability
 from evalsuite.report.data import ReportData, unique
 from evalsuite.report.example_images import load_examples
-from evalsuite.report.export import tables
+from evalsuite.report.run_tables import tables
 from evalsuite.results.check_verdicts import verdict_table
 from evalsuite.results.ratios import axes_of_methods
 from evalsuite.types import DENSE

@@ -1,14 +1,13 @@
-"""The numbers of the charts: curves over the ratio, reliability diagrams, slopes of the excess error."""
+"""The numbers of the charts: curves over the ratio, slopes of the excess error."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalsuite.cost_axes import AXES as COST_AXES
 from evalsuite.cost_axes import DEFAULT_AXIS
 from evalsuite.report.data import ReportData, Row, headline_rows, records
-from evalsuite.report.labels import THIN, condition_label, counted_noun, metric_label, number, percent
+from evalsuite.report.labels import condition_label, counted_noun, group_label, metric_label
 from evalsuite.types import DENSE
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ TIMES: Mapping[str, str] = {
 
 _CANDIDATE = ["method", "seed", "target_ratio"]
 _CURVE = ["metric", "condition"]
+_USED = [*_CANDIDATE, *_CURVE, "group", "value", "drop", "drop_low", "drop_high", "n"]
+"""Columns of measurements that curves are made of."""
 
 
 def curves(data: ReportData) -> dict[str, Any]:
@@ -51,9 +52,10 @@ def curves(data: ReportData) -> dict[str, Any]:
     limits, time_intervals = _limits(data.headline), _time_intervals(measured)
     return {
         "methods": data.methods,
+        "controls": list(data.controls),
         "axes": axes | {name: label for name, (label, _) in times.items()},
         "candidates": records(candidates[[*_CANDIDATE, *axes, *times]]),
-        "metrics": {str(name): _metric(data, str(name)) for name in measured["metric"].unique()},
+        "metrics": {row["metric"]: _metric(data, row) for row in records(measured.drop_duplicates("metric"))},
         "curves": [_curve(rows, data, index, limits, time_intervals) for rows in _rows_by_curve(measured)],
     }
 
@@ -61,7 +63,7 @@ def curves(data: ReportData) -> dict[str, Any]:
 def _rows_by_curve(measured: pd.DataFrame) -> list[list[Row]]:
     """The rows of each curve; the table becomes Python values once, not once for each curve."""
     curves_by_place: dict[tuple[Any, ...], list[Row]] = {}
-    for row in records(measured):
+    for row in records(measured[[name for name in _USED if name in measured]]):
         curves_by_place.setdefault(tuple(row[key] for key in _CURVE), []).append(row)
     return list(curves_by_place.values())
 
@@ -88,10 +90,12 @@ def _with_times(candidates: pd.DataFrame, times: Mapping[str, tuple[str, pd.Data
     return candidates
 
 
-def _metric(data: ReportData, name: str) -> dict[str, Any]:
+def _metric(data: ReportData, row: Row) -> dict[str, Any]:
+    name = row["metric"]
     metric = data.metrics.get(name)
     return {
         "label": metric_label(name),
+        "test": str(row["evaluator"] or "other").replace("_", " "),
         "unit": metric.unit if metric else "",
         "higher": metric.higher_is_better if metric else None,
         "text": metric.text if metric else "",
@@ -143,6 +147,7 @@ def _curve(
         "condition": first["condition"],
         "label": condition_label(first["condition"]),
         "group": first["group"] or "",
+        "of": group_label(first["group"]) if first["group"] else "",
         "n": first["n"] if len({row["n"] for row in rows}) == 1 else None,
         **limits.get((first["metric"], first["condition"]), without_limit),
         "points": points,
@@ -177,75 +182,6 @@ def _band(row: Row, higher_is_better: bool | None) -> list[float]:
 def _rounded(value: float) -> float:
     """The value with six digits, which are enough for the edge of a band and halve the page."""
     return float(f"{value:.6g}")
-
-
-@dataclass(frozen=True, slots=True)
-class ReliabilityDiagram:
-    """A reliability diagram of a candidate, with that of its parent in the background."""
-
-    title: str
-    note: str
-    colour: int
-    bins: tuple[dict[str, Any], ...]
-
-
-def reliability_diagrams(data: ReportData) -> list[ReliabilityDiagram]:
-    """Returns for each method the diagram of the last candidate whose test accuracy holds, and of the smallest one.
-
-    With several seeds, those of the first: bins pooled over networks would hide the bins of each.
-    """
-    table = data.reliability
-    if table.empty:
-        return []
-    first = table.drop_duplicates("method").set_index("method")["seed"]
-    of_first_seed = {name: table[table["seed"] == first[name]] for name in data.methods if name in first}
-    return [
-        _diagram(method, colour, ratio, of_first_seed[method])
-        for colour, method in enumerate(data.methods)
-        if method in of_first_seed
-        for ratio in _diagram_ratios(data, method, of_first_seed[method])
-    ]
-
-
-def _diagram_ratios(data: ReportData, method: str, table: pd.DataFrame) -> list[float]:
-    ratios = sorted(float(ratio) for ratio in table.loc[table["method"] == method, "ratio"].unique())
-    if not ratios:
-        return []
-    potential = data.clean_potentials.get(method, 0.0)
-    last = [min(ratios, key=lambda ratio: abs(ratio - potential))] if potential > 0 else []
-    return sorted({*last, ratios[-1]})
-
-
-def _diagram(method: str, colour: int, ratio: float, table: pd.DataFrame) -> ReliabilityDiagram:
-    candidate = records(table[(table["method"] == method) & (table["ratio"] == ratio)])
-    parent = records(table[table["method"] == DENSE])
-    note = f"ECE {number(_calibration_error(candidate), 3)}"
-    note += f", parent {number(_calibration_error(parent), 3)}" if parent else ""
-    bins = (*_drawn_bins(parent, "parent"), *_drawn_bins(candidate, "candidate"))
-    return ReliabilityDiagram(f"{method} at {percent(ratio)}", note, colour, bins)
-
-
-def _drawn_bins(rows: Sequence[Row], model: str) -> list[dict[str, Any]]:
-    """The bins with images; the others have neither confidence nor accuracy."""
-    return [
-        {
-            "model": model,
-            "confidence": row["confidence"],
-            "accuracy": row["accuracy"],
-            "count": row["count"],
-            "bin": f"confidence {row['lower']:.2f} to {row['upper']:.2f}",
-            "shows": f"{100 * row['accuracy']:.1f}{THIN}% right of {row['count']} images",
-        }
-        for row in rows
-        if row["count"]
-    ]
-
-
-def _calibration_error(rows: Sequence[Row]) -> float:
-    """Expected calibration error of the bins that are drawn (Guo et al. 2017, equation 3)."""
-    total = sum(row["count"] for row in rows)
-    gaps = (row["count"] * abs(row["accuracy"] - row["confidence"]) for row in rows if row["count"])
-    return float(sum(gaps) / total) if total else 0.0
 
 
 def slopes(data: ReportData) -> list[dict[str, Any]]:

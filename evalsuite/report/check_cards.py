@@ -16,6 +16,8 @@ from evalsuite.results.check_verdicts import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from evalsuite.report.data import ReportData
 
 SHOWN = 12
@@ -28,7 +30,7 @@ class CheckLine:
 
     Attributes:
         label: Metric and condition.
-        row: Its numbers.
+        row: Its numbers, with the number of images as ``n``.
         margin: Tolerance minus drop, in tolerances: below 0 more is lost than tolerated.
     """
 
@@ -70,8 +72,8 @@ def check_answer(data: ReportData) -> CheckAnswer | None:
     verdicts = candidate_verdicts(data.checked)
     code, reason = exit_reason(verdicts, about["undecided"])
     rows = records(data.checked)
-    groups = {(row["metric"], row["condition"]): row["group"] or "" for row in records(data.measurements)}
-    cards = [_card(verdict, [row for row in rows if _is_of(row, verdict)], groups) for verdict in verdicts]
+    places = {(row["metric"], row["condition"]): row for row in records(data.measurements)}
+    cards = [_card(verdict, [row for row in rows if _is_of(row, verdict)], places) for verdict in verdicts]
     return CheckAnswer(overall_outcome(verdicts), code, reason, _controls(about["controls"]), tuple(cards))
 
 
@@ -79,16 +81,17 @@ def _is_of(row: Row, verdict: CandidateVerdict) -> bool:
     return (row["candidate"], row["seed"]) == (verdict.candidate, verdict.seed)
 
 
-def _card(verdict: CandidateVerdict, rows: list[Row], groups: dict[tuple[str, str], str]) -> CheckCard:
-    lines = [_line(row, groups) for row in rows if row["value"] is not None or not row["passed"]]
+def _card(verdict: CandidateVerdict, rows: list[Row], places: Mapping[tuple[str, str], Row]) -> CheckCard:
+    lines = [_line(row, places) for row in rows if row["value"] is not None or not row["passed"]]
     return CheckCard(verdict, rows[0], tuple(sorted(lines, key=lambda line: line.margin)))
 
 
-def _line(row: Row, groups: dict[tuple[str, str], str]) -> CheckLine:
-    place = {**row, "aggregate": "single", "group": groups.get((row["metric"], row["condition"]), "")}
+def _line(row: Row, places: Mapping[tuple[str, str], Row]) -> CheckLine:
+    measured = places.get((row["metric"], row["condition"]), {})
+    place = {**row, "aggregate": "single", "group": measured.get("group") or "", "n": measured.get("n")}
     drop = row["drop"]
     margin = float("-inf") if drop is None else (row["tolerance"] - drop) / max(row["tolerance"], 1e-9)
-    return CheckLine(metric_on_condition(place), row, margin)
+    return CheckLine(metric_on_condition(place), place, margin)
 
 
 def _controls(names: list[str]) -> str:

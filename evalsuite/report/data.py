@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from evalsuite.cost_axes import AXES, DEFAULT_AXIS
+from evalsuite.results.verdict_tables import MEAN, NETWORK
 from evalsuite.types import DENSE
 
 if TYPE_CHECKING:
@@ -148,6 +149,15 @@ def headline_rows(table: pd.DataFrame) -> list[Row]:
     return records(table[seeds == chosen])
 
 
+def headline_verdicts(table: pd.DataFrame) -> list[Row]:
+    """Returns the verdicts on the mean over the seeds; those of the first seed where there is no mean."""
+    if table.empty:
+        return []
+    scope = MEAN if (table["scope"] == MEAN).any() else NETWORK
+    inside = table[table["scope"] == scope]
+    return records(inside if scope == MEAN else inside[inside["seed"] == inside["seed"].iloc[0]])
+
+
 def records(frame: pd.DataFrame) -> list[Row]:
     """Returns the rows of a frame as dictionaries with ``None`` where a value is missing."""
     columns = {str(name): _python_values(frame[name]) for name in frame.columns}
@@ -166,7 +176,9 @@ def present(rows: Sequence[Row], column: str) -> list[float]:
 
 def _python_values(column: pd.Series[Any]) -> list[Any]:
     """The Python values of a column; ``None`` for each of the missing values of pandas."""
-    return [
-        None if missing else value.tolist() if hasattr(value, "tolist") else value
-        for value, missing in zip(column.tolist(), column.isna(), strict=True)
-    ]
+    values = column.tolist()
+    if column.dtype == object:  # its values may be scalars of NumPy
+        values = [value.tolist() if hasattr(value, "tolist") else value for value in values]
+    if not column.hasnans and column.dtype != object:
+        return values
+    return [None if missing else value for value, missing in zip(values, column.isna(), strict=True)]

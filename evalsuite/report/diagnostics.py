@@ -26,6 +26,8 @@ from evalsuite.types import DENSE
 if TYPE_CHECKING:
     import pandas as pd
 
+    from evalsuite.types import Metric
+
 _FAILURE = ["evaluator", "status", "reason"]
 _WARNING = ["method", "evaluator", "pattern"]
 _MOST_ALIKE = 3
@@ -36,6 +38,10 @@ _MOST_RATIOS = 8
 """Ratios that are listed; of more, the range."""
 _NOT_IN_RECORD = ("command", "inputs", "notes", "plan", "spent", "suite_text")
 """Keys of ``run.json`` that are shown elsewhere, or only serve the program."""
+_SCALED = "_scaled"
+_SCORE = "; score: "
+"""Between the definition of a measure and that of the detector's score in the text of a metric."""
+_MEASURES = ("_auroc", "_aupr", "_fpr95")
 _EMPTY: tuple[object, ...] = (None, "", {}, [], ())
 _UNTRIED = ("not tested", "not computed yet")
 """Beginnings of reasons that are no failures: a search left the ratio out, or the run is unfinished."""
@@ -250,10 +256,40 @@ def time_spent(data: ReportData) -> list[Fact]:
 
 
 def glossary(data: ReportData) -> list[dict[str, Any]]:
-    """Returns the definition of every metric that was measured."""
+    """Returns the definitions of what was measured: metrics, measures of OOD detectors, and the detectors, each once.
+
+    Metrics after temperature scaling are explained by those before it, where these were measured too.
+    """
     names = unique(data.measurements["metric"].dropna())
     metrics = [data.metrics[name] for name in names if name in data.metrics]
-    return [{"name": m.name, "text": m.text, "unit": m.unit, "higher": m.higher_is_better} for m in metrics]
+    known = {metric.name for metric in metrics}
+    entries: dict[str, dict[str, Any]] = {}
+    for metric in metrics:
+        plain = metric.name.removesuffix(_SCALED)
+        if plain != metric.name and plain in known:
+            entries.setdefault(_SCALED, _entry("... scaled", "The metric after temperature scaling."))
+            continue
+        measure, score, detector = metric.text.partition(_SCORE)
+        if not score:
+            entries[metric.name] = _entry(metric_label(metric.name), metric.text, metric)
+            continue
+        family, name = _detector_and_measure(metric.name)
+        entries.setdefault(
+            f"{_SCORE}{name}", _entry(metric_label(name), f"Of an OOD detector: {measure}.", metric)
+        )
+        entries.setdefault(f"{_SCORE}{family}", _entry(f"{metric_label(family)} (OOD detector)", detector))
+    return list(entries.values())
+
+
+def _entry(name: str, text: str, metric: Metric | None = None) -> dict[str, Any]:
+    unit, higher = ("", None) if metric is None else (metric.unit, metric.higher_is_better)
+    return {"name": name, "text": text[:1].upper() + text[1:], "unit": unit, "higher": higher}
+
+
+def _detector_and_measure(name: str) -> tuple[str, str]:
+    """The two parts of the name of a metric of a detector, such as ``ash_b`` and ``fpr95_id_positive``."""
+    at = min(place for measure in _MEASURES if (place := name.find(measure)) > 0)
+    return name[:at], name[at + 1 :]
 
 
 def retraining_means(retraining: pd.DataFrame) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The tables of a run for other programs: CSV, Parquet, or an MLflow tracking store."""
+"""The tables of a run for other programs: CSV, Parquet, LaTeX, or an MLflow tracking store."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from evalsuite.atomic_files import write_atomically
-from evalsuite.errors import StoreError, UserError
+from evalsuite.errors import UserError
 from evalsuite.registry import unknown_name
+from evalsuite.report.build import report_data
+from evalsuite.report.latex import latex_tables
+from evalsuite.report.run_tables import tables
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,38 +24,13 @@ if TYPE_CHECKING:
 
     from evalsuite.results.run import Run
 
-Form = Literal["csv", "parquet", "mlflow"]
+Form = Literal["csv", "parquet", "latex", "mlflow"]
 FORMS: tuple[Form, ...] = get_args(Form)
 CANDIDATE = ["method", "seed", "target_ratio"]
 BATCH = 500
 """Numbers per request to MLflow, which takes at most 1,000."""
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
 """Characters that MLflow does not allow in names of metrics."""
-
-
-def tables(run: Run) -> dict[str, pd.DataFrame]:
-    """Returns every table of a run by name: measurements, thresholds, reliability, excess, exemplars, retraining.
-
-    And verdicts (each check at each ratio in each scope), groups (intervals of the potential), counts (checks by
-    verdict), and splits (potentials over training and over held-out conditions) where the suite keeps these apart.
-
-    Raises:
-        StoreError: If no cell is finished yet.
-    """
-    if run.measurements.empty or not run.metrics:
-        raise StoreError(f"{run.path} holds no finished cell yet; run the suite first")
-    return {
-        "measurements": run.measurements,
-        "thresholds": run.thresholds(),
-        "reliability": run.reliability,
-        "excess": run.excess,
-        "exemplars": run.exemplars,
-        "retraining": run.retraining,
-        "verdicts": run.verdicts,
-        "groups": run.groups,
-        "counts": run.counts,
-        **({} if run.splits.empty else {"splits": run.splits}),
-    }
 
 
 def as_csv(table: pd.DataFrame) -> bytes:
@@ -65,8 +43,9 @@ def export(run: Run, form: str, folder: Path) -> Path:
 
     Args:
         run: The run.
-        form: ``csv``, ``parquet`` (needs the extra ``parquet``), or ``mlflow`` (needs the extra ``mlflow``):
-            `folder` is then a local tracking store with one run per candidate.
+        form: ``csv``, ``parquet`` (needs the extra ``parquet``), ``latex`` (verdicts and accuracies
+            for a paper, with the package booktabs), or ``mlflow`` (needs the extra ``mlflow``): `folder` is then a
+            local tracking store with one run per candidate.
         folder: Created if it does not exist.
 
     Returns:
@@ -78,6 +57,10 @@ def export(run: Run, form: str, folder: Path) -> Path:
     """
     if form not in FORMS:
         raise UserError(unknown_name("export format", form, FORMS))
+    if form == "latex":
+        for name, text in latex_tables(report_data(run)).items():
+            write_atomically(folder / f"{name}.tex", text.encode())
+        return folder
     by_name = tables(run)
     if form == "mlflow":
         _log(by_name, str(run.record["suite"]["name"]), folder)

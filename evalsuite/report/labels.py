@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -204,6 +205,20 @@ def number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return DASH
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.{digits}g}"
+
+
+def rounded(value: float | None, n: float | None) -> str:
+    """Returns a number with as many decimals as `n` images support: as many as tell one image more or less apart.
+
+    >>> rounded(0.87654, 899), rounded(0.87654, 10_000), rounded(0.5, 50), rounded(12.3456, 899)
+    ('0.877', '0.8765', '0.50', '12.35')
+    """
+    if value is None:
+        return DASH
+    places = 3 if not n else min(6, max(1, math.ceil(math.log10(n) - 1e-9)))
+    whole = len(str(int(abs(value)))) - 1
+    text = f"{value:,.{max(0, places - whole)}f}"
+    return (text.removeprefix("-") if not float(text.replace(",", "")) else text).replace("-", "\u2212")
 
 
 def tested_ratios(tested: Any) -> tuple[float, ...]:

@@ -8,12 +8,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib.metadata import version
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, get_args
 
 import jinja2
+import jinja2.bccache
 from markupsafe import Markup
 
 from evalsuite.atomic_files import write_atomically
@@ -21,12 +23,20 @@ from evalsuite.datasets.picture_cache import cache_folder
 from evalsuite.errors import StoreError
 from evalsuite.report import charts, diagnostics
 from evalsuite.report.breakdown import breakdown
-from evalsuite.report.chart_data import curves, reliability_diagrams, slopes
+from evalsuite.report.chart_data import curves, slopes
 from evalsuite.report.check_cards import SHOWN, check_answer
 from evalsuite.report.comparability import FAIR_FROM, SETUPS, TOTALS
-from evalsuite.report.data import MOST_UNRANKED, ReportData, headline_rows, records
-from evalsuite.report.labels import condition_label, metric_label, number, percent
-from evalsuite.report.threshold_tables import FLAGS, threshold_blocks, threshold_matrices, threshold_matrix
+from evalsuite.report.curve_lines import curve_lines
+from evalsuite.report.curve_panel import Box, CurvePanel
+from evalsuite.report.data import MOST_UNRANKED, ReportData, Row, headline_rows, records
+from evalsuite.report.labels import condition_label, metric_label, number, percent, rounded
+from evalsuite.report.palette import SHAPE_PATHS
+from evalsuite.report.panels import Panel, panel_metrics, panels
+from evalsuite.report.plot import Pen, document
+from evalsuite.report.reliability import FEWEST, ReliabilityDiagram, reliability_diagrams
+from evalsuite.report.slope_plot import slope_plot
+from evalsuite.report.threshold_list import threshold_blocks
+from evalsuite.report.threshold_tables import FLAGS, threshold_matrices, threshold_matrix
 from evalsuite.report.verdict_cards import Verdicts
 from evalsuite.types import Picture, PictureKind
 
@@ -34,7 +44,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+SCRIPTS = ("page.js", "saving.js", "curves.js", "breakdown.js")
 KINDS: tuple[PictureKind, ...] = get_args(PictureKind)
+PANEL_WIDTH, PANEL_HEIGHT = 300.0, 176.0
+"""Size of a panel in units of its drawing, of which 10.5 are the size of the type."""
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"}
 
 
@@ -44,15 +57,11 @@ def page(data: ReportData) -> str:
     Every text of the run is escaped, numbers reach the scripts as JSON, and a content security policy forbids all
     requests and all scripts but those of the page.
     """
-    scripts = {
-        "library": _library(),
-        "behaviour": _asset("page.js"),
-        "breakdown_script": _asset("breakdown.js"),
-    }
+    scripts = [_library(), *(_asset(name) for name in SCRIPTS)]
     sections = (_thresholds, _charts, _drops, _pictures, _diagnostics)
     context = {name: value for section in sections for name, value in section(data).items()}
-    context |= {**scripts, "style": _asset("page.css")}
-    return _environment().get_template("page").render(context, policy=_policy(*scripts.values()))
+    context |= {"scripts": scripts, "style": _asset("page.css"), "shapes": SHAPE_PATHS}
+    return _environment().get_template("page").render(context, policy=_policy(*scripts))
 
 
 def write_page(data: ReportData, folder: Path) -> Path:
@@ -94,21 +103,47 @@ def _thresholds(data: ReportData) -> dict[str, Any]:
 
 
 def _charts(data: ReportData) -> dict[str, Any]:
-    """The curves, the reliability diagrams and the slopes, with the specifications of all charts."""
+    """The panels, the curves, the reliability diagrams and the slopes, and the specifications of steered charts."""
     numbers, diagrams, excess = curves(data), reliability_diagrams(data), slopes(data)
+    lines = curve_lines(data, numbers, panel_metrics(numbers))
+    rows = {f"reliability {diagram.title}": _rows_of_bins(diagram) for diagram in diagrams}
     return {
         "curves": numbers,
+        "controls": data.controls,
+        "panels": [] if data.checked.size else [_panel(panel) for panel in panels(lines)],
         "drawable": {(curve["metric"], curve["condition"]) for curve in numbers["curves"]},
         "diagrams": diagrams,
+        "fewest": FEWEST,
         "slopes": excess,
+        "slope_svg": Markup(slope_plot(excess, data.methods)) if excess else "",  # noqa: S704  # it escapes its texts
         "all_charts": {
             "curve": charts.curve_chart(data.methods),
-            "diagrams": [charts.reliability_chart(diagram.bins, diagram.colour) for diagram in diagrams],
             "robust": charts.robustness_chart(data.methods),
             "scores": [charts.score_chart(index) for index in range(len(data.methods))],
-            "slopes": charts.slope_chart(excess, data.methods),
+            "rows": rows | ({"excess error": excess} if excess else {}),
         },
     }
+
+
+def _panel(panel: Panel) -> dict[str, Any]:
+    """A panel of the small multiples, drawn."""
+    curve, pen = panel.curve, Pen()
+    drawn = CurvePanel(curve, Box(0.0, 8.0, PANEL_WIDTH, PANEL_HEIGHT - 28.0), pen)
+    better = {True: ", higher is better", False: ", lower is better", None: ""}[curve.higher_is_better]
+    svg = document(drawn.parts(), PANEL_WIDTH, PANEL_HEIGHT, pen, label=drawn.words())
+    return {
+        "title": panel.title,
+        "metric": curve.metric,
+        "condition": curve.condition,
+        "note": curve.label + better,
+        "svg": Markup(svg),  # noqa: S704  # it escapes its texts
+    }
+
+
+def _rows_of_bins(diagram: ReliabilityDiagram) -> list[dict[str, Any]]:
+    """The bins of a diagram as rows of a table to save."""
+    models = {"parent": diagram.parent, "candidate": diagram.candidate}
+    return [{"model": model, **asdict(part)} for model, bins in models.items() for part in bins]
 
 
 def _drops(data: ReportData) -> dict[str, Any]:
@@ -139,7 +174,7 @@ def _diagnostics(data: ReportData) -> dict[str, Any]:
         "warnings": diagnostics.quality_warnings(data.measurements),
         "notes": diagnostics.notes(data),
         "preprocessing": diagnostics.preprocessing(data),
-        "comparability": records(data.comparability) if data.checked.empty else [],
+        "comparability": _compared_pairs(data),
         "retraining": diagnostics.retraining_means(data.retraining),
         "setups": {**SETUPS, **TOTALS},
         "fair_from": FAIR_FROM,
@@ -153,12 +188,36 @@ def _diagnostics(data: ReportData) -> dict[str, Any]:
     }
 
 
+def _compared_pairs(data: ReportData) -> list[Row]:
+    """The pairs of methods that are compared: none in a check, and none with a control, which is not pruned."""
+    pairs = records(data.comparability) if data.checked.empty else []
+    return [pair for pair in pairs if not {pair["first"], pair["second"]} & set(data.controls)]
+
+
+class _CompiledTemplates(jinja2.BytecodeCache):
+    """The compiled template in the cache folder, which saves a tenth of a second of every page."""
+
+    def load_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        with contextlib.suppress(OSError):
+            bucket.bytecode_from_string(self._file(bucket).read_bytes())
+
+    def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        with contextlib.suppress(StoreError):
+            write_atomically(self._file(bucket), bucket.bytecode_to_string())
+
+    @staticmethod
+    def _file(bucket: jinja2.bccache.Bucket) -> Path:
+        version_of_jinja = version("jinja2")
+        return cache_folder() / f"template-{version_of_jinja}-{bucket.key[:16]}.bin"
+
+
 @cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda name: _text(f"{name}.html.j2")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        bytecode_cache=_CompiledTemplates(),
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -170,12 +229,22 @@ def _environment() -> jinja2.Environment:
         "percent": percent,
         "data_uri": _data_uri,
         "by_row": _by_row,
+        "by_test": _by_test,
+        "rounded": rounded,
     }
     return environment
 
 
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _by_test(metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """The names of metrics by the test that reports them, in order."""
+    by_test: dict[str, list[str]] = {}
+    for name, metric in metrics.items():
+        by_test.setdefault(metric["test"], []).append(name)
+    return list(by_test.items())
 
 
 def _by_row(pictures: Sequence[Picture]) -> list[tuple[str, list[Picture]]]:
@@ -201,7 +270,7 @@ def _policy(*scripts: str) -> str:
     digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
     return (
-        f"default-src 'none'; script-src 'unsafe-eval' {allowed}; "  # Vega compiles its expressions
+        f"default-src 'none'; script-src {allowed}; "  # Vega's expressions are interpreted, not compiled
         "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
     )
 

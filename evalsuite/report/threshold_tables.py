@@ -1,4 +1,4 @@
-"""The tables of thresholds: the matrix of methods by kinds of conditions, and the table of all thresholds."""
+"""The matrix of thresholds: methods by kinds of conditions."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evalsuite.cost_axes import share_phrase
-from evalsuite.report.data import ReportData, Row, present, records, unique
+from evalsuite.report.data import Row, present, unique
 from evalsuite.report.labels import (
     DASH,
-    THIN,
-    aggregate_label,
     condition_label,
     decimals,
     group_label,
@@ -21,32 +19,31 @@ from evalsuite.report.labels import (
     percentage,
     tested_ratios,
 )
+from evalsuite.report.verdict_bar import VerdictBar
 from evalsuite.types import SYNTHETIC_FROST
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    import pandas as pd
+    from collections.abc import Iterable, Mapping, Sequence
 
 
 FLAGS: Mapping[str, tuple[str, str]] = {
-    "censored": ("≥", "no tested ratio failed: the true threshold may be higher"),
+    "censored": ("nothing failed", "no tested ratio failed: the true threshold may be higher"),
     "infeasible": (
-        "\u2217",
+        "failed at the smallest",
         "a condition failed at the smallest ratio tested; 0 means that no tested ratio passed",
     ),
-    "non_monotone": ("†", "a larger ratio passed after a smaller one had failed"),
+    "non_monotone": ("a larger one passed", "a larger ratio passed after a smaller one had failed"),
     "underpowered": (
-        "‡",
+        "more images needed",
         "the 95 % interval of a deciding drop is wider than the tolerance: more images needed",
     ),
-    "incomplete": ("§", "a ratio could not be measured and counts as failed"),
+    "incomplete": ("a ratio was not measured", "a ratio could not be measured and counts as failed"),
     "at_chance": (
-        "°",
+        "at chance level",
         "a network at chance level would pass: the parent is better than that by no more than the tolerance",
     ),
 }
-"""Mark and meaning of each flag of a threshold."""
+"""Short and full words for each flag of a threshold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,21 +53,19 @@ class MatrixCell:
     Attributes:
         row: The threshold.
         shown: The row of the condition whose curve explains it.
-        text: The potential in percent, with ``≥`` if censored.
-        marks: Marks of the other flags.
+        text: The potential in percent.
         interval: Its 95 % interval, or the certified ratio, in percent; empty where neither is known.
         tip: The explanation, one fact per line.
-        shortfall: Distance below the threshold of test accuracy, in steps of 5 points, 10 at most.
+        bar: Up to which ratio it is shown to hold, and from which to fail.
         tested: The tested ratios.
     """
 
     row: Row
     shown: Row
     text: str
-    marks: str
     interval: str
     tip: str
-    shortfall: int
+    bar: VerdictBar
     tested: tuple[float, ...]
 
     @property
@@ -96,6 +91,7 @@ class MatrixColumn:
         group: The group of conditions otherwise.
         aggregate: How the group is summarised: ``mean`` or ``minimum``.
         also: Beginnings of names of conditions without a group that belong to it.
+        conditions: Names of conditions without a group that belong to it.
     """
 
     title: str
@@ -105,15 +101,19 @@ class MatrixColumn:
     group: str = ""
     aggregate: str = "minimum"
     also: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdMatrix:
-    """The matrix: `cells` has a row per method and an entry, possibly ``None``, per column."""
+    """The matrix: `cells` has a row per method and an entry, possibly ``None``, per column.
+
+    What `everywhere` says holds for all cells.
+    """
 
     columns: tuple[MatrixColumn, ...]
     cells: Mapping[str, tuple[MatrixCell | None, ...]]
-    legend: tuple[tuple[str, str], ...]
+    everywhere: tuple[str, ...]
     descriptions: tuple[tuple[str, str], ...]
 
     def spans(self) -> list[tuple[str, int]]:
@@ -178,6 +178,19 @@ _PREFERRED = ("accuracy", "robust_accuracy", "msp_auroc", "energy_auroc", "ece_e
 """Metrics that are named first among conditions with the same threshold: the best known ones."""
 
 
+def metrics_without_column(places: Iterable[tuple[str, str]]) -> list[str]:
+    """Returns the metrics, of pairs of a metric and a group of conditions, that no kind of test holds yet.
+
+    >>> metrics_without_column([("accuracy", ""), ("knn_auroc", "ood-far"), ("margin", ""), ("top5_accuracy", "")])
+    ['margin', 'top5_accuracy']
+    """
+    by_metric: dict[str, set[str]] = {}
+    for metric, group in places:
+        by_metric.setdefault(metric, set()).add(group or "")
+    held = {metric for column in COLUMNS for metric in column.metrics}
+    return [metric for metric, groups in by_metric.items() if metric not in held and groups == {""}]
+
+
 def threshold_matrix(rows: Sequence[Row], methods: Sequence[str]) -> ThresholdMatrix:
     """Returns the matrix of the thresholds over all seeds.
 
@@ -188,12 +201,9 @@ def threshold_matrix(rows: Sequence[Row], methods: Sequence[str]) -> ThresholdMa
     columns, results = column_results(rows, methods)
     shown = [result.row for line in results.values() for result in line if result is not None]
     digits = decimals(row["potential"] for row in shown)
-    common_marks = _common_marks(shown)
-    cells = {
-        method: tuple(_without_marks(cell, common_marks) for cell in _cells(columns, line, digits))
-        for method, line in results.items()
-    }
-    return ThresholdMatrix(columns, cells, _legend(cells, common_marks), _descriptions(columns, results))
+    cells = {method: _cells(line, digits) for method, line in results.items()}
+    everywhere = tuple(FLAGS[flag][1] for flag in _common_flags(shown))
+    return ThresholdMatrix(columns, cells, everywhere, _descriptions(columns, results))
 
 
 def threshold_matrices(data: ReportData) -> dict[str, ThresholdMatrix]:
@@ -220,6 +230,7 @@ def column_results(
     known = {column.group for column in COLUMNS}
     groups = unique(row["group"] for row in rows if row["group"] and row["group"] not in known)
     extra = [MatrixColumn(group_label(name).capitalize(), "worst", (), group=name) for name in groups]
+    extra += _columns_of_metrics(rows)
     columns: list[MatrixColumn] = []
     results: dict[str, list[ColumnResult | None]] = {method: [] for method in methods}
     for column in (*COLUMNS, *extra, EVERYTHING):
@@ -232,6 +243,21 @@ def column_results(
             for method, result in line.items():
                 results[method].append(result)
     return tuple(columns), {method: tuple(line) for method, line in results.items()}
+
+
+def _columns_of_metrics(rows: Sequence[Row]) -> list[MatrixColumn]:
+    """A column for each metric that is of no other kind: on its one condition, or the worst of several."""
+    single = [row for row in rows if row["aggregate"] == "single"]
+    columns = []
+    for metric in metrics_without_column((row["metric"], row["group"] or "") for row in single):
+        conditions = unique(row["condition"] for row in single if row["metric"] == metric)
+        title = metric_label(metric)[:1].upper() + metric_label(metric)[1:]
+        columns.append(
+            MatrixColumn(title, "", (metric,), condition=conditions[0])
+            if len(conditions) == 1
+            else MatrixColumn(title, "worst", (metric,), conditions=tuple(conditions))
+        )
+    return columns
 
 
 def column_result(column: MatrixColumn, rows: Sequence[Row], method: str) -> ColumnResult | None:
@@ -247,7 +273,11 @@ def column_result(column: MatrixColumn, rows: Sequence[Row], method: str) -> Col
         elif column.aggregate == "mean":
             matching = _mean(column, metric, method, rows)
         else:
-            matching = [row for row in of_metric if row["group"] == column.group or _belongs(row, column)]
+            matching = [
+                row
+                for row in of_metric
+                if (column.group and row["group"] == column.group) or _belongs(row, column)
+            ]
         if matching:
             return _worst(matching, column.group)
     return None
@@ -271,7 +301,10 @@ def _order(row: Row) -> tuple[float, float, int]:
 
 
 def _belongs(row: Row, column: MatrixColumn) -> bool:
-    return not row["group"] and bool(column.also) and str(row["condition"]).startswith(column.also)
+    name = str(row["condition"])
+    return not row["group"] and (
+        name in column.conditions or (bool(column.also) and name.startswith(column.also))
+    )
 
 
 def _mean(column: MatrixColumn, metric: str, method: str, rows: Sequence[Row]) -> list[Row]:
@@ -300,6 +333,8 @@ def _worst(rows: Sequence[Row], group: str = "") -> ColumnResult | None:
         "first_failure": min(present(rows, "first_failure"), default=None),
         "certified": min(certified, default=None),
         "certified_jointly": min(present(rows, "certified_jointly"), default=None),
+        "noninferior_up_to": min(present(rows, "noninferior_up_to"), default=None),
+        "inferior_from": min(present(rows, "inferior_from"), default=None),
         "potential_low": None,
         "potential_high": None,
     }
@@ -321,74 +356,54 @@ def _descriptions(
     return tuple(descriptions)
 
 
-def _common_marks(rows: Sequence[Row]) -> str:
-    """Marks that all cells would have: they are explained once instead."""
-    common = [
-        mark for flag, (mark, _) in FLAGS.items() if flag != "censored" and all(r.get(flag) for r in rows)
-    ]
-    return "".join(common) if len(rows) > 1 else ""
+def _common_flags(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Flags that all cells would have: they are explained once instead."""
+    return tuple(flag for flag in FLAGS if len(rows) > 1 and all(row.get(flag) for row in rows))
 
 
-def _without_marks(cell: MatrixCell | None, common: str) -> MatrixCell | None:
-    if cell is None:
-        return None
-    return replace(cell, marks="".join(mark for mark in cell.marks if mark not in common))
+def _cells(results: Sequence[ColumnResult | None], digits: int) -> tuple[MatrixCell | None, ...]:
+    return tuple(None if result is None else _cell(result, digits) for result in results)
 
 
-def _legend(
-    cells: Mapping[str, Sequence[MatrixCell | None]], common_marks: str
-) -> tuple[tuple[str, str], ...]:
-    shown = [cell for line in cells.values() for cell in line if cell is not None]
-    used = "".join(cell.text[0] + cell.marks for cell in shown)
-    explained = tuple((mark, meaning) for mark, meaning in FLAGS.values() if mark in used)
-    return explained + tuple(
-        ("everywhere", meaning) for mark, meaning in FLAGS.values() if mark in common_marks
-    )
-
-
-def _cells(
-    columns: Sequence[MatrixColumn], results: Sequence[ColumnResult | None], digits: int
-) -> tuple[MatrixCell | None, ...]:
-    accuracy = results[0].row if columns[:1] == COLUMNS[:1] and results[0] is not None else None
-    return tuple(_cell(result, accuracy, digits) for result in results)
-
-
-def _cell(result: ColumnResult | None, accuracy: Row | None, digits: int) -> MatrixCell | None:
-    if result is None:
-        return None
+def _cell(result: ColumnResult, digits: int) -> MatrixCell:
     row, tested = result.row, tested_ratios(result.row["tested"])
-    base = accuracy["potential"] if accuracy is not None else max(tested, default=1.0)
-    shortfall = min(10, round(20 * max(0.0, base - row["potential"])))
     text = tip(row)
     if result.count > 1:
         text += f"\nWorst of {result.count} checks"
         text += f", {result.undecided} of them undecided" if result.undecided else ""
     if row["aggregate"] == "minimum":
         text += f"\nFirst failure: {condition_label(result.shown['condition'])}"
+    bar = VerdictBar(
+        "",
+        result.count,
+        result.undecided,
+        row.get("noninferior_up_to"),
+        row.get("inferior_from"),
+        max(tested, default=1.0),
+    )
     return MatrixCell(
         row,
         result.shown,
         potential_text(row, digits),
-        marks(row),
         interval(row, digits),
-        text,
-        shortfall,
+        text + f"\n{bar.tip[:1].upper()}{bar.tip[1:]}",
+        bar,
         tested,
     )
 
 
-def marks(row: Row) -> str:
-    """Returns the marks of a threshold's flags, but for ``≥``, which stands before the number."""
-    return "".join(mark for flag, (mark, _) in FLAGS.items() if flag != "censored" and row.get(flag))
+def flag_notes(row: Row) -> tuple[str, ...]:
+    """Returns the flags of a threshold in a few words each; that nothing failed is said by its first failure."""
+    return tuple(short for flag, (short, _) in FLAGS.items() if flag != "censored" and row.get(flag))
 
 
 def potential_text(row: Row, digits: int) -> str:
     """Returns a potential in percent.
 
     >>> potential_text({"potential": 0.95, "censored": True}, 0)
-    '≥95'
+    '95'
     """
-    return ("≥" if row.get("censored") else "") + percentage(row["potential"], digits)
+    return percentage(row["potential"], digits)
 
 
 def certified_text(row: Row, digits: int) -> str:
@@ -463,118 +478,3 @@ def _tolerance_and_parent(row: Row) -> str:
     tolerance = f"Tolerance {number(row['tolerance'])}{unit}"
     single = row["aggregate"] in ("single", "of-mean") and row["reference"] is not None
     return f"{tolerance}, parent {number(row['reference'])}" if single else tolerance
-
-
-_KEY = ("metric", "group", "condition", "aggregate")
-Key = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ThresholdEntry:
-    """The threshold of a method in a line of the table of all thresholds.
-
-    Attributes:
-        row: The threshold over all seeds.
-        text: Its potential in percent.
-        marks: Marks of its flags.
-        certified: Up to which ratio it is non-inferior at 95 %, in percent; empty where undecided.
-        failure: The first failure in percent, a dash if there is none.
-        seeds: The potential of each seed, empty with one.
-        published: Mean and standard deviation over seeds of the largest ratio that passes; empty with one.
-        tip: The explanation, one fact per line.
-    """
-
-    row: Row
-    text: str
-    marks: str
-    certified: str
-    failure: str
-    seeds: str
-    published: str
-    tip: str
-
-
-@dataclass(frozen=True, slots=True)
-class ThresholdLine:
-    """A condition, or a summary of several, with an entry per method."""
-
-    label: str
-    is_summary: bool
-    row: Row
-    entries: tuple[ThresholdEntry | None, ...]
-
-    def common(self, column: str) -> float | None:
-        """Returns the value that all methods share, for example the parent's; ``None`` where they differ."""
-        values = unique(entry.row[column] for entry in self.entries if entry is not None)
-        return values[0] if len(values) == 1 else None
-
-
-@dataclass(frozen=True, slots=True)
-class ThresholdBlock:
-    """The lines of one metric."""
-
-    title: str
-    metric: str
-    lines: tuple[ThresholdLine, ...]
-
-
-def threshold_blocks(data: ReportData) -> list[ThresholdBlock]:
-    """Returns the table of all thresholds: one block per metric, one line per condition."""
-    rows = data.headline
-    digits = decimals(ratio for row in rows for ratio in (row["potential"], row["first_failure"]))
-    seeds = _rows_of_seeds(data.thresholds)
-    by_key = {(row["method"], *_key(row)): row for row in rows}
-    lines: dict[str, list[ThresholdLine]] = {}
-    for key in unique(_key(row) for row in rows):
-        of_methods = [by_key.get((method, *key)) for method in data.methods]
-        first = next(row for row in of_methods if row is not None)
-        entries = tuple(_entry(row, seeds, digits) for row in of_methods)
-        line = ThresholdLine(aggregate_label(first), first["aggregate"] != "single", first, entries)
-        lines.setdefault(first["metric"], []).append(line)
-    return [
-        ThresholdBlock(metric_label(metric), metric, tuple(_ordered(of_metric)))
-        for metric, of_metric in lines.items()
-    ]
-
-
-def _key(row: Row) -> Key:
-    return tuple(row[column] for column in _KEY)
-
-
-def _ordered(lines: Sequence[ThresholdLine]) -> list[ThresholdLine]:
-    """The lines by group, each with its summaries on top; otherwise in the order of the table."""
-    groups = unique(line.row["group"] for line in lines)
-    return sorted(lines, key=lambda line: (groups.index(line.row["group"]), not line.is_summary))
-
-
-def _rows_of_seeds(thresholds: pd.DataFrame) -> Mapping[Key, list[Row]]:
-    rows: dict[Key, list[Row]] = {}
-    for row in records(thresholds):
-        if str(row["seed"]) != "all":
-            rows.setdefault((row["method"], *_key(row)), []).append(row)
-    return rows
-
-
-def _entry(row: Row | None, seeds: Mapping[Key, list[Row]], digits: int) -> ThresholdEntry | None:
-    if row is None:
-        return None
-    failure = DASH if row["first_failure"] is None else percentage(row["first_failure"], digits)
-    of_seeds = seeds.get((row["method"], *_key(row)), [])
-    potentials = " · ".join(potential_text(seed, digits) for seed in of_seeds) if len(of_seeds) > 1 else ""
-    return ThresholdEntry(
-        row=row,
-        text=potential_text(row, digits),
-        marks=marks(row),
-        certified=certified_text(row, digits),
-        failure=failure,
-        seeds=potentials,
-        published=_published(row),
-        tip=tip(row),
-    )
-
-
-def _published(row: Row) -> str:
-    mean, spread = row["potential_any_mean"], row["potential_any_std"]
-    if mean is None or spread is None:
-        return ""
-    return f"∅ {percentage(mean, 1)}{THIN}±{THIN}{percentage(spread, 1)}"

@@ -7,16 +7,23 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evalsuite.cost_axes import share_phrase
-from evalsuite.report.data import Row, records
-from evalsuite.report.labels import group_label, metric_on_condition, number, percent, tested_ratios
-from evalsuite.results.verdict_tables import EVERYTHING, MEAN, NETWORK
+from evalsuite.report.data import Row, headline_verdicts
+from evalsuite.report.labels import (
+    group_label,
+    metric_label,
+    metric_on_condition,
+    number,
+    percent,
+    tested_ratios,
+)
+from evalsuite.report.threshold_tables import metrics_without_column
+from evalsuite.report.verdict_bar import VerdictBar
+from evalsuite.results.verdict_tables import EVERYTHING
 from evalsuite.thresholds.seeds import ALL_SEEDS
 from evalsuite.thresholds.verdicts import INFERIOR, NONINFERIOR, UNDECIDED
 from evalsuite.types import DENSE
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from evalsuite.report.data import ReportData
 
 CORRUPTIONS = "corruptions"
@@ -33,6 +40,7 @@ _SINGLE_BARS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Similarity", ("agreement", "negative_flip_rate", "softmax_distance")),
 )
 """Bars of a single check on clean images: the first of these metrics that images can decide."""
+_ON_CLEAN = ("accuracy", *(metric for _, metrics in _SINGLE_BARS for metric in metrics))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,49 +53,6 @@ class Sentence:
 
     def __str__(self) -> str:
         return f"{self.before}{self.figure}{self.after}"
-
-
-@dataclass(frozen=True, slots=True)
-class VerdictBar:
-    """The interval of the true potential of a check, or of a group of checks, on the axis of ratios.
-
-    Attributes:
-        label: What is checked.
-        checks: Number of checks.
-        never_decided: How many of them have no sound bounds, and are left out.
-        holds: Ratio up to which all are shown to be non-inferior; 0 if none, ``None`` where nothing can be decided.
-        fails: Ratio from which they are shown to be inferior; ``None`` if there is none.
-        last: Largest tested ratio.
-    """
-
-    label: str
-    checks: int
-    never_decided: int
-    holds: float | None
-    fails: float | None
-    last: float
-
-    @property
-    def open_until(self) -> float:
-        """Where the undecided part ends."""
-        return self.last if self.fails is None else self.fails
-
-    @property
-    def tip(self) -> str:
-        """The bar in words."""
-        subject = f"{self.checks} checks" if self.checks > 1 else "1 check"
-        if self.holds is None:
-            return f"{subject}, which images cannot decide"
-        left_out = f", {self.never_decided} of them never decided" if self.never_decided else ""
-        shown = (
-            f"shown to hold up to {percent(self.holds)}"
-            if self.holds
-            else "not shown to hold at any tested ratio"
-        )
-        failing = (
-            f"shown to fail from {percent(self.fails)}" if self.fails is not None else "not shown to fail"
-        )
-        return f"{subject}{left_out}: {shown}, {failing}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +122,9 @@ class Verdicts:
 
     def __init__(self, data: ReportData) -> None:
         self.data = data
-        self.checks = _of_headline(data.verdicts)
-        self.groups = _of_headline(data.groups)
-        self.counts = _of_headline(data.counts)
+        self.checks = headline_verdicts(data.verdicts)
+        self.groups = headline_verdicts(data.groups)
+        self.counts = headline_verdicts(data.counts)
         self.thresholds = [row for row in data.headline if row["aggregate"] == "single"]
 
     @property
@@ -241,13 +206,22 @@ class Verdicts:
         others = [row for row in rows if row["group"] not in hidden and row not in families]
         groups = [_bar(row, last) for row in (*families, *others)]
         single = [self._single_bar(label, method, metrics, last) for label, metrics in _SINGLE_BARS]
-        return [bar for bar in (*clean, *groups, *single) if bar is not None]
+        of_plugins = [
+            self._single_bar(name, method, metrics, last) for name, metrics in self._own_bars(method)
+        ]
+        return [bar for bar in (*clean, *groups, *single, *of_plugins) if bar is not None]
+
+    def _own_bars(self, method: str) -> list[tuple[str, tuple[str, ...]]]:
+        """Name and metric of the bars of metrics that are of no other kind, such as those of plug-ins."""
+        rows = [row for row in self.thresholds if row["method"] == method]
+        metrics = metrics_without_column((row["metric"], row["group"] or "") for row in rows)
+        return [(_sentence_case(metric_label(metric)), (metric,)) for metric in metrics]
 
     def _single_bar(self, label: str, method: str, metrics: Sequence[str], last: float) -> VerdictBar | None:
         rows = {
             row["metric"]: row
             for row in self.thresholds
-            if row["method"] == method and row["condition"] == "clean" and row["metric"] in metrics
+            if row["method"] == method and row["metric"] in metrics and _is_of_single_bar(row)
         }
         ordered = [rows[metric] for metric in metrics if metric in rows]
         decided = [row for row in ordered if row.get("noninferior_up_to") is not None]
@@ -363,13 +337,8 @@ def number_short(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else number(value, 3)
 
 
-def _of_headline(table: pd.DataFrame) -> list[Row]:
-    """The rows on the mean over the seeds; those of the first seed where there are none."""
-    if table.empty:
-        return []
-    scope = MEAN if (table["scope"] == MEAN).any() else NETWORK
-    inside = table[table["scope"] == scope]
-    return records(inside if scope == MEAN else inside[inside["seed"] == inside["seed"].iloc[0]])
+def _is_of_single_bar(row: Row) -> bool:
+    return bool(row["condition"] == "clean" or row["metric"] not in _ON_CLEAN)
 
 
 def _bar(row: Row, last: float, label: str = "") -> VerdictBar:

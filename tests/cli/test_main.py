@@ -95,12 +95,20 @@ def test_compare_puts_runs_into_one_page(command: Command, done: Run, tmp_path: 
 
 def test_report_writes_figures(command: Command, done: Run, tmp_path: Path) -> None:
     path = copied(done, tmp_path)
-    code, out, err = command("report", path, "--figures", "svg")
+    only = ("--only", "verdict, panels,curves:accuracy/clean", "--width", "120mm")
+    code, out, err = command("report", path, "--figures", "svg", *only)
     assert (code, err) == (0, "")
     figures = list((path / "figures").glob("*.svg"))
     assert f"Figures: {len(figures)} in {path / 'figures'}" in out
-    assert len(figures) > 5
+    assert {figure.name for figure in figures} == {"verdict.svg", "panels.svg", "curves-accuracy-clean.svg"}
+    assert all('width="120.00mm"' in figure.read_text("utf-8") for figure in figures)
     assert all(figure.read_text("utf-8").startswith("<svg") for figure in figures)
+
+
+def test_options_of_figures_without_figures_are_refused(command: Command, done: Run) -> None:
+    for option in (("--only", "verdict"), ("--width", "page")):
+        code, _, err = command("report", done.path, *option)
+        assert (code, f"found {option[0]} without figures; add --figures pdf, svg or png" in err) == (2, True)
 
 
 def test_threshold_prints_a_line_for_every_threshold_of_the_suite(command: Command, done: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -93,3 +94,38 @@ def test_histograms_keep_their_bins_in_order(full: ReportData) -> None:
     assert scores["edges"] == [-1.0, -0.5, 0.0]
     assert scores["sets"] == ["letters"]
     assert scores["counts"]["magnitude@0.8@letters"] == [1, 11]
+
+
+def test_losses_and_gains_are_apart_on_one_scale_for_a_block_and_the_largest_losses_lead(
+    full: ReportData,
+) -> None:
+    """A gain had the colour of nothing, and the rows stood in the order of the suite."""
+    found = breakdown(full)
+    sheets = [sheet for sheet in found.tables if sheet.block == "generated corruptions"]
+    assert len(sheets) == len(found.data["methods"]) == 3
+    drops = [found.drop(cell) or 0.0 for sheet in sheets for line in sheet.cells for cell in line]
+    assert found.scales["generated corruptions"] == max(map(abs, drops))
+    for sheet in sheets:
+        means = [np.mean([found.drop(cell) or 0.0 for cell in sheet.cells[i]]) for i in found.order(sheet)]
+        assert means == sorted(means, reverse=True)
+        for cell in sheet.cells[0]:
+            kind, share = found.shade(cell, sheet.block)
+            drop = found.drop(cell) or 0.0
+            assert kind == ("gain" if drop < 0 else "loss")
+            assert share == pytest.approx(abs(drop) / found.scales[sheet.block])
+    assert found.shade(None, sheets[0].block) == ("loss", 0.0)
+
+
+def test_what_is_shown_to_fail_is_that_of_the_verdicts(full: ReportData) -> None:
+    found = breakdown(full)
+    rows = full.verdicts[(full.verdicts["verdict"] == "inferior") & (full.verdicts["metric"] == "accuracy")]
+    failing = {(condition, place) for condition, places in found.data["failing"].items() for place in places}
+    methods = found.data["methods"]
+    assert failing == {
+        (condition, f"{methods.index(method)}@{target}")
+        for condition, method, target in zip(
+            rows["condition"], rows["method"], rows["target_ratio"], strict=True
+        )
+        if condition.endswith(("/1", "/3"))
+    }
+    assert failing

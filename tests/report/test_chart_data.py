@@ -1,39 +1,15 @@
-"""The numbers of the charts: curves, reliability diagrams, slopes."""
+"""The numbers of the charts: curves and slopes."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING
 
-from evalsuite.report.chart_data import curves, reliability_diagrams, slopes
+from evalsuite.report.chart_data import curves, slopes
 from evalsuite.report.data import ReportData
-from evalsuite.report.labels import THIN
 
 if TYPE_CHECKING:
     from evalsuite.report.data import ReportData
-
-
-def test_reliability_is_shown_where_accuracy_holds_and_at_the_end(findings: ReportData) -> None:
-    kept = {
-        row["method"]: row["potential"]
-        for row in findings.headline
-        if (row["metric"], row["condition"]) == ("accuracy", "clean")
-    }
-    found = reliability_diagrams(findings)
-    titles = [diagram.title.replace(THIN, "") for diagram in found]
-    assert titles == [
-        f"{method} at {100 * ratio:.0f}%" for method in findings.methods for ratio in (kept[method], 0.9497)
-    ]
-    assert {row["model"] for row in found[0].bins} == {"parent", "candidate"}
-    assert all(row["count"] > 0 for diagram in found for row in diagram.bins)
-
-
-def test_the_error_beside_a_reliability_diagram_is_that_of_its_bins(findings: ReportData) -> None:
-    diagram = reliability_diagrams(findings)[1]
-    table = findings.reliability
-    mine = table[(table["method"] == "magnitude") & (table["ratio"] == table["ratio"].max())].dropna()
-    error = (mine["count"] * (mine["accuracy"] - mine["confidence"]).abs()).sum() / mine["count"].sum()
-    assert diagram.note.startswith(f"ECE {error:.3g},")
 
 
 def test_costs_are_offered_as_axes_only_where_they_are_known(findings: ReportData) -> None:

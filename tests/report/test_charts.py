@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
 
 from evalsuite.report import charts
-
-if TYPE_CHECKING:
-    pass
+from evalsuite.report.palette import PAPER
 
 
 def test_charts_can_be_drawn_for_paper() -> None:
     import vl_convert
 
-    palette = charts.Palette("#000", "#555", "#ccc", "#fff", "#eee", ("#0072b2", "#d55e00"))
-    spec = charts.curve_chart(["a", "b", "c"], palette)
+    spec = charts.curve_chart(["a", "b", "c"], PAPER)
     assert "var(" not in str(spec)
-    point = {"method": "a", "order": 0.5, "x": 0.5, "y": 0.9, "low": 0.8, "high": 1.0}
+    point = {"method": "a", "control": False, "order": 0.5, "x": 0.5, "y": 0.9, "low": 0.8, "high": 1.0}
     limit = {"reference": 0.95, "low": 0.94, "high": 0.95}
     spec["datasets"] = {
         "line": [point, point | {"x": 0.9, "y": 0.7}],
         "seed": [],
         "mark": [point],
         "limit": [limit],
+        "parent": [{"x": 0.0, "y": 0.95}],
     }
     spec |= {"width": 300, "autosize": "pad"}
     drawn = vl_convert.vegalite_to_svg(spec)
     assert drawn.count("#0072b2") >= 4
-    assert "50%" in drawn
+    assert "40%" in drawn
 
 
 @pytest.mark.parametrize("count", [1, 9])

@@ -11,7 +11,8 @@ import pytest
 
 from evalsuite import Run
 from evalsuite.errors import UserError
-from evalsuite.report.export import export, tables
+from evalsuite.report.export import export
+from evalsuite.report.run_tables import tables
 
 
 def test_parquet_holds_the_same_tables(done: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -19,6 +20,7 @@ from evalsuite.errors import StoreError
 from evalsuite.report import labels
 from evalsuite.report.breakdown import breakdown
 from evalsuite.report.comparability import SETUPS, TOTALS
+from evalsuite.report.diagnostics import glossary
 from evalsuite.report.page import page, write_page
 from evalsuite.types import Metric, Picture
 
@@ -87,8 +89,13 @@ def test_ids_are_unique_and_links_inside_the_page_lead_somewhere(text: str) -> N
     reader = read(text)
     ids = list(reader.attributes("id"))
     assert len(ids) == len(set(ids))
-    targets = {href.removeprefix("#") for href in reader.attributes("href") if href.startswith("#")}
+    links = {href.removeprefix("#") for href in reader.attributes("href") if href.startswith("#")}
+    targets = {link for link in links if not link.startswith("curve=")}
     assert targets <= set(ids)
+    drawn = {(c["condition"], c["metric"]) for c in json.loads(reader.scripts["curve-data"])["curves"]}
+    choices = [parse_qs(link, strict_parsing=True) for link in links - targets]
+    assert len(choices) >= 8
+    assert {(choice["curve"][0], choice["metric"][0]) for choice in choices} <= drawn
     assert {"answer", "curves", "diagnostics", "glossary"} <= targets
 
 
@@ -114,7 +121,9 @@ def test_nothing_comes_from_the_network(text: str) -> None:
     )
     assert policy.startswith("default-src 'none'; ")
     assert "http" not in policy
-    assert "'unsafe-inline'" not in policy.partition("script-src")[2].partition(";")[0]
+    scripts = policy.partition("script-src")[2].partition(";")[0]
+    assert "unsafe" not in scripts
+    assert scripts.count("'sha256-") == 5
 
 
 def test_the_table_has_the_numbers_of_the_frame_to_the_digit(findings: ReportData, text: str) -> None:
@@ -195,7 +204,7 @@ def test_markup_in_texts_of_a_run_is_escaped(synthesis: Callable[..., ReportData
     assert reader.words.count(ATTACK.partition(" ")[0]) > 40
     assert ATTACK.partition(" ")[0] in reader.words
     scripts = [found for tag, found in reader.tags if tag == "script"]
-    assert len(scripts) == 6
+    assert len(scripts) == 3 + 1 + 4
     assert not any("onload" in found for _, found in reader.tags)
     data = json.loads(reader.scripts["curve-data"])
     assert data["methods"][0] == ATTACK
@@ -343,6 +352,34 @@ def test_the_page_shows_and_escapes_all_sections(full: ReportData) -> None:
     assert len(re.findall('<div class="strip">', text)) == 3
     data = json.loads(text.partition('id="breakdown-data">')[2].partition("</script>")[0])
     assert data["drops"] == breakdown(full).data["drops"]
+
+
+def test_a_control_is_no_unfair_comparison(full: ReportData) -> None:
+    """Every run with a control said that its methods are not compared fairly, because the control is not pruned."""
+    assert "not compared fairly" in page(full)
+    assert "not compared fairly" not in page(dataclasses.replace(full, controls=("<q>random",)))
+
+
+def test_detectors_and_their_measures_are_explained_once(full: ReportData) -> None:
+    names = ("auroc", "fpr95_id_positive")
+    metrics = {
+        f"{detector}_{name}": Metric(
+            f"{detector}_{name}", True, "fraction", f"The {name}; score: that of {detector}."
+        )
+        for detector in ("msp", "ash_b")
+        for name in names
+    }
+    scaled = {name: Metric(name, False, "", f"A {name}.") for name in ("brier", "brier_scaled")}
+    table = full.measurements.head(6).assign(metric=[*metrics, *scaled])
+    entries = glossary(dataclasses.replace(full, measurements=table, metrics=metrics | scaled))
+    assert [entry["name"] for entry in entries] == [
+        "AUROC",
+        "MSP (OOD detector)",
+        "FPR95 ID positive",
+        "ash b (OOD detector)",
+        "brier",
+        "... scaled",
+    ]
 
 
 def test_without_pictures_the_page_has_the_reason(findings: ReportData) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,7 +15,6 @@ from evalsuite.report.page import write_page
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from evalsuite.report.data import ReportData
 
@@ -34,7 +35,7 @@ def opened(path: Path, profile: Path) -> tuple[str, list[str]]:
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-def measured_in_a_frame(path: Path, width: int, script: str) -> str:
+def measured_in_a_frame(path: Path, width: int, script: str, fragment: str = "", library: str = "") -> str:
     """What a script that runs in the page, once all is drawn, has found, in a frame of that width."""
     report = (
         "<script>const wait = setInterval(() => { if (document.body.dataset.drawn !== 'yes') return;"
@@ -43,11 +44,12 @@ def measured_in_a_frame(path: Path, width: int, script: str) -> str:
         "</script>"
     )
     free = re.sub("<meta http-equiv[^>]*>", "", path.read_text("utf-8"), count=1)
-    path.write_text(free + report, "utf-8")
+    added = f"<script>{library}</script>" if library else ""
+    path.write_text(free + added + report, "utf-8")
     frame = path.with_name("frame.html")
     frame.write_text(
         "<!DOCTYPE html><title></title>"
-        f"<iframe src='{path.name}' style='width:{width}px;height:900px;border:0'></iframe>"
+        f"<iframe src='{path.name}{fragment}' style='width:{width}px;height:900px;border:0'></iframe>"
         "<script>addEventListener('message', (event) => { document.title = event.data; })</script>",
         "utf-8",
     )
@@ -64,8 +66,8 @@ def test_the_page_draws_without_complaint(synthesis: Callable[..., ReportData], 
     assert 'data-ready="yes"' in document
     chart = document.partition('id="chart"')[2].partition("</svg>")[0]
     assert "var(--m0)" in chart
-    assert len(re.findall(r'aria-roledescription="point"', chart)) == 2 * 7 + 2  # rings
-    assert len(re.findall(r'<svg [^>]*class="marks"', document)) == 1 + 4
+    assert len(re.findall(r'aria-roledescription="point"', chart)) == 2 * 6 + 2 + 1  # rings, and the parent
+    assert len(re.findall(r'<svg [^>]*class="marks"', document)) == 1
     assert attack not in document.replace("&lt;", "<!>")
 
 
@@ -86,7 +88,7 @@ def test_a_phone_never_scrolls_sideways(synthesis: Callable[..., ReportData], tm
     script = (
         "const page = document.documentElement; return `${page.scrollWidth - page.clientWidth} too wide`;"
     )
-    assert measured_in_a_frame(path, 400, script) == "0 too wide"
+    assert measured_in_a_frame(path, 360, script) == "0 too wide"
 
 
 OUTSIDE = (
@@ -105,9 +107,9 @@ def test_words_along_the_axes_lie_inside_their_chart(
     script = OUTSIDE + (
         "document.getElementById('metric').value = 'nll';"  # longer words than those of the first curve
         "document.getElementById('metric').dispatchEvent(new Event('change'));"
-        "return `${words.filter(([text, svg]) => outside(box(text), box(svg))).length} of ${words.length > 20}`;"
+        "return `${words.filter(([text, svg]) => outside(box(text), box(svg))).length} of ${words.length > 8}`;"
     )
-    assert measured_in_a_frame(path, 400, script) == "0 of true"
+    assert measured_in_a_frame(path, 360, script) == "0 of true"
 
 
 def test_on_paper_nothing_lies_over_anything_else_or_beside_the_page(
@@ -154,6 +156,7 @@ def test_marks_scroll_with_their_table(synthesis: Callable[..., ReportData], tmp
     report = (
         "<script>setTimeout(() => { document.querySelectorAll('details').forEach((one) => { one.open = true; });"
         "const box = document.querySelector('.tall'); const mark = document.createElement('sup');"
+        "mark.style.position = 'absolute';"
         "box.querySelector('td.potential').append(mark);"
         "const before = mark.getBoundingClientRect().top; box.scrollTop = 50;"
         "document.title = `moved ${Math.round(before - mark.getBoundingClientRect().top)}`; }, 3000)</script>"
@@ -162,7 +165,7 @@ def test_marks_scroll_with_their_table(synthesis: Callable[..., ReportData], tmp
     path.write_text(free + report, "utf-8")
     document, _ = opened(path, tmp_path / "profile")
     titles = re.findall("<title>(.*?)</title>", document)
-    assert titles == ["moved 50"]
+    assert titles[0] == "moved 50"
 
 
 def test_one_ratio_is_chosen_for_everything_that_breaks(
@@ -185,6 +188,87 @@ def test_one_ratio_is_chosen_for_everything_that_breaks(
         "return said.join(' then ');"
     )
     assert measured_in_a_frame(path, 1200, script) == f"{drops[0.5]} then {drops[0.9]}"
+
+
+AXE = next(
+    filter(
+        Path.is_file,
+        (
+            *(Path(name) for name in [os.environ.get("EVALSUITE_AXE", "")] if name),
+            Path("node_modules/axe-core/axe.min.js"),
+        ),
+    ),
+    None,
+)
+
+
+@pytest.mark.skipif(
+    AXE is None, reason="no axe-core: npm install axe-core, or name axe.min.js in EVALSUITE_AXE"
+)
+@pytest.mark.parametrize("kind", ["full", "checked"])
+def test_axe_has_no_serious_complaint(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    assert AXE is not None
+    path = write_page(request.getfixturevalue(kind), tmp_path)
+    script = (
+        "document.querySelectorAll('details').forEach((item) => { item.open = true; });"
+        "const { violations, passes } = await axe.run(document);"
+        "const bad = violations.filter(({ impact }) => impact === 'serious' || impact === 'critical');"
+        "return `${passes.length > 20} ${bad.map(({ id, nodes }) => `${id} ${nodes[0].target}`).join('; ')}`;"
+    )
+    library = AXE.read_text("utf-8").replace("</script", "<\\/script")
+    assert measured_in_a_frame(path, 1200, script, library=library) == "true "
+
+
+def test_a_link_keeps_the_choice_of_a_curve(findings: ReportData, tmp_path: Path) -> None:
+    path = write_page(findings, tmp_path)
+    script = (
+        "const at = () => document.getElementById('y-title').textContent; const said = [at()];"
+        "location.hash = '#curve=clean&metric=nll&close=1&without=random';"
+        "await new Promise((done) => setTimeout(done, 200));"
+        "const on = [...document.querySelectorAll('.methods input')].map((box) => Number(box.checked)).join('');"
+        "said.push(at(), `${document.getElementById('close').checked} ${on}`);"
+        "location.hash = '#curve=nowhere&metric=nll'; await new Promise((done) => setTimeout(done, 200));"
+        "said.push(at());"
+        "const metric = document.getElementById('metric'); metric.value = 'brier';"
+        "metric.dispatchEvent(new Event('change')); said.push(location.hash);"
+        "return said.join(' | ');"
+    )
+    assert measured_in_a_frame(path, 1200, script, "#curve=fog/3&metric=agreement").split(" | ") == [
+        "agreement, fog, severity 3 \u2013 higher is better",
+        "NLL, clean \u2013 lower is better",
+        "true 110",
+        "NLL, clean \u2013 lower is better",
+        "#curve=clean&amp;metric=brier&amp;close=1&amp;without=random",
+    ]
+
+
+def test_every_chart_is_saved_as_a_picture_and_as_numbers(full: ReportData, tmp_path: Path) -> None:
+    """Not as PNG, which a browser without a real clock does not finish."""
+    path = write_page(full, tmp_path)
+    script = (
+        "const { texts } = evalsuite; const wrong = []; let count = 0;"
+        "for (const figure of document.querySelectorAll('figure[data-name]')) { count += 1;"
+        "const svg = texts.SVG(figure); const read = new DOMParser().parseFromString(svg, 'image/svg+xml');"
+        "if (read.querySelector('parsererror') || svg.includes('var(--') || texts.CSV(figure).split('\\n').length < 3"
+        " || figure.querySelectorAll('.save button').length < 3) wrong.push(figure.dataset.name); }"
+        "return `${count > 12} ${wrong.join('; ')}`;"
+    )
+    assert measured_in_a_frame(path, 1200, script) == "true "
+
+
+def test_an_explanation_does_not_cover_what_it_explains(findings: ReportData, tmp_path: Path) -> None:
+    path = write_page(findings, tmp_path)
+    script = (
+        "document.querySelectorAll('details').forEach((item) => { item.open = true; });"
+        "const tip = document.getElementById('tip'); let over = 0; let seen = 0;"
+        "for (const target of [...document.querySelectorAll('[data-tip]')].slice(0, 60)) {"
+        "target.scrollIntoView({ block: seen % 2 ? 'end' : 'start' });"
+        "target.dispatchEvent(new Event('mouseenter')); seen += tip.hidden ? 0 : 1;"
+        "const a = tip.getBoundingClientRect(); const b = target.getBoundingClientRect();"
+        "if (a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 1 && b.top < a.bottom - 1) over += 1; }"
+        "return `${over} of ${seen}`;"
+    )
+    assert measured_in_a_frame(path, 900, script) == "0 of 60"
 
 
 def test_the_page_of_a_check_draws_without_complaint(checked: ReportData, tmp_path: Path) -> None:

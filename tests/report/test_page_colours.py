@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evalsuite import report
-from evalsuite.report.charts import SHAPES
+from evalsuite.report.palette import SHAPES
 
 Colour = Any
 STYLE = (Path(report.__file__).parent / "page.css").read_text("utf-8")
@@ -29,6 +29,8 @@ DEFICIENCIES = {
     "none": np.eye(3),
 }  # fmt: skip
 """Full loss of one kind of cone, for linear RGB (Machado et al. 2009)."""
+STRONGEST = 0.6
+"""How opaque the largest change in a map is."""
 TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
 
 
@@ -64,14 +66,14 @@ def test_black_on_white_is_21_and_red_looks_dark_without_red_cones() -> None:
 
 @pytest.mark.parametrize("theme", THEMES)
 def test_text_has_enough_contrast(theme: str) -> None:
-    """On paper and on the strongest shade of a threshold (half) and of a map (half a drop, times its factor)."""
+    """On paper and on the strongest colour of a loss and of a gain in a map."""
     found = THEMES[theme]
-    paper, ink, short = (rgb(found[name]) for name in ("paper", "ink", "short"))
+    paper, ink = (rgb(found[name]) for name in ("paper", "ink"))
     for name in ("ink", "muted", "link"):
         assert contrast(rgb(found[name]), paper) >= 4.5, name
     assert contrast(rgb(found["muted"]), rgb(found["soft"])) >= 4.5
-    for strength in (0.5, 0.5 * float(found["heat"])):
-        assert contrast(ink, strength * short + (1 - strength) * paper) >= 4.5, strength
+    for name in ("short", "gain"):
+        assert contrast(ink, STRONGEST * rgb(found[name]) + (1 - STRONGEST) * paper) >= 4.5, name
     for name in METHODS:  # shapes and lines
         assert contrast(rgb(found[name]), paper) >= 3, name
 
@@ -86,3 +88,14 @@ def test_methods_can_be_told_apart_by_colour_alone(theme: str, deficiency: str) 
     apart = {(a, b): float(np.linalg.norm(seen[a] - seen[b])) for a, b in combinations(METHODS, 2)}
     closest = min(apart, key=lambda pair: apart[pair])
     assert apart[closest] >= 8, (closest, apart[closest])
+
+
+@pytest.mark.parametrize("deficiency", DEFICIENCIES)
+@pytest.mark.parametrize("theme", THEMES)
+def test_a_gain_is_neither_the_colour_of_a_loss_nor_that_of_nothing(theme: str, deficiency: str) -> None:
+    paper = rgb(THEMES[theme]["paper"])
+    shades = [STRONGEST * rgb(THEMES[theme][name]) + (1 - STRONGEST) * paper for name in ("short", "gain")]
+    assert f"* {STRONGEST:g}".replace("0.", ".") in STYLE
+    loss, gain, nothing = (lab(np.array(DEFICIENCIES[deficiency]) @ linear(c)) for c in (*shades, paper))
+    pairs = combinations((loss, gain, nothing), 2)
+    assert min(float(np.linalg.norm(one - other)) for one, other in pairs) >= 20

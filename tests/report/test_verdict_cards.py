@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from evalsuite.report.labels import THIN
-from evalsuite.report.verdict_cards import MethodVerdict, VerdictBar, Verdicts
+from evalsuite.report.verdict_bar import VerdictBar
+from evalsuite.report.verdict_cards import MethodVerdict, Verdicts
 from evalsuite.results.verdict_tables import GROUP_COLUMNS, NETWORK, VERDICT_COLUMNS, count_table
 from evalsuite.thresholds.verdicts import INFERIOR
 
