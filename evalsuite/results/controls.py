@@ -145,7 +145,8 @@ def _contrast(comparison: Comparison, controls: Mapping[Key, Key], place: _Place
         of_seeds = [
             [comparison.scores[key, place.metric, name].evidence for name in place.members] for key in keys
         ]
-        if metric.functional == "mean" and len(place.members) > 1:
+        same_images = len({tuple(one) for each in of_seeds for one in each}) == 1
+        if metric.functional == "mean" and same_images and len(place.members) > 1:
             return tuple(mean_evidence(each) for each in of_seeds)
         return tuple(one for each in of_seeds for one in each)
 

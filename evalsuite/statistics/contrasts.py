@@ -49,6 +49,11 @@ class Contrast:
     candidates: tuple[Mapping[str, Array], ...]
     tolerance: float
 
+    @property
+    def on_one_set(self) -> bool:
+        """Whether all evidence is of the same images; means over several image sets are not."""
+        return len({tuple(evidence) for evidence in self.controls}) == 1
+
 
 @dataclass(frozen=True, slots=True)
 class ContrastBounds:
@@ -79,7 +84,7 @@ def contrast_bounds(contrasts: Sequence[Contrast], *, replicates: Replicates) ->
     table = np.full((5, len(contrasts)), np.nan)
     rates: dict[int, tuple[float, float, float]] = {}
     for index, contrast in enumerate(contrasts):
-        if contrast.metric.functional == "mean":
+        if contrast.metric.functional == "mean" and contrast.on_one_set:
             differences = _differences(contrast)
             if all(map(is_rate, (*contrast.controls, *contrast.candidates))):
                 rates[index] = tuple(float(x[0]) for x in effective_counts(differences))  # type: ignore[assignment]
