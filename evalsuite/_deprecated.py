@@ -139,8 +139,7 @@ models.onnx models.exported.onnx parsed=read_onnx
 models.onnx_contents models.exported.inspection shown_onnx=summarize_onnx
 models.onnx_lowering models.exported.onnx lowered=lower_for_converter
 models.packing models.packing packed=pack unpacked=unpack plain_zeros=with_positive_zeros
-models.pickles models.checkpoints.pickle_scan Global=ScannedGlobal Table=ScannedDict Row=ScannedTuple
-  Survey=PickleScan survey=scan_pickle
+models.pickles models.checkpoints.pickle_scan Survey=PickleScan survey=scan_pickle
 models.preresnet models.architectures.preresnet
 models.program_contents models.exported.inspection ProgramContent=ProgramInspection program_content=inspect_program
 models.programs models.exported.loading

@@ -211,6 +211,7 @@ def print_inspection(inspection: CheckpointInspection, match: ArchitectureMatch)
             "structure": _structure(inspection),
             "pattern": inspection.pattern,
             "fits": match.fits,
+            "a guess": match.doubt,
             "folded": ", ".join(inspection.folded),
             "also there": ", ".join(inspection.extras),
             "missing": ", ".join(inspection.missing),

@@ -265,6 +265,13 @@ def check_command(
     parent_accuracy: Annotated[
         float | None, typer.Option(help="The parent's published accuracy on these images, as a share: 0.7613")
     ] = None,
+    ignore_recorded_accuracy: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-recorded-accuracy",
+            help="Go on where a guessed architecture is far from the accuracy in the parent's file.",
+        ),
+    ] = False,
     skip_unreadable: SkipUnreadable = False,
     verify: Verify = False,
     out_dir: Annotated[Path, typer.Option("--out", parser=_written_path, help="Run folder.")] = Path(
@@ -315,6 +322,7 @@ def check_command(
         metrics=tuple(metric or ()),
         undecided=_undecided_rule(undecided, proof=proof),
         parent_accuracy=parent_accuracy,
+        ignore_recorded_accuracy=ignore_recorded_accuracy,
         controls=controls_of_paths(control or []),
     )
     options = Options(

@@ -25,7 +25,7 @@ def read_manifest(path: Path) -> tuple[ExternalCandidate, ...]:
         SuiteError: If the file cannot be read, or a line is not as it must be.
     """
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")  # spreadsheets write a mark in front
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"manifest {path} cannot be read: {error}") from error
     toml = path.suffix == ".toml"
@@ -58,24 +58,26 @@ def candidates_of_paths(paths: Iterable[str]) -> tuple[ExternalCandidate, ...]:
 def _lines(text: str) -> list[dict[str, Any]]:
     """Rows of a CSV manifest with numbers where numbers belong, empty cells left out."""
     rows = []
-    for row in csv.DictReader(text.splitlines(), skipinitialspace=True):
+    header = text.lstrip().partition("\n")[0]
+    between = ";" if ";" in header and "," not in header else ","  # where a comma is a decimal point
+    for row in csv.DictReader(text.splitlines(), skipinitialspace=True, delimiter=between):
         filled: dict[str, Any] = {
             key: value.strip() for key, value in row.items() if key and value and value.strip()
         }
         for key, kind in (("seed", int), ("ratio", float)):
             if key in filled:
-                filled[key] = _number(filled[key], kind)
+                filled[key] = _number(filled[key], kind, between)
         if "bypass" in filled:
             filled["bypass"] = filled["bypass"].split()
         for key in {"mean", "std"} & filled.keys():
-            filled[key] = [_number(part, float) for part in filled[key].split()]
+            filled[key] = [_number(part, float, between) for part in filled[key].split()]
         rows.append({"method": Path(filled.get("file", "")).name.partition(".")[0], **filled})
     return rows
 
 
-def _number(text: str, kind: type[int] | type[float]) -> float | str:
+def _number(text: str, kind: type[int] | type[float], between: str) -> float | str:
     try:
-        return kind(text)
+        return kind(text.replace(",", ".") if between == ";" else text)
     except ValueError:
         return text  # refused below, with its key
 

@@ -72,6 +72,7 @@ class CheckRequest:
         undecided: What becomes of checks that the images leave undecided: ``measured`` (the measured drop decides),
             ``pass`` or ``fail``.
         weights: Which set of weights of files that hold two, ``ema`` or ``raw``; a candidate may have its own choice.
+        ignore_recorded_accuracy: Go on where the accuracy of a guessed architecture is not what the file records.
         controls: Dense networks, retrained as the candidates were or trained independently: what they fail as well is
             not due to pruning.
         proof: Old name of ``undecided="fail"``.
@@ -89,6 +90,7 @@ class CheckRequest:
     weights: WeightSet = ""
     parent_accuracy: float | None = None
     controls: tuple[ExternalCandidate, ...] = ()
+    ignore_recorded_accuracy: bool = False
     proof: dataclasses.InitVar[bool | None] = None
 
     def __post_init__(self, proof: bool | None) -> None:
@@ -165,12 +167,22 @@ def check_suite_of(
     }
     for plugin in raw["plugins"]:
         import_plugin_file(Path(plugin))  # it may register the architecture
-    raw["model"] = _model_table(request, battery, seeds[0], source)
+    raw["model"], guessed = _model_table(request, battery, seeds[0], source)
     if "data_root" in raw:
         raw["data_root"] = str((source / Path(raw["data_root"]).expanduser()).resolve())
     if data is not None and data.warning:
         log.warning("--data: %s", data.warning)
-    about = {"undecided": request.undecided, "controls": [control.method for control in request.controls]}
+    about: dict[str, Any] = {
+        "undecided": request.undecided,
+        "controls": [control.method for control in request.controls],
+    }
+    if guessed:
+        about["guessed"] = guessed
+        about["ignore_recorded_accuracy"] = request.ignore_recorded_accuracy
+    elif request.ignore_recorded_accuracy:
+        raise SuiteError(
+            "--ignore-recorded-accuracy is of use for a guessed architecture alone: leave it out"
+        )
     suite = dataclasses.replace(suite_from_tables(raw, source=folder / "check"), check=about)
     return suite, None if data is None else data.root
 
@@ -221,14 +233,15 @@ def _beside(folder: Path, name: str) -> str:
 
 def _model_table(
     request: CheckRequest, battery: Mapping[str, Any], seed: int, source: Path
-) -> dict[str, Any]:
-    """The architecture as a table of a suite: the one that is named, that of the suite, or the one that fits."""
+) -> tuple[dict[str, Any], str]:
+    """The architecture as a table of a suite (named, the suite's, or the one that fits), and whether it was guessed."""
     from evalsuite.models.architectures.settings import to_settings  # imports torch
 
     if not request.model and "model" in battery:
-        return {**model_table(battery["model"], source / "suite"), **request.settings}
+        return {**model_table(battery["model"], source / "suite"), **request.settings}, ""
     parent = request.parent.replace("{seed}", str(seed))
-    return dict(to_settings(_architecture(dataclasses.replace(request, parent=parent))))
+    architecture, guessed = _architecture(dataclasses.replace(request, parent=parent))
+    return dict(to_settings(architecture)), guessed
 
 
 def controls_of_paths(paths: Iterable[str]) -> tuple[ExternalCandidate, ...]:
@@ -302,7 +315,8 @@ def write_junit(verdicts: pd.DataFrame, path: Path, *, run: Path | None = None) 
     write_atomically(path, junit(verdicts, seconds))
 
 
-def _architecture(request: CheckRequest) -> Architecture:
+def _architecture(request: CheckRequest) -> tuple[Architecture, str]:
+    """The architecture, and in words that it was guessed; empty where it was named, or the file states it."""
     from evalsuite.models.architectures.uris import architecture_from_uri
     from evalsuite.models.checkpoints.architecture_detection import (
         detect_architecture,  # both import torch
@@ -313,9 +327,10 @@ def _architecture(request: CheckRequest) -> Architecture:
     if request.model:
         entry = published_entry(request.model, parent)
         stated = {"weights": entry} if entry else {}
-        return architecture_from_uri(request.model, **{**stated, **request.settings})
+        return architecture_from_uri(request.model, **{**stated, **request.settings}), ""
     fit = detect_architecture(_weights(parent, request.weights), file=parent)
-    return architecture_from_uri(fit.uri, **{**fit.settings, **request.settings})
+    architecture = architecture_from_uri(fit.uri, **{**fit.settings, **request.settings})
+    return architecture, f"{fit.uri}, {fit.doubt}" if fit.doubt else ""
 
 
 def _weights(path: Path, choice: WeightSet) -> Mapping[str, Any]:

@@ -14,9 +14,45 @@ CLAIM_SLACK = 0.01
 """How far below: decoders, libraries and sub-samples of the same images move an accuracy by less than a point."""
 
 
+RECORDED_GAP = 0.1
+"""How far the accuracy of a guessed architecture may be from the recorded one: other preprocessing costs less."""
+RECORDED_NOTE = 0.01
+"""From which distance on a note compares the two."""
+
+
 def is_constant(predictions: Array) -> bool:
     """Returns whether all predictions, int64 (N,), are the same class."""
     return bool((predictions == predictions[:1]).all())
+
+
+def check_recorded(
+    accuracy: float, recorded: tuple[str, float], *, guessed: str, ignored: bool
+) -> tuple[str, ...]:
+    """Compares the accuracy of a parent on the clean test images with what its file records.
+
+    Args:
+        accuracy: In [0, 1].
+        recorded: Key and value, as `evalsuite.models.checkpoints.recorded_accuracy.recorded_accuracy` returns them.
+        guessed: The architecture where it was guessed; empty where it was named.
+        ignored: Whether a guessed architecture with another accuracy is a note.
+
+    Returns:
+        A note if they differ: files record the accuracy of other images, or of another epoch.
+
+    Raises:
+        DataError: If the architecture was guessed and they differ by more than `RECORDED_GAP`.
+    """
+    key, value = recorded
+    gap = abs(accuracy - value)
+    if gap <= RECORDED_NOTE:
+        return ()
+    finding = f"the parent is right on {accuracy:.1%} of the clean test images, its file records {key} = {value:.1%}"
+    if not guessed or ignored or gap <= RECORDED_GAP:
+        return (f"{finding[:1].upper()}{finding[1:]}.",)
+    raise DataError(
+        f"{finding}, and the architecture was guessed ({guessed}): the network may be another one of the same tensors; "
+        "name it with --model, compare data and preprocessing, or go on with --ignore-recorded-accuracy"
+    )
 
 
 def check_parent(

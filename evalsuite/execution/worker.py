@@ -23,7 +23,7 @@ from evalsuite.evaluators.accuracy import ACCURACY, Accuracy
 from evalsuite.evaluators.base import Evaluator
 from evalsuite.execution.limits import limited
 from evalsuite.execution.measuring import Attempt, attempted
-from evalsuite.execution.parent_checks import check_parent, is_constant
+from evalsuite.execution.parent_checks import check_parent, check_recorded, is_constant
 from evalsuite.execution.production import Production
 from evalsuite.execution.tasks import (
     CandidatesReady,
@@ -131,6 +131,7 @@ class TaskRunner:
         hint = " ".join(note for _, note in notes)
         notes += [(task.key, note) for note in self._check_parent(task.key, parent, hint)]
         notes += self._network_notes(task.key, parent)
+        notes += [(task.key, note) for note in self._check_recorded(task.key, parent)]
         external = tuple(self.production.external(task.seed, parent))
         notes = [(result.key, note) for result in external for note in result.notes] + notes
         if task.seed == self.suite.seeds[0]:
@@ -203,6 +204,23 @@ class TaskRunner:
             checkpoint = read_checkpoint(path, choice=self.suite.checkpoint_weights)
             notes += [checkpoint.note, key_note(checkpoint.weights, module)]
         return [(key, note) for note in notes if note]
+
+    def _check_recorded(self, key: Key, parent: Candidate) -> tuple[str, ...]:
+        """Says what a guessed architecture is, and compares the parent's accuracy with what its file records."""
+        path, images = self.production.checkpoint(key.seed), self.image_source.images(View())
+        if path is None:
+            return ()
+        guessed = self.suite.check.get("guessed", "")
+        said = (f"The architecture is {guessed}.",) if guessed else ()
+        recorded = read_checkpoint(path, choice=self.suite.checkpoint_weights).recorded
+        if recorded is None or images.labels is None or getattr(self.image_source.data, "filtered", False):
+            return said
+        answers = self._answers(key, parent)
+        if answers is None:
+            return said
+        ignored = bool(self.suite.check.get("ignore_recorded_accuracy"))
+        accuracy = answers[0] / len(images.images)
+        return (*said, *check_recorded(accuracy, recorded, guessed=guessed, ignored=ignored))
 
     def _preprocessing_notes(self, key: Key, candidate: Candidate, name: str) -> list[tuple[Key, str]]:
         images = self.image_source.images(View())

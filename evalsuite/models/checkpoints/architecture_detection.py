@@ -73,6 +73,7 @@ _OF_TRANSFORMERS = re.compile(r"(\w+)\.(embeddings|embedder|encoder|layers|stage
 _TRIAL_SIZE = (64, 64)  # of an image that all networks whose widths can be confused take
 _MIN_FAMILY_OVERLAP = 0.4  # share of patterns of names that two members of a family have in common at least
 _CIFAR_SHAPE, _IMAGENET_SHAPE, _INCEPTION_SHAPE = (3, 32, 32), (3, 224, 224), (3, 299, 299)
+_OPTION_A = re.compile(r"resnet(8|20|32|44|56|110)")  # their shortcuts have no weights
 _IMAGE_SHAPE = re.compile(r"(\d{1,4})x(\d{1,4})x(\d{1,4})")
 
 
@@ -96,6 +97,18 @@ class ArchitectureFit:
     def is_smaller(self) -> bool:
         """Whether some layers have fewer channels than the architecture."""
         return self.differences > 0
+
+    @property
+    def doubt(self) -> str:
+        """Why the network may be another one although the tensors fit; empty where the file states what it is."""
+        if self.scheme == "hf" or self.settings.get("weights"):
+            return ""
+        sentence = (
+            "guessed from names and shapes of the tensors: strides, activations and all else without weights"
+        )
+        if self.settings.get("shortcut", "A") == "A" and _OPTION_A.fullmatch(self.scheme):
+            sentence += ", such as shortcuts of average pooling in place of option A,"
+        return f"{sentence} may be other ones"
 
     @property
     def scheme(self) -> str:
@@ -123,6 +136,7 @@ class ArchitectureMatch:
         image: (C, H, W) of the image that multiply-accumulates are counted for; ``None`` if they are not.
         macs: Multiply-accumulates of convolutions and linear layers for one image; ``None`` if not counted.
         macs_nonzero: Those of them that are not by a zero weight.
+        doubt: Why an architecture that fits may be another one; empty where it is stated.
         uncounted: Why multiply-accumulates are not counted; empty if they are.
     """
 
@@ -131,6 +145,7 @@ class ArchitectureMatch:
     macs: int | None = None
     macs_nonzero: int | None = None
     uncounted: str = ""
+    doubt: str = ""
 
 
 def detect_architecture(weights: Mapping[str, Tensor], *, file: Path | None = None) -> ArchitectureFit:
@@ -291,10 +306,16 @@ def match_architecture(
         architecture = replace(fit.architecture, mean=(0.0,) * channels, std=(1.0,) * channels)
         model = load_candidate(weights, architecture, image_shape=(channels, height, width))
     except (CheckpointError, SuiteError) as error:
-        return ArchitectureMatch(fits=fits, uncounted=f"{error}; images of another shape: --image")
+        return ArchitectureMatch(
+            fits=fits, uncounted=f"{error}; images of another shape: --image", doubt=fit.doubt
+        )
     total = cost(model, (channels, height, width))
     return ArchitectureMatch(
-        fits=fits, image=(channels, height, width), macs=total.macs, macs_nonzero=total.macs_nonzero
+        fits=fits,
+        image=(channels, height, width),
+        macs=total.macs,
+        macs_nonzero=total.macs_nonzero,
+        doubt=fit.doubt,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import zipfile
 from dataclasses import dataclass
@@ -15,12 +16,17 @@ if TYPE_CHECKING:
 
 Format = Literal["safetensors", "torch zip", "torch legacy", "model folder"]
 
-MAX_UNPACKED_BYTES = 2**30
+MAX_UNPACKED_BYTES = 2**28
 MAX_INFLATION = 50
 """A file may unpack to `MAX_UNPACKED_BYTES`, or to `MAX_INFLATION` times its own size if that is more.
 
 `torch.save` and safetensors do not compress; deflating a network of which 99 % is zero gains less than 50.
 """
+
+MAX_HEADER_BYTES = 2**22
+"""Of a safetensors file: some 50,000 tensors, ten times those of the largest classifiers."""
+
+_SHARD = re.compile(r"-(\d{3,})-of-(\d{3,})\.\w+")  # of transformers' names
 
 _LEGACY = bytes.fromhex("8a0a6cfc9c46f9206aa85019")  # the number that torch.save wrote first before 1.6
 _OTHER_FORMATS = (
@@ -28,6 +34,8 @@ _OTHER_FORMATS = (
     (b"<!doctype", "an HTML page, not weights: the download link needs a login or another address"),
     (b"<html", "an HTML page, not weights: the download link needs a login or another address"),
     (b"<?xml", "an XML text, not weights: it may be a server's error message, download it again"),
+    (b'{"metadata"', "an index of parts, not weights: join the parts that it names into one file"),
+    (b'{"weight_map"', "an index of parts, not weights: join the parts that it names into one file"),
     (b"{", "a JSON text, not weights: it may be a server's error message or a configuration"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"\x89hdf", "an HDF5 file (Keras): load it there and save the arrays as safetensors"),
@@ -62,6 +70,11 @@ def identify_file(path: Path) -> CheckpointFile:
         CheckpointError: If it is no regular file, cannot be opened, is empty, of another format, a whole
             program, or an archive that would unpack to more than it may.
     """
+    if (shard := _SHARD.search(path.name)) and int(shard[2]) > 1:
+        raise CheckpointError(
+            f"weights {path}: found part {int(shard[1])} of {int(shard[2])}, expected all weights in one file: load "
+            "each part with safetensors.torch.load_file, join the dictionaries and save them with save_file"
+        )
     try:
         size = _size(path)
         with path.open("rb") as file:
@@ -75,6 +88,11 @@ def identify_file(path: Path) -> CheckpointFile:
     if _LEGACY in head[:32]:
         return CheckpointFile(path, "torch legacy", size, {})
     _check_safetensors(path, head)
+    if MAX_HEADER_BYTES < (length := int.from_bytes(head[:8], "little")) <= size - 8:
+        raise CheckpointError(
+            f"weights {path}: found a header of {length:,} bytes, expected at most {MAX_HEADER_BYTES:,}: it lists more "
+            "tensors than a network has, and is damaged or made to keep the reader busy"
+        )
     return CheckpointFile(path, "safetensors", size, {})
 
 
@@ -87,7 +105,8 @@ def check_unpacked_size(path: Path, size: int, declared: int) -> None:
     if declared > max(MAX_UNPACKED_BYTES, MAX_INFLATION * size):
         raise CheckpointError(
             f"weights {path}: found {size:,} bytes that would unpack to {declared:,}, expected at most "
-            f"{MAX_INFLATION} times the file's size or 1 GiB: it is damaged or made to exhaust the memory"
+            f"{MAX_INFLATION} times the file's size or {MAX_UNPACKED_BYTES // 2**20} MiB: it is damaged or made to "
+            "exhaust the memory"
         )
 
 
@@ -121,6 +140,8 @@ def _size(path: Path) -> int:
 def _check_safetensors(path: Path, head: bytes) -> None:
     """Refuses files that do not start as safetensors: the length of a JSON header, then the header's brace."""
     start = head.lstrip().removeprefix(b"\xef\xbb\xbf").lower()
+    if start.startswith(b"{"):
+        start = b"".join(start.split())
     for magic, description in _OTHER_FORMATS:
         if start.startswith(magic):
             raise CheckpointError(f"weights {path} is {description}")
@@ -166,6 +187,11 @@ def _check_records(path: Path, names: Sequence[str]) -> None:
         )
     if "data.pkl" not in names:
         listed = ", ".join(names[:3])
+        if names and all(name.endswith(".npy") for name in names):
+            raise CheckpointError(
+                f"weights {path} is an archive of NumPy arrays (.npz): save it as a state dict with torch.save("
+                f"{{name: torch.from_numpy(array) for name, array in numpy.load({str(path)!r}).items()}}, 'weights.pt')"
+            )
         raise CheckpointError(
             f"weights {path}: found a zip archive of {listed or 'nothing'}, expected one that torch.save wrote: "
             "unpack it first if the weights are inside"

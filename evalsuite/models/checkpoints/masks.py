@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SUFFIXES = ("_mask", ".mask")
 """What follows a weight's name in the name of its mask; in a file of masks the name may stand by itself."""
 
+_CLEARLY_SMALLER = 0.8  # ratio of mean magnitudes: random masks are within a few hundredths of 1
+_STRAY_ZEROS = 0.01  # share of kept weights that may be zero without being removed
 _PARAMETRIZED = re.compile(r"(?P<module>(?:.*\.)?)parametrizations\.(?P<tensor>\w+)\.(?P<part>.+)")
 _LENGTH, _DIRECTION = "original0", "original1"  # of torch.nn.utils.parametrizations.weight_norm
 _REMOVE = "remove it where the model was built ({how}) and save the state dict again"
@@ -77,6 +79,39 @@ def apply_masks(path: Path, weights: Mapping[str, Tensor], masks: Mapping[str, T
             _check_mask(path, key, masks[key], weights[name])
             products[name] = products[name] * masks[key].to(products[name].dtype)
     return products
+
+
+def mask_doubt(path: Path, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> str:
+    """Returns a sentence where masks look inverted, with ones for the weights that were removed; else nothing.
+
+    They do if zeros of the weights lie mostly where the masks keep, or if the kept weights are clearly smaller on
+    average than the dropped ones.
+
+    Args:
+        path: Of the masks.
+        weights: Before the masks.
+        masks: As for `apply_masks`, which has passed.
+    """
+    zeros_kept = zeros_dropped = kept = dropped = 0
+    size_kept = size_dropped = 0.0
+    for key, mask in masks.items():
+        weight = weights[_masked_weight(key, weights) or key].abs()
+        keeps = mask != 0
+        zeros_kept += int((weight[keeps] == 0).sum())
+        zeros_dropped += int((weight[~keeps] == 0).sum())
+        kept, dropped = kept + int(keeps.sum()), dropped + int((~keeps).sum())
+        size_kept += float(weight[keeps].sum())
+        size_dropped += float(weight[~keeps].sum())
+    if not kept or not dropped:
+        return ""
+    smaller = size_kept / kept < _CLEARLY_SMALLER * size_dropped / dropped
+    if not smaller and not zeros_kept > zeros_dropped + _STRAY_ZEROS * kept:
+        return ""
+    return (
+        f"The masks of {path.name} look inverted: the weights that they keep are {size_kept / kept:.3g} on average, "
+        f"those that they drop {size_dropped / dropped:.3g}, and {zeros_kept:,} zeros are kept; if a 1 means "
+        "removed, save 1 - mask."
+    )
 
 
 def _masked_weight(key: str, weights: Mapping[str, Tensor]) -> str | None:

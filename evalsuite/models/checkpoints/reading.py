@@ -7,9 +7,9 @@ import pickle
 import re
 import warnings
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 import torch
@@ -24,8 +24,9 @@ from evalsuite.models.checkpoints.file_formats import (
     damaged_file_error,
     identify_file,
 )
-from evalsuite.models.checkpoints.masks import apply_masks, fold_parametrizations
+from evalsuite.models.checkpoints.masks import apply_masks, fold_parametrizations, mask_doubt
 from evalsuite.models.checkpoints.pickle_scan import scan_pickle, unsafe_pickle_error
+from evalsuite.models.checkpoints.recorded_accuracy import recorded_accuracy
 from evalsuite.models.checkpoints.state_dict_keys import (
     AVERAGED_WRAPPERS,
     COUNTER,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from evalsuite.types import WeightSet
 
 _MAX_PROTOCOL = 3  # of pickle: the last without operations that torch.load does not follow
+_MAX_DEPTH = 64  # of dictionaries and lists whose tensors are kept
 _GLOBAL = re.compile(r"GLOBAL ([\w.<>]+)")
 
 
@@ -61,7 +63,8 @@ class Checkpoint:
         folded: Names of weights that were computed from several tensors: with a mask, or from a weight norm.
         dtypes: Types of number in the file to how many tensors have them.
         extras: Other keys of the file, which were ignored.
-        note: A sentence where the file holds two sets of weights: which was taken; else empty.
+        note: Sentences on which of two sets of weights was taken, and on masks that look inverted; else empty.
+        recorded: The clean accuracy that the file records, in [0, 1], and its key; ``None`` if there is none.
     """
 
     weights: dict[str, Tensor]
@@ -73,6 +76,7 @@ class Checkpoint:
     dtypes: dict[str, int]
     extras: tuple[str, ...]
     note: str = ""
+    recorded: tuple[str, float] | None = None
 
 
 def read_weights(path: Path, *, masks: Path | None = None, choice: WeightSet = "") -> dict[str, Tensor]:
@@ -122,12 +126,24 @@ def read_checkpoint(path: Path, *, masks: Path | None = None, choice: WeightSet 
     if distiller_masks := _distiller_masks(file, content):
         weights, folded = apply_masks(path, weights, distiller_masks), (*folded, *distiller_masks)
     if masks is not None:
-        weights = apply_masks(masks, weights, _read_masks(masks))
+        mask_tensors = _read_masks(masks)
+        products = apply_masks(masks, weights, mask_tensors)
+        note = " ".join(filter(None, [note, mask_doubt(masks, weights, mask_tensors)]))
+        weights = products
     _check_finite(path, weights)
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
     extras = _extra_keys(content, wrapper, tensors)
     return Checkpoint(
-        weights, file.format, file.size, ".".join(wrapper), prefix, folded, dict(dtypes), extras, note
+        weights,
+        file.format,
+        file.size,
+        ".".join(wrapper),
+        prefix,
+        folded,
+        dict(dtypes),
+        extras,
+        note,
+        recorded_accuracy(content),
     )
 
 
@@ -264,19 +280,56 @@ def _read(path: Path) -> tuple[CheckpointFile, object]:
     return file, content
 
 
+def _dictionary(*_: object) -> dict[object, object]:
+    """Returns what stands in for a ``defaultdict``, on which torch sets no items."""
+    return {}
+
+
+_FURTHER_DATA: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_dictionary, "collections.defaultdict"),
+    dict,
+    float,
+    int,
+    list,
+]
+"""What torch may unpickle beside its own list; `scan_pickle` refuses calls of them but for the first."""
+
+
 def _unpickle(file: CheckpointFile) -> object:
     scan = scan_pickle(file)
     if scan.unsafe_globals or scan.protocol > _MAX_PROTOCOL:
         raise unsafe_pickle_error(file, scan)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_FURTHER_DATA):
             warnings.simplefilter("ignore")  # what torch warns of here is refused elsewhere, in one sentence
-            return torch.load(file.path, map_location="cpu", weights_only=True)
+            return _plain(torch.load(file.path, map_location="cpu", weights_only=True), {})
     except pickle.UnpicklingError as error:
         if name := _GLOBAL.search(str(error)):  # an older torch takes less for data than `scan_pickle` does
-            scan.unsafe_globals[name[1]] = None
+            scan.unsafe_globals.append(name[1])
             raise unsafe_pickle_error(file, scan) from error
         raise
+
+
+def _plain(content: object, done: dict[int, object], depth: int = 0) -> object:
+    """Returns the content with plain tensors and dictionaries: a pickle may set any attribute of a tensor.
+
+    Args:
+        content: As torch unpickled it; it may contain itself.
+        done: What was made of each dictionary and list that was met.
+        depth: How many dictionaries and lists are around it.
+    """
+    if isinstance(content, Tensor):
+        return Tensor.detach(content)  # not its own ``detach``, which may be anything
+    if not isinstance(content, Mapping | list | tuple) or depth > _MAX_DEPTH:
+        return content
+    if id(content) not in done:
+        copy: dict[object, object] | list[object] = {} if isinstance(content, Mapping) else []
+        done[id(content)] = copy
+        if isinstance(copy, dict) and isinstance(content, Mapping):
+            copy.update((key, _plain(value, done, depth + 1)) for key, value in content.items())
+        elif isinstance(copy, list):
+            copy.extend(_plain(value, done, depth + 1) for value in content)
+    return done[id(content)]
 
 
 def _read_masks(path: Path) -> dict[str, Tensor]:

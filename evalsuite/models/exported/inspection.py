@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evalsuite.errors import CheckpointError, EvalsuiteError, first_line
 from evalsuite.models.checkpoints.inspection import LayerInspection, inspect_checkpoint, inspect_layer
-from evalsuite.models.exported.loading import ONNX, TORCH_EXPORT, TORCHSCRIPT, program_format
+from evalsuite.models.exported.loading import ONNX, SPARE_BYTES, TORCH_EXPORT, TORCHSCRIPT, program_format
 from evalsuite.models.exported.onnx import read_onnx
 
 if TYPE_CHECKING:
@@ -154,6 +154,7 @@ def summarize_torch_export(path: Path) -> ProgramSummary:
             )
         program = json.loads(archive.read(names["models/model.json"]))
         entries = json.loads(archive.read(names[_WEIGHTS_TABLE]))["config"]
+        _check_named_bytes(path, archive, [names[f"data/weights/{e['path_name']}"] for e in entries.values()])
         parameters = {
             name: _tensor(archive.read(names[f"data/weights/{entry['path_name']}"]), entry["tensor_meta"])
             for name, entry in entries.items()
@@ -263,6 +264,16 @@ def _tensor(content: bytes, table: Mapping[str, Any]) -> Tensor:
     if min(sizes) < 0 or min([start, *strides]) < 0 or last >= len(flat) or math.prod(sizes) > len(flat):
         raise CheckpointError("has a tensor that is larger than its bytes")
     return flat.as_strided(sizes, strides, start)
+
+
+def _check_named_bytes(path: Path, archive: zipfile.ZipFile, members: list[str]) -> None:
+    """Refuses a table that names the bytes of its archive again and again: each tensor takes memory and time."""
+    named, size = sum(archive.getinfo(member).file_size for member in members), path.stat().st_size
+    if named > 2 * size + SPARE_BYTES:
+        raise CheckpointError(
+            f"has {len(members):,} tensors of {named:,} bytes in a file of {size:,}: entries are named many times; "
+            "it is damaged or made to exhaust the machine"
+        )
 
 
 def _declared(graph: Mapping[str, Any], specs: list[Any], kind: str) -> tuple[str, ...]:

@@ -39,8 +39,10 @@ FORMATS = (TORCH_EXPORT, TORCHSCRIPT, ONNX)
 OUTPUT_TOLERANCE = 1e-4
 """How far outputs with and without gradients may differ, relative to the largest logit if that is above 1."""
 
+SPARE_BYTES = 2**26
+"""Bytes that an archive may unpack to beyond twice its size; torch does not compress."""
+
 _TRIAL_IMAGES = 4  # that a program is run on when it is loaded
-_SPARE = 2**26  # bytes that an archive may unpack to beyond twice its size; torch does not compress
 _END, _END_SIZE = b"PK\x05\x06", 22  # the last record of an archive without a comment
 _ONNX_FIELDS = {0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42}  # that may follow the version in a ModelProto
 _DEVICE_KEYS = {"type", "index"}  # of a device in the tables of an archive
@@ -110,7 +112,9 @@ def load_program(path: Path, *, trust: bool, image_shape: Sequence[int] | None =
             _check_sums(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the loaders' warnings are for the author of the export
-            return _verified(_LOADERS[kind](path), kind, image_shape)
+            is_data = kind == ONNX
+            loaded = load_onnx(path, image_shape=image_shape) if is_data else _LOADERS[kind](path)
+            return _verified(loaded, kind, image_shape)
     except EvalsuiteError as error:
         sentence = str(error).removeprefix("the program ")
         raise CheckpointError(f"program {path} {sentence}") from error
@@ -184,15 +188,15 @@ def load_torch_export(path: Path) -> LoadedProgram:
 _LOADERS: Mapping[str, Callable[[Path], LoadedProgram]] = {
     TORCH_EXPORT: load_torch_export,
     TORCHSCRIPT: load_torchscript,
-    ONNX: load_onnx,
 }
+"""Loaders of programs that may run code in the file."""
 
 
 def _archive_format(path: Path) -> str | None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     unpacked = sum(member.file_size for member in members)
-    if unpacked > 2 * path.stat().st_size + _SPARE:
+    if unpacked > 2 * path.stat().st_size + SPARE_BYTES:
         raise CheckpointError(
             f"program {path} would unpack to {unpacked:,} bytes, many times its size, which torch never writes: "
             "found a zip bomb or a repacked archive, export the model again"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.metadata
+import json
+import subprocess
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError, first_line
+from evalsuite.models.exported import onnx_probe
 from evalsuite.models.exported.program import LoadedProgram, check_output_operator, declared_input_spec
 
 if TYPE_CHECKING:
@@ -39,11 +43,12 @@ _DTYPES = {
 }
 
 
-def load_onnx(path: Path) -> LoadedProgram:
-    """Returns the network of an ONNX file.
+def load_onnx(path: Path, *, image_shape: Sequence[int] | None = None) -> LoadedProgram:
+    """Returns the network of an ONNX file, whose first run is in a process with limits.
 
     Args:
         path: One file, perhaps with files of tensors in its folder or below.
+        image_shape: (C, H, W) of the images of the data set, if known.
 
     Raises:
         CheckpointError: If a package is missing, the file is too large, reads tensors from elsewhere, or takes
@@ -51,6 +56,7 @@ def load_onnx(path: Path) -> LoadedProgram:
     """
     model = read_onnx(path)
     check_output_operator(last_operator(model))
+    _probe(path, model.ByteSize(), image_shape)
     session = _Session(model)
     images, _ = _single("inputs", session.inputs), _single("outputs", session.outputs)
     sizes = [size if isinstance(size, int) else None for size in images.shape]
@@ -74,6 +80,33 @@ def load_onnx(path: Path) -> LoadedProgram:
         f"conversion by onnx2torch {importlib.metadata.version('onnx2torch')}"
     )
     return LoadedProgram(OnnxNetwork(session, converted), spec, gradient_source=source, dynamic=dynamic)
+
+
+def _probe(path: Path, size: int, image_shape: Sequence[int] | None) -> None:
+    """Runs a file once under limits of memory and computing time.
+
+    Raises:
+        CheckpointError: If it needs more.
+    """
+    _import_optional("onnxruntime")
+    bounds = onnx_probe.limits(size)
+    shape = None if image_shape is None else [int(length) for length in image_shape]
+    question = {"path": str(path), "shape": shape, "search": sys.path, **bounds}
+    try:
+        done = subprocess.run(  # noqa: S603  # this package's own file, by the running interpreter
+            [sys.executable, "-I", onnx_probe.__file__],
+            input=json.dumps(question).encode(),
+            capture_output=True,
+            timeout=4 * bounds["seconds"],  # of the clock
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        done = None
+    if done is None or done.returncode:
+        raise CheckpointError(
+            f"takes more than {bounds['seconds']} s of computing or {bounds['memory'] // 2**20:,} MiB for "
+            f"{onnx_probe.IMAGES} images: it is made to exhaust the machine, or larger than a classifier; refused"
+        )
 
 
 def last_operator(model: Any) -> str:

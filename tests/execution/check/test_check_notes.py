@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import nn
 
+import evalsuite
 from evalsuite import api
 from evalsuite.config.manifest import read_manifest
-from evalsuite.errors import SuiteError, UserError
+from evalsuite.errors import DataError, SuiteError, UserError
 from evalsuite.execution.check import CheckRequest
 from evalsuite.execution.external_candidates import ExternalCandidateLoader
 from evalsuite.models.architectures.base import Normalized, build_model, unwrap_model
@@ -289,3 +290,40 @@ def inspected(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2
+
+
+def test_a_guessed_architecture_must_have_the_accuracy_that_its_file_records(
+    shelf: Path, tmp_path: Path
+) -> None:
+    content = torch.load(shelf / "dense.pt")
+    suite = tmp_path / "accuracy.toml"
+    suite.write_text('[[evaluators]]\nname = "accuracy"\n[tolerances]\naccuracy = 0.05\n')
+
+    def notes(name: str, recorded: float, **more: Any) -> str:
+        torch.save({**content, "best_prec1": recorded, "best_robust_acc": 1.0}, tmp_path / "dense.pt")
+        candidates = (ExternalCandidate(str(shelf / "light.safetensors"), "light"),)
+        request = CheckRequest(str(tmp_path / "dense.pt"), candidates, "digits", suite=str(suite), **more)
+        run = next(
+            part for part in evalsuite.check(request, out=tmp_path / name) if isinstance(part, evalsuite.Run)
+        )
+        return str(run.notes)
+
+    with pytest.raises(
+        DataError, match=r"its file records best_prec1 = 5\.0%, and the architecture was guessed \(small"
+    ):
+        notes("far", 5.0)
+    ignored = notes("ignored", 5.0, ignore_recorded_accuracy=True)
+    assert "The architecture is small-cnn, guessed from names and shapes of the tensors" in ignored
+    assert "its file records best_prec1 = 5.0%." in ignored
+    assert "records best_prec1" in notes("named", 5.0, model="small-cnn")
+    with pytest.raises(SuiteError, match="of use for a guessed architecture alone"):
+        notes("no effect", 5.0, model="small-cnn", ignore_recorded_accuracy=True)
+
+
+def test_a_manifest_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    lines = "\ufefffile;method;ratio;mean\nw.pt;a;0,5;0,1 0,2 0,3\n"
+    (tmp_path / "m.csv").write_text(lines, "utf-8")
+    (candidate,) = read_manifest(tmp_path / "m.csv")
+    assert candidate == ExternalCandidate("w.pt", "a", ratio=0.5, mean=(0.1, 0.2, 0.3))
+    (tmp_path / "m.csv").write_text("\ufefffile,method\nw.pt,a;b\n", "utf-8")
+    assert read_manifest(tmp_path / "m.csv") == (ExternalCandidate("w.pt", "a;b"),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 import re
 from collections.abc import Callable, Mapping
@@ -344,6 +345,7 @@ WHOLE: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
     "counters": (lambda w: {k: v.float().view(1) if k.endswith("tracked") else v for k, v in w.items()}, ""),
     "beside a number": (lambda w: {"acc": torch.tensor(0.7), "weights_of_best": w}, ""),
     "a list": (lambda w: [w], ""),
+    "defaultdict": (lambda w: {"state_dict": collections.defaultdict(list, w)}, ""),  # type: ignore[arg-type]  # the type of values that are not there
 }  # fmt: skip
 
 

@@ -211,3 +211,22 @@ def test_masks_of_distiller_are_applied(tmp_path: Path) -> None:
     checkpoint = read_checkpoint(written(content, tmp_path / "w.pth.tar"))
     assert checkpoint.weights["a.weight"].tolist() == [3, 0]
     assert checkpoint.folded == ("a.weight",)
+
+
+def test_inverted_masks_are_noticed_and_others_are_not(tmp_path: Path) -> None:
+    dense = torch.randn(64, 8, 3, 3, generator=torch.Generator().manual_seed(0))
+    mask = (dense.abs() > dense.abs().median()).float()
+    random = (torch.rand(dense.shape, generator=torch.Generator().manual_seed(1)) > 0.5).float()
+    for weights, masks, inverted in (
+        (dense, mask, False),
+        (dense, 1 - mask, True),
+        (dense * mask, 1 - mask, True),  # zeros lie where the mask keeps
+        (dense * mask, mask, False),
+        (dense, random, False),
+        (dense, torch.ones_like(mask), False),
+    ):
+        torch.save({"conv.weight": weights}, tmp_path / "w.pt")
+        torch.save({"conv": {"weight": masks}}, tmp_path / "m.pt")  # nested, as NNI writes them
+        checkpoint = read_checkpoint(tmp_path / "w.pt", masks=tmp_path / "m.pt")
+        assert ("look inverted" in checkpoint.note) == inverted
+        assert torch.equal(checkpoint.weights["conv.weight"], weights * masks)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import enum
 import importlib
 import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+import torch_pruning
+from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError
 from evalsuite.models.checkpoints.reading import read_weights
@@ -41,6 +44,8 @@ class Scheduler:
         self.value = value
     def __setstate__(self, state):  # leaves a proof when it runs
         pathlib.Path(__file__).with_name("proof").touch()
+    def run(self):
+        pass
 class Settings(dict):
     pass
 """
@@ -81,15 +86,51 @@ def test_a_state_dict_with_an_object_in_it_comes_out(tmp_path: Path) -> None:
     assert converted(tmp_path / "w.pt", tmp_path).keys() == WEIGHTS.keys()
 
 
-def test_an_object_that_is_filled_like_a_dictionary_has_another_way_out(tmp_path: Path, lost: Any) -> None:
-    path = tmp_path / "w.pt"
-    torch.save({"model": WEIGHTS, "args": lost.Settings(lr=1)}, path)
-    with pytest.raises(CheckpointError, match=r"where you trust it and can import that") as caught:
-        read_weights(path)
-    assert str(caught.value).endswith("then torch.save(checkpoint['model'], 'weights.pt')")
-    checkpoint = torch.load(path, weights_only=False)
-    torch.save(checkpoint["model"], path)
-    assert read_weights(path).keys() == WEIGHTS.keys()
+class Config:
+    """A nested class, which pickle finds by looking an attribute up."""
+
+    class Kind(enum.Enum):
+        A = 1
+
+
+KINDS: dict[str, Callable[[Any], object]] = {
+    "filled like a dictionary": lambda lost: {"model": WEIGHTS, "args": lost.Settings(lr=1)},
+    "numpy": lambda _: {name: tensor.numpy() for name, tensor in WEIGHTS.items()},
+    "function of torch": lambda _: {"state_dict": WEIGHTS, "hyper_parameters": {"activation": torch.relu}},
+    "nested enum": lambda _: {"state_dict": WEIGHTS, "kind": Config.Kind.A},
+    "bound method": lambda lost: {"state_dict": WEIGHTS, "call": lost.Scheduler(1).run},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_recipe_writes_every_tensor(tmp_path: Path, lost: Any, kind: str) -> None:
+    torch.save(KINDS[kind](lost), tmp_path / "w.pt")
+    weights = converted(tmp_path / "w.pt", tmp_path)
+    assert weights.keys() == WEIGHTS.keys()
+    assert all(torch.equal(weights[name], WEIGHTS[name]) for name in weights)
+
+
+def test_torch_prunings_own_state_dict_comes_out(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Linear(4, 2)))
+    torch.save(torch_pruning.state_dict(network), tmp_path / "w.pt")
+    weights = converted(tmp_path / "w.pt", tmp_path)
+    assert weights.keys() == network.state_dict().keys()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_looking_up_what_runs_commands_stays_an_attack(tmp_path: Path) -> None:
+    class Look:
+        def __init__(self, *values: object) -> None:
+            self.values = values
+
+        def __reduce__(self) -> Any:
+            return getattr, self.values
+
+    inner = Look(torch.nn.Linear, "forward")
+    for owner, name in ((torch.nn.Linear, "__init__"), (os._Environ, "get"), (inner, "__globals__")):
+        torch.save({"state_dict": WEIGHTS, "x": Look(owner, name)}, tmp_path / "w.pt")
+        with pytest.raises(CheckpointError, match="no checkpoint needs that"):
+            read_weights(tmp_path / "w.pt")
 
 
 @pytest.mark.data

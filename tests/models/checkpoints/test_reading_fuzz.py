@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
+import resource
 import struct
+import subprocess
+import sys
 import zipfile
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,10 +18,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from evalsuite.errors import CheckpointError
+from evalsuite.models.checkpoints import pickle_operations
 from evalsuite.models.checkpoints.reading import read_weights
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CONTENT = {
     "state_dict": {
@@ -116,3 +118,202 @@ def test_noise_is_refused(tmp_path: Path, noise: bytes) -> None:
 def test_the_undamaged_files_load(tmp_path: Path, kind: str) -> None:
     (tmp_path / "w.pt").write_bytes(archive(PICKLE) if kind == "pickle" else FILES[kind])
     assert "conv.weight" in read_weights(tmp_path / "w.pt") or kind == "safetensors"
+
+
+def text(value: str) -> bytes:
+    return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+
+
+def call(name: str, *arguments: bytes) -> bytes:
+    """The operations that put the result of a function onto the stack."""
+    module, _, function = name.encode().rpartition(b".")
+    return b"c" + module + b"\n" + function + b"\n(" + b"".join(arguments) + b"tR"
+
+
+def number(value: int) -> bytes:
+    return b"J" + struct.pack("<i", value) if value < 2**31 else b"\x8a\x05" + value.to_bytes(5, "little")
+
+
+def view(items: int, *, storage: int = 4, stride: int = 1) -> bytes:
+    """A tensor of float32 in the memory ``data/0``, which has 16 bytes."""
+    place = (
+        b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + number(storage) + b"tQ"
+    )
+    shape = b"(" + number(items) + b"t(" + number(stride) + b"t"
+    return call(
+        "torch._utils._rebuild_tensor_v2", place, b"K\x00", shape, b"\x89", call("collections.OrderedDict")
+    )
+
+
+def state(value: bytes, key: bytes = text("w")) -> bytes:
+    return b"\x80\x02}" + key + value + b"s."
+
+
+def nested() -> bytes:
+    """A tuple that contains the one before it twice, sixty times, and ends in empty ones: it has no value at all."""
+    return b")" + b"".join(b"q" + bytes([at]) + b"h" + bytes([at]) + b"\x86" for at in range(60))
+
+
+def with_state(function: str, attributes: bytes) -> bytes:
+    parameter = view(4), b"\x89", call("collections.OrderedDict"), attributes
+    if function.endswith("state"):
+        return call(function, *parameter)
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    place = b"(" + text("storage") + b"ctorch\nFloatStorage\n" + text("0") + text("cpu") + number(4) + b"tQ"
+    arguments = (
+        b"(" + place + b"K\x00(" + number(4) + b"t(K\x01t\x89" + call("collections.OrderedDict") + b"t"
+    )
+    return call(function, rebuild, b"ctorch\nTensor\n", arguments, attributes)
+
+
+METHODS = (
+    b"}("
+    + b"".join(text(n) + b"K\x05" for n in ("detach", "dim", "numel", "float", "is_floating_point"))
+    + b"u"
+)
+BOMBS = {
+    "a tuple of shared tuples as a name": b"\x80\x04" + nested() + text("x") + b"\x93.",
+    "a tuple of shared tuples as a key": state(view(4), nested()),
+    "bytearray of 4 GiB": state(call("builtins.bytearray", number(2**32))),
+    "bytearray of a tensor": state(call("builtins.bytearray", view(2**28, stride=0))),
+    "bytearray behind a rebuild": state(
+        call(
+            "torch._tensor._rebuild_from_type_v2",
+            b"cbuiltins\nbytearray\n",
+            b"ctorch\nTensor\n",
+            b"(" + number(2**32) + b"t",
+            b"}",
+        )
+    ),
+    "set of a view": state(call("builtins.set", view(2**27, stride=0))),
+    "a class of torch as a function": state(call("torch.FloatTensor", number(2**32))),
+    "stride 0": state(view(236_000_000, stride=0)),
+    "punycode": state(call("_codecs.encode", text("\u00fc" * 20_000), text("punycode"))),
+    "bz2": state(call("_codecs.encode", text("a"), text("bz2"))),
+    "operations": b"\x80\x02" + b"N0" * 2_450_000 + b"}.",
+    "a list in itself": b"\x80\x02]q\x00(h\x00h\x00e.",
+}  # fmt: skip
+HOSTILE = {
+    "attributes of a tensor": state(with_state("torch._tensor._rebuild_from_type_v2", METHODS)),
+    "attributes of a parameter": state(with_state("torch._utils._rebuild_parameter_with_state", METHODS)),
+}
+
+
+def small_archive(pickled: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
+        new.writestr("w/data.pkl", pickled)
+        new.writestr("w/version", "3")
+        new.writestr("w/byteorder", "little")
+        new.writestr("w/data/0", bytes(16))
+    return buffer.getvalue()
+
+
+READ = """
+import json, pathlib, resource, sys
+from evalsuite.errors import CheckpointError
+from evalsuite.models.checkpoints.reading import read_weights
+
+def peak():  # of this program alone: the system's own count starts with that of the program that started it
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+def seconds():
+    return sum(resource.getrusage(who).ru_utime for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+answers, memory, time = [], peak(), seconds()
+for file in sys.argv[1:]:
+    try:
+        answers.append(sorted(read_weights(pathlib.Path(file))))
+    except CheckpointError as error:
+        answers.append(str(error))
+print(json.dumps([answers, peak() - memory, seconds() - time]))
+"""
+
+
+def test_bombs_cost_a_sentence(tmp_path: Path) -> None:
+    """The limits are of memory and computing time: those of the clock depend on what else the machine does."""
+    files = {tmp_path / f"{at}.pt": small_archive(content) for at, content in enumerate(BOMBS.values())}
+    header = json.dumps(
+        {f"t{at}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for at in range(300_000)}
+    )
+    files[tmp_path / "many.safetensors"] = struct.pack("<Q", len(header)) + header.encode()
+    for file, content in files.items():
+        file.write_bytes(content)
+    done = subprocess.run(
+        [sys.executable, "-c", READ, *files], capture_output=True, text=True, check=True, timeout=300
+    )
+    sentences, kibibytes, seconds = json.loads(done.stdout)
+    for kind, sentence in zip([*BOMBS, "many"], sentences, strict=True):
+        assert isinstance(sentence, str), kind
+        assert "\n" not in sentence
+    assert kibibytes < 150 * 2**10
+    assert seconds < 20
+
+
+def test_the_scan_has_limits_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a pickle does to the scan, the process ends, and the reader has a sentence."""
+    (tmp_path / "w.pt").write_bytes(small_archive(state(view(4))))
+    program = tmp_path / "operations.py"
+    source = Path(pickle_operations.__file__).read_text()
+    monkeypatch.setattr(pickle_operations, "__file__", str(program))
+    for bomb in ("bytearray(2**31)", "sum(iter(int, 1))"):
+        limits = source.replace("CPU_SECONDS = 2**29, 30", "CPU_SECONDS = 2**29, 1")
+        program.write_text(
+            limits.replace("    try:\n        result", f"    {bomb}\n    try:\n        result", 1)
+        )
+        with pytest.raises(
+            CheckpointError, match="following its pickle takes more than 30 s of computing or 512 MiB"
+        ):
+            read_weights(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_attributes_of_tensors_in_a_pickle_change_nothing(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "w.pt").write_bytes(small_archive(HOSTILE[kind]))
+    weights = read_weights(tmp_path / "w.pt")
+    assert torch.equal(weights["w"], torch.zeros(4))
+    assert type(weights["w"]) is torch.Tensor
+
+
+ATOMS = st.sampled_from(
+    [text("w"), text("latin1"), view(4), number(3), number(2**32), b"}", b")", b"]", b"\x88", b"N", METHODS]
+)
+FUNCTIONS = st.sampled_from(
+    [
+        "builtins.bytearray",
+        "builtins.set",
+        "collections.OrderedDict",
+        "collections.defaultdict",
+        "collections.Counter",
+        "torch.Size",
+        "_codecs.encode",
+        "torch.FloatTensor",
+        "torch._tensor._rebuild_from_type_v2",
+        "torch.UntypedStorage",
+        "torch._utils._rebuild_parameter_with_state",
+        "torch._utils._rebuild_wrapper_subclass",
+    ]
+)
+
+
+def calls(values: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
+    return st.builds(lambda name, arguments: call(name, *arguments), FUNCTIONS, st.lists(values, max_size=4))
+
+
+@given(value=st.recursive(ATOMS, calls, max_leaves=6))
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_calls_of_what_pickles_may_call_cost_little(tmp_path: Path, value: bytes) -> None:
+    (tmp_path / "w.pt").write_bytes(small_archive(state(value)))
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    try:
+        assert read_weights(tmp_path / "w.pt")
+    except CheckpointError as error:
+        assert str(tmp_path) in str(error)  # noqa: PT017  # weights may come out as well
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_maxrss - before.ru_maxrss < 300 * 2**10
+    assert after.ru_utime - before.ru_utime < 5

@@ -8,9 +8,12 @@ import os
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from evalsuite.errors import CheckpointError
@@ -149,3 +152,21 @@ def test_a_link_to_weights_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link.pt").symlink_to(saved(WEIGHTS, tmp_path / "w.pt"))
     weights: dict[str, Tensor] = read_weights(tmp_path / "link.pt")
     assert torch.equal(weights["conv.weight"], WEIGHTS["conv.weight"])
+
+
+def test_parts_and_arrays_have_sentences_that_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_file(WEIGHTS, tmp_path / "model-00001-of-00002.safetensors")
+    assert "found part 1 of 2, expected all weights in one file" in sentence(
+        tmp_path / "model-00001-of-00002.safetensors"
+    )
+    save_file(WEIGHTS, tmp_path / "model-00001-of-00001.safetensors")
+    assert read_weights(tmp_path / "model-00001-of-00001.safetensors").keys() == WEIGHTS.keys()
+    (tmp_path / "index.json").write_text('{\n  "metadata": {"total_size": 3},\n  "weight_map": {"a": "b"}}')
+    assert "an index of parts, not weights: join the parts" in sentence(tmp_path / "index.json")
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in WEIGHTS.items()}
+    np.savez(tmp_path / "w.npz", **arrays)
+    advice = sentence(tmp_path / "w.npz").partition("with ")[2]
+    exec(advice, {"torch": torch, "numpy": np})  # noqa: S102  # the advice, carried out
+    Path("weights.pt").rename(tmp_path / "w.pt")
+    assert read_weights(tmp_path / "w.pt").keys() == WEIGHTS.keys()

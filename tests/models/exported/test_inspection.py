@@ -20,7 +20,7 @@ from evalsuite.errors import CheckpointError
 from evalsuite.models.architectures.base import build_model, unwrap_model
 from evalsuite.models.architectures.resnet import ResNet20
 from evalsuite.models.cost import count_nonzero, prunable_layers
-from evalsuite.models.exported import loading
+from evalsuite.models.exported import inspection, loading
 from evalsuite.models.exported.inspection import inspect_program, is_program
 
 SHAPE = (3, 8, 8)
@@ -221,6 +221,26 @@ def repeated(name: str, content: bytes) -> bytes:
     for step in table["config"]["0.weight"]["tensor_meta"]["strides"]:
         step["as_int"] = 0
     return json.dumps(table).encode()
+
+
+def thrice_a_thousand(name: str, content: bytes) -> bytes:
+    """The same weight under three thousand names."""
+    if not name.endswith("weights_config.json"):
+        return content
+    table = json.loads(content)
+    table["config"] = {f"{at}.weight": table["config"]["0.weight"] for at in range(3_000)}
+    return json.dumps(table).encode()
+
+
+def test_a_table_that_names_one_entry_again_and_again_is_refused(
+    saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inspection, "SPARE_BYTES", 1_000)
+    path = rewritten(saved["p.pt2"], tmp_path / "p.pt2", thrice_a_thousand)
+    with pytest.raises(
+        CheckpointError, match=r"has 3,000 tensors of [\d,]+ bytes in a file of [\d,]+: entries are named"
+    ):
+        inspect_program(path)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import warnings
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from evalsuite.errors import CheckpointError
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.architectures.settings import from_settings
 from evalsuite.models.exported import onnx as onnx_files
+from evalsuite.models.exported import onnx_probe
 from evalsuite.models.exported.loading import load_program, program_format
 from evalsuite.models.inference import gradient_obstacle, logits, prepare_for_inference
 from evalsuite.training.loop import train
@@ -475,3 +477,51 @@ def test_a_dynamically_quantised_program_runs_image_by_image_and_its_weights_cou
     assert int(weight.count_nonzero()) == int((np.abs(WEIGHT) > 0.5).sum())
     with pytest.raises(CheckpointError, match="is quantised dynamically and takes 4 images at a time"):
         load_program(saved(dynamic(4), tmp_path), trust=False, image_shape=SHAPE)
+
+
+def looping(trips: int) -> onnx.ModelProto:
+    """The linear classifier behind a loop that adds zero to its logits."""
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Mul", ["x", "x"], ["y"])],
+        "body",
+        [
+            helper.make_tensor_value_info("trip", TensorProto.INT64, ()),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, ()),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, ()),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [
+        FLATTEN,
+        helper.make_node("MatMul", ["flat", "weight"], ["scores"]),
+        helper.make_node("Loop", ["trips", "", "scores"], ["logits"], body=body),
+    ]
+    return graph(nodes, trips=np.int64(trips))
+
+
+def filling() -> onnx.ModelProto:
+    """The linear classifier plus the sum of sixteen gigabytes of ones."""
+    nodes = [
+        FLATTEN,
+        helper.make_node("MatMul", ["flat", "weight"], ["scores"]),
+        helper.make_node("ConstantOfShape", ["size"], ["ones"]),
+        helper.make_node("ReduceSum", ["ones"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["scores", "sum"], ["logits"]),
+    ]
+    return graph(nodes, size=np.array([2**32], np.int64))
+
+
+@pytest.mark.parametrize("bomb", [looping(2**62), filling()], ids=["loop", "memory"])
+def test_a_graph_that_never_ends_or_fills_the_memory_costs_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bomb: onnx.ModelProto
+) -> None:
+    monkeypatch.setattr(onnx_probe, "limits", lambda _: {"memory": 2**32, "seconds": 3})
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    with pytest.raises(CheckpointError, match=r"takes more than 3 s of computing or 4,096 MiB for 4 images"):
+        load_program(saved(bomb, tmp_path), trust=False, image_shape=SHAPE)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    assert after.ru_utime - before.ru_utime < 3
+    assert load_program(saved(looping(2), tmp_path), trust=False, image_shape=SHAPE)
