@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from evalsuite.atomic_files import write_atomically
 from evalsuite.errors import StoreError, UserError
 from evalsuite.registry import unknown_name
+from evalsuite.types import DENSE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
 Form = Literal["csv", "parquet", "mlflow"]
 FORMS: tuple[Form, ...] = get_args(Form)
 CANDIDATE = ["method", "seed", "target_ratio"]
+ORDER = (
+    "method", "seed", "target_ratio", "evaluator", "metric", "condition", "group", "aggregate", "scope", "ratio",
+)  # fmt: skip
+"""Columns that name a row, in the order by which the rows of a table are sorted."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of what spreadsheets compute."""
 BATCH = 500
 """Numbers per request to MLflow, which takes at most 1,000."""
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
@@ -34,14 +41,16 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
     """Returns every table of a run by name: measurements, thresholds, reliability, excess, exemplars, retraining.
 
     And verdicts (each check at each ratio in each scope), groups (intervals of the potential), counts (checks by
-    verdict), and splits (potentials over training and over held-out conditions) where the suite keeps these apart.
+    verdict), and splits (potentials over training and over held-out conditions) where the suite keeps these apart. Rows
+    have a canonical order: the dense networks first, then by what names a row, whatever the order of methods and tests
+    in the suite.
 
     Raises:
         StoreError: If no cell is finished yet.
     """
     if run.measurements.empty or not run.metrics:
         raise StoreError(f"{run.path} holds no finished cell yet; run the suite first")
-    return {
+    by_name = {
         "measurements": run.measurements,
         "thresholds": run.thresholds(),
         "reliability": run.reliability,
@@ -53,11 +62,42 @@ def tables(run: Run) -> dict[str, pd.DataFrame]:
         "counts": run.counts,
         **({} if run.splits.empty else {"splits": run.splits}),
     }
+    return {name: _in_order(table) for name, table in by_name.items()}
+
+
+def _in_order(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows in canonical order; those that nothing in `ORDER` tells apart stay as they are."""
+    columns = [name for name in ORDER if name in table]
+    return table.sort_values(columns, key=_rank, kind="stable", ignore_index=True) if columns else table
+
+
+def _rank(column: pd.Series[Any]) -> pd.Series[Any]:
+    """What a column is sorted by: numbers before words, the dense network before all methods."""
+    if column.dtype.kind != "O":
+        return column
+    ranked = sorted(
+        column.dropna().unique(), key=lambda value: (value != DENSE, isinstance(value, str), value)
+    )
+    return column.map({value: place for place, value in enumerate(ranked)})
 
 
 def as_csv(table: pd.DataFrame) -> bytes:
-    """Returns a table as CSV, the same bytes for the same table everywhere."""
-    return table.to_csv(index=False, lineterminator="\n").encode()
+    """Returns a table as CSV, the same bytes for the same table everywhere.
+
+    A text that a spreadsheet would take for a formula (OWASP, "CSV injection") has an apostrophe before it.
+    """
+    texts = {name: table[name].map(_no_formula) for name in table.columns if table[name].dtype.kind == "O"}
+    return table.assign(**texts).to_csv(index=False, lineterminator="\n").encode()
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value  # a number with its sign
 
 
 def export(run: Run, form: str, folder: Path) -> Path:
