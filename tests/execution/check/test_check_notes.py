@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn
 from evalsuite import api
 from evalsuite.config.manifest import read_manifest
 from evalsuite.errors import SuiteError, UserError
-from evalsuite.execution.check import CheckRequest
+from evalsuite.execution.check import CheckRequest, junit
 from evalsuite.execution.external_candidates import ExternalCandidateLoader
 from evalsuite.models.architectures.base import Normalized, build_model, unwrap_model
 from evalsuite.models.architectures.resnet import ResNet20
@@ -289,3 +290,17 @@ def inspected(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == 2
+
+
+def test_junit_is_xml_whatever_a_name_holds() -> None:
+    row = {
+        "candidate": "a\x1b[2J",
+        "metric": "accuracy",
+        "condition": "c\x00",
+        "passed": True,
+        "reason": "\x07",
+        "flags": "",
+        "sample": "",
+    }
+    root = ET.fromstring(junit(pd.DataFrame([row])))  # noqa: S314  # our own
+    assert root[0].get("name") == r"a\x1b[2J"
