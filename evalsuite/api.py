@@ -221,6 +221,7 @@ def evaluate(
     evaluators: str | Table | Evaluator | Iterable[str | Table | Evaluator] = "accuracy",
     parent: nn.Module | None = None,
     options: Options | None = None,
+    channels: int | None = None,
 ) -> pd.DataFrame:
     """Returns the scores of one model that is in memory.
 
@@ -231,6 +232,8 @@ def evaluate(
         evaluators: One or several names, tables or instances.
         parent: The unpruned network, for agreement; the model itself by default.
         options: Seed of the changes of images, limit of test images, batch size, and the data root.
+        channels: Of the images that the model takes: pictures become grey for one, RGB for three. By default those of
+            its first convolution.
 
     Returns:
         Columns evaluator, metric, condition, group, value, n, unit, higher_is_better.
@@ -248,7 +251,12 @@ def evaluate(
     seed = options.seed or 0
     data_set, root = _source(data, data_root(None, options))
     place = Place(
-        root, options.download, seed, skip_unreadable=options.skip_unreadable, verify=options.verify
+        root,
+        options.download,
+        seed,
+        channels=_input_channels(model) if channels is None else channels,
+        skip_unreadable=options.skip_unreadable,
+        verify=options.verify,
     )
     image_source = ImageSource(data_set, place, limit=options.limit or 0)
     several = (
@@ -269,6 +277,19 @@ def evaluate(
         for label, evaluator in chosen:
             rows += [_row(label, evaluator, score) for score in scored(evaluator, bench)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _input_channels(model: nn.Module) -> int:
+    """Number of channels of the images that a model takes: that of its normalisation, or of its first convolution."""
+    from torch import nn
+
+    from evalsuite.models.architectures.base import Normalized
+
+    if isinstance(model, Normalized):
+        return model.mean.numel()
+    layers = (layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear))
+    first = next(layers, None)
+    return first.in_channels if isinstance(first, nn.Conv2d) else 3
 
 
 def _check_parent(dense: Bench) -> None:

@@ -19,6 +19,7 @@ Every message is one sentence: what was found, what was expected, what to do.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -90,6 +91,20 @@ def first_line(reason: object) -> str:
     'a bad number'
     """
     return str(reason).strip().partition("\n")[0][:200] or type(reason).__name__
+
+
+def printable(text: str) -> str:
+    r"""Returns a text for a terminal: control characters and changes of direction are written as escapes.
+
+    Names in other people's files may hold commands to the terminal; line breaks and tabs stay.
+
+    >>> printable("layer\x1b[2J.weight\n")
+    'layer\\x1b[2J.weight\n'
+    """
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
 def _printable(name: object) -> str:

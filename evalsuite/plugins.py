@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from evalsuite.evaluation import Bench, Outputs
     from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, check_once, declare
     from evalsuite.models.architectures.base import Architecture, Normalized, build_model
-    from evalsuite.models.cost import count_nonzero, prunable_layers
+    from evalsuite.models.cost import count_nonzero, prunable_layers, prunable_parameters
     from evalsuite.models.inference import logits
     from evalsuite.models.surgery.channel_removal import ChannelGroup
     from evalsuite.producers.base import Context, Producer
@@ -85,6 +85,7 @@ __all__ = [
     "logits",
     "per_filter",
     "prunable_layers",
+    "prunable_parameters",
     "register_architecture",
     "register_dataset",
     "register_evaluator",

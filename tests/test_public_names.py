@@ -31,8 +31,8 @@ PUBLIC = {
         "Hooks", "ImageSet", "InvalidModelError", "Metric", "Normalized", "Outputs", "Phase", "Place",
         "Producer", "Recipe", "Score", "SkippedError", "Split", "StoredImages", "SuiteError", "Transform",
         "UserError", "View", "WeightProducer", "address", "build_model", "check_once", "count_nonzero",
-        "declare", "generator", "logits", "per_filter", "prunable_layers", "register_architecture",
-        "register_dataset", "register_evaluator", "register_producer",
+        "declare", "generator", "logits", "per_filter", "prunable_layers", "prunable_parameters",
+        "register_architecture", "register_dataset", "register_evaluator", "register_producer",
     ],
     "evalsuite.testing": [
         "FewDigits", "check_evaluator", "check_model", "check_producer",

@@ -18,6 +18,7 @@ from evalsuite.cli import progress_log
 from evalsuite.cli.endings import OutputConsole, SideConsole
 from evalsuite.cli.progress_log import ProgressLog, duration
 from evalsuite.cost_axes import AXES, DEFAULT_AXIS
+from evalsuite.errors import printable
 from evalsuite.registry import RegistryEntry
 from evalsuite.tolerances import OTHER_CONDITIONS
 from evalsuite.types import SYNTHETIC_FROST
@@ -172,7 +173,7 @@ def _print_failure(step: CellProgress) -> None:
 
 
 def _step(step: CellProgress) -> str:
-    return f"{step.key.method} {step.key.target_ratio:g} {step.what}"
+    return printable(f"{step.key.method} {step.key.target_ratio:g} {step.what}")
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -13,8 +14,9 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.text import Text
 
-from evalsuite.errors import UserError
+from evalsuite.errors import UserError, printable
 
 CLOSED_PIPE = 128 + 13
 """Exit code when the reader of the output is gone (``| head -1``): that of a program that SIGPIPE ends."""
@@ -67,6 +69,22 @@ def signals_as_interrupts() -> Iterator[Received]:
             signal.signal(number, signal.SIG_DFL)
 
 
+class PlainConsole(Console):
+    """A console on which names from files do nothing but stand there."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Returns a text, or a cell of a table, with control characters as escapes."""
+        return super().render_str(printable(text), **options)
+
+
+class PlainMessages(logging.Formatter):
+    """Log messages in which names from files do nothing but stand there."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the message with control characters as escapes."""
+        return printable(super().format(record))
+
+
 class OutputError(UserError):
     """Standard output that cannot be written."""
 
@@ -77,7 +95,7 @@ class OutputError(UserError):
         )
 
 
-class OutputConsole(Console):
+class OutputConsole(PlainConsole):
     """The console of results: without a reader the command ends."""
 
     def on_broken_pipe(self) -> None:
@@ -97,7 +115,7 @@ class OutputConsole(Console):
             raise OutputError(error) from error
 
 
-class SideConsole(Console):
+class SideConsole(PlainConsole):
     """The console of progress and warnings: without a reader the command goes on."""
 
     def on_broken_pipe(self) -> None:

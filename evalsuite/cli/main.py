@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shlex
 import sys
@@ -587,6 +588,8 @@ def main() -> None:
         "default", category=DeprecationWarning, module="evalsuite"
     )  # and users' plug-in files
     endings.open_standard_streams()
+    if logging.lastResort is not None:  # prints warnings where the caller has set up no logging
+        logging.lastResort.setFormatter(endings.PlainMessages())
     with endings.signals_as_interrupts() as received:
         code = _exit_code(received)
     sys.exit(_written(code))

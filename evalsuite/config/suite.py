@@ -51,6 +51,9 @@ RETRAINING = "retraining"
 """Key of a producer's table that the suite reads itself: how the candidates are retrained."""
 CONTROL = "dense-retrained"
 """The producer that retrains and prunes nothing."""
+AUTOMATIC = "auto"
+WITH_ARCHIVES = ("corruptions", "calibration")
+"""Tests whose key ``source`` may be `AUTOMATIC`."""
 MAX_RATIOS = 2_000
 MAX_CANDIDATES = 100_000
 """Numbers up to which a plan takes seconds; a run of a suite near them takes years."""
@@ -126,6 +129,10 @@ class Suite:
         limit: Size of a sample of every test set, an option of the command and no key of the suite; 0 for all images.
         parent_accuracy: The parent's accuracy on the clean test images, where it was published; ``None`` for no claim.
         check: What a check of finished models asked beside its tests, ``undecided`` and ``controls``; empty of a run.
+        automatic: Tables, by label, of the tests that leave the source of corrupted images open (``source = "auto"``):
+            official where the archive is there, else generated.
+        notes: Sentences on what was chosen for this suite.
+        classes_stated: Whether the suite says how many classes its network has.
         control: Whether a dense network is retrained beside the methods, for each way in which they retrain; the
             controls are among `producers`.
         pruned_only: Ratios between those of `ratios` at which methods prune and do not retrain; see `steps_of`.
@@ -160,6 +167,9 @@ class Suite:
     conditions: ConditionSplits | None = None
     pruned_only: tuple[float, ...] = ()
     check: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    classes_stated: bool = True
+    automatic: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def retraining_of(self, producer: str) -> Recipe:
         """Returns how the candidates of a producer are retrained."""
@@ -311,6 +321,7 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
     if data.warning:
         log.warning("%s: %s", where, data.warning)
     places = {name: f"{where}, [[{name}]]" for name in ("producers", "candidates", "evaluators")}
+    tests, automatic = _without_automatic(_battery(tables, data.table, where))
     return Suite(
         name=_valid_name(tables.name, where),
         description=tables.description,
@@ -324,9 +335,7 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         retraining=_build_recipe(tables.retraining, recipe, f"{where}, [retraining]"),
         producers=_build_producers(tables.producers, places["producers"]),
         candidates=tuple(_candidate(table, source) for table in tables.candidates),
-        evaluators=from_tables(
-            EVALUATORS, _battery(tables, data.table, where), where=places["evaluators"], reserved=RESERVED
-        ),
+        evaluators=from_tables(EVALUATORS, tests, where=places["evaluators"], reserved=RESERVED),
         tolerances=_current_names(tables.tolerances, where),
         threads=_valid_threads(tables.threads, where),
         data_root=tables.data_root or ("" if data.root is None else str(data.root)),
@@ -341,6 +350,8 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         conditions=build(ConditionSplits, tables.conditions, where=f"{where}, [conditions]")
         if tables.conditions
         else None,
+        classes_stated="classes" in tables.model,
+        automatic=automatic,
     )
 
 
@@ -425,6 +436,21 @@ def _battery(tables: _SuiteTables, data: Mapping[str, Any], where: str) -> list[
         return depth_tables(tables.depth, tables.evaluators, data=name, trained=not tables.checkpoint)
     except SuiteError as error:
         raise SuiteError(f"{where}: {error}") from None
+
+
+def _without_automatic(
+    tests: Iterable[Mapping[str, Any]],
+) -> tuple[list[Mapping[str, Any]], dict[str, Mapping[str, Any]]]:
+    """Tables of tests, those with an open source as generated ones, and these as they were, by label."""
+    plain: list[Mapping[str, Any]] = []
+    automatic: dict[str, Mapping[str, Any]] = {}
+    for table in tests:
+        if table.get("source") == AUTOMATIC and table.get("name") in WITH_ARCHIVES:
+            automatic[str(table.get("label", table["name"]))] = table
+            plain.append({key: value for key, value in table.items() if key not in ("source", "folder")})
+        else:
+            plain.append(table)
+    return plain, automatic
 
 
 def _current_names(tolerances: Mapping[str, Tolerance], where: str) -> dict[str, Tolerance]:

@@ -14,7 +14,14 @@ from evalsuite.datasets.class_folders import FolderClasses, folder_classes
 from evalsuite.datasets.decoding import decode_pictures
 from evalsuite.datasets.folders import check_share, check_side
 from evalsuite.datasets.splits import Shares
-from evalsuite.datasets.tables import Pictures, TableFiles, find_columns, find_tables
+from evalsuite.datasets.tables import (
+    Columns,
+    Pictures,
+    TableFiles,
+    find_columns,
+    find_picture_column,
+    find_tables,
+)
 from evalsuite.errors import DataError, SuiteError, first_few
 from evalsuite.preprocessing import Preprocessing
 from evalsuite.types import ImageSet, Split
@@ -106,6 +113,42 @@ class HuggingFace(DataSet):
         found = names or sorted({*_words(root, self._pictures(tables.whole))})
         class_map = place.locate(self.class_map) if self.class_map else None
         return folder_classes(root, found, count=count, class_map=class_map)
+
+
+@dataclass(frozen=True)
+class TableOutliers(DataSet):
+    """The pictures of such a folder as an outlier set, whose classes, if it has some, are not read.
+
+    Those of the split ``test``, or of ``validation``, where it has one; else all rows.
+
+    Attributes:
+        path: Folder: absolute, under the data root, or under the working directory.
+        limit: Use only the first so many pictures; 0 for all.
+        image_column: Column with the pictures; empty for the only one.
+    """
+
+    reads_pictures: ClassVar[bool] = True
+
+    path: str
+    limit: int = 0
+    image_column: str = ""
+
+    def load(self, split: Split, place: Place) -> ImageSet:  # noqa: ARG002  # outliers are tested on alone
+        """Returns the pictures as uint8 (N, C, H, W)."""
+        tables = find_tables(place.locate(self.path))
+        files = tables.parts.get("test") or tables.parts.get("validation") or tables.whole
+        pictures = Pictures(files, Columns(find_picture_column(files[0], self.image_column), ""))
+        rows = range(min(len(pictures), self.limit) if self.limit else len(pictures))
+        if not rows:
+            raise DataError(f"{files[0].parent}: found no rows, expected at least one picture")
+        chosen = [pictures.picture(row) for row in rows]
+        decoded = decode_pictures(chosen, place.preprocessing, place, name=self.name)
+        return ImageSet(self.name, decoded.images, None, 0, notes=decoded.notes)
+
+    @property
+    def name(self) -> str:
+        """Its name in reports: the last part of an absolute path."""
+        return Path(self.path).name if Path(self.path).expanduser().is_absolute() else self.path
 
 
 def _words(root: Path, pictures: Pictures) -> list[str]:

@@ -12,9 +12,11 @@ from evalsuite.datasets.arrays import Arrays
 from evalsuite.datasets.base import DataSet, Place, check_image_set, digest, load_checked
 from evalsuite.datasets.decoding import holds_pictures
 from evalsuite.datasets.folders import Folder
+from evalsuite.datasets.huggingface import TableOutliers
 from evalsuite.datasets.sampling import Sample, sample_rows, take_rows
 from evalsuite.datasets.shapes import with_shape
 from evalsuite.datasets.shared_cache import SharedArrayCache
+from evalsuite.datasets.tables import holds_tables
 from evalsuite.datasets.views import FOLDER_SUFFIX, StoredImages, Transform, View
 from evalsuite.errors import DataError
 from evalsuite.preprocessing import Preprocessing
@@ -202,6 +204,8 @@ class ImageSource:
         path = view.data.removesuffix(FOLDER_SUFFIX) or FOLDER_SUFFIX
         folder = place.find(path)
         if folder is None or not holds_pictures(folder):
+            if not view.labelled and folder is not None and folder.is_dir() and holds_tables(folder):
+                return TableOutliers(path, limit=self.outlier_limit)
             return Arrays(path, suite_images.classes, labelled=view.labelled)
         if not view.labelled:
             return Folder(path, limit=self.outlier_limit)

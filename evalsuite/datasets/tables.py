@@ -158,14 +158,28 @@ def find_columns(path: Path, *, image: str = "", label: str = "") -> Columns:
     schema = _schema(path)
     written = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
     features = written.get("info", {}).get("features", {})
-    pictures = [name for name in schema.names if _is_picture(schema.field(name).type)]
-    image = _only(path, "image", image, pictures)
+    image = find_picture_column(path, image)
     named = [name for name in schema.names if features.get(name, {}).get("_type") == "ClassLabel"]
     usual = [name for name in ("label", "labels", "class") if name in schema.names]
     label = _only(
         path, "label", label, named or usual, known=[name for name in schema.names if name != image]
     )
     return Columns(image, label, tuple(map(str, features.get(label, {}).get("names") or ())))
+
+
+def find_picture_column(path: Path, image: str = "") -> str:
+    """Returns the column of a table with pictures.
+
+    Args:
+        path: An arrow or parquet file.
+        image: Its name; empty for the only one.
+
+    Raises:
+        DataError: If there is none, or several and no name.
+    """
+    schema = _schema(path)
+    pictures = [name for name in schema.names if _is_picture(schema.field(name).type)]
+    return _only(path, "image", image, pictures)
 
 
 def _is_picture(kind: Any) -> bool:

@@ -16,7 +16,8 @@ from evalsuite.config.data import resolve_data
 from evalsuite.config.manifest import candidates_of_paths
 from evalsuite.config.settings import placed_model
 from evalsuite.config.suite import Suite, find_suite, model_table, read_suite_tables, suite_from_tables
-from evalsuite.errors import SuiteError
+from evalsuite.errors import SuiteError, printable
+from evalsuite.models.uri_tables import settings_of_uri
 from evalsuite.registry import import_plugin_file, unknown_name
 from evalsuite.results.check_verdicts import UNDECIDED_RULES, UndecidedRule, case_text, sample_of, sentence
 from evalsuite.runs.store import Store, write_atomically
@@ -37,7 +38,7 @@ BATTERY: Mapping[str, Any] = {
         {"name": "corruptions", "severities": [3]},
         {"name": "ood", "far": ["photographs", "uniform-noise"]},
         {"name": "noise", "epsilons": [8, 16]},
-        {"name": "attack", "epsilons": [0.5, 1], "steps": 10, "images": 200},
+        {"name": "attack", "epsilons": [0.5, 1], "steps": 10, "images": 200, "probe": 32},
         {"name": "attack", "label": "black-box", "attacks": ["linf-noise"], "epsilons": [4], "images": 200},
         {"name": "calibration", "held_out": "cross-fit"},
     ],
@@ -49,7 +50,10 @@ BATTERY: Mapping[str, Any] = {
         "ece_equal_width": {"clean": 0.01},
     },
 }
-"""Tests and tolerances where no suite is named; they need no data beside the data set."""
+"""Tests and tolerances where no suite is named; they need no data beside the data set.
+
+Attacks and their checks take as few images and steps as in the depth ``quick``: most of the time of a check is theirs.
+"""
 
 
 @dataclass(frozen=True)
@@ -199,9 +203,10 @@ def _battery(request: CheckRequest) -> tuple[Mapping[str, Any], Path]:
 
 
 def _description(request: CheckRequest, battery: Mapping[str, Any]) -> str:
-    """What is checked, in words, with the name of the suite whose tests these are."""
+    """What is checked, in words, with the name of the suite whose tests these are, and its own description."""
     tests = f", by the tests of the suite {battery['name']}" if battery.get("name") else ""
-    return f"finished models beside {Path(request.parent).name}{tests}"
+    text = str(battery.get("description", "")).strip()
+    return f"finished models beside {Path(request.parent).name}{tests}" + (f": {text}" if text else "")
 
 
 def _tolerances(request: CheckRequest, battery: Mapping[str, Any]) -> dict[str, Tolerance]:
@@ -241,7 +246,7 @@ def _model_table(
         return {**model_table(battery["model"], source / "suite"), **request.settings}, ""
     parent = request.parent.replace("{seed}", str(seed))
     architecture, guessed = _architecture(dataclasses.replace(request, parent=parent))
-    return dict(to_settings(architecture)), guessed
+    return {**to_settings(architecture), "classes": architecture.classes}, guessed
 
 
 def controls_of_paths(paths: Iterable[str]) -> tuple[ExternalCandidate, ...]:
@@ -272,9 +277,18 @@ def junit(verdicts: pd.DataFrame, seconds: Mapping[str, float] = MappingProxyTyp
             ET.SubElement(properties, "property", name="sample", value=text)
         for record, time in zip(rows.to_dict("records"), times, strict=True):
             _add_case(suite, {str(name): value for name, value in record.items()}, time)
+    _make_printable(root)
     ET.indent(root)
     data: bytes = ET.tostring(root, encoding="utf-8", xml_declaration=True)
     return data
+
+
+def _make_printable(root: ET.Element) -> None:
+    """Replaces control characters, which XML does not allow, in names and texts from files."""
+    for element in root.iter():
+        element.attrib.update({name: printable(value) for name, value in element.attrib.items()})
+        if element.text:
+            element.text = printable(element.text)
 
 
 def _seconds(row: Mapping[Any, Any], rows: pd.DataFrame, seconds: Mapping[str, float]) -> float:
@@ -327,10 +341,24 @@ def _architecture(request: CheckRequest) -> tuple[Architecture, str]:
     if request.model:
         entry = published_entry(request.model, parent)
         stated = {"weights": entry} if entry else {}
-        return architecture_from_uri(request.model, **{**stated, **request.settings}), ""
+        settings = {**stated, **request.settings}
+        uri_settings = {**_head(request, parent, settings), **settings}
+        return architecture_from_uri(request.model, **uri_settings), ""
     fit = detect_architecture(_weights(parent, request.weights), file=parent)
     architecture = architecture_from_uri(fit.uri, **{**fit.settings, **request.settings})
     return architecture, f"{fit.uri}, {fit.doubt}" if fit.doubt else ""
+
+
+def _head(request: CheckRequest, parent: Path, settings: Mapping[str, Any]) -> dict[str, int]:
+    """The number of classes of the parent's head, where the network is of a library and no setting says it."""
+    from evalsuite.execution.class_counts import ZOOS, classes_of_weights  # imports torch
+    from evalsuite.models.exported.inspection import is_program
+
+    table = settings_of_uri(request.model)
+    if table["name"] not in ZOOS or "classes" in settings or not parent.is_file() or is_program(parent):
+        return {}
+    classes = classes_of_weights(_weights(parent, request.weights), {**table, **settings})
+    return {} if classes is None else {"classes": classes}
 
 
 def _weights(path: Path, choice: WeightSet) -> Mapping[str, Any]:

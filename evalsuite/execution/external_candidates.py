@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from evalsuite.compat.transformers import CONFIG, is_model_folder
+from evalsuite.compat.transformers_names import with_current_names
 from evalsuite.config.settings import model_with_settings
 from evalsuite.errors import (
     CheckpointError,
@@ -23,7 +25,7 @@ from evalsuite.errors import (
     first_few,
 )
 from evalsuite.execution.limits import TimeLimitError
-from evalsuite.models.architectures.base import Architecture, Normalized, unwrap_model
+from evalsuite.models.architectures.base import Architecture, Normalized, build_model, unwrap_model
 from evalsuite.models.architectures.huggingface import HuggingFaceNetwork
 from evalsuite.models.architectures.settings import to_settings
 from evalsuite.models.architectures.uris import architecture_from_uri
@@ -91,7 +93,7 @@ class ExternalCandidateLoader:
         if path.is_file() and program_format(path) is not None:
             return self._program(external, path, architecture)
         checkpoint = read_checkpoint(path, masks=masks, choice=external.weights)
-        weights = checkpoint.weights
+        weights = current_weights(plugin, checkpoint.weights)
         notes = [checkpoint.note] if checkpoint.note else []
         settings = self.architecture.table
         if plugin != self.architecture.plugin:  # another network
@@ -156,6 +158,19 @@ class ExternalCandidateLoader:
         """Returns a program with its preprocessing."""
         network = load_program(Path(settings["file"]), trust=self.trust, image_shape=self.image_shape)
         return Normalized(network, mean=settings["mean"], std=settings["std"]).eval()
+
+
+def current_weights(architecture: Architecture, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns weights under the names that the network has today: transformers renames tensors between releases.
+
+    Args:
+        architecture: Of the network.
+        weights: As they were read.
+    """
+    if not isinstance(architecture, HuggingFaceNetwork):
+        return dict(weights)
+    with torch.random.fork_rng(devices=[]):
+        return dict(with_current_names(unwrap_model(build_model(architecture)), weights))
 
 
 @contextmanager

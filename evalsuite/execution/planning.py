@@ -22,6 +22,8 @@ from evalsuite.datasets.views import View
 from evalsuite.errors import DataError, UserError
 from evalsuite.evaluation import Bench
 from evalsuite.execution import executors
+from evalsuite.execution.class_counts import with_class_count
+from evalsuite.execution.corruption_sources import with_corruption_sources
 from evalsuite.execution.devices import card, devices, threads
 from evalsuite.execution.suite_checks import check_suite
 from evalsuite.execution.tasks import RunContext
@@ -141,6 +143,14 @@ def prepare(
     Store(root).refuse_newer()
     with threads(chosen.threads):
         runner = TaskRunner(context)
+        counted = with_class_count(chosen, runner)
+        if counted is not chosen:
+            chosen = counted
+            context = replace(context, suite=counted)
+            runner = TaskRunner(context)
+        if chosen.automatic:
+            chosen = with_corruption_sources(chosen, runner.image_source)
+            runner = TaskRunner(replace(context, suite=chosen), runner.image_source)
         plan = Planner(chosen, options, runner.production, runner.image_source).plan()
     _check_picture_options(options, runner.image_source)
     return PreparedRun(chosen, options, plan, runner, tuple(places), name, workers)

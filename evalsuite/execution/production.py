@@ -23,6 +23,7 @@ from evalsuite.errors import CheckpointError, ContractError, EvalsuiteError, Sto
 from evalsuite.execution.external_candidates import (
     ExternalCandidateLoader,
     LoadedModel,
+    current_weights,
     named_candidate,
     program_candidate,
 )
@@ -335,7 +336,9 @@ class Production:
         return self._costs[key]
 
     def _loaded_parent(self, path: Path) -> nn.Module:
-        weights = read_weights(path, choice=self.suite.checkpoint_weights)
+        weights = current_weights(
+            self.suite.model.plugin, read_weights(path, choice=self.suite.checkpoint_weights)
+        )
         try:
             return load_candidate(weights, self.suite.model.plugin, image_shape=self._shape)
         except CheckpointError as error:

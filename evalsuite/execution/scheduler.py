@@ -116,6 +116,9 @@ def execute(prepared: PreparedRun, *, progress: ProgressCallback | None = None) 
             scheduler.notes.append(
                 {"method": DENSE, "seed": prepared.suite.seeds[0], "note": _sample_note(sample)}
             )
+        scheduler.notes += [
+            {"method": DENSE, "seed": prepared.suite.seeds[0], "note": note} for note in prepared.suite.notes
+        ]
         about = record(prepared.suite, prepared.options) | prepared.data_record | _sampled(sample)
         scheduler.run(about, progress or (lambda _: None))
     return Run(store.root)

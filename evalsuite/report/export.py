@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 Form = Literal["csv", "parquet", "latex", "mlflow"]
 FORMS: tuple[Form, ...] = get_args(Form)
 CANDIDATE = ["method", "seed", "target_ratio"]
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of what spreadsheets compute."""
 BATCH = 500
 """Numbers per request to MLflow, which takes at most 1,000."""
 _NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
@@ -34,8 +36,22 @@ _NOT_IN_NAMES = re.compile(r"[^\w\-. /:]")
 
 
 def as_csv(table: pd.DataFrame) -> bytes:
-    """Returns a table as CSV, the same bytes for the same table everywhere."""
-    return table.to_csv(index=False, lineterminator="\n").encode()
+    """Returns a table as CSV, the same bytes for the same table everywhere.
+
+    A text that a spreadsheet would take for a formula (OWASP, "CSV injection") has an apostrophe before it.
+    """
+    texts = {name: table[name].map(_no_formula) for name in table.columns if table[name].dtype.kind == "O"}
+    return table.assign(**texts).to_csv(index=False, lineterminator="\n").encode()
+
+
+def _no_formula(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(FORMULA):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value  # a number with its sign
 
 
 def export(run: Run, form: str, folder: Path) -> Path:

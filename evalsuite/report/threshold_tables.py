@@ -25,6 +25,7 @@ from evalsuite.types import SYNTHETIC_FROST
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from evalsuite.report.data import ReportData
 
 FLAGS: Mapping[str, tuple[str, str]] = {
     "censored": ("nothing failed", "no tested ratio failed: the true threshold may be higher"),

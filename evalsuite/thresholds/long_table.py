@@ -37,6 +37,10 @@ RENAMED_COLUMNS = {
 RESULTS = ("value", "drop", *BOUND_COLUMNS, *TEST_COLUMNS, "n")
 NUMBERS = ("ratio", "target_ratio", "chance", "grid", *RESULTS)
 DIRECTION_HINT = "give a column higher_is_better with True or False, or the argument higher_is_better"
+SHARES = ("accuracy", "auroc", "aupr", "fpr", "ece")
+"""Parts of the names of metrics that are shares: in [0, 1], or in percent."""
+LEAST_PERCENT = 0.05
+"""Percentage points below which a tolerance of a percentage was rather meant as a share."""
 OPTIONAL: dict[str, Any] = {
     "seed": 0,
     "target_ratio": np.nan,
@@ -104,10 +108,24 @@ def curves_of_table(
     chances = _unique_values(table, ["metric"], "chance")
     pairs["chance"] = [chances.get(metric, np.nan) for metric in pairs["metric"]]
     pairs["unit"] = [units.get(metric, "") for metric in pairs["metric"]]
+    _check_shares(table, pairs)
     pairs["higher_is_better"] = [higher_is_better[metric] for metric in pairs["metric"]]
     with_limit = pd.MultiIndex.from_frame(pairs[["metric", "condition"]])
     selected = pd.MultiIndex.from_frame(table[["metric", "condition"]]).isin(with_limit)
     return _curves_of_rows(table[selected].reset_index(drop=True), pairs)
+
+
+def _check_shares(table: pd.DataFrame, pairs: pd.DataFrame) -> None:
+    """Refuses shares in percent with a tolerance of a share: it would be a hundredth of what was meant."""
+    largest = table.groupby("metric", sort=False)["value"].max()
+    for metric, unit, limit in zip(pairs["metric"], pairs["unit"], pairs["limit"], strict=True):
+        share = any(word in str(metric).lower() for word in SHARES) and not unit
+        if share and 1 < largest[metric] <= 100 and not limit.relative and limit.amount < LEAST_PERCENT:
+            raise UserError(
+                f"{metric} holds values up to {largest[metric]:g}, more than a share has, and its tolerance is "
+                f"{limit.amount:g}: divide percentages by 100, or say that the tolerance has the same unit by a column "
+                "unit with '%'"
+            )
 
 
 def with_current_columns(frame: pd.DataFrame) -> pd.DataFrame:

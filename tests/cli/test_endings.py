@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from rich.table import Table
+from safetensors.torch import save_file
+
+from evalsuite.cli import console
+from evalsuite.cli.endings import PlainMessages
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,3 +55,30 @@ def test_a_full_device_is_one_sentence_and_full_logs_change_nothing() -> None:
 def test_closed_streams_change_nothing(streams: str) -> None:
     found = ended(["sample-size"], script=f"COMMAND {streams}")
     assert (found.returncode, found.stderr) == (0, "")
+
+
+ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
+SHOWN = r"\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"
+
+
+def test_names_in_files_are_no_commands_to_the_terminal(command: Any, tmp_path: Path) -> None:
+    path = tmp_path / f"{ESCAPE}.safetensors"
+    save_file({f"{ESCAPE}.weight": torch.ones(4, 4)}, path)
+    code, out, err = command("inspect", path)
+    assert (code, err) == (0, "")
+    assert f"{SHOWN}.weight" in out.replace("\n", "") or SHOWN in out
+    assert "\x1b" not in out
+    code, out, err = command("check", "--parent", tmp_path / f"{ESCAPE}.pt", "--candidate", path)
+    assert (code, out) == (2, "")
+    assert SHOWN in err
+    assert "\x1b" not in err
+
+
+def test_messages_and_progress_are_plain_too(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_warning(ESCAPE)
+    console.out.print(Table(ESCAPE), markup=False)
+    record = logging.LogRecord("evalsuite", logging.WARNING, "", 0, "note: %s", (ESCAPE,), None)
+    assert PlainMessages().format(record) == f"note: {SHOWN}"
+    printed = "".join(capsys.readouterr())
+    assert SHOWN in printed
+    assert "\x1b" not in printed

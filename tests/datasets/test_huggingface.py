@@ -13,10 +13,12 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 from evalsuite.config.data import resolve_data
 from evalsuite.datasets.base import Place, digest, load_checked
 from evalsuite.datasets.huggingface import HuggingFace
+from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.tables import Pictures, find_columns, find_tables
+from evalsuite.datasets.views import View
 from evalsuite.errors import DataError
 from evalsuite.plugin_config import from_table
-from evalsuite.types import Split
+from evalsuite.types import ImageSet, Split
 
 hf = pytest.importorskip("datasets")
 NAMES = ["cat", "ant", "bee"]
@@ -160,3 +162,21 @@ def test_unreadable_pictures_are_left_out_on_demand(tmp_path: Path) -> None:
     images = load_checked(data, "test", Place(skip_unreadable=True))
     assert (len(images.images), images.labels is not None and len(images.labels)) == (11, 11)
     assert any("1 unreadable pictures are left out (set, row 3)" in note for note in images.notes)
+
+
+@pytest.mark.parametrize("form", ["saved", "parquet", "splits"])
+def test_such_a_folder_is_an_outlier_set_without_classes(form: str, few: ImageSet, tmp_path: Path) -> None:
+    table, folder = saved().remove_columns("label"), tmp_path / "strange"
+    if form == "parquet":
+        folder.mkdir()
+        table.to_parquet(folder / "rows.parquet")
+    elif form == "splits":
+        hf.DatasetDict({"train": saved(5, 1).remove_columns("label"), "test": table}).save_to_disk(folder)
+    else:
+        table.save_to_disk(folder)
+    side = few.images.shape[-1]
+    outliers = ImageSource(few, Place(root=tmp_path)).images(View("strange/", labelled=False))
+    transform = Compose([Resize(side), CenterCrop(side)])
+    expected = [np.asarray(transform(row["image"].convert("RGB"))).transpose(2, 0, 1) for row in table]
+    np.testing.assert_array_equal(outliers.images, np.stack(expected))
+    assert (outliers.labels, outliers.name) == (None, "strange")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import csv
+import re
+import shutil
 import sqlite3
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from evalsuite import Run
+from evalsuite import Run, api
 from evalsuite.errors import UserError
-from evalsuite.report.export import export
+from evalsuite.report.export import as_csv, export
 from evalsuite.report.run_tables import tables
 
 
@@ -59,3 +64,39 @@ def test_unknown_formats_and_missing_packages_are_refused(
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)  # as where it is not installed
     with pytest.raises(UserError, match=r"pip install 'evalsuite\[mlflow\]'"):
         export(done, "mlflow", tmp_path)
+
+
+def test_no_cell_is_a_formula() -> None:
+    texts = ["=1+1", "+A1", "-2", "-x", "@SUM(A1)", "\t=1", "plain", None, 3]
+    table = pd.DataFrame({"text": pd.Series(texts, dtype=object), "number": np.arange(9) - 4.5})
+    before = table.copy()
+    rows = list(csv.reader(as_csv(table).decode().splitlines()))
+    assert [row[0] for row in rows[1:]] == [
+        "'=1+1",
+        "'+A1",
+        "-2",
+        "'-x",
+        "'@SUM(A1)",
+        "'\t=1",
+        "plain",
+        "",
+        "3",
+    ]
+    assert rows[1][1] == "-4.5"
+    assert table.equals(before)
+
+
+def test_rows_do_not_depend_on_the_order_of_tests_and_methods(
+    done: Run, suite_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, *middle, last = re.split(r"(?=\[\[evaluators\]\]|\[tolerances\])", suite_file().read_text("utf-8"))
+    turned = suite_file(text=first + "".join(reversed(middle)) + last)
+    shutil.copytree(done.path / "candidates", tmp_path / "run" / "candidates")
+    shutil.copytree(done.path / "cells", tmp_path / "run" / "cells")
+    results = api.run(turned, out=tmp_path / "run")
+    assert results.record["computed"] == 0
+    assert list(dict.fromkeys(results.measurements["evaluator"])) != list(
+        dict.fromkeys(done.measurements["evaluator"])
+    )
+    for name in ("measurements", "thresholds", "reliability", "verdicts"):
+        assert (results.path / f"{name}.csv").read_bytes() == (done.path / f"{name}.csv").read_bytes(), name

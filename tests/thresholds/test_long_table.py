@@ -139,6 +139,18 @@ def test_a_tolerance_that_is_none(tolerance: float) -> None:
         thresholds(table(), tolerance={"accuracy": tolerance})
 
 
+def test_percentages_with_the_tolerance_of_a_share_are_asked_about() -> None:
+    percent = table(value=[90.0, 89.0, 60.0])
+    for metric in ("accuracy", "robust_accuracy", "msp_auroc"):
+        with pytest.raises(UserError, match=f"^{metric} holds values up to 90, .* is 0.005: divide"):
+            thresholds(percent.assign(metric=metric), tolerance=0.005)
+    found = thresholds(percent, tolerance=0.5)
+    assert found["potential"].tolist() == [0.0, 0.0]
+    for clear in (percent.assign(unit="%"), percent.assign(metric="nll"), table()):
+        assert len(thresholds(clear, tolerance=0.005)) == 2
+    assert thresholds(percent, tolerance="2%")["potential"].tolist() == [0.5, 0.5]
+
+
 def test_a_tolerance_for_a_metric_that_was_not_measured() -> None:
     with pytest.raises(
         UnknownNameError, match="tolerance for an unknown metric 'acuracy': did you mean 'acc"

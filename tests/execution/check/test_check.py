@@ -16,6 +16,7 @@ from evalsuite.cli import main as cli
 from evalsuite.cli.console import print_verdicts
 from evalsuite.config.manifest import candidates_of_paths, read_manifest
 from evalsuite.config.settings import settings
+from evalsuite.config.suite import find_suite, read_suite_tables
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.execution.check import CheckRequest, junit, suite_for
 from evalsuite.models.architectures.base import build_model, unwrap_model
@@ -451,7 +452,8 @@ def test_keys_of_a_suite_that_mean_nothing_here_are_named_in_one_sentence(
 ) -> None:
     """Every suite that ships can be used: what it says about the making of candidates is said to be left out."""
     (tmp_path / "tests.toml").write_text(
-        "name = 'gate'\n[[evaluators]]\nname = 'accuracy'\n[tolerances]\naccuracy = 0.01\n", "utf-8"
+        "name = 'gate'\ndescription = 'fast'\n[[evaluators]]\nname = 'accuracy'\n[tolerances]\naccuracy = 0.01\n",
+        "utf-8",
     )
     question = CheckRequest(
         parent=str(shelf / "dense.pt"),
@@ -466,7 +468,6 @@ def test_keys_of_a_suite_that_mean_nothing_here_are_named_in_one_sentence(
     assert len(said) == (1 if keys else 0)
     assert all(text.endswith(f"check takes finished models, so it does not use {keys}") for text in said)
     assert (answered.name, answered.seeds, answered.producers) == ("check", (3,), ())
-    assert (
-        answered.description
-        == f"finished models beside dense.pt, by the tests of the suite {suite or 'gate'}"
-    )
+    about = read_suite_tables(find_suite(suite))["description"] if suite else "fast"
+    tests = f"by the tests of the suite {suite or 'gate'}: {about}"
+    assert answered.description == f"finished models beside dense.pt, {tests}"

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, Grayscale, PILToTensor, Resize
 
+from evalsuite import evaluate
 from evalsuite.cli import main as cli
 
 SIDE = 16
@@ -46,6 +47,17 @@ def scan(label: int, draws: np.random.Generator) -> Image.Image:
 def plain_logits(network: nn.Module, images: Tensor) -> Tensor:
     with torch.inference_mode():
         return torch.cat([network((batch.float() / 255 - 0.5) / 0.5) for batch in torch.split(images, 32)])
+
+
+class Scaled(nn.Module):
+    """A bare network behind a normalisation of its own."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network((images - 0.5) / 0.5)  # type: ignore[no-any-return]  # of a module
 
 
 def fitted(images: Tensor, labels: Tensor) -> nn.Sequential:
@@ -100,3 +112,7 @@ def test_verdicts_on_grey_pictures_are_those_of_a_plain_loop(
         loss = float(nn.functional.cross_entropy(logits.double(), labels))
         assert rows["nll"][column] == pytest.approx(loss, abs=1e-5)
     assert rows["accuracy"]["parent"] > 0.9
+    frame = evaluate(Scaled(network), data=f"scans:side={SIDE}").set_index("metric")
+    assert (
+        frame.loc["accuracy", "value"] == rows["accuracy"]["value"]
+    )  # grey for a module of one channel, unasked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import evalsuite
 from evalsuite import api
 from evalsuite.config.manifest import read_manifest
 from evalsuite.errors import DataError, SuiteError, UserError
-from evalsuite.execution.check import CheckRequest
+from evalsuite.execution.check import CheckRequest, junit
 from evalsuite.execution.external_candidates import ExternalCandidateLoader
 from evalsuite.models.architectures.base import Normalized, build_model, unwrap_model
 from evalsuite.models.architectures.resnet import ResNet20
@@ -327,3 +328,17 @@ def test_a_manifest_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
     assert candidate == ExternalCandidate("w.pt", "a", ratio=0.5, mean=(0.1, 0.2, 0.3))
     (tmp_path / "m.csv").write_text("\ufefffile,method\nw.pt,a;b\n", "utf-8")
     assert read_manifest(tmp_path / "m.csv") == (ExternalCandidate("w.pt", "a;b"),)
+
+
+def test_junit_is_xml_whatever_a_name_holds() -> None:
+    row = {
+        "candidate": "a\x1b[2J",
+        "metric": "accuracy",
+        "condition": "c\x00",
+        "passed": True,
+        "reason": "\x07",
+        "flags": "",
+        "sample": "",
+    }
+    root = ET.fromstring(junit(pd.DataFrame([row])))  # noqa: S314  # our own
+    assert root[0].get("name") == r"a\x1b[2J"

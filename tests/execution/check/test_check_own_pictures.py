@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +17,14 @@ from torchvision import models
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import CenterCrop, Compose, PILToTensor, Resize
 
+from evalsuite import api
 from evalsuite.cli import main as cli
+from evalsuite.errors import UserError
+from evalsuite.execution.check import CheckRequest
+from evalsuite.execution.dry_run import DryRun
+from evalsuite.execution.planning import prepare
 from evalsuite.models.architectures.base import IMAGENET_MEAN, IMAGENET_STD
+from evalsuite.types import ExternalCandidate
 
 NAMES = ("apple", "bus", "cup", "door", "egg", "fern", "glove", "hat", "ink", "jar")
 SIDE = 32
@@ -148,6 +155,66 @@ def test_verdicts_are_those_of_a_plain_loop(check: Check, home: Path, tmp_path: 
     record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
     rule = {"photos": "numbered in sorted order", "saved": "as the table names them"}[form]
     assert record["data"]["labelling"].startswith(f"10 classes, {rule}: 0 apple, 1 bus")
+
+
+def seven(folder: Path, kind: str) -> nn.Module:
+    """Photos of seven of the classes, and the weights of a network of seven classes for them."""
+    torch.manual_seed(0)
+    if kind == "timm":
+        network: nn.Module = pytest.importorskip("timm").create_model("resnet10t", num_classes=7)
+    else:
+        network = models.resnet18(num_classes=7)
+    torch.save(network.state_dict(), folder / f"{kind}.pt")
+    return network
+
+
+@pytest.mark.parametrize("kind", ["torchvision", "timm"])
+def test_a_library_s_network_has_the_classes_of_its_head_or_of_the_data(
+    kind: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in NAMES[:7]:
+        shutil.copytree(home / "photos" / name, tmp_path / "photos" / name)
+    seven(tmp_path, kind)
+    monkeypatch.chdir(tmp_path)
+    uri = f"{kind}:{'resnet10t' if kind == 'timm' else 'resnet18'}"
+    weights = str(tmp_path / f"{kind}.pt")
+
+    def asked(data: str, **settings: int) -> DryRun:
+        candidate = ExternalCandidate(weights, "pruned")
+        request = CheckRequest(weights, (candidate,), f"{data}:side={SIDE}", model=uri, settings=settings)
+        return api.check_dry_run(request, out=tmp_path / "run")
+
+    assert asked("photos").classes == 7
+    with pytest.raises(UserError, match=r"found classes = 7, but the data set .* has 10 classes"):
+        asked(str(home / "photos"))
+    with pytest.raises(UserError, match=r"found classes = 10, but the data set .* has 7 classes"):
+        asked("photos", classes=10)
+
+
+@pytest.mark.parametrize("more", ["", 'checkpoint = "torchvision.pt"'], ids=["data", "head"])
+def test_a_suite_need_not_say_how_many_classes_a_library_s_network_has(
+    more: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in NAMES[:7]:
+        shutil.copytree(home / "photos" / name, tmp_path / "photos" / name)
+    seven(tmp_path, "torchvision")
+    tables = f"""
+name = "seven"
+ratios = [0.5]
+control = false
+data = "photos:side={SIDE},test_share=0.5"
+[[producers]]
+name = "magnitude"
+[model]
+name = "torchvision:resnet18"
+"""
+    suite = tmp_path / "suite.toml"
+    suite.write_text(more + tables + ACCURACY.format(more=""))
+    assert prepare(suite, out=tmp_path / "run").suite.model.table["classes"] == 7
+    suite.write_text(suite.read_text().replace("[model]", "[model]\nclasses = 10"))
+    with pytest.raises(UserError, match=r"found classes = 10, but the data set .* has 7 classes"):
+        prepare(suite, out=tmp_path / "run")
 
 
 def test_a_suite_gives_data_model_and_checkpoint(check: Check, home: Path, tmp_path: Path) -> None:

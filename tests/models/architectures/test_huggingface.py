@@ -10,17 +10,21 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from evalsuite.compat.transformers import processor_of
 from evalsuite.errors import CheckpointError, SuiteError
-from evalsuite.models.architectures.base import build_model, output_note
+from evalsuite.execution.external_candidates import ExternalCandidateLoader
+from evalsuite.models.architectures.base import build_model, output_note, unwrap_model
 from evalsuite.models.architectures.settings import from_settings, to_settings
 from evalsuite.models.architectures.uris import architecture_from_uri
 from evalsuite.models.checkpoints.architecture_detection import detect_architecture, match_architecture
 from evalsuite.models.checkpoints.inspection import inspect_checkpoint
 from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.reading import read_weights
+from evalsuite.plugin_config import PluginConfig
 from evalsuite.runs.digests import file_digest
+from evalsuite.types import ExternalCandidate
 
 transformers = pytest.importorskip("transformers")
 
@@ -172,3 +176,27 @@ def test_a_state_dict_of_transformers_gets_a_sentence_that_says_what_works(vit_f
         CheckpointError, match=r"a classifier of transformers \('vit' and a classifier\): give the folder"
     ):
         detect_architecture(weights)
+
+
+def test_a_state_dict_with_the_names_of_an_earlier_release_loads(vit_folder: Path, tmp_path: Path) -> None:
+    written = load_file(vit_folder / "model.safetensors")
+    architecture = architecture_from_uri(f"hf:{vit_folder}", classes=10)
+    assert (
+        written.keys() != unwrap_model(build_model(architecture)).state_dict().keys()
+    )  # renamed by the library
+    config = PluginConfig("hf", "hf", to_settings(architecture), architecture)
+    loader = ExternalCandidateLoader(config, (3, 32, 32), trust=False)
+
+    def state(path: Path) -> dict[str, torch.Tensor]:
+        return dict(loader.loaded(ExternalCandidate(str(path), "old"), path, None).model.state_dict())
+
+    torch.save(written, tmp_path / "old.pt")
+    expected, before = state(vit_folder), torch.random.get_rng_state()
+    loaded = state(tmp_path / "old.pt")
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    written.popitem()
+    torch.save(written, tmp_path / "part.pt")
+    with pytest.raises(CheckpointError, match="do not fit the model"):
+        state(tmp_path / "part.pt")

@@ -1,0 +1,75 @@
+"""How many classes a network of a library has where nothing says so: those of its weights' head, or of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from evalsuite.config.suite import Suite
+from evalsuite.datasets.views import View
+from evalsuite.errors import UserError
+from evalsuite.models import MODELS
+from evalsuite.models.checkpoints.architecture_detection import CLASSES, without_memory
+from evalsuite.models.checkpoints.reading import read_weights
+from evalsuite.models.checkpoints.state_dict_keys import match_keys
+from evalsuite.plugin_config import from_table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from evalsuite.execution.worker import TaskRunner
+
+ZOOS = ("torchvision", "timm")
+"""Libraries whose networks take any number of classes; evalsuite's own have ten unless a setting says otherwise."""
+
+
+def with_class_count(suite: Suite, runner: TaskRunner) -> Suite:
+    """Returns the suite with the number of classes of its network, where the suite leaves it out.
+
+    Args:
+        suite: The suite.
+        runner: Has its images, and finds its checkpoint.
+    """
+    table = suite.model.table
+    if table["name"] not in ZOOS or suite.classes_stated:
+        return suite
+    path = runner.production.checkpoint(suite.seeds[0])
+    if path is None:
+        classes = _classes_of_images(runner)
+    else:
+        classes = classes_of_weights(read_weights(path, choice=suite.checkpoint_weights), table)
+    if classes in (None, suite.model.plugin.classes):
+        return suite
+    where = f"{suite.source}, [model]"
+    return replace(suite, model=from_table(MODELS, {**table, "classes": classes}, where=where))
+
+
+def classes_of_weights(weights: Mapping[str, Tensor], table: Mapping[str, Any]) -> int | None:
+    """Returns the length of the head in weights of a network of a library.
+
+    Args:
+        weights: As `evalsuite.models.checkpoints.reading.read_weights` returns them.
+        table: Settings of the network, ``name`` and ``model`` among them.
+
+    Returns:
+        ``None`` if the weights have no such head, or several of different lengths.
+    """
+    settings = {key: value for key, value in table.items() if key not in ("name", "model")}
+    network = without_memory(f"{table['name']}:{table['model']}", {**settings, "classes": CLASSES})
+    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    heads = {name for name, shape in expected.items() if shape and shape[0] == CLASSES}
+    present = match_keys(weights, expected)
+    lengths = {len(present[name]) for name in heads if name in present and present[name].dim()}
+    return lengths.pop() if len(lengths) == 1 and min(lengths) > 1 else None
+
+
+def _classes_of_images(runner: TaskRunner) -> int | None:
+    """The classes of the test images; ``None`` where they cannot be loaded, which is said when they are needed."""
+    try:
+        images = runner.image_source.images(View())
+    except UserError:
+        return None
+    if images.labels is None:
+        return None
+    return images.classes if images.rule is None else images.rule.outputs
