@@ -117,6 +117,7 @@ def execute(prepared: PreparedRun, *, progress: ProgressCallback | None = None) 
                 {"method": DENSE, "seed": prepared.suite.seeds[0], "note": _sample_note(sample)}
             )
         about = record(prepared.suite, prepared.options) | prepared.data_record | _sampled(sample)
+        about["engine"] = dataclasses.asdict(prepared.engine)
         scheduler.run(about, progress or (lambda _: None))
     return Run(store.root)
 
