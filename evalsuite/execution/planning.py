@@ -165,12 +165,10 @@ def run_engine(runner: TaskRunner) -> Engine:
     except StoreError:
         kept = None
     wanted = suite.resources.engine
-    if wanted == "auto" and kept is not None:
-        if kept["name"] == EAGER:
+    if kept is not None and wanted in ("auto", kept["name"]):
+        if kept["name"] == EAGER or openvino_version() == kept["version"]:
             return Engine(**kept)
         wanted = kept["name"]
-        if openvino_version() == kept["version"]:
-            return Engine(**kept)
     if runner.device.type != "cpu":
         return Engine(reason="a graphics card computes")
     if wanted == EAGER or (wanted == "auto" and not openvino_version()):

@@ -23,6 +23,7 @@ from evalsuite.models.architectures.settings import from_settings
 from evalsuite.models.engines import Engine
 
 SuiteFile = Callable[..., Path]
+DATA = '[data]\nname = "digits"'
 
 
 def inputs(suite: Path) -> set[str]:
@@ -59,6 +60,8 @@ def test_a_folder_keeps_its_engine_and_an_old_one_is_that_of_torch(
             }
         (out / "run.json").write_text(json.dumps(content))
         assert prepare(suite, out=out).engine == expected
+    named = suite_file({DATA: f'[resources]\nengine = "openvino"\n{DATA}'})
+    assert prepare(named, out=out).engine == kept
 
 
 @pytest.mark.parametrize("features", [False, True])
