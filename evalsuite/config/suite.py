@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from evalsuite.condition_splits import ConditionSplits
 from evalsuite.config.data import resolve_data
@@ -75,6 +75,8 @@ class Resources:
         gpus: Graphics cards that Ray keeps for one task; a fraction lets several tasks share one.
         batch_size: Images per forward pass; 0 for the usual number on a processor, and on a graphics card for the one
             that a short probe finds fastest. Numbers may depend on it in their last digits, as on ``threads``.
+        engine: What computes forward passes on a processor: ``eager`` (PyTorch), ``openvino``, or ``auto``: OpenVINO
+            where it is installed and a short probe shows that it pays. Kept in the run folder once it is chosen.
     """
 
     time_limit: float | None = None
@@ -82,6 +84,7 @@ class Resources:
     cpus: float = 0.0
     gpus: float = 0.0
     batch_size: int = 0
+    engine: Literal["auto", "eager", "openvino"] = "auto"
 
     def __post_init__(self) -> None:
         for name in ("time_limit", "production_limit"):

@@ -7,7 +7,7 @@ words before anything is trained or written.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,7 +19,7 @@ import torch
 from evalsuite.config.options import Options, data_root
 from evalsuite.config.suite import Suite, load_suite
 from evalsuite.datasets.views import View
-from evalsuite.errors import DataError, UserError
+from evalsuite.errors import DataError, StoreError, UserError
 from evalsuite.evaluation import Bench
 from evalsuite.execution import executors
 from evalsuite.execution.class_counts import with_class_count
@@ -31,6 +31,7 @@ from evalsuite.execution.worker import TaskRunner
 from evalsuite.metrics.functionals import FUNCTIONALS
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.cost import count_version
+from evalsuite.models.engines import EAGER, Engine, choose_engine, openvino_version
 from evalsuite.models.inference import BATCH_SIZE
 from evalsuite.registry import unknown_name
 from evalsuite.runs.code_digest import Entry, code_digest, third_party
@@ -77,6 +78,7 @@ class PreparedRun:
         devices: Where tasks are computed, in turn.
         executor: Name of the executor.
         workers: How many tasks are done at once.
+        engine: What computes forward passes.
     """
 
     suite: Suite
@@ -86,6 +88,7 @@ class PreparedRun:
     devices: tuple[str, ...]
     executor: str
     workers: int
+    engine: Engine = field(default_factory=Engine)
 
     @property
     def root(self) -> Path:
@@ -150,10 +153,47 @@ def prepare(
             runner = TaskRunner(context)
         if chosen.automatic:
             chosen = with_corruption_sources(chosen, runner.image_source)
-            runner = TaskRunner(replace(context, suite=chosen), runner.image_source)
-        plan = Planner(chosen, options, runner.production, runner.image_source).plan()
+            context = replace(context, suite=chosen)
+            runner = TaskRunner(context, runner.image_source)
+        engine = run_engine(runner)
+        runner.context = replace(context, engine=engine.name)
+        plan = Planner(chosen, options, runner.production, runner.image_source, engine).plan()
     _check_picture_options(options, runner.image_source)
-    return PreparedRun(chosen, options, plan, runner, tuple(places), name, workers)
+    return PreparedRun(chosen, options, plan, runner, tuple(places), name, workers, engine)
+
+
+def run_engine(runner: TaskRunner) -> Engine:
+    """Returns the engine of a run: that of its folder, else the suite's or the one that a probe chooses.
+
+    A folder that says none was computed by PyTorch, as all were before there was a choice.
+
+    Raises:
+        UserError: If the folder or the suite names one that is not installed.
+    """
+    suite = runner.suite
+    try:
+        kept = runner.store.record().get("engine", {"name": EAGER})
+    except StoreError:
+        kept = None
+    wanted = suite.resources.engine
+    if kept is not None and wanted in ("auto", kept["name"]):
+        if kept["name"] == EAGER or openvino_version() == kept["version"]:
+            return Engine(**kept)
+        wanted = kept["name"]
+    if runner.device.type != "cpu":
+        return Engine(reason="a graphics card computes")
+    if wanted == EAGER or (wanted == "auto" and not openvino_version()):
+        return Engine(reason="OpenVINO is not installed" if wanted == "auto" else "the suite chose it")
+    images = runner.image_source.images(View()).images
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(suite.model.plugin).eval()
+    return choose_engine(wanted, model, images, passes=_passes(suite, runner.image_source))
+
+
+def _passes(suite: Suite, image_source: ImageSource) -> int:
+    """Forward passes of single images that the tests of one candidate take, attacks and the like aside."""
+    views = {view for config in suite.evaluators for view in config.plugin.needs}
+    return sum(len(image_source.images(replace(view, transform=None)).images) for view in views)
 
 
 def _check_picture_options(options: Options, image_source: ImageSource) -> None:
@@ -172,12 +212,18 @@ class Planner:
         options: What is selected, and what is computed again.
         production: Reads checkpoints; nothing is trained here.
         image_source: Image sets.
+        engine: What computes forward passes.
     """
 
     def __init__(
-        self, suite: Suite, options: Options, production: Production, image_source: ImageSource
+        self,
+        suite: Suite,
+        options: Options,
+        production: Production,
+        image_source: ImageSource,
+        engine: Engine = Engine(),  # noqa: B008  # a frozen record
     ) -> None:
-        self.suite, self.options = suite, options
+        self.suite, self.options, self.engine = suite, options, engine
         self.production, self.image_source = production, image_source
 
     def plan(self) -> RunPlan:
@@ -304,6 +350,7 @@ class Planner:
                 "threads": self.suite.threads,
                 "device": device.type,
                 **self._batch_size,
+                **self._engine,
                 "code": code_digest(code),
                 "libraries": _libraries(code),
             }
@@ -314,6 +361,14 @@ class Planner:
         """The number of images per forward pass where the suite chose one: sums depend on it in the last digits."""
         size, usual = self.suite.resources.batch_size, self.production.device.type == "cpu"
         return {} if not size or (usual and size == BATCH_SIZE) else {"batch_size": size}
+
+    @property
+    def _engine(self) -> dict[str, Any]:
+        """The engine where it is not PyTorch: results of different engines never share a digest."""
+        if self.engine.name == EAGER:
+            return {}
+        engine = {"name": self.engine.name, "version": self.engine.version}
+        return {"engine": {**engine, "code": code_digest((_module_of(choose_engine),))}}
 
     def _optional_digest(self, view: View) -> str:
         """The digest of images that an evaluator can do without."""

@@ -120,6 +120,7 @@ def execute(prepared: PreparedRun, *, progress: ProgressCallback | None = None) 
             {"method": DENSE, "seed": prepared.suite.seeds[0], "note": note} for note in prepared.suite.notes
         ]
         about = record(prepared.suite, prepared.options) | prepared.data_record | _sampled(sample)
+        about["engine"] = dataclasses.asdict(prepared.engine)
         scheduler.run(about, progress or (lambda _: None))
     return Run(store.root)
 

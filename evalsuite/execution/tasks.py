@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evalsuite.config.suite import Suite
+from evalsuite.models.engines import EngineName
 from evalsuite.runs.plan import PlannedCandidate, RunPlan
 from evalsuite.runs.store import Key
 from evalsuite.types import DENSE, Candidate, CellStatus
@@ -26,7 +27,9 @@ class RunContext:
         trust: Whether whole programs may be loaded that may run code.
         skip_unreadable: Whether pictures that cannot be read are left out and counted.
         verify: Whether pictures are read again that an earlier run has decoded.
-        scratch: Folder where transformed images are shared between workers; ``None`` to keep them in memory.
+        scratch: Folder where transformed images and outputs of parents are shared between workers; ``None`` to keep
+            them in memory.
+        engine: What computes forward passes, the same for all networks of the run.
         patience: Seconds to wait for a file that another machine has written.
         fingerprint: Versions and code of the run (`evalsuite.runs.provenance.environment_fingerprint`), which the
             worker's must equal.
@@ -42,6 +45,7 @@ class RunContext:
     skip_unreadable: bool = False
     verify: bool = False
     scratch: Path | None = None
+    engine: EngineName = "eager"
     patience: float = 0.0
     fingerprint: Mapping[str, str] = field(default_factory=dict)
 

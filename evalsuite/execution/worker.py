@@ -25,6 +25,7 @@ from evalsuite.execution.limits import limited
 from evalsuite.execution.measuring import Attempt, attempted
 from evalsuite.execution.parent_checks import check_parent, check_recorded, is_constant
 from evalsuite.execution.production import Production
+from evalsuite.execution.run_bench import FOLDER, RunBench
 from evalsuite.execution.tasks import (
     CandidatesReady,
     CellFinished,
@@ -291,7 +292,14 @@ class TaskRunner:
             return self._with_requests(dense, share)
         model = self._module(task.key, task.candidate)
         history = task.candidate.history
-        bench = Bench(model, self.image_source, parent=dense, seed=dense.seed, history=history)
+        bench = RunBench(
+            model,
+            self.image_source,
+            engine=self.context.engine,
+            parent=dense,
+            seed=dense.seed,
+            history=history,
+        )
         return self._with_requests(bench, share)
 
     def _bench_of_parent(self, parent: Candidate) -> Bench:
@@ -301,7 +309,16 @@ class TaskRunner:
             key = Key(DENSE, parent.seed, 0.0)
             model = self._module(key, parent)
             seed = address(parent.seed, "bench")
-            bench = Bench(model, self.image_source, seed=seed, history=parent.history)
+            scratch = self.context.scratch
+            bench = RunBench(
+                model,
+                self.image_source,
+                engine=self.context.engine,
+                shared=None if scratch is None or self.context.plan is None else scratch / FOLDER,
+                weights=parent.weights,
+                seed=seed,
+                history=parent.history,
+            )
             self._dense[name] = self._with_requests(bench, 1)
         return self._dense[name]
 

@@ -110,7 +110,7 @@ def described(suite: Suite) -> dict[str, Any]:
         "threads": suite.threads,
         "data_root": suite.data_root,
         "plugins": list(suite.plugins),
-        "resources": _without_zero(dataclasses.asdict(suite.resources), "batch_size"),
+        "resources": _without_defaults(dataclasses.asdict(suite.resources), batch_size=0, engine="auto"),
         "source": _called(suite),
         **({"limit": suite.limit} if suite.limit else {}),
         **({} if suite.parent_accuracy is None else {"parent_accuracy": suite.parent_accuracy}),
@@ -121,9 +121,9 @@ def described(suite: Suite) -> dict[str, Any]:
     }
 
 
-def _without_zero(table: dict[str, Any], key: str) -> dict[str, Any]:
-    """A table without a key that has its default, so that records of suites that do not use it stay the same."""
-    return {name: value for name, value in table.items() if name != key or value}
+def _without_defaults(table: dict[str, Any], **defaults: Any) -> dict[str, Any]:
+    """A table without keys that have their defaults, so that records of suites that do not use them stay the same."""
+    return {name: value for name, value in table.items() if name not in defaults or value != defaults[name]}
 
 
 def _called(suite: Suite) -> str:

@@ -53,7 +53,7 @@ def test_every_pass_of_a_run_has_the_batch_size(
 
 def test_the_record_has_it_only_where_it_is_chosen(suite_file: SuiteFile) -> None:
     suite = load_suite(suite_file())
-    assert "batch_size" not in described(suite)["resources"]
+    assert not {"batch_size", "engine"} & described(suite)["resources"].keys()
     chosen = replace(suite, resources=replace(suite.resources, batch_size=64))
     assert described(chosen)["resources"]["batch_size"] == 64
     assert "--batch-size 64 --device" not in command(suite, Options(batch_size=64))

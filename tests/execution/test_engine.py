@@ -1,0 +1,84 @@
+"""One engine for a run, kept in its folder; outputs of a parent are computed once for all workers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from evalsuite import Options, api
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.digits import Digits
+from evalsuite.datasets.source import ImageSource
+from evalsuite.datasets.views import View
+from evalsuite.execution import planning
+from evalsuite.execution.planning import prepare
+from evalsuite.execution.run_bench import RunBench
+from evalsuite.models.architectures.base import build_model
+from evalsuite.models.architectures.settings import from_settings
+from evalsuite.models.engines import Engine
+
+SuiteFile = Callable[..., Path]
+DATA = '[data]\nname = "digits"'
+
+
+def inputs(suite: Path) -> set[str]:
+    return {test.inputs for test in prepare(suite, out="nowhere").plan.tests}
+
+
+def test_results_of_two_engines_never_share_a_digest(
+    suite_file: SuiteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = [inputs(suite_file())]
+    for engine in (Engine(reason="a probe"), Engine("openvino", "1"), Engine("openvino", "2", 1.4)):
+        monkeypatch.setattr(planning, "run_engine", lambda _, engine=engine: engine)
+        digests.append(inputs(suite_file()))
+    assert digests[0] == digests[1]
+    assert not digests[1] & digests[2] | digests[1] & digests[3] | digests[2] & digests[3]
+
+
+def test_a_folder_keeps_its_engine_and_an_old_one_is_that_of_torch(
+    suite_file: SuiteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite, out = suite_file(), tmp_path / "run"
+    run = api.run(suite, out=out, options=Options(only=("accuracy", "magnitude")))
+    assert run.record["engine"]["name"] == "eager"
+    monkeypatch.setattr(planning, "openvino_version", lambda: "7")
+    monkeypatch.setattr(planning, "choose_engine", lambda *_, **__: pytest.fail("chosen again"))
+    assert prepare(suite, out=out).engine == Engine(**run.record["engine"])
+    record = json.loads((out / "run.json").read_text())
+    kept = Engine("openvino", "7", 1.5, 1e-6, "1.50 times as fast, with compiling")
+    for engine, expected in ((None, Engine()), (kept, kept)):
+        content = {key: value for key, value in record.items() if key not in ("engine", "checksum")}
+        if engine is not None:
+            content["engine"] = {
+                name: getattr(engine, name) for name in ("name", "version", "gain", "difference", "reason")
+            }
+        (out / "run.json").write_text(json.dumps(content))
+        assert prepare(suite, out=out).engine == expected
+    named = suite_file({DATA: f'[resources]\nengine = "openvino"\n{DATA}'})
+    assert prepare(named, out=out).engine == kept
+
+
+@pytest.mark.parametrize("features", [False, True])
+def test_a_second_worker_takes_the_outputs_of_the_parent(tmp_path: Path, features: bool) -> None:
+    torch.manual_seed(0)
+    model = build_model(from_settings({"name": "small-cnn", "widths": [4, 4, 8, 8]}))
+    source, view = ImageSource(Digits(), Place()), View(first=50)
+    benches = [RunBench(model, source, shared=tmp_path, weights="w") for _ in range(2)]
+    benches.append(RunBench(model, source, shared=tmp_path, weights="another"))
+    for bench in benches:
+        bench.request_features([view] if features else [])
+    first, second, other = (bench.outputs(view) for bench in benches)
+    assert [bench.passes.total() for bench in benches] == [1, 0, 1]
+    assert np.array_equal(first.logits, second.logits)
+    assert first.labels is second.labels
+    if features:
+        assert first.features is not None
+        assert second.features is not None
+        assert np.array_equal(first.features, second.features)
+    assert np.array_equal(first.logits, other.logits)
