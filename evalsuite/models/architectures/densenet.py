@@ -139,9 +139,10 @@ class DenseNet100(Architecture):
 
 @dataclass(frozen=True, kw_only=True)
 class DenseNet40(Architecture):
-    """DenseNet of 40 layers, growth 12, for 32 x 32 images, as network slimming prunes it: 1.06 million parameters.
+    """DenseNet of 40 layers, growth 12, for 32 x 32 images: 1.06 million parameters.
 
-    No bottlenecks, and transitions keep all channels; it starts with 24 channels, where Huang et al. have 16.
+    No bottlenecks, and transitions keep all channels. It starts with 24 channels, as bearpaw/pytorch-classification has
+    it; Huang et al. and network slimming (Liu et al. 2017, 1.02 million) have 16.
     """
 
     def network(self) -> nn.Module:

@@ -54,7 +54,7 @@ COUNTED = [  # parameters and multiply-accumulates at 32 x 32
     ("bottleneck-resnet56", {}, 869_530, None),  # lucaslie/torchprune
     ("bottleneck-resnet110", {}, 1_704_154, None),  # lucaslie/torchprune
     ("resnext29", {}, 34.4e6, None),  # Xie et al. 2017, table 7
-    ("densenet40", {}, 1.06e6, 5.33e8 / 2),  # Liu et al. 2017, table 1, which counts two per MAC
+    ("densenet40", {}, 1.06e6, None),  # bearpaw/pytorch-classification without bottlenecks, calculated
     ("densenet100", {}, 0.77e6, None),  # DenseNet-BC: Huang et al. 2017, table 2 (0.8 M)
     ("lenet-5", {}, 81_302, None),  # lucaslie/torchprune
     ("preresnet", {}, 1.70e6, 4.99e8 / 2),  # Liu et al. 2017, table 1
