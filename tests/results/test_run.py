@@ -15,7 +15,7 @@ from scipy.stats import binomtest
 from evalsuite import Run, api
 from evalsuite.config.options import Options
 from evalsuite.errors import StoreError, UserError
-from evalsuite.report.export import tables
+from evalsuite.report.run_tables import tables
 from evalsuite.results.chance_level import chance_levels
 from evalsuite.statistics import paired_rate_interval
 
