@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from evalsuite.report.labels import percent, rounded
@@ -18,6 +19,10 @@ _FAR = 0.25
 """Smallest tested ratio, as a share of the largest, from which the axis is broken between the parent and it."""
 _APART = 2.4
 """Distance between the intervals of two methods at one ratio, in units of the drawing."""
+_SHARE = 0.6
+"""Share of the distance between two ratios over which the methods at one of them are spread at most."""
+_ROOM = 16.0
+"""Distance between ratios below which marks become smaller."""
 DASH = "4 2.5"
 
 
@@ -72,8 +77,9 @@ class CurvePanel:
         lines = self.curve.lines
         for line in lines:
             yield from self._seeds(line)
+        apart = min(_APART, _SHARE * self._spacing() / max(1, len(lines)))
         for place, line in enumerate(lines):
-            yield from self._line(line, _APART * (place - (len(lines) - 1) / 2))
+            yield from self._line(line, apart * (place - (len(lines) - 1) / 2))
 
     def words(self) -> str:
         """Returns the drawing in one sentence."""
@@ -84,6 +90,12 @@ class CurvePanel:
             for line in curve.lines
         ]
         return f"{curve.label} over the prune ratio: {', '.join(parts)}"
+
+    def _spacing(self) -> float:
+        """The median distance between neighbouring ratios; methods that miss a target by a little do not count."""
+        targets = sorted({round(ratio, 2) for ratio in self.ratios})
+        steps = sorted(self.x(after) - self.x(before) for before, after in pairwise(targets))
+        return steps[len(steps) // 2] if steps else self.box.width
 
     def _domain(self) -> tuple[float, float]:
         curve = self.curve
@@ -130,7 +142,7 @@ class CurvePanel:
         for ratio in reversed(self.ratios):
             if not shown or self.x(shown[-1]) - self.x(ratio) > 2.1 * self.pen.size:
                 shown.append(ratio)
-        return shown
+        return [ratio for ratio in shown if self.x(ratio) - self.x(0.0) > 1.4 * self.pen.size]
 
     def _parent(self) -> Iterator[str]:
         curve, pen = self.curve, self.pen
@@ -154,11 +166,12 @@ class CurvePanel:
         pen, colour = self.pen, self.pen.palette.of_method(line.index)
         places = [(self.x(point.x) + shift, self.y(point.y)) for point in line.points]
         dash = DASH if line.is_control else ""
+        size = 0.72 * self.weight * max(0.5, min(1.0, self._spacing() / _ROOM))
         yield pen.polyline(places, colour, 1.5 * self.weight, dash=dash)
         for (x, y), point in zip(places, line.points, strict=True):
             if point.low < point.high:
                 yield pen.line(x, self.y(point.low), x, self.y(point.high), colour, 1.1 * self.weight)
-            yield pen.mark(x, y, line.index, scale=0.72 * self.weight, title=self._title(line, point))
+            yield pen.mark(x, y, line.index, scale=size, title=self._title(line, point))
 
     def _title(self, line: CurveLine, point: CurvePoint) -> str:
         low, high = (rounded(end, self.curve.n) for end in (point.low, point.high))

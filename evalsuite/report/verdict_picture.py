@@ -39,7 +39,7 @@ class VerdictPicture:
         self.methods, self.width, self.pen = methods, width, pen
         self.labels = unique(bar.label for verdict in self.verdicts for bar in verdict.bars)
         self.names = max((text_width(label, pen.size) for label in self.labels), default=0.0) + pen.size
-        fitting = int((width - self.names) // (13 * pen.size))
+        fitting = int((width - self.names) // (18 * pen.size))
         self.across = max(1, min(fitting, len(self.verdicts)))
 
     def svg(self, **attributes: str) -> str:
