@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from evalsuite.models.checkpoints.file_formats import CheckpointFile
 
 EXTRACTION_SCRIPT = """\
-import pickle, types, numpy
 import torch
+import pickle, types, numpy
 class Placeholder:  # stands in for the objects in the file, so that no code of theirs runs
     def __init__(self, *values, **named): pass
     def __call__(self, *values, **named): return Placeholder()

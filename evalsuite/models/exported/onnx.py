@@ -125,7 +125,7 @@ def last_operator(model: Any) -> str:
 
 
 def graph_weights(model: Any) -> dict[str, Tensor]:
-    """Returns the numbers of the weights and biases of a model that cannot be converted, so that they can be counted.
+    """Returns the weights and biases of a quantised model that cannot be converted, so that they can be counted.
 
     Integer weights are quantised: their numbers are the distances from the zero point, so zeros stay zeros.
     """
@@ -133,6 +133,8 @@ def graph_weights(model: Any) -> dict[str, Tensor]:
 
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     zeros = _zero_points(model, tensors)
+    if not zeros:  # which of its constants are weights is not known
+        return {}
     weights: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         values = numpy_helper.to_array(tensor)
