@@ -38,7 +38,7 @@ BATTERY: Mapping[str, Any] = {
         {"name": "corruptions", "severities": [3]},
         {"name": "ood", "far": ["photographs", "uniform-noise"]},
         {"name": "noise", "epsilons": [8, 16]},
-        {"name": "attack", "epsilons": [0.5, 1], "steps": 10, "images": 200, "probe": 32},
+        {"name": "attack", "epsilons": [0.5, 1], "steps": 10, "images": 200},
         {"name": "attack", "label": "black-box", "attacks": ["linf-noise"], "epsilons": [4], "images": 200},
         {"name": "calibration", "held_out": "cross-fit"},
     ],
@@ -50,10 +50,7 @@ BATTERY: Mapping[str, Any] = {
         "ece_equal_width": {"clean": 0.01},
     },
 }
-"""Tests and tolerances where no suite is named; they need no data beside the data set.
-
-Attacks and their checks take as few images and steps as in the depth ``quick``: most of the time of a check is theirs.
-"""
+"""Tests and tolerances where no suite is named; they need no data beside the data set."""
 
 
 @dataclass(frozen=True)

@@ -336,6 +336,7 @@ def test_junit_is_xml_whatever_a_name_holds() -> None:
         "metric": "accuracy",
         "condition": "c\x00",
         "passed": True,
+        "value": float("nan"),
         "reason": "\x07",
         "flags": "",
         "sample": "",
