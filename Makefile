@@ -13,10 +13,10 @@ install := $(python) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check docs environment clean
+.PHONY: help demo test check docs bench bench-quick environment clean
 
 help: ## print this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1	\2/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
 
 demo: .venv/.installed ## install into .venv, run the default suite, print the path of its report
 	@$(python) -m evalsuite run digits --workers 2
@@ -40,6 +40,12 @@ docs: export NO_MKDOCS_2_WARNING := 1
 docs: .venv/.documented ## install into .venv with the documentation's tools, build the site into build/docs
 	@$(python) -m mkdocs build --quiet
 	@echo "build/docs/index.html"
+
+bench: .venv/.tested ## evalsuite beside its peers: a table of ratios with their goals, and build/bench.json
+	$(python) tests/benchmarks/bench.py --out build/bench.json --against tests/benchmarks/bench.json
+
+bench-quick: .venv/.tested ## the same in under three minutes, with fewer images and rounds
+	$(python) tests/benchmarks/bench.py --quick --against tests/benchmarks/bench.json
 
 environment: .venv/.tested ## install into .venv with the test tools, and nothing else
 

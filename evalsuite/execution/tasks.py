@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evalsuite.config.suite import Suite
-from evalsuite.models.engines import EngineName
 from evalsuite.runs.plan import PlannedCandidate, RunPlan
 from evalsuite.runs.store import Key
 from evalsuite.types import DENSE, Candidate, CellStatus
+
+if TYPE_CHECKING:  # the engines import torch
+    from evalsuite.models.engines import EngineName
 
 
 @dataclass(frozen=True)
