@@ -90,9 +90,13 @@ def without_defaults(plugin: object, values: Mapping[str, Any]) -> dict[str, Any
     absent = {
         field.name
         for field in dataclasses.fields(plugin)  # type: ignore[arg-type]  # all plug-ins are dataclasses
-        if OPTIONAL_KEY.items() <= field.metadata.items() and getattr(plugin, field.name) == field.default
+        if OPTIONAL_KEY.items() <= field.metadata.items() and getattr(plugin, field.name) == _default(field)
     }
     return {name: value for name, value in values.items() if name not in absent}
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def from_tables(

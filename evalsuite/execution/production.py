@@ -35,6 +35,7 @@ from evalsuite.models.checkpoints.reading import read_weights
 from evalsuite.models.checkpoints.saving import load_model, save_model
 from evalsuite.models.cost import COUNT_VERSION, cost, count_version, weight_cost, weights_digest
 from evalsuite.models.exported.loading import load_program
+from evalsuite.models.surgery.head_counts import with_head_counts
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.producers.base import Context, Producer
 from evalsuite.runs.code_digest import Entry, code_digest
@@ -296,7 +297,7 @@ class Production:
         lineage: tuple[Phase, ...] = (),
     ) -> Candidate:
         """Record of a network after saving it; the ratio is counted on what was saved."""
-        settings = settings or self.suite.model.table
+        settings = with_head_counts(settings or self.suite.model.table, model)
         path = self.store.weights_path(key)
         self.store.forget_candidate(key)  # its record must not outlive its weights
         save_model(model, settings, path)

@@ -44,6 +44,8 @@ class Architecture(ABC):
         crop: Height and width in pixels that the network sees, or one number for both; empty for what the weights
             were published with.
         interpolation: Filter of the resize; empty for what the weights were published with, or bilinear.
+        heads: Attention modules by name to how many heads they have, where some were removed. Weights alone tell it
+            unless their shapes also fit narrower heads.
     """
 
     classes: int = 10
@@ -53,6 +55,7 @@ class Architecture(ABC):
     resize: int | tuple[int, ...] = field(default=(), metadata=OPTIONAL_KEY)
     crop: int | tuple[int, ...] = field(default=(), metadata=OPTIONAL_KEY)
     interpolation: str = field(default="", metadata=OPTIONAL_KEY)
+    heads: dict[str, int] = field(default_factory=dict, metadata=OPTIONAL_KEY, hash=False)
 
     def __post_init__(self) -> None:
         label = type(self).__name__
@@ -196,11 +199,15 @@ def build_model(architecture: Architecture) -> nn.Module:
         Float images in [0, 1], (N, C, H, W), to logits (N, K); in training mode.
 
     Raises:
-        SuiteError: If a layer to bypass does not exist.
+        SuiteError: If a layer to bypass, or an attention module of `heads`, does not exist.
     """
     network = architecture.network()
     for name in architecture.bypass:
         _replace_by_identity(network, name)
+    if architecture.heads:
+        from evalsuite.models.surgery.attention import keep_head_counts  # surgery imports architectures
+
+        keep_head_counts(network, architecture.heads)
     return Normalized(network, mean=architecture.mean, std=architecture.std)
 
 

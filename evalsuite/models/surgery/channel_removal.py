@@ -1,26 +1,38 @@
-"""Physical removal of channels, from any network that torch.fx can trace.
+"""Physical removal of units of a network: channels of convolutions, hidden units of MLPs, attention heads.
 
-`channel_groups` finds the removable channels of single convolutions, those that no addition or concatenation joins with
-others, in the graph of torch.fx: right for every network, also with zero-padding shortcuts, since a channel with an
-unfamiliar user is left out. `evalsuite.models.surgery.coupled_channels` finds channels that convolutions share;
-`remove_channels` removes both kinds.
+A unit is what one layer computes alone, so that no addition or concatenation joins it with others. `prunable_units`
+finds units in the graph of torch.fx: right for every network, also with zero-padding shortcuts, since a channel with an
+unfamiliar user is left out. Where a network cannot be traced as a whole, its parts are. Heads are found by
+`evalsuite.models.surgery.attention`, channels that layers share by `evalsuite.models.surgery.coupled_channels`;
+`remove_channels` removes all kinds.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from evalsuite.errors import ContractError
+from evalsuite.errors import ContractError, InvalidModelError
+from evalsuite.models.surgery.attention import (
+    HeadLayout,
+    attention_modules,
+    set_head_count,
+    why_no_heads,
+)
 from evalsuite.models.surgery.fx_graph import (
     TracedGraph,
     flattens_channels,
     is_channelwise,
+    is_pointwise,
     is_unmodified,
+    node_label,
     reads_other_sizes,
     trace_graph,
 )
@@ -35,11 +47,15 @@ class ChannelSlice:
         name: Of the layer.
         columns: Consecutive entries that belong to one channel: more than 1 behind a flattening.
         start: The first channel's first entry: more than 0 behind a concatenation.
+        tensor: Name of the only tensor that is cut, a parameter of the module itself; empty for all of a layer's.
+        dim: Dimension of that tensor.
     """
 
     name: str
     columns: int = 1
     start: int = 0
+    tensor: str = ""
+    dim: int = 0
 
     def entries(self, channels: Tensor) -> Tensor:
         """Returns the entries that belong to `channels`, in their order, (len(channels) * columns,)."""
@@ -47,17 +63,24 @@ class ChannelSlice:
         return self.start + (channels[:, None] * self.columns + steps).flatten()
 
 
+UnitKind = Literal["filters", "hidden units", "heads", "embedding"]
+"""Filters of convolutions; outputs of a linear layer that only the next one reads; heads; channels of tokens."""
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelGroup:
-    """Channels that are removed together, and all layers whose shapes then change.
+    """Channels, or other units, that are removed together, and all layers whose shapes then change.
 
     Attributes:
-        conv: Name of a convolution whose output channels are those of the group; it names the group.
-        channels: Number of channels.
+        conv: Name of a convolution whose output channels are those of the group, or of the linear layer or the
+            attention module; it names the group.
+        channels: Number of channels, hidden units or heads.
         filters: The layers that compute the channels: `conv` alone, or all whose outputs are added to its own, and
-            depthwise convolutions behind them.
-        norms: Batch norms behind them, and selections of channels.
+            depthwise convolutions behind them; of heads the projections to queries, keys and values.
+        norms: Norms behind them, selections of channels, scales of layers.
         consumers: The layers that read the channels.
+        kind: What its units are. Scores of different kinds are never compared.
+        tables: Other parameters with an entry for each unit: position tables, tokens.
     """
 
     conv: str
@@ -65,6 +88,16 @@ class ChannelGroup:
     filters: tuple[ChannelSlice, ...]
     norms: tuple[ChannelSlice, ...]
     consumers: tuple[ChannelSlice, ...]
+    kind: UnitKind = "filters"
+    tables: tuple[ChannelSlice, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A layer whose outputs cannot be removed, with the reason."""
+
+    name: str
+    reason: str
 
 
 ChannelGroups = Mapping[str, ChannelGroup]
@@ -72,17 +105,64 @@ ChannelGroups = Mapping[str, ChannelGroup]
 
 
 def channel_groups(model: nn.Module) -> list[ChannelGroup]:
-    """Returns the convolutions whose output channels can be removed, in order of execution.
+    """Returns the convolutions and MLPs whose units can be removed, in order of execution.
 
     A convolution is left out when its output meets an addition, a concatenation, a padding, another group's
-    channels, the model's output, or any operation that is not listed as channel-wise.
+    channels, the model's output, or any operation that is not listed as channel-wise. The hidden units of an MLP are
+    the outputs of a linear layer that only another linear layer reads, behind functions of single numbers, which
+    leads back to the width that the first one reads: the MLP of a residual block.
 
     Raises:
-        InvalidModelError: If the model cannot be traced.
+        InvalidModelError: If neither the model can be traced nor any part of it has such units.
     """
-    graph = trace_graph(model)
-    groups = (_group(graph, node) for node in graph.nodes if _is_prunable_conv(graph, node))
-    return [group for group in groups if group is not None]
+    return prunable_units(model)[0]
+
+
+def prunable_units(model: nn.Module) -> tuple[list[ChannelGroup], list[LeftOut]]:
+    """Returns what `channel_groups` returns, and the layers that it leaves out with their reasons.
+
+    Raises:
+        InvalidModelError: As `channel_groups`.
+    """
+    groups: list[ChannelGroup] = []
+    left_out: list[LeftOut] = []
+    failure: InvalidModelError | None = None
+    registered = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
+    inside_attention = tuple(f"{name}." for name in attention_modules(model))
+    for prefix, graph in _traced_parts(model, ""):
+        if isinstance(graph, InvalidModelError):
+            failure = failure or graph
+            continue
+        for node in graph.nodes:
+            if not _is_layer(graph, node) or f"{prefix}{node.target}".startswith(inside_attention):
+                continue
+            result = _group(graph, node)
+            if isinstance(result, ChannelGroup) and prefix:
+                result = _renamed(result, prefix)
+                names = [part.name for part in (*result.filters, *result.norms, *result.consumers)]
+                if any(registered[id(model.get_submodule(name))] > 1 for name in names):
+                    result = LeftOut(str(node.target), "its layers are used in several places")
+            if isinstance(result, ChannelGroup):
+                groups.append(result)
+            else:
+                left_out.append(replace(result, name=f"{prefix}{node.target}"))
+    if failure is not None and not groups and not attention_modules(model):
+        raise failure
+    return groups, left_out
+
+
+def head_groups(model: nn.Module) -> list[ChannelGroup]:
+    """Returns the attention modules whose heads can be removed, in the order of the model.
+
+    The size of a head stays, and with it the scale of its products; numbers of heads follow.
+    """
+    return [_head_group(name, layout) for name, layout in attention_modules(model).items()]
+
+
+def heads_left_out(model: nn.Module) -> list[LeftOut]:
+    """Returns the modules that look like attention and whose heads cannot be removed."""
+    reasons = ((name, why_no_heads(module)) for name, module in model.named_modules())
+    return [LeftOut(name, reason) for name, reason in reasons if reason]
 
 
 def remove_channels(
@@ -111,49 +191,99 @@ def remove_channels(
     return _with_channels(model, [(groups[name], channels) for name, channels in keep.items()])
 
 
-def _affected_slices(group: ChannelGroup) -> Iterator[tuple[int, ChannelSlice]]:
+def affected_slices(group: ChannelGroup) -> Iterator[tuple[int, ChannelSlice]]:
     """Yields the slices that a group removes: in dimension 0 of all tensors of a layer, or in 1 of its weight."""
-    for dim, slices in ((0, group.filters), (0, group.norms), (1, group.consumers)):
-        yield from ((dim, part) for part in slices)
+    for dim, slices in ((0, group.filters), (0, group.norms), (1, group.consumers), (0, group.tables)):
+        yield from ((part.dim if part.tensor else dim, part) for part in slices)
 
 
-def _is_prunable_conv(graph: TracedGraph, node: fx.Node) -> bool:
-    module = graph.module(node)
-    return (
-        isinstance(module, nn.Conv2d)
-        and module.groups == 1
-        and graph.is_called_once(node)
-        and is_unmodified(module)
+def _traced_parts(module: nn.Module, prefix: str) -> Iterator[tuple[str, TracedGraph | InvalidModelError]]:
+    """Yields the graph of a module, or where there is none the error and the graphs of its parts, with prefixes.
+
+    A container is no part: the code around it may look at what is between its layers.
+    """
+    is_container = isinstance(module, nn.Sequential | nn.ModuleList | nn.ModuleDict) and bool(prefix)
+    if not is_container:
+        try:
+            yield prefix, trace_graph(module)
+        except InvalidModelError as error:
+            yield prefix, error
+        else:
+            return
+    for name, child in module.named_children():
+        yield from _traced_parts(child, f"{prefix}{name}.")
+
+
+def _renamed(group: ChannelGroup, prefix: str) -> ChannelGroup:
+    """Returns a group of a part with the names that its layers have in the whole."""
+    filters, norms, consumers = (
+        tuple(replace(part, name=prefix + part.name) for part in slices)
+        for slices in (group.filters, group.norms, group.consumers)
     )
+    return replace(group, conv=prefix + group.conv, filters=filters, norms=norms, consumers=consumers)
 
 
-def _group(graph: TracedGraph, node: fx.Node) -> ChannelGroup | None:
-    """Returns the group of the convolution at `node`; ``None`` if its output has an unfamiliar user."""
-    conv = graph.module(node)
-    if not isinstance(conv, nn.Conv2d):
-        return None
+def _head_group(name: str, layout: HeadLayout) -> ChannelGroup:
+    def full(layer: str) -> str:
+        return f"{name}.{layer}".strip(".")
+
+    inputs = tuple(ChannelSlice(full(layer), layout.size, start) for layer, start in layout.inputs)
+    tables = (ChannelSlice(name, tensor=layout.table, dim=1),) if layout.table else ()
+    consumers = (ChannelSlice(full(layout.output), layout.size),)
+    return ChannelGroup(name, layout.heads, inputs, (), consumers, "heads", tables)
+
+
+def _is_layer(graph: TracedGraph, node: fx.Node) -> bool:
+    return isinstance(graph.module(node), nn.Conv2d | nn.Linear)
+
+
+class _Layout(Enum):
+    """Where the channels of a tensor are: in maps (N, C, H, W), in vectors (N, features), last in tokens (..., C)."""
+
+    MAPS = 1
+    FLAT = 2
+    TOKENS = 3
+
+
+_CHANNEL_DIMS = {_Layout.MAPS: {1, -3}, _Layout.FLAT: {1, -1}, _Layout.TOKENS: {1, 2, 3, -1}}
+
+
+def _group(graph: TracedGraph, node: fx.Node) -> ChannelGroup | LeftOut:
+    """Returns the group of the layer at `node`, or the reason why its outputs cannot be removed."""
+    layer, name = graph.module(node), str(node.target)
+    if layer is None or not graph.is_called_once(node) or not is_unmodified(layer):
+        return LeftOut(name, "it is used in several places, or has a hook or a parametrisation")
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        return LeftOut(name, f"it is a convolution of {layer.groups} groups")
+    channels = len(layer.get_parameter("weight"))
     norms: list[ChannelSlice] = []
     consumers: list[ChannelSlice] = []
-    frontier = [(node, False)]  # nodes that carry the channels; True: flattened to a vector
+    frontier = [(node, _Layout.MAPS if isinstance(layer, nn.Conv2d) else _Layout.TOKENS)]
     while frontier:
-        source, is_flat = frontier.pop(0)
+        source, layout = frontier.pop(0)
         for user in source.users:
             module = graph.module(user)
-            if not is_flat and _is_removable_norm(graph, user):
+            if layout is _Layout.MAPS and _is_removable_norm(graph, user):
                 norms.append(ChannelSlice(str(user.target)))
-                frontier.append((user, is_flat))
-            elif columns := _columns(graph, user, is_flat=is_flat, channels=conv.out_channels):
+                frontier.append((user, layout))
+            elif columns := _columns(graph, user, layout, channels=channels):
                 consumers.append(ChannelSlice(str(user.target), columns))
-            elif is_channelwise(graph, user, source):
-                frontier.append((user, is_flat))
-            elif not is_flat and flattens_channels(user, module, source):
-                frontier.append((user, True))
-            elif not reads_other_sizes(user, channel_dims={1, -1} if is_flat else {1, -3}):
-                return None
+            elif (is_pointwise if layout is _Layout.TOKENS else is_channelwise)(graph, user, source):
+                frontier.append((user, layout))
+            elif layout is _Layout.MAPS and flattens_channels(user, module, source):
+                frontier.append((user, _Layout.FLAT))
+            elif not reads_other_sizes(user, channel_dims=_CHANNEL_DIMS[layout]):
+                return LeftOut(name, f"its output reaches {node_label(graph, user)}")
     if not consumers:
-        return None
-    name = str(node.target)
-    return ChannelGroup(name, conv.out_channels, (ChannelSlice(name),), tuple(norms), tuple(consumers))
+        return LeftOut(name, "nothing reads its output")
+    if isinstance(layer, nn.Linear) and any(_outputs(graph, part) != layer.in_features for part in consumers):
+        return LeftOut(name, "it is no MLP of a residual block: what reads it leads to another width")
+    kind: UnitKind = "filters" if isinstance(layer, nn.Conv2d) else "hidden units"
+    return ChannelGroup(name, channels, (ChannelSlice(name),), tuple(norms), tuple(consumers), kind)
+
+
+def _outputs(graph: TracedGraph, part: ChannelSlice) -> int:
+    return len(graph.modules[part.name].get_parameter("weight"))
 
 
 def _is_removable_norm(graph: TracedGraph, user: fx.Node) -> bool:
@@ -161,14 +291,16 @@ def _is_removable_norm(graph: TracedGraph, user: fx.Node) -> bool:
     return isinstance(module, nn.BatchNorm2d) and graph.is_called_once(user) and is_unmodified(module)
 
 
-def _columns(graph: TracedGraph, user: fx.Node, *, is_flat: bool, channels: int) -> int:
+def _columns(graph: TracedGraph, user: fx.Node, layout: _Layout, *, channels: int) -> int:
     """Returns the inputs per channel of the layer that `user` calls; 0 if it is no layer that can lose inputs."""
     module = graph.module(user)
     if module is None or not graph.is_called_once(user) or not is_unmodified(module):
         return 0
     if isinstance(module, nn.Conv2d):
-        return int(not is_flat and module.groups == 1)
-    if isinstance(module, nn.Linear) and is_flat and module.in_features % channels == 0:
+        return int(layout is _Layout.MAPS and module.groups == 1)
+    if isinstance(module, nn.Linear) and layout is _Layout.TOKENS:
+        return int(module.in_features == channels)
+    if isinstance(module, nn.Linear) and layout is _Layout.FLAT and module.in_features % channels == 0:
         return module.in_features // channels
     return 0
 
@@ -185,26 +317,39 @@ def _check_channels(group: ChannelGroup, channels: Tensor) -> None:
 def _with_channels(model: nn.Module, keep: Iterable[tuple[ChannelGroup, Tensor]]) -> nn.Module:
     """Returns a copy with those channels of each group; a layer loses the entries of all groups at once."""
     smaller = copy.deepcopy(model)
-    masks: dict[tuple[str, int], Tensor] = {}  # layers and dimensions to the entries that stay
+    masks: dict[tuple[str, str, int], Tensor] = {}  # layers, tensors and dimensions to the entries that stay
+    heads: dict[str, int] = {}  # of all attention modules, where tokens or heads have changed
+    keep = list(keep)
+    changed = {group.kind for group, channels in keep if len(channels) < group.channels}
+    layouts = attention_modules(smaller) if changed & {"heads", "embedding"} else {}
     for group, channels in keep:
         removed = torch.ones(group.channels, dtype=torch.bool)
         removed[channels.cpu()] = False
-        for dim, part in _affected_slices(group):
-            size = _length(smaller.get_submodule(part.name), dim)
-            mask = masks.setdefault((part.name, dim), torch.ones(size, dtype=torch.bool))
+        for dim, part in affected_slices(group):
+            size = _length(smaller.get_submodule(part.name), part.tensor, dim)
+            mask = masks.setdefault((part.name, part.tensor, dim), torch.ones(size, dtype=torch.bool))
             mask[part.entries(removed.nonzero().flatten())] = False
-    for (name, dim), mask in masks.items():
-        _select(smaller.get_submodule(name), mask.nonzero().flatten(), dim=dim)
+        if group.kind == "heads":
+            heads[group.conv] = len(channels)
+    for (name, tensor, dim), mask in masks.items():
+        if not mask.all():
+            _select(smaller.get_submodule(name), mask.nonzero().flatten(), tensor=tensor, dim=dim)
+    for name, layout in layouts.items():
+        count = heads.get(name, layout.heads)
+        if "embedding" in changed or count != layout.heads:
+            set_head_count(smaller.get_submodule(name), layout, count)
     return smaller
 
 
-def _length(module: nn.Module, dim: int) -> int:
+def _length(module: nn.Module, name: str, dim: int) -> int:
+    if name:
+        return int(getattr(module, name).shape[dim])
     return next(tensor.shape[dim] for _, tensor in layer_tensors(module) if tensor.dim() > dim)
 
 
-def _select(module: nn.Module, index: Tensor, *, dim: int) -> None:
-    """Keeps the entries `index` of every tensor of `module` along `dim`; dim 1 is the weight's inputs."""
-    for name, tensor in layer_tensors(module):
-        if tensor.dim() > dim:
-            replace_tensor(module, name, tensor.detach().index_select(dim, index.to(tensor.device)))
+def _select(module: nn.Module, index: Tensor, *, tensor: str, dim: int) -> None:
+    """Keeps the entries `index` of a tensor of `module`, or of all, along `dim`; dim 1 is a weight's inputs."""
+    for name, value in layer_tensors(module):
+        if value.dim() > dim and tensor in ("", name):
+            replace_tensor(module, name, value.detach().index_select(dim, index.to(value.device)))
     update_channel_counts(module)

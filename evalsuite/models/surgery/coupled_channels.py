@@ -1,4 +1,7 @@
-"""Coupled channels: those that several convolutions share, in residual streams and behind concatenations.
+"""Coupled channels: those that several layers share, in residual streams and behind concatenations.
+
+The embedding of a transformer is one set of channels, that of ConvNeXt and Swin one for each stage: patch embedding,
+tokens, position tables, norms and scales of layers, all that reads them and all that adds to them.
 
 Which entries of layers belong together is read from Torch-Pruning's dependency graph (DepGraph) and verified before
 use: Torch-Pruning is silently wrong about some networks, those whose shortcuts pad with zeros among them. Channels
@@ -22,7 +25,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from evalsuite.compat.calls import quiet_imports
 from evalsuite.errors import UserError, first_line
-from evalsuite.models.surgery.channel_removal import ChannelGroup, ChannelSlice, remove_channels
+from evalsuite.models.surgery.attention import attention_modules
+from evalsuite.models.surgery.channel_removal import (
+    ChannelGroup,
+    ChannelSlice,
+    affected_slices,
+    remove_channels,
+)
 from evalsuite.models.surgery.channel_selection import ChannelSelection
 from evalsuite.models.surgery.fx_graph import has_hooks
 from evalsuite.models.surgery.width_inference import layer_tensors
@@ -30,6 +39,8 @@ from evalsuite.models.surgery.width_inference import layer_tensors
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from types import ModuleType
+
+    from evalsuite.models.surgery.channel_removal import UnitKind
 
 MAX_OUTPUT_CHANGE = 1e-6
 """How much outputs may change when zeroed channels are removed, as a share of the difference between the outputs for
@@ -49,7 +60,9 @@ def coupled_groups(model: nn.Module, image_shape: Sequence[int]) -> list[Channel
     """Returns all channels that can be removed, those that several convolutions share too, in the model's order.
 
     A group is left out if it contains the network's output, a layer of another kind, a convolution of several groups
-    that is not depthwise, or a layer with a hook or a parametrisation. The others are verified.
+    that is not depthwise, or a layer with a hook or a parametrisation. Parameters outside of layers are cut where a
+    layer norm is among the layers, as tokens, position tables and scales of layers are in an embedding. All are
+    verified.
 
     Args:
         model: It is left as it was.
@@ -58,16 +71,30 @@ def coupled_groups(model: nn.Module, image_shape: Sequence[int]) -> list[Channel
     Raises:
         UserError: If Torch-Pruning cannot trace the model, or is wrong about it.
     """
+    _refuse_endless(model)
     image = torch.rand((1, *image_shape), generator=torch.Generator().manual_seed(0))
     dependencies = dependent_entries(model, image, width_preserving=(ChannelSelection,))
-    modules = dict(model.named_modules())
-    groups = [group for name, entries in dependencies.items() if (group := _group(modules, name, entries))]
+    groups = [group for name, entries in dependencies.items() if (group := _group(model, name, entries))]
     verify_groups(model, groups, image_shape)
     return groups
 
 
+def _refuse_endless(model: nn.Module) -> None:
+    """Refuses networks whose graph Torch-Pruning takes minutes for (1.6.1, torchvision's Swin with two blocks)."""
+    endless = ("ShiftedWindowAttention", "ShiftedWindowAttentionV2", "HeadwiseWindowAttention")
+    names = [name for name, module in model.named_modules() if type(module).__name__ in endless]
+    if names:
+        raise UserError(
+            f"Torch-Pruning does not come to an end with torchvision's attention in shifted windows ({names[0]}); "
+            f"take the same network from timm, or {ALTERNATIVE}"
+        )
+
+
 def verify_groups(model: nn.Module, groups: Sequence[ChannelGroup], image_shape: Sequence[int]) -> None:
     """Checks that the outputs stay the same when half of the channels of each group are zeroed and removed.
+
+    Of an embedding they are not zeroed, since a layer norm counts zeros: they become copies of the other half, which
+    leaves mean and variance as they are, and nothing reads them.
 
     Which entries belong to which channel does not depend on weights: they are drawn anew, so that no channel is zero
     from the start, which would hide a mistake.
@@ -108,6 +135,14 @@ def with_random_weights(model: nn.Module) -> nn.Module:
             draw(layer.bias, -0.5, 0.5)
             draw(layer.running_mean, -0.5, 0.5)
             draw(layer.running_var, 0.5, 2.0)
+        elif isinstance(layer, nn.LayerNorm):
+            draw(layer.weight, 0.5, 1.5)
+            draw(layer.bias, -0.5, 0.5)
+        else:
+            for parameter in layer.parameters(
+                recurse=False
+            ):  # tokens, tables, scales of layers: those may be tiny
+                draw(parameter, -0.5, 0.5)
     return drawn
 
 
@@ -123,7 +158,8 @@ def dependent_entries(
 ) -> dict[str, Entries]:
     """Returns the entries that depend on the output channels of each convolution, by name, in the order of the model.
 
-    A convolution in the group of an earlier one is left out, and so is one of several groups.
+    A convolution in the group of an earlier one is left out, and so is one of several groups. Linear layers whose
+    outputs reach a layer norm are roots, too: they begin the embedding of a stage.
 
     Args:
         model: It is left as it was.
@@ -162,7 +198,9 @@ def _outputs_stay(model: nn.Module, groups: Sequence[ChannelGroup], image_shape:
     }
     zeroed = with_random_weights(model)
     for group in groups:
-        _zero_other_channels(zeroed, group, keep[group.conv])
+        (_copy_channels if group.kind == "embedding" else _zero_other_channels)(
+            zeroed, group, keep[group.conv]
+        )
     try:
         smaller = remove_channels(zeroed, keep, {group.conv: group for group in groups})
         with torch.inference_mode():
@@ -184,25 +222,69 @@ def _zero_other_channels(model: nn.Module, group: ChannelGroup, keep: Tensor) ->
                 tensor[part.entries(zeroed.nonzero().flatten())] = 0
 
 
-def _group(modules: Mapping[str, nn.Module], conv: str, entries: Entries) -> ChannelGroup | None:
-    """Returns the group of `conv`; ``None`` if a layer in it cannot lose single entries."""
-    channels = len(entries[conv, 0])
-    slices: dict[str, list[ChannelSlice]] = {"filters": [], "norms": [], "consumers": []}
+def _copy_channels(model: nn.Module, group: ChannelGroup, keep: Tensor) -> None:
+    """Makes the other channels copies of those in `keep`, which are as many, and lets nothing read them."""
+    if 2 * len(keep) != group.channels:
+        raise ValueError("an odd number of channels cannot be verified in this way")
+    other = torch.tensor(sorted({*range(group.channels)} - {*keep.tolist()}))
+    readers = set(map(id, group.consumers))
+    for dim, part in affected_slices(group):
+        source, target = part.entries(keep), part.entries(other)
+        for name, tensor in layer_tensors(model.get_submodule(part.name)):
+            if tensor.dim() <= dim or part.tensor not in ("", name):
+                continue
+            if id(part) in readers:
+                tensor.index_fill_(dim, target, 0)
+            else:
+                tensor.index_copy_(dim, target, tensor.index_select(dim, source))
+
+
+def _group(model: nn.Module, root: str, entries: Entries) -> ChannelGroup | None:
+    """Returns the group of `root`; ``None`` if a layer in it cannot lose single entries."""
+    channels, modules = len(entries[root, 0]), dict(model.named_modules())
+    slices: dict[str, list[ChannelSlice]] = {"filters": [], "norms": [], "consumers": [], "tables": []}
+    has_layer_norm = any(isinstance(modules.get(name), nn.LayerNorm) for name, _ in entries)
     for (name, dim), by_channel in entries.items():
-        role = _role(modules.get(name), dim)
-        part = _slice(name, channels, by_channel)
-        if not role or part is None:
-            return None
-        slices[role].append(part)
-    filters, norms, consumers = (tuple(parts) for parts in slices.values())
-    return ChannelGroup(conv, channels, filters, norms, consumers) if consumers else None
+        layer = modules.get(name)
+        if has_layer_norm and layer is None and name:
+            slices["tables"].append(_table_slice(model, name, channels))
+        elif has_layer_norm and isinstance(layer, nn.MultiheadAttention):
+            slices["consumers"].append(ChannelSlice(name, tensor="in_proj_weight", dim=1))
+            slices["filters"].append(ChannelSlice(f"{name}.out_proj"))
+        else:
+            role, part = _role(layer, dim), _slice(name, channels, by_channel)
+            if not role or part is None:
+                return None
+            slices[role] += _repeated(part, layer, dim, channels) if has_layer_norm else [part]
+    filters, norms, consumers, tables = (tuple(parts) for parts in slices.values())
+    kind: UnitKind = "embedding" if has_layer_norm else "filters"
+    return ChannelGroup(root, channels, filters, norms, consumers, kind, tables) if consumers else None
+
+
+def _table_slice(model: nn.Module, name: str, channels: int) -> ChannelSlice:
+    """Returns the slice of a parameter outside of layers: along its last dimension that has an entry per channel."""
+    module, _, key = name.rpartition(".")
+    dims = [dim for dim, size in enumerate(model.get_parameter(name).shape) if size == channels]
+    return ChannelSlice(module, tensor=key, dim=dims[-1] if dims else 0)
+
+
+def _repeated(part: ChannelSlice, layer: nn.Module | None, dim: int, channels: int) -> list[ChannelSlice]:
+    """Returns the slices of a layer of an embedding: several where Swin concatenates those of neighbouring patches."""
+    width = channels
+    if isinstance(layer, nn.LayerNorm):
+        width = layer.normalized_shape[0]
+    elif isinstance(layer, nn.Linear) and dim == 1:
+        width = layer.in_features
+    if part != ChannelSlice(part.name) or width == channels or width % channels:
+        return [part]
+    return [ChannelSlice(part.name, start=start) for start in range(0, width, channels)]
 
 
 def _role(layer: nn.Module | None, dim: int) -> str:
     """Returns the field of a `ChannelGroup` that a layer belongs to; empty if none."""
     if layer is None or has_hooks(layer):
         return ""
-    if isinstance(layer, _BatchNorm):
+    if isinstance(layer, _BatchNorm | nn.LayerNorm):
         return "norms"
     if isinstance(layer, ChannelSelection):
         return "norms" if bool(layer.indexes.all()) else ""
@@ -228,16 +310,35 @@ def _slice(name: str, channels: int, by_channel: Mapping[int, Sequence[int]]) ->
 def _entries_by_root(graph: Any, model: nn.Module) -> dict[str, Entries]:
     roots: dict[str, Entries] = {}
     names = {module: name for name, module in model.named_modules()}
-    prune = torch_pruning().prune_conv_out_channels
     grouped: set[str] = set()
+    inside_attention = tuple(f"{name}." for name in attention_modules(model))
     for module, name in names.items():
-        if not isinstance(module, nn.Conv2d) or module.groups > 1 or name in grouped:
+        if name in grouped or name.startswith(inside_attention) or module not in graph.module2node:
+            continue  # the last are modules that no forward pass reaches
+        if isinstance(module, nn.Conv2d) and module.groups == 1:
+            roots[name] = _entries(graph, _dependents(graph, module, module.out_channels), names)
+        elif isinstance(module, nn.Linear):
+            entries = _entries(graph, _dependents(graph, module, module.out_features), names)
+            if not any(
+                isinstance(model.get_submodule(layer), nn.LayerNorm) for layer in _layers(names, entries)
+            ):
+                continue
+            roots[name] = entries
+        else:
             continue
-        if module in graph.module2node:  # modules that no forward pass reaches are not
-            group = graph.get_pruning_group(module, prune, [*range(module.out_channels)])
-            roots[name] = _entries(graph, group, names)
-            grouped |= {layer for layer, dim in roots[name] if dim == 0}
+        grouped |= {layer for layer, dim in roots[name] if dim == 0}
     return roots
+
+
+def _layers(names: Mapping[nn.Module, str], entries: Entries) -> set[str]:
+    return {layer for layer, _ in entries} & set(names.values())
+
+
+def _dependents(graph: Any, layer: nn.Module, channels: int) -> Any:
+    package = torch_pruning()
+    is_conv = isinstance(layer, nn.Conv2d)
+    prune = package.prune_conv_out_channels if is_conv else package.prune_linear_out_channels
+    return graph.get_pruning_group(layer, prune, [*range(channels)])
 
 
 def _entries(graph: Any, group: Any, names: dict[nn.Module, str]) -> Entries:

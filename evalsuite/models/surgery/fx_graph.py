@@ -11,16 +11,26 @@ from torch import fx, nn
 from evalsuite.errors import InvalidModelError, first_line
 from evalsuite.models.surgery.channel_selection import ChannelSelection
 
-CHANNELWISE_MODULES = (
-    *(nn.Identity, nn.Dropout, nn.Dropout2d),
+POINTWISE_MODULES = (
+    *(nn.Identity, nn.Dropout),
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Hardswish, nn.Mish, nn.Tanh),
+)
+"""Modules that compute each number from itself alone and leave a zero zero."""
+
+CHANNELWISE_MODULES = (
+    *(*POINTWISE_MODULES, nn.Dropout2d),
     *(nn.AvgPool2d, nn.MaxPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d),
 )
 """Modules that compute each channel from itself alone and leave a zero channel zero (so no sigmoid, no softmax)."""
 
-CHANNELWISE_FUNCTIONS = frozenset(
+POINTWISE_FUNCTIONS = frozenset(
     {"relu", "relu_", "relu6", "leaky_relu", "elu", "gelu", "silu", "hardswish", "mish", "tanh"}
-    | {"dropout", "dropout2d", "contiguous"}
+    | {"dropout", "contiguous"}
+)
+"""Functions and methods that do so."""
+
+CHANNELWISE_FUNCTIONS = frozenset(
+    {*POINTWISE_FUNCTIONS, "dropout2d"}
     | {"avg_pool2d", "max_pool2d", "adaptive_avg_pool2d", "adaptive_max_pool2d"}
 )
 """Functions and methods that do so."""
@@ -98,6 +108,26 @@ def is_channelwise(graph: TracedGraph, user: fx.Node, source: fx.Node) -> bool:
         return isinstance(graph.module(user), CHANNELWISE_MODULES)
     function = _function_name(user)
     return function in CHANNELWISE_FUNCTIONS or (function == "mean" and _mean_dims(user) == (True, True))
+
+
+def is_pointwise(graph: TracedGraph, user: fx.Node, source: fx.Node) -> bool:
+    """Returns whether `user` computes each number of `source` from itself alone and leaves a zero zero."""
+    if any(node is not source for node in user.all_input_nodes):
+        return False
+    if user.op == "call_module":
+        return isinstance(graph.module(user), POINTWISE_MODULES)
+    return _function_name(user) in POINTWISE_FUNCTIONS
+
+
+def node_label(graph: TracedGraph, node: fx.Node) -> str:
+    """Returns what a node does, for a sentence: an operation, a layer, or the network's output."""
+    module = graph.module(node)
+    if module is not None:
+        return f"{node.target} ({type(module).__name__})"
+    if node.op == "output":
+        return "the output"
+    name = _function_name(node) or str(getattr(node.target, "__name__", node.target))
+    return f"an operation {name!r}"
 
 
 def flattens_channels(user: fx.Node, module: nn.Module | None, source: fx.Node) -> bool:

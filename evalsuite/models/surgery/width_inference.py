@@ -120,6 +120,10 @@ def update_channel_counts(module: nn.Module) -> None:
         module.normalized_shape = tuple(weight.shape)
     elif isinstance(module, nn.GroupNorm):
         module.num_channels = len(weight)
+    elif isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
+        module.embed_dim = module.kdim = module.vdim = module.in_proj_weight.shape[1]
+    elif hasattr(module, "class_token") and hasattr(module, "hidden_dim"):  # torchvision's vision transformer
+        setattr(module, "hidden_dim", module.get_parameter("class_token").shape[-1])  # noqa: B010  # it has no type
 
 
 class _WidthRecorder:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evalsuite.errors import SkippedError, first_line
+from evalsuite.models.architectures.base import unwrap_model
 from evalsuite.models.inference import evaluation_mode, temporary_hooks
 from evalsuite.models.surgery.channel_selection import ChannelSelection
 from evalsuite.models.surgery.width_inference import layer_tensors, replace_tensor, update_channel_counts
@@ -72,7 +73,7 @@ def with_widths(model: nn.Module, widths: Mapping[str, int], image_shape: Sequen
         raise
     except Exception as error:  # the network's own code may fail in any way
         raise SkippedError(
-            f"{type(model).__name__} has no thinner version: its forward pass fails with other widths "
+            f"{type(unwrap_model(model)).__name__} has no thinner version: its forward pass fails with other widths "
             f"({first_line(error)})"
         ) from error
     return scaled
@@ -91,6 +92,10 @@ def _visit_layers(model: nn.Module, image_shape: Sequence[int], visit: LayerVisi
 
 def _hook(name: str, visit: LayerVisitor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def before(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if not inputs:
+            raise SkippedError(
+                f"layer {name} gets its input by name, so that its width is not seen; expected a plain argument"
+            )
         visit(name, layer, inputs[0])
 
     return before

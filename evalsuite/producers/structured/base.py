@@ -1,11 +1,11 @@
-"""What structured producers share: removable channels, their order, the widths that reach a ratio, and the cascade."""
+"""What structured producers share: removable units, their order, the widths that reach a ratio, and the cascade."""
 
 from __future__ import annotations
 
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from typing import ClassVar, Literal
@@ -13,15 +13,21 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from evalsuite.errors import ContractError, UserError
-from evalsuite.models.cost import count_nonzero
+from evalsuite.errors import ContractError, InvalidModelError, UserError, first_few
+from evalsuite.models.architectures.base import unwrap_model
+from evalsuite.models.cost import PROJECTIONS, count_nonzero
 from evalsuite.models.surgery.channel_removal import (
     ChannelGroup,
     ChannelGroups,
+    LeftOut,
     channel_groups,
+    head_groups,
+    heads_left_out,
+    prunable_units,
     remove_channels,
 )
 from evalsuite.models.surgery.coupled_channels import coupled_groups
+from evalsuite.plugin_config import OPTIONAL_KEY
 from evalsuite.producers.base import Context, Producer, nearest_choice
 from evalsuite.producers.structured.zeroed_filters import (
     ZeroingPlan,
@@ -61,44 +67,52 @@ PruningStep = Callable[[nn.Module, PruningTarget], nn.Module]
 
 @dataclass(frozen=True)
 class ChannelScope:
-    """The part of a producer's settings that decides which channels it removes.
+    """The part of a producer's settings that decides which units it removes.
 
     Attributes:
         scope: ``inside`` takes the channels that one convolution computes alone and that are neither added nor
             concatenated to others: of a residual block all convolutions but the last (Li et al. 2017 and most
-            since), of a plain network all. ``coupled`` takes those that convolutions share too, the residual
-            stream and what is concatenated, as Torch-Pruning does (Fang et al. 2023, arXiv 2301.12900); a share p
-            of the channels is then about 1 - (1 - p)^2 of the parameters. Networks whose shortcuts pad with zeros
-            have no such channels. ``all`` removes nothing but sets to zero: filters of every layer but the last, each
-            layer for itself, the residual stream included, and what then has no use (Liebenwein et al. 2021, "Lost in
-            Pruning"); see `evalsuite.producers.structured.zeroed_filters`.
+            since), of a plain network all; and of transformers and ConvNeXt the hidden units of MLPs and the heads of
+            attention. ``coupled`` takes those that layers share too, the residual stream and what is
+            concatenated, as Torch-Pruning does (Fang et al. 2023, arXiv 2301.12900); a share p of the channels is then
+            about 1 - (1 - p)^2 of the parameters. Networks whose shortcuts pad with zeros have no such channels.
+            ``all`` removes nothing but sets to zero: filters of every layer but the last, each layer for itself, the
+            residual stream included, and what then has no use (Liebenwein et al. 2021, "Lost in Pruning"); see
+            `evalsuite.producers.structured.zeroed_filters`.
+        units: Only one kind of units: ``filters`` (with the channels of a residual stream), ``hidden units`` of MLPs,
+            or ``heads``.
     """
 
     scope: Literal["inside", "coupled", "all"] = "inside"
+    units: Literal["all", "filters", "hidden units", "heads"] = field(default="all", metadata=OPTIONAL_KEY)
 
     def groups(self, model: nn.Module, context: Context) -> ChannelGroups:
-        """Returns the groups of channels in the producer's scope, by name.
+        """Returns the groups of units in the producer's scope, by name.
 
         Raises:
             UserError: If the scope is ``coupled`` and Torch-Pruning is wrong about the network.
         """
-        if self.scope == "inside":
-            return removable_groups(model)
-        if self.scope == "all":
-            return layer_groups(model)
-        return {group.conv: group for group in coupled_groups(model, context.train.images.shape[1:])}
+        groups = layer_groups(model) if self.scope == "all" else unit_groups(model)
+        if self.scope == "coupled":
+            shared = {group.conv: group for group in coupled_groups(model, context.train.images.shape[1:])}
+            groups = {**shared, **{name: group for name, group in groups.items() if name not in shared}}
+        kinds = ("filters", "embedding") if self.units == "filters" else (self.units,)
+        return {name: group for name, group in groups.items() if self.units == "all" or group.kind in kinds}
 
 
 @dataclass(frozen=True)
 class FilterProducer(ChannelScope, Producer):
-    """A method that removes the channels of lowest score, retrains, and goes on.
+    """A method that removes the units of lowest score, retrains, and goes on.
 
-    The classifier's outputs are never among them, and at least one channel of each group stays. The filters that
-    compute a channel of several convolutions count as one long filter.
+    The classifier's outputs are never among them, and at least one unit of each group stays. The filters that
+    compute a channel of several convolutions count as one long filter, and so do the rows of queries, keys and values
+    of a head; a hidden unit is a row of the first layer of its MLP.
 
     Attributes:
-        allocation: ``uniform`` removes the same share of channels from every group, ``global`` sets one
-            threshold on the scores of all groups.
+        allocation: ``uniform`` removes the same share of units from every group, ``global`` sets one threshold on the
+            scores of all groups of a kind. Filters, hidden units and heads have scores of other sizes, so that they
+            are ranked among themselves and all kinds lose the same share of their units (Fang et al. 2024, arXiv
+            2407.04616, "isomorphic pruning").
         schedule: ``iterative`` starts each ratio from the last one's model, ``one-shot`` from the parent.
     """
 
@@ -121,7 +135,8 @@ class FilterProducer(ChannelScope, Producer):
             groups = self.groups(model, context)
             scores = self.scores(model, groups, context)
             uniform = self.allocation == "uniform"
-            choices = uniform_widths(target.widths) if uniform else global_widths(scores)
+            kinds = {name: group.kind for name, group in groups.items()}
+            choices = uniform_widths(target.widths) if uniform else global_widths(scores, kinds)
             kept = channels_for_budget(model, rank_channels(scores), choices, target.budget, groups)
             return remove_channels(model, kept, groups)
 
@@ -155,15 +170,12 @@ def prune_and_retrain(
         groups: Groups of the parent that can lose channels; by default those of `removable_groups`.
 
     Raises:
-        UserError: If no filter of the network can be removed alone.
+        UserError: If no unit of the network can be removed alone.
     """
     groups = removable_groups(parent) if groups is None else groups
     widths = {name: group.channels for name, group in groups.items()}
     if not widths:
-        raise UserError(
-            f"{type(parent).__name__} has no layer whose filters can be removed alone; "
-            "use an unstructured producer for it"
-        )
+        raise UserError(no_units_sentence(parent))
     total = count_nonzero(parent)
     model = context.previous or parent
     for ratio in ratios:
@@ -178,13 +190,45 @@ def one_shot(parent: nn.Module, step: PruningStep) -> PruningStep:
 
 
 def removable_groups(model: nn.Module) -> ChannelGroups:
-    """Returns the layers whose filters can be removed alone, by name: in a residual block all but the last."""
+    """Returns the layers whose filters can be removed alone, by name: in a residual block all but the last.
+
+    Hidden units of MLPs are among them, heads are not: see `unit_groups`.
+    """
     return {group.conv: group for group in channel_groups(model)}
 
 
+def unit_groups(model: nn.Module) -> ChannelGroups:
+    """Returns all groups of units that can be removed alone, by name: filters, hidden units and heads."""
+    return {group.conv: group for group in (*channel_groups(model), *head_groups(model))}
+
+
+def layers_without_units(model: nn.Module) -> list[LeftOut]:
+    """Returns the layers of the network whose outputs cannot be removed alone, by their own names, with the reasons."""
+    network = unwrap_model(model)
+    try:
+        return [*heads_left_out(network), *prunable_units(network)[1]]
+    except InvalidModelError as error:
+        return [LeftOut(type(network).__name__, str(error))]
+
+
+def no_units_sentence(model: nn.Module) -> str:
+    """Returns why a network has nothing to remove, for an error: its layers with the reasons."""
+    reasons = [f"{layer.name}: {layer.reason}" for layer in layers_without_units(model)]
+    return (
+        f"{type(unwrap_model(model)).__name__} has no filters, hidden units or heads that can be removed alone "
+        f"({first_few(reasons)}); use an unstructured producer for it"
+    )
+
+
 def layer_weight(model: nn.Module, name: str) -> Tensor:
-    """Returns the weight of the layer `name`, detached."""
-    return model.get_submodule(name).get_parameter("weight").detach()
+    """Returns the weight of the layer `name`, detached; of a `torch.nn.MultiheadAttention` its input projections."""
+    return weight_parameter(model, name).detach()
+
+
+def weight_parameter(model: nn.Module, name: str) -> nn.Parameter:
+    """Returns the weight of the layer `name`; of a `torch.nn.MultiheadAttention` its input projections."""
+    module = model.get_submodule(name)
+    return module.get_parameter(PROJECTIONS[0] if isinstance(module, nn.MultiheadAttention) else "weight")
 
 
 def per_filter(
@@ -234,24 +278,39 @@ def uniform_widths(widths: Widths) -> list[dict[str, int]]:
     )
 
 
-def global_widths(scores: ChannelScores) -> list[dict[str, int]]:
-    """Returns the sets of widths that one threshold on the scores of all layers gives, least first.
+def global_widths(scores: ChannelScores, kinds: Mapping[str, str] | None = None) -> list[dict[str, int]]:
+    """Returns the sets of widths that one threshold on the scores of all layers of a kind gives, least first.
 
-    Each layer's best filter always stays; ties go in the order of the layers.
+    Each layer's best filter always stays; ties go in the order of the layers. Several kinds keep equal shares of their
+    units: what is ranked i-th of n in its kind comes at (i + 1/2) / n.
+
+    Args:
+        scores: By layer.
+        kinds: Kind of the units of each layer; by default all are of one.
 
     >>> global_widths({"a": torch.tensor([5.0, 1.0]), "b": torch.tensor([2.0, 3.0])})
     [{'a': 1, 'b': 1}, {'a': 1, 'b': 2}, {'a': 2, 'b': 2}]
     """
+    ranked: list[tuple[Fraction, str]] = []
+    for kind in dict.fromkeys((kinds or {}).get(name, "") for name in scores):
+        names = [name for name in scores if (kinds or {}).get(name, "") == kind]
+        order = _ranked_layers({name: scores[name] for name in names})
+        ranked += [(Fraction(2 * place + 1, 2 * len(order)), name) for place, name in enumerate(order)]
+    widths = dict.fromkeys(scores, 1)
+    choices = [dict(widths)]
+    for _, name in sorted(ranked, key=lambda entry: entry[0]):
+        widths[name] += 1
+        choices.append(dict(widths))
+    return choices
+
+
+def _ranked_layers(scores: ChannelScores) -> list[str]:
+    """The layer of each unit but the best of every layer, by falling score."""
     names = list(scores)
     others = [scores[name].detach().double().cpu().sort(descending=True).values[1:] for name in names]
     layers = torch.cat([torch.full((len(values),), index) for index, values in enumerate(others)])
     order = torch.sort(torch.cat(others), descending=True, stable=True).indices
-    widths = dict.fromkeys(names, 1)
-    choices = [dict(widths)]
-    for layer in layers[order].tolist():
-        widths[names[layer]] += 1
-        choices.append(dict(widths))
-    return choices
+    return [names[layer] for layer in layers[order].tolist()]
 
 
 def without_repetitions(choices: Iterator[dict[str, int]]) -> list[dict[str, int]]:
@@ -303,8 +362,9 @@ def channels_for_budget(
 
     widths = nearest_choice(choices, budget, size_with)
     if widths is None:
+        unit = "filter" if {group.kind for group in groups.values()} == {"filters"} else "unit"
         raise UserError(
-            f"too high a prune ratio: {round(budget)} parameters may stay, but with one filter in each of "
+            f"too high a prune ratio: {round(budget)} parameters may stay, but with one {unit} in each of "
             f"{len(order)} layers {size_with(choices[0])} are left; ask for a smaller ratio"
         )
     return top_channels(order, widths)

@@ -30,6 +30,7 @@ from evalsuite.producers.structured.base import (
     prune_and_retrain,
     rank_channels,
     removable_groups,
+    weight_parameter,
     without_repetitions,
 )
 
@@ -46,23 +47,34 @@ PRESETS: dict[str, tuple[tuple[float, ...], tuple[int, ...]]] = {
 
 
 def batch_norm_scales(model: nn.Module, group: ChannelGroup) -> Tensor:
-    """Returns the absolute scales of the batch norms behind each channel of a group, (norms, channels).
+    """Returns the absolute scales of the batch or layer norms behind each channel of a group, (norms, channels).
 
     Raises:
-        UserError: If there is no batch norm with a scale.
+        UserError: If there is no norm with a scale.
     """
-    channels = torch.arange(group.channels)
-    scales = [
-        layer.weight.detach().abs()[part.entries(channels)]
-        for part, layer in ((part, model.get_submodule(part.name)) for part in group.norms)
-        if isinstance(layer, nn.BatchNorm2d) and layer.weight is not None
-    ]
+    scales = _norm_scales(model, group)
     if not scales:
+        layer = {"filters": "convolution", "heads": "attention"}.get(group.kind, "layer")
         raise UserError(
-            f"the convolution {group.conv!r} has no batch norm behind it with a scale to rank its filters by; "
+            f"the {layer} {group.conv!r} has no batch norm behind it with a scale to rank its {group.kind} by; "
             "use a producer that scores the filters themselves"
         )
     return torch.stack(scales)
+
+
+def has_norm_scale(model: nn.Module, group: ChannelGroup) -> bool:
+    """Returns whether a norm with a scale stands behind the channels of a group."""
+    return bool(_norm_scales(model, group))
+
+
+def _norm_scales(model: nn.Module, group: ChannelGroup) -> list[Tensor]:
+    channels = torch.arange(group.channels)
+    norms = ((part, model.get_submodule(part.name)) for part in group.norms)
+    return [
+        layer.weight.detach().abs()[part.entries(channels)].view(group.channels, -1).mean(1)
+        for part, layer in norms
+        if isinstance(layer, nn.BatchNorm2d | nn.LayerNorm) and layer.weight is not None
+    ]
 
 
 @dataclass(frozen=True)
@@ -121,10 +133,24 @@ class BatchNormScale(FilterProducer):
     References:
         Liu et al. 2017, arXiv 1708.06519: the score and the global threshold of network slimming, see
         `Slimming` for the method itself. If several batch norms stand behind a channel, as behind shared
-        ones, it is the mean of their scales, as in Torch-Pruning's importance of that name.
+        ones, it is the mean of their scales, as in Torch-Pruning's importance of that name. Layer norms count
+        alike. Units without a norm behind them, such as heads, hidden units and the channels of a squeeze
+        (squeeze-and-excitation), all stay.
     """
 
     allocation: Literal["uniform", "global"] = "global"
+
+    def groups(self, model: nn.Module, context: Context) -> ChannelGroups:
+        """Returns the groups that a norm with a scale stands behind.
+
+        Raises:
+            UserError: If there is none.
+        """
+        groups = super().groups(model, context)
+        scaled = {name: group for name, group in groups.items() if _norm_scales(model, group)}
+        if groups and not scaled:
+            batch_norm_scales(model, next(iter(groups.values())))
+        return scaled
 
     def scores(self, model: nn.Module, groups: ChannelGroups, context: Context) -> ChannelScores:  # noqa: ARG002  # data-free
         """Returns the absolute scale of each filter's batch norm."""
@@ -141,9 +167,9 @@ class Taylor(FilterProducer):
 
     References:
         Molchanov et al. 2019, arXiv 1906.10771, equations 8 and 9: the sum over a filter's weights of
-        (g w)^2, summed over batches; one threshold for all layers. All filters of a shared channel are one
-        set of weights. Differs from the paper in that the network is in evaluation mode and does not train
-        between the batches.
+        (g w)^2, summed over batches; one threshold for all layers of a kind. All filters of a shared channel, and
+        all rows of a head, are one set of weights: the sum is not divided by their number. Differs from the paper
+        in that the network is in evaluation mode and does not train between the batches.
     """
 
     allocation: Literal["uniform", "global"] = "global"
@@ -160,7 +186,7 @@ class Taylor(FilterProducer):
     def scores(self, model: nn.Module, groups: ChannelGroups, context: Context) -> ChannelScores:
         """Returns the sum over batches and weights of (g w)^2."""
         names = [*dict.fromkeys(part.name for group in groups.values() for part in group.filters)]
-        weights = [model.get_submodule(name).get_parameter("weight") for name in names]
+        weights = [weight_parameter(model, name) for name in names]
         totals = {name: weights[0].new_zeros(group.channels) for name, group in groups.items()}
         images, labels = context.batch(self.images, "taylor")
         with evaluation_mode(model), torch.enable_grad():

@@ -24,7 +24,7 @@ class LayerInputs:
     Attributes:
         layer: A convolution or a linear layer.
         columns: Columns of the weight that belong to one channel.
-        inputs: Feature inputs, (N, C, H, W), or vectors, (N, features).
+        inputs: Feature inputs, (N, C, H, W), vectors, (N, features), or tokens, (N, T, features).
     """
 
     layer: nn.Module
@@ -94,7 +94,7 @@ def _recorder(records: list[Tensor]) -> Callable[[nn.Module, tuple[Tensor, ...]]
 
 def _patches(layer: nn.Module, inputs: Tensor) -> Tensor:
     if not isinstance(layer, nn.Conv2d):
-        return inputs
+        return inputs.flatten(0, -2)  # of tokens, each is a patch
     if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
         raise UserError(
             f"a convolution pads with {layer.padding_mode!r}, {layer.padding!r}, expected zeros and numbers; "

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import SuiteError
+from evalsuite.models.surgery.attention import with_called_projections
 from evalsuite.models.surgery.channel_removal import (
     ChannelGroup,
     ChannelGroups,
@@ -126,6 +127,8 @@ def channel_sensitivities(
         images: Float in [0, 1], (N, C, H, W).
     """
     names = dict.fromkeys(part.name for group in groups.values() for part in group.consumers)
+    if any(group.kind == "heads" for group in groups.values()):
+        model = with_called_projections(model)  # else the inputs of some libraries' projections are not seen
     readers = layer_inputs(model, [ChannelSlice(name) for name in names], images)
     shares = {name: channel_shares(reader) for name, reader in readers.items()}
     return {name: _group_sensitivity(group, readers, shares) for name, group in groups.items()}

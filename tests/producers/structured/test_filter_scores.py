@@ -160,7 +160,8 @@ def test_a_ratio_that_cannot_be_reached(network: Network, context: Context, name
 def test_a_network_without_removable_filters(context: Context) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     with pytest.raises(
-        UserError, match=r"^Sequential has no layer whose filters can be removed alone; use an unstr"
+        UserError,
+        match=r"^Sequential has no filters, hidden units or heads that can be removed alone .* use an unstr",
     ):
         produced(model, context, (0.5,))
 
