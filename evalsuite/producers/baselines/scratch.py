@@ -27,7 +27,9 @@ class ScratchE(Control):
 
     References:
         Liu et al. 2019, arXiv 1810.05270, section 3. Weights are normal with variance 2 / n, n the mean
-        number of inputs of a layer's outputs that are left; Liu et al. count a layer's outputs.
+        number of inputs of a layer's outputs that are left; Liu et al. count a layer's outputs. Networks with
+        parameters outside of layers (tokens, position tables, scales) are drawn as their architecture draws
+        them: see `draw_new_weights`.
     """
 
     def produce(self, parent: nn.Module, ratios: Sequence[float], context: Context) -> Iterator[nn.Module]:
@@ -89,7 +91,7 @@ def train_from_new_weights(
         model = control.pruned(parent, ratio, context)
         masks = nonzero_masks(model)
         model_recipe = recipe(model)
-        redraw_weights(model, masks, address(context.seed, "scratch", ratio))
+        draw_new_weights(model, masks, context, address(context.seed, "scratch", ratio))
         set_history(model, ())
         context.fit(model, ratio, masks=masks, recipe=model_recipe)
         yield model
@@ -109,6 +111,51 @@ def stretch_recipe(recipe: Recipe, epochs: int) -> Recipe:
         milestones=milestones,
         warmup_epochs=min(recipe.warmup_epochs * factor, float(epochs)),
     )
+
+
+def draw_new_weights(model: nn.Module, masks: Masks, context: Context, seed: int) -> None:
+    """Draws all parameters of `model` anew, in place.
+
+    By `redraw_weights` if all parameters are of layers that can draw their own. Tokens, position tables and scales
+    of layers are drawn by the architecture alone, so that a network with such parameters gets what its architecture
+    draws for the parent's widths, cut to its own: as many leading entries of each tensor, under `masks`.
+
+    Args:
+        model: The parent's architecture, perhaps with fewer units.
+        masks: Names of parameters to bool tensors: True is kept.
+        context: Names the architecture.
+        seed: Of the draws.
+
+    Raises:
+        SkippedError: If the architecture is needed and unknown, or has other tensors.
+    """
+    if not _loose_parameters(model):
+        redraw_weights(model, masks, seed)
+        return
+    drawn = dict(replace(context.known_origin, seed=seed).initial().state_dict())
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            source = drawn.get(name)
+            if (
+                source is None
+                or source.dim() != value.dim()
+                or any(map(int.__lt__, source.shape, value.shape))
+            ):
+                raise SkippedError(
+                    f"{name} is not among the tensors that the architecture draws, or is larger there than it draws it"
+                )
+            value.copy_(source[tuple(map(slice, value.shape))] if value.dim() else source)
+        for name, mask in masks.items():
+            model.get_parameter(name).mul_(mask)
+
+
+def _loose_parameters(model: nn.Module) -> list[str]:
+    """Names of modules with parameters of their own that have no ``reset_parameters`` to draw them."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if [*module.parameters(recurse=False)] and not callable(getattr(module, "reset_parameters", None))
+    ]
 
 
 def redraw_weights(model: nn.Module, masks: Masks, seed: int) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from evalsuite.errors import SuiteError, UserError
+from evalsuite.errors import InvalidModelError, SkippedError, SuiteError, UserError
 from evalsuite.models.cost import cost, count_nonzero, count_parameters, weight_name
+from evalsuite.models.surgery.channel_removal import ChannelGroups, remove_channels
+from evalsuite.models.surgery.coupled_channels import coupled_groups
 from evalsuite.models.surgery.width_scaling import scalable_widths, with_widths
 from evalsuite.producers.base import Context, Producer, nearest_choice
 from evalsuite.producers.baselines.controls import Control
-from evalsuite.producers.baselines.scratch import redraw_weights
-from evalsuite.producers.structured.base import Widths, uniform_widths
+from evalsuite.producers.baselines.scratch import draw_new_weights
+from evalsuite.producers.structured.base import Widths, uniform_widths, unit_groups
 from evalsuite.producers.unstructured.base import prunable_weights
 from evalsuite.random_streams import address
 from evalsuite.training.history import set_history
@@ -38,7 +41,9 @@ class Thin(Control):
 
     References:
         The idea of ThinResNet, arXiv 2309.12854. Widths are ``width * share``, rounded half up, at least one.
-        First weights are those of `ScratchE`: normal with variance 2 / n, n the inputs of an output.
+        First weights are those of `ScratchE`. Networks whose layers cannot take other widths one by one,
+        transformers and ConvNeXt among them, keep the same share of every set of units that can be removed:
+        channels of the embedding, hidden units and heads; where the embedding cannot be followed, of the others.
     """
 
     of: str | dict[str, Any] = ""
@@ -73,7 +78,7 @@ class Thin(Control):
                 weight_name(name): torch.ones_like(weight, dtype=torch.bool)
                 for name, weight in prunable_weights(model).items()
             }
-            redraw_weights(model, dense, address(context.seed, "thin", ratio))
+            draw_new_weights(model, dense, context, address(context.seed, "thin", ratio))
             set_history(model, ())
             context.fit(model, ratio, recipe=context.parent_recipe)
             yield model
@@ -104,18 +109,46 @@ def thin_network(
         UserError: If even one channel in each layer is too large.
         SkippedError: If the architecture has no thinner version.
     """
-    choices = uniform_widths(scalable_widths(parent, image_shape))
+    try:
+        layers = scalable_widths(parent, image_shape)
+        return _nearest(layers, budget, size, lambda widths: with_widths(parent, widths, image_shape))
+    except SkippedError:
+        groups = _all_units(parent, image_shape)
+        if not groups:
+            raise
+        units = {name: group.channels for name, group in groups.items()}
+        return _nearest(units, budget, size, partial(_with_units, parent, groups))
 
-    def size_with(widths: Widths) -> int:
-        return size(with_widths(parent, widths, image_shape))
 
-    nearest = nearest_choice(choices, budget, size_with)
+def _nearest(
+    widths: Widths, budget: float, size: SizeFunction, build: Callable[[Widths], nn.Module]
+) -> nn.Module:
+    """The network with one share of all `widths` whose size comes as near to `budget` as it can."""
+    choices = uniform_widths(widths)
+    nearest = nearest_choice(choices, budget, lambda choice: size(build(choice)))
     if nearest is None:
         raise UserError(
             f"too high a prune ratio: a thin network may have the size {round(budget)}, but with one channel "
-            f"in each layer it has {size_with(choices[0])}; ask for a smaller ratio"
+            f"in each layer it has {size(build(choices[0]))}; ask for a smaller ratio"
         )
-    return with_widths(parent, nearest, image_shape)
+    return build(nearest)
+
+
+def _all_units(parent: nn.Module, image_shape: Sequence[int]) -> ChannelGroups:
+    """All sets of units of a network, those that layers share among them, if Torch-Pruning can follow these."""
+    try:
+        groups = unit_groups(parent)
+    except InvalidModelError:
+        return {}
+    try:
+        shared = {group.conv: group for group in coupled_groups(parent, image_shape)}
+    except UserError:
+        return groups
+    return {**groups, **shared}
+
+
+def _with_units(parent: nn.Module, groups: ChannelGroups, widths: Widths) -> nn.Module:
+    return remove_channels(parent, {name: torch.arange(width) for name, width in widths.items()}, groups)
 
 
 @dataclass(frozen=True)
