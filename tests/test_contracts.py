@@ -45,6 +45,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "neighbors": 10,
     },
     "corruptions": {"severities": (1, 5)},
+    "function": {"target": str(Path(__file__).parents[1] / "examples" / "torch_prune_l1.py") + ":global_l1"},
     "n-m": {"m": 8},
     "alds": {"max_groups": 4, "random_starts": 2},
     "alds-optimal-k": {"max_groups": 4},

@@ -200,7 +200,7 @@ def _bar() -> Progress:
 def print_inspection(inspection: CheckpointInspection, match: ArchitectureMatch) -> None:
     """Prints what a file of weights holds: first its totals, then a line per layer."""
     ratio, prunable_ratio = inspection.ratio, inspection.prunable_ratio
-    _print_facts(
+    print_facts(
         {
             "format": inspection.format + (f", under {inspection.wrapper}" if inspection.wrapper else ""),
             "parameters": f"{inspection.parameters:,}, of which {inspection.nonzero:,} are not zero",
@@ -229,7 +229,7 @@ def _structure(inspection: CheckpointInspection) -> str:
 def print_program(program: ProgramInspection) -> None:
     """Prints what a whole program shows of itself: first its totals, then a line per layer."""
     operators = sorted(program.operators.items(), key=lambda pair: (-pair[1], pair[0]))
-    _print_facts(
+    print_facts(
         {
             "format": f"{program.format}, a whole program",
             "opset": program.opset,
@@ -256,7 +256,8 @@ def _macs(match: ArchitectureMatch) -> str:
     return f"{match.macs:,} for an image of {image}, of which {match.macs_nonzero:,} are not by a zero weight"
 
 
-def _print_facts(facts: Mapping[str, str]) -> None:
+def print_facts(facts: Mapping[str, str]) -> None:
+    """Prints names with what is known of them, a line each; empty texts are left out."""
     for name, text in facts.items():
         if text:
             out.print(f"{name:<12}{text}", soft_wrap=True, markup=False)
@@ -291,7 +292,7 @@ def print_time_spent(record: Mapping[str, Any]) -> None:
 def print_plan(plan: DryRun) -> None:
     """Prints what a run would do: data, classes, tolerances, and the cost of each component."""
     size = "x".join(map(str, plan.shape))
-    _print_facts(
+    print_facts(
         {
             "data": f"{plan.images:,} test images of {plan.data}, {size}",
             "sample": plan.sample,

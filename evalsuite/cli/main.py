@@ -136,6 +136,12 @@ def run_command(
         typer.Option("--retry-failed", help="Compute skipped and invalid cells again, as failed ones are."),
     ] = False,
     recipe: Annotated[str, typer.Option(help="Train by this recipe instead: see list recipes.")] = "",
+    candidates_from: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Prune by your function(model, ratio, data) too: file.py:function; may be repeated. Runs that code."
+        ),
+    ] = None,
     skip_unreadable: SkipUnreadable = False,
     verify: Verify = False,
     search: Annotated[
@@ -158,6 +164,7 @@ def run_command(
         only=tuple(only or ()),
         retry_failed=retry_failed,
         recipe=recipe,
+        candidates_from=tuple(candidates_from or ()),
         skip_unreadable=skip_unreadable,
         verify=verify,
         search=search,
@@ -517,10 +524,24 @@ def list_command(
     name: Annotated[
         str, typer.Argument(help="One of them: print its settings with type, default and meaning.")
     ] = "",
+    prunable: Annotated[
+        bool,
+        typer.Option(
+            "--prunable",
+            help="models: which units structured methods can remove of small versions of the libraries' networks, or "
+            "of the model that is named (timm:..., file.py:function).",
+        ),
+    ] = False,
+    side: Annotated[int, typer.Option(help="Pixels of the images of a named model, with --prunable.")] = 32,
 ) -> None:
     """List what can be named in a suite: name, one line, where it is defined; or all settings of one of them."""
     if kind not in KINDS:
         raise UserError(unknown_name("listing", kind, KINDS))
+    if prunable:
+        if kind != "models":
+            raise UserError(f"found list {kind} --prunable, expected list models --prunable")
+        _print_prunable(name, side)
+        return
     if not name:
         console.print_listing(_entries(kind))
         return
@@ -534,6 +555,25 @@ def list_command(
     plugin = registries[kind].get(name)
     (entry,) = [entry for entry in registries[kind].entries() if entry.name == name]
     console.print_settings(entry, settings_of(plugin))
+
+
+def _print_prunable(name: str, side: int) -> None:
+    """Prints which units can be removed: of small networks of the libraries, or of one model with its layers."""
+    from evalsuite.models.architectures.base import build_model
+    from evalsuite.models.architectures.small_networks import SMALL_NETWORKS
+    from evalsuite.models.architectures.uris import architecture_from_uri
+    from evalsuite.producers.structured.fit import prunable_row, prunable_units_of
+
+    if name:
+        architecture = architecture_from_uri(name)
+        shape = (len(architecture.mean), side, side)
+        units = prunable_units_of(build_model(architecture).eval(), shape)
+        console.print_facts({**prunable_row(name, units), "methods": ""} | units.methods)
+        console.print_facts({layer.name: layer.reason for layer in units.left_out})
+        return
+    for label, small in SMALL_NETWORKS.items():
+        model = build_model(small.architecture()).eval()
+        console.print_facts(prunable_row(label, prunable_units_of(model, (3, small.side, small.side))))
 
 
 def _renamed(old: str, new: str, command: Callable[..., None]) -> None:

@@ -54,6 +54,21 @@ def network_of(config: Any) -> nn.Module:
     return network
 
 
+def network_of_settings(kind: str, **settings: Any) -> nn.Module:
+    """Returns a classifier from settings, with weights as they are drawn.
+
+    Args:
+        kind: The library's name of the architecture, such as ``vit``.
+        settings: Keys of its configuration.
+
+    Raises:
+        SuiteError: If transformers is not installed.
+    """
+    with _library() as library:
+        config = library.AutoConfig.for_model(kind, **settings)
+    return network_of(config)
+
+
 def pretrained_network(folder: Path) -> nn.Module:
     """Returns the classifier in a model folder with its weights, single precision, on the processor.
 

@@ -7,10 +7,16 @@ import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evalsuite.config.suite import DATA_VARIABLE, Suite
 from evalsuite.errors import UserError
+from evalsuite.plugin_config import PluginConfig, from_table
+from evalsuite.producers import PRODUCERS
 from evalsuite.training.published_recipes import named_recipe
+
+if TYPE_CHECKING:
+    from evalsuite.producers.base import Producer
 
 __all__ = ["DATA_VARIABLE", "Options", "data_root"]
 
@@ -39,6 +45,7 @@ class Options:
         skip_unreadable: Whether pictures that cannot be read are left out and counted.
         verify: Whether pictures are read again that an earlier run has decoded, whatever their times say.
         recipe: Name of a recipe instead of the suite's, for parents that are trained and for all retraining.
+        candidates_from: Functions of the user's, ``file.py:function``, that prune beside the suite's methods.
         data: Old name of `data_root`.
     """
 
@@ -58,6 +65,7 @@ class Options:
     batch_size: int | None = None
     skip_unreadable: bool = False
     verify: bool = False
+    candidates_from: tuple[str, ...] = ()
     data: dataclasses.InitVar[Path | None] = None
 
     def __post_init__(self, data: Path | None) -> None:
@@ -82,10 +90,27 @@ class Options:
             )
         resources = replace(suite.resources, batch_size=self.batch_size or suite.resources.batch_size)
         suite = replace(suite, limit=self.limit or suite.limit, resources=resources)
+        suite = replace(suite, producers=(*suite.producers, *self._functions(suite)))
         if not self.recipe:
             return replace(suite, seeds=seeds)
         recipe = named_recipe(self.recipe)
         return replace(suite, seeds=seeds, recipe=recipe, retraining=recipe, retrainings={})
+
+    def _functions(self, suite: Suite) -> tuple[PluginConfig[Producer], ...]:
+        """The user's functions as producers, labelled with their names."""
+        configs = []
+        labels = {config.label for config in suite.producers}
+        for target in self.candidates_from:
+            place, _, name = target.rpartition(":")
+            where = str(Path(place).resolve()) if place.endswith(".py") else place
+            if name in labels:
+                raise UserError(
+                    f"--candidates-from {target}: the suite has a method {name!r} already; rename the function"
+                )
+            labels.add(name)
+            table = {"name": "function", "label": name, "target": f"{where}:{name}"}
+            configs.append(from_table(PRODUCERS, table, where="--candidates-from"))
+        return tuple(configs)
 
 
 def data_root(suite: Suite | None, options: Options) -> Path | None:

@@ -271,7 +271,8 @@ class Planner:
 
     def _inputs_of(self, config: PluginConfig[Producer]) -> str:
         plugin = config.plugin
-        code = (type(plugin), *map(type, plugin.inner_producers), type(self.suite.model.plugin))
+        inner: tuple[Entry, ...] = (*map(type, plugin.inner_producers), *plugin.code_entries)
+        code = (type(plugin), *inner, type(self.suite.model.plugin))
         # a method that rewinds follows the parent's own training
         parent_recipe = None if self.suite.checkpoint else asdict(self.suite.recipe)
         training = self.production.trainings.inputs(self.suite.retraining_of(config.label))

@@ -24,6 +24,7 @@ PRODUCERS: Registry[type[Producer]] = Registry(
         "filter-l2": "evalsuite.producers.structured.filter_scores:FilterL2",
         "filter-random": "evalsuite.producers.baselines.random_pruning:FilterRandom",
         "fpgm": "evalsuite.producers.structured.filter_scores:Fpgm",
+        "function": "evalsuite.producers.function:PrunedByFunction",
         "grad-r": "evalsuite.producers.unstructured.gradual:GradR",
         "gradient-magnitude": "evalsuite.producers.unstructured.magnitude:GradientMagnitude",
         "gradual-magnitude": "evalsuite.producers.unstructured.gradual:GradualMagnitude",

@@ -282,6 +282,11 @@ class Producer(ABC):
         return ()
 
     @property
+    def code_entries(self) -> tuple[str, ...]:
+        """Modules beside its own class that its candidates depend on: of a user's function."""
+        return ()
+
+    @property
     def run_metadata(self) -> dict[str, Any]:
         """What a run stores of it for results, which never import it: that it prunes nothing, or what it saves."""
         dense = {"dense": True} if self.dense else {}

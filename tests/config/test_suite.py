@@ -402,6 +402,7 @@ def test_what_is_left_out_has_its_default_and_what_is_said_is_kept() -> None:
 )
 def test_the_table_of_a_choice_makes_the_same_choice_again(registry: Registry[Any], vit_folder: Path) -> None:
     required: dict[str, dict[str, Any]] = {
+        "function": {"target": "torch.nn.utils.prune:remove"},
         "ood": {"far": ["letters"]},
         "shift": {"sets": ["cifar10.1"]},
         "folder": {"path": "x"},

@@ -60,11 +60,11 @@ class PythonNetwork(ExternalArchitecture):
     def __post_init__(self) -> None:
         self._set_default_preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         super().__post_init__()
-        _function(self.target)
+        imported_function(self.target)
 
     def network(self) -> nn.Module:
         """Returns the module that the function returns."""
-        function = _function(self.target)
+        function = imported_function(self.target)
         parameters = _parameter_names(function)
         name = next((name for name in CLASS_COUNT_PARAMETERS if name in parameters), None)
         arguments = {name: self.classes} if name else {}
@@ -99,23 +99,32 @@ def unknown_model(library: str, name: str, names: Iterable[str]) -> UnknownNameE
     return UnknownNameError(f"unknown {library} model {name!r}: {guess}")
 
 
-def _function(target: str) -> Callable[..., object]:
+def imported_function(target: str, *, label: str = "model") -> Callable[..., object]:
+    """Returns the function ``file.py:function`` or ``package.module:function``; it runs that code.
+
+    Args:
+        target: As above.
+        label: What it is, in errors.
+
+    Raises:
+        SuiteError: If there is no such file, module or function.
+    """
     place, _, name = target.rpartition(":")
-    module = _module(target, place)
+    module = _module(target, place, label)
     function: object = vars(module).get(name)
     if not callable(function):
         callables = [
             key for key, value in vars(module).items() if callable(value) and not key.startswith("_")
         ]
-        raise SuiteError(f"model {target}: {unknown_name('function', name, callables)}")
+        raise SuiteError(f"{label} {target}: {unknown_name('function', name, callables)}")
     return function
 
 
-def _module(target: str, place: str) -> ModuleType:
+def _module(target: str, place: str, label: str) -> ModuleType:
     if place.endswith(".py"):
         path = Path(place)
         if not path.is_file():
-            raise SuiteError(f"model {target}: found no file {path.resolve()}; expected file.py:function")
+            raise SuiteError(f"{label} {target}: found no file {path.resolve()}; expected file.py:function")
         import_plugin_file(path)
         return next(
             module
@@ -126,7 +135,7 @@ def _module(target: str, place: str) -> ModuleType:
         return importlib.import_module(place)
     except (ImportError, ValueError) as error:
         raise SuiteError(
-            f"model {target}: the module {place!r} cannot be imported ({error}); expected one of evalsuite's "
+            f"{label} {target}: the module {place!r} cannot be imported ({error}); expected one of evalsuite's "
             f"names, torchvision:, timm:, robustbench:, file.py:function or package.module:function"
         ) from error
 
