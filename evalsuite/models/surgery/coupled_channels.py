@@ -72,11 +72,25 @@ def coupled_groups(model: nn.Module, image_shape: Sequence[int]) -> list[Channel
         UserError: If Torch-Pruning cannot trace the model, or is wrong about it.
     """
     _refuse_endless(model)
+    groups = _traced_groups(model, image_shape)
+    odd = {
+        group.conv: torch.arange(group.channels - 1)
+        for group in groups
+        if group.kind == "embedding" and group.channels % 2 and group.channels > 1
+    }
+    if odd:  # half of the channels can stand for the other half where their number is even
+        even = remove_channels(model, odd, {group.conv: group for group in groups})
+        verify_groups(even, _traced_groups(even, image_shape), image_shape)
+    else:
+        verify_groups(model, groups, image_shape)
+    return groups
+
+
+def _traced_groups(model: nn.Module, image_shape: Sequence[int]) -> list[ChannelGroup]:
+    """Returns the groups that Torch-Pruning's graph gives."""
     image = torch.rand((1, *image_shape), generator=torch.Generator().manual_seed(0))
     dependencies = dependent_entries(model, image, width_preserving=(ChannelSelection,))
-    groups = [group for name, entries in dependencies.items() if (group := _group(model, name, entries))]
-    verify_groups(model, groups, image_shape)
-    return groups
+    return [group for name, entries in dependencies.items() if (group := _group(model, name, entries))]
 
 
 def _refuse_endless(model: nn.Module) -> None:
@@ -84,8 +98,9 @@ def _refuse_endless(model: nn.Module) -> None:
     endless = ("ShiftedWindowAttention", "ShiftedWindowAttentionV2", "HeadwiseWindowAttention")
     names = [name for name, module in model.named_modules() if type(module).__name__ in endless]
     if names:
+        name = names[0].removeprefix("network.")
         raise UserError(
-            f"Torch-Pruning does not come to an end with torchvision's attention in shifted windows ({names[0]}); "
+            f"Torch-Pruning does not come to an end with torchvision's attention in shifted windows ({name}); "
             f"take the same network from timm, or {ALTERNATIVE}"
         )
 
@@ -109,8 +124,9 @@ def verify_groups(model: nn.Module, groups: Sequence[ChannelGroup], image_shape:
     """
     if groups and not _outputs_stay(model, groups, image_shape):
         wrong = next((group for group in groups if not _outputs_stay(model, [group], image_shape)), groups[0])
+        name = wrong.conv.removeprefix("network.")
         raise UserError(
-            f"channels that convolutions share cannot be removed here: when zeroed ones of {wrong.conv!r} are "
+            f"channels that convolutions share cannot be removed here: when zeroed ones of {name!r} are "
             "removed as Torch-Pruning computes them, the outputs change (shortcuts that pad with zeros are such a "
             f"case); {ALTERNATIVE}"
         )
@@ -224,9 +240,9 @@ def _zero_other_channels(model: nn.Module, group: ChannelGroup, keep: Tensor) ->
 
 def _copy_channels(model: nn.Module, group: ChannelGroup, keep: Tensor) -> None:
     """Makes the other channels copies of those in `keep`, which are as many, and lets nothing read them."""
-    if 2 * len(keep) != group.channels:
-        raise ValueError("an odd number of channels cannot be verified in this way")
-    other = torch.tensor(sorted({*range(group.channels)} - {*keep.tolist()}))
+    other = torch.tensor(sorted({*range(group.channels)} - {*keep.tolist()}), dtype=torch.int64)
+    if not len(other):
+        return
     readers = set(map(id, group.consumers))
     for dim, part in affected_slices(group):
         source, target = part.entries(keep), part.entries(other)

@@ -80,7 +80,7 @@ class ChannelScope:
             residual stream included, and what then has no use (Liebenwein et al. 2021, "Lost in Pruning"); see
             `evalsuite.producers.structured.zeroed_filters`.
         units: Only one kind of units: ``filters`` (with the channels of a residual stream), ``hidden units`` of MLPs,
-            or ``heads``; not with the scope ``all``, which knows filters alone.
+            or ``heads``.
     """
 
     scope: Literal["inside", "coupled", "all"] = "inside"
@@ -92,13 +92,7 @@ class ChannelScope:
         Raises:
             UserError: If the scope is ``coupled`` and Torch-Pruning is wrong about the network.
         """
-        if self.scope == "all":
-            if self.units != "all":
-                raise UserError(
-                    f"found units = {self.units!r} with scope = 'all', which knows filters alone; leave it out"
-                )
-            return layer_groups(model)
-        groups = unit_groups(model)
+        groups = layer_groups(model) if self.scope == "all" else unit_groups(model)
         if self.scope == "coupled":
             shared = {group.conv: group for group in coupled_groups(model, context.train.images.shape[1:])}
             groups = {**shared, **{name: group for name, group in groups.items() if name not in shared}}

@@ -55,8 +55,9 @@ def batch_norm_scales(model: nn.Module, group: ChannelGroup) -> Tensor:
     scales = _norm_scales(model, group)
     if not scales:
         layer = {"filters": "convolution", "heads": "attention"}.get(group.kind, "layer")
+        name = group.conv.removeprefix("network.")
         raise UserError(
-            f"the {layer} {group.conv!r} has no batch norm behind it with a scale to rank its {group.kind} by; "
+            f"the {layer} {name!r} has no batch norm behind it with a scale to rank its {group.kind} by; "
             "use a producer that scores the filters themselves"
         )
     return torch.stack(scales)

@@ -192,7 +192,7 @@ def test_zero_padding_shortcuts_are_refused_and_single_convolutions_are_right(
     model = build(name, **table)
     with pytest.raises(
         UserError,
-        match=r"^channels that convolutions share cannot be removed here: when zeroed ones of 'network.conv1' are "
+        match=r"^channels that convolutions share cannot be removed here: when zeroed ones of 'conv1' are "
         r"removed as Torch-Pruning computes them, the outputs change \(.*\); remove the channels inside its blocks "
         r"alone \(scope = \"inside\"\)$",
     ):

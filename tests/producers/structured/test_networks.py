@@ -19,7 +19,7 @@ from evalsuite.models.architectures.small_networks import SMALL_NETWORKS
 from evalsuite.models.checkpoints.saving import load_model, save_model
 from evalsuite.models.cost import cost, count_nonzero, count_parameters
 from evalsuite.models.surgery.channel_removal import ChannelGroup, remove_channels
-from evalsuite.models.surgery.coupled_channels import with_random_weights
+from evalsuite.models.surgery.coupled_channels import coupled_groups, with_random_weights
 from evalsuite.models.surgery.head_counts import with_head_counts
 from evalsuite.producers import PRODUCERS
 from evalsuite.producers.base import Context, Producer
@@ -152,6 +152,12 @@ def test_the_embedding_loses_channels_too(
     recorded = with_head_counts(settings, model)
     save_model(model, recorded, tmp_path / "model.safetensors")
     assert torch.equal(load_model(recorded, tmp_path / "model.safetensors")(images), model(images))
+    again = {group.conv: group for group in coupled_groups(parent, images.shape[1:])}
+    odd = {key: torch.arange(group.channels - 1) for key, group in again.items() if group.kind == "embedding"}
+    smaller = remove_channels(parent, odd, again)
+    assert {group.channels for group in coupled_groups(smaller, images.shape[1:]) if group.conv in odd} == {
+        len(channels) for channels in odd.values()
+    }
     thin = next(iter(producer("thin").produce(parent, (0.5,), context)))
     assert 1 - count_parameters(thin) / count_parameters(parent) == pytest.approx(0.5, abs=0.08)
     assert thin(images).shape == (2, 10)
@@ -191,9 +197,10 @@ def test_one_kind_of_units_alone(made: tuple[nn.Module, Context, dict[str, Any]]
     assert shares[0] == pytest.approx(shares[1], abs=1 / 8)
 
 
-def test_what_does_not_fit_names_layer_and_reason(context: Context) -> None:
-    parent = build_model(SMALL_NETWORKS["timm vit_tiny"].architecture())
-    with pytest.raises(UserError, match=r"'network.blocks.0.mlp.fc1' has no batch norm .* hidden units"):
+@pytest.mark.parametrize("made", ["timm vit_tiny"], indirect=True)
+def test_what_does_not_fit_names_layer_and_reason(made: tuple[nn.Module, Context, dict[str, Any]]) -> None:
+    parent, context, _ = made
+    with pytest.raises(UserError, match=r"'blocks.0.mlp.fc1' has no batch norm .* hidden units"):
         next(iter(producer("bn-scale").produce(parent, (0.2,), context)))
     swin = build_model(SMALL_NETWORKS["torchvision swin"].architecture())
     units = prunable_units_of(swin, (3, 64, 64))
