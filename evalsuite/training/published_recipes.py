@@ -214,8 +214,7 @@ RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
             _step(160, 0.1, (80, 120), batch_size=128),
         ),
         "modern": NamedRecipe(
-            "Ours, of the parts of HugoTessier/ImageNet-Train: cosine, label smoothing, mixup or CutMix, erasing, an "
-            "average of the weights; that trains 600 epochs in batches of 1024 at 0.5.",
+            "Ours, of the parts of HugoTessier/ImageNet-Train, which trains 600 epochs in batches of 1024 at 0.5.",
             {
                 "epochs": 200,
                 "batch_size": 128,
@@ -232,9 +231,9 @@ RECIPES: Mapping[str, NamedRecipe] = MappingProxyType(
                 "precision": "bfloat16",
             },
         ),
-        "deit": NamedRecipe(f"{DEIT}, table 9; without repeated augmentation, crops padded as above.", _DEIT),
+        "deit": NamedRecipe(f"{DEIT}, table 9; without repeated augmentation.", _DEIT),
         "deit-distilled": NamedRecipe(
-            f"{DEIT}, table 9, with hard distillation, for retraining; without the distillation token.",
+            f"{DEIT}, table 9, hard distillation for retraining; without the token.",
             {**_DEIT, "label_smoothing": 0.0, "distillation": "hard"},
         ),
     }
