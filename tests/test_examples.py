@@ -96,7 +96,7 @@ def test_get_started_and_the_action_give_the_verdicts_that_the_text_states(tmp_p
         "PARENT": "dense.pt",
         "CANDIDATES": "pruned_20.pt pruned_50.pt",
         "MODEL": "network.py:small",
-        "OPTIONS": "--setting classes=5 --limit 300",
+        "OPTIONS": "--limit 300",
     }
     done = subprocess.run(
         ["/bin/bash", "-euo", "pipefail", "-c", script],

@@ -613,12 +613,14 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
 
 
 def _print_warnings(verdicts: pd.DataFrame) -> None:
-    """Prints each warning once, with the numbers that it is about."""
+    """Prints each warning once, with what it is about; those that differ in numbers alone are one."""
     flagged = verdicts[verdicts["flags"].fillna("") != ""]
-    for text, rows in flagged.groupby("flags", sort=False):
-        places = ["{candidate}, {metric} on {condition}".format_map(row) for row in rows.to_dict("records")]
-        more = f" and {len(places) - 1} more" if places[1:] else ""
-        out.print(f"[yellow]Warning:[/] {escape(places[0])}{more}: {escape(str(text))}")
+    alike = flagged["flags"].str.replace(r"\d+", "0", regex=True)
+    for _, rows in flagged.groupby(alike, sort=False):
+        first = rows.iloc[0]
+        place = "{candidate}, {metric} on {condition}".format_map(first)
+        more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+        out.print(f"[yellow]Warning:[/] {escape(place)}{more}: {escape(str(first['flags']))}", soft_wrap=True)
 
 
 def print_exit(code: int, reason: str) -> None:

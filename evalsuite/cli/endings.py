@@ -47,7 +47,7 @@ class Received:
 def signals_as_interrupts() -> Iterator[Received]:
     """Inside the block the first SIGTERM or SIGHUP is an interrupt; further ones do not disturb the cleaning up.
 
-    Signals that are ignored (``nohup``) or handled by somebody else stay as they are.
+    Signals that are ignored (``nohup``) or handled elsewhere stay as they are.
     """
     received = Received()
     numbers = [getattr(signal, name) for name in ENDING if hasattr(signal, name)]

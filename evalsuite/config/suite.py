@@ -228,7 +228,8 @@ def shipped_suites() -> dict[str, Path]:
     """Returns the suites that travel with the package, by name."""
     here = Path(__file__).parents[1]
     folders = (here / "suites", here.parent / "suites")  # inside the wheel; beside the package in a checkout
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+    paths = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
+    return dict(sorted(paths.items()))
 
 
 def find_suite(suite: str | Path) -> Path:
@@ -491,7 +492,7 @@ def _check_held_out(suite: Suite, where: str) -> None:
 
 
 def _check_size(suite: Suite) -> None:
-    """Refuses what nobody means: its plan alone would take minutes and gigabytes."""
+    """Refuses sizes that are mistakes: their plan alone would take minutes and gigabytes."""
     ratios, methods, seeds = len(suite.ratios), len(suite.producers), len(suite.seeds)
     if ratios > MAX_RATIOS:
         raise SuiteError(

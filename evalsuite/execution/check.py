@@ -243,7 +243,12 @@ def _model_table(
         return {**model_table(battery["model"], source / "suite"), **request.settings}, ""
     parent = request.parent.replace("{seed}", str(seed))
     architecture, guessed = _architecture(dataclasses.replace(request, parent=parent))
-    return {**to_settings(architecture), "classes": architecture.classes}, guessed
+    table = {**to_settings(architecture), "classes": architecture.classes}
+    if table["name"] == "python" and "classes" not in request.settings:
+        del table[
+            "classes"
+        ]  # counted again when there are images: a function need not have an argument for it
+    return table, guessed
 
 
 def controls_of_paths(paths: Iterable[str]) -> tuple[ExternalCandidate, ...]:
@@ -347,12 +352,12 @@ def _architecture(request: CheckRequest) -> tuple[Architecture, str]:
 
 
 def _head(request: CheckRequest, parent: Path, settings: Mapping[str, Any]) -> dict[str, int]:
-    """The number of classes of the parent's head, where the network is of a library and no setting says it."""
-    from evalsuite.execution.class_counts import ZOOS, classes_of_weights  # imports torch
+    """The number of classes of the parent's head, where the network is not ours and no setting says it."""
+    from evalsuite.execution.class_counts import OUTSIDE, classes_of_weights  # imports torch
     from evalsuite.models.exported.inspection import is_program
 
     table = settings_of_uri(request.model)
-    if table["name"] not in ZOOS or "classes" in settings or not parent.is_file() or is_program(parent):
+    if table["name"] not in OUTSIDE or "classes" in settings or not parent.is_file() or is_program(parent):
         return {}
     classes = classes_of_weights(_weights(parent, request.weights), {**table, **settings})
     return {} if classes is None else {"classes": classes}

@@ -1,4 +1,4 @@
-"""How many classes a network of a library has where nothing says so: those of its weights' head, or of the data."""
+"""How many classes a network has where nothing says so: those of its weights' head, or of the data."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from evalsuite.config.suite import Suite
 from evalsuite.datasets.views import View
 from evalsuite.errors import UserError
 from evalsuite.models import MODELS
-from evalsuite.models.checkpoints.architecture_detection import CLASSES, without_memory
+from evalsuite.models.checkpoints.architecture_detection import CLASSES, built_without_memory
 from evalsuite.models.checkpoints.reading import read_weights
 from evalsuite.models.checkpoints.state_dict_keys import match_keys
+from evalsuite.models.exported.inspection import is_program
 from evalsuite.plugin_config import from_table
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     from evalsuite.execution.worker import TaskRunner
 
-ZOOS = ("torchvision", "timm")
-"""Libraries whose networks take any number of classes; evalsuite's own have ten unless a setting says otherwise."""
+OUTSIDE = ("torchvision", "timm", "python")
+"""Where networks come from that take any number of classes; evalsuite's own have ten unless a setting says otherwise."""
 
 
 def with_class_count(suite: Suite, runner: TaskRunner) -> Suite:
@@ -32,13 +33,15 @@ def with_class_count(suite: Suite, runner: TaskRunner) -> Suite:
         runner: Has its images, and finds its checkpoint.
     """
     table = suite.model.table
-    if table["name"] not in ZOOS or suite.classes_stated:
+    if table["name"] not in OUTSIDE or suite.classes_stated:
         return suite
     path = runner.production.checkpoint(suite.seeds[0])
-    if path is None:
+    if path is None or is_program(path):
         classes = _classes_of_images(runner)
     else:
         classes = classes_of_weights(read_weights(path, choice=suite.checkpoint_weights), table)
+        if classes is None and table["name"] == "python":  # a function without an argument for it
+            classes = _classes_of_images(runner)
     if classes in (None, suite.model.plugin.classes):
         return suite
     where = f"{suite.source}, [model]"
@@ -46,17 +49,21 @@ def with_class_count(suite: Suite, runner: TaskRunner) -> Suite:
 
 
 def classes_of_weights(weights: Mapping[str, Tensor], table: Mapping[str, Any]) -> int | None:
-    """Returns the length of the head in weights of a network of a library.
+    """Returns the length of the head in weights of a network of a library, or of the user's own function.
 
     Args:
         weights: As `evalsuite.models.checkpoints.reading.read_weights` returns them.
-        table: Settings of the network, ``name`` and ``model`` among them.
+        table: Settings of the network, ``name`` and ``model`` or ``target`` among them.
 
     Returns:
         ``None`` if the weights have no such head, or several of different lengths.
     """
-    settings = {key: value for key, value in table.items() if key not in ("name", "model")}
-    network = without_memory(f"{table['name']}:{table['model']}", {**settings, "classes": CLASSES})
+    try:
+        network = built_without_memory({**table, "classes": CLASSES})
+    except UserError:  # a function that takes no other number of classes
+        if table["name"] != "python":
+            raise
+        return None
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     heads = {name for name, shape in expected.items() if shape and shape[0] == CLASSES}
     present = match_keys(weights, expected)

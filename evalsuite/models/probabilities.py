@@ -48,16 +48,22 @@ def probabilities_in(values: NDArray[np.float32]) -> str:
 
 
 def _sum_tolerances(values: NDArray[np.float32]) -> dict[str, float]:
-    """How far a sum of K probabilities may be from 1, for each precision that these numbers can have."""
+    """How far a sum of K probabilities may be from 1, for each precision that these numbers can have.
+
+    Halves are rounded relative to their size, so that the sum is as well, with a few roundings of the softmax itself;
+    levels have an absolute error, of which many classes add up: but no sum of a softmax is far from 1.
+    """
     classes = values.shape[1]
     words = values.astype(np.float32).view(np.uint32)
     tolerances: dict[str, float] = {}
     if np.array_equal(values.astype(np.float16).astype(np.float32), values):
-        tolerances["float16"] = classes * 2.0 ** -_HALF_BITS["float16"]
+        tolerances["float16"] = 4 * 2.0 ** -_HALF_BITS["float16"] + classes * 2.0**-25  # half a subnormal
     if not (words & 0xFFFF).any():
-        tolerances["bfloat16"] = classes * 2.0 ** -_HALF_BITS["bfloat16"]
+        tolerances["bfloat16"] = 4 * 2.0 ** -_HALF_BITS["bfloat16"]
     if step := _step(values):
-        tolerances["8 bits"] = classes * step / 2 + step  # the largest may be cut off at the last level
+        tolerances["8 bits"] = min(
+            classes * step / 2 + step, 0.25
+        )  # the largest may be cut off at the last level
     return tolerances
 
 

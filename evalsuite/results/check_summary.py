@@ -51,7 +51,7 @@ def _losses(candidate: str, rows: pd.DataFrame) -> list[str]:
     )
     lines = [
         "",
-        f"<details><summary>{_cell(candidate)}: {len(failing)} checks fail</summary>",
+        f"<details><summary>{_cell(candidate)}: {len(failing)} check{'s fail' if len(failing) > 1 else ' fails'}</summary>",
         "",
         "| check | value | parent | drop, 95 % interval | tolerated | verdict |",
         "|---|---:|---:|---:|---:|---|",

@@ -144,7 +144,9 @@ def test_sample_size_prints_how_many_images_a_tolerance_needs(command: Command) 
     ("words", "sentence"),
     [
         pytest.param(
-            ["run", "digit"], "unknown suite 'digit': did you mean 'digits'? Known:", id="suite name"
+            ["run", "digit"],
+            "unknown suite 'digit': did you mean 'digits' or 'vit-digits'? Known:",
+            id="suite name",
         ),
         pytest.param(["run", "gone.toml"], "suite gone.toml: no such file", id="suite file"),
         pytest.param(["run", "--device", "cuda:99"], "device 'cuda:99' is not there", id="device"),

@@ -73,12 +73,18 @@ def test_a_seed_replaces_those_of_the_suite() -> None:
 def test_the_record_says_everything_about_the_suite() -> None:
     said = provenance.described(load_suite("digits"))
     defaults = {
-        "check",
-        "checkpoint_weights",
-        "control",
-        "limit",
-        "parent_accuracy",
-    }  # said where they differ
+        *(
+            "automatic",
+            "check",
+            "checkpoint_weights",
+            "classes_stated",
+            "conditions",
+            "control",
+            "limit",
+            "notes",
+        ),
+        *("parent_accuracy", "pruned_only"),
+    }  # said where they differ, or in the record elsewhere
     assert set(said) == {field.name for field in dataclasses.fields(Suite)} - {"text"} - defaults
     assert said["evaluators"][0] == {"label": "accuracy", "name": "accuracy"}
     attack = next(table for table in said["evaluators"] if table["label"] == "attack")

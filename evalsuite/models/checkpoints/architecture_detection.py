@@ -273,7 +273,11 @@ def without_memory(uri: str, settings: Mapping[str, Any] | None = None) -> nn.Mo
         uri: Registered name, or the name of a library and of its network.
         settings: Of the architecture.
     """
-    table = ArchitectureFit(uri, settings or {}).table
+    return built_without_memory(ArchitectureFit(uri, settings or {}).table)
+
+
+def built_without_memory(table: Mapping[str, Any]) -> nn.Module:
+    """Returns the network of a table of settings, as `without_memory` does."""
     with quiet_imports(), torch.random.fork_rng(devices=[]), _MetaTensors():
         return from_settings(table).network()
 

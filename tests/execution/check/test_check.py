@@ -246,6 +246,27 @@ def test_a_doubted_number_passes_with_its_doubt(capsys: pytest.CaptureFixture[st
     assert "accuracy on worst/2:255: The" not in printed.replace("robust_accuracy", "")
 
 
+def test_warnings_that_differ_in_numbers_alone_are_one(capsys: pytest.CaptureFixture[str]) -> None:
+    row: dict[str, Any] = dict.fromkeys(check_verdicts.COLUMNS, 0.5)
+    row |= {
+        "candidate": "m",
+        "seed": 0,
+        "verdict": "undecided",
+        "decidable": True,
+        "passed": True,
+        "reason": "",
+    }
+    row |= {"metric": "accuracy", "sample": ""}
+    texts = ("over 3 of the 3 corruptions.", "over 14 of the 15 corruptions.", "masked.")
+    print_verdicts(
+        pd.DataFrame([row | {"condition": str(place), "flags": text} for place, text in enumerate(texts)])
+    )
+    printed = capsys.readouterr().out
+    assert "Warning: m, accuracy on 0 and 1 more: over 3 of the 3 corruptions." in printed
+    assert "Warning: m, accuracy on 2: masked." in printed
+    assert printed.count("Warning:") == 2
+
+
 def test_the_architecture_is_guessed_where_nobody_names_it(tmp_path: Path) -> None:
     from evalsuite.models.architectures.resnet import ResNet20
 

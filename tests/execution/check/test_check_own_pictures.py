@@ -191,6 +191,30 @@ def test_a_library_s_network_has_the_classes_of_its_head_or_of_the_data(
         asked("photos", classes=10)
 
 
+@pytest.mark.parametrize("signature", ["", "num_classes=3"], ids=["data", "head"])
+def test_a_network_of_the_users_own_has_the_classes_of_its_head_or_of_the_data(
+    signature: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        f"def build({signature}):\n"
+        "    pool = nn.AdaptiveAvgPool2d(1)\n"
+        f"    return nn.Sequential(pool, nn.Flatten(), nn.Linear(3, {'num_classes' if signature else 7}))\n"
+    )
+    layers = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 7))
+    torch.save(layers.state_dict(), "own.pt")
+    for name in NAMES[:7]:
+        shutil.copytree(home / "photos" / name, tmp_path / "photos" / name)
+    candidates = (ExternalCandidate("own.pt", "pruned"),)
+    request = CheckRequest("own.pt", candidates, f"photos:side={SIDE}", model="own.py:build")
+    assert api.check_dry_run(request, out=tmp_path / "run").classes == 7
+    if signature:  # the weights say seven, whatever the data have
+        elsewhere = CheckRequest("own.pt", candidates, f"{home / 'photos'}:side={SIDE}", model="own.py:build")
+        with pytest.raises(UserError, match=r"found classes = 7, but the data set .* has 10 classes"):
+            api.check_dry_run(elsewhere, out=tmp_path / "run")
+
+
 @pytest.mark.parametrize("more", ["", 'checkpoint = "torchvision.pt"'], ids=["data", "head"])
 def test_a_suite_need_not_say_how_many_classes_a_library_s_network_has(
     more: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
