@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from evalsuite.execution.worker import TaskRunner
 
 OUTSIDE = ("torchvision", "timm", "python")
-"""Where networks come from that take any number of classes; evalsuite's own have ten unless a setting says otherwise."""
+"""Where networks come from that take any number of classes; evalsuite's own have ten unless a setting says more."""
 
 
 def with_class_count(suite: Suite, runner: TaskRunner) -> Suite:

@@ -49,9 +49,10 @@ def _losses(candidate: str, rows: pd.DataFrame) -> list[str]:
     order = failing.assign(open=failing["verdict"] != INFERIOR, excess=-excess).sort_values(
         ["open", "excess"]
     )
+    count = "1 check fails" if len(failing) == 1 else f"{len(failing)} checks fail"
     lines = [
         "",
-        f"<details><summary>{_cell(candidate)}: {len(failing)} check{'s fail' if len(failing) > 1 else ' fails'}</summary>",
+        f"<details><summary>{_cell(candidate)}: {count}</summary>",
         "",
         "| check | value | parent | drop, 95 % interval | tolerated | verdict |",
         "|---|---:|---:|---:|---:|---|",

@@ -88,7 +88,7 @@ def test_the_record_says_everything_about_the_suite() -> None:
     assert set(said) == {field.name for field in dataclasses.fields(Suite)} - {"text"} - defaults
     assert said["evaluators"][0] == {"label": "accuracy", "name": "accuracy"}
     attack = next(table for table in said["evaluators"] if table["label"] == "attack")
-    assert attack["attacks"] == ["fgsm", "linf-pgd", "linf-noise"]  # a default, written out
+    assert attack["restarts"] == 1  # a default, written out
     assert said["recipe"]["momentum"] == 0.9
 
 
