@@ -71,7 +71,10 @@ def program_format(path: Path) -> str | None:
                 return _archive_format(path)
     except OSError as error:
         raise CheckpointError(f"program {path} cannot be read: {error}") from error
-    except zipfile.BadZipFile as error:
+    except (
+        zipfile.BadZipFile,
+        NotImplementedError,
+    ) as error:  # the latter: of damage that looks like a new version
         raise CheckpointError(
             f"program {path} is a truncated or damaged archive: copy or download it again"
         ) from error
@@ -144,7 +147,8 @@ def load_torchscript(path: Path) -> LoadedProgram:
         CheckpointError: If it takes anything else than images.
     """
     script = torch.jit.load(path, map_location="cpu")  # type: ignore[no-untyped-call]  # torch has no types here
-    check_output_operator(next(iter(script.inlined_graph.outputs())).node().kind())
+    graph = script.inlined_graph  # its nodes live as long as it does
+    check_output_operator(next(iter(graph.outputs())).node().kind())
     arguments = script.forward.schema.arguments[1:]
     required = [argument.name for argument in arguments if not argument.has_default_value()]
     if len(required) != 1:
