@@ -15,6 +15,7 @@ from evalsuite.results.run import Run
 DATA = os.environ.get("EVALSUITE_DATA")
 pytestmark = [
     pytest.mark.data,
+    pytest.mark.extensive,
     pytest.mark.skipif(
         not DATA, reason="EVALSUITE_DATA names no folder with the real images and checkpoints"
     ),

@@ -74,13 +74,18 @@ SCOPED = ("bn-scale", "filter-l1", "filter-l2", "filter-random", "fpgm", "pfp", 
 """Producers that can take channels which convolutions share."""
 
 
-@pytest.mark.parametrize("architecture", [SmallCNN(), ResNet8()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "architecture",
+    [SmallCNN(), pytest.param(ResNet8(), marks=pytest.mark.extensive)],
+    ids=lambda value: type(value).__name__,
+)
 @pytest.mark.parametrize("name", list(PRODUCERS))
 def test_every_producer_keeps_its_contract(name: str, architecture: Architecture) -> None:
     side = 32 if isinstance(architecture, SmallCNN) else 16
     check_producer(PRODUCERS.get(name)(**SETTINGS.get(name, {})), architecture=architecture, side=side)
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize(
     ("name", "architecture"),
     [
@@ -97,6 +102,7 @@ def test_producers_of_shared_channels_keep_their_contract(name: str, architectur
     check_producer(PRODUCERS.get(name)(**settings), architecture=architecture, side=16)
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize(
     ("name", "setting"),
     [

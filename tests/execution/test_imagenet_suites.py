@@ -124,6 +124,7 @@ def test_a_dry_run_states_the_cost(name: str, root: Path, tmp_path: Path) -> Non
         assert lines[test].seconds > 0
 
 
+@pytest.mark.extensive
 def test_a_suite_runs_on_the_official_layout_to_its_end(root: Path, tmp_path: Path) -> None:
     tables = small("imagenet-resnet50")
     tables["producers"] = tables["producers"][:1]

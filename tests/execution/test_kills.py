@@ -151,6 +151,7 @@ def _small(suite_file: Callable[..., Path]) -> Path:
     return suite_file(text=SMALL)
 
 
+@pytest.mark.extensive
 def test_every_run_that_was_killed_hundreds_of_times_ends_with_the_same_bytes(
     suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -172,6 +173,7 @@ def contents(path: Path) -> dict[str, bytes]:
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize("at", [1, 4, 7, 12, 16])
 def test_a_disk_that_is_full_stops_the_run_with_a_sentence(
     at: int, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -43,6 +43,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 EVALUATORS: dict[str, Any] = {"evaluators": [{"name": "accuracy"}], "tolerances": {"accuracy": 0.05}}
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_pruned_copy_is_inspected_checked_and_made(
     kind: str, tmp_path: Path, vit_folder: Path, head_fitter: Callable[[nn.Module], None]

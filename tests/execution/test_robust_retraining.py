@@ -70,6 +70,7 @@ def run(suite: Suite, tmp_path_factory: pytest.TempPathFactory) -> Run:
     return api.run(suite, out=tmp_path_factory.mktemp("robust") / "run")
 
 
+@pytest.mark.extensive
 def test_candidates_are_those_of_the_retrained_steps(run: Run, suite: Suite) -> None:
     assert suite.ratios == (0.64, 0.8704, 0.92224)
     assert suite.pruned_only == (0.4, 0.784)

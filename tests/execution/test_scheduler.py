@@ -264,6 +264,7 @@ for _ in range(5):
 """
 
 
+@pytest.mark.extensive
 def test_kills_at_random_moments_lose_nothing_that_was_finished(
     done: Run, tiny: Path, tmp_path: Path, python: Callable[..., Any]
 ) -> None:
@@ -303,6 +304,7 @@ def interrupted(
     return process
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize(
     ("number", "more"),
     [(signal.SIGINT, ()), (signal.SIGTERM, ("--workers", "2")), (signal.SIGHUP, ())],

@@ -86,6 +86,7 @@ LESS = {
 }
 
 
+@pytest.mark.extensive
 def test_a_search_finds_what_the_whole_grid_finds(suite_file: Callable[..., Path], tmp_path: Path) -> None:
     suite = suite_file(GRID | LESS)
     found = search(prepare(suite, out=tmp_path / "searched", options=Options(search="accuracy")))

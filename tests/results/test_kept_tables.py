@@ -96,6 +96,7 @@ def test_other_tolerances_are_another_question(folder: Path) -> None:
             KeptTables(folder, content).table("some", never)
 
 
+@pytest.mark.extensive
 def test_a_report_of_a_finished_run_computes_no_bounds_again(
     golden_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -659,6 +659,7 @@ def test_doubtful_escapes_and_encodings_are_read_as_python_reads_them(lab: Path)
 TARGETS = [entry.defined for registry in (EVALUATORS, PRODUCERS) for entry in registry.entries()]
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize("target", TARGETS)
 def test_plugins_of_the_package_depend_on_no_command_and_no_report(target: str) -> None:
     files = closure([target])

@@ -94,6 +94,7 @@ def save_files(model: nn.Module, folder: Path) -> None:
     save_file(state, folder / "pruned.safetensors")
 
 
+@pytest.mark.extensive
 def test_every_test_of_the_battery_has_numbers(checked: Checked) -> None:
     measured = checked.run.measurements
     assert set(measured["status"]) <= {"ok", "skipped"}

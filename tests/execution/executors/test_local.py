@@ -150,6 +150,7 @@ def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again(tmp_path: Path)
     assert contents(hurt.path) == contents(whole.path)
 
 
+@pytest.mark.extensive
 def test_a_cell_that_kills_its_worker_twice_has_a_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
     found = runner.run(
         hurting(tmp_path, times=2, how="die"),
@@ -180,6 +181,7 @@ def test_a_cell_over_its_time_limit_is_tried_once_more(executor: str, tmp_path: 
     }
 
 
+@pytest.mark.extensive
 def test_a_worker_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evalsuite.execution.executors.local.GRACE", 0.5)
     suite = hurting(tmp_path, times=2, how="stop", limit="time_limit = 4")

@@ -38,6 +38,7 @@ def change(file: Path, **values: Any) -> None:
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
+@pytest.mark.extensive
 @pytest.mark.parametrize("size", [(301, 417), (97, 151), (255, 601)], ids=str)
 @pytest.mark.parametrize(
     ("kind", "image_size"),

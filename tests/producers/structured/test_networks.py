@@ -74,6 +74,7 @@ def produced(name: str, method: str, parent: nn.Module, context: Context, **sett
     return next(iter(pruner.produce(parent, (RATIO,), context)))
 
 
+@pytest.mark.extensive
 @pytest.mark.usefixtures("fits")
 @pytest.mark.parametrize(("made", "name"), [(name, name) for name in SMALL_NETWORKS], indirect=["made"])
 def test_every_score_prunes_every_network(
