@@ -215,7 +215,18 @@ def combined_report_data(runs: Sequence[Run]) -> ReportData:
         metrics=_common_metrics(runs, run_labels),
         record=_combined_record(runs, run_labels),
         no_pictures=dict.fromkeys(("misclassified", "corruption", "attack"), _IN_SINGLE_REPORTS),
+        controls=tuple(
+            names[control]
+            for run, names in zip(runs, labels, strict=True)
+            for control in run.controls
+            if control in names
+        ),
         data_sets=_data_sets(runs, run_labels, labels),
+        runs={
+            method: label
+            for label, names in zip(run_labels, labels, strict=True)
+            for method in names.values()
+        },
     )
 
 

@@ -55,6 +55,7 @@ class ReportData:
         pictures: Images that candidates misclassify, corrupted images, attacked images.
         no_pictures: Why there are none, by kind of picture.
         data_sets: Data set of each method, where runs stand side by side; empty for one run.
+        runs: Run of each method, likewise.
     """
 
     measurements: pd.DataFrame
@@ -77,6 +78,7 @@ class ReportData:
     pictures: tuple[Picture, ...] = ()
     no_pictures: Mapping[PictureKind, str] = field(default_factory=dict)
     data_sets: Mapping[str, str] = field(default_factory=dict)
+    runs: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def headline(self) -> list[Row]:
@@ -150,12 +152,14 @@ def headline_rows(table: pd.DataFrame) -> list[Row]:
 
 
 def headline_verdicts(table: pd.DataFrame) -> list[Row]:
-    """Returns the verdicts on the mean over the seeds; those of the first seed where there is no mean."""
+    """Returns the verdicts on each method's mean over the seeds; those of its first seed where there is no mean."""
     if table.empty:
         return []
-    scope = MEAN if (table["scope"] == MEAN).any() else NETWORK
-    inside = table[table["scope"] == scope]
-    return records(inside if scope == MEAN else inside[inside["seed"] == inside["seed"].iloc[0]])
+    has_mean = table["method"].isin(table.loc[table["scope"] == MEAN, "method"])
+    networks = table[(table["scope"] == NETWORK) & ~has_mean]
+    first = networks["seed"] == networks.groupby("method")["seed"].transform("first")
+    chosen = [*table.index[table["scope"] == MEAN], *networks.index[first]]
+    return records(table.loc[sorted(chosen)])
 
 
 def records(frame: pd.DataFrame) -> list[Row]:

@@ -236,7 +236,7 @@ class Verdicts:
         controls = {
             row["target_ratio"]: row[NONINFERIOR]
             for row in self.counts
-            if row["method"] in self.data.controls
+            if row["method"] in self.data.controls and self._is_beside(row["method"], method)
         }
         return tuple(
             ProfileStep(
@@ -251,6 +251,10 @@ class Verdicts:
             for row in sorted(self.counts, key=lambda row: float(row["target_ratio"]))
             if row["method"] == method
         )
+
+    def _is_beside(self, control: str, method: str) -> bool:
+        """Whether two methods are of one run, where several stand side by side."""
+        return self.data.runs.get(control) == self.data.runs.get(method)
 
     def _sentences(
         self, method: str, bar: VerdictBar, tested: Sequence[float], profile: Sequence[ProfileStep]

@@ -70,6 +70,7 @@ def run(tmp_path: Path, scores: dict[Key, list[Score]], **record: Any) -> Run:
         comparison=SimpleNamespace(scores=known),
         candidates={key: candidate(key) for key in KEYS},
         axis="",
+        controls=(),
         notes=list(record.get("notes") or ()),
         plan=SimpleNamespace(tests=[SimpleNamespace(inputs="a")]),
     )

@@ -135,6 +135,35 @@ def test_what_the_control_loses_too_is_said(controlled: ReportData) -> None:
     assert without.startswith("There is no control")
 
 
+def test_runs_side_by_side_have_their_own_verdicts_and_controls(controlled: ReportData) -> None:
+    """As `compare` joins them: seeds and methods are named after their runs."""
+
+    def called(table: pd.DataFrame, run: str) -> pd.DataFrame:
+        seeds = [seed if seed == "all" else f"{seed} in {run}" for seed in table["seed"]]
+        return table.assign(method=table["method"] + f" ({run})", seed=seeds)
+
+    runs = ("a", "b")
+    joined = {
+        name: pd.concat([called(getattr(controlled, name), run) for run in runs], ignore_index=True)
+        for name in ("verdicts", "groups", "counts", "thresholds")
+    }
+    lower = (joined["counts"]["method"] == "random (b)").to_numpy()
+    joined["counts"].loc[lower, "non-inferior"] = 0
+    names = ("magnitude", "filter-l1", "random")
+    data = dataclasses.replace(
+        controlled,
+        **joined,
+        controls=("random (a)", "random (b)"),
+        runs={f"{name} ({run})": run for run in runs for name in names},
+    )
+    verdicts = {name: Verdicts(data)._of(name) for name in (f"magnitude ({run})" for run in runs)}
+    alone = verdict_of(controlled, "magnitude")
+    for verdict in verdicts.values():
+        assert [bar.holds for bar in verdict.bars] == [bar.holds for bar in alone.bars]
+    assert [step.control for step in verdicts["magnitude (a)"].profile] == [s.control for s in alone.profile]
+    assert {step.control for step in verdicts["magnitude (b)"].profile} == {0}
+
+
 def test_nothing_beyond_the_control_is_said_as_well(controlled: ReportData) -> None:
     checks = controlled.verdicts.assign(beyond_control_verdict="")
     verdict = verdict_of(dataclasses.replace(controlled, verdicts=checks), "magnitude")
