@@ -68,6 +68,7 @@ def report_data(run: Run) -> ReportData:
         pictures=pictures,
         no_pictures=missing,
         data_sets={},
+        runs={},
     )
 
 

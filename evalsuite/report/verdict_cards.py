@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 CORRUPTIONS = "corruptions"
 NO_VERDICT = "No verdict can be stated: nothing with a tolerance was measured at a ratio above 0."
-FREE = 0.09
-"""Share of the axis that the label of a ratio takes."""
+FREE = 0.17
+"""Share of the axis that the label of a ratio takes: the last one ends where the axis does."""
 _FAMILY = " corruptions"
 _ROUNDED = 1e-5
 """Ratios in tables have six digits."""
@@ -398,7 +398,8 @@ def _count_sentence(step: ProfileStep) -> Sentence:
     if step.harmless is not None:
         typical, most = step.harmless
         above = "1 is" if step.measured == 1 else f"{step.measured} are"
-        found += f" {above} measured above the tolerance; by chance alone {typical} would be, up to {most}."
+        chance = f"{typical} would be, up to {most}" if most else "none would be"
+        found += f" {above} measured above the tolerance; by chance alone {chance}."
     return Sentence(found)
 
 

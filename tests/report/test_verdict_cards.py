@@ -143,7 +143,7 @@ def test_runs_side_by_side_have_their_own_verdicts_and_controls(controlled: Repo
         return table.assign(method=table["method"] + f" ({run})", seed=seeds)
 
     runs = ("a", "b")
-    joined = {
+    joined: dict[str, Any] = {
         name: pd.concat([called(getattr(controlled, name), run) for run in runs], ignore_index=True)
         for name in ("verdicts", "groups", "counts", "thresholds")
     }
@@ -188,6 +188,14 @@ def test_a_bar_in_words(bar: tuple[Any, ...], tip: str) -> None:
 def test_labels_of_ratios_do_not_run_into_each_other(findings: ReportData) -> None:
     verdict = dataclasses.replace(verdict_of(findings, "magnitude"), ratios=(0.5, 0.9, 0.93, 0.95))
     assert [label for _, label in verdict.ticks] == ["50", "95"]
+    verdict = dataclasses.replace(verdict, ratios=(0.5, 0.8, 0.9, 0.95))
+    assert [label for _, label in verdict.ticks] == ["50", "95"]
+
+
+def test_without_failures_by_chance_the_sentence_says_none(findings: ReportData) -> None:
+    counts = findings.counts.assign(harmless_median=0, harmless_upper_95=0)
+    verdict = verdict_of(dataclasses.replace(findings, counts=counts), "magnitude")
+    assert "measured above the tolerance; by chance alone none would be." in words(verdict)
 
 
 def test_tables_without_verdicts_have_no_cards(findings: ReportData) -> None:
