@@ -496,8 +496,8 @@ def _check_size(suite: Suite) -> None:
     ratios, methods, seeds = len(suite.ratios), len(suite.producers), len(suite.seeds)
     if ratios > MAX_RATIOS:
         raise SuiteError(
-            f"{suite.source}: found {ratios:,} ratios, expected at most {MAX_RATIOS:,}; leave some out: between two "
-            "ratios that differ by a few weights nothing can be told apart"
+            f"{suite.source}: found {ratios:,} ratios, expected at most {MAX_RATIOS:,}; leave some out: models "
+            "that differ by a few weights cannot be distinguished"
         )
     models = seeds * (1 + methods * ratios) + len(suite.candidates)
     if models > MAX_CANDIDATES:

@@ -168,9 +168,16 @@ def run_engine(runner: TaskRunner) -> Engine:
     A folder that says none was computed by PyTorch, as all were before there was a choice.
 
     Raises:
-        UserError: If the folder or the suite names one that is not installed.
+        UserError: If the folder or the suite names one that is not installed, or that no graphics card has.
     """
     suite = runner.suite
+    if runner.device.type != "cpu":
+        if suite.resources.engine not in ("auto", EAGER):
+            raise UserError(
+                f"found engine = {suite.resources.engine!r} in [resources] and --device {runner.device}, which PyTorch "
+                "computes; leave out one of them"
+            )
+        return Engine(reason="a graphics card computes")
     try:
         kept = runner.store.record().get("engine", {"name": EAGER})
     except StoreError:
@@ -180,8 +187,6 @@ def run_engine(runner: TaskRunner) -> Engine:
         if kept["name"] == EAGER or openvino_version() == kept["version"]:
             return Engine(**kept)
         wanted = kept["name"]
-    if runner.device.type != "cpu":
-        return Engine(reason="a graphics card computes")
     if wanted == EAGER or (wanted == "auto" and not openvino_version()):
         return Engine(reason="OpenVINO is not installed" if wanted == "auto" else "the suite chose it")
     images = runner.image_source.images(View()).images

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from evalsuite import Options, api
+from evalsuite.config.suite import load_suite
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
+from evalsuite.errors import UserError
 from evalsuite.execution import planning
 from evalsuite.execution.planning import prepare
 from evalsuite.execution.run_bench import RunBench
@@ -39,6 +41,22 @@ def test_results_of_two_engines_never_share_a_digest(
         digests.append(inputs(suite_file()))
     assert digests[0] == digests[1]
     assert not digests[1] & digests[2] | digests[1] & digests[3] | digests[2] & digests[3]
+
+
+def test_an_engine_of_processors_is_refused_on_a_graphics_card(suite_file: SuiteFile) -> None:
+    """No card is needed to say so: the device is only asked for its kind."""
+    for line, chosen in (("", "auto"), ('[resources]\nengine = "openvino"\n', "openvino")):
+        runner = prepare(suite_file(), out="nowhere").runner
+        runner.device = torch.device("cuda")
+        runner.suite = load_suite(suite_file({DATA: f"{line}{DATA}"}))
+        assert runner.suite.resources.engine == chosen
+        if chosen == "auto":
+            assert planning.run_engine(runner).reason == "a graphics card computes"
+        else:
+            with pytest.raises(
+                UserError, match=r"found engine = 'openvino' in \[resources\] and --device cuda"
+            ):
+                planning.run_engine(runner)
 
 
 def test_a_folder_keeps_its_engine_and_an_old_one_is_that_of_torch(

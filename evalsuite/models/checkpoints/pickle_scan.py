@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import errno
 import json
-import subprocess
-import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +14,7 @@ from evalsuite.errors import CheckpointError, first_few
 from evalsuite.models.checkpoints import pickle_operations
 from evalsuite.models.checkpoints.file_formats import damaged_file_error
 from evalsuite.models.checkpoints.state_dict_keys import WRAPPERS
+from evalsuite.models.limited_program import answer_of
 
 if TYPE_CHECKING:
     from evalsuite.models.checkpoints.file_formats import CheckpointFile
@@ -100,25 +99,14 @@ def scan_pickle(file: CheckpointFile) -> PickleScan:
 
 
 def _ask(file: CheckpointFile, question: dict[str, Any]) -> dict[str, Any]:
-    program = pickle_operations.__file__
-    try:
-        done = subprocess.run(  # noqa: S603  # this package's own file, by the running interpreter
-            [sys.executable, "-I", "-S", program],
-            input=json.dumps(question),
-            capture_output=True,
-            text=True,
-            timeout=_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        done = None
-    if done is None or done.returncode:
+    answered = answer_of(pickle_operations.__file__, question, seconds=_SECONDS, options=("-S",))
+    if answered is None:
         raise CheckpointError(
             f"weights {file.path}: following its pickle takes more than {pickle_operations.CPU_SECONDS} s of computing "
             f"or {pickle_operations.MEMORY_BYTES // 2**20} MiB, and a checkpoint takes a fraction of it: it is damaged "
             "or made to exhaust the machine"
         )
-    answer: dict[str, Any] = json.loads(done.stdout)
+    answer: dict[str, Any] = json.loads(answered)
     return answer
 
 

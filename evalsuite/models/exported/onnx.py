@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.metadata
-import json
-import subprocess
 import sys
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from torch import Tensor, nn
 from evalsuite.errors import CheckpointError, first_line
 from evalsuite.models.exported import onnx_probe
 from evalsuite.models.exported.program import LoadedProgram, check_output_operator, declared_input_spec
+from evalsuite.models.limited_program import answer_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -92,17 +91,7 @@ def _probe(path: Path, size: int, image_shape: Sequence[int] | None) -> None:
     bounds = onnx_probe.limits(size)
     shape = None if image_shape is None else [int(length) for length in image_shape]
     question = {"path": str(path), "shape": shape, "search": sys.path, **bounds}
-    try:
-        done = subprocess.run(  # noqa: S603  # this package's own file, by the running interpreter
-            [sys.executable, "-I", onnx_probe.__file__],
-            input=json.dumps(question).encode(),
-            capture_output=True,
-            timeout=4 * bounds["seconds"],  # of the clock
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        done = None
-    if done is None or done.returncode:
+    if answer_of(onnx_probe.__file__, question, seconds=4 * bounds["seconds"]) is None:  # of the clock
         raise CheckpointError(
             f"takes more than {bounds['seconds']} s of computing or {bounds['memory'] // 2**20:,} MiB for "
             f"{onnx_probe.IMAGES} images: it is made to exhaust the machine, or larger than a classifier; refused"

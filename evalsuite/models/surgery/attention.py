@@ -147,7 +147,7 @@ class HeadLayout:
 
 
 def head_layout(module: nn.Module) -> HeadLayout | None:
-    """Returns where the heads of a module are; ``None`` if it is no attention whose heads can be told apart."""
+    """Returns where the heads of a module are; ``None`` if it is no attention whose heads can be distinguished."""
     if isinstance(module, nn.MultiheadAttention):
         return _multihead_layout(module)
     heads = getattr(module, "num_heads", getattr(module, "num_attention_heads", None))
@@ -163,7 +163,7 @@ def head_layout(module: nn.Module) -> HeadLayout | None:
 
 
 def attention_modules(model: nn.Module) -> dict[str, HeadLayout]:
-    """Returns the attention modules of a model whose heads can be told apart, by name."""
+    """Returns the attention modules of a model whose heads can be distinguished, by name."""
     layouts = ((name, head_layout(module)) for name, module in model.named_modules())
     return {name: layout for name, layout in layouts if layout is not None}
 

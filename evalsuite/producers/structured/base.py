@@ -13,7 +13,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from evalsuite.errors import ContractError, InvalidModelError, UserError, first_few
+from evalsuite.errors import ContractError, InvalidModelError, SuiteError, UserError, first_few
 from evalsuite.models.architectures.base import unwrap_model
 from evalsuite.models.cost import PROJECTIONS, count_nonzero
 from evalsuite.models.surgery.channel_removal import (
@@ -80,11 +80,17 @@ class ChannelScope:
             residual stream included, and what then has no use (Liebenwein et al. 2021, "Lost in Pruning"); see
             `evalsuite.producers.structured.zeroed_filters`.
         units: Only one kind of units: ``filters`` (with the channels of a residual stream), ``hidden units`` of MLPs,
-            or ``heads``.
+            or ``heads``; not with the scope ``all``, which has filters alone.
     """
 
     scope: Literal["inside", "coupled", "all"] = "inside"
     units: Literal["all", "filters", "hidden units", "heads"] = field(default="all", metadata=OPTIONAL_KEY)
+
+    def __post_init__(self) -> None:
+        if self.scope == "all" and self.units != "all":
+            raise SuiteError(
+                f"found units = {self.units!r} with scope = 'all', which has filters alone; leave units out"
+            )
 
     def groups(self, model: nn.Module, context: Context) -> ChannelGroups:
         """Returns the groups of units in the producer's scope, by name.

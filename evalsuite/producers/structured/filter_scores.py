@@ -179,6 +179,7 @@ class Taylor(FilterProducer):
     renamed_settings: ClassVar[Mapping[str, str]] = {"batch": "batch_size"}
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.images, self.batch_size) < 1:
             raise SuiteError(
                 f"taylor: found images = {self.images} and batch_size = {self.batch_size}, expected 1 or more"

@@ -71,6 +71,7 @@ class ProvableFilterPruning(ChannelScope, Producer):
     images: int = 128
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.images < 1:
             raise SuiteError(f"pfp: found images = {self.images}, expected 1 or more")
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from evalsuite.errors import ContractError, UserError
+from evalsuite.errors import ContractError, SuiteError, UserError
+from evalsuite.producers import PRODUCERS
 from evalsuite.producers.structured.base import (
     channels_for_budget,
     global_widths,
@@ -55,3 +56,10 @@ def test_ties_fall_to_the_earlier_filter_and_nan_is_refused() -> None:
 def test_channels_that_are_not_kept_are_removed() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 1))
     assert removed_masks({"0": torch.tensor([0, 2])}, model)["0"].tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ["filter-l1", "taylor", "pfp"])
+def test_kinds_of_units_with_the_scope_of_filters_alone_are_refused_at_once(name: str) -> None:
+    for units in ("filters", "hidden units", "heads"):
+        with pytest.raises(SuiteError, match="with scope = 'all', which has filters alone"):
+            PRODUCERS.get(name)(scope="all", units=units)  # type: ignore[call-arg]  # the method's own settings
