@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import logging
 import warnings
 import xml.etree.ElementTree as ET
@@ -148,6 +149,7 @@ def check_suite_of(
         raise SuiteError(
             "found no candidates, expected at least one: give --candidate FILE or --manifest FILE"
         )
+    _check_controls(request)
     if not request.parent:
         raise SuiteError("found no parent, expected its weights: give --parent FILE")
     data = resolve_data(request.data, where="--data", root=root) if request.data else None
@@ -249,6 +251,18 @@ def _model_table(
             "classes"
         ]  # counted again when there are images: a function need not have an argument for it
     return table, guessed
+
+
+def _check_controls(request: CheckRequest) -> None:
+    """A copy of the parent is no control: it cannot fail, so that nothing would seem to be due to training."""
+    parent = Path(request.parent)
+    for control in request.controls:
+        file = Path(control.file)
+        if parent.is_file() and file.is_file() and filecmp.cmp(parent, file, shallow=False):
+            raise SuiteError(
+                f"--control {file}: found the parent's own weights, expected a dense network that was trained again; "
+                "leave it out"
+            )
 
 
 def controls_of_paths(paths: Iterable[str]) -> tuple[ExternalCandidate, ...]:

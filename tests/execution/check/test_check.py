@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -450,6 +451,15 @@ def test_controls_say_what_is_not_due_to_pruning(
     assert "of 2 dense controls 1 loses more than that as well" in (tmp_path / "j.xml").read_text("utf-8")
     assert answer(*words, "--out", str(tmp_path / "run")) == 1
     assert "too)" in capsys.readouterr().out  # "2 fail in a control too", wherever the table breaks it
+
+
+def test_a_copy_of_the_parent_is_no_control(
+    shelf: Path, tmp_path: Path, answer: Answer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copy(shelf / "dense.pt", tmp_path / "again.pt")
+    words = ["--candidate", str(shelf / "light.safetensors"), "--control", str(copy)]
+    assert answer(*words) == 2
+    assert "found the parent's own weights" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_control_alone_is_no_question(
