@@ -230,6 +230,10 @@ class Bench:
             self._outputs[view] = self._forward(view)
         return self._outputs[view]
 
+    def has_outputs(self, view: View) -> bool:
+        """Returns whether the outputs of the model on `view` are computed already."""
+        return view in self._outputs
+
     def _forward(self, view: View) -> Outputs:
         images = self.images(view)
         if not self._outputs:

@@ -13,6 +13,7 @@ from evalsuite.runs.store import Key
 from evalsuite.types import DENSE, Candidate, CellStatus
 
 if TYPE_CHECKING:  # the engines import torch
+    from evalsuite.execution.stages import Stages
     from evalsuite.models.engines import EngineName
 
 
@@ -33,6 +34,7 @@ class RunContext:
         scratch: Folder where transformed images and outputs of parents are shared between workers; ``None`` to keep
             them in memory.
         engine: What computes forward passes, the same for all networks of the run.
+        stages: What is measured in stages; ``None`` where everything is measured on all images.
         patience: Seconds to wait for a file that another machine has written.
         fingerprint: Versions and code of the run (`evalsuite.runs.provenance.environment_fingerprint`), which the
             worker's must equal.
@@ -49,6 +51,7 @@ class RunContext:
     verify: bool = False
     scratch: Path | None = None
     engine: EngineName = "eager"
+    stages: Stages | None = None
     patience: float = 0.0
     fingerprint: Mapping[str, str] = field(default_factory=dict)
 

@@ -14,15 +14,15 @@ import numpy as np
 from scipy.special import ndtri
 
 from evalsuite.metrics.functionals import evaluate
-from evalsuite.statistics.bounds import PairedDrops, bounds_of_many
+from evalsuite.statistics.bounds import PairedDrops, bounds_of_limits, bounds_of_many
 from evalsuite.statistics.group_sequential import SequentialDesign, predictive_power
-from evalsuite.statistics.limits import ONE_SIDED, SIMULTANEOUS
+from evalsuite.statistics.limits import ONE_SIDED, SIMULTANEOUS, Limits
 from evalsuite.statistics.paired import direction, is_rate
-from evalsuite.statistics.rates import score_limit
+from evalsuite.statistics.rates import lower_score_quantile, score_limit, score_quantile
 from evalsuite.statistics.resampling import drop
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from evalsuite.statistics.resampling import Replicates
     from evalsuite.types import Array, Bounds, Floats, Metric
@@ -43,7 +43,7 @@ def repeated_bounds(
     *,
     design: SequentialDesign,
     look: int,
-    weights: Mapping[str, Array] | Replicates,
+    weights: Callable[[], Mapping[str, Array] | Replicates],
     family: int = 1,
 ) -> Bounds:
     """Returns bounds on one drop that hold however many looks there were before.
@@ -52,49 +52,49 @@ def repeated_bounds(
         drops: One parent and one candidate, on the images seen so far, of a metric that `is_bounded`.
         design: The looks.
         look: Index of this one.
-        weights: See `evalsuite.statistics.bounds.bounds`.
+        weights: Returns what `evalsuite.statistics.bounds.bounds` takes; not called for rates.
         family: Number of drops whose lower limits hold together (Bonferroni).
 
     Returns:
         Arrays of one number. ``noninferiority_p`` and ``inferiority_p`` are repeated p-values; ``low`` to
         ``lower_simultaneous`` repeated confidence limits at the levels of `evalsuite.types.Bounds`.
     """
-    (plain,) = bounds_of_many([drops], weights=weights)
-    low, high, upper, lower = _limits(drops, plain, design, look, family)
-    return replace(
-        plain,
-        low=np.minimum(low, plain.drop),
-        high=np.maximum(high, plain.drop),
-        upper=np.maximum(upper, plain.drop),
-        lower_simultaneous=np.minimum(lower, plain.drop),
-        noninferiority_p=design.repeated_p_values(look, plain.noninferiority_p),
-        inferiority_p=design.repeated_p_values(look, plain.inferiority_p),
-    )
-
-
-def _limits(
-    drops: PairedDrops, plain: Bounds, design: SequentialDesign, look: int, family: int
-) -> tuple[Floats, Floats, Floats, Floats]:
-    """The four limits at the critical values of a look."""
     levels = (1 - SIMULTANEOUS, 1 - SIMULTANEOUS, 1 - ONE_SIDED, (1 - SIMULTANEOUS) / family)
     z = [float(design.critical_values(level)[look]) for level in levels]
-    stretch = [own / -float(ndtri(level)) for own, level in zip(z, levels, strict=True)]
+    if all(map(is_rate, drops.evidence)) and not drops.limit.relative:
+        bounds = _bounds_of_rate(drops, z)
+    else:
+        bounds = _stretched(bounds_of_many([drops], weights=weights())[0], z, levels)
+    return replace(
+        bounds,
+        noninferiority_p=design.repeated_p_values(look, bounds.noninferiority_p),
+        inferiority_p=design.repeated_p_values(look, bounds.inferiority_p),
+    )
+
+
+def _bounds_of_rate(drops: PairedDrops, z: Sequence[float]) -> Bounds:
+    """Score limits at other quantiles than the usual ones: two of the interval, the upper one, the lower one."""
+    worsening = image_drops(drops)
+    lost, gained, n = (np.array([float(x)]) for x in ((worsening > 0).sum(), (worsening < 0).sum(), len(worsening)))
+    limits = Limits(
+        low=-score_limit(gained, lost, n=n, z=z[0]),
+        high=score_limit(lost, gained, n=n, z=z[1]),
+        upper=score_limit(lost, gained, n=n, z=z[2], corrected=True),
+        lower_simultaneous=-score_limit(gained, lost, n=n, z=z[3], corrected=True),
+        quantile=lambda largest: score_quantile(lost, gained, n=n, limit=largest),
+        lower_quantile=lambda largest: lower_score_quantile(lost, gained, n=n, limit=largest),
+    )
+    return bounds_of_limits((lost - gained) / n, limits, drops.limit.amount)
+
+
+def _stretched(plain: Bounds, z: Sequence[float], levels: Sequence[float]) -> Bounds:
+    """Bounds of another mean with margins that grow as the normal quantile of their level does."""
     ends = (plain.low, plain.high, plain.upper, plain.lower_simultaneous)
     low, high, upper, lower = (
-        plain.drop + times * (end - plain.drop) for times, end in zip(stretch, ends, strict=True)
+        plain.drop + own / -float(ndtri(level)) * (end - plain.drop)
+        for own, level, end in zip(z, levels, ends, strict=True)
     )
-    if all(map(is_rate, drops.evidence)):  # score limits grow faster than their quantile where little differs
-        lost, gained, n = _counts(drops)
-        low = np.minimum(low, -score_limit(gained, lost, n=n, z=z[0]))
-        high = np.maximum(high, score_limit(lost, gained, n=n, z=z[1]))
-        upper = np.maximum(upper, score_limit(lost, gained, n=n, z=z[2], corrected=True))
-        lower = np.minimum(lower, -score_limit(gained, lost, n=n, z=z[3], corrected=True))
-    return low, high, upper, lower
-
-
-def _counts(drops: PairedDrops) -> tuple[int, int, int]:
-    worsening = image_drops(drops)
-    return int((worsening > 0).sum()), int((worsening < 0).sum()), len(worsening)
+    return replace(plain, low=low, high=high, upper=upper, lower_simultaneous=lower)
 
 
 def image_drops(drops: PairedDrops) -> Floats:
