@@ -14,6 +14,7 @@ from evalsuite.runs.store import Store
 from evalsuite.training.precision import AUTOMATIC, with_precision
 from evalsuite.training.recipe import Precision, Recipe
 
+
 def with_training_precision(suite: Suite, device: torch.device, store: Store) -> Suite:
     """Returns the suite with a precision for each recipe that leaves it open, and a note of which it is.
 

@@ -60,8 +60,8 @@ class Recipe:
         distillation_weight: Share of that loss in the sum.
         temperature: Of the softmax of ``soft``.
         ema: Decay per step of an average of the weights, which the training returns; 0 returns the weights themselves.
-        precision: ``float32``, or ``bfloat16``: autocast of the forward pass; weights stay float32. ``auto`` is bfloat16
-            where the device has units for it and float32 elsewhere; the record of a run says which it was.
+        precision: ``float32``, or ``bfloat16``: autocast of the forward pass; weights stay float32. ``auto`` is
+            bfloat16 where the device has units for it and float32 elsewhere; the record of a run says which.
         select: ``last`` epoch, or the epoch that is best on the ``validation`` split; never the test images. A
             training that prunes always ends with its last epoch.
         track: Whether the accuracy on the validation split is recorded after each epoch.
