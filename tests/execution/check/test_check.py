@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from evalsuite.cli import main as cli
-from evalsuite.cli.console import print_verdicts
+from evalsuite.cli.commands.check import print_verdicts
 from evalsuite.config.manifest import candidates_of_paths, read_manifest
 from evalsuite.config.settings import settings
 from evalsuite.config.suite import find_suite, read_suite_tables
