@@ -310,8 +310,9 @@ storage.lock runs.lock
 storage.sealing runs.serialization json_of=to_json table_of=parse_table sealed=with_checksum
   unsealed=verified_table whole=verify_array
 storage.store runs.store
-suite config.suite shipped=shipped_suites find=find_suite load=load_suite parse=parse_suite
-  assembled=suite_from_tables
+suite config.suite shipped=config.suite_file:shipped_suites find=config.suite_file:find_suite
+  load=config.suite_file:load_suite parse=config.suite_file:parse_suite
+  assembled=config.suite_file:suite_from_tables
 suite.depths config.depths battery=depth_tables
 suite.manifest config.manifest manifest=read_manifest named=candidates_of_paths
 suite.resources config.suite

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from evalsuite.config.data import resolve_data
 from evalsuite.config.manifest import candidates_of_paths
 from evalsuite.config.settings import placed_model
-from evalsuite.config.suite import Suite, find_suite, model_table, read_suite_tables, suite_from_tables
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import find_suite, model_table, read_suite_tables, suite_from_tables
 from evalsuite.errors import SuiteError, printable
 from evalsuite.models.uri_tables import settings_of_uri
 from evalsuite.registry import import_plugin_file, unknown_name

@@ -15,7 +15,7 @@ from torch import nn
 
 from evalsuite import api
 from evalsuite.cli.dry_run import print_plan
-from evalsuite.config.suite import load_suite
+from evalsuite.config.suite_file import load_suite
 from evalsuite.execution.dry_run import describe_run
 from evalsuite.execution.planning import prepare
 from evalsuite.execution.production import checked

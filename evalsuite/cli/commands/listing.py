@@ -79,7 +79,7 @@ def _print_prunable(name: str, side: int) -> None:
 def entries_of(kind: str) -> list[RegistryEntry]:
     """Returns what there is of one of `KINDS`."""
     if kind == "suites":
-        from evalsuite.config.suite import shipped_suites
+        from evalsuite.config.suite_file import shipped_suites
 
         return [RegistryEntry(name, _description(path), str(path)) for name, path in shipped_suites().items()]
     if kind == "recipes":
