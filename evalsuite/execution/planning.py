@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evalsuite.config.options import Options, data_root
-from evalsuite.config.suite import Suite, load_suite
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import load_suite
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError, StoreError, UserError
 from evalsuite.evaluation import Bench
