@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evalsuite.config.options import Options, data_root
-from evalsuite.config.suite import Suite, load_suite
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import load_suite
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError, StoreError, UserError
 from evalsuite.evaluation import Bench
@@ -27,6 +28,7 @@ from evalsuite.execution.corruption_sources import with_corruption_sources
 from evalsuite.execution.devices import card, devices, threads
 from evalsuite.execution.suite_checks import check_suite
 from evalsuite.execution.tasks import RunContext
+from evalsuite.execution.training_precision import with_training_precision
 from evalsuite.execution.worker import TaskRunner
 from evalsuite.metrics.functionals import FUNCTIONALS
 from evalsuite.models.architectures.base import build_model
@@ -145,21 +147,23 @@ def prepare(
     )
     Store(root).refuse_newer()
     with threads(chosen.threads):
-        runner = TaskRunner(context)
-        counted = with_class_count(chosen, runner)
-        if counted is not chosen:
-            chosen = counted
-            context = replace(context, suite=counted)
-            runner = TaskRunner(context)
-        if chosen.automatic:
-            chosen = with_corruption_sources(chosen, runner.image_source)
-            context = replace(context, suite=chosen)
-            runner = TaskRunner(context, runner.image_source)
+        runner = _settled(TaskRunner(context))
         engine = run_engine(runner)
-        runner.context = replace(context, engine=engine.name)
-        plan = Planner(chosen, options, runner.production, runner.image_source, engine).plan()
+        runner.context = replace(runner.context, engine=engine.name)
+        plan = Planner(runner.suite, options, runner.production, runner.image_source, engine).plan()
     _check_picture_options(options, runner.image_source)
-    return PreparedRun(chosen, options, plan, runner, tuple(places), name, workers, engine)
+    return PreparedRun(runner.suite, options, plan, runner, tuple(places), name, workers, engine)
+
+
+def _settled(runner: TaskRunner) -> TaskRunner:
+    """Settles what a suite leaves open: the number of classes, sources of corrupted images, precisions of trainings."""
+    suite = with_training_precision(with_class_count(runner.suite, runner), runner.device, runner.store)
+    if suite is not runner.suite:
+        runner = TaskRunner(replace(runner.context, suite=suite))
+    if not suite.automatic:
+        return runner
+    suite = with_corruption_sources(suite, runner.image_source)
+    return TaskRunner(replace(runner.context, suite=suite), runner.image_source)
 
 
 def run_engine(runner: TaskRunner) -> Engine:

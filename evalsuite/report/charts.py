@@ -18,6 +18,7 @@ _PLAIN = (
     "abs(datum.value) < 10 ? format(datum.value, '.3~g') : format(datum.value, '.3~s')"  # 0.05 ms is no 50m
 )
 _DASH = [4, 3]
+_RING = {"type": "point", "clip": True, "size": 260, "strokeWidth": 1.8, "filled": False, "shape": "circle"}
 
 
 def curve_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:
@@ -29,21 +30,25 @@ def curve_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:
     """
     x, y = _axes()
     place = {"x": x, "y": y, "color": _colour(methods, palette)}
-    ring = {
-        "type": "point",
-        "clip": True,
-        "size": 260,
-        "strokeWidth": 1.8,
-        "filled": False,
-        "shape": "circle",
-    }
-    dash = {
-        "field": "control",
-        "type": "nominal",
-        "legend": None,
-        "scale": {"domain": [False, True], "range": [[1, 0], _DASH]},
-    }
-    layers = [
+    parent = _layer(
+        "parent",
+        {**_points(palette, 80, 1.6), "fill": palette.paper, "stroke": palette.ink},
+        x=x,
+        y=y,
+        tooltip=_tooltip("at", "value"),
+    )
+    layers = [*_limit_layers(palette), *_line_layers(methods, palette, place), parent]
+    params = [
+        {"name": "axis", "value": "ratio"},
+        {"name": "bottom", "value": None},
+        {"name": "top", "value": None},
+    ]
+    return _finished({"layer": layers, "params": params, "height": 380}, palette)
+
+
+def _limit_layers(palette: Palette) -> list[Spec]:
+    """The band of commensurate values, with the parent's value in it."""
+    return [
         _layer(
             "limit",
             {"type": "rect", "color": palette.allowed, "clip": True},
@@ -51,6 +56,18 @@ def curve_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:
             y2={"field": "high"},
         ),
         _layer("limit", {"type": "rule", "color": palette.ink, "strokeWidth": 1}, y=_quantity("reference")),
+    ]
+
+
+def _line_layers(methods: Sequence[str], palette: Palette, place: Spec) -> list[Spec]:
+    """Each method over its seeds: thin lines of the seeds, its mean, intervals, rings at thresholds, and points."""
+    dash = {
+        "field": "control",
+        "type": "nominal",
+        "legend": None,
+        "scale": {"domain": [False, True], "range": [[1, 0], _DASH]},
+    }
+    return [
         _layer(
             "seed",
             {"type": "line", "clip": True, "strokeWidth": 0.8, "opacity": 0.45},
@@ -71,7 +88,7 @@ def curve_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:
             **{**place, "y": _quantity("low")},
             y2={"field": "high"},
         ),
-        _layer("mark", ring, **place),
+        _layer("mark", _RING, **place),
         _layer(
             "line",
             _points(palette, 80, 1.2),
@@ -79,20 +96,7 @@ def curve_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:
             shape=_shape(methods),
             tooltip=_tooltip("method", "at", "value", "interval"),
         ),
-        _layer(
-            "parent",
-            {**_points(palette, 80, 1.6), "fill": palette.paper, "stroke": palette.ink},
-            x=x,
-            y=y,
-            tooltip=_tooltip("at", "value"),
-        ),
     ]
-    params = [
-        {"name": "axis", "value": "ratio"},
-        {"name": "bottom", "value": None},
-        {"name": "top", "value": None},
-    ]
-    return _finished({"layer": layers, "params": params, "height": 380}, palette)
 
 
 def robustness_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from evalsuite.config.options import Options
-from evalsuite.config.suite import Suite, shipped_suites
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import shipped_suites
 
 PACKAGES = (
     "evalsuite",

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from evalsuite.condition_splits import ConditionSplits
-from evalsuite.config.suite import parse_suite
+from evalsuite.config.suite_file import parse_suite
 from evalsuite.errors import SuiteError
 from evalsuite.results.condition_splits import HELD_OUT, split_table
 from evalsuite.results.tables import excess_table
