@@ -34,6 +34,8 @@ def print_plan(plan: DryRun) -> None:
     )
     for line in plan.found:
         console.out.print(line, soft_wrap=True, markup=False)
+    if plan.stages:
+        console.out.print(plan.stages, soft_wrap=True, markup=False)
     if plan.power:
         console.out.print(plan.power, soft_wrap=True, markup=False)
     _print_costs(plan.lines)

@@ -95,6 +95,8 @@ class Suite:
         resources: What one cell may take; no number depends on it beyond its last digits.
         text: The TOML text that it was read from; empty where it was not read from a file.
         limit: Size of a sample of every test set, an option of the command and no key of the suite; 0 for all images.
+        sequential: Whether `check` measures in stages of doubling size and stops each check when its verdict is
+            decided (`evalsuite.execution.stages`); no run of producers does.
         parent_accuracy: The parent's accuracy on the clean test images, where it was published; ``None`` for no claim.
         check: What a check of finished models asked beside its tests, ``undecided`` and ``controls``; empty of a run.
         automatic: Tables, by label, of the tests that leave the source of corrupted images open (``source = "auto"``):
@@ -129,6 +131,7 @@ class Suite:
     retrainings: Mapping[str, Recipe] = dataclasses.field(default_factory=dict)
     text: str = ""
     limit: int = 0
+    sequential: bool = False
     parent_accuracy: float | None = None
     checkpoint_weights: WeightSet = ""
     control: bool = True

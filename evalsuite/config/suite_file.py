@@ -75,6 +75,7 @@ class _SuiteTables:
     conditions: dict[str, Any] = dataclasses.field(default_factory=dict)
     parent_accuracy: float | None = None
     control: bool | None = None
+    sequential: bool = False
 
 
 KEYS = tuple(field.name for field in dataclasses.fields(_SuiteTables))
@@ -206,6 +207,7 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         else None,
         classes_stated="classes" in tables.model,
         automatic=automatic,
+        sequential=tables.sequential,
     )
 
 

@@ -78,6 +78,7 @@ class CheckRequest:
         ignore_recorded_accuracy: Go on where the accuracy of a guessed architecture is not what the file records.
         controls: Dense networks, retrained as the candidates were or trained independently: what they fail as well is
             not due to pruning.
+        sequential: Measure in stages and stop each check when its verdict is decided; so does a suite that says so.
         proof: Old name of ``undecided="fail"``.
     """
 
@@ -94,6 +95,7 @@ class CheckRequest:
     parent_accuracy: float | None = None
     controls: tuple[ExternalCandidate, ...] = ()
     ignore_recorded_accuracy: bool = False
+    sequential: bool = False
     proof: dataclasses.InitVar[bool | None] = None
 
     def __post_init__(self, proof: bool | None) -> None:
@@ -107,7 +109,7 @@ class CheckRequest:
 
 WITHOUT_EFFECT = ("seeds", "producers", "ratios", "recipe", "retraining", "control", "conditions")
 """Keys of a suite that say how candidates are made, which `check` does not do; finished models have their own seeds."""
-PASSED_ON = ("depth", "evaluators", "threads", "resources", "data_root", "parent_accuracy")
+PASSED_ON = ("depth", "evaluators", "threads", "resources", "data_root", "parent_accuracy", "sequential")
 """Keys of a suite that mean in `check` what they mean in `run`."""
 DEFAULT_DATA = "cifar10"
 
@@ -193,6 +195,8 @@ def _suite_tables(
         "candidates": [*candidates, *map(_table, request.controls)],
         "tolerances": _tolerances(request, battery),
     }
+    if request.sequential:
+        tables["sequential"] = True
     if request.parent_accuracy is not None:
         tables["parent_accuracy"] = request.parent_accuracy
     if "data_root" in tables:

@@ -19,6 +19,7 @@ import torch
 from evalsuite.config.options import Options, data_root
 from evalsuite.config.suite import Suite
 from evalsuite.config.suite_file import load_suite
+from evalsuite.datasets.stages import StageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError, StoreError, UserError
 from evalsuite.evaluation import Bench
@@ -26,6 +27,7 @@ from evalsuite.execution import executors
 from evalsuite.execution.class_counts import with_class_count
 from evalsuite.execution.corruption_sources import with_corruption_sources
 from evalsuite.execution.devices import card, devices, threads
+from evalsuite.execution.stages import Stages, planned_stages, scores_in_stages
 from evalsuite.execution.suite_checks import check_suite
 from evalsuite.execution.tasks import RunContext
 from evalsuite.execution.training_precision import with_training_precision
@@ -93,6 +95,11 @@ class PreparedRun:
     engine: Engine = field(default_factory=Engine)
 
     @property
+    def stages(self) -> Stages | None:
+        """What a sequential check measures in stages; ``None`` otherwise."""
+        return self.runner.context.stages
+
+    @property
     def root(self) -> Path:
         """The run folder."""
         return self.runner.store.root
@@ -127,6 +134,11 @@ def prepare(
     """
     options = options or Options()
     chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
+    if chosen.sequential and not chosen.check:
+        raise UserError(
+            f"{chosen.source}: found sequential = true, which is for finished models: 'evalsuite check --suite' "
+            "measures in stages, and a run of methods measures all ratios on the same images; leave it out"
+        )
     if out == "":
         raise UserError("found out = '', expected the path of a run folder; name one")
     root = Path(out) if out is not None else Path("reports") / chosen.name
@@ -149,8 +161,9 @@ def prepare(
     with threads(chosen.threads):
         runner = _settled(TaskRunner(context))
         engine = run_engine(runner)
-        runner.context = replace(runner.context, engine=engine.name)
-        plan = Planner(runner.suite, options, runner.production, runner.image_source, engine).plan()
+        planner = Planner(runner.suite, options, runner.production, runner.image_source, engine)
+        plan = planner.plan()
+        runner.context = replace(runner.context, engine=engine.name, stages=planner.stages)
     _check_picture_options(options, runner.image_source)
     return PreparedRun(runner.suite, options, plan, runner, tuple(places), name, workers, engine)
 
@@ -234,6 +247,7 @@ class Planner:
     ) -> None:
         self.suite, self.options, self.engine = suite, options, engine
         self.production, self.image_source = production, image_source
+        self.stages: Stages | None = None  # known when it is planned
 
     def plan(self) -> RunPlan:
         """Returns the plan of all cells after checking everything that can be checked.
@@ -243,6 +257,7 @@ class Planner:
         """
         self._check_selected_names()
         check_suite(self.suite, self.image_source)
+        self.stages = planned_stages(self.suite, self.image_source) if self.suite.sequential else None
         plan = RunPlan(
             seeds=self.suite.seeds,
             candidates=tuple(candidate for seed in self.suite.seeds for candidate in self._made_here(seed)),
@@ -349,7 +364,9 @@ class Planner:
         plugin, device = config.plugin, self.production.device
         machine = {"machine": {**hardware(device.type), "card": card(device)}} if plugin.measures_time else {}
         functionals = {FUNCTIONALS[metric.functional].module for metric in plugin.metrics}
-        code: tuple[Entry, ...] = (type(plugin), Bench, *sorted(functionals))
+        staged = {} if self.stages is None else self.stages.inputs(config.label)
+        in_stages = (scores_in_stages.__module__, StageSource) if staged else ()
+        code: tuple[Entry, ...] = (type(plugin), Bench, *in_stages, *sorted(functionals))
         return digest_of(
             {
                 **machine,
@@ -361,6 +378,7 @@ class Planner:
                 "device": device.type,
                 **self._batch_size,
                 **self._engine,
+                **staged,
                 "code": code_digest(code),
                 "libraries": _libraries(code),
             }

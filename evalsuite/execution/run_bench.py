@@ -18,9 +18,9 @@ from evalsuite.models.inference import InferenceModel
 from evalsuite.runs.digests import digest_of
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from collections.abc import Collection
+
+    from torch import nn
 
     from evalsuite.datasets.source import ImageSource
     from evalsuite.datasets.stages import StageSource

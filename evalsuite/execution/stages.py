@@ -124,8 +124,8 @@ def planned_stages(suite: Suite, image_source: ImageSource) -> Stages:
     sizes = stage_sizes(total)
     if len(sizes) < 2:
         raise UserError(
-            f"--sequential: found {total} test images, expected at least {2 * SMALLEST_STAGE - 1}: fewer have no stages; "
-            "leave it out"
+            f"--sequential: found {total} test images, expected at least {2 * SMALLEST_STAGE - 1}: fewer have no "
+            "stages; leave it out"
         )
     declared = declared_conditions(suite, image_source)
     rules = {metric: parse_limits(tolerance) for metric, tolerance in suite.tolerances.items()}
@@ -293,25 +293,35 @@ class _Parts:
         """One score of the images of several stages."""
         last = parts[-1]
         if any(part.reason for part in parts):
-            return replace(last, reason=next(part.reason for part in parts if part.reason), evidence={}, value=None, n=None)
+            return replace(
+                last,
+                reason=next(part.reason for part in parts if part.reason),
+                evidence={},
+                value=None,
+                n=None,
+            )
         if not all(part.evidence for part in parts):
             raise ContractError(f"the score {last.metric} on {last.condition} has no evidence for each image")
-        joined = {
-            name: np.concatenate([part.evidence[name] for part in parts]) for name in last.evidence
-        }
+        joined = {name: np.concatenate([part.evidence[name] for part in parts]) for name in last.evidence}
         evidence = {f"{name} {IN_STAGES}[:{len(values)}]": values for name, values in joined.items()}
         flags = tuple(dict.fromkeys(flag for part in parts for flag in part.flags))
-        return replace(
-            last,
-            evidence=evidence,
-            value=float(evaluate(self._metrics[last.metric].functional, evidence)),
-            n=sum(map(len, evidence.values())),
-            flags=flags,
-        )
+        value = float(evaluate(self._metrics[last.metric].functional, evidence))
+        return replace(last, evidence=evidence, value=value, n=sum(map(len, evidence.values())), flags=flags)
 
     def scores(self) -> StagedScores:
         """Returns all scores, each of all the images that it was measured on."""
         candidate, parent = (
             tuple(map(self._merged, parts.values())) for parts in (self._candidate, self._parent)
         )
-        return StagedScores(candidate, parent)
+        return StagedScores(tuple(map(self._marked, candidate)) if parent else candidate, parent)
+
+    def _marked(self, score: Score) -> Score:
+        """A score with a warning if it is of a part of the images: what stops early is biased."""
+        total = self._stages.sizes[-1]
+        if score.n is None or score.n == total:
+            return score
+        text = (
+            f"Measured on {score.n:,} of {total:,} images, where its check stopped early: the number tends to be too far "
+            "from its tolerance."
+        )
+        return replace(score, flags=(*score.flags, text))

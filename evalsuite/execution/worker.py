@@ -301,14 +301,18 @@ class TaskRunner:
 
         def measure() -> Cell:
             scores = scores_in_stages(
-                evaluator, label, stages, lambda stage: self._stage_bench(bench, task, stage), seed=self.suite.seeds[0]
+                evaluator,
+                label,
+                stages,
+                lambda stage: self._stage_bench(bench, task, stage),
+                seed=self.suite.seeds[0],
             )
             return Cell(digest, "ok", "", evaluator.metrics, scores.candidate, scores.parent, stages.sizes)
 
         return tried(measure, name=type(evaluator).__name__, digest=digest, limit=limit)
 
     def _stage_bench(self, bench: Bench, task: MeasureCandidate, stage: int) -> Bench:
-        """The bench of a candidate on the images of a stage; of the parent itself, the one that candidates compare with."""
+        """The bench of a candidate on the images of a stage; of the parent itself, that which all candidates share."""
         parent = self._stage_parent(task.parent, bench.parent, stage)
         if task.key.method == DENSE:
             return parent
@@ -329,7 +333,13 @@ class TaskRunner:
         """A bench of the same network on the images of a stage."""
         whole = {view for label in self._measured_whole for view in self._evaluators[label].plugin.needs}
         staged = StageBench(
-            bench, source, whole=whole, engine=self.context.engine, seed=bench.seed, history=bench.history, **more
+            bench,
+            source,
+            whole=whole,
+            engine=self.context.engine,
+            seed=bench.seed,
+            history=bench.history,
+            **more,
         )
         staged.batch_size = bench.batch_size
         return staged

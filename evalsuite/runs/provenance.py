@@ -114,6 +114,7 @@ def described(suite: Suite) -> dict[str, Any]:
         "resources": _without_defaults(dataclasses.asdict(suite.resources), batch_size=0, engine="auto"),
         "source": _called(suite),
         **({"limit": suite.limit} if suite.limit else {}),
+        **({"sequential": True} if suite.sequential else {}),
         **({} if suite.parent_accuracy is None else {"parent_accuracy": suite.parent_accuracy}),
         **({} if suite.control else {"control": False}),
         **({"pruned_only": list(suite.pruned_only)} if suite.pruned_only else {}),

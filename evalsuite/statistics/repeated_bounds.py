@@ -1,7 +1,7 @@
 """Bounds on a drop that hold at every look at a growing sample: repeated p-values and confidence limits.
 
-The drop is that of one candidate on the images seen so far. P-values are those of `evalsuite.statistics.bounds` with the
-error of looking several times in them (`evalsuite.statistics.group_sequential`); limits are those at the critical
+The drop is that of one candidate on the images seen so far. P-values are those of `evalsuite.statistics.bounds` with
+the error of looking several times in them (`evalsuite.statistics.group_sequential`); limits are those at the critical
 values of the look.
 """
 
@@ -33,9 +33,7 @@ FUTILE = 0.05
 
 def is_bounded(metric: Metric) -> bool:
     """Returns whether a metric is the mean over images of one number in [0, 1] each, which stages may decide."""
-    return (
-        metric.functional == "mean" and metric.unit == "fraction" and metric.higher_is_better is not None
-    )
+    return metric.functional == "mean" and metric.unit == "fraction" and metric.higher_is_better is not None
 
 
 def repeated_bounds(
@@ -75,7 +73,9 @@ def repeated_bounds(
 def _bounds_of_rate(drops: PairedDrops, z: Sequence[float]) -> Bounds:
     """Score limits at other quantiles than the usual ones: two of the interval, the upper one, the lower one."""
     worsening = image_drops(drops)
-    lost, gained, n = (np.array([float(x)]) for x in ((worsening > 0).sum(), (worsening < 0).sum(), len(worsening)))
+    lost, gained, n = (
+        np.array([float(x)]) for x in ((worsening > 0).sum(), (worsening < 0).sum(), len(worsening))
+    )
     limits = Limits(
         low=-score_limit(gained, lost, n=n, z=z[0]),
         high=score_limit(lost, gained, n=n, z=z[1]),

@@ -106,6 +106,14 @@ def check_command(
             help="Go on where a guessed architecture is far from the accuracy in the parent's file.",
         ),
     ] = False,
+    sequential: Annotated[
+        bool,
+        typer.Option(
+            "--sequential",
+            help="Measure in stages of doubling size, and stop each check of a share of images when its verdict is "
+            "decided.",
+        ),
+    ] = False,
     skip_unreadable: SkipUnreadable = False,
     verify: Verify = False,
     out_dir: Annotated[Path, typer.Option("--out", parser=written_path, help="Run folder.")] = Path(
@@ -158,6 +166,7 @@ def check_command(
         parent_accuracy=parent_accuracy,
         ignore_recorded_accuracy=ignore_recorded_accuracy,
         controls=controls_of_paths(control or []),
+        sequential=sequential,
     )
     options = Options(
         device=device,
@@ -212,6 +221,7 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
     from evalsuite.results.check_verdicts import (
         candidate_verdicts,
         sample_of,
+        stages_sentence,
     )  # pandas takes a while to import
 
     table = Table(box=None, pad_edge=False)
@@ -243,6 +253,8 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
             f"[{style}]{verdict.outcome}[/] {escape(verdict.candidate)}: {verdict.reason}.", soft_wrap=True
         )
     console.print_sample(sample_of(verdicts))
+    if text := stages_sentence(verdicts):
+        console.out.print(text, soft_wrap=True, markup=False)
     for reason in verdicts.loc[skipped, "reason"].unique():
         console.out.print(f"Not compared: {reason}.", soft_wrap=True, markup=False)
     _print_warnings(verdicts)
