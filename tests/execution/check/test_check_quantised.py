@@ -161,6 +161,9 @@ def test_quantised_models_stand_beside_pruned_ones_on_the_axis_of_bytes(
     assert "the model has no gradients (ONNX: onnx2torch cannot convert it" in robust["qdq fgsm/2:255"][1]
     assert "the test transfer shows it the adversarial images" in robust["qdq fgsm/2:255"][1]
     assert robust["qdq linf-noise/2:255"][0] > 0.3
+    assert (
+        robust["int8 fgsm/2:255"][0] <= robust["light fgsm/2:255"][0] + 0.1
+    )  # its gradients are those of the levels
     transfer = {name: value for name, value, _ in rows(tmp_path / "run", "transfer_accuracy")}
     assert transfer["dense linf-pgd of parent/2:255"] <= transfer["qdq linf-pgd of parent/2:255"] <= 1
 
