@@ -1,9 +1,13 @@
-"""The first screen: for each method what is shown to hold, what is shown to fail, and what the images leave open."""
+"""The first screen: for each method what is shown to hold, what is shown to fail, and what the images leave open.
+
+Ratios in sentences, bars and profiles are those that were measured; target ratios stand in the tables.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from evalsuite.cost_axes import share_phrase
@@ -60,7 +64,8 @@ class ProfileStep:
     """How many checks are in which state at one ratio.
 
     Attributes:
-        ratio: Target ratio.
+        target: Target ratio, as tables have it.
+        ratio: Ratio as it was measured.
         noninferior: Checks that are shown to hold.
         undecided: Checks that the images leave open.
         inferior: Checks that are shown to fail.
@@ -70,6 +75,7 @@ class ProfileStep:
         control: How many checks of the control are shown to hold; ``None`` without a control.
     """
 
+    target: float
     ratio: float
     noninferior: int
     undecided: int
@@ -171,6 +177,22 @@ class Verdicts:
             for name in names
         ]
 
+    @cached_property
+    def _measured_ratios(self) -> dict[tuple[str, float], float]:
+        """The measured ratio of each method at each target ratio: the mean over the networks of the verdicts."""
+        networks = self.data.measurements.drop_duplicates(["method", "seed", "target_ratio"])
+        scopes = {row["method"]: row["seed"] for row in self.checks}
+        of_verdicts = [
+            scopes.get(method) in (seed, ALL_SEEDS)
+            for method, seed in zip(networks["method"], networks["seed"], strict=True)
+        ]
+        means = networks[of_verdicts].groupby(["method", "target_ratio"])["ratio"].mean().dropna()
+        return {(str(method), float(target)): float(ratio) for (method, target), ratio in means.items()}
+
+    def _ratio(self, method: str, target: float) -> float:
+        """The measured ratio, as thresholds have it; the target where no network was made."""
+        return self._measured_ratios.get((method, target), target)
+
     def _rows(self, method: str) -> list[Row]:
         return [row for row in self.groups if row["method"] == method]
 
@@ -241,6 +263,7 @@ class Verdicts:
         return tuple(
             ProfileStep(
                 row["target_ratio"],
+                self._ratio(method, row["target_ratio"]),
                 row[NONINFERIOR],
                 row[UNDECIDED],
                 row[INFERIOR],
@@ -265,8 +288,8 @@ class Verdicts:
             first = min(row["target_ratio"] for row in failures)
             found.append(self._worst_sentence([row for row in failures if row["target_ratio"] == first]))
         else:
-            first = profile[0].ratio if profile else None
-        step = next((step for step in profile if step.ratio == first), None)
+            first = profile[0].target if profile else None
+        step = next((step for step in profile if step.target == first), None)
         return [*found, *self._beyond_sentences(method), *([] if step is None else [_count_sentence(step)])]
 
     def _beyond_sentences(self, method: str) -> list[Sentence]:
@@ -282,7 +305,7 @@ class Verdicts:
         return [
             Sentence(
                 f"Beyond the control, {checks} {'fails' if count == 1 else 'fail'} from ",
-                percent(min(failing)),
+                percent(self._ratio(method, min(failing))),
                 ".",
             )
         ]
@@ -291,7 +314,7 @@ class Verdicts:
         """The failure that is largest in tolerances, preferably one that the control does not show."""
         beyond = [row for row in failures if row["beyond_control_verdict"] == INFERIOR]
         worst = max(beyond or failures, key=lambda row: row["drop"] / max(row["drop_tolerance"], 1e-9))
-        ratio = percent(worst["target_ratio"])
+        ratio = percent(self._ratio(worst["method"], worst["target_ratio"]))
         values = self._values(worst)
         change = (
             f": {' to '.join(map(number_short, values))}"
