@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING
 
 from evalsuite.cost_axes import share_phrase
@@ -23,6 +24,7 @@ from evalsuite.report.labels import (
 from evalsuite.report.threshold_tables import metrics_without_column
 from evalsuite.report.verdict_bar import VerdictBar
 from evalsuite.results.verdict_tables import EVERYTHING
+from evalsuite.statistics import BIASED
 from evalsuite.thresholds.seeds import ALL_SEEDS
 from evalsuite.thresholds.verdicts import INFERIOR, NONINFERIOR, UNDECIDED
 from evalsuite.types import DENSE
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 CORRUPTIONS = "corruptions"
 NO_VERDICT = "No verdict can be stated: nothing with a tolerance was measured at a ratio above 0."
+INCOMPLETE = "Nothing can be stated of all checks together: some are not measured at every ratio."
 FREE = 0.17
 """Share of the axis that the label of a ratio takes: the last one ends where the axis does."""
 _FAMILY = " corruptions"
@@ -108,6 +111,14 @@ class MethodVerdict:
     bars: tuple[VerdictBar, ...]
     profile: tuple[ProfileStep, ...]
     ratios: tuple[float, ...]
+
+    def _repr_html_(self) -> str:
+        """The sentences, as notebooks show them."""
+        words = "".join(
+            f" {escape(part.before)}<b>{escape(part.figure)}</b>{escape(part.after)}"
+            for part in self.sentences
+        )
+        return f"<p><b>{escape(self.method)}</b>:{words}</p>"
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
@@ -248,11 +259,11 @@ class Verdicts:
         ordered = [rows[metric] for metric in metrics if metric in rows]
         decided = [row for row in ordered if row.get("noninferior_up_to") is not None]
         row = next(iter(decided or ordered), None)
-        return (
-            None
-            if row is None
-            else _bar({**row, "checks": 1, "never_decided": int(not decided)}, last, label)
-        )
+        if row is None:
+            return None
+        metric = self.data.metrics.get(row["metric"])
+        has_no_bounds = metric is not None and metric.functional in BIASED
+        return _bar({**row, "checks": 1, "never_decided": int(not decided and has_no_bounds)}, last, label)
 
     def _profile(self, method: str) -> tuple[ProfileStep, ...]:
         controls = {
@@ -397,7 +408,8 @@ def _interval_sentence(bar: VerdictBar, tested: Sequence[float], of_cost: str) -
     )
     first, last = (tested[0], tested[-1]) if tested else (0.0, 0.0)
     if bar.holds is None:
-        return Sentence("None of its checks can be decided by images.")
+        undecidable = bar.never_decided == bar.checks
+        return Sentence("None of its checks can be decided by images." if undecidable else INCOMPLETE)
     if bar.fails is not None and bar.fails <= first + _ROUNDED:
         return Sentence("Fails from ", percent(first), f"{of_cost}, the smallest ratio tested.")
     if bar.holds >= last - _ROUNDED:

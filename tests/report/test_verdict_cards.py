@@ -230,3 +230,21 @@ def test_synthetic_frost_is_in_no_count_as_it_is_in_no_group(findings: ReportDat
     both = count_table(pd.concat([findings.verdicts, frost], ignore_index=True), harmless)
     assert both["checks"].tolist() == count_table(findings.verdicts, harmless)["checks"].tolist()
     assert len(frost) > 0
+
+
+def test_what_is_not_measured_yet_is_not_called_undecidable(findings: ReportData) -> None:
+    verdict = verdict_of(everything(findings, None, None), "magnitude")
+    assert "some are not measured at every ratio" in words(verdict)
+    assert "cannot decide" not in words(verdict)
+    assert verdict.bars[-1].tip == "50 checks, not measured at every ratio"
+
+
+def test_a_mean_over_a_group_is_named_as_one(findings: ReportData) -> None:
+    worst = findings.verdicts["drop"].idxmax()
+    changed = findings.verdicts.copy()
+    changed.loc[worst, ["metric", "condition", "aggregate", "drop"]] = ["msp_auroc", "ood-far", "of-mean", 3.0]
+    method = str(changed.loc[worst, "method"])
+    first = changed.loc[worst, "target_ratio"]
+    keep = (changed["verdict"] != INFERIOR) | (changed["target_ratio"] >= first)
+    verdict = verdict_of(dataclasses.replace(findings, verdicts=changed[keep]), method)
+    assert "it loses most in mean MSP AUROC on far OOD sets: a drop of 3.000" in words(verdict)
