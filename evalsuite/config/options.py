@@ -45,6 +45,7 @@ class Options:
         skip_unreadable: Whether pictures that cannot be read are left out and counted.
         verify: Whether pictures are read again that an earlier run has decoded, whatever their times say.
         recipe: Name of a recipe instead of the suite's, for parents that are trained and for all retraining.
+        cache: Whether what parents compute is taken from earlier runs and kept for later ones.
         candidates_from: Functions of the user's, ``file.py:function``, that prune beside the suite's methods.
         data: Old name of `data_root`.
     """
@@ -66,6 +67,7 @@ class Options:
     skip_unreadable: bool = False
     verify: bool = False
     candidates_from: tuple[str, ...] = ()
+    cache: bool = True
     data: dataclasses.InitVar[Path | None] = None
 
     def __post_init__(self, data: Path | None) -> None:

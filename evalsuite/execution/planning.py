@@ -25,6 +25,7 @@ from evalsuite.execution import executors
 from evalsuite.execution.class_counts import with_class_count
 from evalsuite.execution.corruption_sources import with_corruption_sources
 from evalsuite.execution.devices import card, devices, threads
+from evalsuite.execution.parent_cache import CacheSettings, kept_folder, kept_size
 from evalsuite.execution.suite_checks import check_suite
 from evalsuite.execution.tasks import RunContext
 from evalsuite.execution.worker import TaskRunner
@@ -37,7 +38,7 @@ from evalsuite.registry import unknown_name
 from evalsuite.runs.code_digest import Entry, code_digest, third_party
 from evalsuite.runs.digests import digest_of, file_digest
 from evalsuite.runs.plan import PlannedCandidate, PlannedTest, RunPlan
-from evalsuite.runs.provenance import hardware
+from evalsuite.runs.provenance import hardware, versions
 from evalsuite.runs.store import Key, Store
 from evalsuite.training.loop import train
 from evalsuite.training.origin import Origin
@@ -64,6 +65,9 @@ VERSIONED: Mapping[str, str] = MappingProxyType(
 )
 """Imported package to distribution: libraries whose algorithms are part of what a number means. A new version of
 numerical libraries (torch, NumPy, SciPy) changes last digits and makes nothing stale; ``run.json`` records it."""
+
+NETWORK_LIBRARIES = ("timm", "transformers", "onnxruntime", "safetensors")
+"""Libraries of networks, beside those that ``run.json`` records: what parents computed is kept for equal versions."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +160,29 @@ def prepare(
             context = replace(context, suite=chosen)
             runner = TaskRunner(context, runner.image_source)
         engine = run_engine(runner)
-        runner.context = replace(context, engine=engine.name)
+        cache = _cache_settings(chosen, options, runner.device, engine)
+        runner.context = replace(context, engine=engine.name, cache=cache)
         plan = Planner(chosen, options, runner.production, runner.image_source, engine).plan()
     _check_picture_options(options, runner.image_source)
     return PreparedRun(chosen, options, plan, runner, tuple(places), name, workers, engine)
+
+
+def _cache_settings(suite: Suite, options: Options, device: torch.device, engine: Engine) -> CacheSettings:
+    """Where later runs find what parents compute, and a digest of what it depends on beside models and images.
+
+    Raises:
+        DataError: If the size that the user chose is no number from 0 on.
+    """
+    most = kept_size()
+    content = {
+        "versions": {**versions(), **{name: _version(name) for name in NETWORK_LIBRARIES}},
+        "hardware": hardware(device.type)["processor"] if device.type == "cpu" else card(device),
+        "threads": suite.threads,
+        "engine": {"name": engine.name, "version": engine.version},
+        "code": code_digest((Bench, _module_of(choose_engine))),
+    }
+    folder = kept_folder() if options.cache and most else None
+    return CacheSettings(folder, most, digest_of(content))
 
 
 def run_engine(runner: TaskRunner) -> Engine:
@@ -433,11 +456,15 @@ def _libraries(code: tuple[Entry, ...]) -> dict[str, str]:
     """Versions of the libraries whose algorithms the code calls."""
     found = {}
     for package in sorted(third_party(code) & set(VERSIONED)):
-        try:
-            found[package] = version(VERSIONED[package])
-        except PackageNotFoundError:
-            found[package] = "absent"
+        found[package] = _version(VERSIONED[package])
     return found
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def _module_of(function: Any) -> str:

@@ -1,41 +1,33 @@
-"""The bench of a run: its passes are the engine's, and those of a parent serve all workers."""
+"""The bench of a run: its passes are the engine's, and those of a parent serve all workers, and later runs."""
 
 from __future__ import annotations
 
-import logging
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
-
-from evalsuite.atomic_files import atomic_path
-from evalsuite.datasets.shared_cache import exclusive, has_room
 from evalsuite.datasets.views import View
-from evalsuite.errors import StoreError
 from evalsuite.evaluation import Bench, Outputs
+from evalsuite.execution.parent_cache import Arrays, ParentCache, from_arrays, persistent, to_arrays
 from evalsuite.models.engines import EAGER, OPENVINO, EngineName, compiled
-from evalsuite.models.inference import InferenceModel
-from evalsuite.runs.digests import digest_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable
+
     from torch import nn
 
     from evalsuite.datasets.source import ImageSource
+    from evalsuite.models.inference import InferenceModel
 
-log = logging.getLogger(__name__)
-
-FOLDER = "outputs"
-"""Folder of shared outputs below the scratch folder of a run."""
+T = TypeVar("T")
 
 
 class RunBench(Bench):
-    """A bench whose forward passes an engine computes, and whose outputs other workers may have computed.
+    """A bench whose forward passes an engine computes, and whose outputs other workers and runs may have computed.
 
     Args:
         model: As for `Bench`.
         image_source: As for `Bench`.
         engine: Of the run.
-        shared: Folder of outputs that the workers of a run share; ``None`` for a candidate, which one worker measures.
+        cache: Of what parents computed; ``None`` for a candidate, which one worker measures.
         weights: Digest of the model, by which its outputs are shared.
         more: As for `Bench`.
     """
@@ -46,12 +38,13 @@ class RunBench(Bench):
         image_source: ImageSource,
         *,
         engine: EngineName = EAGER,
-        shared: Path | None = None,
+        cache: ParentCache | None = None,
         weights: str = "",
         **more: Any,
     ) -> None:
         super().__init__(model, image_source, **more)
-        self._engine, self._shared, self._weights = engine, shared, weights
+        self._engine, self._cache, self._weights = engine, cache, weights
+        self.test = ""  # digest of the test that is measured, with its images and code
 
     @property
     def inference_model(self) -> InferenceModel:
@@ -63,49 +56,53 @@ class RunBench(Bench):
             self._inference_model = prepared
         return self._inference_model
 
-    def _forward(self, view: View) -> Outputs:
-        if self._shared is None:
-            return super()._forward(view)
-        path = self._shared / f"{self._name(view)}.npz"
-        outputs = self._read(path, view)
-        if outputs is not None:
-            return outputs
-        with exclusive(self._shared, path.stem):
-            outputs = self._read(path, view)  # another worker may have computed it meanwhile
-            if outputs is None:
-                outputs = super()._forward(view)
-                if (outputs.features is not None) == self._takes_features(view):
-                    _write(path, outputs)
-        return outputs
+    def memoise(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Returns a result as `Bench.memoise` does; one that is arrays serves all workers, and later runs.
 
-    def _name(self, view: View) -> str:
-        """Digest of all that the outputs depend on within a run."""
-        content = {
+        Args:
+            key: As for `Bench.memoise`; results are found by it, the model, and the test that is measured.
+            compute: As for `Bench.memoise`.
+        """
+        return super().memoise(key, lambda: self._shared_result(key, compute))
+
+    def _shared_result(self, key: Hashable, compute: Callable[[], T]) -> T:
+        found_again = persistent(key)
+        if self._cache is None or not self.test or not found_again:
+            return compute()
+        computed: list[T] = []
+
+        def result() -> tuple[Arrays, bool]:
+            computed.append(compute())
+            arrays = to_arrays(computed[0])
+            return arrays or {}, arrays is not None
+
+        name = self._cache.name({"weights": self._weights, "test": self.test, "key": found_again})
+        arrays = self._cache.arrays(name, result)
+        return computed[0] if computed else cast("T", from_arrays(arrays))
+
+    def _forward(self, view: View) -> Outputs:
+        if self._cache is None:
+            return super()._forward(view)
+        images, wanted = self.images(view), self._takes_features(view)
+
+        def outputs() -> tuple[Arrays, bool]:
+            computed = super(RunBench, self)._forward(view)
+            arrays = {"logits": computed.logits}
+            if computed.features is not None:
+                arrays["features"] = computed.features
+            return arrays, ("features" in arrays) == wanted
+
+        def accepts(arrays: Arrays) -> bool:
+            return "logits" in arrays and len(arrays["logits"]) == len(images.images)
+
+        arrays = self._cache.arrays(self._cache.name(self._inputs(view)), outputs, accepts=accepts)
+        return Outputs(arrays["logits"], images.labels, arrays.get("features"))
+
+    def _inputs(self, view: View) -> dict[str, object]:
+        """All that the outputs depend on beside the environment of the run."""
+        return {
             "weights": self._weights,
             "images": self.image_source.digest(view),
             "features": self._takes_features(view),
             "batch_size": self.batch_size,
         }
-        return digest_of(content)
-
-    def _read(self, path: Path, view: View) -> Outputs | None:
-        """The outputs in a file; ``None`` where it is missing or damaged."""
-        try:
-            with np.load(path) as arrays:
-                return Outputs(arrays["logits"], self.images(view).labels, arrays.get("features"))
-        except (OSError, ValueError, KeyError, EOFError):
-            return None
-
-
-def _write(path: Path, outputs: Outputs) -> None:
-    """Writes outputs; where the disk is nearly full, each worker computes them."""
-    arrays = {"logits": outputs.logits}
-    if outputs.features is not None:
-        arrays["features"] = outputs.features
-    if not has_room(path.parent, sum(values.nbytes for values in arrays.values())):
-        return
-    try:
-        with atomic_path(path, durable=False) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # its keywords are arrays
-    except StoreError as error:
-        log.info("outputs stay in memory: %s", error)

@@ -13,6 +13,7 @@ from evalsuite.runs.store import Key
 from evalsuite.types import DENSE, Candidate, CellStatus
 
 if TYPE_CHECKING:  # the engines import torch
+    from evalsuite.execution.parent_cache import CacheSettings
     from evalsuite.models.engines import EngineName
 
 
@@ -32,6 +33,7 @@ class RunContext:
         verify: Whether pictures are read again that an earlier run has decoded.
         scratch: Folder where transformed images and outputs of parents are shared between workers; ``None`` to keep
             them in memory.
+        cache: Where later runs find what parents computed; ``None`` while the run is planned, and on other machines.
         engine: What computes forward passes, the same for all networks of the run.
         patience: Seconds to wait for a file that another machine has written.
         fingerprint: Versions and code of the run (`evalsuite.runs.provenance.environment_fingerprint`), which the
@@ -48,6 +50,7 @@ class RunContext:
     skip_unreadable: bool = False
     verify: bool = False
     scratch: Path | None = None
+    cache: CacheSettings | None = None
     engine: EngineName = "eager"
     patience: float = 0.0
     fingerprint: Mapping[str, str] = field(default_factory=dict)

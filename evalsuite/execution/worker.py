@@ -23,9 +23,10 @@ from evalsuite.evaluators.accuracy import ACCURACY, Accuracy
 from evalsuite.evaluators.base import Evaluator
 from evalsuite.execution.limits import limited
 from evalsuite.execution.measuring import Attempt, attempted
+from evalsuite.execution.parent_cache import FOLDER, ParentCache
 from evalsuite.execution.parent_checks import check_parent, check_recorded, is_constant
 from evalsuite.execution.production import Production
-from evalsuite.execution.run_bench import FOLDER, RunBench
+from evalsuite.execution.run_bench import RunBench
 from evalsuite.execution.tasks import (
     CandidatesReady,
     CellFinished,
@@ -48,8 +49,9 @@ from evalsuite.models.checkpoints.reading import key_note, read_checkpoint
 from evalsuite.models.inference import BATCH_SIZE, fastest_batch_size, keep_large_blocks
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.random_streams import address
-from evalsuite.runs.store import Key, Store
-from evalsuite.types import DENSE, PROGRAM, Candidate
+from evalsuite.runs.digests import digest_of
+from evalsuite.runs.store import Cell, Key, Store
+from evalsuite.types import DENSE, PROGRAM, Candidate, CellStatus
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +107,7 @@ class TaskRunner:
         }
         self._dense: dict[tuple[int, str], Bench] = {}
         self._chain: _Chain | None = None
+        self._outputs: ParentCache | None = None
         self._probed: int | None = None  # images per forward pass
         keep_large_blocks()
 
@@ -269,6 +272,9 @@ class TaskRunner:
         for label, digest in task.cells.items():
             yield CellStarted(label)
             started = time.monotonic()
+            if (kept := self._kept_cell(task, label, digest)) is not None:
+                yield CellFinished(label, kept, time.monotonic() - started)
+                continue
             bench = bench or self._bench(task, task.batch_share)
             attempt = self._attempt(label, bench, digest)
             if attempt.retryable:
@@ -277,10 +283,39 @@ class TaskRunner:
                 bench = self._bench(task, share)
                 attempt = self._attempt(label, bench, digest)
             self.store.write_cell(task.key, label, attempt.cell)
+            self._keep(task, label, attempt.cell)
             yield CellFinished(label, attempt.cell.status, time.monotonic() - started)
+
+    def _kept_cell(self, task: MeasureCandidate, label: str, digest: str) -> CellStatus | None:
+        """The status of a parent's cell that an earlier run measured, and which this run now has; ``None`` if none."""
+        cache = self._parent_cache if self._is_kept(task, label) else None
+        data = None if cache is None else cache.cell(digest)
+        cell = None if data is None else self.store.take_cell(task.key, label, digest, data)
+        return None if cell is None else cell.status
+
+    def _keep(self, task: MeasureCandidate, label: str, cell: Cell) -> None:
+        if self._parent_cache is not None and cell.status == "ok" and self._is_kept(task, label):
+            self._parent_cache.keep_cell(cell)
+
+    def _is_kept(self, task: MeasureCandidate, label: str) -> bool:
+        """Whether later runs may have a cell: of a parent, and without times."""
+        return task.key.method == DENSE and not self._evaluators[label].plugin.measures_time
+
+    @property
+    def _parent_cache(self) -> ParentCache | None:
+        """What parents computed; ``None`` while the run is planned, and where workers share no folder."""
+        context = self.context
+        if context.plan is None or context.scratch is None or context.cache is None:
+            return None
+        if self._outputs is None:
+            self._outputs = ParentCache(context.scratch / FOLDER, context.cache)
+        return self._outputs
 
     def _attempt(self, label: str, bench: Bench, digest: str) -> Attempt:
         limit = self.suite.resources.time_limit
+        for network in (bench, bench.parent, bench.control):
+            if isinstance(network, RunBench) and self.context.plan is not None:
+                network.test = self.context.plan.by_label[label].inputs
         return attempted(self._evaluators[label].plugin, bench, digest=digest, limit=limit)
 
     def _bench(self, task: MeasureCandidate, share: float) -> Bench:
@@ -309,18 +344,22 @@ class TaskRunner:
             key = Key(DENSE, parent.seed, 0.0)
             model = self._module(key, parent)
             seed = address(parent.seed, "bench")
-            scratch = self.context.scratch
             bench = RunBench(
                 model,
                 self.image_source,
                 engine=self.context.engine,
-                shared=None if scratch is None or self.context.plan is None else scratch / FOLDER,
-                weights=parent.weights,
+                cache=self._parent_cache,
+                weights=self._identity(key, parent),
                 seed=seed,
                 history=parent.history,
             )
             self._dense[name] = self._with_requests(bench, 1)
         return self._dense[name]
+
+    def _identity(self, key: Key, parent: Candidate) -> str:
+        """Digest of a parent's network: of its weights, its settings, and the code that rebuilds it."""
+        code = "" if self.context.plan is None else self.context.plan.by_key[key].code
+        return digest_of({"weights": parent.weights, "model": parent.model, "code": code})
 
     def _module(self, key: Key, candidate: Candidate) -> nn.Module:
         if candidate.model["name"] != PROGRAM:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evalsuite.cache_folder import cache_folder
 from evalsuite.datasets import picture_cache
 from evalsuite.datasets.base import Place, digest, load_checked
 from evalsuite.datasets.decoding import decode_pictures, list_folder
 from evalsuite.datasets.folders import Folder
-from evalsuite.datasets.picture_cache import CachedArray, cache_folder
+from evalsuite.datasets.picture_cache import CachedArray
 from evalsuite.errors import DataError
 from evalsuite.preprocessing import Preprocessing
 from evalsuite.types import Array
