@@ -7,17 +7,19 @@ import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from evalsuite.config.suite import DATA_VARIABLE, Suite
 from evalsuite.errors import UserError
 from evalsuite.plugin_config import PluginConfig, from_table
 from evalsuite.producers import PRODUCERS
+from evalsuite.registry import unknown_name
 from evalsuite.training.published_recipes import named_recipe
 
 if TYPE_CHECKING:
     from evalsuite.producers.base import Producer
 
+PRECISIONS = ("exact", "screened")
 __all__ = ["DATA_VARIABLE", "Options", "data_root"]
 
 
@@ -45,6 +47,7 @@ class Options:
         skip_unreadable: Whether pictures that cannot be read are left out and counted.
         verify: Whether pictures are read again that an earlier run has decoded, whatever their times say.
         recipe: Name of a recipe instead of the suite's, for parents that are trained and for all retraining.
+        precision: ``exact`` or ``screened`` instead of the suite's; empty for the suite's.
         cache: Whether what parents compute is taken from earlier runs and kept for later ones.
         candidates_from: Functions of the user's, ``file.py:function``, that prune beside the suite's methods.
         data: Old name of `data_root`.
@@ -67,6 +70,7 @@ class Options:
     skip_unreadable: bool = False
     verify: bool = False
     candidates_from: tuple[str, ...] = ()
+    precision: Literal["", "exact", "screened"] = ""
     cache: bool = True
     data: dataclasses.InitVar[Path | None] = None
 
@@ -90,13 +94,23 @@ class Options:
             raise UserError(
                 f"found --batch-size {self.batch_size}, expected images per forward pass, from 1 on"
             )
-        resources = replace(suite.resources, batch_size=self.batch_size or suite.resources.batch_size)
+        resources = replace(
+            suite.resources,
+            batch_size=self.batch_size or suite.resources.batch_size,
+            precision=self._chosen_precision or suite.resources.precision,
+        )
         suite = replace(suite, limit=self.limit or suite.limit, resources=resources)
         suite = replace(suite, producers=(*suite.producers, *self._functions(suite)))
         if not self.recipe:
             return replace(suite, seeds=seeds)
         recipe = named_recipe(self.recipe)
         return replace(suite, seeds=seeds, recipe=recipe, retraining=recipe, retrainings={})
+
+    @property
+    def _chosen_precision(self) -> Literal["", "exact", "screened"]:
+        if self.precision not in ("", *PRECISIONS):
+            raise UserError(f"--precision: {unknown_name('precision', self.precision, PRECISIONS)}")
+        return self.precision
 
     def _functions(self, suite: Suite) -> tuple[PluginConfig[Producer], ...]:
         """The user's functions as producers, labelled with their names."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,7 @@ from evalsuite.datasets.transforms.common_corruptions.kinds import (
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError, first_few
+from evalsuite.evaluation import WITHOUT_LIKELIHOODS
 from evalsuite.evaluators.accuracy import (
     ACCURACY,
     AGREEMENT,
@@ -32,6 +33,7 @@ from evalsuite.evaluators.accuracy import (
 )
 from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, check_once, declare
 from evalsuite.evaluators.published_means import SEVERITIES, missing_kinds, unverified
+from evalsuite.evaluators.screening import CHANGED, PASSED_AGAIN, screening_scores
 from evalsuite.registry import unknown_name
 from evalsuite.types import SYNTHETIC_FROST, Array, Metric, Score
 
@@ -144,13 +146,18 @@ class Corruptions(Evaluator):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Accuracy, NLL, agreement, ECE; worst cases; corruption errors relative to the parent."""
-        return ACCURACY, NLL, AGREEMENT, ECE, WORST, ALL, MCE, RELATIVE_MCE
+        """Accuracy, NLL, agreement, ECE; worst cases; errors relative to the parent; what screened precision did."""
+        return ACCURACY, NLL, AGREEMENT, ECE, WORST, ALL, MCE, RELATIVE_MCE, PASSED_AGAIN, CHANGED
 
     @property
     def needs(self) -> tuple[View, ...]:
         """The clean test images, and those under each corruption and severity."""
         return View(), *self._views().values()
+
+    @property
+    def predictions(self) -> tuple[View, ...]:
+        """The corrupted images: without likelihoods the NLL and the ECE under corruptions have no numbers."""
+        return tuple(self._views().values())
 
     def conditions(self, data: DataSummary) -> Iterable[Condition]:
         """Yields four metrics per corruption and severity, and those for all of them."""
@@ -178,6 +185,7 @@ class Corruptions(Evaluator):
         do the extra kinds. A kind that is not defined for such images has its reason instead of numbers.
         """
         grouped: dict[_Cell, View] = {}
+        passed: list[View] = []
         evidence: dict[str, dict[_Cell, Array]] = defaultdict(dict)
         shape = bench.images(View()).images.shape[1:]
         for cell, view in self._views().items():
@@ -185,16 +193,18 @@ class Corruptions(Evaluator):
                 yield from _skipped(bench.condition(view), reason)
                 continue
             group = self._group(cell, bench.condition(view))
+            passed.append(view)
             for score in map(float32_evidence, labelled_scores(bench, view, group=group)):
                 yield score
                 if group == self._named(GROUP):
                     grouped[cell] = view
-                    evidence[score.metric][cell] = score.evidence[POPULATION]
+                    if not score.reason:
+                        evidence[score.metric][cell] = score.evidence[POPULATION]
             yield float32_evidence(calibration_score(bench, view, group=group))
         if grouped:
             file_flags = unverified(bench, {kind: view for (kind, _), view in grouped.items()})
-            for metric, cells in evidence.items():
-                yield from self._means(metric, cells, file_flags)
+            for metric in LABELLED:
+                yield from self._means(metric.name, evidence[metric.name], file_flags, kinds_there=grouped)
             yield from self._worst(evidence[ACCURACY.name], file_flags)
             for score in self._relative(bench, grouped):
                 yield (
@@ -202,6 +212,7 @@ class Corruptions(Evaluator):
                     if score.reason
                     else replace(score, flags=(*file_flags, *missing_kinds(grouped, self._published)))
                 )
+        yield from screening_scores(bench, passed, self._named(GROUP))
 
     def _views(self) -> dict[_Cell, View]:
         kinds = (*self.kinds, *(EXTRA if self.extra else ()))
@@ -226,8 +237,10 @@ class Corruptions(Evaluator):
         name = GROUP_3D if self._is_3d and name == GROUP else name
         return name if self.source == "generated" else f"{name} official"
 
-    def _means(self, metric: str, cells: _Cells, file_flags: tuple[str, ...]) -> Iterator[Score]:
-        """The mean over all kinds, and over those of each family."""
+    def _means(
+        self, metric: str, cells: _Cells, file_flags: tuple[str, ...], *, kinds_there: Collection[_Cell]
+    ) -> Iterator[Score]:
+        """The mean over all kinds, and over those of each family; a reason where the sets were screened."""
         for name, kinds in self._kinds_of_means.items():
             chosen = [values for (kind, _), values in cells.items() if kind in kinds]
             if chosen:
@@ -236,6 +249,8 @@ class Corruptions(Evaluator):
                 if name == GROUP:  # and not in each family again
                     flags = (*file_flags, *flags)
                 yield Score(metric, self._named(name), evidence={POPULATION: mean}, flags=flags)
+            elif any(kind in kinds for kind, _ in kinds_there):
+                yield Score(metric, self._named(name), reason=WITHOUT_LIKELIHOODS)
 
     def _worst(self, correct: _Cells, file_flags: tuple[str, ...]) -> Iterator[Score]:
         """The worst condition, and at each severity the worst case of each image."""

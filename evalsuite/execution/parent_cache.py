@@ -27,7 +27,7 @@ from evalsuite.atomic_files import atomic_path, remove_leftovers
 from evalsuite.cache_folder import bytes_kept, cache_folder, entries, make_room
 from evalsuite.datasets.shared_cache import exclusive, has_room
 from evalsuite.errors import StoreError
-from evalsuite.evaluation import Outputs
+from evalsuite.evaluation import Outputs, ScreenedOutputs
 from evalsuite.runs.digests import digest_of
 from evalsuite.runs.store import Cell, cell_bytes
 
@@ -172,32 +172,48 @@ def persistent(key: object) -> str:
         return ""
 
 
-def to_arrays(value: object) -> Arrays | None:
-    """Returns a result as arrays; ``None`` where it is of another kind."""
+def is_arrays(value: object) -> bool:
+    """Returns whether a result can be kept: it is a tensor, an array of numbers, or outputs."""
+    return isinstance(value, Tensor | Outputs) or (isinstance(value, np.ndarray) and value.dtype != object)
+
+
+def to_arrays(value: object, *, labels: bool = True) -> Arrays:
+    """Returns a result as arrays; of one that is no such, none.
+
+    Args:
+        value: See `is_arrays`.
+        labels: Whether to keep the labels of outputs.
+    """
     if isinstance(value, Tensor):
         return {"tensor": value.detach().cpu().numpy()}
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return {"array": value}
-    if isinstance(value, Outputs):
-        arrays = {"logits": value.logits, "labels": value.labels, "features": value.features}
-        return {name: array for name, array in arrays.items() if array is not None}
-    return None
+    if not isinstance(value, Outputs):
+        return {"array": value} if is_arrays(value) and isinstance(value, np.ndarray) else {}
+    arrays = {"logits": value.logits, "features": value.features, "labels": value.labels if labels else None}
+    if isinstance(value, ScreenedOutputs):
+        arrays |= {"again": value.again, "changed": np.array(value.changed)}
+    return {name: array for name, array in arrays.items() if array is not None}
 
 
 def from_arrays(arrays: Arrays) -> object:
     """Returns the result that `to_arrays` took apart."""
     if "tensor" in arrays:
         return torch.from_numpy(arrays["tensor"])
-    if "array" in arrays:
-        return arrays["array"]
-    return Outputs(arrays["logits"], arrays.get("labels"), arrays.get("features"))
+    return arrays["array"] if "array" in arrays else outputs_of(arrays, arrays.get("labels"))
+
+
+def outputs_of(arrays: Arrays, labels: Array | None) -> Outputs:
+    """Returns the outputs that `to_arrays` took apart, with the labels of their images."""
+    if "again" in arrays:
+        changed = int(arrays["changed"])
+        return ScreenedOutputs(arrays["logits"], labels, again=arrays["again"], changed=changed)
+    return Outputs(arrays["logits"], labels, arrays.get("features"))
 
 
 def _load(path: Path) -> Arrays | None:
     """The arrays of a file; ``None`` where it is missing or damaged: the archive has a checksum of each."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
         os.utime(path)  # it was used
     except (OSError, ValueError, KeyError, EOFError, NotImplementedError, zipfile.BadZipFile):
         return None

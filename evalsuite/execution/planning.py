@@ -26,14 +26,16 @@ from evalsuite.execution.class_counts import with_class_count
 from evalsuite.execution.corruption_sources import with_corruption_sources
 from evalsuite.execution.devices import card, devices, threads
 from evalsuite.execution.parent_cache import CacheSettings, kept_folder, kept_size
+from evalsuite.execution.run_bench import screened_views
 from evalsuite.execution.suite_checks import check_suite
 from evalsuite.execution.tasks import RunContext
 from evalsuite.execution.worker import TaskRunner
 from evalsuite.metrics.functionals import FUNCTIONALS
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.cost import count_version
-from evalsuite.models.engines import EAGER, Engine, choose_engine, openvino_version
+from evalsuite.models.engines import EAGER, Engine, choose_engine, openvino_version, with_precision
 from evalsuite.models.inference import BATCH_SIZE
+from evalsuite.models.screening import EXACT, screen
 from evalsuite.registry import unknown_name
 from evalsuite.runs.code_digest import Entry, code_digest, third_party
 from evalsuite.runs.digests import digest_of, file_digest
@@ -159,9 +161,9 @@ def prepare(
             chosen = with_corruption_sources(chosen, runner.image_source)
             context = replace(context, suite=chosen)
             runner = TaskRunner(context, runner.image_source)
-        engine = run_engine(runner)
+        engine = run_precision(runner, run_engine(runner))
         cache = _cache_settings(chosen, options, runner.device, engine)
-        runner.context = replace(context, engine=engine.name, cache=cache)
+        runner.context = replace(context, engine=engine.name, precision=engine.precision, cache=cache)
         plan = Planner(chosen, options, runner.production, runner.image_source, engine).plan()
     _check_picture_options(options, runner.image_source)
     return PreparedRun(chosen, options, plan, runner, tuple(places), name, workers, engine)
@@ -216,6 +218,35 @@ def run_engine(runner: TaskRunner) -> Engine:
     with torch.random.fork_rng(devices=[]):
         model = build_model(suite.model.plugin).eval()
     return choose_engine(wanted, model, images, passes=_passes(suite, runner.image_source))
+
+
+def run_precision(runner: TaskRunner, engine: Engine) -> Engine:
+    """Returns the engine of a run with its precision: the suite's, where a probe shows that it pays.
+
+    What a probe found is kept in the folder of the run.
+
+    Raises:
+        UserError: If the suite wants predictions to be screened, and every image set needs more than these.
+    """
+    suite = runner.suite
+    if suite.resources.precision == EXACT:
+        return replace(engine, precision=EXACT, precision_gain=0.0, precision_reason="")
+    if not screened_views(suite):
+        raise UserError(
+            "found precision = 'screened', but every image set of these tests needs likelihoods or features; leave it "
+            "out, or leave out the tests that need them on corrupted images"
+        )
+    try:
+        kept = runner.store.record().get("engine", {})
+    except StoreError:
+        kept = {}
+    if kept.get("precision_reason"):
+        probed = ("precision", "precision_gain", "precision_reason")
+        return replace(engine, **{name: kept[name] for name in probed})
+    images = runner.image_source.images(View()).images
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(suite.model.plugin).eval()
+    return with_precision(engine, model, images, runner.device)
 
 
 def _passes(suite: Suite, image_source: ImageSource) -> int:
@@ -380,6 +411,7 @@ class Planner:
                 "device": device.type,
                 **self._batch_size,
                 **self._engine,
+                **self._precision(plugin),
                 "code": code_digest(code),
                 "libraries": _libraries(code),
             }
@@ -398,6 +430,12 @@ class Planner:
             return {}
         engine = {"name": self.engine.name, "version": self.engine.version}
         return {"engine": {**engine, "code": code_digest((_module_of(choose_engine),))}}
+
+    def _precision(self, plugin: Evaluator) -> dict[str, Any]:
+        """The precision of a test of which some image sets are screened: its results share no digest with others."""
+        if self.engine.precision == EXACT or not screened_views(self.suite) & {*plugin.predictions}:
+            return {}
+        return {"precision": {"name": self.engine.precision, "code": code_digest((_module_of(screen),))}}
 
     def _optional_digest(self, view: View) -> str:
         """The digest of images that an evaluator can do without."""

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from evalsuite.datasets.views import View
-from evalsuite.evaluation import Bench, Outputs
-from evalsuite.execution.parent_cache import Arrays, ParentCache, from_arrays, persistent, to_arrays
-from evalsuite.models.engines import EAGER, OPENVINO, EngineName, compiled
+from evalsuite.evaluation import Bench, Outputs, ScreenedOutputs
+from evalsuite.execution.parent_cache import (
+    Arrays,
+    ParentCache,
+    from_arrays,
+    is_arrays,
+    outputs_of,
+    persistent,
+    to_arrays,
+)
+from evalsuite.metrics.class_rules import scored_logits
+from evalsuite.models.engines import EAGER, OPENVINO, EngineName, compiled, half_precision
+from evalsuite.models.inference import logits
+from evalsuite.models.screening import largest_move, screen
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable, Collection, Hashable
 
     from torch import nn
 
+    from evalsuite.config.suite import Suite
     from evalsuite.datasets.source import ImageSource
     from evalsuite.models.inference import InferenceModel
+    from evalsuite.types import Array
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 
 class RunBench(Bench):
@@ -27,6 +42,7 @@ class RunBench(Bench):
         model: As for `Bench`.
         image_source: As for `Bench`.
         engine: Of the run.
+        screened: Image sets that are passed in screened precision.
         cache: Of what parents computed; ``None`` for a candidate, which one worker measures.
         weights: Digest of the model, by which its outputs are shared.
         more: As for `Bench`.
@@ -38,12 +54,16 @@ class RunBench(Bench):
         image_source: ImageSource,
         *,
         engine: EngineName = EAGER,
+        screened: Collection[View] = (),
         cache: ParentCache | None = None,
         weights: str = "",
         **more: Any,
     ) -> None:
         super().__init__(model, image_source, **more)
         self._engine, self._cache, self._weights = engine, cache, weights
+        self._screened = frozenset(screened)
+        self._half: InferenceModel | None = None
+        self._move: float | None = None  # largest of a logit on clean images
         self.test = ""  # digest of the test that is measured, with its images and code
 
     @property
@@ -55,6 +75,10 @@ class RunBench(Bench):
                 prepared = compiled(prepared, self.images(View()).images)
             self._inference_model = prepared
         return self._inference_model
+
+    def is_screened(self, view: View) -> bool:
+        """Returns whether `outputs` has the predictions of a view alone."""
+        return view in self._screened
 
     def memoise(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Returns a result as `Bench.memoise` does; one that is arrays serves all workers, and later runs.
@@ -73,8 +97,7 @@ class RunBench(Bench):
 
         def result() -> tuple[Arrays, bool]:
             computed.append(compute())
-            arrays = to_arrays(computed[0])
-            return arrays or {}, arrays is not None
+            return to_arrays(computed[0]), is_arrays(computed[0])
 
         name = self._cache.name({"weights": self._weights, "test": self.test, "key": found_again})
         arrays = self._cache.arrays(name, result)
@@ -82,21 +105,52 @@ class RunBench(Bench):
 
     def _forward(self, view: View) -> Outputs:
         if self._cache is None:
-            return super()._forward(view)
+            return self._computed(view)
         images, wanted = self.images(view), self._takes_features(view)
 
         def outputs() -> tuple[Arrays, bool]:
-            computed = super(RunBench, self)._forward(view)
-            arrays = {"logits": computed.logits}
-            if computed.features is not None:
-                arrays["features"] = computed.features
+            arrays = to_arrays(self._computed(view), labels=False)
             return arrays, ("features" in arrays) == wanted
 
         def accepts(arrays: Arrays) -> bool:
             return "logits" in arrays and len(arrays["logits"]) == len(images.images)
 
         arrays = self._cache.arrays(self._cache.name(self._inputs(view)), outputs, accepts=accepts)
-        return Outputs(arrays["logits"], images.labels, arrays.get("features"))
+        return outputs_of(arrays, images.labels)
+
+    def _computed(self, view: View) -> Outputs:
+        if not self.is_screened(view):
+            return super()._forward(view)
+        self._check_first()
+        images = self.images(view)
+        rule = self._rule_beside(images)
+
+        def exact(batch: Array) -> Array:
+            return scored_logits(self._logits(batch), rule)
+
+        def half(batch: Array) -> Array:
+            return scored_logits(self._half_logits(batch), rule)
+
+        if self._move is None:
+            self._move = self._clean_move()
+        self.passes[view] += 1
+        result = screen(exact, half, images.images, move=self._move)
+        return ScreenedOutputs(result.logits, images.labels, again=result.again, changed=result.changed)
+
+    def _clean_move(self) -> float:
+        """The largest move of a logit on clean images; 0 where the network does not run in bfloat16."""
+        images = self.images(View()).images
+        try:
+            return largest_move(self._logits, self._half_logits, images)
+        except (RuntimeError, TypeError) as error:
+            log.info("the network does not run in bfloat16 and is passed in single precision: %s", error)
+            self._half = self.inference_model
+            return 0.0
+
+    def _half_logits(self, images: Array) -> Array:
+        if self._half is None:
+            self._half = half_precision(self.inference_model)
+        return logits(self._half, images, device=self.device, batch_size=self.batch_size)
 
     def _inputs(self, view: View) -> dict[str, object]:
         """All that the outputs depend on beside the environment of the run."""
@@ -105,4 +159,18 @@ class RunBench(Bench):
             "images": self.image_source.digest(view),
             "features": self._takes_features(view),
             "batch_size": self.batch_size,
+            "screened": self.is_screened(view),
         }
+
+
+def screened_views(suite: Suite) -> frozenset[View]:
+    """Returns the image sets of which every test of a suite can do with the most likely classes."""
+    plugins = [config.plugin for config in suite.evaluators]
+    enough = {view for plugin in plugins for view in plugin.predictions}
+    more = {
+        view
+        for plugin in plugins
+        for view in (*plugin.needs, *plugin.features)
+        if view not in plugin.predictions or view in plugin.features
+    }
+    return frozenset(enough - more)

@@ -15,6 +15,7 @@ from evalsuite.types import DENSE, Candidate, CellStatus
 if TYPE_CHECKING:  # the engines import torch
     from evalsuite.execution.parent_cache import CacheSettings
     from evalsuite.models.engines import EngineName
+    from evalsuite.models.screening import Precision
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class RunContext:
             them in memory.
         cache: Where later runs find what parents computed; ``None`` while the run is planned, and on other machines.
         engine: What computes forward passes, the same for all networks of the run.
+        precision: In which sets are passed of which predictions suffice.
         patience: Seconds to wait for a file that another machine has written.
         fingerprint: Versions and code of the run (`evalsuite.runs.provenance.environment_fingerprint`), which the
             worker's must equal.
@@ -52,6 +54,7 @@ class RunContext:
     scratch: Path | None = None
     cache: CacheSettings | None = None
     engine: EngineName = "eager"
+    precision: Precision = "exact"
     patience: float = 0.0
     fingerprint: Mapping[str, str] = field(default_factory=dict)
 

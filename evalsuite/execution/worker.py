@@ -26,7 +26,7 @@ from evalsuite.execution.measuring import Attempt, attempted
 from evalsuite.execution.parent_cache import FOLDER, ParentCache
 from evalsuite.execution.parent_checks import check_parent, check_recorded, is_constant
 from evalsuite.execution.production import Production
-from evalsuite.execution.run_bench import RunBench
+from evalsuite.execution.run_bench import RunBench, screened_views
 from evalsuite.execution.tasks import (
     CandidatesReady,
     CellFinished,
@@ -47,6 +47,7 @@ from evalsuite.model_checks import check_preprocessing
 from evalsuite.models.architectures.base import output_note
 from evalsuite.models.checkpoints.reading import key_note, read_checkpoint
 from evalsuite.models.inference import BATCH_SIZE, fastest_batch_size, keep_large_blocks
+from evalsuite.models.screening import SCREENED
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.random_streams import address
 from evalsuite.runs.digests import digest_of
@@ -331,6 +332,7 @@ class TaskRunner:
             model,
             self.image_source,
             engine=self.context.engine,
+            screened=self._screened,
             parent=dense,
             seed=dense.seed,
             history=history,
@@ -348,6 +350,7 @@ class TaskRunner:
                 model,
                 self.image_source,
                 engine=self.context.engine,
+                screened=self._screened,
                 cache=self._parent_cache,
                 weights=self._identity(key, parent),
                 seed=seed,
@@ -355,6 +358,11 @@ class TaskRunner:
             )
             self._dense[name] = self._with_requests(bench, 1)
         return self._dense[name]
+
+    @property
+    def _screened(self) -> frozenset[View]:
+        """The image sets that are passed in screened precision."""
+        return screened_views(self.suite) if self.context.precision == SCREENED else frozenset()
 
     def _identity(self, key: Key, parent: Candidate) -> str:
         """Digest of a parent's network: of its weights, its settings, and the code that rebuilds it."""

@@ -63,7 +63,7 @@ def test_outputs_serve_a_later_run_of_the_same_environment(tmp_path: Path) -> No
 @pytest.mark.parametrize("result", [torch.arange(6.0).view(2, 3), np.eye(3), "outputs"], ids=type)
 def test_what_evaluators_remember_of_a_parent_is_kept(tmp_path: Path, result: object) -> None:
     source, model = ImageSource(Digits(), Place()), build_model(from_settings({"name": "small-cnn"}))
-    if result == "outputs":
+    if isinstance(result, str):
         result = Outputs(np.eye(3, dtype=np.float32), np.arange(3))
     calls: list[str] = []
     for test, expected in (("attack", 1), ("attack", 1), ("attack, other images", 2)):
@@ -162,24 +162,18 @@ def wait_for(path: Path) -> None:
 
 @pytest.mark.extensive
 def test_two_processes_compute_once_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
-    dead = process(tmp_path, "dead", 600)
-    wait_for(tmp_path / "computed-dead")
-    dead.send_signal(signal.SIGKILL)
-    dead.wait()
-    first = process(tmp_path, "first", 1.0)
-    wait_for(tmp_path / "computed-first")
-    second = process(tmp_path, "second", 600)
-    assert [each.communicate(timeout=120)[0].strip() for each in (first, second)] == ["[0, 1, 2, 3, 4]"] * 2
+    with process(tmp_path, "dead", 600) as dead:
+        wait_for(tmp_path / "computed-dead")
+        dead.send_signal(signal.SIGKILL)
+    with process(tmp_path, "first", 1.0) as first:
+        wait_for(tmp_path / "computed-first")
+        with process(tmp_path, "second", 600) as second:
+            both = [each.communicate(timeout=120)[0].strip() for each in (first, second)]
+    assert both == ["[0, 1, 2, 3, 4]"] * 2
     assert not (tmp_path / "computed-second").exists()
     assert [path.name for path in (tmp_path / "kept").iterdir()] == [
         "entry.npz"
     ]  # no lock, nothing half-written
-
-
-CHANGES = {
-    'name = "accuracy"': 'name = "accuracy"\n[[evaluators]]\nname = "noise"\nepsilons = [8]\n[[evaluators]]\n'
-    'name = "attack"\nepsilons = [1]\nimages = 32\nsteps = 2\nprobe = 8\n',
-}
 
 
 @pytest.fixture(name="passes")
@@ -206,7 +200,7 @@ def test_a_second_run_of_the_same_parent_passes_its_candidates_only(
 ) -> None:
     monkeypatch.setenv("EVALSUITE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(SIZE_VARIABLE, "1")
-    suite = suite_file(CHANGES)
+    suite = suite_file()
     first = api.run(suite, out=tmp_path / "first")
     counted = dict(passes)
     assert counted["parent"] > 0
