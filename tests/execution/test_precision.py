@@ -90,7 +90,9 @@ def test_sets_that_another_test_needs_whole_are_not_screened(suite_file: SuiteFi
     conditions = {view.transform.kind for view in screened_views(suite)}
     assert conditions == {"brightness", "contrast"}
     for severity, left in ((3, set()), (5, {"brightness", "contrast"})):
-        calibration = f'name = "calibration"\ncorruptions = true\nseverities = [{severity}]'
+        calibration = (
+            f'name = "calibration"\nlabel = "corrupted"\ncorruptions = true\nseverities = [{severity}]'
+        )
         changed = suite_file({'name = "accuracy"': f'name = "accuracy"\n[[evaluators]]\n{calibration}'})
         assert {view.transform.kind for view in screened_views(load_suite(changed))} == left
 
