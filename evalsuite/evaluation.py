@@ -261,6 +261,10 @@ class Bench:
         """Returns whether `outputs` has the predictions of a view alone; see `ScreenedOutputs`."""
         return False
 
+    def has_outputs(self, view: View) -> bool:
+        """Returns whether the outputs of the model on `view` are computed already."""
+        return view in self._outputs
+
     def _forward(self, view: View) -> Outputs:
         images = self.images(view)
         self._check_first()

@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("results",),
     ("execution",),
     ("report",),
+    ("notebook",),
     ("api",),
     ("plugins", "testing"),
     ("cli",),

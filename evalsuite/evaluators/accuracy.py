@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -65,6 +65,8 @@ class Accuracy(Evaluator):
 
     Where there are at least 20 classes, the accuracy of the five most likely ones too.
     """
+
+    per_image: ClassVar[bool] = True
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

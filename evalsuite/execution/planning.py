@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from evalsuite.config.options import Options, data_root
-from evalsuite.config.suite import Suite, load_suite
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import load_suite
+from evalsuite.datasets.stages import StageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError, StoreError, UserError
 from evalsuite.evaluation import Bench
@@ -27,8 +29,10 @@ from evalsuite.execution.corruption_sources import with_corruption_sources
 from evalsuite.execution.devices import card, devices, threads
 from evalsuite.execution.parent_cache import CacheSettings, kept_folder, kept_size
 from evalsuite.execution.run_bench import screened_views
+from evalsuite.execution.stages import Stages, planned_stages, scores_in_stages
 from evalsuite.execution.suite_checks import check_suite
 from evalsuite.execution.tasks import RunContext
+from evalsuite.execution.training_precision import with_training_precision
 from evalsuite.execution.worker import TaskRunner
 from evalsuite.metrics.functionals import FUNCTIONALS
 from evalsuite.models.architectures.base import build_model
@@ -97,6 +101,11 @@ class PreparedRun:
     engine: Engine = field(default_factory=Engine)
 
     @property
+    def stages(self) -> Stages | None:
+        """What a sequential check measures in stages; ``None`` otherwise."""
+        return self.runner.context.stages
+
+    @property
     def root(self) -> Path:
         """The run folder."""
         return self.runner.store.root
@@ -131,6 +140,11 @@ def prepare(
     """
     options = options or Options()
     chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
+    if chosen.sequential and not chosen.check:
+        raise UserError(
+            f"{chosen.source}: found sequential = true, which is for finished models: 'evalsuite check --suite' "
+            "measures in stages, and a run of methods measures all ratios on the same images; leave it out"
+        )
     if out == "":
         raise UserError("found out = '', expected the path of a run folder; name one")
     root = Path(out) if out is not None else Path("reports") / chosen.name
@@ -151,22 +165,31 @@ def prepare(
     )
     Store(root).refuse_newer()
     with threads(chosen.threads):
-        runner = TaskRunner(context)
-        counted = with_class_count(chosen, runner)
-        if counted is not chosen:
-            chosen = counted
-            context = replace(context, suite=counted)
-            runner = TaskRunner(context)
-        if chosen.automatic:
-            chosen = with_corruption_sources(chosen, runner.image_source)
-            context = replace(context, suite=chosen)
-            runner = TaskRunner(context, runner.image_source)
+        runner = _settled(TaskRunner(context))
         engine = run_precision(runner, run_engine(runner))
-        cache = _cache_settings(chosen, options, runner.device, engine)
-        runner.context = replace(context, engine=engine.name, precision=engine.precision, cache=cache)
-        plan = Planner(chosen, options, runner.production, runner.image_source, engine).plan()
+        planner = Planner(runner.suite, options, runner.production, runner.image_source, engine)
+        plan = planner.plan()
+        cache = _cache_settings(runner.suite, options, runner.device, engine)
+        runner.context = replace(
+            runner.context,
+            engine=engine.name,
+            precision=engine.precision,
+            stages=planner.stages,
+            cache=cache,
+        )
     _check_picture_options(options, runner.image_source)
-    return PreparedRun(chosen, options, plan, runner, tuple(places), name, workers, engine)
+    return PreparedRun(runner.suite, options, plan, runner, tuple(places), name, workers, engine)
+
+
+def _settled(runner: TaskRunner) -> TaskRunner:
+    """Settles what a suite leaves open: the number of classes, sources of corrupted images, precisions of trainings."""
+    suite = with_training_precision(with_class_count(runner.suite, runner), runner.device, runner.store)
+    if suite is not runner.suite:
+        runner = TaskRunner(replace(runner.context, suite=suite))
+    if not suite.automatic:
+        return runner
+    suite = with_corruption_sources(suite, runner.image_source)
+    return TaskRunner(replace(runner.context, suite=suite), runner.image_source)
 
 
 def _cache_settings(suite: Suite, options: Options, device: torch.device, engine: Engine) -> CacheSettings:
@@ -231,6 +254,10 @@ def run_precision(runner: TaskRunner, engine: Engine) -> Engine:
     suite = runner.suite
     if suite.resources.precision == EXACT:
         return replace(engine, precision=EXACT, precision_gain=0.0, precision_reason="")
+    if suite.sequential:
+        raise UserError(
+            "found precision = 'screened' and sequential = true, whose stages are passed in single precision; choose one"
+        )
     if not screened_views(suite):
         raise UserError(
             "found precision = 'screened', but every image set of these tests needs likelihoods or features; leave it "
@@ -284,6 +311,7 @@ class Planner:
     ) -> None:
         self.suite, self.options, self.engine = suite, options, engine
         self.production, self.image_source = production, image_source
+        self.stages: Stages | None = None  # known when it is planned
 
     def plan(self) -> RunPlan:
         """Returns the plan of all cells after checking everything that can be checked.
@@ -293,6 +321,7 @@ class Planner:
         """
         self._check_selected_names()
         check_suite(self.suite, self.image_source)
+        self.stages = planned_stages(self.suite, self.image_source) if self.suite.sequential else None
         plan = RunPlan(
             seeds=self.suite.seeds,
             candidates=tuple(candidate for seed in self.suite.seeds for candidate in self._made_here(seed)),
@@ -399,7 +428,9 @@ class Planner:
         plugin, device = config.plugin, self.production.device
         machine = {"machine": {**hardware(device.type), "card": card(device)}} if plugin.measures_time else {}
         functionals = {FUNCTIONALS[metric.functional].module for metric in plugin.metrics}
-        code: tuple[Entry, ...] = (type(plugin), Bench, *sorted(functionals))
+        staged = {} if self.stages is None else self.stages.inputs(config.label)
+        in_stages = (scores_in_stages.__module__, StageSource) if staged else ()
+        code: tuple[Entry, ...] = (type(plugin), Bench, *in_stages, *sorted(functionals))
         return digest_of(
             {
                 **machine,
@@ -412,6 +443,7 @@ class Planner:
                 **self._batch_size,
                 **self._engine,
                 **self._precision(plugin),
+                **staged,
                 "code": code_digest(code),
                 "libraries": _libraries(code),
             }

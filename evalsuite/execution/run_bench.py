@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from evalsuite.config.suite import Suite
     from evalsuite.datasets.source import ImageSource
+    from evalsuite.datasets.stages import StageSource
     from evalsuite.models.inference import InferenceModel
     from evalsuite.types import Array
 
@@ -161,6 +162,33 @@ class RunBench(Bench):
             "batch_size": self.batch_size,
             "screened": self.is_screened(view),
         }
+
+
+class StageBench(RunBench):
+    """The bench of a network on the images of a stage, which shares the prepared network with its whole bench.
+
+    Args:
+        bench: The network's bench on all images.
+        image_source: The images of the stage.
+        whole: Image sets that the run passes as a whole anyway: their outputs are taken from there.
+        more: As for `RunBench`.
+    """
+
+    def __init__(
+        self, bench: Bench, image_source: StageSource, *, whole: Collection[View] = (), **more: Any
+    ) -> None:
+        super().__init__(bench.network, image_source, **more)
+        self._bench, self._rows, self._whole = bench, image_source.rows, whole
+
+    @property
+    def inference_model(self) -> InferenceModel:
+        """The prepared network of the whole bench."""
+        return self._bench.inference_model
+
+    def _forward(self, view: View) -> Outputs:
+        if view.transform is None and (view in self._whole or self._bench.has_outputs(view)):
+            return Outputs(self._bench.outputs(view).logits[self._rows], self.images(view).labels)
+        return super()._forward(view)
 
 
 def screened_views(suite: Suite) -> frozenset[View]:

@@ -14,6 +14,7 @@ from evalsuite.types import DENSE, Candidate, CellStatus
 
 if TYPE_CHECKING:  # the engines import torch
     from evalsuite.execution.parent_cache import CacheSettings
+    from evalsuite.execution.stages import Stages
     from evalsuite.models.engines import EngineName
     from evalsuite.models.screening import Precision
 
@@ -37,6 +38,7 @@ class RunContext:
         cache: Where later runs find what parents computed; ``None`` while the run is planned, and on other machines.
         engine: What computes forward passes, the same for all networks of the run.
         precision: In which sets are passed of which predictions suffice.
+        stages: What is measured in stages; ``None`` where everything is measured on all images.
         patience: Seconds to wait for a file that another machine has written.
         fingerprint: Versions and code of the run (`evalsuite.runs.provenance.environment_fingerprint`), which the
             worker's must equal.
@@ -55,6 +57,7 @@ class RunContext:
     cache: CacheSettings | None = None
     engine: EngineName = "eager"
     precision: Precision = "exact"
+    stages: Stages | None = None
     patience: float = 0.0
     fingerprint: Mapping[str, str] = field(default_factory=dict)
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from evalsuite.config.options import Options
-from evalsuite.config.suite import Suite, shipped_suites
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import shipped_suites
 
 PACKAGES = (
     "evalsuite",
@@ -115,6 +116,7 @@ def described(suite: Suite) -> dict[str, Any]:
         ),
         "source": _called(suite),
         **({"limit": suite.limit} if suite.limit else {}),
+        **({"sequential": True} if suite.sequential else {}),
         **({} if suite.parent_accuracy is None else {"parent_accuracy": suite.parent_accuracy}),
         **({} if suite.control else {"control": False}),
         **({"pruned_only": list(suite.pruned_only)} if suite.pruned_only else {}),

@@ -72,6 +72,8 @@ class Cell:
         reason: In words, where the status is not ``ok``.
         metrics: The metrics that the scores are of.
         scores: With their evidence.
+        parent: Of a test in stages, the scores of the parent on the same images as those of the candidate.
+        looks: Of a test in stages, how many images have been seen after each; empty of a test on all images.
     """
 
     digest: str
@@ -79,6 +81,8 @@ class Cell:
     reason: str = ""
     metrics: tuple[Metric, ...] = ()
     scores: tuple[Score, ...] = ()
+    parent: tuple[Score, ...] = ()
+    looks: tuple[int, ...] = ()
 
 
 class Store:
@@ -252,19 +256,17 @@ class Store:
 def cell_bytes(cell: Cell) -> bytes:
     """Returns the content of a cell's file; arrays that several scores share are in it once."""
     arrays: dict[str, Array] = {}
-    scores = [
-        asdict(replace(score, evidence={}))
-        | {"evidence": {population: _kept(arrays, values) for population, values in score.evidence.items()}}
-        for score in cell.scores
-    ]
-    content = {
+    content: dict[str, Any] = {
         "format": FORMAT,
         "digest": cell.digest,
         "status": cell.status,
         "reason": cell.reason,
         "metrics": [asdict(metric) for metric in cell.metrics],
-        "scores": scores,
+        "scores": [_score_fields(score, arrays) for score in cell.scores],
     }
+    if cell.looks:
+        content["parent"] = [_score_fields(score, arrays) for score in cell.parent]
+        content["looks"] = list(cell.looks)
     # one metadata entry only: safetensors does not keep the order of several, and bytes must be the same
     return save(arrays, metadata={"cell": to_json(with_checksum(content)).decode()})
 
@@ -293,8 +295,17 @@ def _read(path: Path, digest: str | None) -> Cell | None:
 
 def _cell(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> Cell:
     metrics = tuple(Metric(**metric) for metric in content["metrics"])
-    scores = tuple(_score(score, arrays) for score in content["scores"])
-    return Cell(content["digest"], content["status"], content["reason"], metrics, scores)
+    scores, parent = (
+        tuple(_score(score, arrays) for score in content.get(name, ())) for name in ("scores", "parent")
+    )
+    looks = tuple(content.get("looks", ()))
+    return Cell(content["digest"], content["status"], content["reason"], metrics, scores, parent, looks)
+
+
+def _score_fields(score: Score, arrays: dict[str, Array]) -> dict[str, Any]:
+    """A score as plain JSON; its evidence goes to `arrays`."""
+    evidence = {population: _kept(arrays, values) for population, values in score.evidence.items()}
+    return asdict(replace(score, evidence={})) | {"evidence": evidence}
 
 
 def _score(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Score:

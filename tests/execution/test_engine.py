@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from evalsuite import Options, api
-from evalsuite.config.suite import load_suite
+from evalsuite.config.suite_file import load_suite
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
 from evalsuite.datasets.source import ImageSource
