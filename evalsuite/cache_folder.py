@@ -29,6 +29,53 @@ class Entry:
     used: float
 
 
+@dataclass(frozen=True)
+class CacheKind:
+    """One kind of what is kept.
+
+    Attributes:
+        name: A word for it.
+        text: What it is, in words.
+        folder: Below the cache folder; empty for that itself.
+        suffix: Ending of the file that makes an entry, and whose time says when it was used.
+        variable: Environment variable with the gigabytes that are kept.
+        default: Bytes that are kept where it is not set.
+        least: What the variable may be: ``above 0``, or ``from 0 on`` where 0 keeps nothing.
+    """
+
+    name: str
+    text: str
+    folder: str
+    suffix: str
+    variable: str
+    default: float
+    least: str = "above 0"
+
+    @property
+    def path(self) -> Path:
+        """Where the entries are."""
+        return cache_folder() / self.folder
+
+    def most(self) -> float:
+        """Returns how many bytes are kept.
+
+        Raises:
+            DataError: If the variable is no such number.
+        """
+        return bytes_kept(self.variable, self.default, least=self.least)
+
+    def entries(self) -> list[Entry]:
+        """Returns the entries, the least recently used first."""
+        return entries(self.path, self.suffix)
+
+
+PICTURES = CacheKind("pictures", "decoded pictures", "", ".json", "EVALSUITE_CACHE_GB", 64e9)
+OUTPUTS = CacheKind(
+    "outputs", "outputs of parents", "outputs", ".npz", "EVALSUITE_OUTPUTS_GB", 8e9, least="from 0 on"
+)
+KINDS = (PICTURES, OUTPUTS)
+
+
 def cache_folder() -> Path:
     """Returns the cache folder: `CACHE_VARIABLE`, else ``evalsuite`` in the user's cache folder."""
     named = os.environ.get(CACHE_VARIABLE)

@@ -7,7 +7,7 @@ import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, get_args
 
 from evalsuite.config.suite import DATA_VARIABLE, Suite
 from evalsuite.errors import UserError
@@ -15,11 +15,11 @@ from evalsuite.plugin_config import PluginConfig, from_table
 from evalsuite.producers import PRODUCERS
 from evalsuite.registry import unknown_name
 from evalsuite.training.published_recipes import named_recipe
+from evalsuite.types import InferencePrecision
 
 if TYPE_CHECKING:
     from evalsuite.producers.base import Producer
 
-PRECISIONS = ("exact", "screened")
 __all__ = ["DATA_VARIABLE", "Options", "data_root"]
 
 
@@ -70,7 +70,7 @@ class Options:
     skip_unreadable: bool = False
     verify: bool = False
     candidates_from: tuple[str, ...] = ()
-    precision: Literal["", "exact", "screened"] = ""
+    precision: str = ""
     cache: bool = True
     data: dataclasses.InitVar[Path | None] = None
 
@@ -107,10 +107,16 @@ class Options:
         return replace(suite, seeds=seeds, recipe=recipe, retraining=recipe, retrainings={})
 
     @property
-    def _chosen_precision(self) -> Literal["", "exact", "screened"]:
-        if self.precision not in ("", *PRECISIONS):
-            raise UserError(f"--precision: {unknown_name('precision', self.precision, PRECISIONS)}")
-        return self.precision
+    def _chosen_precision(self) -> InferencePrecision | None:
+        """The precision that was asked for; ``None`` for the suite's."""
+        for choice in get_args(InferencePrecision):
+            if self.precision == choice:
+                return choice  # type: ignore[no-any-return]  # what it is compared with has the type
+        if self.precision:
+            raise UserError(
+                f"--precision: {unknown_name('precision', self.precision, get_args(InferencePrecision))}"
+            )
+        return None
 
     def _functions(self, suite: Suite) -> tuple[PluginConfig[Producer], ...]:
         """The user's functions as producers, labelled with their names."""

@@ -16,7 +16,7 @@ from evalsuite.errors import SuiteError
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.tolerances import Tolerance
 from evalsuite.training.recipe import Recipe
-from evalsuite.types import DENSE, PRODUCTION, ExternalCandidate, Metric, WeightSet
+from evalsuite.types import DENSE, PRODUCTION, ExternalCandidate, InferencePrecision, Metric, WeightSet
 
 if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
     from evalsuite.datasets.base import DataSet
@@ -53,7 +53,7 @@ class Resources:
     gpus: float = 0.0
     batch_size: int = 0
     engine: Literal["auto", "eager", "openvino"] = "auto"
-    precision: Literal["exact", "screened"] = "exact"
+    precision: InferencePrecision = "exact"
 
     def __post_init__(self) -> None:
         for name in ("time_limit", "production_limit"):

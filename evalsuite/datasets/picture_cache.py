@@ -19,18 +19,14 @@ from typing import Any
 import numpy as np
 
 from evalsuite.atomic_files import atomic_path, write_atomically
-from evalsuite.cache_folder import bytes_kept, cache_folder, make_room
+from evalsuite.cache_folder import PICTURES, make_room
 from evalsuite.datasets.shared_cache import SMALL, exclusive, has_room
 from evalsuite.errors import StoreError
 from evalsuite.types import Array
 
 log = logging.getLogger(__name__)
 
-SIZE_VARIABLE = "EVALSUITE_CACHE_GB"
-"""Environment variable with the gigabytes of decoded pictures that are kept."""
-CACHE_SIZE = 64e9
-"""Bytes of decoded pictures that are kept where it is not set; those that were not used for longest go first."""
-FACTS = ".json"
+FACTS = PICTURES.suffix
 """Ending of the files of facts, one beside the pixels of each set."""
 ROWS = "rows"
 """The fact about decoded pictures that the cache reads itself: how many there are."""
@@ -64,15 +60,6 @@ class CachedArray(np.memmap[Any, Any]):
         return answer
 
 
-def cache_size() -> float:
-    """Returns how many bytes of decoded pictures are kept: `SIZE_VARIABLE`, else `CACHE_SIZE`.
-
-    Raises:
-        DataError: If the variable is no number above 0.
-    """
-    return bytes_kept(SIZE_VARIABLE, CACHE_SIZE)
-
-
 def cached_pictures(
     name: str, shape: tuple[int, int, int, int], decode: Decode, *, renew: bool = False
 ) -> tuple[Array, Mapping[str, Any]]:
@@ -90,7 +77,7 @@ def cached_pictures(
     size = int(np.prod(shape))
     if size <= SMALL:
         return _in_memory(shape, decode)
-    folder = cache_folder()
+    folder = PICTURES.path
     found = None if renew else _found(folder / f"{name}{FACTS}", shape)
     if found is not None:
         return found
@@ -100,13 +87,13 @@ def cached_pictures(
         )  # another process may have done it
         if found is not None:
             return found
-        if size > (most := cache_size()):
+        if size > (most := PICTURES.most()):
             log.warning(
                 "%.0f GB of decoded pictures are more than the %.0f GB that are kept, so other runs decode them again: "
                 "set %s",
                 size / 1e9,
                 most / 1e9,
-                SIZE_VARIABLE,
+                PICTURES.variable,
             )
         make_room(folder, FACTS, size=size, most=most)
         stored = has_room(folder, size) and _stored(folder / f"{name}{FACTS}", decode)

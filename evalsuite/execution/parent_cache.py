@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from evalsuite.atomic_files import atomic_path, remove_leftovers
-from evalsuite.cache_folder import bytes_kept, cache_folder, entries, make_room
+from evalsuite.cache_folder import OUTPUTS, entries, make_room
 from evalsuite.datasets.shared_cache import exclusive, has_room
 from evalsuite.errors import StoreError
 from evalsuite.evaluation import Outputs, ScreenedOutputs
@@ -36,31 +36,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOLDER = "outputs"
-"""Folder of what parents computed, below the scratch folder of a run and below the user's cache folder."""
-SIZE_VARIABLE = "EVALSUITE_OUTPUTS_GB"
-"""Environment variable with the gigabytes that later runs may use; 0 keeps nothing."""
-CACHE_SIZE = 8e9
-"""Bytes that are kept where it is not set; what was not used for longest goes first."""
-ENDING = ".npz"
-"""Of the files."""
+FOLDER, ENDING = OUTPUTS.folder, OUTPUTS.suffix
+"""Folder of what parents computed, below the scratch folder of a run; and the ending of its files."""
 
 Arrays = Mapping[str, "Array"]
 Accepts = Callable[[Arrays], bool]
-
-
-def kept_folder() -> Path:
-    """Returns where later runs find what parents computed."""
-    return cache_folder() / FOLDER
-
-
-def kept_size() -> float:
-    """Returns how many bytes are kept: `SIZE_VARIABLE`, else `CACHE_SIZE`.
-
-    Raises:
-        DataError: If the variable is no number from 0 on.
-    """
-    return bytes_kept(SIZE_VARIABLE, CACHE_SIZE, least="from 0 on")
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evalsuite.cache_folder import OUTPUTS
 from evalsuite.config.options import Options, data_root
 from evalsuite.config.suite import Suite
 from evalsuite.config.suite_file import load_suite
@@ -27,7 +28,7 @@ from evalsuite.execution import executors
 from evalsuite.execution.class_counts import with_class_count
 from evalsuite.execution.corruption_sources import with_corruption_sources
 from evalsuite.execution.devices import card, devices, threads
-from evalsuite.execution.parent_cache import CacheSettings, kept_folder, kept_size
+from evalsuite.execution.parent_cache import CacheSettings
 from evalsuite.execution.run_bench import screened_views
 from evalsuite.execution.stages import Stages, planned_stages, scores_in_stages
 from evalsuite.execution.suite_checks import check_suite
@@ -198,7 +199,7 @@ def _cache_settings(suite: Suite, options: Options, device: torch.device, engine
     Raises:
         DataError: If the size that the user chose is no number from 0 on.
     """
-    most = kept_size()
+    most = OUTPUTS.most()
     content = {
         "versions": {**versions(), **{name: _version(name) for name in NETWORK_LIBRARIES}},
         "hardware": hardware(device.type)["processor"] if device.type == "cpu" else card(device),
@@ -206,7 +207,7 @@ def _cache_settings(suite: Suite, options: Options, device: torch.device, engine
         "engine": {"name": engine.name, "version": engine.version},
         "code": code_digest((Bench, _module_of(choose_engine))),
     }
-    folder = kept_folder() if options.cache and most else None
+    folder = OUTPUTS.path if options.cache and most else None
     return CacheSettings(folder, most, digest_of(content))
 
 
@@ -256,7 +257,8 @@ def run_precision(runner: TaskRunner, engine: Engine) -> Engine:
         return replace(engine, precision=EXACT, precision_gain=0.0, precision_reason="")
     if suite.sequential:
         raise UserError(
-            "found precision = 'screened' and sequential = true, whose stages are passed in single precision; choose one"
+            "found precision = 'screened' and sequential = true, whose stages are passed in single precision: leave "
+            "one of them out"
         )
     if not screened_views(suite):
         raise UserError(

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 from evalsuite.config.suite import Suite
 from evalsuite.runs.plan import PlannedCandidate, RunPlan
 from evalsuite.runs.store import Key
-from evalsuite.types import DENSE, Candidate, CellStatus
+from evalsuite.types import DENSE, Candidate, CellStatus, InferencePrecision
 
 if TYPE_CHECKING:  # the engines import torch
     from evalsuite.execution.parent_cache import CacheSettings
     from evalsuite.execution.stages import Stages
     from evalsuite.models.engines import EngineName
-    from evalsuite.models.screening import Precision
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class RunContext:
     scratch: Path | None = None
     cache: CacheSettings | None = None
     engine: EngineName = "eager"
-    precision: Precision = "exact"
+    precision: InferencePrecision = "exact"
     stages: Stages | None = None
     patience: float = 0.0
     fingerprint: Mapping[str, str] = field(default_factory=dict)

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from evalsuite.compat.calls import quiet_imports
 from evalsuite.errors import UserError
 from evalsuite.models.inference import BATCH_SIZE, InferenceModel, logits, prepare_for_inference
-from evalsuite.models.screening import EXACT, SCREENED, HalfModel, Precision, precision_gain
+from evalsuite.models.screening import EXACT, SCREENED, HalfModel, precision_gain
 from evalsuite.models.screening import GAIN as SCREENING_GAIN
 
 if TYPE_CHECKING:
-    from evalsuite.types import Array
+    from evalsuite.types import Array, InferencePrecision
 
 EngineName = Literal["eager", "openvino"]
 EAGER: EngineName = "eager"
@@ -59,7 +59,7 @@ class Engine:
     gain: float = 0.0
     difference: float = 0.0
     reason: str = ""
-    precision: Precision = EXACT
+    precision: InferencePrecision = EXACT
     precision_gain: float = 0.0
     precision_reason: str = ""
 

@@ -14,7 +14,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from evalsuite.models.inference import BATCH_SIZE, InferenceModel, logits
 
 if TYPE_CHECKING:
-    from evalsuite.types import Array
+    from evalsuite.types import Array, InferencePrecision
 
-Precision = Literal["exact", "screened"]
-EXACT: Precision = "exact"
-SCREENED: Precision = "screened"
+EXACT: InferencePrecision = "exact"
+SCREENED: InferencePrecision = "screened"
 
 SAFETY = 3.0
 """The bound of margins, in units of the largest move of a logit: above 2, for no image was looked at twice."""

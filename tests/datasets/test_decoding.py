@@ -198,7 +198,7 @@ def test_damaged_caches_and_full_disks_cost_only_time(
 
 def test_the_cache_is_bounded(tmp_path: Path, no_small_sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = photos(tmp_path / "photos")
-    monkeypatch.setattr(picture_cache, "CACHE_SIZE", 2 * 12 * 3 * 64 + 100)
+    monkeypatch.setenv("EVALSUITE_CACHE_GB", str((2 * 12 * 3 * 64 + 100) / 1e9))
     for split_seed, side in enumerate((8, 7, 6)):
         Folder(str(folder), side=side, labelled=True, split_seed=split_seed).load("test", PLACE)
     assert len([*no_small_sets.glob("*.pixels")]) == 2

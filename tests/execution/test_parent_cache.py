@@ -17,13 +17,14 @@ import pytest
 import torch
 
 from evalsuite import Options, api
+from evalsuite.cache_folder import OUTPUTS
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import UserError
 from evalsuite.evaluation import Bench, Outputs
-from evalsuite.execution.parent_cache import SIZE_VARIABLE, CacheSettings, ParentCache, from_arrays, to_arrays
+from evalsuite.execution.parent_cache import CacheSettings, ParentCache, from_arrays, to_arrays
 from evalsuite.execution.planning import prepare
 from evalsuite.execution.run_bench import RunBench
 from evalsuite.models.architectures.base import build_model
@@ -199,7 +200,7 @@ def test_a_second_run_of_the_same_parent_passes_its_candidates_only(
     suite_file: SuiteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: Counter[str]
 ) -> None:
     monkeypatch.setenv("EVALSUITE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv(SIZE_VARIABLE, "1")
+    monkeypatch.setenv(OUTPUTS.variable, "1")
     suite = suite_file()
     first = api.run(suite, out=tmp_path / "first")
     counted = dict(passes)
@@ -216,9 +217,9 @@ def test_a_second_run_of_the_same_parent_passes_its_candidates_only(
 def test_a_size_that_is_no_number_is_refused_before_anything_is_computed(
     suite_file: SuiteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(SIZE_VARIABLE, "lots")
-    sentence = f"found {SIZE_VARIABLE} = lots, expected gigabytes from 0 on"
+    monkeypatch.setenv(OUTPUTS.variable, "lots")
+    sentence = f"found {OUTPUTS.variable} = lots, expected gigabytes from 0 on"
     with pytest.raises(UserError, match=sentence):
         prepare(suite_file(), out=tmp_path / "run")
-    monkeypatch.setenv(SIZE_VARIABLE, "0")
+    monkeypatch.setenv(OUTPUTS.variable, "0")
     assert prepare(suite_file(), out=tmp_path / "run").runner.context.cache.folder is None
