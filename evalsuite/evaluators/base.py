@@ -133,6 +133,14 @@ class Evaluator(ABC):
         return ()
 
     @property
+    def predictions(self) -> tuple[View, ...]:
+        """The image sets, some of `needs`, of which `evaluate` can do with the most likely classes; none by default.
+
+        Where `evalsuite.evaluation.Bench.is_screened`, their outputs have no likelihoods.
+        """
+        return ()
+
+    @property
     def extra_images(self) -> int:
         """Images that `evaluate` sends through networks by itself, beside its needs: for estimates of the cost.
 

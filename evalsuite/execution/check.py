@@ -160,7 +160,7 @@ def check_suite_of(
     if not request.parent:
         raise SuiteError("found no parent, expected its weights: give --parent FILE")
     data = resolve_data(request.data, where="--data", root=root) if request.data else None
-    raw = _suite_tables(request, battery, source, candidates)
+    raw = _suite_tables(request, battery, source, candidates, folder=folder)
     if data is not None:
         raw["data"] = data.table
     for plugin in raw["plugins"]:
@@ -190,6 +190,8 @@ def _suite_tables(
     battery: Mapping[str, Any],
     source: Path,
     candidates: Sequence[Mapping[str, Any]],
+    *,
+    folder: Path,
 ) -> dict[str, Any]:
     """The tables of the suite that answers a request, but for its model; paths are absolute or as they were given."""
     tables = {

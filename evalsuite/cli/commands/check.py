@@ -21,6 +21,8 @@ from evalsuite.cli.options import (
     Device,
     DryRun,
     Limit,
+    NoCache,
+    Precision,
     SkipUnreadable,
     Verify,
     Weights,
@@ -134,6 +136,8 @@ def check_command(
     as_json: AsJson = False,
     limit: Limit = None,
     batch_size: BatchSize = None,
+    precision: Precision = "",
+    no_cache: NoCache = False,
     dry_run: DryRun = False,
 ) -> None:
     """Check finished models against their parent: exit code 0 if none fails, 1 if one does."""
@@ -176,6 +180,8 @@ def check_command(
         workers=worker_count(workers),
         limit=limit,
         batch_size=batch_size,
+        precision=precision,
+        cache=not no_cache,
         trust_program=trust_program,
         command=shlex.join(["python", "-m", "evalsuite", *sys.argv[1:]]),
     )
