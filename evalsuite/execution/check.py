@@ -161,6 +161,8 @@ def check_suite_of(
         raise SuiteError("found no parent, expected its weights: give --parent FILE")
     data = resolve_data(request.data, where="--data", root=root) if request.data else None
     raw = _suite_tables(request, battery, source, candidates)
+    if not request.suite:
+        raw["evaluators"] = _tests_of(candidates, folder)
     if data is not None:
         raw["data"] = data.table
     for plugin in raw["plugins"]:
@@ -194,7 +196,6 @@ def _suite_tables(
     """The tables of the suite that answers a request, but for its model; paths are absolute or as they were given."""
     tables = {
         **{key: battery[key] for key in PASSED_ON if key in battery},
-        **({} if request.suite else {"evaluators": _tests_of(candidates, folder)}),
         "name": "check",  # the folder's name, not the suite's: another check by the same suite may stand beside it
         "description": _description(request, battery),
         "checkpoint": request.parent,

@@ -242,7 +242,12 @@ def test_what_is_not_measured_yet_is_not_called_undecidable(findings: ReportData
 def test_a_mean_over_a_group_is_named_as_one(findings: ReportData) -> None:
     worst = findings.verdicts["drop"].idxmax()
     changed = findings.verdicts.copy()
-    changed.loc[worst, ["metric", "condition", "aggregate", "drop"]] = ["msp_auroc", "ood-far", "of-mean", 3.0]
+    changed.loc[worst, ["metric", "condition", "aggregate", "drop"]] = [
+        "msp_auroc",
+        "ood-far",
+        "of-mean",
+        3.0,
+    ]
     method = str(changed.loc[worst, "method"])
     first = changed.loc[worst, "target_ratio"]
     keep = (changed["verdict"] != INFERIOR) | (changed["target_ratio"] >= first)

@@ -11,8 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evalsuite.results.run import Run
-
 Answer = Callable[..., int]
 SIZES = [225, 450, 899]
 
@@ -33,7 +31,9 @@ def table(document: dict[str, Any], candidate: str) -> pd.DataFrame:
 def test_clear_verdicts_are_those_of_all_images_and_take_fewer(
     answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    models = [word for name in ("light", "heavy") for word in ("--candidate", str(shelf / f"{name}.safetensors"))]
+    models = [
+        word for name in ("light", "heavy") for word in ("--candidate", str(shelf / f"{name}.safetensors"))
+    ]
     whole, full = checked(answer, capsys, *models, "--out", str(tmp_path / "full"))
     code, document = checked(answer, capsys, *models, "--sequential", "--out", str(tmp_path / "run"))
     assert (code, document["outcome"]) == (whole, full["outcome"])
