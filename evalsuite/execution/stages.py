@@ -321,7 +321,7 @@ class _Parts:
         if score.n is None or score.n == total:
             return score
         text = (
-            f"Measured on {score.n:,} of {total:,} images, where its check stopped early: the number tends to be too far "
-            "from its tolerance."
+            f"Measured on {score.n:,} of {total:,} images, where its check stopped early: the number tends to be too "
+            "far from its tolerance."
         )
         return replace(score, flags=(*score.flags, text))
