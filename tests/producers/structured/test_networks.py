@@ -264,7 +264,11 @@ def test_masks_and_factors_fit_every_network(
         "alds": {},
     }.items():
         reads = name in ("torchvision vit", "torchvision swin") and method not in ("magnitude", "n-m")
-        with pytest.raises(SkippedError, match="the attention around it reads its weight") if reads else contextlib.nullcontext():
+        with (
+            pytest.raises(SkippedError, match="the attention around it reads its weight")
+            if reads
+            else contextlib.nullcontext()
+        ):
             model = next(iter(producer(method, **table).produce(parent, (0.25,), context)))
             share = 1 - count_nonzero(model) / count_nonzero(parent)
             assert share == pytest.approx(0.25, abs=0.04), method
