@@ -83,8 +83,8 @@ class Stages:
         sizes = ", ".join(f"{size:,}" for size in self.sizes[:-1])
         text = (
             f"Sequential: {', '.join(self.tests)} in stages of {sizes} and {self.sizes[-1]:,} images, each check until "
-            "its verdict is decided; the levels of the verdicts allow for the looks, and a number that stopped early "
-            "tends to be too far from its tolerance"
+            "its verdict is decided; the levels of the verdicts allow for the looks; a number that stopped early is "
+            "biased, as a rule away from its tolerance"
         )
         whole = sorted({name for test in self.tests.values() for name in test.whole})
         text += f"; {', '.join(whole)} on all images, for checks that have no bound" if whole else ""
@@ -321,7 +321,7 @@ class _Parts:
         if score.n is None or score.n == total:
             return score
         text = (
-            f"Measured on {score.n:,} of {total:,} images, where its check stopped early: the number tends to be too far "
-            "from its tolerance."
+            f"Measured on {score.n:,} of {total:,} images, where its check stopped early: the number is biased, as a "
+            "rule away from its tolerance."
         )
         return replace(score, flags=(*score.flags, text))

@@ -133,8 +133,8 @@ def stages_sentence(verdicts: pd.DataFrame) -> str:
     hopeless = f", {given_up} {'was' if given_up == 1 else 'were'} given up as undecided" if given_up else ""
     return (
         f"Sequential: {decided} of {len(verdicts)} checks were decided before the last image{took}{hopeless}; all "
-        f"together took {share:.0%} of their images. Numbers that stopped early tend to be too far from their "
-        "tolerance."
+        f"together took {share:.0%} of their images. Numbers that stopped early are biased, as a rule away from "
+        "their tolerance."
     )
 
 
