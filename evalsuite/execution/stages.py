@@ -173,7 +173,7 @@ def _staged_test(evaluator: Evaluator, limits: Mapping[Place, Limit]) -> StagedT
     """The checks of a test that stages may decide, or why there are none."""
     if not limits:
         return "none of its checks has a tolerance"
-    if not evaluator.per_image or not all(map(is_staged_view, evaluator.needs)):
+    if not evaluator.image_by_image or not all(map(is_staged_view, evaluator.needs)):
         return "it is not measured image by image on the whole test set"
     metrics = {metric.name: metric for metric in evaluator.metrics}
     if others := sorted({name for name, _ in limits if metrics[name].functional != "mean"}):
@@ -212,7 +212,7 @@ def scores_in_stages(
     that need them.
 
     Args:
-        evaluator: The test; it is `per_image`.
+        evaluator: The test; it is `image_by_image`.
         label: Its label.
         stages: Of the run.
         benches: Returns the bench of the candidate on the images of a stage, whose parent is on the same images.
