@@ -352,7 +352,8 @@ class Verdicts:
         if row["beyond_control"] is None:
             return ""
         own, control = row["drop"], row["drop"] - row["beyond_control"]
-        return f", a drop of {number_short(own)}; the control's is {number_short(control)}"
+        of_control = f"gains {number_short(-control)}" if control < 0 else f"loses {number_short(control)}"
+        return f", a drop of {number_short(own)}; the control {of_control}"
 
     def _values(self, row: Row) -> tuple[float, float] | None:
         """The number of the parent and of the candidate, means over the seeds of the scope."""
@@ -433,7 +434,7 @@ def _count_sentence(step: ProfileStep) -> Sentence:
     if step.harmless is not None:
         typical, most = step.harmless
         above = "1 is" if step.measured == 1 else f"{step.measured} are"
-        chance = f"{typical} would be, up to {most}" if most else "none would be"
+        chance = f"{typical or 'none'} would be" + (f", up to {most}" if most else "")
         found += f" {above} measured above the tolerance; by chance alone {chance}."
     return Sentence(found)
 
