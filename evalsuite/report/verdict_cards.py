@@ -144,10 +144,10 @@ class Verdicts:
         self.counts = headline_verdicts(data.counts)
         self.thresholds = [row for row in data.headline if row["aggregate"] == "single"]
 
-    @property
-    def networks(self) -> int:
-        """Number of networks of a method."""
-        return max((int(row["networks"]) for row in self.checks), default=1)
+    @cached_property
+    def networks(self) -> dict[str, int]:
+        """Number of networks of each method at each ratio that the verdicts are on."""
+        return {row["method"]: int(row["networks"]) for row in self.checks}
 
     def scope(self) -> str:
         """Returns what the sentences speak of, in one sentence."""
@@ -159,15 +159,26 @@ class Verdicts:
         )
         if not self.data.checked.empty:
             return f"The verdicts are on these networks. {sample}."
-        if self.networks > 1:
-            return (
-                f"The verdicts are on the mean of {self.networks} networks of each method, trained with different "
-                f"seeds. {sample}."
+        pruning = [
+            name for name in self.data.methods if name in self.networks and name not in self.data.controls
+        ]
+        several = [name for name in pruning if self.networks[name] > 1]
+        single = [name for name in pruning if self.networks[name] == 1]
+        mixed = bool(several and single)  # runs side by side
+        parts = []
+        if several:
+            counts = _range_of([self.networks[name] for name in several])
+            on = f" on {', '.join(several)}" if mixed else ""
+            parts.append(
+                f"The verdicts{on} are on the mean of {counts} networks of each method, trained with different seeds."
             )
-        return (
-            "The verdicts are on one network of each method and ratio, not on the method: another training may end "
-            f"otherwise. {sample}."
-        )
+        if single or not several:
+            on = f" on {', '.join(single)}" if mixed else ""
+            parts.append(
+                f"The verdicts{on} are on one network of each method and ratio, not on the method: another training "
+                "may end otherwise."
+            )
+        return " ".join([*parts, f"{sample}."])
 
     def control(self) -> str:
         """Returns what stands beside every method, in one sentence."""
@@ -352,7 +363,8 @@ class Verdicts:
         if row["beyond_control"] is None:
             return ""
         own, control = row["drop"], row["drop"] - row["beyond_control"]
-        return f", a drop of {number_short(own)}; the control's is {number_short(control)}"
+        of_control = f"gains {number_short(-control)}" if control < 0 else f"loses {number_short(control)}"
+        return f", a drop of {number_short(own)}; the control {of_control}"
 
     def _values(self, row: Row) -> tuple[float, float] | None:
         """The number of the parent and of the candidate, means over the seeds of the scope."""
@@ -428,12 +440,13 @@ def _count_sentence(step: ProfileStep) -> Sentence:
     control = "" if step.control is None else f" (of the control {step.control})"
     undecided = "1 is" if step.undecided == 1 else f"{step.undecided} are"
     failing = "1 fails" if step.inferior == 1 else f"{step.inferior} fail"
-    held = f"{step.noninferior} of {step.checks} checks hold{control}"
+    holding = "holds" if step.noninferior == 1 else "hold"
+    held = f"{step.noninferior} of {step.checks} checks {holding}{control}"
     found = f"At {percent(step.ratio)}, {held}, {undecided} undecided and {failing}."
     if step.harmless is not None:
         typical, most = step.harmless
         above = "1 is" if step.measured == 1 else f"{step.measured} are"
-        chance = f"{typical} would be, up to {most}" if most else "none would be"
+        chance = f"{typical or 'none'} would be" + (f", up to {most}" if most else "")
         found += f" {above} measured above the tolerance; by chance alone {chance}."
     return Sentence(found)
 
