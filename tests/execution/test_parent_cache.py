@@ -24,7 +24,7 @@ from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import UserError
 from evalsuite.evaluation import Bench, Outputs
-from evalsuite.execution.parent_cache import CacheSettings, ParentCache, from_arrays, to_arrays
+from evalsuite.execution.parent_cache import CacheSettings, ParentCache, from_arrays, is_arrays, to_arrays
 from evalsuite.execution.planning import prepare
 from evalsuite.execution.run_bench import RunBench
 from evalsuite.models.architectures.base import build_model
@@ -87,11 +87,11 @@ def test_what_is_no_array_stays_in_memory(tmp_path: Path) -> None:
     assert bench.memoise("words", lambda: {"a": 1}) == {"a": 1}
     assert bench.memoise("words", lambda: {"a": 2}) == {"a": 1}
     assert not [*tmp_path.glob("*.npz")]
-    assert to_arrays(np.array([object()])) is None
+    assert not is_arrays(np.array([object()]))
     assert isinstance(from_arrays({"tensor": np.zeros(2)}), torch.Tensor)
 
 
-@pytest.mark.parametrize("place", [0.0, 0.25, 0.5, 0.75, 0.99, "short", "empty"])
+@pytest.mark.parametrize("place", [0.0, 0.25, 0.5, 0.75, "short", "empty"])
 def test_a_damaged_entry_is_computed_again(tmp_path: Path, place: float | str) -> None:
     calls: list[str] = []
     first = ParentCache(None, settings(tmp_path)).arrays("name", counted(calls, "first"))
@@ -107,6 +107,19 @@ def test_a_damaged_entry_is_computed_again(tmp_path: Path, place: float | str) -
     third = ParentCache(None, settings(tmp_path)).arrays("name", counted(calls, "third"))
     assert np.array_equal(first["values"], third["values"])
     assert calls == ["first", "again"]
+
+
+def test_whatever_byte_is_damaged_values_are_right(tmp_path: Path) -> None:
+    """Some bytes mean nothing, such as times in the archive's table: then the values are read."""
+    ParentCache(None, settings(tmp_path)).arrays("name", counted([], "first"))
+    (file,) = tmp_path.glob("*.npz")
+    data = file.read_bytes()
+    for place in (*range(0, len(data), 97), *range(len(data) - 200, len(data))):
+        changed = bytearray(data)
+        changed[place] ^= 0xFF
+        file.write_bytes(changed)
+        again = ParentCache(None, settings(tmp_path)).arrays("name", counted([], "again"))
+        assert np.array_equal(again["values"], VALUES)
 
 
 def test_the_least_recently_used_go_first_and_what_this_run_uses_stays(tmp_path: Path) -> None:
@@ -184,7 +197,8 @@ def _passes(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     original = Bench._forward
 
     def forward(bench: Bench, view: View) -> Outputs:
-        counts["parent" if bench.parent is bench else "candidate"] += 1
+        if isinstance(bench, RunBench):  # and not one of the report, for its pictures
+            counts["parent" if bench.parent is bench else "candidate"] += 1
         return original(bench, view)
 
     monkeypatch.setattr(Bench, "_forward", forward)
