@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from evalsuite import Options, api
+from evalsuite import Options
 from evalsuite.cache_folder import OUTPUTS
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
@@ -24,6 +24,7 @@ from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import UserError
 from evalsuite.evaluation import Bench, Outputs
+from evalsuite.execution import scheduler
 from evalsuite.execution.parent_cache import CacheSettings, ParentCache, from_arrays, is_arrays, to_arrays
 from evalsuite.execution.planning import prepare
 from evalsuite.execution.run_bench import RunBench
@@ -210,20 +211,33 @@ def cells(run: Run) -> dict[str, bytes]:
     return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.cell")}
 
 
+@pytest.mark.parametrize(
+    "only",
+    [("accuracy", "noise", "magnitude"), pytest.param((), marks=pytest.mark.extensive)],
+    ids=["few", "all"],
+)
 def test_a_second_run_of_the_same_parent_passes_its_candidates_only(
-    suite_file: SuiteFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: Counter[str]
+    suite_file: SuiteFile,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    passes: Counter[str],
+    only: tuple[str, ...],
 ) -> None:
     monkeypatch.setenv("EVALSUITE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(OUTPUTS.variable, "1")
     suite = suite_file()
-    first = api.run(suite, out=tmp_path / "first")
+    options = Options(only=only)
+    first = scheduler.run(suite, out=tmp_path / "first", options=options)
     counted = dict(passes)
     assert counted["parent"] > 0
-    second = api.run(suite, out=tmp_path / "second")
+    second = scheduler.run(suite, out=tmp_path / "second", options=options)
     assert passes["parent"] == counted["parent"]
     assert passes["candidate"] == 2 * counted["candidate"]
     assert cells(second) == cells(first)
-    uncached = api.run(suite, out=tmp_path / "third", options=Options(cache=False))
+    if only:  # a third run takes its time
+        return
+    without = Options(only=only, cache=False)
+    uncached = scheduler.run(suite, out=tmp_path / "third", options=without)
     assert passes["parent"] == 2 * counted["parent"]
     assert cells(uncached) == cells(first)
 
