@@ -252,7 +252,7 @@ report.verdicts report.threshold_tables singles=single_rows weakest=weakest_row
   known=report.data:present Row=report.data:Row
 report.wording report.labels counted=counted_noun subject=metric_on_condition ratios=tested_ratios
 report.writing report.page write=write_page
-results results.run
+results results.run Run=notebook:Run
 results.comparison results.comparison careful=apply_search_correction told_apart=disambiguate_conditions
 results.contents runs.plan
 results.counting results.ratios on_axis=candidates_on_axis off_curve=places_off_curve notes=off_curve_notes

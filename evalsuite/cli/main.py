@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from evalsuite.cli import console, endings
+from evalsuite.cli.commands.cache import cache_command
 from evalsuite.cli.commands.check import check_command
 from evalsuite.cli.commands.inspection import inspect_command
 from evalsuite.cli.commands.listing import list_command
@@ -44,6 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "export": export_command,
     "sample-size": sample_size_command,
     "list": list_command,
+    "cache": cache_command,
 }
 """In the order in which help lists them."""
 RENAMED = {"recipe-cross": "factorial", "plan": "sample-size"}

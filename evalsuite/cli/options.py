@@ -43,6 +43,19 @@ SkipUnreadable = Annotated[
 Verify = Annotated[
     bool, typer.Option("--verify", help="Read all pictures again that an earlier run has decoded.")
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        help="exact, or screened: bfloat16 where predictions suffice and it pays, single precision for small margins. "
+        "[default: the suite's, else exact]",
+    ),
+]
+NoCache = Annotated[
+    bool,
+    typer.Option(
+        "--no-cache", help="Take nothing that an earlier run computed of a parent, and keep nothing."
+    ),
+]
 Weights = Annotated[
     str,
     typer.Option(

@@ -16,7 +16,7 @@ from evalsuite.errors import SuiteError
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.tolerances import Tolerance
 from evalsuite.training.recipe import Recipe
-from evalsuite.types import DENSE, PRODUCTION, ExternalCandidate, Metric, WeightSet
+from evalsuite.types import DENSE, PRODUCTION, ExternalCandidate, InferencePrecision, Metric, WeightSet
 
 if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
     from evalsuite.datasets.base import DataSet
@@ -42,6 +42,9 @@ class Resources:
             that a short probe finds fastest. Numbers may depend on it in their last digits, as on ``threads``.
         engine: What computes forward passes on a processor: ``eager`` (PyTorch), ``openvino``, or ``auto``: OpenVINO
             where it is installed and a short probe shows that it pays. Kept in the run folder once it is chosen.
+        precision: ``exact``: single precision. ``screened``: where predictions suffice, as for the accuracy under
+            corruptions, bfloat16 with single precision for images of small margin, if a short probe shows that it
+            pays; NLL and ECE then have no numbers on those images.
     """
 
     time_limit: float | None = None
@@ -50,6 +53,7 @@ class Resources:
     gpus: float = 0.0
     batch_size: int = 0
     engine: Literal["auto", "eager", "openvino"] = "auto"
+    precision: InferencePrecision = "exact"
 
     def __post_init__(self) -> None:
         for name in ("time_limit", "production_limit"):

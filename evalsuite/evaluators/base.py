@@ -133,6 +133,14 @@ class Evaluator(ABC):
         return ()
 
     @property
+    def predictions(self) -> tuple[View, ...]:
+        """The image sets, some of `needs`, of which `evaluate` can do with the most likely classes; none by default.
+
+        Where `evalsuite.evaluation.Bench.is_screened`, their outputs have no likelihoods.
+        """
+        return ()
+
+    @property
     def extra_images(self) -> int:
         """Images that `evaluate` sends through networks by itself, beside its needs: for estimates of the cost.
 
@@ -163,8 +171,13 @@ class Evaluator(ABC):
     ) -> Evaluator:
         """Returns an evaluator that reports these conditions as this one does, perhaps with fewer others beside them.
 
+<<<<<<< HEAD
         A test that is `image_by_image` and looks at many image sets overrides it, so that none is passed whose
         conditions are decided; the default is this evaluator.
+=======
+        A test that is `image_by_image` and looks at many image sets overrides it, so that none is passed whose checks
+        are decided; the default is this evaluator.
+>>>>>>> 96ef113d2cc2d1a4e455a9cbe68345ec5b0aa247
 
         Args:
             conditions: Some of those that it reports.

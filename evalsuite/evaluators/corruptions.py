@@ -19,6 +19,7 @@ from evalsuite.datasets.transforms.common_corruptions.kinds import (
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError, first_few
+from evalsuite.evaluation import WITHOUT_LIKELIHOODS
 from evalsuite.evaluators.accuracy import (
     ACCURACY,
     AGREEMENT,
@@ -32,6 +33,7 @@ from evalsuite.evaluators.accuracy import (
 )
 from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, check_once, declare
 from evalsuite.evaluators.published_means import SEVERITIES, missing_kinds, unverified
+from evalsuite.evaluators.screening import CHANGED, PASSED_AGAIN, screening_scores
 from evalsuite.registry import unknown_name
 from evalsuite.types import SYNTHETIC_FROST, Array, Metric, Score
 
@@ -145,13 +147,18 @@ class Corruptions(Evaluator):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Accuracy, NLL, agreement, ECE; worst cases; corruption errors relative to the parent."""
-        return ACCURACY, NLL, AGREEMENT, ECE, WORST, ALL, MCE, RELATIVE_MCE
+        """Accuracy, NLL, agreement, ECE; worst cases; errors relative to the parent; what screened precision did."""
+        return ACCURACY, NLL, AGREEMENT, ECE, WORST, ALL, MCE, RELATIVE_MCE, PASSED_AGAIN, CHANGED
 
     @property
     def needs(self) -> tuple[View, ...]:
         """The clean test images, and those under each corruption and severity."""
         return View(), *self._views().values()
+
+    @property
+    def predictions(self) -> tuple[View, ...]:
+        """The corrupted images: without likelihoods the NLL and the ECE under corruptions have no numbers."""
+        return tuple(self._views().values())
 
     def conditions(self, data: DataSummary) -> Iterable[Condition]:
         """Yields four metrics per corruption and severity, and those for all of them."""
@@ -197,13 +204,16 @@ class Corruptions(Evaluator):
         evidence: dict[str, dict[_Cell, Array]] = defaultdict(dict)
         for cell, score in self._single_scores(bench):
             yield score
-            if score.group == self._named(GROUP) and score.metric != ECE.name:
+            if score.evidence and score.group == self._named(GROUP) and score.metric != ECE.name:
                 evidence[score.metric][cell] = score.evidence[POPULATION]
+        passed = [
+            view for view in self._views().values() if bench.is_screened(view) and bench.has_outputs(view)
+        ]
         grouped = {cell: view for cell, view in self._views().items() if cell in evidence[ACCURACY.name]}
         if grouped:
             file_flags = unverified(bench, {kind: view for (kind, _), view in grouped.items()})
-            for metric, cells in evidence.items():
-                yield from self._means(metric, cells, file_flags)
+            for metric in LABELLED:
+                yield from self._means(metric.name, evidence[metric.name], file_flags, kinds_there=grouped)
             yield from self._worst(evidence[ACCURACY.name], file_flags)
             for score in self._relative(bench, grouped):
                 yield (
@@ -211,6 +221,7 @@ class Corruptions(Evaluator):
                     if score.reason
                     else replace(score, flags=(*file_flags, *missing_kinds(grouped, self._published)))
                 )
+        yield from screening_scores(bench, passed, self._named(GROUP))
 
     def _single_scores(self, bench: Bench) -> Iterator[tuple[_Cell, Score]]:
         """Yields the scores of each corruption and severity by themselves."""
@@ -247,8 +258,10 @@ class Corruptions(Evaluator):
         name = GROUP_3D if self._is_3d and name == GROUP else name
         return name if self.source == "generated" else f"{name} official"
 
-    def _means(self, metric: str, cells: _Cells, file_flags: tuple[str, ...]) -> Iterator[Score]:
-        """The mean over all kinds, and over those of each family."""
+    def _means(
+        self, metric: str, cells: _Cells, file_flags: tuple[str, ...], *, kinds_there: Collection[_Cell]
+    ) -> Iterator[Score]:
+        """The mean over all kinds, and over those of each family; a reason where the sets were screened."""
         for name, kinds in self._kinds_of_means.items():
             chosen = [values for (kind, _), values in cells.items() if kind in kinds]
             if chosen:
@@ -257,6 +270,8 @@ class Corruptions(Evaluator):
                 if name == GROUP:  # and not in each family again
                     flags = (*file_flags, *flags)
                 yield Score(metric, self._named(name), evidence={POPULATION: mean}, flags=flags)
+            elif any(kind in kinds for kind, _ in kinds_there):
+                yield Score(metric, self._named(name), reason=WITHOUT_LIKELIHOODS)
 
     def _worst(self, correct: _Cells, file_flags: tuple[str, ...]) -> Iterator[Score]:
         """The worst condition, and at each severity the worst case of each image."""

@@ -54,6 +54,15 @@ BATTERY: Mapping[str, Any] = {
 }
 """Tests and tolerances where no suite is named; they need no data beside the data set."""
 
+PROGRAM_TESTS: tuple[Mapping[str, Any], ...] = (
+    {"name": "transfer", "epsilons": [0.5, 1], "steps": 10},
+    {
+        "name": "attack", "label": "black-box queries", "attacks": ["square"], "epsilons": [1], "images": 100,
+        "queries": 100,
+    },
+)  # fmt: skip
+"""What is added to them where a candidate is a whole program, which may have no gradients: quantised ones have none."""
+
 
 @dataclass(frozen=True)
 class CheckRequest:
@@ -152,6 +161,8 @@ def check_suite_of(
         raise SuiteError("found no parent, expected its weights: give --parent FILE")
     data = resolve_data(request.data, where="--data", root=root) if request.data else None
     raw = _suite_tables(request, battery, source, candidates)
+    if not request.suite:
+        raw["evaluators"] = _tests_of(candidates, folder)
     if data is not None:
         raw["data"] = data.table
     for plugin in raw["plugins"]:
@@ -229,6 +240,15 @@ def _battery(request: CheckRequest) -> tuple[Mapping[str, Any], Path]:
     if unused := [key for key in WITHOUT_EFFECT if key in battery]:
         log.warning("%s: check takes finished models, so it does not use %s", path, ", ".join(unused))
     return battery, path.parent.resolve()
+
+
+def _tests_of(candidates: Sequence[Mapping[str, Any]], folder: Path) -> list[Mapping[str, Any]]:
+    """The tests of `BATTERY`, and `PROGRAM_TESTS` where a candidate is a whole program."""
+    from evalsuite.models.exported.loading import program_format  # imports torch
+
+    files = [folder / Path(str(table["file"])).expanduser() for table in candidates]
+    is_program = any(file.is_file() and program_format(file) is not None for file in files)
+    return [*BATTERY["evaluators"], *(PROGRAM_TESTS if is_program else ())]
 
 
 def _description(request: CheckRequest, battery: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -204,6 +205,10 @@ class CandidateVerdict:
             return text
         never = f" (no images decide {self.undecidable} of them)" if self.undecidable else ""
         return f"{text}; {self.undecided} are undecided{never}"
+
+    def _repr_html_(self) -> str:
+        """The outcome and its reason, as notebooks show them."""
+        return f"<p><b>{escape(self.candidate)}: {self.outcome}</b>. {escape(self.reason)}.</p>"
 
 
 def candidate_verdicts(verdicts: pd.DataFrame) -> list[CandidateVerdict]:

@@ -225,22 +225,20 @@ class Store:
             return None
 
     def write_cell(self, key: Key, evaluator: str, cell: Cell) -> None:
-        """Writes a cell in one file; arrays that several scores share are stored once."""
-        arrays: dict[str, Array] = {}
-        content: dict[str, Any] = {
-            "format": FORMAT,
-            "digest": cell.digest,
-            "status": cell.status,
-            "reason": cell.reason,
-            "metrics": [asdict(metric) for metric in cell.metrics],
-            "scores": [_score_fields(score, arrays) for score in cell.scores],
-        }
-        if cell.looks:
-            content["parent"] = [_score_fields(score, arrays) for score in cell.parent]
-            content["looks"] = list(cell.looks)
-        # one metadata entry only: safetensors does not keep the order of several, and bytes must be the same
-        data = save(arrays, metadata={"cell": to_json(with_checksum(content)).decode()})
+        """Writes a cell in one file."""
+        write_atomically(self.cell_path(key, evaluator), cell_bytes(cell))
+
+    def take_cell(self, key: Key, evaluator: str, digest: str, data: bytes) -> Cell | None:
+        """Writes the file of a cell that another run computed, and returns it; ``None`` if it is not of this digest.
+
+        Args:
+            key: Address of the candidate.
+            evaluator: Label of the test.
+            digest: Of the cell.
+            data: See `cell_bytes`.
+        """
         write_atomically(self.cell_path(key, evaluator), data)
+        return self.wanted_cell(key, evaluator, digest)
 
     def remove_leftovers(self) -> None:
         """Removes what killed writes left behind."""
@@ -253,6 +251,24 @@ class Store:
     def cell_path(self, key: Key, evaluator: str) -> Path:
         """Returns where a cell is or belongs."""
         return self.root / "cells" / key.folder / f"{_slug(evaluator)}.cell"
+
+
+def cell_bytes(cell: Cell) -> bytes:
+    """Returns the content of a cell's file; arrays that several scores share are in it once."""
+    arrays: dict[str, Array] = {}
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "digest": cell.digest,
+        "status": cell.status,
+        "reason": cell.reason,
+        "metrics": [asdict(metric) for metric in cell.metrics],
+        "scores": [_score_fields(score, arrays) for score in cell.scores],
+    }
+    if cell.looks:
+        content["parent"] = [_score_fields(score, arrays) for score in cell.parent]
+        content["looks"] = list(cell.looks)
+    # one metadata entry only: safetensors does not keep the order of several, and bytes must be the same
+    return save(arrays, metadata={"cell": to_json(with_checksum(content)).decode()})
 
 
 def _phase(fields: Mapping[str, Any]) -> Phase:

@@ -27,7 +27,7 @@ def computes_bfloat16(device: torch.device) -> bool:
     not list their units in ``/proc/cpuinfo`` count as having none.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and bool(_FLAGS & _processor_flags())
 
 

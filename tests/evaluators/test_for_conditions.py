@@ -70,7 +70,7 @@ def test_single_conditions_pass_no_other_image_set() -> None:
 
 @pytest.mark.parametrize("test", dict.fromkeys(test for test, _ in TESTS))
 def test_numbers_of_single_images_do_not_depend_on_the_others(test: Evaluator) -> None:
-    """What `image_by_image` promises; the changes of images are drawn by their place, so they are taken from one stage."""
+    """What `image_by_image` promises; changes of images are drawn by their place, so they are taken from one stage."""
     assert test.image_by_image
     assert all(map(is_staged_view, test.needs))
     source = ImageSource(Digits(), Place(), limit=90)

@@ -12,7 +12,7 @@ from evalsuite import Options, api
 from evalsuite.execution.planning import prepare
 from evalsuite.training import precision
 from evalsuite.training.precision import computes_bfloat16, with_precision
-from evalsuite.training.recipe import Recipe
+from evalsuite.training.recipe import Precision, Recipe
 
 CPU = torch.device("cpu")
 FLAGS = {
@@ -30,7 +30,7 @@ def flagged(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
 @pytest.mark.parametrize("flags", FLAGS)
 def test_the_processor_decides_what_a_recipe_leaves_open(monkeypatch: pytest.MonkeyPatch, flags: str) -> None:
     flagged(monkeypatch, FLAGS[flags])
-    chosen = "float32" if flags == "none" else "bfloat16"
+    chosen: Precision = "float32" if flags == "none" else "bfloat16"
     assert with_precision(Recipe(precision="auto"), CPU) == Recipe(precision=chosen)
     assert with_precision(Recipe(), CPU) == Recipe()
     assert with_precision(Recipe(precision="bfloat16"), CPU) == Recipe(precision="bfloat16")

@@ -16,6 +16,8 @@ from evalsuite.cli.options import (
     Device,
     DryRun,
     Limit,
+    NoCache,
+    Precision,
     SkipUnreadable,
     Verify,
     Workers,
@@ -63,6 +65,8 @@ def run_command(
     ] = "",
     limit: Limit = None,
     batch_size: BatchSize = None,
+    precision: Precision = "",
+    no_cache: NoCache = False,
     dry_run: DryRun = False,
 ) -> None:
     """Run a suite and write its report; what an earlier run finished is not computed again."""
@@ -84,6 +88,8 @@ def run_command(
         search=search,
         limit=limit,
         batch_size=batch_size,
+        precision=precision,
+        cache=not no_cache,
     )
     if dry_run:
         from evalsuite.execution.dry_run import describe_run
