@@ -57,16 +57,10 @@ def test_the_page_of_a_check_has_no_curves_and_no_comparison_of_methods(checked:
 
 
 def test_a_measured_time_stands_beside_the_costs(checked: ReportData) -> None:
+    row = checked.measurements.iloc[0].to_dict() | {"metric": "latency", "condition": "batch 1"}
     times = [
-        {
-            "method": method,
-            "seed": 0,
-            "metric": "latency",
-            "condition": "batch 1",
-            "value": value,
-            "status": "ok",
-        }
-        for method, value in (("dense", 2.0), ("light", 1.25))
+        row | {"method": method, "target_ratio": target, "value": value}
+        for method, target, value in (("dense", 0.0, 2.0), ("light", 0.5, 1.25))
     ]
     measured = pd.concat([checked.measurements, pd.DataFrame(times)], ignore_index=True)
     data = dataclasses.replace(checked, measurements=measured)
