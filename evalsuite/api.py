@@ -261,11 +261,7 @@ def evaluate(
         verify=options.verify,
     )
     image_source = ImageSource(data_set, place, limit=options.limit or 0)
-    several = (
-        evaluators
-        if isinstance(evaluators, Iterable) and not isinstance(evaluators, str | Mapping)
-        else [evaluators]
-    )
+    chosen = _labelled(evaluators)
     rows = []
     with _unchanged(model), _unchanged(parent):
         dense = None if parent is None else Bench(parent, image_source)
@@ -274,7 +270,6 @@ def evaluate(
             _check_parent(dense)
         bench = Bench(model, image_source, parent=dense, seed=address(seed, "bench"))
         bench.batch_size = options.batch_size or bench.batch_size
-        chosen = list(map(_evaluator, several))
         bench.request_features([view for _, evaluator in chosen for view in evaluator.features])
         for label, evaluator in chosen:
             rows += [_row(label, evaluator, score) for score in scored(evaluator, bench)]
@@ -337,6 +332,15 @@ def _source(
     if isinstance(data, ImageSet) and data.labels is None:
         raise DataError(f"image set {data.name!r} has no labels: expected labelled test images")
     return data, root
+
+
+def _labelled(
+    evaluators: str | Table | Evaluator | Iterable[str | Table | Evaluator],
+) -> list[tuple[str, Evaluator]]:
+    """One or several evaluators, each with its label."""
+    if isinstance(evaluators, Iterable) and not isinstance(evaluators, str | Mapping):
+        return list(map(_evaluator, evaluators))
+    return [_evaluator(evaluators)]
 
 
 def _evaluator(evaluator: str | Table | Evaluator) -> tuple[str, Evaluator]:

@@ -22,6 +22,8 @@ else:  # types say nothing at run time, and numpy takes longer to import than ``
     Array = Floats = Any
 Split = Literal["train", "validation", "test"]
 PictureKind = Literal["misclassified", "corruption", "attack"]
+InferencePrecision = Literal["exact", "screened"]
+"""In which networks are passed: see `evalsuite.models.screening`."""
 CellStatus = Literal["ok", "skipped", "invalid", "error"]
 WeightSet = Literal["", "ema", "raw"]
 PhaseName = Literal["pretraining", "pruning", "retraining"]

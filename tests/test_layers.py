@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "evalsuite"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_deprecated", "_lazy", "errors", "types", "random_streams"),
-    ("registry", "tolerances", "atomic_files", "legacy_names", "preprocessing"),
+    ("registry", "tolerances", "atomic_files", "cache_folder", "legacy_names", "preprocessing"),
     ("condition_splits",),
     ("cost_axes", "plugin_config", "compat"),
     ("metrics",),

@@ -50,7 +50,7 @@ class ImageSource:
         self.data = data
         self.limit = limit
         self.place = place
-        self._cache = cache
+        self.cache = cache
         self._loaded: dict[View, ImageSet] = {}
         self._every: dict[View, ImageSet] = {}  # of which samples are taken
         self._digests: dict[View, str] = {}
@@ -114,9 +114,9 @@ class ImageSource:
             return self._stored(view, view.transform)
         plain = self.images(replace(view, transform=None))
         transform = view.transform
-        if self._cache is None:
+        if self.cache is None:
             return self._transformed(plain, transform)
-        images = self._cache.array(self.digest(view), lambda: self._transformed(plain, transform).images)
+        images = self.cache.array(self.digest(view), lambda: self._transformed(plain, transform).images)
         return replace(plain, name=self.condition(view), images=images)
 
     def _plain(self, view: View) -> ImageSet:

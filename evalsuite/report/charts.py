@@ -20,6 +20,7 @@ _PLAIN = (
 )
 _PERCENT = "format(datum.value, '.0~%')"
 _DASH = [4, 3]
+_RING = {"type": "point", "clip": True, "size": 260, "strokeWidth": 1.8, "filled": False, "shape": "circle"}
 
 
 def curve_chart(methods: Sequence[str], palette: Palette = PAGE, ends: Ends | None = None) -> Spec:
@@ -37,21 +38,22 @@ def curve_chart(methods: Sequence[str], palette: Palette = PAGE, ends: Ends | No
     """
     x, y = _steered_axes() if ends is None else _fixed_axes(ends)
     place = {"x": x, "y": y, "color": _colour(methods, palette)}
-    ring = {
-        "type": "point",
-        "clip": True,
-        "size": 260,
-        "strokeWidth": 1.8,
-        "filled": False,
-        "shape": "circle",
-    }
-    dash = {
-        "field": "control",
-        "type": "nominal",
-        "legend": None,
-        "scale": {"domain": [False, True], "range": [[1, 0], _DASH]},
-    }
-    layers = [
+    parent = _layer(
+        "parent",
+        {**_points(palette, 80, 1.6), "fill": palette.paper, "stroke": palette.ink},
+        x=x,
+        y=y,
+        tooltip=_tooltip("at", "value"),
+    )
+    layers = [*_limit_layers(palette), *_line_layers(methods, palette, place), parent]
+    names = {"axis": "ratio", "bottom": None, "top": None} if ends is None else {}
+    params = [{"name": name, "value": value} for name, value in names.items()]
+    return _finished({"layer": layers, **({"params": params} if params else {}), "height": 380}, palette)
+
+
+def _limit_layers(palette: Palette) -> list[Spec]:
+    """The band of commensurate values, with the parent's value in it."""
+    return [
         _layer(
             "limit",
             {"type": "rect", "color": palette.allowed, "clip": True},
@@ -59,6 +61,18 @@ def curve_chart(methods: Sequence[str], palette: Palette = PAGE, ends: Ends | No
             y2={"field": "high"},
         ),
         _layer("limit", {"type": "rule", "color": palette.ink, "strokeWidth": 1}, y=_quantity("reference")),
+    ]
+
+
+def _line_layers(methods: Sequence[str], palette: Palette, place: Spec) -> list[Spec]:
+    """Each method over its seeds: thin lines of the seeds, its mean, intervals, rings at thresholds, and points."""
+    dash = {
+        "field": "control",
+        "type": "nominal",
+        "legend": None,
+        "scale": {"domain": [False, True], "range": [[1, 0], _DASH]},
+    }
+    return [
         _layer(
             "seed",
             {"type": "line", "clip": True, "strokeWidth": 0.8, "opacity": 0.45},
@@ -79,7 +93,7 @@ def curve_chart(methods: Sequence[str], palette: Palette = PAGE, ends: Ends | No
             **{**place, "y": _quantity("low")},
             y2={"field": "high"},
         ),
-        _layer("mark", ring, **place),
+        _layer("mark", _RING, **place),
         _layer(
             "line",
             _points(palette, 80, 1.2),
@@ -87,17 +101,7 @@ def curve_chart(methods: Sequence[str], palette: Palette = PAGE, ends: Ends | No
             shape=_shape(methods),
             tooltip=_tooltip("method", "at", "value", "interval"),
         ),
-        _layer(
-            "parent",
-            {**_points(palette, 80, 1.6), "fill": palette.paper, "stroke": palette.ink},
-            x=x,
-            y=y,
-            tooltip=_tooltip("at", "value"),
-        ),
     ]
-    names = {"axis": "ratio", "bottom": None, "top": None} if ends is None else {}
-    params = [{"name": name, "value": value} for name, value in names.items()]
-    return _finished({"layer": layers, **({"params": params} if params else {}), "height": 380}, palette)
 
 
 def robustness_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:

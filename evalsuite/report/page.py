@@ -19,7 +19,7 @@ import jinja2.bccache
 from markupsafe import Markup, escape
 
 from evalsuite.atomic_files import write_atomically
-from evalsuite.datasets.picture_cache import cache_folder
+from evalsuite.cache_folder import cache_folder
 from evalsuite.errors import StoreError
 from evalsuite.report import charts, diagnostics
 from evalsuite.report.breakdown import breakdown

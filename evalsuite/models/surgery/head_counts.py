@@ -12,29 +12,29 @@ from evalsuite.errors import CheckpointError
 from evalsuite.models.architectures.base import build_model, unwrap_model
 from evalsuite.models.architectures.settings import from_settings
 from evalsuite.models.checkpoints.state_dict_keys import match_keys
-from evalsuite.models.surgery.attention import HeadLayout, attention_modules, head_counts, set_head_count
+from evalsuite.models.surgery.attention import HeadLayout, attention_modules, head_shapes, set_head_shape
 
 
 def with_head_counts(settings: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
-    """Returns the settings of an architecture with the head counts of `model` where it has others than they build.
+    """Returns the settings of an architecture with the head counts of `model` where its heads are not those they build.
 
     Args:
         settings: As for `evalsuite.models.architectures.settings.from_settings`.
         model: Of that architecture, perhaps with fewer heads.
     """
-    counts = head_counts(unwrap_model(model))
-    if not counts:
+    shapes = head_shapes(unwrap_model(model))
+    if not shapes:
         return settings
     with torch.random.fork_rng(devices=[]):
-        built = head_counts(unwrap_model(build_model(from_settings(settings))))
-    changed = {name: count for name, count in counts.items() if built.get(name, count) != count}
+        built = head_shapes(unwrap_model(build_model(from_settings(settings))))
+    changed = {name: shape[0] for name, shape in shapes.items() if built.get(name, shape) != shape}
     return {**settings, "heads": {**settings.get("heads", {}), **changed}} if changed else settings
 
 
 def infer_head_counts(network: nn.Module, weights: Mapping[str, Tensor], stated: Mapping[str, int]) -> None:
     """Sets head counts to what the shapes of `weights` say, in place, before their tensors are resized.
 
-    Rows of a projection are heads times the size of a head. The size stays unless the number of heads is stated.
+    Rows of a projection are heads times the width of a head. Widths stay unless the number of heads is stated.
 
     Args:
         network: Freshly built.
@@ -49,28 +49,37 @@ def infer_head_counts(network: nn.Module, weights: Mapping[str, Tensor], stated:
     if all(tensor.shape == shapes.get(name, tensor.shape) for name, tensor in weights.items()):
         return
     for name, layout in attention_modules(network).items():
-        key = _projection(name, layout)
-        if key in weights and weights[key].shape != shapes[key]:
-            count, size = _count_and_size(name, layout, len(weights[key]), is_stated=name in stated)
-            set_head_count(network.get_submodule(name), layout, count, size)
+        joint, output = _projection(name, layout), f"{name}.{layout.output}.weight"
+        keys = (joint, output)
+        if all(key in weights for key in keys) and any(weights[key].shape != shapes[key] for key in keys):
+            values = weights[output].shape[1]
+            rows = len(weights[joint])
+            queries = (rows - values) // 2 if layout.queries.layer == layout.keys.layer else rows
+            shape = _head_shape(name, layout, queries, values, is_stated=name in stated)
+            set_head_shape(network.get_submodule(name), layout, shape)
 
 
-def _count_and_size(name: str, layout: HeadLayout, rows: int, *, is_stated: bool) -> tuple[int, int]:
-    """Heads and size of a head of an attention module whose first projection has so many rows."""
-    rows //= 3 if len({layer for layer, _ in layout.inputs}) == 1 else 1
-    if rows == layout.heads * layout.size:
-        return layout.heads, layout.size
-    is_fewer, is_narrower = rows % layout.size == 0 and not is_stated, rows % layout.heads == 0
+def _head_shape(
+    name: str, layout: HeadLayout, queries: int, values: int, *, is_stated: bool
+) -> tuple[int, int, int]:
+    """Heads and their widths of an attention module with so many rows of queries and of values."""
+    heads, width, value_width = layout.shape
+    if (queries, values) == (heads * width, heads * value_width):
+        return layout.shape
+    count = queries // width
+    is_fewer = (queries, values) == (count * width, count * value_width) and not is_stated
+    is_narrower = not queries % heads and not values % heads
     if is_fewer == is_narrower:
         what = "fewer heads or narrower ones" if is_fewer else "no whole number of heads"
         raise CheckpointError(
-            f"{name}: each of its projections has {rows} rows, which may be {what} (it is built with {layout.heads} "
-            f"heads of {layout.size}): state how many with the setting heads, such as heads.{name}={layout.heads}"
+            f"{name}: its projections have {queries} rows for queries and {values} for values, which may be {what} (it "
+            f"is built with {heads} heads of {width}): state how many with the setting heads, such as "
+            f"heads.{name}={heads}"
         )
-    return (rows // layout.size, layout.size) if is_fewer else (layout.heads, rows // layout.heads)
+    return (count, width, value_width) if is_fewer else (heads, queries // heads, values // heads)
 
 
 def _projection(name: str, layout: HeadLayout) -> str:
     """Name of the first projection's weight."""
-    layer, _ = layout.inputs[0]
+    layer = layout.queries.layer
     return f"{name}.{layer}.weight" if layer else f"{name}.in_proj_weight"

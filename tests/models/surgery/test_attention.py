@@ -87,7 +87,7 @@ def test_torchvisions_shifted_windows_compute_the_same_by_heads(side: int, windo
 def test_attention_of_peoples_own_code_is_compared_before_it_is_replaced() -> None:
     layout = head_layout(Dino())
     assert layout is not None
-    assert (layout.heads, layout.size) == (4, 8)
+    assert layout.shape == (4, 8, 8)
     assert head_layout(Gated()) is None
     assert [(left.name, left.reason) for left in heads_left_out(nn.Sequential(Gated()))] == [
         ("0", "the forward pass of Gated is not known to work with fewer heads")
@@ -128,7 +128,8 @@ def test_a_saved_network_rebuilds_with_its_heads(tmp_path: Any) -> None:
     keep = dict(zip(groups, (torch.tensor([1, 3]), torch.arange(4)), strict=True))
     smaller = remove_channels(model, keep, groups)
     with pytest.raises(
-        CheckpointError, match=r"blocks.0.attn: each .* fewer heads or narrower .* heads.blocks.0.attn=4"
+        CheckpointError,
+        match=r"blocks.0.attn: its projections .* fewer heads or narrower .* heads.blocks.0.attn=4",
     ):
         build_with_weights(from_settings(settings), network_weights(smaller))
     recorded = with_head_counts(settings, smaller)
