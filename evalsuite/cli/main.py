@@ -95,6 +95,13 @@ Weights = Annotated[
     ),
 ]
 
+Entry = Annotated[
+    str,
+    typer.Option(
+        help="Of a file with several networks: the place in the list, from 0 on, or the key. [default: the only one]"
+    ),
+]
+
 
 def _print_version(asked: bool) -> None:
     if asked:
@@ -232,6 +239,7 @@ def check_command(
         ),
     ] = "",
     weights: Weights = "",
+    entry: Entry = "",
     data: Annotated[
         str,
         typer.Option(
@@ -323,6 +331,7 @@ def check_command(
         candidates=candidates_of_paths(candidate or []) + (read_manifest(manifest) if manifest else ()),
         model=model,
         weights=_weight_set(weights),
+        entry=entry,
         settings=settings([*(setting or []), *preprocessing]),
         data=data,
         suite=suite,
@@ -369,6 +378,7 @@ def inspect_command(
     parent: Annotated[Path | None, typer.Option(help="The dense network, to measure ratios.")] = None,
     masks: Annotated[Path | None, typer.Option(help="A separate file of masks.")] = None,
     weights: Weights = "",
+    entry: Entry = "",
     image: Annotated[
         str, typer.Option(help="Count MACs for such images: 3x32x32; else the architecture's usual.")
     ] = "",
@@ -382,6 +392,10 @@ def inspect_command(
 
     shape = parse_image_shape(image) if image else None
     if is_program(file):
+        if entry or weights:
+            raise UserError(
+                f"{file} is a whole program, of which --weights and --entry choose nothing; leave them out"
+            )
         program = inspect_program(file, parent=parent, masks=masks)
         if as_json:
             console.print_json(json.dumps(dataclasses.asdict(program)))
@@ -389,8 +403,8 @@ def inspect_command(
             console.print_program(program)
         return
     choice = _weight_set(weights)
-    inspection = inspect_checkpoint(file, parent=parent, masks=masks, choice=choice)
-    tensors = read_weights(file, masks=masks, choice=choice)
+    inspection = inspect_checkpoint(file, parent=parent, masks=masks, choice=choice, entry=entry)
+    tensors = read_weights(file, masks=masks, choice=choice, entry=entry)
     match = match_architecture(tensors, image_shape=shape, file=file)
     if as_json:
         console.print_json(json.dumps({**dataclasses.asdict(inspection), **dataclasses.asdict(match)}))

@@ -115,6 +115,7 @@ class Suite:
         checkpoint: The parent's weights, ``{seed}`` stands for the seed; empty: it is trained with `recipe`.
         checkpoint_weights: Which set of weights of a checkpoint that holds two: ``ema`` or ``raw``; empty for averaged
             ones where there are both.
+        checkpoint_entry: Which network of a checkpoint that holds several: its place in the list, or its key.
         recipe: How the parent is trained.
         retraining: How candidates are retrained; `recipe`, but for the keys of ``[retraining]``.
         retrainings: The same by producer's label, where its own table says ``retraining``.
@@ -166,6 +167,7 @@ class Suite:
     limit: int = 0
     parent_accuracy: float | None = None
     checkpoint_weights: WeightSet = ""
+    checkpoint_entry: int | str = ""
     control: bool = True
     conditions: ConditionSplits | None = None
     pruned_only: tuple[float, ...] = ()
@@ -208,6 +210,7 @@ class _SuiteTables:
     seeds: tuple[int, ...] = (0,)
     checkpoint: str = ""
     checkpoint_weights: WeightSet = ""
+    checkpoint_entry: int | str = ""
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     retraining: dict[str, Any] = dataclasses.field(default_factory=dict)
     tolerances: dict[str, float | str | dict[str, float | str]] = dataclasses.field(default_factory=dict)
@@ -309,8 +312,9 @@ def suite_from_tables(raw: Mapping[str, Any], *, source: Path) -> Suite:
     _check_some(suite)
     _check_size(suite)
     _check_candidates(suite, f"{source}, [[candidates]]")
-    if suite.checkpoint_weights and not suite.checkpoint:
-        raise SuiteError(f"{source}: found checkpoint_weights without checkpoint; leave it out")
+    for key in ("checkpoint_weights", "checkpoint_entry"):
+        if getattr(suite, key) != "" and not suite.checkpoint:
+            raise SuiteError(f"{source}: found {key} without checkpoint; leave it out")
     _check_tolerances(suite, f"{source}, [tolerances]")
     _check_metrics(suite.evaluators, f"{source}, [[evaluators]]")
     _check_held_out(suite, f"{source}, [conditions]")
@@ -335,6 +339,7 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         model=from_table(MODELS, model_table(tables.model, source), where=f"{where}, [model]"),
         checkpoint=tables.checkpoint,
         checkpoint_weights=tables.checkpoint_weights,
+        checkpoint_entry=tables.checkpoint_entry,
         recipe=_build_recipe(tables.recipe, {}, f"{where}, [recipe]"),
         retraining=_build_recipe(tables.retraining, recipe, f"{where}, [retraining]"),
         producers=_build_producers(tables.producers, places["producers"]),

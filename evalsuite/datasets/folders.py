@@ -97,8 +97,9 @@ class Folder(DataSet):
         notes = (*_empty_classes(listing, classes), *notes)
         kept = labels[rows][decoded.kept]
         return ImageSet(
-            self.name, decoded.images, kept, len(classes.names), classes.names, notes, classes.text
-        )
+            self.name, decoded.images, kept, len(classes.names), classes.names, notes, classes.text,
+            files=tuple(paths[row].stem for row in decoded.kept),
+        )  # fmt: skip
 
     @property
     def name(self) -> str:

@@ -44,8 +44,10 @@ from evalsuite.execution.tasks import (
 )
 from evalsuite.model_checks import check_preprocessing
 from evalsuite.models.architectures.base import output_note
-from evalsuite.models.checkpoints.reading import key_note, read_checkpoint
+from evalsuite.models.checkpoints.parent_weights import forget_parent
+from evalsuite.models.checkpoints.reading import key_note
 from evalsuite.models.inference import BATCH_SIZE, fastest_batch_size, keep_large_blocks
+from evalsuite.models.surgery.head_counts import head_note
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.random_streams import address
 from evalsuite.runs.store import Key, Store
@@ -133,6 +135,7 @@ class TaskRunner:
         notes += [(task.key, note) for note in self._check_parent(task.key, parent, hint)]
         notes += self._network_notes(task.key, parent)
         notes += [(task.key, note) for note in self._check_recorded(task.key, parent)]
+        forget_parent()
         external = tuple(self.production.external(task.seed, parent))
         notes = [(result.key, note) for result in external for note in result.notes] + notes
         if task.seed == self.suite.seeds[0]:
@@ -202,8 +205,9 @@ class TaskRunner:
         image = torch.tensor(self.image_source.images(View()).images[:1]).to(self.device) / 255
         notes = [*self.suite.model.plugin.notes(), output_note(module, image)]
         if path := self.production.checkpoint(key.seed):
-            checkpoint = read_checkpoint(path, choice=self.suite.checkpoint_weights)
+            checkpoint = self.production.parent_checkpoint(path)
             notes += [checkpoint.note, key_note(checkpoint.weights, module)]
+            notes += [head_note(self.suite.model.plugin, module)]
         return [(key, note) for note in notes if note]
 
     def _check_recorded(self, key: Key, parent: Candidate) -> tuple[str, ...]:
@@ -213,7 +217,7 @@ class TaskRunner:
             return ()
         guessed = self.suite.check.get("guessed", "")
         said = (f"The architecture is {guessed}.",) if guessed else ()
-        recorded = read_checkpoint(path, choice=self.suite.checkpoint_weights).recorded
+        recorded = self.production.parent_checkpoint(path).recorded
         if recorded is None or images.labels is None or getattr(self.image_source.data, "filtered", False):
             return said
         answers = self._answers(key, parent)

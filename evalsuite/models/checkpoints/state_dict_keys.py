@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -65,17 +65,21 @@ class KeyMatch:
         weights: By names of the network; what is no part of it keeps its key.
         ignored: Keys that no forward pass reads, left out.
         prefix: What was taken from the keys of the network, beside the prefixes that all keys have.
+        renamed: Keys with another name of the same layer, and that of the network.
     """
 
     weights: dict[str, Tensor]
     ignored: tuple[str, ...]
     prefix: str = ""
+    renamed: tuple[tuple[str, str], ...] = ()
 
     def note(self) -> str:
         """Returns a sentence on what was ignored and renamed; empty if nothing was."""
         parts = []
         if self.prefix:
             parts.append(f"the weights were taken from {self.prefix}*")
+        if self.renamed:
+            parts.append(_renamed_text(self.renamed))
         if self.ignored:
             count = len(self.ignored)
             parts.append(
@@ -83,6 +87,26 @@ class KeyMatch:
             )
         text = " and ".join(parts)
         return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def renamed_note(weights: Mapping[str, Tensor], prefix: str) -> str:
+    """Returns a sentence on the parts that `strip_prefixes` takes out of keys; empty if it takes none.
+
+    Args:
+        weights: A state dict as it is in its file.
+        prefix: What all its keys begin with, which is said elsewhere.
+    """
+    names = stripped_names(weights)[1]
+    pairs = [(key, name) for key, name in names.items() if name != key.removeprefix(prefix)]
+    text = _renamed_text(pairs) if pairs else ""
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def _renamed_text(pairs: Sequence[tuple[str, str]]) -> str:
+    """What was renamed, with an example, without its full stop."""
+    (key, name), count = pairs[0], len(pairs)
+    tensors = "1 tensor was" if count == 1 else f"{count} tensors were"
+    return f"{tensors} renamed ({first_few([key])} is {first_few([name])}{' ...' if count > 1 else ''})"
 
 
 def is_stray(key: str) -> bool:
@@ -229,16 +253,24 @@ def key_match(weights: Mapping[str, Tensor], names: Iterable[str]) -> KeyMatch:
     beside = [key for key in short_weights if prefix and not key.startswith(prefix)]
     ignored = [key for key in renamed if key not in full_names.values() and is_stray(key)]
     kept = {key: tensor for key, tensor in renamed.items() if key not in ignored}
-    return KeyMatch(kept, (*ignored, *beside), prefix)
+    aliases = _aliases(_below(short_weights, prefix), full_names)
+    return KeyMatch(kept, (*ignored, *beside), prefix, tuple(aliases.items()))
 
 
 def _renamed(weights: Mapping[str, Tensor], full_names: Mapping[str, str]) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    for key, tensor in weights.items():
-        alias = ".".join(ALIASES.get(part, part) for part in key.split("."))
-        use_alias = key not in full_names and alias in full_names and alias not in weights
-        renamed[full_names.get(alias if use_alias else key, key)] = tensor
-    return renamed
+    aliases = _aliases(weights, full_names)
+    names = {key: aliases.get(key, key) for key in weights}
+    return {full_names.get(names[key], key): tensor for key, tensor in weights.items()}
+
+
+def _aliases(weights: Mapping[str, Tensor], full_names: Mapping[str, str]) -> dict[str, str]:
+    """Keys that are called by one of `ALIASES` in a network, with that name."""
+    aliases = {key: ".".join(ALIASES.get(part, part) for part in key.split(".")) for key in weights}
+    return {
+        key: alias
+        for key, alias in aliases.items()
+        if key not in full_names and alias in full_names and alias not in weights
+    }
 
 
 def _prefixes_of(weights: Mapping[str, Tensor], full_names: Mapping[str, str]) -> list[str]:

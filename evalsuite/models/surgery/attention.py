@@ -8,7 +8,7 @@ its projections have rows for.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evalsuite.errors import SuiteError, UserError
+from evalsuite.errors import SuiteError, UserError, first_few
 from evalsuite.models.surgery.fx_graph import has_hooks
 from evalsuite.registry import unknown_name
 
@@ -226,6 +226,38 @@ def keep_head_counts(network: nn.Module, heads: Mapping[str, int]) -> None:
             )
         _keep_first_heads(network.get_submodule(name), layouts[name], count)
         set_head_count(network.get_submodule(name), layouts[name], count)
+
+
+def split_into_heads(network: nn.Module, counts: Sequence[int]) -> None:
+    """Gives all attention modules another number of heads, in place: of the same rows where these can be divided.
+
+    Args:
+        network: Freshly built; the rows that its weights have are theirs to say, see `head_counts.infer_head_counts`.
+        counts: One for all modules, or one for each, in the order of the network.
+
+    Raises:
+        SuiteError: If the network has no attention whose heads can be told apart, or these are not as many as `counts`.
+    """
+    layouts = attention_modules(network)
+    if len(counts) not in (1, len(layouts)) or not layouts:
+        raise SuiteError(
+            f"num_heads: found {len(counts)} numbers, expected one, or one for each of the {len(layouts)} attention "
+            "modules of the network whose heads can be told apart"
+            + (f" ({first_few(layouts)})" if layouts else "")
+        )
+    numbers = counts if len(counts) == len(layouts) else [counts[0]] * len(layouts)
+    for (name, layout), count in zip(layouts.items(), numbers, strict=True):
+        rows = layout.heads * layout.size
+        if rows % count == 0 and not layout.table:
+            set_head_count(network.get_submodule(name), layout, count, rows // count)
+        elif count <= layout.heads:
+            keep_head_counts(network, {name: count})
+        else:
+            raise SuiteError(
+                f"num_heads: found {count} for {name!r}, which is built with {layout.heads} heads of {layout.size}; "
+                f"expected a number up to that, or one that divides {rows} rows; a setting such as options.num_heads "
+                "builds the network with another"
+            )
 
 
 def why_no_heads(module: nn.Module) -> str:
