@@ -164,6 +164,25 @@ def check_preprocessing(
     )
 
 
+def check_stated_heads(stated: nn.Module, built: nn.Module, images: Array, labels: Array) -> tuple[str, ...]:
+    """Returns a warning if a parent is clearly more accurate with the attention heads that it is built with.
+
+    Args:
+        stated: The parent with the number of heads that a setting states.
+        built: The same weights with the number that the network is built with.
+        images: As for `check_preprocessing`.
+        labels: int64 (N,).
+    """
+    probe, true_labels = images[:PREPROCESSING_PROBE], labels[:PREPROCESSING_PROBE]
+    accuracy, other = (_accuracy(model, probe, true_labels) for model in (stated, built))
+    if other < accuracy + CLEAR_GAIN:
+        return ()
+    return (
+        f"the parent is right on {accuracy:.1%} of {len(probe)} images with num_heads as stated, but on {other:.1%} "
+        "with the heads that its network is built with; state num_heads for the candidates alone, as their key or column",
+    )
+
+
 def _other_normalisations(
     mean: Sequence[float], std: Sequence[float]
 ) -> dict[str, tuple[Sequence[float], Sequence[float]]]:

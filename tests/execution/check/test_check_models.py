@@ -201,6 +201,25 @@ def test_heads_that_a_tool_removed_are_stated_for_one_candidate(place: Path, hea
     assert again.record["computed"] == 0
 
 
+def test_a_number_of_heads_that_spoils_the_parent_is_reported(place: Path, head_fitter: Fitter) -> None:
+    options = {"img_size": 32, "patch_size": 8, "depth": 2, "num_heads": 4, "embed_dim": 32, "mlp_ratio": 2.0}
+    architecture = architecture_from_uri("timm:vit_tiny_patch16_224", classes=10, options=options)
+    torch.manual_seed(0)
+    model = build_model(architecture)
+    with torch.no_grad():  # attention looks at single tokens, so that it matters which rows are a head
+        for name, weight in model.named_parameters():
+            weight.mul_(50 if "qkv.weight" in name else 1)
+    head_fitter(model)
+    torch.save(unwrap_model(model).state_dict(), place / "vit.pt")
+    settings: dict[str, Any] = {"options": options, "num_heads": 1}
+    parent: dict[str, Any] = {"parent": str(place / "vit.pt"), "model": "timm:vit_tiny_patch16_224"}
+    for num_heads in (1, ()):
+        changed = {**settings, "num_heads": num_heads}
+        run = checked(place, "file,method\nvit.pt,same\n", **parent, settings=changed)
+        spoils = "with num_heads as stated, but on" in notes(run)
+        assert spoils == bool(num_heads)
+
+
 def test_the_weights_of_a_parent_of_ones_own_code_are_read_once(
     place: Path, head_fitter: Fitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
