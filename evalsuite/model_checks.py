@@ -179,7 +179,7 @@ def check_stated_heads(stated: nn.Module, built: nn.Module, images: Array, label
         return ()
     return (
         f"the parent is right on {accuracy:.1%} of {len(probe)} images with num_heads as stated, but on {other:.1%} "
-        "with the heads that its network is built with; state num_heads for the candidates alone (key or column num_heads)",
+        "with the heads that its network is built with; state it for the candidates alone (key or column num_heads)",
     )
 
 
