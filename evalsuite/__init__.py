@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from evalsuite.evaluators.base import Evaluator
     from evalsuite.execution.check import CheckRequest
     from evalsuite.models.architectures.base import Architecture
+    from evalsuite.notebook import Run
     from evalsuite.producers.base import Context, Producer
-    from evalsuite.results.run import Run
     from evalsuite.statistics.sample_size import required_images, required_seeds
     from evalsuite.thresholds.threshold import threshold, thresholds
     from evalsuite.types import Candidate, ImageSet, Metric, Score, Threshold

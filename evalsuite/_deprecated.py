@@ -20,12 +20,18 @@ axes cost_axes USUAL=DEFAULT_AXIS saved=ratio_on_axis known=check_axis share=sha
 bench evaluation
 choices plugin_config Choice=PluginConfig choose=from_table labelled=from_tables built=build
 commands cli
-commands.cli cli.main
-commands.cli_results cli.main cross_command=factorial_command plan_command=sample_size_command
-  asked=requested_tolerances chosen=selected_rows
-commands.console cli.console escaped=print_json progress=cell_progress counting=count_progress
-  print_report=print_error print_spent=print_time_spent
-commands.console_tables cli.console print_cross=print_factorial
+commands.cli cli.main KINDS=cli.commands.listing:KINDS
+commands.cli_results cli.main RunFolder=cli.options:RunFolder Axis=cli.options:Axis
+  cross_command=factorial_command plan_command=sample_size_command
+  asked=cli.commands.threshold:requested_tolerances chosen=cli.commands.threshold:selected_rows
+commands.console cli.console escaped=print_json print_report=print_error
+  progress=cli.progress:cell_progress counting=cli.progress:count_progress
+  print_listing=cli.commands.listing:print_listing listing=cli.commands.listing:listing
+  print_inspection=cli.commands.inspection:print_inspection print_program=cli.commands.inspection:print_program
+  print_plan=cli.dry_run:print_plan print_spent=cli.commands.run:print_time_spent
+  print_status=cli.commands.status:print_status
+commands.console_tables cli.threshold_tables print_cross=print_factorial print_rows=cli.console:print_rows
+  print_verdicts=cli.commands.check:print_verdicts
 compat.allocator models.inference
 compat.attacked attacks.backends.base Attacked=AttackResult Run=AttackFunction AllBroken=AllMisclassified
   Watch=QueryRecorder first_look=misclassified swept=run_attack wrong=errors_on confirmed=verify_success
@@ -246,7 +252,7 @@ report.verdicts report.threshold_tables singles=single_rows weakest=weakest_row
   known=report.data:present Row=report.data:Row
 report.wording report.labels counted=counted_noun subject=metric_on_condition ratios=tested_ratios
 report.writing report.page write=write_page
-results results.run
+results results.run Run=notebook:Run
 results.comparison results.comparison careful=apply_search_correction told_apart=disambiguate_conditions
 results.contents runs.plan
 results.counting results.ratios on_axis=candidates_on_axis off_curve=places_off_curve notes=off_curve_notes
@@ -304,8 +310,9 @@ storage.lock runs.lock
 storage.sealing runs.serialization json_of=to_json table_of=parse_table sealed=with_checksum
   unsealed=verified_table whole=verify_array
 storage.store runs.store
-suite config.suite shipped=shipped_suites find=find_suite load=load_suite parse=parse_suite
-  assembled=suite_from_tables
+suite config.suite shipped=config.suite_file:shipped_suites find=config.suite_file:find_suite
+  load=config.suite_file:load_suite parse=config.suite_file:parse_suite
+  assembled=config.suite_file:suite_from_tables
 suite.depths config.depths battery=depth_tables
 suite.manifest config.manifest manifest=read_manifest named=candidates_of_paths
 suite.resources config.suite

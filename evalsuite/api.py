@@ -17,13 +17,14 @@ from evalsuite.config.suite import Suite
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import DataError, UserError
 from evalsuite.execution.check import CheckRequest, check_suite_of
+from evalsuite.notebook import Run
 from evalsuite.plugin_config import from_table
 from evalsuite.random_streams import address
 from evalsuite.report.build import report_data
 from evalsuite.report.example_images import examples_are_current, save_examples
 from evalsuite.report.export import export
+from evalsuite.results import run as stored
 from evalsuite.results.check_verdicts import verdict_table
-from evalsuite.results.run import Run
 from evalsuite.types import ImageSet, Score
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def run(
     if search_for:
         options = replace(options, search=search_for)
     prepared = prepare(suite, out=out, options=options)
-    results = search(prepared, progress=progress) if options.search else execute(prepared, progress=progress)
+    done = search(prepared, progress=progress) if options.search else execute(prepared, progress=progress)
+    results = Run(done.path)
     _write_pictures(results, prepared)
     publish(results)
     for metric, conditions in results.unmatched_tolerances.items():
@@ -102,7 +104,7 @@ def _write_pictures(results: Run, prepared: PreparedRun) -> None:
     save_examples(results, prepared.image_source, attacks=attacks)
 
 
-def publish(run: Run | Path | str) -> Path:
+def publish(run: stored.Run | Path | str) -> Path:
     """Writes the tables and the page of a run from its cells, without torch and without the models.
 
     Args:
@@ -119,7 +121,7 @@ def publish(run: Run | Path | str) -> Path:
     """
     from evalsuite.report.page import write_page  # jinja takes a while to import
 
-    results = run if isinstance(run, Run) else Run(run)
+    results = run if isinstance(run, stored.Run) else Run(run)
     folder = results.path / f"by-{results.axis}" if results.axis else results.path
     export(results, "csv", folder)
     results.keep_tables()
@@ -259,11 +261,7 @@ def evaluate(
         verify=options.verify,
     )
     image_source = ImageSource(data_set, place, limit=options.limit or 0)
-    several = (
-        evaluators
-        if isinstance(evaluators, Iterable) and not isinstance(evaluators, str | Mapping)
-        else [evaluators]
-    )
+    chosen = _labelled(evaluators)
     rows = []
     with _unchanged(model), _unchanged(parent):
         dense = None if parent is None else Bench(parent, image_source)
@@ -272,7 +270,6 @@ def evaluate(
             _check_parent(dense)
         bench = Bench(model, image_source, parent=dense, seed=address(seed, "bench"))
         bench.batch_size = options.batch_size or bench.batch_size
-        chosen = list(map(_evaluator, several))
         bench.request_features([view for _, evaluator in chosen for view in evaluator.features])
         for label, evaluator in chosen:
             rows += [_row(label, evaluator, score) for score in scored(evaluator, bench)]
@@ -335,6 +332,15 @@ def _source(
     if isinstance(data, ImageSet) and data.labels is None:
         raise DataError(f"image set {data.name!r} has no labels: expected labelled test images")
     return data, root
+
+
+def _labelled(
+    evaluators: str | Table | Evaluator | Iterable[str | Table | Evaluator],
+) -> list[tuple[str, Evaluator]]:
+    """One or several evaluators, each with its label."""
+    if isinstance(evaluators, Iterable) and not isinstance(evaluators, str | Mapping):
+        return list(map(_evaluator, evaluators))
+    return [_evaluator(evaluators)]
 
 
 def _evaluator(evaluator: str | Table | Evaluator) -> tuple[str, Evaluator]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from evalsuite.types import Array, Floats, ImageSet, Phase, ScoringRule
 
 T = TypeVar("T")
+WITHOUT_LIKELIHOODS = (
+    'precision = "screened" has predictions alone on these images; choose "exact" for likelihoods'
+)
+"""Why a number is missing on a set that was screened."""
 
 
 class _OldName:
@@ -101,6 +105,29 @@ class Outputs:
         return self.labels
 
     known = _OldName("true_labels")
+
+
+@dataclass(frozen=True)
+class ScreenedOutputs(Outputs):
+    """Predictions of a model on an image set in screened precision: there are no likelihoods.
+
+    Attributes:
+        again: Which images were passed again in single precision, bool (N,).
+        changed: How many of these have another prediction in bfloat16.
+    """
+
+    again: Array = field(default_factory=lambda: np.zeros(0, bool))
+    changed: int = 0
+
+    @property
+    def confidence(self) -> Floats:  # type: ignore[override]  # of all images, or none
+        """Raises an error: probabilities need single precision on every image."""
+        raise ContractError(f"confidence: {WITHOUT_LIKELIHOODS}")
+
+    @property
+    def nll(self) -> Floats:  # type: ignore[override]
+        """Raises an error: likelihoods need single precision on every image."""
+        raise ContractError(f"nll: {WITHOUT_LIKELIHOODS}")
 
 
 class Bench:
@@ -230,10 +257,17 @@ class Bench:
             self._outputs[view] = self._forward(view)
         return self._outputs[view]
 
+    def is_screened(self, view: View) -> bool:  # noqa: ARG002  # only runs screen
+        """Returns whether `outputs` has the predictions of a view alone; see `ScreenedOutputs`."""
+        return False
+
+    def has_outputs(self, view: View) -> bool:
+        """Returns whether the outputs of the model on `view` are computed already."""
+        return view in self._outputs
+
     def _forward(self, view: View) -> Outputs:
         images = self.images(view)
-        if not self._outputs:
-            check_model(self.inference_model.model, self._logits, self.images(View()).images)
+        self._check_first()
         if self._takes_features(view):
             try:
                 self.passes[view] += 1
@@ -252,6 +286,11 @@ class Bench:
         self.passes[view] += 1
         values = self._logits(images.images)
         return Outputs(scored_logits(values, self._rule_beside(images)), images.labels)
+
+    def _check_first(self) -> None:
+        """Checks the contract of the model before its first outputs."""
+        if not self._outputs:
+            check_model(self.inference_model.model, self._logits, self.images(View()).images)
 
     def _rule_beside(self, images: ImageSet) -> ScoringRule | None:
         """The rule of a set whose classes are not those of the suite's images; theirs is part of the model."""

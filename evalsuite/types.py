@@ -22,6 +22,8 @@ else:  # types say nothing at run time, and numpy takes longer to import than ``
     Array = Floats = Any
 Split = Literal["train", "validation", "test"]
 PictureKind = Literal["misclassified", "corruption", "attack"]
+InferencePrecision = Literal["exact", "screened"]
+"""In which networks are passed: see `evalsuite.models.screening`."""
 CellStatus = Literal["ok", "skipped", "invalid", "error"]
 WeightSet = Literal["", "ema", "raw"]
 PhaseName = Literal["pretraining", "pruning", "retraining"]
@@ -350,6 +352,21 @@ class Threshold:
     tested: tuple[float, ...]
     certified: float | None = None
     interval: tuple[float, float] | None = None
+
+    def _repr_html_(self) -> str:
+        """The threshold in words, as notebooks show it."""
+        parts = [
+            "commensurate at no tested ratio"
+            if self.infeasible
+            else f"commensurate up to {self.potential:.1%}"
+        ]
+        if self.interval is not None:
+            parts.append("95 % interval {:.1%} to {:.1%}".format(*self.interval))
+        parts.append(
+            "no failure" if self.first_failure is None else f"first failure at {self.first_failure:.1%}"
+        )
+        parts.append("tested at " + ", ".join(f"{ratio:.1%}" for ratio in self.tested))
+        return f"<p>Threshold: {'; '.join(parts)}.</p>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -332,9 +332,10 @@ def _done(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(autouse=True, scope="session")
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keeps decoded pictures out of the user's cache."""
+    """Keeps decoded pictures out of the user's cache, and what parents computed out of the other tests."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("EVALSUITE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patched.setenv("EVALSUITE_OUTPUTS_GB", "0")
         yield
 
 

@@ -192,7 +192,7 @@ def test_somebody_elses_numbers_get_their_thresholds() -> None:
 def test_a_suite_object_runs_like_its_file(
     done: evalsuite.Run, tiny: Path, tmp_path: Path, counted: dict[str, int]
 ) -> None:
-    from evalsuite.config.suite import load_suite as load_suite
+    from evalsuite.config.suite_file import load_suite as load_suite
 
     again = evalsuite.run(load_suite(tiny), out=done.path)
     assert counted == {"trainings": 0, "passes": 0}

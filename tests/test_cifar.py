@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evalsuite.api import run
-from evalsuite.config import suite
+from evalsuite.config.suite_file import find_suite
 from evalsuite.results.run import Run
 
 DATA = os.environ.get("EVALSUITE_DATA")
@@ -33,7 +33,7 @@ SHORTER = {
 @pytest.fixture(scope="module")
 def shortened(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped suite with fewer images, ratios and methods."""
-    text = suite.find_suite("cifar10-resnet20").read_text("utf-8")
+    text = find_suite("cifar10-resnet20").read_text("utf-8")
     for pattern, replacement in SHORTER.items():
         text, changes = re.subn(pattern, replacement, text, count=1, flags=re.MULTILINE)
         assert changes == 1, pattern

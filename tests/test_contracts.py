@@ -65,6 +65,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "attack": {"epsilons": (2.0,), "steps": 3, "probe": 16},
     "minimal-norm": {"attacks": ("l2-deepfool", "linf-fmn"), "steps": 5},
     "shift": {"sets": ("digits",)},
+    "transfer": {"epsilons": (2.0,), "steps": 3},
     "robustbench": {"model": "Standard"},
     "timm": {"model": "resnet10t"},
     "torchvision": {"model": "resnet18"},

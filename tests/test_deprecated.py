@@ -54,7 +54,9 @@ def test_every_old_module_can_be_imported_without_a_warning(old: str) -> None:
         pytest.param("data.views", "Change", "evalsuite.plugins.Transform", id="renamed"),
         pytest.param("commands.cli", "main", "evalsuite.cli.main.main, which is private", id="private"),
         pytest.param("producers", "register", "evalsuite.plugins.register_producer", id="decorator"),
-        pytest.param("suite", "load", "evalsuite.config.suite.load_suite, which is private", id="function"),
+        pytest.param(
+            "suite", "load", "evalsuite.config.suite_file.load_suite, which is private", id="function"
+        ),
         pytest.param(
             "models.checkpoints",
             "read_weights",

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "evalsuite"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("_deprecated", "_lazy", "errors", "types", "random_streams"),
-    ("registry", "tolerances", "atomic_files", "legacy_names", "preprocessing"),
+    ("registry", "tolerances", "atomic_files", "cache_folder", "legacy_names", "preprocessing"),
     ("condition_splits",),
     ("cost_axes", "plugin_config", "compat"),
     ("metrics",),
@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("results",),
     ("execution",),
     ("report",),
+    ("notebook",),
     ("api",),
     ("plugins", "testing"),
     ("cli",),

@@ -16,7 +16,7 @@ from PIL import Image
 
 import evalsuite
 from evalsuite import Suite, plugins, testing
-from evalsuite.config.suite import KEYS, load_suite, suite_from_tables
+from evalsuite.config.suite_file import KEYS, load_suite, suite_from_tables
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.models import MODELS
 from evalsuite.plugins import build_model

@@ -15,7 +15,8 @@ import evalsuite.plugins
 import evalsuite.testing
 from evalsuite.cli.main import app
 from evalsuite.cli.plugin_settings import documented_attributes, settings_of
-from evalsuite.config.suite import KEYS, Resources, Suite, suite_from_tables
+from evalsuite.config.suite import Resources, Suite
+from evalsuite.config.suite_file import KEYS, suite_from_tables
 from evalsuite.datasets import DATASETS
 from evalsuite.detectors.table import DETECTORS
 from evalsuite.evaluators import EVALUATORS

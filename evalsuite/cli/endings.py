@@ -18,6 +18,8 @@ from rich.text import Text
 
 from evalsuite.errors import UserError, printable
 
+FAILED, WRONG, CRASHED, INTERRUPTED = 1, 2, 70, 130
+"""Exit codes: a cell or a check failed; the user's mistake; a fault of a program (as in sysexits.h); Ctrl-C."""
 CLOSED_PIPE = 128 + 13
 """Exit code when the reader of the output is gone (``| head -1``): that of a program that SIGPIPE ends."""
 ENDING = ("SIGTERM", "SIGHUP")

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
 
+from evalsuite.config.settings import number_or_text
 from evalsuite.datasets import DATASETS
 from evalsuite.datasets.decoding import holds_pictures
 from evalsuite.datasets.tables import holds_tables
@@ -171,10 +172,4 @@ def _settings(name: str, text: str) -> dict[str, Any]:
 def _value(hint: Any, text: str) -> Any:
     if hint is bool:
         return {"true": True, "false": False}.get(text.lower(), text)
-    if hint in (int, float):
-        for kind in (int, float):
-            try:
-                return kind(text)
-            except ValueError:
-                continue
-    return text
+    return number_or_text(text) if hint in (int, float) else text

@@ -7,13 +7,15 @@ import os
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from evalsuite.config.suite import DATA_VARIABLE, Suite
 from evalsuite.errors import UserError
 from evalsuite.plugin_config import PluginConfig, from_table
 from evalsuite.producers import PRODUCERS
+from evalsuite.registry import unknown_name
 from evalsuite.training.published_recipes import named_recipe
+from evalsuite.types import InferencePrecision
 
 if TYPE_CHECKING:
     from evalsuite.producers.base import Producer
@@ -45,6 +47,8 @@ class Options:
         skip_unreadable: Whether pictures that cannot be read are left out and counted.
         verify: Whether pictures are read again that an earlier run has decoded, whatever their times say.
         recipe: Name of a recipe instead of the suite's, for parents that are trained and for all retraining.
+        precision: ``exact`` or ``screened`` instead of the suite's; empty for the suite's.
+        cache: Whether what parents compute is taken from earlier runs and kept for later ones.
         candidates_from: Functions of the user's, ``file.py:function``, that prune beside the suite's methods.
         data: Old name of `data_root`.
     """
@@ -66,6 +70,8 @@ class Options:
     skip_unreadable: bool = False
     verify: bool = False
     candidates_from: tuple[str, ...] = ()
+    precision: str = ""
+    cache: bool = True
     data: dataclasses.InitVar[Path | None] = None
 
     def __post_init__(self, data: Path | None) -> None:
@@ -88,13 +94,29 @@ class Options:
             raise UserError(
                 f"found --batch-size {self.batch_size}, expected images per forward pass, from 1 on"
             )
-        resources = replace(suite.resources, batch_size=self.batch_size or suite.resources.batch_size)
+        resources = replace(
+            suite.resources,
+            batch_size=self.batch_size or suite.resources.batch_size,
+            precision=self._chosen_precision or suite.resources.precision,
+        )
         suite = replace(suite, limit=self.limit or suite.limit, resources=resources)
         suite = replace(suite, producers=(*suite.producers, *self._functions(suite)))
         if not self.recipe:
             return replace(suite, seeds=seeds)
         recipe = named_recipe(self.recipe)
         return replace(suite, seeds=seeds, recipe=recipe, retraining=recipe, retrainings={})
+
+    @property
+    def _chosen_precision(self) -> InferencePrecision | None:
+        """The precision that was asked for; ``None`` for the suite's."""
+        for choice in get_args(InferencePrecision):
+            if self.precision == choice:
+                return choice  # type: ignore[no-any-return]  # what it is compared with has the type
+        if self.precision:
+            raise UserError(
+                f"--precision: {unknown_name('precision', self.precision, get_args(InferencePrecision))}"
+            )
+        return None
 
     def _functions(self, suite: Suite) -> tuple[PluginConfig[Producer], ...]:
         """The user's functions as producers, labelled with their names."""

@@ -44,6 +44,15 @@ def _pair(text: str) -> tuple[str, str]:
 def _value(text: str) -> Any:
     if "," in text:
         return [_value(part.strip()) for part in text.split(",")]
+    return number_or_text(text)
+
+
+def number_or_text(text: str) -> int | float | str:
+    """Returns the number that a text is, or the text.
+
+    >>> number_or_text("3"), number_or_text("3e-1"), number_or_text("B")
+    (3, 0.3, 'B')
+    """
     for kind in (int, float):
         try:
             return kind(text)

@@ -11,7 +11,7 @@ import numpy as np
 
 from evalsuite.datasets.base import PICTURE_SUFFIXES, DataSet, Place
 from evalsuite.datasets.class_folders import FolderClasses, folder_classes
-from evalsuite.datasets.decoding import Listing, decode_pictures, list_folder, subfolders
+from evalsuite.datasets.decoding import DecodedPictures, Listing, decode_pictures, list_folder, subfolders
 from evalsuite.datasets.splits import Shares, split_named
 from evalsuite.errors import DataError, SuiteError, first_few
 from evalsuite.preprocessing import Preprocessing
@@ -95,16 +95,13 @@ class Folder(DataSet):
         if classes is None or labels is None:
             return ImageSet(self.name, decoded.images, None, 0, notes=notes)
         notes = (*_empty_classes(listing, classes), *notes)
-        kept = labels[rows][decoded.kept]
-        return ImageSet(
-            self.name, decoded.images, kept, len(classes.names), classes.names, notes, classes.text,
-            files=tuple(paths[row].stem for row in decoded.kept),
-        )  # fmt: skip
+        files = [path.stem for path in paths]
+        return labelled_pictures(self.name, decoded, labels[rows], classes, notes, files)
 
     @property
     def name(self) -> str:
         """Its name in reports: the last part of an absolute path."""
-        return Path(self.path).name if Path(self.path).expanduser().is_absolute() else self.path
+        return reported_name(self.path)
 
     def _preprocessing(self, place: Place) -> Preprocessing | None:
         if self.side:
@@ -128,6 +125,36 @@ class Folder(DataSet):
         class_map = place.locate(self.class_map) if self.class_map else None
         count = self.classes or place.classes
         return folder_classes(root, sorted(folders), count=count, class_map=class_map, known=self.class_names)
+
+
+def reported_name(path: str) -> str:
+    """Returns the name of a data set in reports: the last part of an absolute path, else the path as it was given."""
+    return Path(path).name if Path(path).expanduser().is_absolute() else path
+
+
+def labelled_pictures(
+    name: str,
+    decoded: DecodedPictures,
+    labels: Array,
+    classes: FolderClasses,
+    notes: Sequence[str],
+    files: Sequence[str] = (),
+) -> ImageSet:
+    """Returns the pictures that could be read, with their labels and the names of the classes.
+
+    Args:
+        name: Of the data set.
+        decoded: The pictures.
+        labels: Of all pictures, int64 (N,), those that could not be read included.
+        classes: What the labels mean.
+        notes: Sentences for readers of numbers about them.
+        files: Names of all pictures without endings; empty for pictures that are no files.
+    """
+    kept = labels[decoded.kept]
+    names = tuple(files[row] for row in decoded.kept) if files else ()
+    return ImageSet(
+        name, decoded.images, kept, len(classes.names), classes.names, tuple(notes), classes.text, files=names
+    )
 
 
 def check_side(name: str, side: int, limit: int = 0, *, minimum: int = 0) -> None:

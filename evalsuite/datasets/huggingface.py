@@ -12,7 +12,7 @@ import numpy as np
 from evalsuite.datasets.base import DataSet, Place
 from evalsuite.datasets.class_folders import FolderClasses, folder_classes
 from evalsuite.datasets.decoding import decode_pictures
-from evalsuite.datasets.folders import check_share, check_side
+from evalsuite.datasets.folders import check_share, check_side, labelled_pictures, reported_name
 from evalsuite.datasets.splits import Shares
 from evalsuite.datasets.tables import (
     Columns,
@@ -84,15 +84,12 @@ class HuggingFace(DataSet):
         side = Preprocessing(crop=(self.side, self.side), resize=(self.side,)) if self.side else None
         decoded = decode_pictures(chosen, side or place.preprocessing, place, name=self.name)
         notes = (*_unused(self.name, tables), *decoded.notes)
-        kept = labels[rows][decoded.kept]
-        return ImageSet(
-            self.name, decoded.images, kept, len(classes.names), classes.names, notes, classes.text
-        )
+        return labelled_pictures(self.name, decoded, labels[rows], classes, notes)
 
     @property
     def name(self) -> str:
         """Its name in reports: the last part of an absolute path."""
-        return Path(self.path).name if Path(self.path).expanduser().is_absolute() else self.path
+        return reported_name(self.path)
 
     def _pictures(self, files: Sequence[Path]) -> Pictures:
         pictures = Pictures(files, find_columns(files[0], image=self.image_column, label=self.label_column))
@@ -148,7 +145,7 @@ class TableOutliers(DataSet):
     @property
     def name(self) -> str:
         """Its name in reports: the last part of an absolute path."""
-        return Path(self.path).name if Path(self.path).expanduser().is_absolute() else self.path
+        return reported_name(self.path)
 
 
 def _words(root: Path, pictures: Pictures) -> list[str]:

@@ -19,18 +19,15 @@ from typing import Any
 import numpy as np
 
 from evalsuite.atomic_files import atomic_path, write_atomically
+from evalsuite.cache_folder import PICTURES, make_room
 from evalsuite.datasets.shared_cache import SMALL, exclusive, has_room
-from evalsuite.errors import DataError, StoreError
+from evalsuite.errors import StoreError
 from evalsuite.types import Array
 
 log = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "EVALSUITE_CACHE"
-"""Environment variable with the folder of decoded pictures."""
-SIZE_VARIABLE = "EVALSUITE_CACHE_GB"
-"""Environment variable with the gigabytes of decoded pictures that are kept."""
-CACHE_SIZE = 64e9
-"""Bytes of decoded pictures that are kept where it is not set; those that were not used for longest go first."""
+FACTS = PICTURES.suffix
+"""Ending of the files of facts, one beside the pixels of each set."""
 ROWS = "rows"
 """The fact about decoded pictures that the cache reads itself: how many there are."""
 
@@ -63,33 +60,6 @@ class CachedArray(np.memmap[Any, Any]):
         return answer
 
 
-def cache_folder() -> Path:
-    """Returns the folder of decoded pictures: `CACHE_VARIABLE`, else ``evalsuite`` in the user's cache folder."""
-    named = os.environ.get(CACHE_VARIABLE)
-    if named:
-        return Path(named).expanduser()
-    user = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(user).expanduser() / "evalsuite"
-
-
-def cache_size() -> float:
-    """Returns how many bytes of decoded pictures are kept: `SIZE_VARIABLE`, else `CACHE_SIZE`.
-
-    Raises:
-        DataError: If the variable is no number above 0.
-    """
-    text = os.environ.get(SIZE_VARIABLE)
-    if not text:
-        return CACHE_SIZE
-    try:
-        size = float(text)
-    except ValueError:
-        size = 0.0
-    if not 0 < size < float("inf"):
-        raise DataError(f"found {SIZE_VARIABLE} = {text}, expected gigabytes above 0, for example 250")
-    return size * 1e9
-
-
 def cached_pictures(
     name: str, shape: tuple[int, int, int, int], decode: Decode, *, renew: bool = False
 ) -> tuple[Array, Mapping[str, Any]]:
@@ -107,25 +77,27 @@ def cached_pictures(
     size = int(np.prod(shape))
     if size <= SMALL:
         return _in_memory(shape, decode)
-    folder = cache_folder()
-    found = None if renew else _found(folder / f"{name}.json", shape)
+    folder = PICTURES.path
+    found = None if renew else _found(folder / f"{name}{FACTS}", shape)
     if found is not None:
         return found
     with exclusive(folder, name):
-        found = None if renew else _found(folder / f"{name}.json", shape)  # another process may have done it
+        found = (
+            None if renew else _found(folder / f"{name}{FACTS}", shape)
+        )  # another process may have done it
         if found is not None:
             return found
-        if size > (most := cache_size()):
+        if size > (most := PICTURES.most()):
             log.warning(
                 "%.0f GB of decoded pictures are more than the %.0f GB that are kept, so other runs decode them again: "
                 "set %s",
                 size / 1e9,
                 most / 1e9,
-                SIZE_VARIABLE,
+                PICTURES.variable,
             )
-        _make_room(folder, size, most)
-        stored = has_room(folder, size) and _stored(folder / f"{name}.json", decode)
-        found = _found(folder / f"{name}.json", shape) if stored else None
+        make_room(folder, FACTS, size=size, most=most)
+        stored = has_room(folder, size) and _stored(folder / f"{name}{FACTS}", decode)
+        found = _found(folder / f"{name}{FACTS}", shape) if stored else None
     if found is None:
         log.warning("%s cannot take %.1f GB of decoded pictures: they stay in memory", folder, size / 1e9)
     return _in_memory(shape, decode) if found is None else found
@@ -175,16 +147,3 @@ def _found(path: Path, shape: tuple[int, int, int, int]) -> tuple[Array, Mapping
         return None
     values.file = path
     return values, facts
-
-
-def _make_room(folder: Path, size: int, most: float) -> None:
-    """Removes what was not used for longest until `size` bytes more fit into a cache of `most`."""
-    with contextlib.suppress(OSError):
-        kept = sorted(folder.glob("*.json"), key=lambda path: path.stat().st_mtime)
-        used = {path: path.with_suffix(".pixels").stat().st_size for path in kept}
-        for path in kept:
-            if sum(used.values()) + size <= most:
-                return
-            used.pop(path)
-            for file in folder.glob(f"{path.stem}.*"):
-                file.unlink(missing_ok=True)  # processes that have it mapped keep it

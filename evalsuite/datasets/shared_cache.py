@@ -98,9 +98,10 @@ def exclusive(folder: Path, name: str) -> Iterator[None]:
         folder: Created if it is not there.
         name: Of what is computed; the lock is the file ``<name>.lock``.
     """
+    path = folder / f"{name}.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder / f"{name}.lock", os.O_CREAT | os.O_RDWR, 0o644)
+        handle = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
     except OSError:
         yield  # without a lock each process computes it, which is only slower
         return
@@ -108,6 +109,10 @@ def exclusive(folder: Path, name: str) -> Iterator[None]:
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
+        with contextlib.suppress(
+            OSError
+        ):  # it is computed: who waits for the lock finds it, and who comes later
+            path.unlink()
     finally:
         os.close(handle)
 

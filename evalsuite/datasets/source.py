@@ -52,7 +52,7 @@ class ImageSource:
         self.data = data
         self.limit = limit
         self.place = place
-        self._cache = cache
+        self.cache = cache
         self._loaded: dict[View, ImageSet] = {}
         self._every: dict[View, ImageSet] = {}  # of which samples are taken
         self._digests: dict[View, str] = {}
@@ -118,10 +118,8 @@ class ImageSource:
         transform = view.transform
         shape = plain.images.shape
         compute = partial(_transformed, transform, plain.images, self.place)
-        if self._cache is None:
-            images = joined(shape, compute())
-        else:
-            images = self._cache.array(self.digest(view), shape, compute)
+        cache = self.cache
+        images = joined(shape, compute()) if cache is None else cache.array(self.digest(view), shape, compute)
         return replace(plain, name=self.condition(view), images=images)
 
     def _plain(self, view: View) -> ImageSet:

@@ -27,6 +27,7 @@ EVALUATORS: Registry[type[Evaluator]] = Registry(
         "shift": "evalsuite.evaluators.shift:Shift",
         "similarity": "evalsuite.evaluators.similarity:Similarity",
         "trainability": "evalsuite.evaluators.trainability:Trainability",
+        "transfer": "evalsuite.evaluators.transfer:Transfer",
     },
     group="evalsuite.evaluators",
 )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from evalsuite.datasets.views import View
+from evalsuite.evaluation import WITHOUT_LIKELIHOODS
 from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, declare
 from evalsuite.metrics.logits import correct_among
 from evalsuite.types import Array, Metric, Score
@@ -65,6 +66,8 @@ class Accuracy(Evaluator):
     Where there are at least 20 classes, the accuracy of the five most likely ones too.
     """
 
+    image_by_image: ClassVar[bool] = True
+
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """Accuracy, that of the five most likely classes, NLL, agreement."""
@@ -92,11 +95,15 @@ class Accuracy(Evaluator):
 def labelled_scores(
     bench: Bench, view: View, *, group: str = "", population: str = POPULATION
 ) -> Iterator[Score]:
-    """Yields accuracy, NLL and agreement with the parent on one labelled view."""
+    """Yields accuracy, NLL and agreement with the parent on one labelled view; where it is screened, no NLL."""
     outputs, condition = bench.outputs(view), bench.condition(view)
     agrees = outputs.predictions == bench.parent.outputs(view).predictions
-    for metric, values in zip(LABELLED, (outputs.correct, outputs.nll, agrees), strict=True):
-        yield Score(metric.name, condition, evidence={population: values}, group=group)
+    nll = None if bench.is_screened(view) else outputs.nll
+    for metric, values in zip(LABELLED, (outputs.correct, nll, agrees), strict=True):
+        if values is None:
+            yield Score(metric.name, condition, group=group, reason=WITHOUT_LIKELIHOODS)
+        else:
+            yield Score(metric.name, condition, evidence={population: values}, group=group)
 
 
 def population_of_first(count: int, total: int) -> str:
@@ -105,7 +112,9 @@ def population_of_first(count: int, total: int) -> str:
 
 
 def calibration_score(bench: Bench, view: View, *, group: str = "", population: str = POPULATION) -> Score:
-    """Returns the calibration error on one labelled view."""
+    """Returns the calibration error on one labelled view; where it is screened, the reason why there is none."""
+    if bench.is_screened(view):
+        return Score(ECE.name, bench.condition(view), group=group, reason=WITHOUT_LIKELIHOODS)
     outputs = bench.outputs(view)
     evidence = {population: confidence_and_correct(outputs)}
     return Score(ECE.name, bench.condition(view), evidence=evidence, group=group)

@@ -204,11 +204,12 @@ class Attack(Evaluator):
         if not obstacle:
             return ""
         sentence = (
-            f"the model has no gradients ({obstacle}): white-box attacks ({', '.join(white_box)}) cannot run"
+            f"the model has no gradients ({obstacle}): white-box attacks ({', '.join(white_box)}) cannot run; the test "
+            "transfer shows it the adversarial images of the unpruned network"
         )
         if self.cascade or len(white_box) == len(specs):
             raise SkippedError(
-                f'{sentence}; linf-noise and square can (attacks = ["linf-noise"], without cascade)'
+                f'{sentence}, and linf-noise and square need no gradients (attacks = ["linf-noise"], without cascade)'
             )
         return sentence
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -90,12 +90,15 @@ class Evaluator(ABC):
         uses_history: Whether `evaluate` uses `evalsuite.evaluation.Bench.history`: cells then depend on it too.
         measures_time: Whether `evaluate` reads a clock: its numbers then differ from run to run, and cells
             depend on the machine too.
+        image_by_image: Whether the evidence of every score has one row per test image, which depends on the networks
+            and that image alone: the test can then be evaluated on some images after others (`check --sequential`).
     """
 
     version: ClassVar[int] = 1
     uses_control: ClassVar[bool] = False
     uses_history: ClassVar[bool] = False
     measures_time: ClassVar[bool] = False
+    image_by_image: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Takes the old names of class attributes, with a warning that has the new ones."""
@@ -130,6 +133,14 @@ class Evaluator(ABC):
         return ()
 
     @property
+    def predictions(self) -> tuple[View, ...]:
+        """The image sets, some of `needs`, of which `evaluate` can do with the most likely classes; none by default.
+
+        Where `evalsuite.evaluation.Bench.is_screened`, their outputs have no likelihoods.
+        """
+        return ()
+
+    @property
     def extra_images(self) -> int:
         """Images that `evaluate` sends through networks by itself, beside its needs: for estimates of the cost.
 
@@ -152,6 +163,22 @@ class Evaluator(ABC):
             declare them: conditions are then checked after they were measured.
         """
         return None
+
+    def for_conditions(
+        self,
+        conditions: Collection[str],  # noqa: ARG002  # for those who override it
+        name_of: Callable[[View], str],  # noqa: ARG002
+    ) -> Evaluator:
+        """Returns an evaluator that reports these conditions as this one does, perhaps with fewer others beside them.
+
+        A test that is `image_by_image` and looks at many image sets overrides it, so that none is passed whose checks
+        are decided; the default is this evaluator.
+
+        Args:
+            conditions: Some of those that it reports.
+            name_of: Returns the name of the condition that a view shows.
+        """
+        return self
 
     @abstractmethod
     def evaluate(self, bench: Bench) -> Iterator[Score]:

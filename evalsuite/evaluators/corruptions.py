@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from evalsuite.datasets.transforms.common_corruptions.kinds import (
 from evalsuite.datasets.transforms.corruption import Corruption
 from evalsuite.datasets.views import View
 from evalsuite.errors import SuiteError, first_few
+from evalsuite.evaluation import WITHOUT_LIKELIHOODS
 from evalsuite.evaluators.accuracy import (
     ACCURACY,
     AGREEMENT,
@@ -32,6 +33,7 @@ from evalsuite.evaluators.accuracy import (
 )
 from evalsuite.evaluators.base import Condition, DataSummary, Evaluator, check_once, declare
 from evalsuite.evaluators.published_means import SEVERITIES, missing_kinds, unverified
+from evalsuite.evaluators.screening import CHANGED, PASSED_AGAIN, screening_scores
 from evalsuite.registry import unknown_name
 from evalsuite.types import SYNTHETIC_FROST, Array, Metric, Score
 
@@ -96,6 +98,7 @@ class Corruptions(Evaluator):
         Hendrycks and Dietterich 2019, arXiv 1903.12261; Kar et al. 2022, arXiv 2203.01441.
     """
 
+    image_by_image: ClassVar[bool] = True
     severities: tuple[int, ...] = SEVERITIES
     kinds: tuple[str, ...] = CORRUPTIONS
     extra: bool = False
@@ -144,13 +147,18 @@ class Corruptions(Evaluator):
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Accuracy, NLL, agreement, ECE; worst cases; corruption errors relative to the parent."""
-        return ACCURACY, NLL, AGREEMENT, ECE, WORST, ALL, MCE, RELATIVE_MCE
+        """Accuracy, NLL, agreement, ECE; worst cases; errors relative to the parent; what screened precision did."""
+        return ACCURACY, NLL, AGREEMENT, ECE, WORST, ALL, MCE, RELATIVE_MCE, PASSED_AGAIN, CHANGED
 
     @property
     def needs(self) -> tuple[View, ...]:
         """The clean test images, and those under each corruption and severity."""
         return View(), *self._views().values()
+
+    @property
+    def predictions(self) -> tuple[View, ...]:
+        """The corrupted images: without likelihoods the NLL and the ECE under corruptions have no numbers."""
+        return tuple(self._views().values())
 
     def conditions(self, data: DataSummary) -> Iterable[Condition]:
         """Yields four metrics per corruption and severity, and those for all of them."""
@@ -170,6 +178,22 @@ class Corruptions(Evaluator):
         for level in self.severities:
             yield Condition(ALL.name, f"{self._named(GROUP)}/{level}")
 
+    def for_conditions(self, conditions: Collection[str], name_of: Callable[[View], str]) -> Corruptions:
+        """Returns the same test with the corruptions alone that the conditions are of; a mean needs all of them."""
+        cells = {name_of(view): cell for cell, view in self._views().items()}
+        if not {*conditions} <= {*cells}:
+            return self
+        kept = [cells[condition] for condition in conditions]
+        kinds, severities = {kind for kind, _ in kept}, {severity for _, severity in kept}
+        return SingleCorruptions(
+            **{field.name: getattr(self, field.name) for field in fields(self)}
+            | {
+                "kinds": tuple(kind for kind in self.kinds if kind in kinds) or self.kinds[:1],
+                "severities": tuple(level for level in self.severities if level in severities),
+                "extra": bool(kinds & {*EXTRA}),
+            }
+        )
+
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields four scores per corruption and severity, and those for all of them.
 
@@ -177,24 +201,19 @@ class Corruptions(Evaluator):
         image. Synthetic frost (``frost-synthetic``) is reported but stays out of the group and everything about it, as
         do the extra kinds. A kind that is not defined for such images has its reason instead of numbers.
         """
-        grouped: dict[_Cell, View] = {}
         evidence: dict[str, dict[_Cell, Array]] = defaultdict(dict)
-        shape = bench.images(View()).images.shape[1:]
-        for cell, view in self._views().items():
-            if reason := self._undefined(cell, shape):
-                yield from _skipped(bench.condition(view), reason)
-                continue
-            group = self._group(cell, bench.condition(view))
-            for score in map(float32_evidence, labelled_scores(bench, view, group=group)):
-                yield score
-                if group == self._named(GROUP):
-                    grouped[cell] = view
-                    evidence[score.metric][cell] = score.evidence[POPULATION]
-            yield float32_evidence(calibration_score(bench, view, group=group))
+        for cell, score in self._single_scores(bench):
+            yield score
+            if score.evidence and score.group == self._named(GROUP) and score.metric != ECE.name:
+                evidence[score.metric][cell] = score.evidence[POPULATION]
+        passed = [
+            view for view in self._views().values() if bench.is_screened(view) and bench.has_outputs(view)
+        ]
+        grouped = {cell: view for cell, view in self._views().items() if cell in evidence[ACCURACY.name]}
         if grouped:
             file_flags = unverified(bench, {kind: view for (kind, _), view in grouped.items()})
-            for metric, cells in evidence.items():
-                yield from self._means(metric, cells, file_flags)
+            for metric in LABELLED:
+                yield from self._means(metric.name, evidence[metric.name], file_flags, kinds_there=grouped)
             yield from self._worst(evidence[ACCURACY.name], file_flags)
             for score in self._relative(bench, grouped):
                 yield (
@@ -202,6 +221,19 @@ class Corruptions(Evaluator):
                     if score.reason
                     else replace(score, flags=(*file_flags, *missing_kinds(grouped, self._published)))
                 )
+        yield from screening_scores(bench, passed, self._named(GROUP))
+
+    def _single_scores(self, bench: Bench) -> Iterator[tuple[_Cell, Score]]:
+        """Yields the scores of each corruption and severity by themselves."""
+        shape = bench.images(View()).images.shape[1:]
+        for cell, view in self._views().items():
+            if reason := self._undefined(cell, shape):
+                yield from ((cell, score) for score in _skipped(bench.condition(view), reason))
+                continue
+            group = self._group(cell, bench.condition(view))
+            for score in labelled_scores(bench, view, group=group):
+                yield cell, float32_evidence(score)
+            yield cell, float32_evidence(calibration_score(bench, view, group=group))
 
     def _views(self) -> dict[_Cell, View]:
         kinds = (*self.kinds, *(EXTRA if self.extra else ()))
@@ -226,8 +258,10 @@ class Corruptions(Evaluator):
         name = GROUP_3D if self._is_3d and name == GROUP else name
         return name if self.source == "generated" else f"{name} official"
 
-    def _means(self, metric: str, cells: _Cells, file_flags: tuple[str, ...]) -> Iterator[Score]:
-        """The mean over all kinds, and over those of each family."""
+    def _means(
+        self, metric: str, cells: _Cells, file_flags: tuple[str, ...], *, kinds_there: Collection[_Cell]
+    ) -> Iterator[Score]:
+        """The mean over all kinds, and over those of each family; a reason where the sets were screened."""
         for name, kinds in self._kinds_of_means.items():
             chosen = [values for (kind, _), values in cells.items() if kind in kinds]
             if chosen:
@@ -236,6 +270,8 @@ class Corruptions(Evaluator):
                 if name == GROUP:  # and not in each family again
                     flags = (*file_flags, *flags)
                 yield Score(metric, self._named(name), evidence={POPULATION: mean}, flags=flags)
+            elif any(kind in kinds for kind, _ in kinds_there):
+                yield Score(metric, self._named(name), reason=WITHOUT_LIKELIHOODS)
 
     def _worst(self, correct: _Cells, file_flags: tuple[str, ...]) -> Iterator[Score]:
         """The worst condition, and at each severity the worst case of each image."""
@@ -265,6 +301,19 @@ class Corruptions(Evaluator):
             f"an error that is not clearly above its clean one under {first_few(unclear)}" if unclear else ""
         )
         yield _ratio(RELATIVE_MCE, condition, gaps, parent_gaps, reason)
+
+
+class SingleCorruptions(Corruptions):
+    """Corruptions by themselves: no mean or worst case over them, for which all of them would be needed."""
+
+    @property
+    def needs(self) -> tuple[View, ...]:
+        """The test images under each corruption and severity."""
+        return tuple(self._views().values())
+
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        """Yields four scores per corruption and severity."""
+        yield from (score for _, score in self._single_scores(bench))
 
 
 def _skipped(condition: str, reason: str) -> Iterator[Score]:

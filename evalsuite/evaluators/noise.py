@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
@@ -72,6 +72,7 @@ class Noise(Evaluator):
     """
 
     uses_control: ClassVar[bool] = True
+    image_by_image: ClassVar[bool] = True
     epsilons: tuple[float, ...] = (8.0, 16.0, 32.0)
     kinds: tuple[NoiseKind, ...] = ("uniform",)
     draws: int = 1
@@ -113,6 +114,20 @@ class Noise(Evaluator):
                 yield Condition(AGREEMENT.name, _percentile(condition, len(noises)))
             if data.control:
                 yield from declare((AGREEMENT, *self._distances), f"{CONTROL} {condition}")
+
+    def for_conditions(self, conditions: Collection[str], name_of: Callable[[View], str]) -> Noise:
+        """Returns the same test with the kinds and half-widths alone that the conditions are of."""
+        kept = [
+            noises[0]
+            for noises in self._draws()
+            if {*conditions} & {*_names(self._condition(noises[0], name_of), len(noises))}
+        ]
+        kinds, epsilons = ({getattr(noise, name) for noise in kept} for name in ("kind", "epsilon"))
+        return replace(
+            self,
+            kinds=tuple(kind for kind in self.kinds if kind in kinds),
+            epsilons=tuple(epsilon for epsilon in self.epsilons if epsilon in epsilons),
+        )
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         """Yields four scores per kind and epsilon, and with several draws two for the worst of them.
@@ -176,6 +191,11 @@ def _scores(
     if len(pairs) >= HUNDRED:
         often = (~rows[AGREEMENT]).sum(axis=0) <= len(pairs) // HUNDRED
         yield Score(AGREEMENT.name, _percentile(condition, len(pairs)), evidence={POPULATION: often})
+
+
+def _names(condition: str, draws: int) -> tuple[str, ...]:
+    """Names of the conditions that are about one kind and size of noise."""
+    return condition, _worst(condition, draws), _percentile(condition, draws), f"{CONTROL} {condition}"
 
 
 def _worst(condition: str, draws: int) -> str:

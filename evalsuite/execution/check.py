@@ -7,7 +7,7 @@ import filecmp
 import logging
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from evalsuite.config.data import resolve_data
 from evalsuite.config.manifest import candidates_of_paths
 from evalsuite.config.settings import placed_model
-from evalsuite.config.suite import Suite, find_suite, model_table, read_suite_tables, suite_from_tables
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import find_suite, model_table, read_suite_tables, suite_from_tables
 from evalsuite.errors import SuiteError, printable
 from evalsuite.models.uri_tables import settings_of_uri
 from evalsuite.registry import import_plugin_file, unknown_name
@@ -53,6 +54,15 @@ BATTERY: Mapping[str, Any] = {
 }
 """Tests and tolerances where no suite is named; they need no data beside the data set."""
 
+PROGRAM_TESTS: tuple[Mapping[str, Any], ...] = (
+    {"name": "transfer", "epsilons": [0.5, 1], "steps": 10},
+    {
+        "name": "attack", "label": "black-box queries", "attacks": ["square"], "epsilons": [1], "images": 100,
+        "queries": 100,
+    },
+)  # fmt: skip
+"""What is added to them where a candidate is a whole program, which may have no gradients: quantised ones have none."""
+
 
 @dataclass(frozen=True)
 class CheckRequest:
@@ -79,6 +89,7 @@ class CheckRequest:
         ignore_recorded_accuracy: Go on where the accuracy of a guessed architecture is not what the file records.
         controls: Dense networks, retrained as the candidates were or trained independently: what they fail as well is
             not due to pruning.
+        sequential: Measure in stages and stop each check when its verdict is decided; so does a suite that says so.
         proof: Old name of ``undecided="fail"``.
     """
 
@@ -96,6 +107,7 @@ class CheckRequest:
     parent_accuracy: float | None = None
     controls: tuple[ExternalCandidate, ...] = ()
     ignore_recorded_accuracy: bool = False
+    sequential: bool = False
     proof: dataclasses.InitVar[bool | None] = None
 
     def __post_init__(self, proof: bool | None) -> None:
@@ -109,7 +121,7 @@ class CheckRequest:
 
 WITHOUT_EFFECT = ("seeds", "producers", "ratios", "recipe", "retraining", "control", "conditions")
 """Keys of a suite that say how candidates are made, which `check` does not do; finished models have their own seeds."""
-PASSED_ON = ("depth", "evaluators", "threads", "resources", "data_root", "parent_accuracy")
+PASSED_ON = ("depth", "evaluators", "threads", "resources", "data_root", "parent_accuracy", "sequential")
 """Keys of a suite that mean in `check` what they mean in `run`."""
 DEFAULT_DATA = "cifar10"
 
@@ -146,40 +158,71 @@ def check_suite_of(
         parent=request.parent or _beside(source, str(battery.get("checkpoint", ""))),
         weights=request.weights or battery.get("checkpoint_weights", ""),
     )
-    candidates = [_table(model) for model in request.candidates] or _listed(battery, source)
-    candidates = [{**table, "weights": _choice(table, request)} for table in candidates]
+    candidates = _candidate_tables(request, battery, source)
     request, candidates, controls = _with_entries(request, battery, candidates)
-    if not candidates:
-        raise SuiteError(
-            "found no candidates, expected at least one: give --candidate FILE or --manifest FILE"
-        )
     _check_controls(request)
     if not request.parent:
         raise SuiteError("found no parent, expected its weights: give --parent FILE")
     data = resolve_data(request.data, where="--data", root=root) if request.data else None
-    seeds = sorted({int(table.get("seed", 0)) for table in candidates})
-    claim = {} if request.parent_accuracy is None else {"parent_accuracy": request.parent_accuracy}
-    raw = {
+    raw = _suite_tables(request, battery, source, candidates, controls)
+    if not request.suite:
+        raw["evaluators"] = _tests_of(candidates, folder)
+    if data is not None:
+        raw["data"] = data.table
+    for plugin in raw["plugins"]:
+        import_plugin_file(Path(plugin))  # it may register the architecture
+    raw["model"], guessed = _model_table(request, battery, raw["seeds"][0], source)
+    if data is not None and data.warning:
+        log.warning("--data: %s", data.warning)
+    suite = suite_from_tables(raw, source=folder / "check")
+    about = _beside_tests(request, guessed)
+    return dataclasses.replace(suite, check=about), None if data is None else data.root
+
+
+def _candidate_tables(
+    request: CheckRequest, battery: Mapping[str, Any], source: Path
+) -> list[dict[str, Any]]:
+    """The finished models of the request, else of its suite, as tables of a suite."""
+    candidates = [_table(model) for model in request.candidates] or _listed(battery, source)
+    if not candidates:
+        raise SuiteError(
+            "found no candidates, expected at least one: give --candidate FILE or --manifest FILE"
+        )
+    return [{**table, "weights": _choice(table, request)} for table in candidates]
+
+
+def _suite_tables(
+    request: CheckRequest,
+    battery: Mapping[str, Any],
+    source: Path,
+    candidates: Sequence[Mapping[str, Any]],
+    controls: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The tables of the suite that answers a request, but for its model; paths are absolute or as they were given."""
+    tables = {
         **{key: battery[key] for key in PASSED_ON if key in battery},
         "name": "check",  # the folder's name, not the suite's: another check by the same suite may stand beside it
         "description": _description(request, battery),
         "checkpoint": request.parent,
         "checkpoint_weights": request.weights,
         "checkpoint_entry": request.entry,
-        "seeds": seeds,
-        "data": battery.get("data", {"name": DEFAULT_DATA}) if data is None else data.table,
+        "seeds": sorted({int(table.get("seed", 0)) for table in candidates}),
+        "data": battery.get("data", {"name": DEFAULT_DATA}),
         "plugins": [str((source / plugin).resolve()) for plugin in battery.get("plugins", ())],
         "candidates": [*candidates, *controls],
         "tolerances": _tolerances(request, battery),
-        **claim,
     }
-    for plugin in raw["plugins"]:
-        import_plugin_file(Path(plugin))  # it may register the architecture
-    raw["model"], guessed = _model_table(request, battery, seeds[0], source)
-    if "data_root" in raw:
-        raw["data_root"] = str((source / Path(raw["data_root"]).expanduser()).resolve())
-    if data is not None and data.warning:
-        log.warning("--data: %s", data.warning)
+    if request.sequential:
+        tables["sequential"] = True
+    if request.parent_accuracy is not None:
+        tables["parent_accuracy"] = request.parent_accuracy
+    if "data_root" in tables:
+        tables["data_root"] = str((source / Path(tables["data_root"]).expanduser()).resolve())
+    return tables
+
+
+def _beside_tests(request: CheckRequest, guessed: str) -> dict[str, Any]:
+    """What the request asks beside the tests of its suite, as in `Suite.check`."""
     about: dict[str, Any] = {
         "undecided": request.undecided,
         "controls": [control.method for control in request.controls],
@@ -191,8 +234,7 @@ def check_suite_of(
         raise SuiteError(
             "--ignore-recorded-accuracy is of use for a guessed architecture alone: leave it out"
         )
-    suite = dataclasses.replace(suite_from_tables(raw, source=folder / "check"), check=about)
-    return suite, None if data is None else data.root
+    return about
 
 
 def _battery(request: CheckRequest) -> tuple[Mapping[str, Any], Path]:
@@ -204,6 +246,15 @@ def _battery(request: CheckRequest) -> tuple[Mapping[str, Any], Path]:
     if unused := [key for key in WITHOUT_EFFECT if key in battery]:
         log.warning("%s: check takes finished models, so it does not use %s", path, ", ".join(unused))
     return battery, path.parent.resolve()
+
+
+def _tests_of(candidates: Sequence[Mapping[str, Any]], folder: Path) -> list[Mapping[str, Any]]:
+    """The tests of `BATTERY`, and `PROGRAM_TESTS` where a candidate is a whole program."""
+    from evalsuite.models.exported.loading import program_format  # imports torch
+
+    files = [folder / Path(str(table["file"])).expanduser() for table in candidates]
+    is_program = any(file.is_file() and program_format(file) is not None for file in files)
+    return [*BATTERY["evaluators"], *(PROGRAM_TESTS if is_program else ())]
 
 
 def _description(request: CheckRequest, battery: Mapping[str, Any]) -> str:

@@ -77,6 +77,7 @@ class DryRun:
         sample: Which part of the test images is tested; empty for all.
         found: What was found in the user's own images, in words.
         power: What these images cannot decide, in one sentence; empty where they decide all.
+        stages: Which tests of a sequential check are measured in which stages; empty otherwise.
     """
 
     lines: tuple[CostLine, ...]
@@ -89,6 +90,7 @@ class DryRun:
     sample: str = ""
     found: tuple[str, ...] = ()
     power: str = ""
+    stages: str = ""
 
 
 def dry_run(
@@ -127,6 +129,9 @@ def describe_run(prepared: PreparedRun) -> DryRun:
         "" if sample is None else sample.text,
         data_lines(prepared),
         planned_power(planned_rates(prepared), _discordance(plan, prepared.runner.store)),
+        ""
+        if prepared.stages is None
+        else f"{prepared.stages.text} The numbers of images below are the most.",
     )
 
 

@@ -31,9 +31,8 @@ from evalsuite.models.architectures.settings import to_settings
 from evalsuite.models.architectures.uris import architecture_from_uri
 from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.reading import key_note, read_checkpoint
-from evalsuite.models.cost import count_nonzero
 from evalsuite.models.exported.loading import load_program, program_format
-from evalsuite.models.exported.program import ExportedProgram
+from evalsuite.models.exported.program import ExportedProgram, program_weights
 from evalsuite.models.surgery.bypass import DEAD, bypass_dead_layers, dead_layers, with_bypass
 from evalsuite.models.surgery.head_counts import head_note
 from evalsuite.models.uri_tables import FOLDER, settings_of_uri
@@ -241,8 +240,9 @@ def program_candidate(external: ExternalCandidate, loaded: LoadedModel, parent: 
     Raises:
         CheckpointError: If it shows no tensors and its ratio is not given.
     """
-    weights = [parameter for parameter in loaded.model.parameters() if parameter.dim() > 1]
-    nonzero = count_nonzero(loaded.model)
+    shown = program_weights(loaded.model)
+    weights = [tensor for tensor in shown if tensor.dim() > 1]
+    nonzero = sum(int(tensor.count_nonzero()) for tensor in shown)
     if not nonzero and external.ratio is None:
         raise CheckpointError(
             f"{external.file} is a program that shows none of its weights, so its ratio cannot be measured; "
@@ -251,7 +251,7 @@ def program_candidate(external: ExternalCandidate, loaded: LoadedModel, parent: 
     ratio = 1 - nonzero / parent.cost.nonzero if nonzero else float(external.ratio or 0.0)
     prunable_nonzero = sum(int(weight.count_nonzero()) for weight in weights)
     cost = Cost(
-        parameters=sum(parameter.numel() for parameter in loaded.model.parameters()),
+        parameters=sum(tensor.numel() for tensor in shown),
         nonzero=nonzero,
         prunable=sum(weight.numel() for weight in weights),
         prunable_nonzero=prunable_nonzero,

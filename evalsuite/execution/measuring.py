@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from evalsuite.errors import ContractError, InvalidModelError, SkippedError
@@ -52,19 +52,36 @@ def attempted(evaluator: Evaluator, bench: Bench, *, digest: str = "", limit: fl
         digest: Of what the cell depends on.
         limit: Seconds that it may take; ``None`` for any number.
     """
+    return tried(
+        lambda: Cell(digest, "ok", metrics=evaluator.metrics, scores=scored(evaluator, bench)),
+        name=type(evaluator).__name__,
+        digest=digest,
+        limit=limit,
+    )
+
+
+def tried(measure: Callable[[], Cell], *, name: str, digest: str, limit: float | None) -> Attempt:
+    """Tries to fill a cell, and writes down in it how that failed.
+
+    Args:
+        measure: Returns the cell.
+        name: Of the evaluator, for the log.
+        digest: Of what the cell depends on.
+        limit: Seconds that it may take; ``None`` for any number.
+    """
     try:
         with limited(limit):
-            scores = scored(evaluator, bench)
+            cell = measure()
     except SkippedError as error:
         return Attempt(Cell(digest, "skipped", str(error)))
     except InvalidModelError as error:
         return Attempt(Cell(digest, "invalid", str(error)))
     except (Exception, SystemExit) as error:  # a test that wants to exit does not end the run
-        log.info("evaluator %s failed", type(evaluator).__name__, exc_info=True)
+        log.info("evaluator %s failed", name, exc_info=True)
         reason = f"{type(error).__name__}: {error}"
         retryable = not isinstance(error, ContractError)  # a plug-in that is wrong stays wrong
         return Attempt(Cell(digest, "error", reason), retryable, is_out_of_memory(error))
-    return Attempt(Cell(digest, "ok", metrics=evaluator.metrics, scores=scores))
+    return Attempt(cell)
 
 
 def scored(evaluator: Evaluator, bench: Bench) -> tuple[Score, ...]:

@@ -16,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evalsuite.cache_folder import OUTPUTS
 from evalsuite.config.options import Options, data_root
-from evalsuite.config.suite import Suite, load_suite
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import load_suite
+from evalsuite.datasets.stages import StageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import DataError, StoreError, UserError
 from evalsuite.evaluation import Bench
@@ -25,19 +28,24 @@ from evalsuite.execution import executors
 from evalsuite.execution.class_counts import with_class_count
 from evalsuite.execution.corruption_sources import with_corruption_sources
 from evalsuite.execution.devices import card, devices, threads
+from evalsuite.execution.parent_cache import CacheSettings
+from evalsuite.execution.run_bench import screened_views
+from evalsuite.execution.stages import Stages, planned_stages, scores_in_stages
 from evalsuite.execution.suite_checks import check_suite
 from evalsuite.execution.tasks import RunContext
+from evalsuite.execution.training_precision import with_training_precision
 from evalsuite.execution.worker import TaskRunner
 from evalsuite.metrics.functionals import FUNCTIONALS
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.cost import count_version
-from evalsuite.models.engines import EAGER, Engine, choose_engine, openvino_version
+from evalsuite.models.engines import EAGER, Engine, choose_engine, openvino_version, with_precision
 from evalsuite.models.inference import BATCH_SIZE
+from evalsuite.models.screening import EXACT, screen
 from evalsuite.registry import unknown_name
 from evalsuite.runs.code_digest import Entry, code_digest, third_party
 from evalsuite.runs.digests import digest_of, file_digest
 from evalsuite.runs.plan import PlannedCandidate, PlannedTest, RunPlan
-from evalsuite.runs.provenance import hardware
+from evalsuite.runs.provenance import hardware, versions
 from evalsuite.runs.store import Key, Store
 from evalsuite.training.loop import train
 from evalsuite.training.origin import Origin
@@ -65,6 +73,9 @@ VERSIONED: Mapping[str, str] = MappingProxyType(
 """Imported package to distribution: libraries whose algorithms are part of what a number means. A new version of
 numerical libraries (torch, NumPy, SciPy) changes last digits and makes nothing stale; ``run.json`` records it."""
 
+NETWORK_LIBRARIES = ("timm", "transformers", "onnxruntime", "safetensors")
+"""Libraries of networks, beside those that ``run.json`` records: what parents computed is kept for equal versions."""
+
 
 @dataclass(frozen=True)
 class PreparedRun:
@@ -89,6 +100,11 @@ class PreparedRun:
     executor: str
     workers: int
     engine: Engine = field(default_factory=Engine)
+
+    @property
+    def stages(self) -> Stages | None:
+        """What a sequential check measures in stages; ``None`` otherwise."""
+        return self.runner.context.stages
 
     @property
     def root(self) -> Path:
@@ -125,6 +141,11 @@ def prepare(
     """
     options = options or Options()
     chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
+    if chosen.sequential and not chosen.check:
+        raise UserError(
+            f"{chosen.source}: found sequential = true, which is for finished models: 'evalsuite check --suite' "
+            "measures in stages, and a run of methods measures all ratios on the same images; leave it out"
+        )
     if out == "":
         raise UserError("found out = '', expected the path of a run folder; name one")
     root = Path(out) if out is not None else Path("reports") / chosen.name
@@ -145,21 +166,49 @@ def prepare(
     )
     Store(root).refuse_newer()
     with threads(chosen.threads):
-        runner = TaskRunner(context)
-        counted = with_class_count(chosen, runner)
-        if counted is not chosen:
-            chosen = counted
-            context = replace(context, suite=counted)
-            runner = TaskRunner(context)
-        if chosen.automatic:
-            chosen = with_corruption_sources(chosen, runner.image_source)
-            context = replace(context, suite=chosen)
-            runner = TaskRunner(context, runner.image_source)
-        engine = run_engine(runner)
-        runner.context = replace(context, engine=engine.name)
-        plan = Planner(chosen, options, runner.production, runner.image_source, engine).plan()
+        runner = _settled(TaskRunner(context))
+        engine = run_precision(runner, run_engine(runner))
+        planner = Planner(runner.suite, options, runner.production, runner.image_source, engine)
+        plan = planner.plan()
+        cache = _cache_settings(runner.suite, options, runner.device, engine)
+        runner.context = replace(
+            runner.context,
+            engine=engine.name,
+            precision=engine.precision,
+            stages=planner.stages,
+            cache=cache,
+        )
     _check_picture_options(options, runner.image_source)
-    return PreparedRun(chosen, options, plan, runner, tuple(places), name, workers, engine)
+    return PreparedRun(runner.suite, options, plan, runner, tuple(places), name, workers, engine)
+
+
+def _settled(runner: TaskRunner) -> TaskRunner:
+    """Settles what a suite leaves open: the number of classes, sources of corrupted images, precisions of trainings."""
+    suite = with_training_precision(with_class_count(runner.suite, runner), runner.device, runner.store)
+    if suite is not runner.suite:
+        runner = TaskRunner(replace(runner.context, suite=suite))
+    if not suite.automatic:
+        return runner
+    suite = with_corruption_sources(suite, runner.image_source)
+    return TaskRunner(replace(runner.context, suite=suite), runner.image_source)
+
+
+def _cache_settings(suite: Suite, options: Options, device: torch.device, engine: Engine) -> CacheSettings:
+    """Where later runs find what parents compute, and a digest of what it depends on beside models and images.
+
+    Raises:
+        DataError: If the size that the user chose is no number from 0 on.
+    """
+    most = OUTPUTS.most()
+    content = {
+        "versions": {**versions(), **{name: _version(name) for name in NETWORK_LIBRARIES}},
+        "hardware": hardware(device.type)["processor"] if device.type == "cpu" else card(device),
+        "threads": suite.threads,
+        "engine": {"name": engine.name, "version": engine.version},
+        "code": code_digest((Bench, _module_of(choose_engine))),
+    }
+    folder = OUTPUTS.path if options.cache and most else None
+    return CacheSettings(folder, most, digest_of(content))
 
 
 def run_engine(runner: TaskRunner) -> Engine:
@@ -193,6 +242,40 @@ def run_engine(runner: TaskRunner) -> Engine:
     with torch.random.fork_rng(devices=[]):
         model = build_model(suite.model.plugin).eval()
     return choose_engine(wanted, model, images, passes=_passes(suite, runner.image_source))
+
+
+def run_precision(runner: TaskRunner, engine: Engine) -> Engine:
+    """Returns the engine of a run with its precision: the suite's, where a probe shows that it pays.
+
+    What a probe found is kept in the folder of the run.
+
+    Raises:
+        UserError: If the suite wants predictions to be screened, and every image set needs more than these.
+    """
+    suite = runner.suite
+    if suite.resources.precision == EXACT:
+        return replace(engine, precision=EXACT, precision_gain=0.0, precision_reason="")
+    if suite.sequential:
+        raise UserError(
+            "found precision = 'screened' and sequential = true, whose stages are passed in single precision: leave "
+            "one of them out"
+        )
+    if not screened_views(suite):
+        raise UserError(
+            "found precision = 'screened', but every image set of these tests needs likelihoods or features; leave it "
+            "out, or leave out the tests that need them on corrupted images"
+        )
+    try:
+        kept = runner.store.record().get("engine", {})
+    except StoreError:
+        kept = {}
+    if kept.get("precision_reason"):
+        probed = ("precision", "precision_gain", "precision_reason")
+        return replace(engine, **{name: kept[name] for name in probed})
+    images = runner.image_source.images(View()).images
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(suite.model.plugin).eval()
+    return with_precision(engine, model, images, runner.device)
 
 
 def _passes(suite: Suite, image_source: ImageSource) -> int:
@@ -230,6 +313,7 @@ class Planner:
     ) -> None:
         self.suite, self.options, self.engine = suite, options, engine
         self.production, self.image_source = production, image_source
+        self.stages: Stages | None = None  # known when it is planned
 
     def plan(self) -> RunPlan:
         """Returns the plan of all cells after checking everything that can be checked.
@@ -239,6 +323,7 @@ class Planner:
         """
         self._check_selected_names()
         check_suite(self.suite, self.image_source)
+        self.stages = planned_stages(self.suite, self.image_source) if self.suite.sequential else None
         plan = RunPlan(
             seeds=self.suite.seeds,
             candidates=tuple(candidate for seed in self.suite.seeds for candidate in self._made_here(seed)),
@@ -347,7 +432,9 @@ class Planner:
         plugin, device = config.plugin, self.production.device
         machine = {"machine": {**hardware(device.type), "card": card(device)}} if plugin.measures_time else {}
         functionals = {FUNCTIONALS[metric.functional].module for metric in plugin.metrics}
-        code: tuple[Entry, ...] = (type(plugin), Bench, *sorted(functionals))
+        staged = {} if self.stages is None else self.stages.inputs(config.label)
+        in_stages = (scores_in_stages.__module__, StageSource) if staged else ()
+        code: tuple[Entry, ...] = (type(plugin), Bench, *in_stages, *sorted(functionals))
         return digest_of(
             {
                 **machine,
@@ -359,6 +446,8 @@ class Planner:
                 "device": device.type,
                 **self._batch_size,
                 **self._engine,
+                **self._precision(plugin),
+                **staged,
                 "code": code_digest(code),
                 "libraries": _libraries(code),
             }
@@ -377,6 +466,12 @@ class Planner:
             return {}
         engine = {"name": self.engine.name, "version": self.engine.version}
         return {"engine": {**engine, "code": code_digest((_module_of(choose_engine),))}}
+
+    def _precision(self, plugin: Evaluator) -> dict[str, Any]:
+        """The precision of a test of which some image sets are screened: its results share no digest with others."""
+        if self.engine.precision == EXACT or not screened_views(self.suite) & {*plugin.predictions}:
+            return {}
+        return {"precision": {"name": self.engine.precision, "code": code_digest((_module_of(screen),))}}
 
     def _optional_digest(self, view: View) -> str:
         """The digest of images that an evaluator can do without."""
@@ -435,11 +530,15 @@ def _libraries(code: tuple[Entry, ...]) -> dict[str, str]:
     """Versions of the libraries whose algorithms the code calls."""
     found = {}
     for package in sorted(third_party(code) & set(VERSIONED)):
-        try:
-            found[package] = version(VERSIONED[package])
-        except PackageNotFoundError:
-            found[package] = "absent"
+        found[package] = _version(VERSIONED[package])
     return found
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def _module_of(function: Any) -> str:

@@ -1,41 +1,50 @@
-"""The bench of a run: its passes are the engine's, and those of a parent serve all workers."""
+"""The bench of a run: its passes are the engine's, and those of a parent serve all workers, and later runs."""
 
 from __future__ import annotations
 
 import logging
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
-
-from evalsuite.atomic_files import atomic_path
-from evalsuite.datasets.shared_cache import exclusive, has_room
 from evalsuite.datasets.views import View
-from evalsuite.errors import StoreError
-from evalsuite.evaluation import Bench, Outputs
-from evalsuite.models.engines import EAGER, OPENVINO, EngineName, compiled
-from evalsuite.models.inference import InferenceModel
-from evalsuite.runs.digests import digest_of
+from evalsuite.evaluation import Bench, Outputs, ScreenedOutputs
+from evalsuite.execution.parent_cache import (
+    Arrays,
+    ParentCache,
+    from_arrays,
+    is_arrays,
+    outputs_of,
+    persistent,
+    to_arrays,
+)
+from evalsuite.metrics.class_rules import scored_logits
+from evalsuite.models.engines import EAGER, OPENVINO, EngineName, compiled, half_precision
+from evalsuite.models.inference import logits
+from evalsuite.models.screening import largest_move, screen
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Hashable
+
     from torch import nn
 
+    from evalsuite.config.suite import Suite
     from evalsuite.datasets.source import ImageSource
+    from evalsuite.datasets.stages import StageSource
+    from evalsuite.models.inference import InferenceModel
+    from evalsuite.types import Array
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
-
-FOLDER = "outputs"
-"""Folder of shared outputs below the scratch folder of a run."""
 
 
 class RunBench(Bench):
-    """A bench whose forward passes an engine computes, and whose outputs other workers may have computed.
+    """A bench whose forward passes an engine computes, and whose outputs other workers and runs may have computed.
 
     Args:
         model: As for `Bench`.
         image_source: As for `Bench`.
         engine: Of the run.
-        shared: Folder of outputs that the workers of a run share; ``None`` for a candidate, which one worker measures.
+        screened: Image sets that are passed in screened precision.
+        cache: Of what parents computed; ``None`` for a candidate, which one worker measures.
         weights: Digest of the model, by which its outputs are shared.
         more: As for `Bench`.
     """
@@ -46,12 +55,17 @@ class RunBench(Bench):
         image_source: ImageSource,
         *,
         engine: EngineName = EAGER,
-        shared: Path | None = None,
+        screened: Collection[View] = (),
+        cache: ParentCache | None = None,
         weights: str = "",
         **more: Any,
     ) -> None:
         super().__init__(model, image_source, **more)
-        self._engine, self._shared, self._weights = engine, shared, weights
+        self._engine, self._cache, self._weights = engine, cache, weights
+        self._screened = frozenset(screened)
+        self._half: InferenceModel | None = None
+        self._move: float | None = None  # largest of a logit on clean images
+        self.test = ""  # digest of the test that is measured, with its images and code
 
     @property
     def inference_model(self) -> InferenceModel:
@@ -63,49 +77,128 @@ class RunBench(Bench):
             self._inference_model = prepared
         return self._inference_model
 
-    def _forward(self, view: View) -> Outputs:
-        if self._shared is None:
-            return super()._forward(view)
-        path = self._shared / f"{self._name(view)}.npz"
-        outputs = self._read(path, view)
-        if outputs is not None:
-            return outputs
-        with exclusive(self._shared, path.stem):
-            outputs = self._read(path, view)  # another worker may have computed it meanwhile
-            if outputs is None:
-                outputs = super()._forward(view)
-                if (outputs.features is not None) == self._takes_features(view):
-                    _write(path, outputs)
-        return outputs
+    def is_screened(self, view: View) -> bool:
+        """Returns whether `outputs` has the predictions of a view alone."""
+        return view in self._screened
 
-    def _name(self, view: View) -> str:
-        """Digest of all that the outputs depend on within a run."""
-        content = {
+    def memoise(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Returns a result as `Bench.memoise` does; one that is arrays serves all workers, and later runs.
+
+        Args:
+            key: As for `Bench.memoise`; results are found by it, the model, and the test that is measured.
+            compute: As for `Bench.memoise`.
+        """
+        return super().memoise(key, lambda: self._shared_result(key, compute))
+
+    def _shared_result(self, key: Hashable, compute: Callable[[], T]) -> T:
+        found_again = persistent(key)
+        if self._cache is None or not self.test or not found_again:
+            return compute()
+        computed: list[T] = []
+
+        def result() -> tuple[Arrays, bool]:
+            computed.append(compute())
+            return to_arrays(computed[0]), is_arrays(computed[0])
+
+        name = self._cache.name({"weights": self._weights, "test": self.test, "key": found_again})
+        arrays = self._cache.arrays(name, result)
+        return computed[0] if computed else cast("T", from_arrays(arrays))
+
+    def _forward(self, view: View) -> Outputs:
+        if self._cache is None:
+            return self._computed(view)
+        images, wanted = self.images(view), self._takes_features(view)
+
+        def outputs() -> tuple[Arrays, bool]:
+            arrays = to_arrays(self._computed(view), labels=False)
+            return arrays, ("features" in arrays) == wanted
+
+        def accepts(arrays: Arrays) -> bool:
+            return "logits" in arrays and len(arrays["logits"]) == len(images.images)
+
+        arrays = self._cache.arrays(self._cache.name(self._inputs(view)), outputs, accepts=accepts)
+        return outputs_of(arrays, images.labels)
+
+    def _computed(self, view: View) -> Outputs:
+        if not self.is_screened(view):
+            return super()._forward(view)
+        self._check_first()
+        images = self.images(view)
+        rule = self._rule_beside(images)
+
+        def exact(batch: Array) -> Array:
+            return scored_logits(self._logits(batch), rule)
+
+        def half(batch: Array) -> Array:
+            return scored_logits(self._half_logits(batch), rule)
+
+        if self._move is None:
+            self._move = self._clean_move()
+        self.passes[view] += 1
+        result = screen(exact, half, images.images, move=self._move)
+        return ScreenedOutputs(result.logits, images.labels, again=result.again, changed=result.changed)
+
+    def _clean_move(self) -> float:
+        """The largest move of a logit on clean images; 0 where the network does not run in bfloat16."""
+        images = self.images(View()).images
+        try:
+            return largest_move(self._logits, self._half_logits, images)
+        except (RuntimeError, TypeError) as error:
+            log.info("the network does not run in bfloat16 and is passed in single precision: %s", error)
+            self._half = self.inference_model
+            return 0.0
+
+    def _half_logits(self, images: Array) -> Array:
+        if self._half is None:
+            self._half = half_precision(self.inference_model)
+        return logits(self._half, images, device=self.device, batch_size=self.batch_size)
+
+    def _inputs(self, view: View) -> dict[str, object]:
+        """All that the outputs depend on beside the environment of the run."""
+        return {
             "weights": self._weights,
             "images": self.image_source.digest(view),
             "features": self._takes_features(view),
             "batch_size": self.batch_size,
+            "screened": self.is_screened(view),
         }
-        return digest_of(content)
-
-    def _read(self, path: Path, view: View) -> Outputs | None:
-        """The outputs in a file; ``None`` where it is missing or damaged."""
-        try:
-            with np.load(path) as arrays:
-                return Outputs(arrays["logits"], self.images(view).labels, arrays.get("features"))
-        except (OSError, ValueError, KeyError, EOFError):
-            return None
 
 
-def _write(path: Path, outputs: Outputs) -> None:
-    """Writes outputs; where the disk is nearly full, each worker computes them."""
-    arrays = {"logits": outputs.logits}
-    if outputs.features is not None:
-        arrays["features"] = outputs.features
-    if not has_room(path.parent, sum(values.nbytes for values in arrays.values())):
-        return
-    try:
-        with atomic_path(path, durable=False) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # its keywords are arrays
-    except StoreError as error:
-        log.info("outputs stay in memory: %s", error)
+class StageBench(RunBench):
+    """The bench of a network on the images of a stage, which shares the prepared network with its whole bench.
+
+    Args:
+        bench: The network's bench on all images.
+        image_source: The images of the stage.
+        whole: Image sets that the run passes as a whole anyway: their outputs are taken from there.
+        more: As for `RunBench`.
+    """
+
+    def __init__(
+        self, bench: Bench, image_source: StageSource, *, whole: Collection[View] = (), **more: Any
+    ) -> None:
+        super().__init__(bench.network, image_source, **more)
+        self._bench, self._rows, self._whole = bench, image_source.rows, whole
+
+    @property
+    def inference_model(self) -> InferenceModel:
+        """The prepared network of the whole bench."""
+        return self._bench.inference_model
+
+    def _forward(self, view: View) -> Outputs:
+        if view.transform is None and (view in self._whole or self._bench.has_outputs(view)):
+            return Outputs(self._bench.outputs(view).logits[self._rows], self.images(view).labels)
+        return super()._forward(view)
+
+
+def screened_views(suite: Suite) -> frozenset[View]:
+    """Returns the image sets of which every test of a suite can do with the most likely classes."""
+    plugins = [config.plugin for config in suite.evaluators]
+    enough = {view for plugin in plugins for view in plugin.predictions}
+    more = {
+        view
+        for plugin in plugins
+        for view in (*plugin.needs, *plugin.features)
+        if view not in plugin.predictions or view in plugin.features
+    }
+    return frozenset(enough - more)

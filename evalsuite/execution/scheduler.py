@@ -116,10 +116,12 @@ def execute(prepared: PreparedRun, *, progress: ProgressCallback | None = None) 
             scheduler.notes.append(
                 {"method": DENSE, "seed": prepared.suite.seeds[0], "note": _sample_note(sample)}
             )
-        scheduler.notes += [
-            {"method": DENSE, "seed": prepared.suite.seeds[0], "note": note} for note in prepared.suite.notes
-        ]
+        stages = prepared.stages
+        more = prepared.suite.notes if stages is None else (stages.text, *prepared.suite.notes)
+        scheduler.notes += [{"method": DENSE, "seed": prepared.suite.seeds[0], "note": note} for note in more]
         about = record(prepared.suite, prepared.options) | prepared.data_record | _sampled(sample)
+        if stages is not None:
+            about["stages"] = list(stages.sizes)
         about["engine"] = dataclasses.asdict(prepared.engine)
         scheduler.run(about, progress or (lambda _: None))
     return Run(store.root)

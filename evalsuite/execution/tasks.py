@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 from evalsuite.config.suite import Suite
 from evalsuite.runs.plan import PlannedCandidate, RunPlan
 from evalsuite.runs.store import Key
-from evalsuite.types import DENSE, Candidate, CellStatus
+from evalsuite.types import DENSE, Candidate, CellStatus, InferencePrecision
 
 if TYPE_CHECKING:  # the engines import torch
+    from evalsuite.execution.parent_cache import CacheSettings
+    from evalsuite.execution.stages import Stages
     from evalsuite.models.engines import EngineName
 
 
@@ -32,7 +34,10 @@ class RunContext:
         verify: Whether pictures are read again that an earlier run has decoded.
         scratch: Folder where transformed images and outputs of parents are shared between workers; ``None`` to keep
             them in memory.
+        cache: Where later runs find what parents computed; ``None`` while the run is planned, and on other machines.
         engine: What computes forward passes, the same for all networks of the run.
+        precision: In which sets are passed of which predictions suffice.
+        stages: What is measured in stages; ``None`` where everything is measured on all images.
         patience: Seconds to wait for a file that another machine has written.
         fingerprint: Versions and code of the run (`evalsuite.runs.provenance.environment_fingerprint`), which the
             worker's must equal.
@@ -48,7 +53,10 @@ class RunContext:
     skip_unreadable: bool = False
     verify: bool = False
     scratch: Path | None = None
+    cache: CacheSettings | None = None
     engine: EngineName = "eager"
+    precision: InferencePrecision = "exact"
+    stages: Stages | None = None
     patience: float = 0.0
     fingerprint: Mapping[str, str] = field(default_factory=dict)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from evalsuite.datasets.base import Place
 from evalsuite.datasets.overlap import count_shared
 from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.datasets.source import ImageSource
+from evalsuite.datasets.stages import StageSource
 from evalsuite.datasets.views import FOLDER_SUFFIX, View
 from evalsuite.errors import CellError, CheckpointError, InvalidModelError
 from evalsuite.evaluation import Bench
@@ -23,10 +26,12 @@ from evalsuite.evaluators.accuracy import ACCURACY, Accuracy
 from evalsuite.evaluators.base import Evaluator
 from evalsuite.execution.external_candidates import current_weights
 from evalsuite.execution.limits import limited
-from evalsuite.execution.measuring import Attempt, attempted
+from evalsuite.execution.measuring import Attempt, attempted, tried
+from evalsuite.execution.parent_cache import FOLDER, ParentCache
 from evalsuite.execution.parent_checks import check_parent, check_recorded, is_constant
 from evalsuite.execution.production import Production
-from evalsuite.execution.run_bench import FOLDER, RunBench
+from evalsuite.execution.run_bench import RunBench, StageBench, screened_views
+from evalsuite.execution.stages import scores_in_stages
 from evalsuite.execution.tasks import (
     CandidatesReady,
     CellFinished,
@@ -49,11 +54,13 @@ from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.parent_weights import forget_parent
 from evalsuite.models.checkpoints.reading import key_note
 from evalsuite.models.inference import BATCH_SIZE, fastest_batch_size, keep_large_blocks
+from evalsuite.models.screening import SCREENED
 from evalsuite.models.surgery.head_counts import head_note
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.random_streams import address
-from evalsuite.runs.store import Key, Store
-from evalsuite.types import DENSE, PROGRAM, Candidate
+from evalsuite.runs.digests import digest_of
+from evalsuite.runs.store import Cell, Key, Store
+from evalsuite.types import DENSE, PROGRAM, Candidate, CellStatus
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +115,10 @@ class TaskRunner:
             config.label: config for config in suite.evaluators
         }
         self._dense: dict[tuple[int, str], Bench] = {}
+        self._stage_parents: dict[tuple[int, str, int], Bench] = {}
+        self._stage_sources: dict[int, StageSource] = {}
         self._chain: _Chain | None = None
+        self._outputs: ParentCache | None = None
         self._probed: int | None = None  # images per forward pass
         keep_large_blocks()
 
@@ -175,7 +185,7 @@ class TaskRunner:
             if isinstance(config.plugin, Accuracy) and self.context.plan is not None:
                 digest = self.context.plan.cell_digest(key, label, {key: parent})
                 cell = self.store.wanted_cell(key, label, digest)
-                for score in () if cell is None else cell.scores:
+                for score in () if cell is None or cell.looks else cell.scores:
                     if score.metric == ACCURACY.name and score.value is not None and score.n is not None:
                         return round(score.value * score.n), False
         try:
@@ -287,28 +297,135 @@ class TaskRunner:
         raise RuntimeError(f"the chain of {task.key.method} ended before {task.key}")
 
     def _cells(self, task: MeasureCandidate) -> Iterator[Event]:
-        """Fills cells in the order of the suite; a cell that fails is tried once more."""
+        """Fills cells in the order of the suite, those in stages first; a cell that fails is tried once more."""
         bench: Bench | None = None
-        for label, digest in task.cells.items():
+        for label, digest in self._cheapest_first(task.cells):
             yield CellStarted(label)
             started = time.monotonic()
+            if (kept := self._kept_cell(task, label, digest)) is not None:
+                yield CellFinished(label, kept, time.monotonic() - started)
+                continue
             bench = bench or self._bench(task, task.batch_share)
-            attempt = self._attempt(label, bench, digest)
+            attempt = self._attempt(label, bench, digest, task)
             if attempt.retryable:
                 share = task.batch_share / 2 if attempt.out_of_memory else task.batch_share
                 bench = None  # what it computed goes first, so that there is room
                 bench = self._bench(task, share)
-                attempt = self._attempt(label, bench, digest)
+                attempt = self._attempt(label, bench, digest, task)
             self.store.write_cell(task.key, label, attempt.cell)
+            self._keep(task, label, attempt.cell)
             yield CellFinished(label, attempt.cell.status, time.monotonic() - started)
 
-    def _attempt(self, label: str, bench: Bench, digest: str) -> Attempt:
-        limit = self.suite.resources.time_limit
-        return attempted(self._evaluators[label].plugin, bench, digest=digest, limit=limit)
+    def _kept_cell(self, task: MeasureCandidate, label: str, digest: str) -> CellStatus | None:
+        """The status of a parent's cell that an earlier run measured, and which this run now has; ``None`` if none."""
+        cache = self._parent_cache if self._is_kept(task, label) else None
+        data = None if cache is None else cache.cell(digest)
+        cell = None if data is None else self.store.take_cell(task.key, label, digest, data)
+        return None if cell is None else cell.status
+
+    def _keep(self, task: MeasureCandidate, label: str, cell: Cell) -> None:
+        if self._parent_cache is not None and cell.status == "ok" and self._is_kept(task, label):
+            self._parent_cache.keep_cell(cell)
+
+    def _is_kept(self, task: MeasureCandidate, label: str) -> bool:
+        """Whether later runs may have a cell: of a parent, and without times."""
+        return task.key.method == DENSE and not self._evaluators[label].plugin.measures_time
+
+    @property
+    def _parent_cache(self) -> ParentCache | None:
+        """What parents computed; ``None`` while the run is planned, and where workers share no folder."""
+        context = self.context
+        if context.plan is None or context.scratch is None or context.cache is None:
+            return None
+        if self._outputs is None:
+            self._outputs = ParentCache(context.scratch / FOLDER, context.cache)
+        return self._outputs
+
+    def _cheapest_first(self, cells: Mapping[str, str]) -> list[tuple[str, str]]:
+        """Label and digest of cells; of a sequential check those first whose stages pass the fewest image sets."""
+        stages = self.context.stages
+        if stages is None:
+            return list(cells.items())
+        views = {label: len(self._evaluators[label].plugin.needs) for label in stages.tests}
+        return sorted(cells.items(), key=lambda cell: views.get(cell[0], math.inf))
+
+    def _attempt(self, label: str, bench: Bench, digest: str, task: MeasureCandidate) -> Attempt:
+        limit, evaluator = self.suite.resources.time_limit, self._evaluators[label].plugin
+        for network in (bench, bench.parent, bench.control):
+            if isinstance(network, RunBench) and self.context.plan is not None:
+                network.test = self.context.plan.by_label[label].inputs
+        stages = self.context.stages
+        if stages is None or label not in stages.tests:
+            return attempted(evaluator, bench, digest=digest, limit=limit)
+
+        def measure() -> Cell:
+            scores = scores_in_stages(
+                evaluator,
+                label,
+                stages,
+                lambda stage: self._stage_bench(bench, task, stage),
+                seed=self.suite.seeds[0],
+            )
+            return Cell(digest, "ok", "", evaluator.metrics, scores.candidate, scores.parent, stages.sizes)
+
+        return tried(measure, name=type(evaluator).__name__, digest=digest, limit=limit)
+
+    def _stage_bench(self, bench: Bench, task: MeasureCandidate, stage: int) -> Bench:
+        """The bench of a candidate on the images of a stage; of the parent itself, that which all candidates share."""
+        parent = self._stage_parent(task.parent, bench.parent, stage)
+        if task.key.method == DENSE:
+            return parent
+        return bench.memoise(
+            ("stage", stage), lambda: self._staged(bench, self._stage_source(stage), parent=parent)
+        )
+
+    def _stage_parent(self, parent: Candidate, dense: Bench, stage: int) -> Bench:
+        name = (parent.seed, parent.weights, stage)
+        if name not in self._stage_parents:
+            key = Key(DENSE, parent.seed, 0.0)
+            self._stage_parents[name] = self._staged(
+                dense,
+                self._stage_source(stage),
+                cache=self._parent_cache,
+                weights=self._identity(key, parent),
+            )
+        return self._stage_parents[name]
+
+    def _staged(self, bench: Bench, source: StageSource, **more: Any) -> StageBench:
+        """A bench of the same network on the images of a stage."""
+        whole = {view for label in self._measured_whole for view in self._evaluators[label].plugin.needs}
+        staged = StageBench(
+            bench,
+            source,
+            whole=whole,
+            engine=self.context.engine,
+            seed=bench.seed,
+            history=bench.history,
+            **more,
+        )
+        staged.batch_size = bench.batch_size
+        return staged
+
+    @property
+    def _measured_whole(self) -> list[str]:
+        """Labels of the tests that are measured on all images."""
+        stages, plan = self.context.stages, self.context.plan
+        selected = [] if plan is None else [label for label in plan.labels if label in self._evaluators]
+        return [label for label in selected if stages is None or label not in stages.tests]
+
+    def _stage_source(self, stage: int) -> StageSource:
+        stages = self.context.stages
+        if stages is None:
+            raise RuntimeError("this run has no stages")
+        if stage not in self._stage_sources:
+            rows = stages.rows(self.image_source, stage)
+            self._stage_sources[stage] = StageSource(self.image_source, rows, stage)
+        return self._stage_sources[stage]
 
     def _bench(self, task: MeasureCandidate, share: float) -> Bench:
         if task.key.method == DENSE and share < 1:
             self._dense.clear()
+            self._stage_parents.clear()
         dense = self._bench_of_parent(task.parent)
         dense.set_control(None if task.control is None else self._bench_of_parent(task.control))
         if task.key.method == DENSE:
@@ -319,6 +436,7 @@ class TaskRunner:
             model,
             self.image_source,
             engine=self.context.engine,
+            screened=self._screened,
             parent=dense,
             seed=dense.seed,
             history=history,
@@ -332,18 +450,28 @@ class TaskRunner:
             key = Key(DENSE, parent.seed, 0.0)
             model = self._module(key, parent)
             seed = address(parent.seed, "bench")
-            scratch = self.context.scratch
             bench = RunBench(
                 model,
                 self.image_source,
                 engine=self.context.engine,
-                shared=None if scratch is None or self.context.plan is None else scratch / FOLDER,
-                weights=parent.weights,
+                screened=self._screened,
+                cache=self._parent_cache,
+                weights=self._identity(key, parent),
                 seed=seed,
                 history=parent.history,
             )
             self._dense[name] = self._with_requests(bench, 1)
         return self._dense[name]
+
+    @property
+    def _screened(self) -> frozenset[View]:
+        """The image sets that are passed in screened precision."""
+        return screened_views(self.suite) if self.context.precision == SCREENED else frozenset()
+
+    def _identity(self, key: Key, parent: Candidate) -> str:
+        """Digest of a parent's network: of its weights, its settings, and the code that rebuilds it."""
+        code = "" if self.context.plan is None else self.context.plan.by_key[key].code
+        return digest_of({"weights": parent.weights, "model": parent.model, "code": code})
 
     def _module(self, key: Key, candidate: Candidate) -> nn.Module:
         if candidate.model["name"] != PROGRAM:

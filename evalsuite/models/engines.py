@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from evalsuite.compat.calls import quiet_imports
 from evalsuite.errors import UserError
 from evalsuite.models.inference import BATCH_SIZE, InferenceModel, logits, prepare_for_inference
+from evalsuite.models.screening import EXACT, SCREENED, HalfModel, precision_gain
+from evalsuite.models.screening import GAIN as SCREENING_GAIN
 
 if TYPE_CHECKING:
-    from evalsuite.types import Array
+    from evalsuite.types import Array, InferencePrecision
 
 EngineName = Literal["eager", "openvino"]
 EAGER: EngineName = "eager"
@@ -47,6 +49,9 @@ class Engine:
             preparation of its network; 0 where nothing was probed.
         difference: Largest difference of logits, relative to the largest logit.
         reason: Why it was chosen.
+        precision: ``exact``, or ``screened``: predictions from bfloat16 where they suffice.
+        precision_gain: Time of a pass in single precision over that of one in bfloat16; 0 where nothing was probed.
+        precision_reason: Why the precision was chosen; empty where nobody asked for another.
     """
 
     name: EngineName = EAGER
@@ -54,13 +59,22 @@ class Engine:
     gain: float = 0.0
     difference: float = 0.0
     reason: str = ""
+    precision: InferencePrecision = EXACT
+    precision_gain: float = 0.0
+    precision_reason: str = ""
 
 
 class CompiledModel(InferenceModel):
-    """A prepared model whose plain passes OpenVINO computes, in single precision and with torch's number of threads."""
+    """A prepared model whose plain passes OpenVINO computes, with torch's number of threads.
 
-    def __init__(self, prepared: InferenceModel) -> None:
+    Args:
+        prepared: On the CPU.
+        precision: ``f32`` or ``bf16``, as OpenVINO calls them.
+    """
+
+    def __init__(self, prepared: InferenceModel, *, precision: str = "f32") -> None:
         super().__init__(prepared.model)
+        self._precision = precision
         self._programs: dict[tuple[int, ...], Any] = {}
 
     def forward(self, images: Tensor) -> object:
@@ -69,7 +83,7 @@ class CompiledModel(InferenceModel):
             return super().forward(images)
         shape = tuple(images.shape)
         if shape not in self._programs:
-            self._programs[shape] = _program(self.model, shape)
+            self._programs[shape] = _program(self.model, shape, self._precision)
         (values,) = self._programs[shape](images.numpy(force=True)).values()
         return torch.from_numpy(np.array(values))
 
@@ -150,6 +164,40 @@ def choose_engine(wanted: str, model: nn.Module, images: Array, *, passes: int) 
     return Engine(OPENVINO, installed, gain, difference, f"{gain:.2f} times as fast, with compiling")
 
 
+def half_precision(exact: InferenceModel) -> InferenceModel:
+    """Returns a prepared model in bfloat16, computed by the same engine; `exact` itself where it cannot be copied."""
+    if isinstance(exact, CompiledModel):
+        return CompiledModel(exact, precision="bf16").eval()
+    try:
+        return HalfModel(exact).eval()
+    except (TypeError, RuntimeError) as error:  # a session or a handle of another runtime
+        log.info("the network has no copy in bfloat16: %s", error)
+        return exact
+
+
+def with_precision(engine: Engine, model: nn.Module, images: Array, device: torch.device) -> Engine:
+    """Returns an engine with screened precision, if a probe shows that it pays.
+
+    Args:
+        engine: Of the run.
+        model: A network of the suite's architecture, trained or not.
+        images: Images that it takes, uint8 or float32 in [0, 1], (N, C, H, W).
+        device: Where it is computed.
+    """
+    exact = prepare_for_inference(model, device=device)
+    if engine.name == OPENVINO:
+        exact = compiled(exact, images)
+    try:
+        gain = precision_gain(exact, half_precision(exact), images)
+    except (TypeError, RuntimeError) as error:
+        return replace(engine, precision_reason=f"the network does not run in bfloat16 ({error})")
+    reason = f"bfloat16 is {gain:.2f} times as fast as single precision here"
+    if gain < SCREENING_GAIN:
+        reason += f"; below {SCREENING_GAIN:g} screening does not pay, and every image is passed in single precision"
+        return replace(engine, precision_gain=gain, precision_reason=reason)
+    return replace(engine, precision=SCREENED, precision_gain=gain, precision_reason=reason)
+
+
 def _seconds_per_image(model: InferenceModel, images: Array) -> float:
     """Processor time of a pass over one image, the fastest of several."""
     batch = np.resize(images[:BATCH_SIZE], (BATCH_SIZE, *images.shape[1:]))
@@ -161,14 +209,14 @@ def _seconds_per_image(model: InferenceModel, images: Array) -> float:
     return min(times)
 
 
-def _program(model: nn.Module, shape: tuple[int, ...]) -> Any:
-    """Compiles a model for batches of one shape, in single precision."""
+def _program(model: nn.Module, shape: tuple[int, ...], precision: str) -> Any:
+    """Compiles a model for batches of one shape."""
     with quiet_imports(), torch.inference_mode(mode=False), torch.no_grad():  # tracing warns of constants
         import openvino
 
         graph = openvino.convert_model(model, example_input=torch.zeros(shape), input=[shape])
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",  # where the processor has bfloat16, that is the default
+        "INFERENCE_PRECISION_HINT": precision,  # where the processor has bfloat16, that is the default
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # workers share the processors

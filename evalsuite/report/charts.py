@@ -13,37 +13,47 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Spec = dict[str, Any]
+Ends = tuple[float, float]
 _SHARE = "axis == 'ratio' || axis == 'prunable_ratio'"
 _PLAIN = (
     "abs(datum.value) < 10 ? format(datum.value, '.3~g') : format(datum.value, '.3~s')"  # 0.05 ms is no 50m
 )
+_PERCENT = "format(datum.value, '.0~%')"
 _DASH = [4, 3]
+_RING = {"type": "point", "clip": True, "size": 260, "strokeWidth": 1.8, "filled": False, "shape": "circle"}
 
 
-def curve_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:
+def curve_chart(methods: Sequence[str], palette: Palette = PAGE, ends: Ends | None = None) -> Spec:
     """Returns the chart of one metric on one condition over the ratio or a cost.
 
     Draws the named data sets ``limit`` (reference, low, high), ``parent`` (x, y and the texts at, value), ``line``
     (method, control, order, x, y, low, high and the texts at, value, interval), ``seed`` (method, seed, order, x, y)
-    and ``mark`` (method, x, y); the parameter ``axis`` is the quantity of x, ``bottom`` and ``top`` are the ends of y.
+    and ``mark`` (method, x, y).
+
+    Args:
+        methods: Their names in order.
+        palette: Colours and type.
+        ends: Ends of y; the chart is then over the prune ratio. Without them the parameter ``axis`` is the quantity of
+            x, and ``bottom`` and ``top`` are the ends of y.
     """
-    x, y = _axes()
+    x, y = _steered_axes() if ends is None else _fixed_axes(ends)
     place = {"x": x, "y": y, "color": _colour(methods, palette)}
-    ring = {
-        "type": "point",
-        "clip": True,
-        "size": 260,
-        "strokeWidth": 1.8,
-        "filled": False,
-        "shape": "circle",
-    }
-    dash = {
-        "field": "control",
-        "type": "nominal",
-        "legend": None,
-        "scale": {"domain": [False, True], "range": [[1, 0], _DASH]},
-    }
-    layers = [
+    parent = _layer(
+        "parent",
+        {**_points(palette, 80, 1.6), "fill": palette.paper, "stroke": palette.ink},
+        x=x,
+        y=y,
+        tooltip=_tooltip("at", "value"),
+    )
+    layers = [*_limit_layers(palette), *_line_layers(methods, palette, place), parent]
+    names = {"axis": "ratio", "bottom": None, "top": None} if ends is None else {}
+    params = [{"name": name, "value": value} for name, value in names.items()]
+    return _finished({"layer": layers, **({"params": params} if params else {}), "height": 380}, palette)
+
+
+def _limit_layers(palette: Palette) -> list[Spec]:
+    """The band of commensurate values, with the parent's value in it."""
+    return [
         _layer(
             "limit",
             {"type": "rect", "color": palette.allowed, "clip": True},
@@ -51,6 +61,18 @@ def curve_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:
             y2={"field": "high"},
         ),
         _layer("limit", {"type": "rule", "color": palette.ink, "strokeWidth": 1}, y=_quantity("reference")),
+    ]
+
+
+def _line_layers(methods: Sequence[str], palette: Palette, place: Spec) -> list[Spec]:
+    """Each method over its seeds: thin lines of the seeds, its mean, intervals, rings at thresholds, and points."""
+    dash = {
+        "field": "control",
+        "type": "nominal",
+        "legend": None,
+        "scale": {"domain": [False, True], "range": [[1, 0], _DASH]},
+    }
+    return [
         _layer(
             "seed",
             {"type": "line", "clip": True, "strokeWidth": 0.8, "opacity": 0.45},
@@ -71,7 +93,7 @@ def curve_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:
             **{**place, "y": _quantity("low")},
             y2={"field": "high"},
         ),
-        _layer("mark", ring, **place),
+        _layer("mark", _RING, **place),
         _layer(
             "line",
             _points(palette, 80, 1.2),
@@ -79,20 +101,7 @@ def curve_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:
             shape=_shape(methods),
             tooltip=_tooltip("method", "at", "value", "interval"),
         ),
-        _layer(
-            "parent",
-            {**_points(palette, 80, 1.6), "fill": palette.paper, "stroke": palette.ink},
-            x=x,
-            y=y,
-            tooltip=_tooltip("at", "value"),
-        ),
     ]
-    params = [
-        {"name": "axis", "value": "ratio"},
-        {"name": "bottom", "value": None},
-        {"name": "top", "value": None},
-    ]
-    return _finished({"layer": layers, "params": params, "height": 380}, palette)
 
 
 def robustness_chart(methods: Sequence[str], palette: Palette = PAGE) -> Spec:
@@ -176,15 +185,32 @@ def _points(palette: Palette, size: int, edge: float) -> Spec:
     return {"type": "point", "clip": True, **look}
 
 
-def _axes() -> tuple[Spec, Spec]:
-    scale = {"zero": False, "nice": False, "reverse": {"expr": f"!({_SHARE})"}, "padding": 14}
-    label = f"{_SHARE} ? format(datum.value, '.0~%') : {_PLAIN}"
-    axis = {"labelExpr": label, "grid": False, "tickCount": {"expr": "ceil(width / 90)"}, "domain": True}
-    ends = {"domainMin": {"expr": "bottom"}, "domainMax": {"expr": "top"}}
-    y_axis = {"format": ".4~g", "tickCount": 6}
+def _steered_axes() -> tuple[Spec, Spec]:
+    scale = {"reverse": {"expr": f"!({_SHARE})"}}
+    axis = {
+        "labelExpr": f"{_SHARE} ? {_PERCENT} : {_PLAIN}",
+        "tickCount": {"expr": "ceil(width / 90)"},
+    }
+    return _axes(scale, axis, {"domainMin": {"expr": "bottom"}, "domainMax": {"expr": "top"}})
+
+
+def _fixed_axes(ends: Ends) -> tuple[Spec, Spec]:
+    axis = {"labelExpr": _PERCENT, "tickCount": 5}
+    return _axes({}, axis, {"domainMin": ends[0], "domainMax": ends[1]})
+
+
+def _axes(scale: Spec, axis: Spec, ends: Spec) -> tuple[Spec, Spec]:
     return (
-        {**_quantity("x"), "scale": scale, "axis": axis},
-        {**_quantity("y"), "scale": {"zero": False, **ends}, "axis": y_axis},
+        {
+            **_quantity("x"),
+            "scale": {"zero": False, "nice": False, "padding": 14, **scale},
+            "axis": {"grid": False, "domain": True, **axis},
+        },
+        {
+            **_quantity("y"),
+            "scale": {"zero": False, **ends},
+            "axis": {"format": ".4~g", "tickCount": 6},
+        },
     )
 
 

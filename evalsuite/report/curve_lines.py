@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,6 +82,18 @@ class Curve:
     def has_intervals(self) -> bool:
         """Whether any point has an interval."""
         return any(point.low < point.high for line in self.lines for point in line.points)
+
+    @property
+    def ends(self) -> Ends:
+        """Ends of an axis on which all values, intervals and the tolerance lie."""
+        values = [end for line in self.lines for point in line.points for end in (point.low, point.high)]
+        values += [value for line in self.lines for seed in line.seeds for _, value in seed]
+        values += [self.reference] if self.reference is not None else []
+        values += self.allowed or ()
+        finite = [value for value in values if math.isfinite(value)] or [0.0]
+        low, high = min(finite), max(finite)
+        margin = 0.06 * (high - low) or 0.05 * (abs(high) or 1.0)
+        return low - margin, high + margin
 
 
 def curve_lines(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -57,7 +56,7 @@ class CurvePanel:
         self.curve, self.box, self.pen, self.weight = curve, box, pen, weight
         ratios = sorted({point.x for line in curve.lines for point in line.points})
         self.ratios = ratios or [0.0, 1.0]
-        low, high = self._domain()
+        low, high = curve.ends
         ticks = nice_ticks(low, high, max(4, int(box.height / (2.6 * pen.size))))
         self.ticks = list(zip(ticks, tick_labels(ticks), strict=True))
         self.left = box.left + max(text_width(label, pen.size) for _, label in self.ticks) + 0.6 * pen.size
@@ -97,17 +96,6 @@ class CurvePanel:
         steps = sorted(self.x(after) - self.x(before) for before, after in pairwise(targets))
         return steps[len(steps) // 2] if steps else self.box.width
 
-    def _domain(self) -> tuple[float, float]:
-        curve = self.curve
-        ends = [end for line in curve.lines for point in line.points for end in (point.low, point.high)]
-        ends += [value for line in curve.lines for seed in line.seeds for _, value in seed]
-        ends += [curve.reference] if curve.reference is not None else []
-        ends += curve.allowed or ()
-        finite = [end for end in ends if math.isfinite(end)] or [0.0]
-        low, high = min(finite), max(finite)
-        margin = 0.06 * (high - low) or 0.05 * (abs(high) or 1.0)
-        return low - margin, high + margin
-
     def _ratio_scale(self) -> Scale:
         first, last = self.ratios[0], self.ratios[-1]
         if not self.broken:
@@ -121,10 +109,11 @@ class CurvePanel:
             y = self.y(value)
             yield pen.line(self.left, y, self.right, y, pen.palette.rule, 0.6)
             yield pen.text(self.left - 0.45 * pen.size, y + 0.35 * pen.size, label, anchor="end")
-        yield pen.text(self.x(0.0), bottom + 1.35 * pen.size, "0", anchor="middle")
+        if self.curve.reference is not None:  # nothing is drawn at 0 but the parent
+            yield pen.text(self.x(0.0), bottom + 1.35 * pen.size, "0", anchor="middle")
         for ratio in self._shown_ratios():
             yield pen.text(self.x(ratio), bottom + 1.35 * pen.size, ratio_tick(ratio), anchor="middle")
-        if self.broken:
+        if self.broken and self.curve.reference is not None:
             middle = (self.x(0.0) + self.x(self.ratios[0])) / 2 - 0.3 * pen.size
             for x in (middle, middle + 0.35 * pen.size):
                 yield pen.line(

@@ -294,7 +294,7 @@ def _radius_figures(data: ReportData) -> Iterator[Figure]:
         for name, ratio, radius, value in rows:
             if name not in data.methods or ratio == drops.chosen:
                 lines.setdefault(name, []).append((radius, value))
-        ratio_text = "" if drops.chosen is None else f", pruned by {percent(drops.chosen)}"
+        ratio_text = "" if drops.chosen is None else f", target ratio {percent(drops.chosen)}"
         title = f"{attack[:1].upper()}{attack[1:]}{ratio_text}"
         yield Figure(
             f"radius:{_slug(attack)}",
@@ -308,7 +308,7 @@ def _radius(
 ) -> Drawing:
     """Robust accuracy over the radius, with the titles of its axes and a legend."""
     top, height, left = 1.9 * TYPE, 0.56 * width, 1.4 * TYPE
-    unit = "1/255" if title.partition(", pruned")[0].endswith("Linf") else "of images in [0, 1]"
+    unit = "1/255" if title.partition(", target ratio")[0].endswith("Linf") else "of images in [0, 1]"
     parts = [
         _PEN.text(left, 1.1 * TYPE, title, colour=PAPER.ink, bold=True),
         *radius_parts(lines, data.methods, data.controls, Box(left, top, width - left, height), _PEN),

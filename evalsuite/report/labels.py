@@ -64,10 +64,11 @@ _GROUPS = {
     "videos": "perturbation sequences",
     "attack": "white-box attacks",
     "black-box attack": "black-box attacks",
+    "transfer": "attacks on the parent",
     "ood-near": "near OOD sets",
     "ood-far": "far OOD sets",
 }
-_UNDER = ("noise", "attack", "black-box attack")
+_UNDER = ("noise", "attack", "black-box attack", "transfer")
 _AGGREGATES = {
     "mean": "mean over the conditions",
     "minimum": "worst of the conditions",
@@ -156,8 +157,13 @@ def metric_on_condition(row: Mapping[str, Any]) -> str:
 
     >>> metric_on_condition({"metric": "accuracy", "condition": "fog/3", "group": "corruptions", "aggregate": "single"})
     'accuracy under fog (severity 3)'
+    >>> metric_on_condition({"metric": "msp_auroc", "condition": "ood-far", "group": "ood-far", "aggregate": "of-mean"})
+    'mean MSP AUROC on far OOD sets'
     """
     metric = metric_label(row["metric"])
+    if row["aggregate"] == "of-mean":
+        where = group_label(row["group"] or row["condition"])
+        return f"mean {metric} {'under' if _is_changed(row) else 'on'} {where}"
     if row["aggregate"] == "single" and row["condition"] == "clean":
         return "test accuracy" if metric == "accuracy" else f"{metric} on clean images"
     condition, comma, setting = aggregate_label(row).partition(", ")

@@ -37,7 +37,10 @@ class VerdictBar:
         """The bar in words."""
         subject = f"{self.checks} checks" if self.checks > 1 else "1 check"
         if self.holds is None:
-            return f"{subject}, which images cannot decide"
+            undecidable = self.never_decided == self.checks
+            return (
+                f"{subject}, {'which images cannot decide' if undecidable else 'not measured at every ratio'}"
+            )
         left_out = f", {self.never_decided} of them never decided" if self.never_decided else ""
         shown = (
             f"shown to hold up to {percent(self.holds)}"

@@ -1,9 +1,14 @@
-"""The first screen: for each method what is shown to hold, what is shown to fail, and what the images leave open."""
+"""The first screen: for each method what is shown to hold, what is shown to fail, and what the images leave open.
+
+Ratios in sentences, bars and profiles are those that were measured; target ratios stand in the tables.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from html import escape
 from typing import TYPE_CHECKING
 
 from evalsuite.cost_axes import share_phrase
@@ -19,6 +24,7 @@ from evalsuite.report.labels import (
 from evalsuite.report.threshold_tables import metrics_without_column
 from evalsuite.report.verdict_bar import VerdictBar
 from evalsuite.results.verdict_tables import EVERYTHING
+from evalsuite.statistics import BIASED
 from evalsuite.thresholds.seeds import ALL_SEEDS
 from evalsuite.thresholds.verdicts import INFERIOR, NONINFERIOR, UNDECIDED
 from evalsuite.types import DENSE
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
 
 CORRUPTIONS = "corruptions"
 NO_VERDICT = "No verdict can be stated: nothing with a tolerance was measured at a ratio above 0."
+INCOMPLETE = "Nothing can be stated of all checks together: some are not measured at every ratio."
 FREE = 0.17
 """Share of the axis that the label of a ratio takes: the last one ends where the axis does."""
 _FAMILY = " corruptions"
@@ -60,7 +67,8 @@ class ProfileStep:
     """How many checks are in which state at one ratio.
 
     Attributes:
-        ratio: Target ratio.
+        target: Target ratio, as tables have it.
+        ratio: Ratio as it was measured.
         noninferior: Checks that are shown to hold.
         undecided: Checks that the images leave open.
         inferior: Checks that are shown to fail.
@@ -70,6 +78,7 @@ class ProfileStep:
         control: How many checks of the control are shown to hold; ``None`` without a control.
     """
 
+    target: float
     ratio: float
     noninferior: int
     undecided: int
@@ -103,6 +112,14 @@ class MethodVerdict:
     profile: tuple[ProfileStep, ...]
     ratios: tuple[float, ...]
 
+    def _repr_html_(self) -> str:
+        """The sentences, as notebooks show them."""
+        words = "".join(
+            f" {escape(part.before)}<b>{escape(part.figure)}</b>{escape(part.after)}"
+            for part in self.sentences
+        )
+        return f"<p><b>{escape(self.method)}</b>:{words}</p>"
+
     @property
     def ticks(self) -> list[tuple[float, str]]:
         """Ratios and their labels in percent, those left out that would run into the next one."""
@@ -127,10 +144,10 @@ class Verdicts:
         self.counts = headline_verdicts(data.counts)
         self.thresholds = [row for row in data.headline if row["aggregate"] == "single"]
 
-    @property
-    def networks(self) -> int:
-        """Number of networks of a method."""
-        return max((int(row["networks"]) for row in self.checks), default=1)
+    @cached_property
+    def networks(self) -> dict[str, int]:
+        """Number of networks of each method at each ratio that the verdicts are on."""
+        return {row["method"]: int(row["networks"]) for row in self.checks}
 
     def scope(self) -> str:
         """Returns what the sentences speak of, in one sentence."""
@@ -142,15 +159,26 @@ class Verdicts:
         )
         if not self.data.checked.empty:
             return f"The verdicts are on these networks. {sample}."
-        if self.networks > 1:
-            return (
-                f"The verdicts are on the mean of {self.networks} networks of each method, trained with different "
-                f"seeds. {sample}."
+        pruning = [
+            name for name in self.data.methods if name in self.networks and name not in self.data.controls
+        ]
+        several = [name for name in pruning if self.networks[name] > 1]
+        single = [name for name in pruning if self.networks[name] == 1]
+        mixed = bool(several and single)  # runs side by side
+        parts = []
+        if several:
+            counts = _range_of([self.networks[name] for name in several])
+            on = f" on {', '.join(several)}" if mixed else ""
+            parts.append(
+                f"The verdicts{on} are on the mean of {counts} networks of each method, trained with different seeds."
             )
-        return (
-            "The verdicts are on one network of each method and ratio, not on the method: another training may end "
-            f"otherwise. {sample}."
-        )
+        if single or not several:
+            on = f" on {', '.join(single)}" if mixed else ""
+            parts.append(
+                f"The verdicts{on} are on one network of each method and ratio, not on the method: another training "
+                "may end otherwise."
+            )
+        return " ".join([*parts, f"{sample}."])
 
     def control(self) -> str:
         """Returns what stands beside every method, in one sentence."""
@@ -170,6 +198,22 @@ class Verdicts:
             self._of(name) if self._rows(name) else MethodVerdict(name, unmeasured, (), (), ())
             for name in names
         ]
+
+    @cached_property
+    def _measured_ratios(self) -> dict[tuple[str, float], float]:
+        """The measured ratio of each method at each target ratio: the mean over the networks of the verdicts."""
+        networks = self.data.measurements.drop_duplicates(["method", "seed", "target_ratio"])
+        scopes = {row["method"]: row["seed"] for row in self.checks}
+        of_verdicts = [
+            scopes.get(method) in (seed, ALL_SEEDS)
+            for method, seed in zip(networks["method"], networks["seed"], strict=True)
+        ]
+        means = networks[of_verdicts].groupby(["method", "target_ratio"])["ratio"].mean().dropna()
+        return {(str(method), float(target)): float(ratio) for (method, target), ratio in means.items()}
+
+    def _ratio(self, method: str, target: float) -> float:
+        """The measured ratio, as thresholds have it; the target where no network was made."""
+        return self._measured_ratios.get((method, target), target)
 
     def _rows(self, method: str) -> list[Row]:
         return [row for row in self.groups if row["method"] == method]
@@ -226,11 +270,11 @@ class Verdicts:
         ordered = [rows[metric] for metric in metrics if metric in rows]
         decided = [row for row in ordered if row.get("noninferior_up_to") is not None]
         row = next(iter(decided or ordered), None)
-        return (
-            None
-            if row is None
-            else _bar({**row, "checks": 1, "never_decided": int(not decided)}, last, label)
-        )
+        if row is None:
+            return None
+        metric = self.data.metrics.get(row["metric"])
+        has_no_bounds = metric is not None and metric.functional in BIASED
+        return _bar({**row, "checks": 1, "never_decided": int(not decided and has_no_bounds)}, last, label)
 
     def _profile(self, method: str) -> tuple[ProfileStep, ...]:
         controls = {
@@ -241,6 +285,7 @@ class Verdicts:
         return tuple(
             ProfileStep(
                 row["target_ratio"],
+                self._ratio(method, row["target_ratio"]),
                 row[NONINFERIOR],
                 row[UNDECIDED],
                 row[INFERIOR],
@@ -265,8 +310,8 @@ class Verdicts:
             first = min(row["target_ratio"] for row in failures)
             found.append(self._worst_sentence([row for row in failures if row["target_ratio"] == first]))
         else:
-            first = profile[0].ratio if profile else None
-        step = next((step for step in profile if step.ratio == first), None)
+            first = profile[0].target if profile else None
+        step = next((step for step in profile if step.target == first), None)
         return [*found, *self._beyond_sentences(method), *([] if step is None else [_count_sentence(step)])]
 
     def _beyond_sentences(self, method: str) -> list[Sentence]:
@@ -282,7 +327,7 @@ class Verdicts:
         return [
             Sentence(
                 f"Beyond the control, {checks} {'fails' if count == 1 else 'fail'} from ",
-                percent(min(failing)),
+                percent(self._ratio(method, min(failing))),
                 ".",
             )
         ]
@@ -291,7 +336,7 @@ class Verdicts:
         """The failure that is largest in tolerances, preferably one that the control does not show."""
         beyond = [row for row in failures if row["beyond_control_verdict"] == INFERIOR]
         worst = max(beyond or failures, key=lambda row: row["drop"] / max(row["drop_tolerance"], 1e-9))
-        ratio = percent(worst["target_ratio"])
+        ratio = percent(self._ratio(worst["method"], worst["target_ratio"]))
         values = self._values(worst)
         change = (
             f": {' to '.join(map(number_short, values))}"
@@ -318,7 +363,8 @@ class Verdicts:
         if row["beyond_control"] is None:
             return ""
         own, control = row["drop"], row["drop"] - row["beyond_control"]
-        return f", a drop of {number_short(own)}; the control's is {number_short(control)}"
+        of_control = f"gains {number_short(-control)}" if control < 0 else f"loses {number_short(control)}"
+        return f", a drop of {number_short(own)}; the control {of_control}"
 
     def _values(self, row: Row) -> tuple[float, float] | None:
         """The number of the parent and of the candidate, means over the seeds of the scope."""
@@ -374,7 +420,8 @@ def _interval_sentence(bar: VerdictBar, tested: Sequence[float], of_cost: str) -
     )
     first, last = (tested[0], tested[-1]) if tested else (0.0, 0.0)
     if bar.holds is None:
-        return Sentence("None of its checks can be decided by images.")
+        undecidable = bar.never_decided == bar.checks
+        return Sentence("None of its checks can be decided by images." if undecidable else INCOMPLETE)
     if bar.fails is not None and bar.fails <= first + _ROUNDED:
         return Sentence("Fails from ", percent(first), f"{of_cost}, the smallest ratio tested.")
     if bar.holds >= last - _ROUNDED:
@@ -393,12 +440,13 @@ def _count_sentence(step: ProfileStep) -> Sentence:
     control = "" if step.control is None else f" (of the control {step.control})"
     undecided = "1 is" if step.undecided == 1 else f"{step.undecided} are"
     failing = "1 fails" if step.inferior == 1 else f"{step.inferior} fail"
-    held = f"{step.noninferior} of {step.checks} checks hold{control}"
+    holding = "holds" if step.noninferior == 1 else "hold"
+    held = f"{step.noninferior} of {step.checks} checks {holding}{control}"
     found = f"At {percent(step.ratio)}, {held}, {undecided} undecided and {failing}."
     if step.harmless is not None:
         typical, most = step.harmless
         above = "1 is" if step.measured == 1 else f"{step.measured} are"
-        chance = f"{typical} would be, up to {most}" if most else "none would be"
+        chance = f"{typical or 'none'} would be" + (f", up to {most}" if most else "")
         found += f" {above} measured above the tolerance; by chance alone {chance}."
     return Sentence(found)
 

@@ -19,7 +19,7 @@ _STEP, _BAR = 1.55, 0.85
 _NUMBER = 2.5
 """Width of a number in %, in sizes of type."""
 _HATCH = "undecided"
-_STATES = ("shown to hold", "undecided", "shown to fail")
+STATES = ("shown to hold", "undecided", "shown to fail")
 
 
 class VerdictPicture:
@@ -146,7 +146,7 @@ class VerdictPicture:
     def _legend(self, y: float) -> Iterator[str]:
         pen, size, x = self.pen, self.pen.size, 0.0
         fills = (pen.palette.holding, f"url(#{_HATCH})", pen.palette.failing)
-        for state, fill in zip(_STATES, fills, strict=True):
+        for state, fill in zip(STATES, fills, strict=True):
             yield pen.rect(x, y - 0.7 * size, 1.6 * size, 0.75 * size, fill)
             yield pen.text(x + 2.1 * size, y, state, colour=pen.palette.ink)
             x += 2.1 * size + text_width(state, size) + 1.5 * size

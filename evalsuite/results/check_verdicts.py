@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
+from evalsuite.runs.store import Key
 from evalsuite.thresholds.curves import ULPS
 from evalsuite.thresholds.verdicts import INFERIOR, NONINFERIOR, UNDECIDED
 from evalsuite.tolerances import Limit, limit_for, parse_limits
@@ -28,7 +30,10 @@ COLUMNS = (
     *("value", "parent", "drop", "drop_low", "drop_high", "tolerance", "verdict", "verdict_level"),
     *("decidable", "shown", "passed", "controls", "controls_inferior", "controls_failed"),
     *("reason", "flags", "sample", "evaluator"),
+    *("images", "images_available", "stopping"),
 )
+DECIDED_EARLY, GIVEN_UP = "decided early", "given up"
+"""How a check stopped before the last image: its verdict was decided, or could hardly be decided any more."""
 YES, NO, OPEN = "commensurate", "not commensurate", "open"
 """What the verdicts were called in the column ``shown`` up to evalsuite 0.2, which stays for one release."""
 EARLIER = {NONINFERIOR: YES, INFERIOR: NO, UNDECIDED: OPEN}
@@ -54,6 +59,10 @@ def verdict_table(
     ``flags`` are warnings about the candidate's number: a masked gradient makes an attack look withstood. ``sample``
     says which part of the test images was looked at; it is empty for all.
 
+    ``images`` is the number of images behind a row, ``images_available`` how many there were, and ``stopping`` why a
+    sequential check stopped before the last of them: ``decided early`` or ``given up``; empty for the others. The
+    parent's value is that on the same images.
+
     Args:
         run: The measurements.
         undecided: What becomes of checks that the images leave undecided. Checks that no images decide (binned
@@ -68,6 +77,7 @@ def verdict_table(
     rows = judged[judged["method"] != DENSE].join(
         parents.set_axis(["parent", "parent_reason"], axis=1), on=keys
     )
+    rows = _with_stages(run, rows)
     rows["tolerance"] = [_tolerated(rules[row["metric"]], row) for _, row in rows.iterrows()]
     rows = rows[rows["tolerance"].notna()]
     within = _is_within(rows)
@@ -82,10 +92,62 @@ def verdict_table(
         | ((rows["verdict"] == UNDECIDED) & open_passes)
         | _incomparable(rows)
     )
+    early = (rows["images"] < rows["images_available"]).fillna(False).astype(bool)
+    rows["stopping"] = np.where(~early, "", np.where(rows["verdict"] == UNDECIDED, GIVEN_UP, DECIDED_EARLY))
     rows["sample"] = str((run.record.get("sample") or {}).get("text", ""))
     is_control = rows["method"].isin(list(controls))
     rows = _with_controls(rows[~is_control], rows[is_control].assign(failed=~within[is_control]))
     return rows.rename(columns={"method": "candidate"})[list(COLUMNS)].reset_index(drop=True)
+
+
+def _with_stages(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with their numbers of images; the parent's value of those in stages is that on the same images."""
+    stages = run.record.get("stages") or ()
+    names = ("method", "seed", "target_ratio", "metric", "condition")
+    places = rows[list(names)].itertuples(index=False, name=None)
+    staged = np.array(
+        [
+            bool(stages) and run.comparison.is_staged(Key(method, seed, ratio), metric, condition)
+            for method, seed, ratio, metric, condition in places
+        ],
+        dtype=bool,
+    )
+    total = rows["n"].where(~staged, stages[-1] if stages else 0)
+    sign = np.where(rows["higher_is_better"].astype(bool), 1.0, -1.0)
+    parent = rows["parent"].where(~staged | rows["drop"].isna(), rows["value"] + sign * rows["drop"])
+    return rows.assign(images=rows["n"], images_available=total, parent=parent)
+
+
+def stages_phrase(row: Mapping[str, Any]) -> str:
+    """Returns where a check stopped before the last image, as the end of a sentence; nothing where it saw all.
+
+    >>> stages_phrase({"stopping": "decided early", "images": 625, "images_available": 10000})
+    '; decided early, after 625 of 10,000 images'
+    """
+    if row.get("stopping") not in (DECIDED_EARLY, GIVEN_UP):
+        return ""
+    return f"; {row['stopping']}, after {int(row['images']):,} of {int(row['images_available']):,} images"
+
+
+def stages_sentence(verdicts: pd.DataFrame) -> str:
+    """Returns how many checks of a sequential check stopped before the last image; empty where all saw all.
+
+    Args:
+        verdicts: See `verdict_table`.
+    """
+    counts = verdicts["stopping"].value_counts()
+    decided, given_up = (int(counts.get(name, 0)) for name in (DECIDED_EARLY, GIVEN_UP))
+    if not decided + given_up:
+        return ""
+    share = float(verdicts["images"].sum() / verdicts["images_available"].sum())
+    early = verdicts.loc[verdicts["stopping"] == DECIDED_EARLY, "images"]
+    took = f" (after {int(early.min()):,} to {int(early.max()):,} images)" if decided else ""
+    hopeless = f", {given_up} {'was' if given_up == 1 else 'were'} given up as undecided" if given_up else ""
+    return (
+        f"Sequential: {decided} of {len(verdicts)} checks were decided before the last image{took}{hopeless}; all "
+        f"together took {share:.0%} of their images. Numbers that stopped early are biased, as a rule away from "
+        "their tolerance."
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +205,10 @@ class CandidateVerdict:
             return text
         never = f" (no images decide {self.undecidable} of them)" if self.undecidable else ""
         return f"{text}; {self.undecided} are undecided{never}"
+
+    def _repr_html_(self) -> str:
+        """The outcome and its reason, as notebooks show them."""
+        return f"<p><b>{escape(self.candidate)}: {self.outcome}</b>. {escape(self.reason)}.</p>"
 
 
 def candidate_verdicts(verdicts: pd.DataFrame) -> list[CandidateVerdict]:
@@ -283,7 +349,7 @@ def case_text(row: Mapping[str, Any]) -> str:
     lines = [
         f"{row['metric']} on {row['condition']}: {row['value']:.4f}, the parent's {row['parent']:.4f}",
         f"drop {row['drop']:.4f}{interval}, tolerance {row['tolerance']:g}",
-        f"verdict: {row.get('verdict', '')}{level}",
+        f"verdict: {row.get('verdict', '')}{level}{stages_phrase(row)}",
     ]
     return "\n".join([*lines, *filter(None, [controls_phrase(row).removeprefix("; ")])])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import blake2b
 from typing import Any
 
@@ -14,8 +14,10 @@ import pandas as pd
 
 from evalsuite.runs.store import Cell, Key
 from evalsuite.statistics.bounds import PairedDrops, bounds_of_many, group_mean_bounds, mean_bounds
+from evalsuite.statistics.group_sequential import SequentialDesign
 from evalsuite.statistics.intervals import marginal_interval
 from evalsuite.statistics.rates import mcnemar
+from evalsuite.statistics.repeated_bounds import is_bounded, repeated_bounds
 from evalsuite.statistics.resampling import Replicates, bootstrap_weights, drop
 from evalsuite.thresholds.seeds import ALL_SEEDS
 from evalsuite.tolerances import Limit, Tolerance, limit_for, parse_limits
@@ -67,11 +69,32 @@ class Comparison:
             for score in cell.scores
             if not score.reason
         }
+        self._parents = {
+            (key, score.metric, score.condition): score
+            for (key, _), cell in cells.items()
+            for score in cell.parent
+            if not score.reason
+        }
+        self._designs = {
+            (key, score.metric, score.condition): _design(cell.looks)
+            for (key, _), cell in cells.items()
+            if cell.looks
+            for score in cell.scores
+        }
 
     def parent_scores(self, seed: int, evaluator: str) -> Iterable[Score]:
         """Returns the scores of a test of the parent of one seed, or one without a name if that test failed."""
         cell = self._cells.get((_dense(seed), evaluator))
         return cell.scores if cell is not None and cell.scores else [Score("", "")]
+
+    def parent_of(self, key: Key, metric: str, condition: str) -> Score | None:
+        """Returns the parent's score on the images of a candidate's: beside it where it was measured in stages."""
+        beside = self._parents.get((key, metric, condition))
+        return beside or self.scores.get((_dense(key.seed), metric, condition))
+
+    def is_staged(self, key: Key, metric: str, condition: str) -> bool:
+        """Returns whether a score was measured in stages: its number of images depends on what they showed."""
+        return (key, metric, condition) in self._designs
 
     def statistics(self, key: Key, score: Score) -> dict[str, float]:
         """Returns the columns of one score from ``value_low`` to ``mcnemar`` that are known.
@@ -91,7 +114,7 @@ class Comparison:
 
     def _paired_drop(self, key: Key, score: Score) -> dict[str, float]:
         """The drop relative to the parent, with its bounds."""
-        parent = self.scores.get((_dense(key.seed), score.metric, score.condition))
+        parent = self.parent_of(key, score.metric, score.condition)
         higher_is_better = self.metrics[score.metric].higher_is_better
         if parent is None or parent.value is None or score.value is None or higher_is_better is None:
             return {}
@@ -106,6 +129,8 @@ class Comparison:
             return None
         chains: dict[Curve, list[list[Key]]] = {}
         for curve, keys in self._curves.items():
+            if any(self.is_staged(key, *curve[1:]) for key in keys):
+                continue  # a mean over seeds would need all on the same images
             by_seed = {seed: {key.target_ratio: key for key in keys if key.seed == seed} for seed in seeds}
             grids = [set(by_ratio) for by_ratio in by_seed.values()]
             shared = sorted(set.intersection(*grids))
@@ -140,12 +165,15 @@ class Comparison:
         parts: list[Any] = [definition.functional, definition.higher_is_better]
         parts.append(limit_for(self._rules.get(metric, {}), condition, group))
         for key in keys:
-            parts += [self._digest(_dense(key.seed), metric, condition), self._digest(key, metric, condition)]
+            parts += [
+                self._digest(self.parent_of(key, metric, condition)),
+                self._digest(self.scores[key, metric, condition]),
+            ]
         return self._codes.setdefault(tuple(parts), len(self._codes))
 
-    def _digest(self, key: Key, metric: str, condition: str) -> bytes:
+    def _digest(self, score: Score | None) -> bytes:
         """Digest of the evidence of a score, population by population."""
-        evidence = self.scores[key, metric, condition].evidence
+        evidence = {} if score is None else score.evidence
         if id(evidence) not in self._digests:
             content = blake2b(digest_size=16)
             for population, values in evidence.items():
@@ -174,6 +202,9 @@ class Comparison:
         limits = {limit_for(self._rules[metric], name, group) for name in (*curves, group)}
         if len(candidates) != 1 or len(limits) != 1:
             return
+        staged = any(self.is_staged(keys[0], metric, name) for name, keys in curves.items())
+        if staged and (next(iter(candidates))[0], metric, group) not in self.scores:
+            return  # a mean over conditions would need all on the same images
         by_seed: dict[int, list[Key]] = defaultdict(list)
         for key in next(iter(candidates)):
             by_seed[key.seed].append(key)
@@ -245,13 +276,34 @@ class Comparison:
             for (_, metric, condition), keys in self._curves.items()
             for seed in sorted({key.seed for key in keys})
         ]
-        return {
+        whole = [chain for chain in chains if not self.is_staged(chain[2][0][0], *chain[:2])]
+        rows = {
             (key, metric, condition): row
-            for (metric, condition, (rising,)), found in zip(
-                chains, self._bounds_of_many(chains), strict=True
-            )
+            for (metric, condition, (rising,)), found in zip(whole, self._bounds_of_many(whole), strict=True)
             for key, row in zip(rising, found, strict=True)
         }
+        staged = {
+            (key, metric, condition): self._repeated_bounds(key, metric, condition, family=len(rising))
+            for metric, condition, (rising,) in chains
+            for key in rising
+            if self.is_staged(key, metric, condition)
+        }
+        return rows | staged
+
+    def _repeated_bounds(self, key: Key, metric: str, condition: str, *, family: int) -> dict[str, float]:
+        """Columns of the bounds on a drop that was measured in stages."""
+        drops, design = self._paired_drops(metric, condition, [[key]]), self._designs[key, metric, condition]
+        if not is_bounded(self.metrics[metric]):  # measured on all images, so that there was one look
+            return _columns_at(bounds_of_many([drops], weights=self.replicates)[0], 0)
+        images = len(next(iter(drops.parents[0].values())))
+        bounds = repeated_bounds(
+            drops,
+            design=design,
+            look=design.sizes.index(images),
+            weights=lambda: self.replicates,
+            family=family,
+        )
+        return _columns_at(bounds, 0)
 
     @property
     def tested(self) -> Collection[tuple[Key, str, str]]:
@@ -267,8 +319,8 @@ class Comparison:
         """Candidates whose drops get bounds, by curve."""
         curves: dict[Curve, list[Key]] = defaultdict(list)
         for (key, metric, condition), score in self.scores.items():
-            parent = self.scores.get((_dense(key.seed), metric, condition))
             rules = self._rules.get(metric, {})
+            parent = self.parent_of(key, metric, condition)
             has_limit = key.method != DENSE and limit_for(rules, condition, score.group) is not None
             if has_limit and parent is not None and _same_images(parent, score):
                 curves[key.method, metric, condition].append(key)
@@ -299,7 +351,8 @@ class Comparison:
         self, metric: str, condition: str, keys: list[list[Key]]
     ) -> tuple[list[Evidence], list[list[Evidence]]]:
         """Evidence of the parent of each seed, and of its candidates."""
-        parents = [self.scores[_dense(of_seed[0].seed), metric, condition].evidence for of_seed in keys]
+        found = [self.parent_of(of_seed[0], metric, condition) for of_seed in keys]
+        parents = [{} if parent is None else parent.evidence for parent in found]
         candidates = [[self.scores[key, metric, condition].evidence for key in of_seed] for of_seed in keys]
         return parents, candidates
 
@@ -316,6 +369,11 @@ class Comparison:
             for population, values in score.evidence.items()
         }
         return bootstrap_weights(sizes, replicates=REPLICATES, seed=self.seed)
+
+
+@cache
+def _design(looks: tuple[int, ...]) -> SequentialDesign:
+    return SequentialDesign(looks)  # with the table of its critical values
 
 
 def _mcnemar(parent: Score, candidate: Score) -> dict[str, float]:
@@ -350,6 +408,23 @@ def apply_search_correction(table: pd.DataFrame, searched: Mapping[str, int]) ->
     )
 
 
+def with_longest_parents(cells: Mapping[tuple[Key, str], Cell]) -> dict[tuple[Key, str], Cell]:
+    """Returns the cells; those of a parent in stages have its numbers on the most images that a candidate needed."""
+    longest: dict[tuple[int, str], dict[MetricOnCondition, Score]] = defaultdict(dict)
+    for (key, label), cell in cells.items():
+        for score in (cell.scores if key.method == DENSE else cell.parent) if cell.looks else ():
+            place = (score.metric, score.condition)
+            known = longest[key.seed, label].get(place)
+            if known is None or (score.n or 0) > (known.n or 0):
+                longest[key.seed, label][place] = score
+    return {
+        (key, label): replace(cell, scores=tuple(longest[key.seed, label].values()))
+        if cell.looks and key.method == DENSE
+        else cell
+        for (key, label), cell in cells.items()
+    }
+
+
 def disambiguate_conditions(cells: Mapping[tuple[Key, str], Cell]) -> Iterator[Cell]:
     """Yields the cells; where several tests report one metric on one condition, its name gets the test's label.
 
@@ -360,7 +435,11 @@ def disambiguate_conditions(cells: Mapping[tuple[Key, str], Cell]) -> Iterator[C
         for score in cell.scores:
             tests[score.metric, score.condition].add(label)
     for (_, label), cell in cells.items():
-        yield replace(cell, scores=tuple(_with_label(score, label, tests) for score in cell.scores))
+        scores, parent = (
+            tuple(_with_label(score, label, tests) for score in scores)
+            for scores in (cell.scores, cell.parent)
+        )
+        yield replace(cell, scores=scores, parent=parent)
 
 
 def _with_label(score: Score, label: str, tests: Mapping[MetricOnCondition, set[str]]) -> Score:

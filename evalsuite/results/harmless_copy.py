@@ -19,7 +19,7 @@ from evalsuite.random_streams import generator
 from evalsuite.statistics.paired import direction
 from evalsuite.statistics.resampling import drop, one_thread
 from evalsuite.thresholds.seeds import ALL_SEEDS
-from evalsuite.types import DENSE, SYNTHETIC_FROST
+from evalsuite.types import SYNTHETIC_FROST
 
 if TYPE_CHECKING:
     from evalsuite.results.comparison import Comparison
@@ -140,8 +140,9 @@ def _pairs(
     comparison: Comparison, keys: Sequence[Key], of: tuple[str, str]
 ) -> Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]:
     for key in keys:
-        parent = type(key)(DENSE, key.seed, 0.0)
-        yield comparison.scores[parent, *of].evidence, comparison.scores[key, *of].evidence
+        parent = comparison.parent_of(key, *of)
+        if parent is not None:  # what was tested has one
+            yield parent.evidence, comparison.scores[key, *of].evidence
 
 
 def _mean_differences(comparison: Comparison, keys: Sequence[Key], of: tuple[str, str]) -> tuple[str, Array]:

@@ -14,7 +14,12 @@ from evalsuite.condition_splits import ConditionSplits
 from evalsuite.cost_axes import AXES, DEFAULT_AXIS, check_axis
 from evalsuite.errors import UserError
 from evalsuite.results.chance_level import chance_levels
-from evalsuite.results.comparison import Comparison, apply_search_correction, disambiguate_conditions
+from evalsuite.results.comparison import (
+    Comparison,
+    apply_search_correction,
+    disambiguate_conditions,
+    with_longest_parents,
+)
 from evalsuite.results.condition_splits import split_table
 from evalsuite.results.controls import PLACE, beyond_control, matching_controls
 from evalsuite.results.harmless_copy import harmless_counts
@@ -465,6 +470,7 @@ class Run:
             for test in self.plan.tests
             if (cell := self._resolved.cell(key, test.label)) is not None
         }
+        cells = with_longest_parents(cells)
         return dict(zip(cells, disambiguate_conditions(cells), strict=True))
 
     @cached_property

@@ -13,7 +13,8 @@ from evalsuite.types import Metric, Score
 
 def current_cell(cell: Cell) -> Cell:
     """Returns a cell with today's names of its metrics and conditions."""
-    return replace(cell, metrics=tuple(map(_metric, cell.metrics)), scores=tuple(map(_score, cell.scores)))
+    scores, parent = (tuple(map(_score, scores)) for scores in (cell.scores, cell.parent))
+    return replace(cell, metrics=tuple(map(_metric, cell.metrics)), scores=scores, parent=parent)
 
 
 def current_record(record: Mapping[str, Any]) -> Mapping[str, Any]:

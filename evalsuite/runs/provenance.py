@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from evalsuite.config.options import Options
-from evalsuite.config.suite import Suite, shipped_suites
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import shipped_suites
 
 PACKAGES = (
     "evalsuite",
@@ -110,9 +111,12 @@ def described(suite: Suite) -> dict[str, Any]:
         "threads": suite.threads,
         "data_root": suite.data_root,
         "plugins": list(suite.plugins),
-        "resources": _without_defaults(dataclasses.asdict(suite.resources), batch_size=0, engine="auto"),
+        "resources": _without_defaults(
+            dataclasses.asdict(suite.resources), batch_size=0, engine="auto", precision="exact"
+        ),
         "source": _called(suite),
         **({"limit": suite.limit} if suite.limit else {}),
+        **({"sequential": True} if suite.sequential else {}),
         **({} if suite.parent_accuracy is None else {"parent_accuracy": suite.parent_accuracy}),
         **({} if suite.control else {"control": False}),
         **({"pruned_only": list(suite.pruned_only)} if suite.pruned_only else {}),
@@ -144,6 +148,7 @@ def command(suite: Suite, options: Options) -> str:
     words += ["--device", options.device] if options.device != "cpu" else []
     words += ["--data-root", str(options.data_root)] if options.data_root is not None else []
     words += ["--download"] if options.download else []
+    words += ["--precision", options.precision] if options.precision else []
     words += ["--skip-unreadable"] if options.skip_unreadable else []
     words += [word for name in options.only for word in ("--only", name)]
     return shlex.join(words)

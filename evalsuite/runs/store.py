@@ -72,6 +72,8 @@ class Cell:
         reason: In words, where the status is not ``ok``.
         metrics: The metrics that the scores are of.
         scores: With their evidence.
+        parent: Of a test in stages, the scores of the parent on the same images as those of the candidate.
+        looks: Of a test in stages, how many images have been seen after each; empty of a test on all images.
     """
 
     digest: str
@@ -79,6 +81,8 @@ class Cell:
     reason: str = ""
     metrics: tuple[Metric, ...] = ()
     scores: tuple[Score, ...] = ()
+    parent: tuple[Score, ...] = ()
+    looks: tuple[int, ...] = ()
 
 
 class Store:
@@ -221,28 +225,20 @@ class Store:
             return None
 
     def write_cell(self, key: Key, evaluator: str, cell: Cell) -> None:
-        """Writes a cell in one file; arrays that several scores share are stored once."""
-        arrays: dict[str, Array] = {}
-        scores = [
-            asdict(replace(score, evidence={}))
-            | {
-                "evidence": {
-                    population: _kept(arrays, values) for population, values in score.evidence.items()
-                }
-            }
-            for score in cell.scores
-        ]
-        content = {
-            "format": FORMAT,
-            "digest": cell.digest,
-            "status": cell.status,
-            "reason": cell.reason,
-            "metrics": [asdict(metric) for metric in cell.metrics],
-            "scores": scores,
-        }
-        # one metadata entry only: safetensors does not keep the order of several, and bytes must be the same
-        data = save(arrays, metadata={"cell": to_json(with_checksum(content)).decode()})
+        """Writes a cell in one file."""
+        write_atomically(self.cell_path(key, evaluator), cell_bytes(cell))
+
+    def take_cell(self, key: Key, evaluator: str, digest: str, data: bytes) -> Cell | None:
+        """Writes the file of a cell that another run computed, and returns it; ``None`` if it is not of this digest.
+
+        Args:
+            key: Address of the candidate.
+            evaluator: Label of the test.
+            digest: Of the cell.
+            data: See `cell_bytes`.
+        """
         write_atomically(self.cell_path(key, evaluator), data)
+        return self.wanted_cell(key, evaluator, digest)
 
     def remove_leftovers(self) -> None:
         """Removes what killed writes left behind."""
@@ -255,6 +251,24 @@ class Store:
     def cell_path(self, key: Key, evaluator: str) -> Path:
         """Returns where a cell is or belongs."""
         return self.root / "cells" / key.folder / f"{_slug(evaluator)}.cell"
+
+
+def cell_bytes(cell: Cell) -> bytes:
+    """Returns the content of a cell's file; arrays that several scores share are in it once."""
+    arrays: dict[str, Array] = {}
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "digest": cell.digest,
+        "status": cell.status,
+        "reason": cell.reason,
+        "metrics": [asdict(metric) for metric in cell.metrics],
+        "scores": [_score_fields(score, arrays) for score in cell.scores],
+    }
+    if cell.looks:
+        content["parent"] = [_score_fields(score, arrays) for score in cell.parent]
+        content["looks"] = list(cell.looks)
+    # one metadata entry only: safetensors does not keep the order of several, and bytes must be the same
+    return save(arrays, metadata={"cell": to_json(with_checksum(content)).decode()})
 
 
 def _phase(fields: Mapping[str, Any]) -> Phase:
@@ -281,8 +295,17 @@ def _read(path: Path, digest: str | None) -> Cell | None:
 
 def _cell(content: Mapping[str, Any], arrays: Mapping[str, Array]) -> Cell:
     metrics = tuple(Metric(**metric) for metric in content["metrics"])
-    scores = tuple(_score(score, arrays) for score in content["scores"])
-    return Cell(content["digest"], content["status"], content["reason"], metrics, scores)
+    scores, parent = (
+        tuple(_score(score, arrays) for score in content.get(name, ())) for name in ("scores", "parent")
+    )
+    looks = tuple(content.get("looks", ()))
+    return Cell(content["digest"], content["status"], content["reason"], metrics, scores, parent, looks)
+
+
+def _score_fields(score: Score, arrays: dict[str, Array]) -> dict[str, Any]:
+    """A score as plain JSON; its evidence goes to `arrays`."""
+    evidence = {population: _kept(arrays, values) for population, values in score.evidence.items()}
+    return asdict(replace(score, evidence={})) | {"evidence": evidence}
 
 
 def _score(fields: Mapping[str, Any], arrays: Mapping[str, Array]) -> Score:

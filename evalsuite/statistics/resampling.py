@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from functools import cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
@@ -28,8 +28,10 @@ MEAN_OVER_SETS = "mean_"
 """Start of the names of functionals that are means of another one over several sets of outliers."""
 EXACT = 1 << 24
 """Whole numbers up to this one are exact in single precision."""
-BLOCK = 1 << 15
+BLOCK = 1 << 16
 """Counts that are processed at once: arrays that fit the processor's cache, and that the allocator keeps."""
+ROWS = 16
+"""Rows of counts that are compared at once."""
 CHUNK = 1 << 21
 """Weights that are converted to float64 at once: bounds the memory."""
 
@@ -105,6 +107,7 @@ class Replicates:
 
     def __init__(self, weights: Mapping[str, Array]) -> None:
         self.weights = weights
+        self._bytes: dict[str, SmallCounts | None] = {}
         self._known: dict[tuple[Any, ...], tuple[Mapping[str, Array], Floats]] = {}
 
     def __call__(self, functional: str, evidence: Mapping[str, Array]) -> Floats:
@@ -126,42 +129,81 @@ class Replicates:
             single, (shared, *others) = functional.removeprefix(MEAN_OVER_SETS), evidence.items()
             parts = [self._computed(single, dict((shared, other)), resample=resample) for other in others]
             return np.asarray(np.mean(parts, axis=0, dtype=np.float64))
-        if functional == "auroc" and resample and all(name in self.weights for name in evidence):
-            return auroc_replicates(*evidence.values(), *(self.weights[name] for name in evidence))
+        if functional == "auroc" and resample and (counts := self._small(evidence)) is not None:
+            return auroc_replicates(*evidence.values(), *counts)
         return evaluate(functional, evidence, weights=self.weights if resample else None)
 
+    def _small(self, evidence: Mapping[str, Array]) -> list[SmallCounts] | None:
+        """The counts of the populations as bytes, once for all networks; ``None`` where they do not fit."""
+        counts = []
+        for population, values in evidence.items():
+            if population not in self._bytes:
+                drawn = self.weights.get(population)
+                self._bytes[population] = None if drawn is None else small_counts(drawn)
+            small = self._bytes[population]
+            if small is None or small.drawn.shape[1:] != np.shape(values) or values.size >= EXACT:
+                return None
+            counts.append(small)
+        return counts
 
-def auroc_replicates(negative: Array, positive: Array, counts_n: Array, counts_p: Array) -> Floats:
+
+class SmallCounts(NamedTuple):
+    """How often each image is drawn, for sums over ranks.
+
+    Attributes:
+        drawn: Bytes, (B, N).
+        totals: Sums of the rows, (B,).
+    """
+
+    drawn: NDArray[np.uint8]
+    totals: Floats
+
+
+def small_counts(counts: Array) -> SmallCounts | None:
+    """Returns counts as bytes; ``None`` where one does not fit or is no whole number."""
+    small = counts.astype(np.uint8)
+    if any((small[at : at + ROWS] != counts[at : at + ROWS]).any() for at in range(0, len(counts), ROWS)):
+        return None
+    return SmallCounts(
+        small, counts.sum(axis=1).astype(np.float64)
+    )  # exact below 2^24 in single precision too
+
+
+def auroc_replicates(negative: Array, positive: Array, n: SmallCounts, p: SmallCounts) -> Floats:
     """Returns bootstrap replicates of the AUROC, as `evalsuite.metrics.ood.auroc` with weights, to the last digit.
 
-    Scores are ranked once; each replicate is then a sum over ranks of counts, which single precision holds exactly.
+    The outliers are ranked once. Each replicate is then a sum over ranks of counts: in bytes, which are gathered four
+    times as fast as single precision, and cumulated as whole numbers, which processors add five times as fast.
 
     Args:
         negative: Scores of the images in the distribution, (N,).
         positive: Scores of the outliers, (P,).
-        counts_n: How often each image is drawn, whole numbers in single precision, (B, N).
-        counts_p: The same of the outliers, (B, P).
+        n: How often each image in the distribution is drawn, B times.
+        p: The same of the outliers.
 
     Returns:
         Shape (B,).
     """
-    n, p = (vector("scores", values) for values in (negative, positive))
-    order_n, order_p = np.argsort(n), np.argsort(p)
-    below, up_to = (np.searchsorted(p[order_p], n[order_n], side=side) for side in ("left", "right"))
-    tied = not np.array_equal(below, up_to)
-    if np.shape(counts_n)[1:] != n.shape or np.shape(counts_p)[1:] != p.shape or 2 * p.size >= EXACT:
-        return evaluate("auroc", {"n": n, "p": p}, weights={"n": counts_n, "p": counts_p})
-    rows, areas = max(1, BLOCK // max(n.size, p.size)), []
-    for at in range(0, len(counts_n), rows):
-        drawn = np.take(counts_n[at : at + rows], order_n, axis=1)
-        cumulated = np.zeros((len(drawn), p.size + 1), dtype=np.float32)
-        np.cumsum(np.take(counts_p[at : at + rows], order_p, axis=1), axis=1, out=cumulated[:, 1:])
-        smaller: Array = np.take(cumulated, below, axis=1)
-        if tied:
-            smaller = (smaller + np.take(cumulated, up_to, axis=1)) / 2
-        pairs = drawn.sum(axis=1, dtype=np.float64) * cumulated[:, -1]
-        areas.append((pairs - np.multiply(drawn, smaller, dtype=np.float64).sum(axis=1)) / pairs)
-    return np.concatenate(areas)
+    scores, outliers = (vector("scores", values) for values in (negative, positive))
+    order = np.argsort(outliers)
+    places = [np.searchsorted(outliers[order], scores, side=side) for side in ("left", "right")]
+    places = places[: 1 if np.array_equal(*places) else 2]
+    rows = max(1, BLOCK // max(scores.size, outliers.size))
+    # arrays that are used again: new ones of this size would be pages that the system clears each time
+    ranked, smaller = np.empty((rows, outliers.size), np.uint8), np.empty((rows, scores.size), np.int32)
+    cumulated, products = np.zeros((rows, outliers.size + 1), np.int32), np.empty((rows, scores.size))
+    lost = np.zeros(len(n.drawn))
+    for at in range(0, len(lost), rows):
+        drawn, k = n.drawn[at : at + rows], len(n.drawn[at : at + rows])
+        np.take(p.drawn[at : at + rows], order, axis=1, out=ranked[:k], mode="clip")  # it only skips a check
+        np.cumsum(ranked[:k], axis=1, dtype=np.int32, out=cumulated[:k, 1:])
+        for place in places:  # ties count one half
+            np.take(cumulated[:k], place, axis=1, out=smaller[:k], mode="clip")
+            np.multiply(drawn, smaller[:k], out=products[:k], dtype=np.float64)
+            lost[at : at + rows] += products[:k].sum(axis=1) / len(places)
+    pairs = n.totals * p.totals
+    areas: Floats = (pairs - lost) / pairs
+    return areas
 
 
 def resampled_means(weights: Array, values: Floats) -> Floats:

@@ -268,24 +268,14 @@ def _limits_by_metric(
 
 def _curves_of_rows(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[TableAxes, Curves]:
     """The table as arrays of shape (methods, seeds, pairs, ratio indices)."""
-    seed, seeds = pd.factorize(table["seed"])
-    pair = pd.MultiIndex.from_frame(pairs[["metric", "condition"]]).get_indexer(
-        pd.MultiIndex.from_frame(table[["metric", "condition"]])
-    )
-    references = np.full((len(seeds), len(pairs)), np.nan)
-    parent = _parents(table, seed * len(pairs) + pair)
-    references[seed[parent], pair[parent]] = table["value"].to_numpy()[parent]
-    rows = table.assign(
-        reference=references[seed, pair],
-        higher_is_better=pairs["higher_is_better"].to_numpy(dtype=bool)[pair],
-    )[~parent]
+    rows, references, (seed, seeds), pair = _beside_parents(table, pairs)
     method, methods = pd.factorize(rows["method"])
     index = _ratio_indices(method, rows["target_ratio"].to_numpy())
     shape = (len(methods), len(seeds), len(pairs), int(index.max(initial=-1)) + 1)
 
     def spread(numbers: pd.Series[Any] | Floats, empty: float = np.nan) -> Floats:
         array = np.full(shape, empty)
-        array[method, seed[~parent], pair[~parent], index] = numbers
+        array[method, seed, pair, index] = numbers
         return array
 
     limits_of_pairs = np.broadcast_to(_largest_drops(pairs, references), shape[:3])
@@ -310,6 +300,29 @@ def _curves_of_rows(table: pd.DataFrame, pairs: pd.DataFrame) -> tuple[TableAxes
     )
     grids = [sorted(set(rows["target_ratio"].to_numpy()[method == m])) for m in range(len(methods))]
     return TableAxes(methods.tolist(), seeds.tolist(), pairs, grids), curves
+
+
+def _beside_parents(
+    table: pd.DataFrame, pairs: pd.DataFrame
+) -> tuple[pd.DataFrame, Floats, tuple[NDArray[np.intp], pd.Index[Any]], NDArray[np.intp]]:
+    """The rows of candidates beside their parents' values.
+
+    Returns:
+        The rows, with columns ``reference`` and ``higher_is_better``; the parents' values, shape (seeds, pairs); per
+        row the index of its seed, with the seeds; and per row the index of its pair.
+    """
+    seed, seeds = pd.factorize(table["seed"])
+    pair = pd.MultiIndex.from_frame(pairs[["metric", "condition"]]).get_indexer(
+        pd.MultiIndex.from_frame(table[["metric", "condition"]])
+    )
+    references = np.full((len(seeds), len(pairs)), np.nan)
+    parent = _parents(table, seed * len(pairs) + pair)
+    references[seed[parent], pair[parent]] = table["value"].to_numpy()[parent]
+    rows = table.assign(
+        reference=references[seed, pair],
+        higher_is_better=pairs["higher_is_better"].to_numpy(dtype=bool)[pair],
+    )[~parent]
+    return rows, references, (seed[~parent], seeds), pair[~parent]
 
 
 def _largest_drops(pairs: pd.DataFrame, references: Floats) -> Floats:

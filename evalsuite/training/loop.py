@@ -22,6 +22,7 @@ from evalsuite.training.augmentation import check_corruptions, corrupted_set
 from evalsuite.training.batches import TrainingBatch, batches
 from evalsuite.training.checkpoint import TrainingCheckpoint
 from evalsuite.training.hooks import Hooks
+from evalsuite.training.precision import with_precision
 from evalsuite.training.recipe import Recipe, learning_rate
 from evalsuite.training.state import TrainingState, accuracy, autocast
 from evalsuite.training.stochastic_depth import stochastic_depth
@@ -85,6 +86,7 @@ def train(
     if options.validation is not None and (recipe.track or recipe.select == "validation"):
         options = replace(options, validation=corrupted_set(options.validation, recipe, seed))
     device = next(model.parameters()).device
+    recipe = with_precision(recipe, device)
     key = "" if options.checkpoint is None else _key(model, recipe, options, seed)
     state = TrainingState(model, recipe, options.hooks.state)
     masked = apply_masks(model, options.masks)

@@ -9,6 +9,9 @@ from typing import Literal
 from evalsuite.condition_splits import corruption_kinds
 from evalsuite.errors import SuiteError
 
+Precision = Literal["float32", "bfloat16", "auto"]
+"""Of the forward passes of a training."""
+
 _DROPS = ("step", "piecewise")
 _FALLS = ("cosine", "linear")
 _STRONGEST = {"none": 0, "randaugment": 30, "augmix": 10}
@@ -57,7 +60,8 @@ class Recipe:
         distillation_weight: Share of that loss in the sum.
         temperature: Of the softmax of ``soft``.
         ema: Decay per step of an average of the weights, which the training returns; 0 returns the weights themselves.
-        precision: ``float32``, or ``bfloat16``: autocast of the forward pass; weights stay float32.
+        precision: ``float32``, or ``bfloat16``: autocast of the forward pass; weights stay float32. ``auto`` is
+            bfloat16 where the device has units for it and float32 elsewhere; the record of a run says which.
         select: ``last`` epoch, or the epoch that is best on the ``validation`` split; never the test images. A
             training that prunes always ends with its last epoch.
         track: Whether the accuracy on the validation split is recorded after each epoch.
@@ -92,7 +96,7 @@ class Recipe:
     distillation_weight: float = 0.5
     temperature: float = 1.0
     ema: float = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     select: Literal["last", "validation"] = "last"
     track: bool = False
 

@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 
 from evalsuite import Run
-from evalsuite.cli import console, main
+from evalsuite.cli import console
+from evalsuite.cli.commands.listing import KINDS, entries_of
+from evalsuite.cli.threshold_tables import _row_per_method
 
 Command = Any
 FIRST_WORDS = {
@@ -28,7 +30,7 @@ FIRST_WORDS = {
 def test_many_methods_have_a_line_each(done: Run) -> None:
     table = done.thresholds().query("seed == 'all' and aggregate == 'single'")
     many = pd.concat([table.assign(method=f"{method} {n}") for n in range(4) for method in ("a", "b")])
-    lines = rendered(console._row_per_method(many))
+    lines = rendered(_row_per_method(many))
     assert len(lines) == 2 + 8
     weakest = table.sort_values("potential", kind="stable").iloc[0]
     assert f"{weakest['potential']:.1%}" in lines[-1]
@@ -42,7 +44,7 @@ def rendered(table: Any) -> list[str]:
     return [line.rstrip() for line in page.file.getvalue().splitlines()]
 
 
-@pytest.mark.parametrize("kind", main.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("width", [60, 80, 240])
 def test_a_listing_on_a_terminal_breaks_no_word(
     kind: str,
@@ -55,7 +57,7 @@ def test_a_listing_on_a_terminal_breaks_no_word(
     )
     _, out, _ = command("list", kind)
     name, word = FIRST_WORDS[kind]
-    places = [entry.defined for entry in main._entries(kind)]
+    places = [entry.defined for entry in entries_of(kind)]
     assert all(len(line) <= width or line.endswith(tuple(places)) for line in out.splitlines())
     assert name in out
     assert all(place in out for place in places)  # in one piece

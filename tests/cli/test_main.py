@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from evalsuite import Run
-from evalsuite.cli import main
+from evalsuite.cli.commands.listing import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -362,7 +362,7 @@ LISTED = {
 }
 
 
-@pytest.mark.parametrize("kind", main.KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_listing_in_a_pipe_is_one_line_each(kind: str, command: Command) -> None:
     code, out, err = command("list", kind)
     assert (code, err) == (0, "")

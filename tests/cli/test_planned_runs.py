@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 import evalsuite
 from evalsuite import Run
 from evalsuite.cli import main
-from evalsuite.config import suite as suites
+from evalsuite.config import suite_file
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
 from evalsuite.results import run as results
@@ -206,7 +206,7 @@ def test_a_run_computes_everything_once(tiny: Path, tmp_path: Path, monkeypatch:
         return call
 
     monkeypatch.setattr(results, "threshold_rows", counting("thresholds", threshold_rows))
-    monkeypatch.setattr(suites, "parse_suite", counting("parse_suite", suites.parse_suite))
+    monkeypatch.setattr(suite_file, "parse_suite", counting("parse_suite", suite_file.parse_suite))
     monkeypatch.setattr(Comparison, "over_seeds", counting("over_seeds", Comparison.over_seeds))
     loads: list[str] = []
     load = Digits.load

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from evalsuite.cli.main import _registries
+from evalsuite.cli.commands.listing import registries
 from evalsuite.cli.plugin_settings import documented_attributes, settings_of
 
-PLUGINS = [(kind, name) for kind, registry in _registries().items() for name in registry]
+PLUGINS = [(kind, name) for kind, registry in registries().items() for name in registry]
 
 
 @pytest.mark.parametrize(("kind", "name"), PLUGINS)
 def test_every_setting_has_a_meaning(kind: str, name: str) -> None:
-    plugin: Any = _registries()[kind].get(name)
+    plugin: Any = registries()[kind].get(name)
     settings = settings_of(plugin)
     assert [setting.name for setting in settings] == [field.name for field in dataclasses.fields(plugin)]
     without = [setting.name for setting in settings if len(setting.meaning) < 5]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evalsuite.config.suite import load_suite, parse_suite, shipped_suites
+from evalsuite.config.suite_file import load_suite, parse_suite, shipped_suites
 from evalsuite.errors import SuiteError
 from evalsuite.runs.provenance import described
 

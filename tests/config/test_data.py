@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from evalsuite.config.data import resolve_data
-from evalsuite.config.suite import parse_suite
+from evalsuite.config.suite_file import parse_suite
 from evalsuite.errors import SuiteError
 
 HERE = "--data"

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from evalsuite.config.depths import DEPTHS, OUTLIERS, depth_tables
-from evalsuite.config.suite import Suite, suite_from_tables
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import suite_from_tables
 from evalsuite.errors import SuiteError
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from evalsuite.config.manifest import read_manifest
 from evalsuite.config.options import Options
-from evalsuite.config.suite import Suite, find_suite, load_suite, parse_suite, shipped_suites
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import find_suite, load_suite, parse_suite, shipped_suites
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.evaluators import EVALUATORS

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evalsuite.cache_folder import cache_folder
 from evalsuite.datasets import picture_cache
 from evalsuite.datasets.base import Place, digest, load_checked
 from evalsuite.datasets.decoding import decode_pictures, list_folder
 from evalsuite.datasets.folders import Folder
-from evalsuite.datasets.picture_cache import CachedArray, cache_folder
+from evalsuite.datasets.picture_cache import CachedArray
 from evalsuite.errors import DataError
 from evalsuite.preprocessing import Preprocessing
 from evalsuite.types import Array
@@ -197,7 +198,7 @@ def test_damaged_caches_and_full_disks_cost_only_time(
 
 def test_the_cache_is_bounded(tmp_path: Path, no_small_sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = photos(tmp_path / "photos")
-    monkeypatch.setattr(picture_cache, "CACHE_SIZE", 2 * 12 * 3 * 64 + 100)
+    monkeypatch.setenv("EVALSUITE_CACHE_GB", str((2 * 12 * 3 * 64 + 100) / 1e9))
     for split_seed, side in enumerate((8, 7, 6)):
         Folder(str(folder), side=side, labelled=True, split_seed=split_seed).load("test", PLACE)
     assert len([*no_small_sets.glob("*.pixels")]) == 2

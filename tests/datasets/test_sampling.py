@@ -109,7 +109,7 @@ def test_the_rows_of_an_official_archive_are_those_of_the_clean_images(tmp_path:
 @pytest.mark.parametrize("limit", [0, -3])
 def test_a_limit_below_one_is_refused(limit: int) -> None:
     from evalsuite.config.options import Options
-    from evalsuite.config.suite import load_suite
+    from evalsuite.config.suite_file import load_suite
     from evalsuite.errors import UserError
 
     with pytest.raises(UserError, match=rf"found --limit {limit}, expected a number of images from 1 on"):

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from evalsuite import Options, api
-from evalsuite.config.suite import load_suite
+from evalsuite.config.suite_file import load_suite
 from evalsuite.errors import SuiteError, UserError
 from evalsuite.execution.planning import prepare
 from evalsuite.models import inference

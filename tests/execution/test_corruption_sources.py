@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from evalsuite.config.options import Options
-from evalsuite.config.suite import parse_suite
+from evalsuite.config.suite_file import parse_suite
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.source import ImageSource
 from evalsuite.errors import SuiteError

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from evalsuite import Options, api
-from evalsuite.config.suite import load_suite
+from evalsuite.config.suite_file import load_suite
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.views import View
 from evalsuite.errors import UserError
 from evalsuite.execution import planning
+from evalsuite.execution.parent_cache import CacheSettings, ParentCache
 from evalsuite.execution.planning import prepare
 from evalsuite.execution.run_bench import RunBench
 from evalsuite.models.architectures.base import build_model
@@ -87,8 +88,9 @@ def test_a_second_worker_takes_the_outputs_of_the_parent(tmp_path: Path, feature
     torch.manual_seed(0)
     model = build_model(from_settings({"name": "small-cnn", "widths": [4, 4, 8, 8]}))
     source, view = ImageSource(Digits(), Place()), View(first=50)
-    benches = [RunBench(model, source, shared=tmp_path, weights="w") for _ in range(2)]
-    benches.append(RunBench(model, source, shared=tmp_path, weights="another"))
+    cache = ParentCache(tmp_path, CacheSettings())
+    benches = [RunBench(model, source, cache=cache, weights="w") for _ in range(2)]
+    benches.append(RunBench(model, source, cache=cache, weights="another"))
     for bench in benches:
         bench.request_features([view] if features else [])
     first, second, other = (bench.outputs(view) for bench in benches)

@@ -17,7 +17,7 @@ from PIL import Image
 
 import evalsuite
 from evalsuite.config.options import Options
-from evalsuite.config.suite import load_suite, shipped_suites, suite_from_tables
+from evalsuite.config.suite_file import load_suite, shipped_suites, suite_from_tables
 from evalsuite.datasets.imagenet import _listed, wnids
 from evalsuite.errors import DataError
 from evalsuite.execution.dry_run import describe_run

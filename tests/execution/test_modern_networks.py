@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import evalsuite
-from evalsuite.config.suite import suite_from_tables
+from evalsuite.config.suite_file import suite_from_tables
 from evalsuite.execution.check import CheckRequest, suite_for
 from evalsuite.models.architectures.base import build_model, unwrap_model
 from evalsuite.models.architectures.settings import to_settings

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from evalsuite import Run, api
-from evalsuite.config.suite import Suite, parse_suite
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import parse_suite
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.source import ImageSource
 from evalsuite.errors import SuiteError, UserError

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from evalsuite import api
-from evalsuite.cli import console
-from evalsuite.config.suite import load_suite
+from evalsuite.cli.dry_run import print_plan
+from evalsuite.config.suite_file import load_suite
 from evalsuite.execution.dry_run import describe_run
 from evalsuite.execution.planning import prepare
 from evalsuite.execution.production import checked
@@ -88,9 +88,9 @@ def test_a_control_that_is_added_makes_no_other_cell_stale_and_its_cost_is_told(
     assert {key.method for key in plans[1].by_key if key not in shared} == {"dense-retrained"}
     planned = describe_run(prepare(load_suite(beside), out=tmp_path / "none"))
     assert all(line.of_controls == 2 for line in planned.lines)
-    console.print_plan(planned)
+    print_plan(planned)
     assert "are of the control" in capsys.readouterr().out
-    console.print_plan(describe_run(prepare(load_suite(without), out=tmp_path / "none")))
+    print_plan(describe_run(prepare(load_suite(without), out=tmp_path / "none")))
     assert "control" not in capsys.readouterr().out
 
 

@@ -461,3 +461,15 @@ def _checked(findings: ReportData) -> ReportData:
         checked=pd.DataFrame(rows, columns=list(check_verdicts.COLUMNS)),
         record={**findings.record, "suite": suite},
     )
+
+
+@pytest.fixture(name="compared")
+def _compared(synthesis: Callable[..., ReportData]) -> ReportData:
+    """Two runs side by side, on two data sets, of which one has a control."""
+    names = ("magnitude (a)", "magnitude (b)", "random (b)")
+    return dataclasses.replace(
+        synthesis(methods=names),
+        controls=("random (b)",),
+        runs={name: name[-2] for name in names},
+        data_sets={name: f"data of {name[-2]}" for name in names},
+    )

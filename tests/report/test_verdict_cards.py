@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,13 +79,13 @@ def test_counts_add_up_and_are_those_of_the_table(findings: ReportData) -> None:
     for verdict in Verdicts(findings).methods():
         rows = findings.counts[findings.counts["method"] == verdict.method].to_dict("records")
         counts = {float(row["target_ratio"]): row for row in rows}
-        assert [step.ratio for step in verdict.profile] == sorted(counts)
+        assert [step.target for step in verdict.profile] == sorted(counts)
         for step in verdict.profile:
-            assert step.inferior == counts[step.ratio][INFERIOR]
-            assert step.checks == counts[step.ratio]["checks"] > 40
+            assert step.inferior == counts[step.target][INFERIOR]
+            assert step.checks == counts[step.target]["checks"] > 40
             assert step.control is None
             assert step.harmless == (2, 5)
-            assert step.measured == counts[step.ratio]["measured_failures"]
+            assert step.measured == counts[step.target]["measured_failures"]
         assert "by chance alone 2 would be, up to 5." in words(verdict)
 
 
@@ -97,6 +98,24 @@ def test_bars_end_where_their_groups_are_shown_to_fail(findings: ReportData) -> 
     assert bars["White-box attacks"].holds == groups.loc["attack", "noninferior_up_to"]
     for bar in verdict.bars:
         assert bar.holds is None or 0 <= bar.holds <= bar.open_until <= bar.last
+
+
+def test_sentences_have_measured_ratios_alone(findings: ReportData) -> None:
+    """They mixed the measured ratio of the interval with the target of the counts: "Fails from 45 % ... At 50 %"."""
+    ends = ["noninferior_up_to", "inferior_from"]
+    data = dataclasses.replace(
+        findings,
+        measurements=findings.measurements.assign(ratio=0.9 * findings.measurements["ratio"]),
+        thresholds=findings.thresholds.assign(tested="0.45 0.54 0.63 0.72 0.81 0.855"),
+        groups=findings.groups.assign(**{name: 0.9 * findings.groups[name] for name in ends}),
+    )
+    for verdict in Verdicts(data).methods():
+        ratios = set(re.findall(r"[\d.]+(?= %)", words(verdict)))
+        assert ratios
+        assert ratios <= {"45", "54", "63", "72", "81", "85.5"}
+        assert [step.ratio for step in verdict.profile] == pytest.approx(
+            [0.9 * (step.target - 0.0003) for step in verdict.profile]
+        )
 
 
 def test_the_mean_of_several_networks_is_the_scope(synthesis: Callable[..., ReportData]) -> None:
@@ -130,7 +149,7 @@ def test_what_the_control_loses_too_is_said(controlled: ReportData) -> None:
     first = controlled.verdicts.query("beyond_control_verdict == 'inferior'")["target_ratio"].min()
     assert f"Beyond the control, 1 check fails from {100 * first:.0f} %." in words(verdict)
     counts = controlled.counts.query("method == 'random'").set_index("target_ratio")["non-inferior"]
-    assert {step.ratio: step.control for step in verdict.profile} == counts.to_dict()
+    assert {step.target: step.control for step in verdict.profile} == counts.to_dict()
     without = Verdicts(dataclasses.replace(controlled, controls=())).control()
     assert without.startswith("There is no control")
 
@@ -162,6 +181,20 @@ def test_runs_side_by_side_have_their_own_verdicts_and_controls(controlled: Repo
         assert [bar.holds for bar in verdict.bars] == [bar.holds for bar in alone.bars]
     assert [step.control for step in verdicts["magnitude (a)"].profile] == [s.control for s in alone.profile]
     assert {step.control for step in verdicts["magnitude (b)"].profile} == {0}
+
+
+def test_runs_of_several_seeds_and_of_one_have_their_own_scopes(
+    synthesis: Callable[..., ReportData],
+) -> None:
+    """The page said of all methods that they are means of three networks."""
+    three, one = synthesis(seeds=(0, 1, 2)), synthesis()
+    tables: dict[str, Any] = {}
+    for name in ("verdicts", "groups", "counts", "thresholds", "measurements"):
+        mine, other = getattr(three, name), getattr(one, name)
+        tables[name] = pd.concat([mine[mine["method"] != "random"], other[other["method"] == "random"]])
+    scope = Verdicts(dataclasses.replace(three, **tables)).scope()
+    assert "The verdicts on magnitude, filter-l1 are on the mean of 3 networks" in scope
+    assert "The verdicts on random are on one network of each method and ratio" in scope
 
 
 def test_nothing_beyond_the_control_is_said_as_well(controlled: ReportData) -> None:
@@ -211,3 +244,26 @@ def test_synthetic_frost_is_in_no_count_as_it_is_in_no_group(findings: ReportDat
     both = count_table(pd.concat([findings.verdicts, frost], ignore_index=True), harmless)
     assert both["checks"].tolist() == count_table(findings.verdicts, harmless)["checks"].tolist()
     assert len(frost) > 0
+
+
+def test_what_is_not_measured_yet_is_not_called_undecidable(findings: ReportData) -> None:
+    verdict = verdict_of(everything(findings, None, None), "magnitude")
+    assert "some are not measured at every ratio" in words(verdict)
+    assert "cannot decide" not in words(verdict)
+    assert verdict.bars[-1].tip == "50 checks, not measured at every ratio"
+
+
+def test_a_mean_over_a_group_is_named_as_one(findings: ReportData) -> None:
+    worst = findings.verdicts["drop"].idxmax()
+    changed = findings.verdicts.copy()
+    changed.loc[worst, ["metric", "condition", "aggregate", "drop"]] = [
+        "msp_auroc",
+        "ood-far",
+        "of-mean",
+        3.0,
+    ]
+    method = str(changed.loc[worst, "method"])
+    first = changed.loc[worst, "target_ratio"]
+    keep = (changed["verdict"] != INFERIOR) | (changed["target_ratio"] >= first)
+    verdict = verdict_of(dataclasses.replace(findings, verdicts=changed[keep]), method)
+    assert "it loses most in mean MSP AUROC on far OOD sets: a drop of 3.000" in words(verdict)

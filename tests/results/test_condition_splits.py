@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evalsuite.condition_splits import ConditionSplits
-from evalsuite.config.suite import parse_suite
+from evalsuite.condition_splits import KINDS, ConditionSplits
+from evalsuite.config.suite_file import parse_suite
 from evalsuite.errors import SuiteError
 from evalsuite.results.condition_splits import HELD_OUT, split_table
 from evalsuite.results.tables import excess_table
@@ -120,3 +120,18 @@ def test_a_name_that_is_never_measured_is_noticed() -> None:
     kinds = ["brightness", "defocus_blur", "fog", "frost-synthetic", "gaussian_noise", "glass_blur"]
     kinds += ["jpeg_compression", "saturate", "spatter"]
     assert splits.unused_names(("clean", *(f"{kind}/3" for kind in kinds))) == ["speckle_noise"]
+
+
+def test_the_presets_of_the_study_ask_for_its_shifted_sets() -> None:
+    """CIFAR-10.1 and the 19 corruptions against clean images; in the robust one the ten that are held out."""
+    suites = Path(__file__).parents[2] / "suites"
+    shifted = ["cifar10.1", *(f"{kind} official/3" for kind in KINDS)]
+    plain, robust = (
+        parse_suite((suites / name).read_text("utf-8"), source=suites / name).conditions
+        for name in ("lost-resnet20.toml", "lost-resnet20-robust.toml")
+    )
+    assert plain is not None
+    assert robust is not None
+    assert {plain.side_of(name) for name in shifted} == {"held-out"}
+    assert plain.side_of("clean") == robust.side_of("clean") == "train"
+    assert [robust.side_of(name) for name in shifted].count("held-out") == 11

@@ -14,7 +14,7 @@ import pytest
 
 from evalsuite import Run, api
 from evalsuite.cli import main as cli
-from evalsuite.cli.console import print_summary, print_thresholds
+from evalsuite.cli.threshold_tables import print_summary, print_thresholds
 from evalsuite.cost_axes import AXES, check_axis, ratio_on_axis, share_phrase
 from evalsuite.errors import StoreError, UnknownNameError, UserError
 from evalsuite.report.build import combined_report_data, report_data

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from evalsuite.config.options import Options, data_root
-from evalsuite.config.suite import Suite, load_suite
+from evalsuite.config.suite import Suite
+from evalsuite.config.suite_file import load_suite
 from evalsuite.errors import UserError
 from evalsuite.runs import provenance
 from evalsuite.runs.provenance import git_revision

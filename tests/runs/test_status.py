@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from evalsuite.config.options import Options
-from evalsuite.config.suite import load_suite
+from evalsuite.config.suite_file import load_suite
 from evalsuite.errors import SkippedError, StoreError, UserError
 from evalsuite.evaluators.corruptions import Corruptions
 from evalsuite.execution import dry_run, scheduler

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from evalsuite.errors import UserError
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.architectures.cnn import SmallCNN
 from evalsuite.models.architectures.resnet import ResNet8
+from evalsuite.models.architectures.uris import architecture_from_uri
 from evalsuite.models.cost import weights_digest
 from evalsuite.producers.base import Context
 from evalsuite.producers.unstructured.sipp import Sipp
@@ -26,6 +28,7 @@ from evalsuite.training.batches import batches
 from evalsuite.training.checkpoint import TrainingCheckpoint
 from evalsuite.training.hooks import Hooks
 from evalsuite.training.loop import TrainingOptions, distillation_loss, train
+from evalsuite.training.published_recipes import named_recipe
 from evalsuite.training.recipe import Recipe
 from evalsuite.training.stochastic_depth import branch_ends, stochastic_depth
 from evalsuite.types import ImageSet
@@ -163,28 +166,47 @@ def test_branches_are_left_out_more_and_more_and_keep_their_mean() -> None:
         pass
 
 
-def test_a_training_with_everything_resumes_to_the_same_bytes(
-    images: ImageSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def vit(seed: int = 0) -> nn.Module:
+    """A vision transformer of two blocks."""
+    options = {"img_size": 16, "patch_size": 8, "depth": 2, "num_heads": 2, "embed_dim": 16}
+    torch.manual_seed(seed)
+    return build_model(architecture_from_uri("timm:deit_tiny_patch16_224", classes=3, options=options)).eval()
+
+
+@pytest.mark.parametrize(
+    ("network", "recipe"),
+    [
+        (net, ALL),
+        (vit, replace(named_recipe("deit-distilled"), epochs=3, batch_size=8, warmup_epochs=1.0, ema=0.9)),
+    ],
+    ids=["everything", "DeiT's distillation"],
+)
+def test_a_training_that_is_killed_resumes_to_the_same_bytes(
+    network: Callable[..., nn.Module],
+    recipe: Recipe,
+    images: ImageSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(checkpoint, "SAVE_INTERVAL", 0.0)
     saved = TrainingCheckpoint(tmp_path / "x.training")
-    options = TrainingOptions(teacher=net(5), checkpoint=saved)
+    options = TrainingOptions(teacher=network(5), checkpoint=saved)
 
     def die(_: nn.Module, epochs: int) -> None:
         if epochs == 2:
             raise KeyboardInterrupt
 
-    interrupted, resumed, whole, other = net(), net(), net(), net()
+    interrupted, resumed, whole, other = network(), network(), network(), network()
     with pytest.raises(KeyboardInterrupt):
-        train(interrupted, images, ALL, seed=1, options=replace(options, hooks=Hooks(after_epoch=die)))
+        train(interrupted, images, recipe, seed=1, options=replace(options, hooks=Hooks(after_epoch=die)))
     steps: list[int] = []
     noting = Hooks(after_step=lambda _, __, step: steps.append(step))
-    train(resumed, images, ALL, seed=1, options=replace(options, hooks=noting))
+    train(resumed, images, recipe, seed=1, options=replace(options, hooks=noting))
     torch.manual_seed(99)  # no draw may come from the global generator
-    train(whole, images, ALL, seed=1, options=replace(options, checkpoint=None))
+    train(whole, images, recipe, seed=1, options=replace(options, checkpoint=None))
     assert steps == [4, 5, 6, 7, 8, 9]
     assert weights_digest(resumed) == weights_digest(whole)
-    train(other, images, ALL, seed=2, options=replace(options, checkpoint=None))
+    train(other, images, recipe, seed=2, options=replace(options, checkpoint=None))
     assert weights_digest(other) != weights_digest(whole)
 
 

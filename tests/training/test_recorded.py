@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evalsuite.config.suite import parse_suite
+from evalsuite.config.suite_file import parse_suite
 from evalsuite.errors import SuiteError
 from evalsuite.runs.store import Key, Store
 from evalsuite.types import Candidate, Cost, Phase

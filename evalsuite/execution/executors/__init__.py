@@ -47,7 +47,7 @@ def executor(
         return LocalExecutor(contexts)
     from evalsuite.execution.executors.ray import RayExecutor
 
-    return RayExecutor(replace(context, patience=30.0, scratch=None), address)
+    return RayExecutor(replace(context, patience=30.0, scratch=None, cache=None), address)
 
 
 def check(name: str, *, workers: int) -> None:

@@ -145,10 +145,8 @@ def inspect_checkpoint(
     checkpoint = read_checkpoint(path, masks=masks, choice=choice, entry=entry)
     stray = tuple(key for key in checkpoint.weights if is_stray(key))
     weights = {key: tensor for key, tensor in checkpoint.weights.items() if key not in stray}
-    parent_weights: dict[str, Tensor] | None = None
-    if parent is not None:
-        parent_weights = read_checkpoint(parent).weights
-        _check_parent(parent, parent_weights)
+    parent_weights = None if parent is None else _parent_weights(parent)
+    if parent_weights is not None:
         weights = match_keys(weights, parent_weights)
     prunable = _prunable(weights)
     layers = tuple(inspect_layer(name, prunable[name], parent_weights) for name in prunable)
@@ -293,11 +291,14 @@ def _nonzero(weights: Mapping[str, Tensor]) -> int:
     return sum(int(tensor.count_nonzero()) for tensor in weights.values())
 
 
-def _check_parent(path: Path, weights: Mapping[str, Tensor]) -> None:
+def _parent_weights(path: Path) -> dict[str, Tensor]:
+    """The weights of the dense model, of which some must be there and not zero."""
+    weights = read_checkpoint(path).weights
     if not _nonzero(_prunable(weights)):
         raise CheckpointError(
             f"weights {path}: found no convolution or linear weight that is not zero, expected a dense parent"
         )
+    return weights
 
 
 def _ratio(nonzero: int, parent_weights: Mapping[str, Tensor] | None) -> float | None:

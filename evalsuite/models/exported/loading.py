@@ -134,6 +134,11 @@ def load_program(
     except EvalsuiteError as error:
         sentence = str(error).removeprefix("the program ")
         raise CheckpointError(f"program {path} {sentence}") from error
+    except ModuleNotFoundError as error:  # of the library whose tensors or operators it has
+        raise CheckpointError(
+            f"program {path} needs the package {error.name} of the library that quantised or compiled it: install it, "
+            "or export the model without that library's tensors"
+        ) from error
     except Exception as error:  # loaders of other formats fail in any way
         raise CheckpointError(
             f"program {path} is truncated, damaged or no {kind} program ({first_line(error)}): export it again"

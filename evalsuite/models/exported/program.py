@@ -135,6 +135,29 @@ class ExportedProgram(nn.Module):
         return output[: len(images)]
 
 
+def program_weights(network: nn.Module) -> list[Tensor]:
+    """Returns the numbers of a program that count as its parameters, as far as it shows them.
+
+    Parameters, and tables of eight-bit integers, whose zeros are zeros: quantised weights that torch keeps beside
+    their scales. Quantised tensors of torchao count as the numbers that they stand for. What a program packs it does
+    not show: then nothing is returned.
+
+    Args:
+        network: The program.
+    """
+    shown: list[Tensor] = []
+    for parameter in network.parameters():
+        if type(parameter) in (Tensor, nn.Parameter):
+            shown.append(parameter.detach())
+            continue
+        try:
+            shown.append(parameter.dequantize().detach())
+        except Exception:  # packed numbers of another library: its own code, which may fail in any way
+            return []
+    tables = (buffer for buffer in network.buffers() if buffer.dtype == torch.int8 and buffer.dim() > 1)
+    return [*shown, *tables]
+
+
 def check_output_operator(name: str) -> None:
     """Refuses a program whose last operator returns probabilities.
 

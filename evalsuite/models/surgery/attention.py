@@ -1,127 +1,49 @@
-"""Attention by heads: modules of libraries whose number of heads can change while the size of a head stays.
+"""Attention by heads: modules of libraries whose heads can become fewer or narrower.
 
-Most forward passes take the width of their input for heads times size of a head, and fail once a head is gone. Such a
-module becomes one of the classes here: the same tensors under the same names, the same numbers, and as many heads as
-its projections have rows for.
+Most forward passes take the width of their input for heads times width of a head, and fail once a head is gone. Such a
+module becomes a class of `evalsuite.models.surgery.headwise_attention`: the same tensors under the same names, the same
+numbers, and as many heads of that width as its projections have rows for.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from evalsuite.errors import SuiteError, UserError, first_few
+from evalsuite.errors import SuiteError, first_few
 from evalsuite.models.surgery.fx_graph import has_hooks
+from evalsuite.models.surgery.headwise_attention import (
+    HeadwiseAttention,
+    HeadwiseMaskedAttention,
+    HeadwiseMultiheadAttention,
+    HeadwiseSeparateAttention,
+    HeadwiseWindowAttention,
+)
 from evalsuite.registry import unknown_name
 
 _SEPARATE = (("q_proj", "k_proj", "v_proj", "o_proj"), ("query", "key", "value", "dense"))
 """Names of separate projections, that of the output last."""
 _TABLE = "relative_position_bias_table"
+_SAME_SCALE = 1e-6
 
 
-class HeadwiseAttention(nn.Module):
-    """Attention with one layer ``qkv``, as in timm's vision transformers, for any number of heads."""
+class HeadRows(NamedTuple):
+    """Rows of a projection: those of head h begin at ``start + h * width``.
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Returns tokens (N, T, D) of tokens (N, T, D)."""
-        this: Any = self
-        joint = torch.unflatten(this.qkv(tokens), -1, (3, this.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        queries, keys, values = joint.unbind(0)
-        if hasattr(this, "q_norm"):
-            queries, keys = this.q_norm(queries), this.k_norm(keys)
-        dropout = this.attn_drop.p if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(
-            queries, keys, values, dropout_p=dropout, scale=this.scale
-        )
-        output: Tensor = this.proj_drop(this.proj(mixed.transpose(1, 2).flatten(2)))
-        return output
-
-
-class HeadwiseMultiheadAttention(nn.MultiheadAttention):
-    """`torch.nn.MultiheadAttention` whose heads together may be narrower than its input; it calls ``out_proj``."""
-
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,  # the signature of torch
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,  # the same
-        is_causal: bool = False,  # the same
-    ) -> tuple[Tensor, Tensor | None]:
-        """Returns the output, and the attention weights where they are asked for."""
-        if key_padding_mask is not None or attn_mask is not None or is_causal:
-            raise UserError("attention whose heads were removed takes no masks, as images need none")
-        inputs = (
-            (query, key, value)
-            if self.batch_first
-            else [part.transpose(0, 1) for part in (query, key, value)]
-        )
-        weights = self.in_proj_weight.chunk(3)
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        queries, keys, values = (
-            torch.unflatten(functional.linear(part, weight, bias), -1, (self.num_heads, -1)).transpose(1, 2)
-            for part, weight, bias in zip(inputs, weights, biases, strict=True)
-        )
-        dropout = self.dropout if self.training else 0.0
-        mixed, shares = queries, None
-        if need_weights:
-            shares = functional.softmax(queries @ keys.mT * self.head_dim**-0.5, -1)
-            mixed = functional.dropout(shares, dropout) @ values
-            shares = shares.mean(1) if average_attn_weights else shares
-        else:
-            mixed = functional.scaled_dot_product_attention(
-                queries, keys, values, dropout_p=dropout, scale=self.head_dim**-0.5
-            )
-        output = self.out_proj(mixed.transpose(1, 2).flatten(2))
-        return (output if self.batch_first else output.transpose(0, 1)), shares
-
-
-class HeadwiseWindowAttention(nn.Module):
-    """torchvision's attention in shifted windows (Swin), for any number of heads; it calls ``qkv`` and ``proj``.
-
-    References:
-        Liu et al. 2021, arXiv 2103.14030; torchvision, ``shifted_window_attention``.
+    Attributes:
+        layer: The layer; a module's own projections have its name, which is empty here.
+        start: The first row.
+        width: Rows of one head.
     """
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Returns maps (N, H, W, D) of maps (N, H, W, D)."""
-        this: Any = self
-        rows, columns = this.window_size
-        height, width = maps.shape[1:3]
-        padded = functional.pad(maps, (0, 0, 0, -width % columns, 0, -height % rows))
-        sides = padded.shape[1:3]
-        shift = [
-            0 if window >= side else s
-            for window, side, s in zip((rows, columns), sides, this.shift_size, strict=True)
-        ]
-        shifted = torch.roll(padded, shifts=(-shift[0], -shift[1]), dims=(1, 2))
-        mixed = _from_windows(
-            self._attention(_windows(shifted, rows, columns), sides, shift), sides, (rows, columns)
-        )
-        return torch.roll(mixed, shifts=(shift[0], shift[1]), dims=(1, 2))[:, :height, :width].contiguous()
-
-    def _attention(self, windows: Tensor, sides: torch.Size, shift: list[int]) -> Tensor:
-        """Attention inside of each window, (N, windows, T, D)."""
-        this: Any = self
-        area = windows.shape[2]
-        joint = torch.unflatten(this.qkv(windows), -1, (3, this.num_heads, -1)).permute(3, 0, 1, 4, 2, 5)
-        queries, keys, values = joint.unbind(0)
-        bias = this.relative_position_bias_table[this.relative_position_index].view(area, area, -1)
-        scores = queries @ keys.mT * queries.shape[-1] ** -0.5 + bias.permute(2, 0, 1)
-        if any(shift):
-            scores = scores + _window_mask(scores, sides, this.window_size, shift)
-        shares = functional.dropout(scores.softmax(-1), this.attention_dropout, self.training)
-        mixed = this.proj((shares @ values).transpose(2, 3).flatten(3))
-        return functional.dropout(mixed, this.dropout, self.training)
+    layer: str
+    start: int
+    width: int
 
 
 @dataclass(frozen=True)
@@ -130,20 +52,35 @@ class HeadLayout:
 
     Attributes:
         heads: Number of heads.
-        size: Rows of a projection that belong to one head.
-        inputs: Layers of the projections with the entry where each begins; a module's own projections have its name,
-            which is empty here.
+        queries, keys, values: Rows of the projections.
         output: The layer that reads the heads.
         table: Name of a parameter (entries, heads) of the module, or empty.
         kind: Class that the module becomes; ``None`` if its own forward pass takes any number of heads.
+        narrow_kind: The same where widths of heads change.
+        fixed: Why the width of queries and keys cannot change; empty if it can.
+        fixed_values: The same of values.
     """
 
     heads: int
-    size: int
-    inputs: tuple[tuple[str, int], ...]
+    queries: HeadRows
+    keys: HeadRows
+    values: HeadRows
     output: str
     table: str = ""
     kind: type[nn.Module] | None = None
+    narrow_kind: type[nn.Module] | None = None
+    fixed: str = ""
+    fixed_values: str = ""
+
+    @property
+    def inputs(self) -> tuple[HeadRows, HeadRows, HeadRows]:
+        """Rows of queries, keys and values."""
+        return self.queries, self.keys, self.values
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Number of heads, width of their queries and keys, width of their values."""
+        return self.heads, self.queries.width, self.values.width
 
 
 def head_layout(module: nn.Module) -> HeadLayout | None:
@@ -173,18 +110,25 @@ def head_counts(model: nn.Module) -> dict[str, int]:
     return {name: layout.heads for name, layout in attention_modules(model).items()}
 
 
-def set_head_count(module: nn.Module, layout: HeadLayout, heads: int, size: int | None = None) -> None:
-    """Sets the numbers of an attention module to `heads`, whose tensors have been cut or will be.
+def head_shapes(model: nn.Module) -> dict[str, tuple[int, int, int]]:
+    """Returns heads, width of queries and width of values of each attention module, by name."""
+    return {name: layout.shape for name, layout in attention_modules(model).items()}
+
+
+def set_head_shape(module: nn.Module, layout: HeadLayout, shape: tuple[int, int, int]) -> None:
+    """Sets the numbers of an attention module, whose tensors have been cut or will be.
 
     Args:
         module: Changed in place; it becomes the class that its layout names.
         layout: Before.
-        heads: After.
-        size: Of one head after; by default as before. If it changes, attention is scaled by its inverse root.
+        shape: After, as `HeadLayout.shape`. Where the width of queries changes, their products are scaled by its
+            inverse root, if that of the width before scaled them.
     """
-    if layout.kind is not None:
-        module.__class__ = layout.kind
-    this: Any = module
+    heads, width, values = shape
+    narrower = (width, values) != layout.shape[1:]
+    kind = (layout.narrow_kind if narrower else None) or layout.kind
+    if kind is not None:
+        module.__class__ = kind
     for name in ("num_heads", "num_attention_heads"):
         if hasattr(module, name):
             setattr(module, name, heads)
@@ -192,21 +136,51 @@ def set_head_count(module: nn.Module, layout: HeadLayout, heads: int, size: int 
         module._qkv_same_embed_dim = False  # no fused kernel around it takes it for the dense one
     for name in ("attn_dim", "all_head_size"):
         if hasattr(module, name):
-            setattr(module, name, heads * (size or layout.size))
-    if size is not None and size != layout.size:
-        for name in ("head_dim", "attention_head_size"):
-            if hasattr(module, name):
-                setattr(module, name, size)
-        for name in ("scale", "scaling"):
-            if hasattr(module, name):
-                setattr(this, name, size**-0.5)
+            setattr(module, name, heads * values)
+    if not narrower:
+        return
+    for name in ("head_dim", "attention_head_size"):
+        if hasattr(module, name):
+            setattr(module, name, width)
+    for name in ("scale", "scaling"):
+        if abs(getattr(module, name, 0.0) - layout.queries.width**-0.5) < _SAME_SCALE:
+            setattr(module, name, width**-0.5)
+
+
+def narrow_heads(module: nn.Module, layout: HeadLayout, shape: tuple[int, int, int]) -> None:
+    """Sets the numbers of an attention module whose tensors have been cut, and keeps the products of its queries.
+
+    The scale goes with the width, as in a network that is built with it; the queries take up the difference, so that a
+    saved network means the same to every library.
+
+    Args:
+        module: Changed in place.
+        layout: Before.
+        shape: After.
+    """
+    before = _scale(module, layout.queries.width)
+    set_head_shape(module, layout, shape)
+    factor = before / _scale(module, shape[1])
+    if factor == 1:
+        return
+    projection = module.get_submodule(layout.queries.layer)  # of an empty name the module itself
+    rows = slice(layout.queries.start, layout.queries.start + shape[0] * shape[1])
+    with torch.no_grad():
+        for name, parameter in projection.named_parameters(recurse=False):
+            if name in ("weight", "bias", "in_proj_weight", "in_proj_bias"):
+                parameter[rows] *= factor
+
+
+def _scale(module: nn.Module, width: int) -> float:
+    """What multiplies the products of queries and keys."""
+    return float(getattr(module, "scale", getattr(module, "scaling", width**-0.5)))
 
 
 def with_called_projections(model: nn.Module) -> nn.Module:
     """Returns a copy whose attention calls its layers: some libraries' attention reads their weights, past hooks."""
     called = copy.deepcopy(model)
     for name, layout in attention_modules(called).items():
-        set_head_count(called.get_submodule(name), layout, layout.heads)
+        set_head_shape(called.get_submodule(name), layout, layout.shape)
     return called
 
 
@@ -225,7 +199,14 @@ def keep_head_counts(network: nn.Module, heads: Mapping[str, int]) -> None:
                 f"heads: found {count} for {name!r}, expected 1 to the {layouts[name].heads} that it is built with"
             )
         _keep_first_heads(network.get_submodule(name), layouts[name], count)
-        set_head_count(network.get_submodule(name), layouts[name], count)
+        set_head_shape(network.get_submodule(name), layouts[name], (count, *layouts[name].shape[1:]))
+
+
+def why_not_narrow(module: nn.Module) -> tuple[str, str]:
+    """Returns why the widths of queries and keys, and of values, cannot change; empty where they can."""
+    layout = head_layout(module)
+    reason = why_no_heads(module)
+    return (reason, reason) if layout is None else (layout.fixed, layout.fixed_values)
 
 
 def split_into_heads(network: nn.Module, counts: Sequence[int]) -> None:
@@ -247,15 +228,15 @@ def split_into_heads(network: nn.Module, counts: Sequence[int]) -> None:
         )
     numbers = counts if len(counts) == len(layouts) else [counts[0]] * len(layouts)
     for (name, layout), count in zip(layouts.items(), numbers, strict=True):
-        rows = layout.heads * layout.size
-        if rows % count == 0 and not layout.table:
-            set_head_count(network.get_submodule(name), layout, count, rows // count)
+        rows, values = (layout.heads * width for width in layout.shape[1:])
+        if rows % count == values % count == 0 and not layout.table:
+            set_head_shape(network.get_submodule(name), layout, (count, rows // count, values // count))
         elif count <= layout.heads:
             keep_head_counts(network, {name: count})
         else:
             raise SuiteError(
-                f"num_heads: found {count} for {name!r}, which is built with {layout.heads} heads of {layout.size}; "
-                f"expected a number up to that, or one that divides {rows} rows; a setting such as options.num_heads "
+                f"num_heads: found {count} for {name!r}, which is built with {layout.heads} heads of "
+                f"{layout.queries.width}; expected a number up to that, or one that divides {rows} rows; a setting such as options.num_heads "
                 "builds the network with another"
             )
 
@@ -272,8 +253,8 @@ def why_no_heads(module: nn.Module) -> str:
 def _keep_first_heads(module: nn.Module, layout: HeadLayout, count: int) -> None:
     """Cuts the tensors of an attention module to those of its first heads."""
     rows: dict[str, list[int]] = {}
-    for layer, start in layout.inputs:
-        rows.setdefault(layer, []).extend(range(start, start + count * layout.size))
+    for layer, start, width in layout.inputs:
+        rows.setdefault(layer, []).extend(range(start, start + count * width))
     for layer, kept in rows.items():
         projection = module.get_submodule(layer)  # of an empty name the module itself
         for name, value in [*projection.named_parameters(recurse=False)]:
@@ -281,8 +262,8 @@ def _keep_first_heads(module: nn.Module, layout: HeadLayout, count: int) -> None
         if isinstance(projection, nn.Linear):
             projection.out_features = len(kept)
     output: Any = module.get_submodule(layout.output)
-    output.weight = nn.Parameter(output.weight.detach()[:, : count * layout.size])
-    output.in_features = count * layout.size
+    output.weight = nn.Parameter(output.weight.detach()[:, : count * layout.values.width])
+    output.in_features = count * layout.values.width
     if layout.table:
         setattr(module, layout.table, nn.Parameter(module.get_parameter(layout.table).detach()[:, :count]))
 
@@ -296,46 +277,66 @@ def _multihead_layout(module: nn.MultiheadAttention) -> HeadLayout | None:
         or "weight" not in module.out_proj._parameters
     ):
         return None
-    rows = module.num_heads * module.head_dim
-    return HeadLayout(
-        module.num_heads,
-        module.head_dim,
-        (("", 0), ("", rows), ("", 2 * rows)),
-        "out_proj",
-        kind=HeadwiseMultiheadAttention,
-    )
+    rows = _joint_rows("", len(module.in_proj_weight), module.out_proj.weight.shape[1], module.num_heads)
+    return rows and HeadLayout(module.num_heads, *rows, "out_proj", kind=HeadwiseMultiheadAttention)
+
+
+def _joint_rows(layer: str, rows: int, values: int, heads: int) -> tuple[HeadRows, HeadRows, HeadRows] | None:
+    """Rows of queries, keys and values, in this order in one projection; ``None`` if heads do not divide them."""
+    queries = (rows - values) // 2
+    if queries < heads or rows != 2 * queries + values or queries % heads or values % heads:
+        return None
+    starts, width = (0, queries, 2 * queries), queries // heads
+    widths = (width, width, values // heads)
+    one, two, three = (HeadRows(layer, *part) for part in zip(starts, widths, strict=True))
+    return one, two, three
 
 
 def _fused_layout(module: nn.Module, heads: int) -> HeadLayout | None:
     qkv, proj = module.get_submodule("qkv"), module.get_submodule("proj")
     if not isinstance(qkv, nn.Linear) or not isinstance(proj, nn.Linear) or not _are_plain(module, qkv, proj):
         return None
-    size = proj.in_features // heads
-    inputs = tuple(("qkv", place * size * heads) for place in range(3))
-    layout = HeadLayout(heads, size, inputs, "proj")
-    if qkv.out_features != 3 * heads * size or size * heads != proj.in_features:
+    rows = _joint_rows("qkv", qkv.out_features, proj.in_features, heads)
+    if rows is None:
         return None
     own = [name for name, _ in module.named_parameters(recurse=False)]
     kind = type(module)
-    if own == [_TABLE] and (kind.__name__, kind.__module__.partition(".")[0]) == ("WindowAttention", "timm"):
-        return HeadLayout(heads, size, inputs, "proj", table=_TABLE)
+    if own == [_TABLE] and (kind is HeadwiseMaskedAttention or _is_of(module, "timm", "WindowAttention")):
+        return HeadLayout(heads, *rows, "proj", table=_TABLE, narrow_kind=HeadwiseMaskedAttention)
     if own == [_TABLE] and kind.__name__ in ("ShiftedWindowAttention", HeadwiseWindowAttention.__name__):
-        return HeadLayout(heads, size, inputs, "proj", table=_TABLE, kind=HeadwiseWindowAttention)
+        return HeadLayout(heads, *rows, "proj", table=_TABLE, kind=HeadwiseWindowAttention)
     if own or not _computes_as(module, HeadwiseAttention):
         return None
-    return HeadLayout(heads, size, layout.inputs, "proj", kind=HeadwiseAttention)
+    normed = not isinstance(getattr(module, "q_norm", None), nn.Identity | None)
+    fixed = "its queries and keys have a norm over the width of a head" if normed else ""
+    return HeadLayout(heads, *rows, "proj", kind=HeadwiseAttention, fixed=fixed)
 
 
 def _separate_layout(module: nn.Module, heads: int, names: list[str], output: str) -> HeadLayout | None:
-    layers = [module.get_submodule(name) for name in (*names, output)]
+    layers: list[Any] = [module.get_submodule(name) for name in (*names, output)]
     size = getattr(module, "head_dim", getattr(module, "attention_head_size", 0))
     parameters = {id(parameter) for layer in layers for parameter in layer.parameters()}
     if not _are_plain(module, *layers) or any(id(other) not in parameters for other in module.parameters()):
         return None
-    widths = {layer.out_features for layer in layers[:-1] if isinstance(layer, nn.Linear)}
-    if widths != {heads * size} or type(module).__module__.partition(".")[0] != "transformers":
+    widths = [layer.out_features // heads for layer in layers[:-1]]
+    if [layer.out_features for layer in layers[:-1]] != [heads * width for width in widths]:
         return None
-    return HeadLayout(heads, size, tuple((name, 0) for name in names), output)
+    headwise = isinstance(module, HeadwiseSeparateAttention)
+    if widths[0] != widths[1] or not (
+        headwise or (_is_of(module, "transformers") and widths[0] == widths[2] == size)
+    ):
+        return None
+    rows = [HeadRows(name, 0, width) for name, width in zip(names, widths, strict=True)]
+    if headwise or _is_of(module, "transformers", "ViTAttention"):
+        return HeadLayout(heads, *rows, output, narrow_kind=HeadwiseSeparateAttention)
+    fixed = f"the forward pass of {type(module).__name__} is not known to work with narrower heads"
+    return HeadLayout(heads, *rows, output, fixed=fixed, fixed_values=fixed)
+
+
+def _is_of(module: nn.Module, library: str, name: str = "") -> bool:
+    """Returns whether the class of a module is a library's, of that name if one is given."""
+    kind = type(module)
+    return kind.__module__.partition(".")[0] == library and name in ("", kind.__name__)
 
 
 def _are_plain(*modules: nn.Module) -> bool:
@@ -347,9 +348,8 @@ def _are_plain(*modules: nn.Module) -> bool:
 
 def _computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
     """Returns whether a module's outputs for random tokens are those of another class with its tensors."""
-    trusted = (type(module).__name__, type(module).__module__.partition(".")[0]) == ("Attention", "timm")
     if isinstance(module, kind) or (
-        trusted and isinstance(getattr(module, "norm", None), nn.Identity | None)
+        _is_of(module, "timm", "Attention") and isinstance(getattr(module, "norm", None), nn.Identity | None)
     ):
         return True
     twin = copy.deepcopy(module).to("cpu", torch.float64).requires_grad_(False).eval()
@@ -365,32 +365,3 @@ def _computes_as(module: nn.Module, kind: type[nn.Module]) -> bool:
         return isinstance(before, Tensor) and torch.allclose(before, twin(tokens), atol=1e-9)
     except Exception:  # code of other people may fail in any way
         return False
-
-
-def _windows(maps: Tensor, rows: int, columns: int) -> Tensor:
-    """Maps (N, H, W, D) as windows (N, windows, rows * columns, D)."""
-    parts = torch.unflatten(torch.unflatten(maps, 1, (-1, rows)), 3, (-1, columns))
-    return parts.transpose(2, 3).flatten(1, 2).flatten(2, 3)
-
-
-def _from_windows(windows: Tensor, sides: torch.Size, window: tuple[int, int]) -> Tensor:
-    """The reverse of `_windows`."""
-    rows, columns = window
-    parts = torch.unflatten(windows, 2, (rows, columns))
-    parts = torch.unflatten(parts, 1, (sides[0] // rows, sides[1] // columns))
-    return parts.transpose(2, 3).flatten(3, 4).flatten(1, 2)
-
-
-def _window_mask(scores: Tensor, sides: torch.Size, window: tuple[int, int], shift: list[int]) -> Tensor:
-    """-100 between places that were not neighbours before the shift, (windows, 1, T, T)."""
-    regions = scores.new_zeros(sides)
-    spans = [_spans(side, size, step) for side, size, step in zip(sides, window, shift, strict=True)]
-    for number, (top, left) in enumerate((top, left) for top in spans[0] for left in spans[1]):
-        regions[top, left] = number
-    flat = _windows(regions[None, :, :, None], *window)[0, :, :, 0]
-    return torch.where(flat[:, None] == flat[:, :, None], 0.0, -100.0).to(scores)[:, None]
-
-
-def _spans(side: int, size: int, step: int) -> Iterator[slice] | list[slice]:
-    """The parts of a side that the shift keeps together."""
-    return [slice(0, side - size), slice(side - size, side - step), slice(side - step, side)]

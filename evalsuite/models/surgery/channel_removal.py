@@ -1,4 +1,4 @@
-"""Physical removal of units of a network: channels of convolutions, hidden units of MLPs, attention heads.
+"""Physical removal of units of a network: channels of convolutions, hidden units of MLPs, heads and their widths.
 
 A unit is what one layer computes alone, so that no addition or concatenation joins it with others. `prunable_units`
 finds units in the graph of torch.fx: right for every network, also with zero-padding shortcuts, since a channel with an
@@ -22,9 +22,11 @@ from torch import Tensor, fx, nn
 from evalsuite.errors import ContractError, InvalidModelError
 from evalsuite.models.surgery.attention import (
     HeadLayout,
+    HeadRows,
     attention_modules,
-    set_head_count,
+    narrow_heads,
     why_no_heads,
+    why_not_narrow,
 )
 from evalsuite.models.surgery.fx_graph import (
     TracedGraph,
@@ -45,8 +47,10 @@ class ChannelSlice:
 
     Attributes:
         name: Of the layer.
-        columns: Consecutive entries that belong to one channel: more than 1 behind a flattening.
+        columns: Entries that belong to one channel: more than 1 behind a flattening.
         start: The first channel's first entry: more than 0 behind a concatenation.
+        stride: From one entry of a channel to its next, where channels alternate: those of a head, one after another
+            in each head. 0 where the entries of a channel are consecutive.
         tensor: Name of the only tensor that is cut, a parameter of the module itself; empty for all of a layer's.
         dim: Dimension of that tensor.
     """
@@ -56,15 +60,20 @@ class ChannelSlice:
     start: int = 0
     tensor: str = ""
     dim: int = 0
+    stride: int = 0
 
     def entries(self, channels: Tensor) -> Tensor:
         """Returns the entries that belong to `channels`, in their order, (len(channels) * columns,)."""
-        steps = torch.arange(self.columns, device=channels.device)
-        return self.start + (channels[:, None] * self.columns + steps).flatten()
+        steps = torch.arange(self.columns, device=channels.device) * (self.stride or 1)
+        first = channels[:, None] * (1 if self.stride else self.columns)
+        return self.start + (first + steps).flatten()
 
 
-UnitKind = Literal["filters", "hidden units", "heads", "embedding"]
-"""Filters of convolutions; outputs of a linear layer that only the next one reads; heads; channels of tokens."""
+UnitKind = Literal["filters", "hidden units", "heads", "embedding", "qk dimensions", "v dimensions"]
+"""Filters of convolutions; outputs of a linear layer that only the next one reads; heads; channels of tokens; entries
+of the queries and keys, or of the values, of all heads of an attention."""
+
+HEAD_DIMENSIONS: tuple[UnitKind, ...] = ("qk dimensions", "v dimensions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +168,34 @@ def head_groups(model: nn.Module) -> list[ChannelGroup]:
     return [_head_group(name, layout) for name, layout in attention_modules(model).items()]
 
 
+def head_dimension_groups(model: nn.Module) -> list[ChannelGroup]:
+    """Returns the widths of heads that can shrink: of queries and keys, and of values, in the order of the model.
+
+    A unit is the same entry of every head of an attention module: of queries and keys, whose product it adds to, or of
+    values, with the columns of the output projection that read it.
+    """
+    groups: list[ChannelGroup] = []
+    for name, layout in attention_modules(model).items():
+        if not layout.fixed:
+            rows = tuple(_dimension_slice(name, part, layout.heads) for part in (layout.queries, layout.keys))
+            groups.append(ChannelGroup(f"{name}:qk", layout.queries.width, rows, (), (), "qk dimensions"))
+        if not layout.fixed_values:
+            output = _dimension_slice(name, HeadRows(layout.output, 0, layout.values.width), layout.heads)
+            rows = (_dimension_slice(name, layout.values, layout.heads),)
+            groups.append(ChannelGroup(f"{name}:v", layout.values.width, rows, (), (output,), "v dimensions"))
+    return groups
+
+
+def head_dimensions_left_out(model: nn.Module) -> list[LeftOut]:
+    """Returns the attention modules the widths of whose heads cannot change, with the reasons."""
+    return [
+        LeftOut(f"{name}:{part}", reason)
+        for name, module in model.named_modules()
+        for part, reason in zip(("qk", "v"), why_not_narrow(module), strict=True)
+        if reason
+    ]
+
+
 def heads_left_out(model: nn.Module) -> list[LeftOut]:
     """Returns the modules that look like attention and whose heads cannot be removed."""
     reasons = ((name, why_no_heads(module)) for name, module in model.named_modules())
@@ -224,13 +261,17 @@ def _renamed(group: ChannelGroup, prefix: str) -> ChannelGroup:
 
 
 def _head_group(name: str, layout: HeadLayout) -> ChannelGroup:
-    def full(layer: str) -> str:
-        return f"{name}.{layer}".strip(".")
-
-    inputs = tuple(ChannelSlice(full(layer), layout.size, start) for layer, start in layout.inputs)
+    inputs = tuple(
+        ChannelSlice(f"{name}.{layer}".strip("."), width, start) for layer, start, width in layout.inputs
+    )
     tables = (ChannelSlice(name, tensor=layout.table, dim=1),) if layout.table else ()
-    consumers = (ChannelSlice(full(layout.output), layout.size),)
+    consumers = (ChannelSlice(f"{name}.{layout.output}".strip("."), layout.values.width),)
     return ChannelGroup(name, layout.heads, inputs, (), consumers, "heads", tables)
+
+
+def _dimension_slice(name: str, rows: HeadRows, heads: int) -> ChannelSlice:
+    """The same entry of every head."""
+    return ChannelSlice(f"{name}.{rows.layer}".strip("."), heads, rows.start, stride=rows.width)
 
 
 def _is_layer(graph: TracedGraph, node: fx.Node) -> bool:
@@ -318,10 +359,9 @@ def _with_channels(model: nn.Module, keep: Iterable[tuple[ChannelGroup, Tensor]]
     """Returns a copy with those channels of each group; a layer loses the entries of all groups at once."""
     smaller = copy.deepcopy(model)
     masks: dict[tuple[str, str, int], Tensor] = {}  # layers, tensors and dimensions to the entries that stay
-    heads: dict[str, int] = {}  # of all attention modules, where tokens or heads have changed
     keep = list(keep)
     changed = {group.kind for group, channels in keep if len(channels) < group.channels}
-    layouts = attention_modules(smaller) if changed & {"heads", "embedding"} else {}
+    layouts = attention_modules(smaller) if changed & {"heads", "embedding", *HEAD_DIMENSIONS} else {}
     for group, channels in keep:
         removed = torch.ones(group.channels, dtype=torch.bool)
         removed[channels.cpu()] = False
@@ -329,15 +369,15 @@ def _with_channels(model: nn.Module, keep: Iterable[tuple[ChannelGroup, Tensor]]
             size = _length(smaller.get_submodule(part.name), part.tensor, dim)
             mask = masks.setdefault((part.name, part.tensor, dim), torch.ones(size, dtype=torch.bool))
             mask[part.entries(removed.nonzero().flatten())] = False
-        if group.kind == "heads":
-            heads[group.conv] = len(channels)
     for (name, tensor, dim), mask in masks.items():
         if not mask.all():
             _select(smaller.get_submodule(name), mask.nonzero().flatten(), tensor=tensor, dim=dim)
+    left = {group.conv: len(channels) for group, channels in keep}
     for name, layout in layouts.items():
-        count = heads.get(name, layout.heads)
-        if "embedding" in changed or count != layout.heads:
-            set_head_count(smaller.get_submodule(name), layout, count)
+        heads, width, values = layout.shape
+        shape = (left.get(name, heads), left.get(f"{name}:qk", width), left.get(f"{name}:v", values))
+        if "embedding" in changed or shape != layout.shape:
+            narrow_heads(smaller.get_submodule(name), layout, shape)
     return smaller
 
 

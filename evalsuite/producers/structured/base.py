@@ -17,10 +17,13 @@ from evalsuite.errors import ContractError, InvalidModelError, SuiteError, UserE
 from evalsuite.models.architectures.base import unwrap_model
 from evalsuite.models.cost import PROJECTIONS, count_nonzero
 from evalsuite.models.surgery.channel_removal import (
+    HEAD_DIMENSIONS,
     ChannelGroup,
     ChannelGroups,
     LeftOut,
     channel_groups,
+    head_dimension_groups,
+    head_dimensions_left_out,
     head_groups,
     heads_left_out,
     prunable_units,
@@ -80,24 +83,35 @@ class ChannelScope:
             residual stream included, and what then has no use (Liebenwein et al. 2021, "Lost in Pruning"); see
             `evalsuite.producers.structured.zeroed_filters`.
         units: Only one kind of units: ``filters`` (with the channels of a residual stream), ``hidden units`` of MLPs,
-            or ``heads``; not with the scope ``all``, which has filters alone.
+            or ``heads``; not with the scope ``all``, which has filters alone. ``qk dimensions`` and ``v dimensions``
+            make heads narrower, which units = ``all`` leaves as wide as they are: the same entries of the queries and
+            keys, or of the values, of every head; ``head dimensions`` are both.
     """
 
     scope: Literal["inside", "coupled", "all"] = "inside"
-    units: Literal["all", "filters", "hidden units", "heads"] = field(default="all", metadata=OPTIONAL_KEY)
+    units: Literal[
+        "all", "filters", "hidden units", "heads", "qk dimensions", "v dimensions", "head dimensions"
+    ] = field(default="all", metadata=OPTIONAL_KEY)
 
     def __post_init__(self) -> None:
         if self.scope == "all" and self.units != "all":
             raise SuiteError(
                 f"found units = {self.units!r} with scope = 'all', which has filters alone; leave units out"
             )
+        if self.scope == "coupled" and self.units in (*HEAD_DIMENSIONS, "head dimensions"):
+            raise SuiteError(
+                f"found units = {self.units!r} with scope = 'coupled', which has no effect on heads; leave scope out"
+            )
 
     def groups(self, model: nn.Module, context: Context) -> ChannelGroups:
         """Returns the groups of units in the producer's scope, by name.
 
         Raises:
-            UserError: If the scope is ``coupled`` and Torch-Pruning is wrong about the network.
+            UserError: If the scope is ``coupled`` and Torch-Pruning is wrong about the network, or if no head can
+                become narrower and that is what is asked for.
         """
+        if self.units in (*HEAD_DIMENSIONS, "head dimensions"):
+            return dimension_groups(model, self.units)
         groups = layer_groups(model) if self.scope == "all" else unit_groups(model)
         if self.scope == "coupled":
             shared = {group.conv: group for group in coupled_groups(model, context.train.images.shape[1:])}
@@ -206,6 +220,31 @@ def removable_groups(model: nn.Module) -> ChannelGroups:
 def unit_groups(model: nn.Module) -> ChannelGroups:
     """Returns all groups of units that can be removed alone, by name: filters, hidden units and heads."""
     return {group.conv: group for group in (*channel_groups(model), *head_groups(model))}
+
+
+def dimension_groups(model: nn.Module, units: str) -> ChannelGroups:
+    """Returns the widths of heads that can shrink, by name.
+
+    Args:
+        model: With attention.
+        units: A kind of units, or ``head dimensions`` for both.
+
+    Raises:
+        UserError: If there is none, with the reasons.
+    """
+    groups = {
+        group.conv: group
+        for group in head_dimension_groups(model)
+        if units in (group.kind, "head dimensions")
+    }
+    if not groups:
+        network = unwrap_model(model)
+        reasons = [f"{layer.name}: {layer.reason}" for layer in head_dimensions_left_out(network)]
+        raise UserError(
+            f"{type(network).__name__} has no {units} that can be removed "
+            f"({first_few(reasons) if reasons else 'it has no attention'}); leave units out, or take another kind"
+        )
+    return groups
 
 
 def layers_without_units(model: nn.Module) -> list[LeftOut]:

@@ -9,8 +9,15 @@ import torch
 from torch import nn
 
 from evalsuite.errors import InvalidModelError, SkippedError, UserError, first_few
+from evalsuite.models.architectures.base import unwrap_model
 from evalsuite.models.cost import count_nonzero
-from evalsuite.models.surgery.channel_removal import ChannelGroup, LeftOut, remove_channels
+from evalsuite.models.surgery.channel_removal import (
+    ChannelGroup,
+    LeftOut,
+    head_dimension_groups,
+    head_dimensions_left_out,
+    remove_channels,
+)
 from evalsuite.models.surgery.coupled_channels import coupled_groups
 from evalsuite.producers.structured.base import layers_without_units, unit_groups
 from evalsuite.producers.structured.filter_scores import has_norm_scale
@@ -26,6 +33,7 @@ class PrunableUnits:
         coupled: The same with units that layers share; empty if these cannot be followed.
         coupled_limit: As `inside_limit`.
         scaled: How many units have a norm with a scale behind them, in each scope: what ``bn-scale`` ranks.
+        narrower: Kinds of entries by which heads can become narrower, to their number: ``units = "head dimensions"``.
         left_out: Layers whose outputs cannot be removed alone, with reasons.
         problem: Why shared units cannot be followed; empty if they can.
     """
@@ -35,6 +43,7 @@ class PrunableUnits:
     coupled: dict[str, int]
     coupled_limit: float
     scaled: tuple[int, int]
+    narrower: dict[str, int]
     left_out: tuple[LeftOut, ...]
     problem: str = ""
 
@@ -78,7 +87,8 @@ def prunable_units_of(model: nn.Module, image_shape: Sequence[int]) -> PrunableU
         _counted(shared.values()),
         _limit(model, shared.values()),
         (_scaled(model, own.values()), _scaled(model, shared.values())),
-        tuple(layers_without_units(model)),
+        _counted(head_dimension_groups(model)),
+        (*layers_without_units(model), *head_dimensions_left_out(unwrap_model(model))),
         problem,
     )
 
@@ -89,6 +99,7 @@ def prunable_row(name: str, units: PrunableUnits) -> dict[str, str]:
         "network": name,
         "inside": _words(units.inside, units.inside_limit),
         "coupled": _words(units.coupled, units.coupled_limit) or units.problem,
+        "narrower heads": ", ".join(f"{count} {kind}" for kind, count in units.narrower.items()) or "nothing",
         "bn-scale": units.methods["bn-scale"] or "nothing",
         "not alone": first_few([f"{layer.name} ({layer.reason})" for layer in units.left_out], 1)
         or "nothing",

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from evalsuite.errors import SuiteError
+from evalsuite.errors import SuiteError, UserError, first_few
 from evalsuite.models.surgery.attention import with_called_projections
 from evalsuite.models.surgery.channel_removal import (
     ChannelGroup,
@@ -127,8 +127,14 @@ def channel_sensitivities(
         groups: Its groups.
         images: Float in [0, 1], (N, C, H, W).
     """
+    unread = [name for name, group in groups.items() if not group.consumers]
+    if unread:
+        raise UserError(
+            f"pfp ranks units by the layer that reads them, and none reads {first_few(unread)}: queries and keys "
+            "are multiplied with each other; use filter-l1, fpgm or taylor for them"
+        )
     names = dict.fromkeys(part.name for group in groups.values() for part in group.consumers)
-    if any(group.kind == "heads" for group in groups.values()):
+    if any(group.kind in ("heads", "v dimensions") for group in groups.values()):
         model = with_called_projections(model)  # else the inputs of some libraries' projections are not seen
     readers = layer_inputs(model, [ChannelSlice(name) for name in names], images)
     shares = {name: channel_shares(reader) for name, reader in readers.items()}

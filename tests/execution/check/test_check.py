@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from evalsuite.cli import main as cli
-from evalsuite.cli.console import print_verdicts
+from evalsuite.cli.commands.check import print_verdicts
 from evalsuite.config.manifest import candidates_of_paths, read_manifest
 from evalsuite.config.settings import settings
-from evalsuite.config.suite import find_suite, read_suite_tables
+from evalsuite.config.suite_file import find_suite, read_suite_tables
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.execution.check import CheckRequest, junit, suite_for
 from evalsuite.models.architectures.base import build_model, unwrap_model

@@ -130,7 +130,7 @@ def test_both_sets_of_weights_of_a_file_can_be_checked(place: Path) -> None:
 
 
 def test_the_name_of_a_suites_model_may_be_a_reference(place: Path) -> None:
-    from evalsuite.config.suite import suite_from_tables
+    from evalsuite.config.suite_file import suite_from_tables
 
     tables: dict[str, Any] = {"name": "x", "data": {"name": "digits"}, "ratios": [0.5]}
     tables |= {"producers": [{"name": "magnitude"}], "evaluators": [{"name": "accuracy"}]}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from evalsuite.config.options import Options
-from evalsuite.config.suite import load_suite
+from evalsuite.config.suite_file import load_suite
 from evalsuite.errors import UserError
 from evalsuite.evaluators.base import Evaluator
 from evalsuite.execution import scheduler as runner

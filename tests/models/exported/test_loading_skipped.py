@@ -62,7 +62,8 @@ def test_white_box_attacks_are_skipped_with_the_reason(planting: Any, attacks: t
     assert (cell.digest, cell.status, cell.scores) == ("d", "skipped", ())
     assert cell.reason == (
         f"the model has no gradients (ONNX: onnx2torch cannot convert it): white-box attacks ({needy}) cannot run; "
-        'linf-noise and square can (attacks = ["linf-noise"], without cascade)'
+        "the test transfer shows it the adversarial images of the unpruned network, and linf-noise and square need no "
+        'gradients (attacks = ["linf-noise"], without cascade)'
     )
     with pytest.raises(CellError):
         scored(Attack((1.0,), attacks), bench(planting, "x"))
@@ -79,7 +80,8 @@ def test_the_black_box_part_of_a_mixture_is_compared_with_the_parents(planting: 
     assert list(mine) == list(theirs)
     assert {name for name, one in mine.items() if one.reason} == {"fgsm/4:255", "worst/4:255"}
     assert mine["worst/4:255"].reason == (
-        "the model has no gradients (ONNX: no twin): white-box attacks (fgsm) cannot run"
+        "the model has no gradients (ONNX: no twin): white-box attacks (fgsm) cannot run; the test transfer "
+        "shows it the adversarial images of the unpruned network"
     )
     for name in ("linf-noise/4:255", "square/4:255", "worst black-box/4:255"):
         np.testing.assert_array_equal(mine[name].evidence["test"], theirs[name].evidence["test"])

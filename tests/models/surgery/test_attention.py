@@ -89,7 +89,7 @@ def test_torchvisions_shifted_windows_compute_the_same_by_heads(side: int, windo
 def test_attention_of_peoples_own_code_is_compared_before_it_is_replaced() -> None:
     layout = head_layout(Dino())
     assert layout is not None
-    assert (layout.heads, layout.size) == (4, 8)
+    assert layout.shape == (4, 8, 8)
     assert head_layout(Gated()) is None
     assert [(left.name, left.reason) for left in heads_left_out(nn.Sequential(Gated()))] == [
         ("0", "the forward pass of Gated is not known to work with fewer heads")
@@ -130,7 +130,8 @@ def test_a_saved_network_rebuilds_with_its_heads(tmp_path: Any) -> None:
     keep = dict(zip(groups, (torch.tensor([1, 3]), torch.arange(4)), strict=True))
     smaller = remove_channels(model, keep, groups)
     with pytest.raises(
-        CheckpointError, match=r"blocks.0.attn: each .* fewer heads or narrower .* heads.blocks.0.attn=4"
+        CheckpointError,
+        match=r"blocks.0.attn: its projections .* fewer heads or narrower .* heads.blocks.0.attn=4",
     ):
         build_with_weights(from_settings(settings), network_weights(smaller))
     recorded = with_head_counts(settings, smaller)
@@ -178,7 +179,7 @@ def test_num_heads_states_what_weights_do_not_record(num_heads: Any) -> None:
     architecture, smaller = pruned_vit([0, 2])
     weights, images = network_weights(smaller), torch.rand(2, 3, 32, 32)
     with pytest.raises(
-        CheckpointError, match=r"16 rows, which may be fewer heads or .* --setting num_heads=4"
+        CheckpointError, match=r"16 rows for queries .* may be fewer heads or .* --setting num_heads=4"
     ):
         build_with_weights(architecture, weights)
     stated = replace(architecture, num_heads=num_heads)
@@ -248,7 +249,7 @@ def test_a_norm_of_the_queries_decides() -> None:
 def test_wrong_numbers_of_heads_are_refused() -> None:
     architecture, smaller = pruned_vit([0, 2])
     for wrong, sentence in {
-        3: "16 rows, which are no whole number of heads",
+        3: "16 rows for queries and 16 for values, which are no whole number of heads",
         (2, 2, 2): "found 3 numbers, expected one, or one for each of the 2 attention modules",
         5: "num_heads: found 5 for 'blocks.0.attn', which is built with 4 heads of 8",
         0: r"found num_heads = \[0\], expected numbers from 1 on",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,12 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from evalsuite.errors import UserError
+from evalsuite.errors import SkippedError, UserError
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.architectures.settings import to_settings
 from evalsuite.models.architectures.small_networks import SMALL_NETWORKS
 from evalsuite.models.checkpoints.saving import load_model, save_model
-from evalsuite.models.cost import cost, count_nonzero, count_parameters
+from evalsuite.models.cost import cost, count_nonzero, count_parameters, prunable_parameters
 from evalsuite.models.surgery.channel_removal import ChannelGroup, remove_channels
 from evalsuite.models.surgery.coupled_channels import coupled_groups, with_random_weights
 from evalsuite.models.surgery.head_counts import with_head_counts
@@ -210,3 +211,65 @@ def test_what_does_not_fit_names_layer_and_reason(made: tuple[nn.Module, Context
     assert ("features.0.0", "its output reaches an operation 'permute'") in {
         (layer.name, layer.reason) for layer in units.left_out
     }
+
+
+@pytest.mark.extensive
+@pytest.mark.usefixtures("fits")
+@pytest.mark.parametrize(
+    "made",
+    [
+        *("timm vit_tiny", "timm swin_tiny", "timm convnext_atto", "torchvision swin"),
+        *("transformers ViT", "transformers ConvNext"),
+    ],
+    indirect=True,
+)
+def test_baselines_of_new_weights_fit_transformers_and_convnext(
+    made: tuple[nn.Module, Context, dict[str, Any]],
+) -> None:
+    """Of a mask and of a smaller network; every weight that is left is a new one, and all numbers are finite."""
+    parent, context, _ = made
+    images = torch.rand(2, *context.train.images.shape[1:])
+    for method, of in (
+        ("scratch-e", "filter-l1"),
+        ("scratch-b", "filter-l1"),
+        ("scratch-e", "magnitude"),
+        ("reinitialised", "magnitude"),
+        ("thin", ""),
+    ):
+        model = next(iter(producer(method, **({"of": of} if of else {})).produce(parent, (RATIO,), context)))
+        assert 1 - count_nonzero(model) / count_nonzero(parent) == pytest.approx(RATIO, abs=0.04), method
+        assert (count_parameters(model) < count_parameters(parent)) == (of != "magnitude"), method
+        assert bool(model(images).isfinite().all())
+        own, new = prunable_parameters(parent), prunable_parameters(model)
+        for name, weight in new.items():
+            left = weight[weight != 0].detach()
+            kept = torch.isin(left, own[name].detach()).float().mean()
+            assert float(kept) < 0.01, (method, name)
+
+
+@pytest.mark.extensive
+@pytest.mark.usefixtures("fits")
+@pytest.mark.parametrize(("made", "name"), [(name, name) for name in SMALL_NETWORKS], indirect=["made"])
+def test_masks_and_factors_fit_every_network(
+    made: tuple[nn.Module, Context, dict[str, Any]], name: str
+) -> None:
+    """Weights, patterns of weights and low rank; attention that only reads its weights takes no factors."""
+    parent, context, _ = made
+    images = torch.rand(2, *context.train.images.shape[1:])
+    for method, table in {
+        "magnitude": {},
+        "sipp": {"images": 4},
+        "n-m": {"m": 4},
+        "svd": {},
+        "alds": {},
+    }.items():
+        reads = name in ("torchvision vit", "torchvision swin") and method not in ("magnitude", "n-m")
+        with (
+            pytest.raises(SkippedError, match="the attention around it reads its weight")
+            if reads
+            else contextlib.nullcontext()
+        ):
+            model = next(iter(producer(method, **table).produce(parent, (0.25,), context)))
+            share = 1 - count_nonzero(model) / count_nonzero(parent)
+            assert share == pytest.approx(0.25, abs=0.04), method
+            assert bool(model(images).isfinite().all())

@@ -30,6 +30,8 @@ _SPARSE = (
     1 << 20
 )  # weights up to which a sparse operator is faster than Fourier transforms and fits the cache
 _EXCESS = 1e-6  # keeps even areas at their level when levels are truncated, as most of the published sums do
+_LARGEST_PRODUCT = 512  # px up to which products with whole matrices are faster than sums over taps
+_ROUNDING = 1e-9  # levels by which sums of numbers up to 255 may differ in another order, with room
 _NEGLIGIBLE = 1e-7  # share of a kernel that cannot move a level
 
 
@@ -182,10 +184,37 @@ def _operator(targets: Indices, sources: Indices, weights: Floats) -> Operator:
 
 
 def smoothed(images: Pixels, sigma: float) -> Pixels:
-    """Returns images smoothed by a Gaussian as `blurred`, truncated."""
+    """Returns images smoothed by a Gaussian as `blurred`, truncated.
+
+    Two matrix products give the same sums in another order. Where that could decide between a level and the one below,
+    as in even areas, the image is summed in the order of `blurred`.
+    """
     if _reach(sigma) == 0:
         return images
-    return truncated(blurred(images / 255, sigma) * 255)
+    if max(images.shape[-2:]) > _LARGEST_PRODUCT:
+        return truncated(blurred(images / 255, sigma) * 255)
+    down, across = (_gaussian(side, sigma) for side in images.shape[-2:])
+    values = np.matmul(down, np.matmul(images.astype(np.float64), across.T))
+    nearest = np.rint(values)
+    undecided = (np.abs(values - nearest) < _ROUNDING) & (
+        values != 0
+    )  # a sum of zeros is zero in every order
+    rows = np.flatnonzero(undecided.any(axis=(1, 2, 3)))
+    levels = truncated(values)
+    if len(rows):
+        levels[rows] = truncated(blurred(images[rows] / 255, sigma) * 255)
+    return levels
+
+
+@lru_cache(maxsize=16)
+def _gaussian(side: int, sigma: float) -> Floats:
+    """The smoothing of a row of pixels as a matrix, (side, side); the border's pixels are repeated."""
+    reach = _reach(sigma)
+    weights = np.exp(-0.5 / sigma**2 * np.arange(-reach, reach + 1) ** 2)
+    matrix = np.zeros((side, side))
+    for offset, weight in zip(range(-reach, reach + 1), weights / weights.sum(), strict=True):
+        np.add.at(matrix, (np.arange(side), np.clip(np.arange(side) + offset, 0, side - 1)), weight)
+    return matrix
 
 
 def blurred(values: Floats, sigma: float) -> Floats:

@@ -12,6 +12,7 @@ from PIL import Image
 from scipy import ndimage
 from skimage import color, filters
 
+from evalsuite.datasets.transforms.common_corruptions import blur, digital
 from evalsuite.datasets.transforms.common_corruptions.kinds import corrupt
 
 if TYPE_CHECKING:
@@ -273,3 +274,52 @@ def test_brightness_keeps_the_hue() -> None:
         106,
         0,
     ]  # times 212.75 / 200
+
+
+@pytest.mark.parametrize("sigma", [0.4, 0.6, 1.0, 2.0, 3.0, 6.0])
+def test_gaussian_blur_by_products_has_the_levels_of_ordered_sums(sigma: float) -> None:
+    """Also where all sums are whole numbers up to rounding, so that their order decides the level."""
+    images = np.ascontiguousarray(scenes(12).transpose(0, 3, 1, 2))
+    images[:4], images[4:8] = images[:4] // 64 * 85, 255
+    images[6, :, :, 20:] = 0
+    images[8] = 0
+    expected = blur.truncated(blur.blurred(images / 255, sigma) * 255)
+    np.testing.assert_array_equal(blur.smoothed(images, sigma), expected)
+
+
+def test_an_order_of_sums_decides_a_level() -> None:
+    """What the test above must hold on to: products alone give other levels in even areas."""
+    images = np.full((1, 3, 32, 32), 255, np.uint8)
+    matrix = blur._gaussian(32, 2.0)
+    products = blur.truncated(matrix @ images.astype(np.float64) @ matrix.T)
+    assert not np.array_equal(products, blur.smoothed(images, 2.0))
+
+
+def test_large_images_are_blurred_tap_by_tap(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.ascontiguousarray(scenes(2).transpose(0, 3, 1, 2))
+    expected = blur.smoothed(images, 1.5)
+    monkeypatch.setattr(blur, "_LARGEST_PRODUCT", 31)
+    monkeypatch.setattr(blur, "_gaussian", lambda *_: pytest.fail("a matrix for a large image"))
+    np.testing.assert_array_equal(blur.smoothed(images, 1.5), expected)
+
+
+@pytest.mark.parametrize("quality", [7, 15, 25, 58, 80])
+@pytest.mark.parametrize("shape", [(32, 32), (17, 23), (1, 5)])
+def test_the_fast_codec_has_the_levels_of_pillow(quality: int, shape: tuple[int, int]) -> None:
+    images = np.random.default_rng(quality).integers(0, 256, (3, 3, *shape), dtype=np.uint8)
+    codec = digital._fast_codec()
+    assert codec is not None
+    np.testing.assert_array_equal(codec(images, quality), digital._pillow(images, quality))
+
+
+def test_pillow_compresses_where_torchvision_has_no_codec_or_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 32, 32), dtype=np.uint8)
+    expected = corrupt(images, "jpeg_compression", 3, seed=0)
+    for broken in (lambda *_: images, lambda *_: digital._RGB.missing):
+        monkeypatch.setattr(digital, "_torchvision", broken)
+        digital._fast_codec.cache_clear()
+        try:
+            assert digital._fast_codec() is None
+            np.testing.assert_array_equal(corrupt(images, "jpeg_compression", 3, seed=0), expected)
+        finally:
+            digital._fast_codec.cache_clear()

@@ -12,7 +12,7 @@ from typing import IO
 
 import pytest
 
-from evalsuite.cli.progress_log import sentence
+from evalsuite.cli.progress import sentence
 from evalsuite.runs.plan import PlannedCandidate, PlannedTest, RunPlan
 from evalsuite.runs.progress import RunProgress, TimeEstimate
 from evalsuite.runs.store import Key
@@ -60,8 +60,8 @@ class Waiting(Evaluator):
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
 DRIVER = """
 import sys
-from evalsuite.cli import main, progress_log
-progress_log.INTERVAL = 0.05
+from evalsuite.cli import main, progress
+progress.INTERVAL = 0.05
 main.main()
 """
 

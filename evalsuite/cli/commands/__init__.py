@@ -1,0 +1,1 @@
+"""The commands, a module each or a few that belong together: they parse, call the library and print; no logic."""
