@@ -125,8 +125,8 @@ def _head_shape(
         built = "num_heads or heads says" if is_stated else "it is built with"
         raise CheckpointError(
             f"{name}: its projections have {queries} rows for queries and {values} for values, which {is_whole} "
-            f"({built} {heads} heads of {width}), and weights do not record how many: state it, for all of the network with "
-            f"--setting num_heads={heads} (one candidate: the key or column num_heads), for one module with "
+            f"({built} {heads} heads of {width}), and weights do not record how many: state it, for all of the network "
+            f"with --setting num_heads={heads} (one candidate: the key or column num_heads), for one module with "
             f"heads.{name}={heads}"
         )
     return (count, width, value_width) if is_fewer else (heads, queries // heads, values // heads)
