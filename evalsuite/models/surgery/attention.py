@@ -236,8 +236,8 @@ def split_into_heads(network: nn.Module, counts: Sequence[int]) -> None:
         else:
             raise SuiteError(
                 f"num_heads: found {count} for {name!r}, which is built with {layout.heads} heads of "
-                f"{layout.queries.width}; expected a number up to that, or one that divides {rows} rows; a setting such "
-                "as options.num_heads builds the network with another"
+                f"{layout.queries.width}; expected a number up to that, or one that divides {rows} rows; an option "
+                "such as options.num_heads builds the network with another"
             )
 
 
