@@ -36,6 +36,10 @@ MASK_WRAPPERS = ("masks_dict", "mask_dict", "masks", "mask")
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", "timm_model.", "student.")
 """What DataParallel, torch.compile, Lightning, mmpretrain, distillation and this package put before every key."""
 
+_OF_FRAMEWORKS = PREFIXES[
+    :5
+]  # of DataParallel, torch.compile, Lightning and this package: the network is the same
+
 ALIASES = {"fc": "linear", "linear": "fc", "shortcut": "downsample", "downsample": "shortcut"}
 """Names of a head and of a shortcut that mean the same; applied to whole parts of a dotted key."""
 
@@ -90,16 +94,20 @@ class KeyMatch:
 
 
 def renamed_note(weights: Mapping[str, Tensor], prefix: str) -> str:
-    """Returns a sentence on the parts that `strip_prefixes` takes out of keys; empty if it takes none.
+    """Returns sentences on what `strip_prefixes` takes out of keys; empty if it takes what frameworks put there.
 
     Args:
         weights: A state dict as it is in its file.
-        prefix: What all its keys begin with, which is said elsewhere.
+        prefix: What all its keys begin with.
     """
+    notes = []
+    if not {f"{part}." for part in prefix.split(".")[:-1]} <= {*_OF_FRAMEWORKS}:
+        notes.append(f"The weights were taken from {prefix}*.")
     names = stripped_names(weights)[1]
     pairs = [(key, name) for key, name in names.items() if name != key.removeprefix(prefix)]
-    text = _renamed_text(pairs) if pairs else ""
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+    if pairs:
+        notes.append(f"{_renamed_text(pairs)}.")
+    return " ".join(notes)
 
 
 def _renamed_text(pairs: Sequence[tuple[str, str]]) -> str:
@@ -130,7 +138,7 @@ def find_state_dict(
     >>> find_state_dict({"epoch": 3, "model": {"state_dict": {"bias": torch.ones(1)}}})
     (('model', 'state_dict'), {'bias': tensor([1.])})
     """
-    return _search(content, tuple(wrappers), ()) or ((), {})
+    return _search(content, tuple(wrappers), (), set()) or ((), {})
 
 
 def find_averaged(content: object) -> tuple[tuple[str, ...], dict[str, Tensor]]:
@@ -143,7 +151,7 @@ def find_averaged(content: object) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     rest = {key: value for key, value in content.items() if key not in AVERAGED_WRAPPERS}
     names = set(strip_prefixes(find_state_dict(rest)[1])[1])
     for wrapper in AVERAGED_WRAPPERS:
-        path, tensors = _search(content.get(wrapper), WRAPPERS, (wrapper,)) or ((), {})
+        path, tensors = _search(content.get(wrapper), WRAPPERS, (wrapper,), set()) or ((), {})
         if names and names <= set(strip_prefixes(tensors)[1]):
             return path, tensors
     return (), {}
@@ -179,23 +187,22 @@ def stripped_names(names: Iterable[str]) -> tuple[str, dict[str, str]]:
 
 
 def _search(
-    content: object, wrappers: tuple[str, ...], path: tuple[str, ...]
+    content: object, wrappers: tuple[str, ...], path: tuple[str, ...], seen: set[int]
 ) -> tuple[tuple[str, ...], dict[str, Tensor]] | None:
-    if not isinstance(content, Mapping) or len(path) > _MAX_DEPTH:
+    """The keys that lead to the state dict in a content, and its tensors; `seen` are dictionaries searched before."""
+    if not isinstance(content, Mapping) or len(path) > _MAX_DEPTH or id(content) in seen:
         return None
+    seen.add(id(content))  # one that contains itself a hundred times is not searched as often
     for wrapper in wrappers:
-        if inner := _search(content.get(wrapper), wrappers, (*path, wrapper)):
+        if inner := _search(content.get(wrapper), wrappers, (*path, wrapper), seen):
             return inner
     tensors = _tensors_of(content)
     if any(tensor.dim() for tensor in tensors.values()):
         return path, tensors
-    inside = {key: _tensors_of(value) for key, value in content.items() if isinstance(key, str)}
-    inside = {
-        key: tensors for key, tensors in inside.items() if any(tensor.dim() for tensor in tensors.values())
-    }
-    if len(inside) == 1:  # under a key of another name, perhaps beside single numbers
-        return next(((*path, key), tensors) for key, tensors in inside.items())
-    return None
+    names = [key for key in content if isinstance(key, str) and key not in wrappers]
+    inside = [_search(content[name], wrappers, (*path, name), seen) for name in names]
+    found = [result for result in inside if result]
+    return found[0] if len(found) == 1 else None  # under a key of another name, perhaps beside single numbers
 
 
 def _tensors_of(content: object) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from evalsuite.errors import CheckpointError
 from evalsuite.models.checkpoints.inspection import inspect_checkpoint
 from evalsuite.models.checkpoints.reading import may_hold_entry, read_checkpoint, read_weights
+from evalsuite.models.checkpoints.state_dict_keys import find_state_dict
 
 
 def network(value: float) -> dict[str, Tensor]:
@@ -109,6 +110,14 @@ WRAPPED = {
         {"module.block._orig_mod.weight": torch.ones(2, 3), "module.head.weight": torch.ones(2, 3)},
         "1 tensor was renamed (module.block._orig_mod.weight is block.weight).",
     ),
+    "a distilled student": (
+        {"student.a.weight": torch.ones(2, 3), "student.b.weight": torch.ones(2)},
+        "The weights were taken from student.*.",
+    ),
+    "mmpretrain behind DataParallel": (
+        {"module.backbone.a.weight": torch.ones(2, 3), "module.backbone.b.weight": torch.ones(2)},
+        "The weights were taken from module.backbone.*.",
+    ),
     "DataParallel around all": ({"module.a.weight": torch.ones(2, 3), "module.b.weight": torch.ones(2)}, ""),
 }
 
@@ -119,3 +128,18 @@ def test_inner_renames_have_a_note(tool: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "w.pt")
     assert read_checkpoint(tmp_path / "w.pt").note == note
     assert inspect_checkpoint(tmp_path / "w.pt").note == note
+
+
+def test_one_network_is_found_under_keys_of_any_names(tmp_path: Path) -> None:
+    torch.save({"epoch": 3, "checkpoint": {"state": {"model": network(1.0)}}}, tmp_path / "w.pt")
+    checkpoint = read_checkpoint(tmp_path / "w.pt")
+    assert checkpoint.wrapper == "checkpoint.state.model"
+    assert float(checkpoint.weights["fc.weight"].mean()) == 1.0
+
+
+def test_dictionaries_that_contain_each_other_are_searched_once() -> None:
+    """Some hundred keys on five levels lead to one dictionary each, 10^10 times if each way were gone."""
+    inner: dict[str, Any] = {"last": 1}
+    for _ in range(5):
+        inner = {f"key {number}": inner for number in range(100)}
+    assert find_state_dict(inner) == ((), {})
