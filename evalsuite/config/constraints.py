@@ -33,8 +33,9 @@ def check_suite(suite: Suite, where: str) -> None:
     _check_some(suite)
     _check_size(suite)
     _check_candidates(suite, f"{where}, [[candidates]]")
-    if suite.checkpoint_weights and not suite.checkpoint:
-        raise SuiteError(f"{where}: found checkpoint_weights without checkpoint; leave it out")
+    for key in ("checkpoint_weights", "checkpoint_entry"):
+        if getattr(suite, key) != "" and not suite.checkpoint:
+            raise SuiteError(f"{where}: found {key} without checkpoint; leave it out")
     _check_tolerances(suite, f"{where}, [tolerances]")
     _check_metrics(suite.evaluators, f"{where}, [[evaluators]]")
     _check_held_out(suite, f"{where}, [conditions]")

@@ -65,6 +65,7 @@ class _SuiteTables:
     seeds: tuple[int, ...] = (0,)
     checkpoint: str = ""
     checkpoint_weights: WeightSet = ""
+    checkpoint_entry: int | str = ""
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     retraining: dict[str, Any] = dataclasses.field(default_factory=dict)
     tolerances: dict[str, float | str | dict[str, float | str]] = dataclasses.field(default_factory=dict)
@@ -186,6 +187,7 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         model=from_table(MODELS, model_table(tables.model, source), where=f"{where}, [model]"),
         checkpoint=tables.checkpoint,
         checkpoint_weights=tables.checkpoint_weights,
+        checkpoint_entry=tables.checkpoint_entry,
         recipe=build_recipe(tables.recipe, {}, f"{where}, [recipe]"),
         retraining=build_recipe(tables.retraining, recipe, f"{where}, [retraining]"),
         producers=_build_producers(tables.producers, places["producers"]),

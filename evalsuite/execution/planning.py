@@ -399,6 +399,8 @@ class Planner:
             origin = {"checkpoint": file_digest(path)}
             if self.suite.checkpoint_weights:
                 origin["weights"] = self.suite.checkpoint_weights
+            if self.suite.checkpoint_entry != "":
+                origin["entry"] = str(self.suite.checkpoint_entry)
             code += self.production.loading_code
         content = {"model": self.suite.model.table, **origin, "cost": self._count_version}
         return digest_of({**content, "code": code_digest(code)})
