@@ -117,3 +117,21 @@ def test_the_job_of_a_cluster_runs_a_suite(tmp_path: Path) -> None:
     command = ["/bin/bash", str(EXAMPLES / "cluster" / "slurm.sh"), "small.toml"]
     subprocess.run(command, cwd=tmp_path, env=environment(EVALSUITE_DEVICE="cpu"), check=True)
     assert (tmp_path / "reports" / "small" / "index.html").is_file()
+
+
+@pytest.mark.extensive
+def test_the_notebook_runs_and_shows_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    pytest.importorskip("altair")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    notebook = nbformat.read(EXAMPLES / "notebook.ipynb", as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells), "keep it without outputs"
+    client = nbclient.NotebookClient(notebook, timeout=500, resources={"metadata": {"path": str(tmp_path)}})
+    client.execute()
+    shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert sum("image/svg+xml" in data for data in shown) == 3
+    html = [str(data["text/html"]) for data in shown if "text/html" in data]
+    assert any("<b>magnitude</b>" in text and "<svg" in text for text in html)
+    assert any("noninferior_up_to" in text for text in html)
+    assert (tmp_path / "verdict.svg").read_text("utf-8").startswith("<svg")

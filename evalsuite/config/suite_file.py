@@ -202,13 +202,15 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         ),
         parent_accuracy=valid_accuracy(tables.parent_accuracy, where),
         control=tables.control is not False,
-        conditions=build(ConditionSplits, tables.conditions, where=f"{where}, [conditions]")
-        if tables.conditions
-        else None,
+        conditions=_conditions(tables.conditions, f"{where}, [conditions]"),
         classes_stated="classes" in tables.model,
         automatic=automatic,
         sequential=tables.sequential,
     )
+
+
+def _conditions(table: Mapping[str, Any], where: str) -> ConditionSplits | None:
+    return build(ConditionSplits, table, where=where) if table else None
 
 
 def _candidate(table: Mapping[str, Any], source: Path) -> ExternalCandidate:

@@ -1,4 +1,4 @@
-"""Test images in stages: a seeded order of which every beginning is stratified by class, and the blocks between looks."""
+"""Test images in stages: a seeded order of which every beginning is stratified by class, and the stages of it."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class Accuracy(Evaluator):
     Where there are at least 20 classes, the accuracy of the five most likely ones too.
     """
 
-    per_image: ClassVar[bool] = True
+    image_by_image: ClassVar[bool] = True
 
     @property
     def metrics(self) -> tuple[Metric, ...]:

@@ -90,15 +90,15 @@ class Evaluator(ABC):
         uses_history: Whether `evaluate` uses `evalsuite.evaluation.Bench.history`: cells then depend on it too.
         measures_time: Whether `evaluate` reads a clock: its numbers then differ from run to run, and cells
             depend on the machine too.
-        per_image: Whether the evidence of every score has one row per test image, which depends on the networks and
-            that image alone: the test can then be evaluated on some images after others (`check --sequential`).
+        image_by_image: Whether the evidence of every score has one row per test image, which depends on the networks
+            and that image alone: the test can then be evaluated on some images after others (`check --sequential`).
     """
 
     version: ClassVar[int] = 1
     uses_control: ClassVar[bool] = False
     uses_history: ClassVar[bool] = False
     measures_time: ClassVar[bool] = False
-    per_image: ClassVar[bool] = False
+    image_by_image: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Takes the old names of class attributes, with a warning that has the new ones."""
@@ -164,15 +164,24 @@ class Evaluator(ABC):
         """
         return None
 
-    def for_conditions(self, conditions: Collection[str], name_of: Callable[[View], str]) -> Evaluator:  # noqa: ARG002
+    def for_conditions(
+        self,
+        conditions: Collection[str],  # noqa: ARG002  # for those who override it
+        name_of: Callable[[View], str],  # noqa: ARG002
+    ) -> Evaluator:
         """Returns an evaluator that reports these conditions as this one does, perhaps with fewer others beside them.
 
-        A test that is `per_image` and looks at many image sets overrides it, so that none is passed whose conditions
-        are decided; the default is this evaluator.
+        <<<<<<< HEAD
+                A test that is `image_by_image` and looks at many image sets overrides it, so that none is passed whose
+                conditions are decided; the default is this evaluator.
+        =======
+                A test that is `image_by_image` and looks at many image sets overrides it, so that none is passed whose checks
+                are decided; the default is this evaluator.
+        >>>>>>> 96ef113d2cc2d1a4e455a9cbe68345ec5b0aa247
 
-        Args:
-            conditions: Some of those that it reports.
-            name_of: Returns the name of the condition that a view shows.
+                Args:
+                    conditions: Some of those that it reports.
+                    name_of: Returns the name of the condition that a view shows.
         """
         return self
 

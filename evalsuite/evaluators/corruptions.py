@@ -98,7 +98,7 @@ class Corruptions(Evaluator):
         Hendrycks and Dietterich 2019, arXiv 1903.12261; Kar et al. 2022, arXiv 2203.01441.
     """
 
-    per_image: ClassVar[bool] = True
+    image_by_image: ClassVar[bool] = True
     severities: tuple[int, ...] = SEVERITIES
     kinds: tuple[str, ...] = CORRUPTIONS
     extra: bool = False

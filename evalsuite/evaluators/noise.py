@@ -72,7 +72,7 @@ class Noise(Evaluator):
     """
 
     uses_control: ClassVar[bool] = True
-    per_image: ClassVar[bool] = True
+    image_by_image: ClassVar[bool] = True
     epsilons: tuple[float, ...] = (8.0, 16.0, 32.0)
     kinds: tuple[NoiseKind, ...] = ("uniform",)
     draws: int = 1

@@ -160,7 +160,9 @@ def check_suite_of(
     if not request.parent:
         raise SuiteError("found no parent, expected its weights: give --parent FILE")
     data = resolve_data(request.data, where="--data", root=root) if request.data else None
-    raw = _suite_tables(request, battery, source, candidates, folder=folder)
+    raw = _suite_tables(request, battery, source, candidates)
+    if not request.suite:
+        raw["evaluators"] = _tests_of(candidates, folder)
     if data is not None:
         raw["data"] = data.table
     for plugin in raw["plugins"]:
@@ -190,13 +192,10 @@ def _suite_tables(
     battery: Mapping[str, Any],
     source: Path,
     candidates: Sequence[Mapping[str, Any]],
-    *,
-    folder: Path,
 ) -> dict[str, Any]:
     """The tables of the suite that answers a request, but for its model; paths are absolute or as they were given."""
     tables = {
         **{key: battery[key] for key in PASSED_ON if key in battery},
-        **({} if request.suite else {"evaluators": _tests_of(candidates, folder)}),
         "name": "check",  # the folder's name, not the suite's: another check by the same suite may stand beside it
         "description": _description(request, battery),
         "checkpoint": request.parent,

@@ -83,8 +83,8 @@ class Stages:
         sizes = ", ".join(f"{size:,}" for size in self.sizes[:-1])
         text = (
             f"Sequential: {', '.join(self.tests)} in stages of {sizes} and {self.sizes[-1]:,} images, each check until "
-            "its verdict is decided; the levels of the verdicts allow for the looks, and a number that stopped early "
-            "tends to be too far from its tolerance"
+            "its verdict is decided; the levels of the verdicts allow for the looks; a number that stopped early is "
+            "biased, as a rule away from its tolerance"
         )
         whole = sorted({name for test in self.tests.values() for name in test.whole})
         text += f"; {', '.join(whole)} on all images, for checks that have no bound" if whole else ""
@@ -173,7 +173,7 @@ def _staged_test(evaluator: Evaluator, limits: Mapping[Place, Limit]) -> StagedT
     """The checks of a test that stages may decide, or why there are none."""
     if not limits:
         return "none of its checks has a tolerance"
-    if not evaluator.per_image or not all(map(is_staged_view, evaluator.needs)):
+    if not evaluator.image_by_image or not all(map(is_staged_view, evaluator.needs)):
         return "it is not measured image by image on the whole test set"
     metrics = {metric.name: metric for metric in evaluator.metrics}
     if others := sorted({name for name, _ in limits if metrics[name].functional != "mean"}):
@@ -212,7 +212,7 @@ def scores_in_stages(
     that need them.
 
     Args:
-        evaluator: The test; it is `per_image`.
+        evaluator: The test; it is `image_by_image`.
         label: Its label.
         stages: Of the run.
         benches: Returns the bench of the candidate on the images of a stage, whose parent is on the same images.
@@ -321,7 +321,7 @@ class _Parts:
         if score.n is None or score.n == total:
             return score
         text = (
-            f"Measured on {score.n:,} of {total:,} images, where its check stopped early: the number tends to be too far "
-            "from its tolerance."
+            f"Measured on {score.n:,} of {total:,} images, where its check stopped early: the number is biased, as a "
+            "rule away from its tolerance."
         )
         return replace(score, flags=(*score.flags, text))

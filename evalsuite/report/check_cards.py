@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from evalsuite.report.data import Row, records
-from evalsuite.report.labels import metric_on_condition
+from evalsuite.report.labels import condition_label, metric_on_condition, number
 from evalsuite.results.check_verdicts import (
     CandidateVerdict,
     Outcome,
@@ -14,6 +14,7 @@ from evalsuite.results.check_verdicts import (
     exit_reason,
     overall_outcome,
 )
+from evalsuite.types import DENSE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,10 +42,11 @@ class CheckLine:
 
 @dataclass(frozen=True, slots=True)
 class CheckCard:
-    """A candidate: its verdict, its costs, and its checks from the smallest margin to the largest."""
+    """A candidate: its verdict, its costs, its measured time if there is one, and its checks by rising margin."""
 
     verdict: CandidateVerdict
     costs: Row
+    latency: str
     lines: tuple[CheckLine, ...]
 
     @property
@@ -73,7 +75,11 @@ def check_answer(data: ReportData) -> CheckAnswer | None:
     code, reason = exit_reason(verdicts, about["undecided"])
     rows = records(data.checked)
     places = {(row["metric"], row["condition"]): row for row in records(data.measurements)}
-    cards = [_card(verdict, [row for row in rows if _is_of(row, verdict)], places) for verdict in verdicts]
+    times = {name: _latency(data, name) for name in (verdict.candidate for verdict in verdicts)}
+    cards = [
+        _card(verdict, [row for row in rows if _is_of(row, verdict)], places, times[verdict.candidate])
+        for verdict in verdicts
+    ]
     return CheckAnswer(overall_outcome(verdicts), code, reason, _controls(about["controls"]), tuple(cards))
 
 
@@ -81,9 +87,23 @@ def _is_of(row: Row, verdict: CandidateVerdict) -> bool:
     return (row["candidate"], row["seed"]) == (verdict.candidate, verdict.seed)
 
 
-def _card(verdict: CandidateVerdict, rows: list[Row], places: Mapping[tuple[str, str], Row]) -> CheckCard:
+def _latency(data: ReportData, candidate: str) -> str:
+    """The measured time of a candidate and that of the parent, for each batch size; empty where none was measured."""
+    table = data.measurements
+    times = table[(table["metric"] == "latency") & table["value"].notna()]
+    of_parent = times[times["method"] == DENSE].set_index("condition")["value"].to_dict()
+    return "; ".join(
+        f"{number(row['value'], 3)} ms per image ({condition_label(row['condition'])}; "
+        f"the parent {number(of_parent.get(row['condition']), 3)})"
+        for row in records(times[times["method"] == candidate].drop_duplicates("condition"))
+    )
+
+
+def _card(
+    verdict: CandidateVerdict, rows: list[Row], places: Mapping[tuple[str, str], Row], latency: str
+) -> CheckCard:
     lines = [_line(row, places) for row in rows if row["value"] is not None or not row["passed"]]
-    return CheckCard(verdict, rows[0], tuple(sorted(lines, key=lambda line: line.margin)))
+    return CheckCard(verdict, rows[0], latency, tuple(sorted(lines, key=lambda line: line.margin)))
 
 
 def _line(row: Row, places: Mapping[tuple[str, str], Row]) -> CheckLine:

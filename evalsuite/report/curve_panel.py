@@ -109,10 +109,11 @@ class CurvePanel:
             y = self.y(value)
             yield pen.line(self.left, y, self.right, y, pen.palette.rule, 0.6)
             yield pen.text(self.left - 0.45 * pen.size, y + 0.35 * pen.size, label, anchor="end")
-        yield pen.text(self.x(0.0), bottom + 1.35 * pen.size, "0", anchor="middle")
+        if self.curve.reference is not None:  # nothing is drawn at 0 but the parent
+            yield pen.text(self.x(0.0), bottom + 1.35 * pen.size, "0", anchor="middle")
         for ratio in self._shown_ratios():
             yield pen.text(self.x(ratio), bottom + 1.35 * pen.size, ratio_tick(ratio), anchor="middle")
-        if self.broken:
+        if self.broken and self.curve.reference is not None:
             middle = (self.x(0.0) + self.x(self.ratios[0])) / 2 - 0.3 * pen.size
             for x in (middle, middle + 0.35 * pen.size):
                 yield pen.line(

@@ -64,10 +64,11 @@ _GROUPS = {
     "videos": "perturbation sequences",
     "attack": "white-box attacks",
     "black-box attack": "black-box attacks",
+    "transfer": "attacks on the parent",
     "ood-near": "near OOD sets",
     "ood-far": "far OOD sets",
 }
-_UNDER = ("noise", "attack", "black-box attack")
+_UNDER = ("noise", "attack", "black-box attack", "transfer")
 _AGGREGATES = {
     "mean": "mean over the conditions",
     "minimum": "worst of the conditions",

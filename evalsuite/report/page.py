@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import jinja2
 import jinja2.bccache
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from evalsuite.atomic_files import write_atomically
 from evalsuite.cache_folder import cache_folder
@@ -231,12 +231,18 @@ def _environment() -> jinja2.Environment:
         "by_row": _by_row,
         "by_test": _by_test,
         "rounded": rounded,
+        "options": _options,
     }
     return environment
 
 
 def _data_uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _options(text: str) -> Markup:
+    """A text whose options of commands are not broken at their hyphens."""
+    return Markup(re.sub(r"--[a-z][a-z-]*", r'<span class="option">\g<0></span>', str(escape(text))))  # noqa: S704
 
 
 def _by_test(metrics: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, list[str]]]:

@@ -17,8 +17,8 @@ from evalsuite.report.labels import (
     group_label,
     metric_label,
     metric_on_condition,
-    number,
     percent,
+    rounded,
     tested_ratios,
 )
 from evalsuite.report.threshold_tables import metrics_without_column
@@ -144,14 +144,17 @@ class Verdicts:
         self.counts = headline_verdicts(data.counts)
         self.thresholds = [row for row in data.headline if row["aggregate"] == "single"]
 
-    @property
-    def networks(self) -> int:
-        """Number of networks of a method."""
-        return max((int(row["networks"]) for row in self.checks), default=1)
+    @cached_property
+    def networks(self) -> dict[str, int]:
+        """Number of networks of each method at each ratio that the verdicts are on."""
+        return {row["method"]: int(row["networks"]) for row in self.checks}
 
     def scope(self) -> str:
         """Returns what the sentences speak of, in one sentence."""
-        images = _range_of([int(row["n"]) for row in self.thresholds if row["n"] is not None])
+        counts = [row["n"] for row in self.thresholds]
+        if not self.data.checked.empty:  # a sequential check has numbers of its own for each
+            counts = self.data.checked["images"].dropna().tolist()
+        images = _range_of([int(count) for count in counts if count is not None])
         sample = (
             f"The images are a sample ({images} of them behind each check)"
             if images
@@ -159,15 +162,26 @@ class Verdicts:
         )
         if not self.data.checked.empty:
             return f"The verdicts are on these networks. {sample}."
-        if self.networks > 1:
-            return (
-                f"The verdicts are on the mean of {self.networks} networks of each method, trained with different "
-                f"seeds. {sample}."
+        pruning = [
+            name for name in self.data.methods if name in self.networks and name not in self.data.controls
+        ]
+        several = [name for name in pruning if self.networks[name] > 1]
+        single = [name for name in pruning if self.networks[name] == 1]
+        mixed = bool(several and single)  # runs side by side
+        parts = []
+        if several:
+            counts = _range_of([self.networks[name] for name in several])
+            on = f" on {', '.join(several)}" if mixed else ""
+            parts.append(
+                f"The verdicts{on} are on the mean of {counts} networks of each method, trained with different seeds."
             )
-        return (
-            "The verdicts are on one network of each method and ratio, not on the method: another training may end "
-            f"otherwise. {sample}."
-        )
+        if single or not several:
+            on = f" on {', '.join(single)}" if mixed else ""
+            parts.append(
+                f"The verdicts{on} are on one network of each method and ratio, not on the method: another training "
+                "may end otherwise."
+            )
+        return " ".join([*parts, f"{sample}."])
 
     def control(self) -> str:
         """Returns what stands beside every method, in one sentence."""
@@ -327,10 +341,11 @@ class Verdicts:
         worst = max(beyond or failures, key=lambda row: row["drop"] / max(row["drop_tolerance"], 1e-9))
         ratio = percent(self._ratio(worst["method"], worst["target_ratio"]))
         values = self._values(worst)
+        images = worst["n"]
         change = (
-            f": {' to '.join(map(number_short, values))}"
+            ": " + " to ".join(rounded(value, images) for value in values)
             if values
-            else f": a drop of {number_short(worst['drop'])}"
+            else f": a drop of {rounded(worst['drop'], images)}"
         )
         control = self._of_control(worst)
         return Sentence(
@@ -352,7 +367,8 @@ class Verdicts:
         if row["beyond_control"] is None:
             return ""
         own, control = row["drop"], row["drop"] - row["beyond_control"]
-        return f", a drop of {number_short(own)}; the control's is {number_short(control)}"
+        of_control = f"{'gains' if control < 0 else 'loses'} {rounded(abs(control), row['n'])}"
+        return f", a drop of {rounded(own, row['n'])}; the control {of_control}"
 
     def _values(self, row: Row) -> tuple[float, float] | None:
         """The number of the parent and of the candidate, means over the seeds of the scope."""
@@ -364,15 +380,6 @@ class Verdicts:
         of_method = same[(same["method"] == row["method"]) & (same["target_ratio"] == row["target_ratio"])]
         candidate = of_method["value"].mean()
         return None if parent != parent or candidate != candidate else (float(parent), float(candidate))
-
-
-def number_short(value: float) -> str:
-    """Returns a number with as many digits as some thousand images support.
-
-    >>> number_short(0.90327), number_short(-0.0123), number_short(12.345)
-    ('0.903', '-0.012', '12.3')
-    """
-    return f"{value:.3f}" if abs(value) < 10 else number(value, 3)
 
 
 def _is_of_single_bar(row: Row) -> bool:
@@ -428,12 +435,13 @@ def _count_sentence(step: ProfileStep) -> Sentence:
     control = "" if step.control is None else f" (of the control {step.control})"
     undecided = "1 is" if step.undecided == 1 else f"{step.undecided} are"
     failing = "1 fails" if step.inferior == 1 else f"{step.inferior} fail"
-    held = f"{step.noninferior} of {step.checks} checks hold{control}"
+    holding = "holds" if step.noninferior == 1 else "hold"
+    held = f"{step.noninferior} of {step.checks} checks {holding}{control}"
     found = f"At {percent(step.ratio)}, {held}, {undecided} undecided and {failing}."
     if step.harmless is not None:
         typical, most = step.harmless
         above = "1 is" if step.measured == 1 else f"{step.measured} are"
-        chance = f"{typical} would be, up to {most}" if most else "none would be"
+        chance = f"{typical or 'none'} would be" + (f", up to {most}" if most else "")
         found += f" {above} measured above the tolerance; by chance alone {chance}."
     return Sentence(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.results.check_verdicts import UndecidedRule, candidate_verdicts, exit_reason
+from evalsuite.results.check_verdicts import UndecidedRule, candidate_verdicts, exit_reason, stages_sentence
 from evalsuite.thresholds.verdicts import INFERIOR
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ def markdown_summary(verdicts: pd.DataFrame, undecided: UndecidedRule) -> str:
         counts = f"{one.noninferior} of {one.checks} | {one.inferior} | {one.undecided}"
         lines.append(f"| {_cell(one.candidate)} | **{one.outcome}** | {counts} |")
     lines += ["", f"Exit code {code}: {_cell(reason)}."]
+    if text := stages_sentence(verdicts):
+        lines += ["", text]
     for one in candidates:
         rows = verdicts[(verdicts["candidate"] == one.candidate) & (verdicts["seed"] == one.seed)]
         lines += _losses(one.candidate, rows)

@@ -118,6 +118,17 @@ def _with_stages(run: Run, rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(images=rows["n"], images_available=total, parent=parent)
 
 
+def stages_phrase(row: Mapping[str, Any]) -> str:
+    """Returns where a check stopped before the last image, as the end of a sentence; nothing where it saw all.
+
+    >>> stages_phrase({"stopping": "decided early", "images": 625, "images_available": 10000})
+    '; decided early, after 625 of 10,000 images'
+    """
+    if row.get("stopping") not in (DECIDED_EARLY, GIVEN_UP):
+        return ""
+    return f"; {row['stopping']}, after {int(row['images']):,} of {int(row['images_available']):,} images"
+
+
 def stages_sentence(verdicts: pd.DataFrame) -> str:
     """Returns how many checks of a sequential check stopped before the last image; empty where all saw all.
 
@@ -134,8 +145,8 @@ def stages_sentence(verdicts: pd.DataFrame) -> str:
     hopeless = f", {given_up} {'was' if given_up == 1 else 'were'} given up as undecided" if given_up else ""
     return (
         f"Sequential: {decided} of {len(verdicts)} checks were decided before the last image{took}{hopeless}; all "
-        f"together took {share:.0%} of their images. Numbers that stopped early tend to be too far from their "
-        "tolerance."
+        f"together took {share:.0%} of their images. Numbers that stopped early are biased, as a rule away from "
+        "their tolerance."
     )
 
 
@@ -338,7 +349,7 @@ def case_text(row: Mapping[str, Any]) -> str:
     lines = [
         f"{row['metric']} on {row['condition']}: {row['value']:.4f}, the parent's {row['parent']:.4f}",
         f"drop {row['drop']:.4f}{interval}, tolerance {row['tolerance']:g}",
-        f"verdict: {row.get('verdict', '')}{level}",
+        f"verdict: {row.get('verdict', '')}{level}{stages_phrase(row)}",
     ]
     return "\n".join([*lines, *filter(None, [controls_phrase(row).removeprefix("; ")])])
 

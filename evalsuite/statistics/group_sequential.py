@@ -17,7 +17,7 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -92,15 +92,7 @@ class SequentialDesign:
         >>> SequentialDesign((1, 2, 3, 4, 5), power=1.0).critical_values(0.025).round(2).tolist()
         [2.58, 2.49, 2.41, 2.34, 2.28]
         """
-        spent = error * self.shares**self.power
-        first = float(-ndtri(spent[0]))
-        values, times = [first], self.shares
-        nodes, masses = _below(first, times[0], None)
-        for k in range(1, len(times)):
-            step = np.sqrt(times[k] - times[k - 1])
-            values.append(_critical_value(nodes, masses, times[k], step, spent[k] - spent[k - 1]))
-            nodes, masses = _below(values[k], times[k], (nodes, masses, step))
-        return np.array(values)
+        return np.array(_critical_values(self.sizes, self.power, error))
 
     @cached_property
     def _table(self) -> Floats:
@@ -130,6 +122,20 @@ class SequentialDesign:
         repeated = np.exp(inverse(np.clip(z, column[0], column[-1])))
         repeated = np.where(z < column[0], 1.0, repeated)
         return np.where(np.isnan(p), np.nan, np.maximum(repeated, p))
+
+
+@lru_cache(maxsize=4096)
+def _critical_values(sizes: tuple[int, ...], power: float, error: float) -> tuple[float, ...]:
+    """The recursion over the looks; results are kept, since all checks of a run share a few."""
+    times = np.asarray(sizes, dtype=np.float64) / sizes[-1]
+    spent = error * times**power
+    values = [float(-ndtri(spent[0]))]
+    nodes, masses = _below(values[0], times[0], None)
+    for k in range(1, len(times)):
+        step = float(np.sqrt(times[k] - times[k - 1]))
+        values.append(_critical_value(nodes, masses, times[k], step, spent[k] - spent[k - 1]))
+        nodes, masses = _below(values[k], times[k], (nodes, masses, step))
+    return tuple(values)
 
 
 def _below(
@@ -166,10 +172,10 @@ def predictive_power(
     design: SequentialDesign,
     look: int,
     *,
-    margin: float,
-    deviation: float,
+    margin: ArrayLike,
+    deviation: ArrayLike,
     errors: Sequence[float],
-) -> float:
+) -> Floats:
     """Returns the probability that a later look still rejects, given what has been seen.
 
     It is the conditional power, averaged over what the images so far leave open of the true difference (a flat prior):
@@ -178,23 +184,21 @@ def predictive_power(
     Args:
         design: The looks.
         look: Index of the last one.
-        margin: How far the measured difference is inside the hypothesis's complement: tolerance less drop for
-            non-inferiority; its negative is the margin of the test that the drop is above.
-        deviation: Standard deviation of one image's difference.
-        errors: One-sided errors of the tests for a margin above 0, and for one below.
+        margin: How far the measured drop is below its tolerance, any shape; negative where it is above.
+        deviation: Standard deviation of one image's difference, same shape.
+        errors: One-sided errors of the claims that the true margin is above 0, and that it is below.
 
     Returns:
-        The larger of the probabilities of the two claims; 0 after the last look.
+        The larger of the probabilities of the two claims, same shape; 0 after the last look.
 
     References:
         Spiegelhalter, Freedman and Blackburn 1986, "Monitoring clinical trials: conditional or predictive power?"
     """
-    n, later = design.sizes[look], np.asarray(design.sizes[look + 1 :], dtype=np.float64)
-    if not len(later):
-        return 0.0
-    chances = [0.0]
+    measured, error_of_one = np.asarray(margin, dtype=np.float64), np.asarray(deviation, dtype=np.float64)
+    power, n = np.zeros(measured.shape), design.sizes[look]
     for sign, error in zip((1, -1), errors, strict=True):
-        needed = design.critical_values(error)[look + 1 :] * deviation / np.sqrt(later)
-        spread = deviation * np.sqrt(1 / n - 1 / later)
-        chances.append(float(ndtr((sign * margin - needed) / spread).max()))
-    return max(chances)
+        for size, z in zip(design.sizes[look + 1 :], design.critical_values(error)[look + 1 :], strict=True):
+            needed = z * error_of_one / np.sqrt(size)
+            spread = error_of_one * np.sqrt(1 / n - 1 / size)
+            power = np.maximum(power, ndtr((sign * measured - needed) / spread))
+    return power

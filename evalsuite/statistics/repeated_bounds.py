@@ -124,10 +124,5 @@ def remaining_power(
     per_image = image_drops(drops)
     # one more image that differs: where none does, the next one may
     variance = (float((per_image**2).sum()) + 1) / (len(per_image) + 1) - measured**2
-    return predictive_power(
-        design,
-        look,
-        margin=drops.limit.at(values[0]) - measured,
-        deviation=float(np.sqrt(max(variance, 1e-12))),
-        errors=errors,
-    )
+    margin, deviation = drops.limit.at(values[0]) - measured, np.sqrt(max(variance, 1e-12))
+    return float(predictive_power(design, look, margin=margin, deviation=deviation, errors=errors))

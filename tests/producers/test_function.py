@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import evalsuite
+from evalsuite.cli.main import main
 from evalsuite.config.options import Options
 from evalsuite.errors import ContractError, SuiteError, UserError
 from evalsuite.execution.dry_run import describe_run
@@ -52,6 +53,25 @@ def baked(model, ratio, data):
     prune.l1_unstructured(attention.out_proj, "weight", amount=ratio)
     prune.remove(attention.out_proj, "weight")
     return model
+"""
+
+
+SUITE = """
+name = "adapters"
+control = false
+seeds = [0]
+ratios = [0.5]
+[data]
+name = "digits"
+[model]
+name = "small-cnn"
+widths = [8, 16, 16, 16]
+[recipe]
+epochs = 1
+[[producers]]
+name = "random"
+[[evaluators]]
+name = "accuracy"
 """
 
 
@@ -102,6 +122,29 @@ def test_functions_of_the_command_line_are_methods_of_the_run(tiny: Path, tmp_pa
     assert describe_run(prepared)
     with pytest.raises(UserError, match="has a method 'global_l1' already"):
         Options(candidates_from=(target, target)).applied(prepared.suite)
+
+
+@pytest.mark.extensive
+def test_the_examples_run_by_the_option_that_their_first_lines_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(EXAMPLES.parent)
+    (tmp_path / "suite.toml").write_text(SUITE, "utf-8")
+    words = ["evalsuite", "run", str(tmp_path / "suite.toml"), "--out", str(tmp_path / "run")]
+    for file in ("torch_prune_l1.py", "torch_pruning_l2.py"):
+        first = (EXAMPLES / file).read_text("utf-8").splitlines()[0]
+        option, target = first.rstrip('."').split()[-2:]
+        assert (option, target.partition(":")[0]) == ("--candidates-from", f"examples/{file}")
+        words += [option, target]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    run = evalsuite.Run(tmp_path / "run")
+    ratios = run.measurements.groupby("method")["ratio"].first()
+    assert ratios["global_l1"] == pytest.approx(0.5, abs=0.01)
+    assert ratios["group_l2"] == pytest.approx(0.5, abs=0.1)
+    assert run.failures.empty
 
 
 @pytest.mark.parametrize(

@@ -454,10 +454,23 @@ def _checked(findings: ReportData) -> ReportData:
                 | {"drop": drop, "drop_low": drop - 0.01, "drop_high": drop + 0.01, "tolerance": 0.05}
                 | {"verdict": state, "passed": drop <= 0.05, "decidable": True, "controls": 2}
                 | {"controls_failed": int(index == 19), "reason": "", "flags": "", "sample": ""}
+                | {"images": 899, "images_available": 899, "stopping": ""}
             )
     suite = {**findings.record["suite"], "check": {"undecided": "measured", "controls": ["control a"]}}
     return dataclasses.replace(
         findings,
         checked=pd.DataFrame(rows, columns=list(check_verdicts.COLUMNS)),
         record={**findings.record, "suite": suite},
+    )
+
+
+@pytest.fixture(name="compared")
+def _compared(synthesis: Callable[..., ReportData]) -> ReportData:
+    """Two runs side by side, on two data sets, of which one has a control."""
+    names = ("magnitude (a)", "magnitude (b)", "random (b)")
+    return dataclasses.replace(
+        synthesis(methods=names),
+        controls=("random (b)",),
+        runs={name: name[-2] for name in names},
+        data_sets={name: f"data of {name[-2]}" for name in names},
     )

@@ -28,14 +28,19 @@ FLAGS = (
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on the PATH")
 
 
-def opened(path: Path, profile: Path) -> tuple[str, list[str]]:
+DARK = "--blink-settings=preferredColorScheme=0"
+
+
+def opened(path: Path, profile: Path, *more: str) -> tuple[str, list[str]]:
     """The document after its scripts have run, and what the console said."""
-    command = [str(BROWSER), *FLAGS, f"--user-data-dir={profile}", path.as_uri()]
+    command = [str(BROWSER), *FLAGS, *more, f"--user-data-dir={profile}", path.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-def measured_in_a_frame(path: Path, width: int, script: str, fragment: str = "", library: str = "") -> str:
+def measured_in_a_frame(
+    path: Path, width: int, script: str, fragment: str = "", library: str = "", *, dark: bool = False
+) -> str:
     """What a script that runs in the page, once all is drawn, has found, in a frame of that width."""
     report = (
         "<script>const wait = setInterval(() => { if (document.body.dataset.drawn !== 'yes') return;"
@@ -53,7 +58,7 @@ def measured_in_a_frame(path: Path, width: int, script: str, fragment: str = "",
         "<script>addEventListener('message', (event) => { document.title = event.data; })</script>",
         "utf-8",
     )
-    document, _ = opened(frame, path.parent / "profile")
+    document, _ = opened(frame, path.parent / "profile", *([DARK] if dark else []))
     (title,) = re.findall("<title>(.*?)</title>", document)
     return str(title)
 
@@ -205,18 +210,23 @@ AXE = next(
 @pytest.mark.skipif(
     AXE is None, reason="no axe-core: npm install axe-core, or name axe.min.js in EVALSUITE_AXE"
 )
-@pytest.mark.parametrize("kind", ["full", "checked"])
-def test_axe_has_no_serious_complaint(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("kind", ["full", "checked", "compared"])
+def test_axe_has_no_serious_complaint(
+    kind: str, dark: bool, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     assert AXE is not None
     path = write_page(request.getfixturevalue(kind), tmp_path)
     script = (
         "document.querySelectorAll('details').forEach((item) => { item.open = true; });"
         "const { violations, passes } = await axe.run(document);"
         "const bad = violations.filter(({ impact }) => impact === 'serious' || impact === 'critical');"
-        "return `${passes.length > 20} ${bad.map(({ id, nodes }) => `${id} ${nodes[0].target}`).join('; ')}`;"
+        "const dark = matchMedia('(prefers-color-scheme: dark)').matches;"
+        "return `${passes.length > 20} ${dark} ${bad.map(({ id, nodes }) => `${id} ${nodes[0].target}`).join('; ')}`;"
     )
     library = AXE.read_text("utf-8").replace("</script", "<\\/script")
-    assert measured_in_a_frame(path, 1200, script, library=library) == "true "
+    found = measured_in_a_frame(path, 1200, script, library=library, dark=dark)
+    assert found == f"true {str(dark).lower()} "
 
 
 def test_a_link_keeps_the_choice_of_a_curve(findings: ReportData, tmp_path: Path) -> None:
@@ -280,3 +290,14 @@ def test_the_page_of_a_check_draws_without_complaint(checked: ReportData, tmp_pa
         "const page = document.documentElement; return `${page.scrollWidth - page.clientWidth} too wide`;"
     )
     assert measured_in_a_frame(path, 400, script) == "0 too wide"
+
+
+def test_a_phone_shows_every_number_of_a_check(checked: ReportData, tmp_path: Path) -> None:
+    """Drops and intervals lay behind the edge of a table that had to be scrolled."""
+    path = write_page(checked, tmp_path)
+    script = (
+        "const cells = [...document.querySelectorAll('.checks')[0].rows].slice(1).flatMap((row) => [...row.cells]);"
+        "const beside = cells.filter((cell) => cell.getBoundingClientRect().right > innerWidth).length;"
+        "return `${beside} of ${cells.length}`;"
+    )
+    assert measured_in_a_frame(path, 360, script) == "0 of 84"

@@ -183,6 +183,20 @@ def test_runs_side_by_side_have_their_own_verdicts_and_controls(controlled: Repo
     assert {step.control for step in verdicts["magnitude (b)"].profile} == {0}
 
 
+def test_runs_of_several_seeds_and_of_one_have_their_own_scopes(
+    synthesis: Callable[..., ReportData],
+) -> None:
+    """The page said of all methods that they are means of three networks."""
+    three, one = synthesis(seeds=(0, 1, 2)), synthesis()
+    tables: dict[str, Any] = {}
+    for name in ("verdicts", "groups", "counts", "thresholds", "measurements"):
+        mine, other = getattr(three, name), getattr(one, name)
+        tables[name] = pd.concat([mine[mine["method"] != "random"], other[other["method"] == "random"]])
+    scope = Verdicts(dataclasses.replace(three, **tables)).scope()
+    assert "The verdicts on magnitude, filter-l1 are on the mean of 3 networks" in scope
+    assert "The verdicts on random are on one network of each method and ratio" in scope
+
+
 def test_nothing_beyond_the_control_is_said_as_well(controlled: ReportData) -> None:
     checks = controlled.verdicts.assign(beyond_control_verdict="")
     verdict = verdict_of(dataclasses.replace(controlled, verdicts=checks), "magnitude")

@@ -224,12 +224,26 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
 
     Beside the verdict on what was measured stands how much of it the images show at 95 %.
     """
-    from evalsuite.results.check_verdicts import (
-        candidate_verdicts,
-        sample_of,
-        stages_sentence,
-    )  # pandas takes a while to import
+    # pandas takes a while to import
+    from evalsuite.results.check_verdicts import candidate_verdicts, sample_of, stages_sentence
 
+    skipped = verdicts["passed"] & verdicts["value"].isna()
+    console.out.print(_verdict_table(verdicts[~skipped]))
+    for verdict in candidate_verdicts(verdicts):
+        style = {"SHIP": "bold green", "DO NOT SHIP": "bold red", "UNDECIDED": "bold yellow"}[verdict.outcome]
+        console.out.print(
+            f"[{style}]{verdict.outcome}[/] {escape(verdict.candidate)}: {verdict.reason}.", soft_wrap=True
+        )
+    console.print_sample(sample_of(verdicts))
+    if text := stages_sentence(verdicts):
+        console.out.print(text, soft_wrap=True, markup=False)
+    for reason in verdicts.loc[skipped, "reason"].unique():
+        console.out.print(f"Not compared: {reason}.", soft_wrap=True, markup=False)
+    _print_warnings(verdicts)
+
+
+def _verdict_table(verdicts: pd.DataFrame) -> Table:
+    """A line per candidate and metric."""
     table = Table(box=None, pad_edge=False)
     left = ("candidate", "metric", "worst on", "verdict")
     for title in (
@@ -237,8 +251,7 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
         *("value", "parent", "drop", "95 % interval", "tolerated", "verdict"),
     ):
         table.add_column(title, justify="left" if title in left else "right")
-    skipped = verdicts["passed"] & verdicts["value"].isna()
-    for (candidate, metric), rows in verdicts[~skipped].groupby(["candidate", "metric"], sort=False):
+    for (candidate, metric), rows in verdicts.groupby(["candidate", "metric"], sort=False):
         worst = rows.sort_values("drop", ascending=False, na_position="first", kind="stable").iloc[0]
         costs = [worst["parameters"], *(rows[name].astype("float64").iloc[0] for name in ("macs", "packed"))]
         table.add_row(
@@ -252,18 +265,7 @@ def print_verdicts(verdicts: pd.DataFrame) -> None:
             f"{worst['tolerance']:g}",
             _verdict(rows),
         )
-    console.out.print(table)
-    for verdict in candidate_verdicts(verdicts):
-        style = {"SHIP": "bold green", "DO NOT SHIP": "bold red", "UNDECIDED": "bold yellow"}[verdict.outcome]
-        console.out.print(
-            f"[{style}]{verdict.outcome}[/] {escape(verdict.candidate)}: {verdict.reason}.", soft_wrap=True
-        )
-    console.print_sample(sample_of(verdicts))
-    if text := stages_sentence(verdicts):
-        console.out.print(text, soft_wrap=True, markup=False)
-    for reason in verdicts.loc[skipped, "reason"].unique():
-        console.out.print(f"Not compared: {reason}.", soft_wrap=True, markup=False)
-    _print_warnings(verdicts)
+    return table
 
 
 def _verdict(rows: pd.DataFrame) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -109,15 +110,26 @@ def save_qdq(network: nn.Module, images: Tensor, path: Path) -> None:
 
 def save_int8(network: nn.Module, images: Tensor, path: Path) -> None:
     """torch.export of the network with eight-bit weights."""
-    import copy
-
     small = copy.deepcopy(network)
     for name, layer in [*small.named_modules()]:
         if isinstance(layer, nn.Conv2d | nn.Linear):
             place, _, key = name.rpartition(".")
             setattr(small.get_submodule(place), key, Int8Layer(layer))
+    save_export(small.eval(), images, path)
+
+
+def save_torchao(network: nn.Module, images: Tensor, path: Path) -> None:
+    """torch.export of the network whose linear layers torchao has quantised."""
+    quantization = pytest.importorskip("torchao.quantization")
+    small = copy.deepcopy(network)
+    quantization.quantize_(small, quantization.Int8WeightOnlyConfig())
+    save_export(small.eval(), images, path)
+
+
+def save_export(network: nn.Module, images: Tensor, path: Path) -> None:
+    """torch.export of a network for any number of images."""
     batch = torch.export.Dim("n", min=1)
-    torch.export.save(torch.export.export(small.eval(), (images[:4],), dynamic_shapes=({0: batch},)), path)
+    torch.export.save(torch.export.export(network, (images[:4],), dynamic_shapes=({0: batch},)), path)
 
 
 def rows(folder: Path, metric: str) -> Iterator[tuple[str, float, str]]:
@@ -201,3 +213,22 @@ def test_a_file_that_needs_a_library_names_it(
     monkeypatch.setattr(torch.export, "load", missing)
     with pytest.raises(CheckpointError, match=r"needs the package torchao .*: install it, or export"):
         load_program(tmp_path / "int8.pt2", trust=True)
+
+
+@pytest.mark.extensive
+def test_a_program_of_torchao_is_checked(
+    answer: Answer, network: nn.Module, images: Tensor, tmp_path: Path, shelf: Path
+) -> None:
+    save_torchao(network, images, tmp_path / "torchao.pt2")
+    (tmp_path / "tests.toml").write_text(BATTERY, "utf-8")
+    words = [
+        *("--candidate", str(tmp_path / "torchao.pt2"), "--candidate", str(shelf / "light.safetensors")),
+        *("--trust-program", "--suite", str(tmp_path / "tests.toml"), "--out", str(tmp_path / "run")),
+    ]
+    assert answer(*words) in (0, 1)
+    table = Run(tmp_path / "run").measurements
+    assert table["reason"].fillna("").eq("").all() if "reason" in table else True
+    ratios = table.groupby("method").first()["ratio"]
+    assert ratios["torchao"] == pytest.approx(ratios["light"], abs=0.03)
+    accuracy = {name: value for name, value, _ in rows(tmp_path / "run", "accuracy")}
+    assert accuracy["torchao clean"] == pytest.approx(accuracy["light clean"], abs=0.02)

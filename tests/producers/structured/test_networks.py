@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from evalsuite.errors import UserError
+from evalsuite.errors import SkippedError, UserError
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.architectures.settings import to_settings
 from evalsuite.models.architectures.small_networks import SMALL_NETWORKS
@@ -244,3 +245,31 @@ def test_baselines_of_new_weights_fit_transformers_and_convnext(
             left = weight[weight != 0].detach()
             kept = torch.isin(left, own[name].detach()).float().mean()
             assert float(kept) < 0.01, (method, name)
+
+
+@pytest.mark.extensive
+@pytest.mark.usefixtures("fits")
+@pytest.mark.parametrize(("made", "name"), [(name, name) for name in SMALL_NETWORKS], indirect=["made"])
+def test_masks_and_factors_fit_every_network(
+    made: tuple[nn.Module, Context, dict[str, Any]], name: str
+) -> None:
+    """Weights, patterns of weights and low rank; attention that only reads its weights takes no factors."""
+    parent, context, _ = made
+    images = torch.rand(2, *context.train.images.shape[1:])
+    for method, table in {
+        "magnitude": {},
+        "sipp": {"images": 4},
+        "n-m": {"m": 4},
+        "svd": {},
+        "alds": {},
+    }.items():
+        reads = name in ("torchvision vit", "torchvision swin") and method not in ("magnitude", "n-m")
+        with (
+            pytest.raises(SkippedError, match="the attention around it reads its weight")
+            if reads
+            else contextlib.nullcontext()
+        ):
+            model = next(iter(producer(method, **table).produce(parent, (0.25,), context)))
+            share = 1 - count_nonzero(model) / count_nonzero(parent)
+            assert share == pytest.approx(0.25, abs=0.04), method
+            assert bool(model(images).isfinite().all())
