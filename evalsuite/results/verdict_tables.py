@@ -54,7 +54,7 @@ VERDICT_COLUMNS = (
 )
 GROUP_COLUMNS = (
     *("method", "scope", "seed", "group", "metrics", "checks", "never_decided"),
-    *("potential", "noninferior_up_to", "inferior_from"),
+    *("potential", "potential_median", "noninferior_up_to", "inferior_from"),
 )
 COUNT_COLUMNS = (
     *("method", "scope", "seed", "target_ratio", "checks"),
@@ -308,6 +308,7 @@ def _group_rows(judged: JudgedCurves, name: str, members: Sequence[int]) -> pd.D
             "checks": len(members),
             "never_decided": len(members) - len(decidable),
             "potential": potential[index, place],
+            "potential_median": interval["median"][index, place],
             **{key: interval[key][index, place] for key in ("noninferior_up_to", "inferior_from")},
         }
         for index, method in enumerate(axes.methods)

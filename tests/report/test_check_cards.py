@@ -67,16 +67,10 @@ def test_a_sequential_check_has_the_images_of_each_verdict(checked: ReportData) 
 
 
 def test_a_measured_time_stands_beside_the_costs(checked: ReportData) -> None:
+    row = checked.measurements.iloc[0].to_dict() | {"metric": "latency", "condition": "batch 1"}
     times = [
-        {
-            "method": method,
-            "seed": 0,
-            "metric": "latency",
-            "condition": "batch 1",
-            "value": value,
-            "status": "ok",
-        }
-        for method, value in (("dense", 2.0), ("light", 1.25))
+        row | {"method": method, "target_ratio": target, "value": value}
+        for method, target, value in (("dense", 0.0, 2.0), ("light", 0.5, 1.25))
     ]
     measured = pd.concat([checked.measurements, pd.DataFrame(times)], ignore_index=True)
     data = dataclasses.replace(checked, measurements=measured)
