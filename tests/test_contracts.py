@@ -335,7 +335,7 @@ class ComparesWithTheMean(AccuracyEvaluator):
 
     def evaluate(self, bench: Bench) -> Iterator[Score]:
         nll = bench.outputs(View()).nll
-        yield self.clean(bench, evidence={"test": nll > nll.mean()})
+        yield self.clean(bench, evidence={"test": nll - nll.mean()})
 
 
 class NeedsOutliersInStages(AccuracyEvaluator):
