@@ -151,7 +151,10 @@ class Verdicts:
 
     def scope(self) -> str:
         """Returns what the sentences speak of, in one sentence."""
-        images = _range_of([int(row["n"]) for row in self.thresholds if row["n"] is not None])
+        counts = [row["n"] for row in self.thresholds]
+        if not self.data.checked.empty:  # a sequential check has numbers of its own for each
+            counts = self.data.checked["images"].dropna().tolist()
+        images = _range_of([int(count) for count in counts if count is not None])
         sample = (
             f"The images are a sample ({images} of them behind each check)"
             if images

@@ -235,7 +235,9 @@ class Run:
     def excess(self) -> pd.DataFrame:
         """Slope of the excess error on corrupted images over the prune ratio; see `evalsuite.results.tables`."""
         ratios = {key: candidate.ratio for key, candidate in self.candidates.items()}
-        scores = {at: score for at, score in self.comparison.scores.items() if self._is_on_curve(at[0])}
+        scores = {
+            at: score for at, score in self.comparison.on_all_images.items() if self._is_on_curve(at[0])
+        }
         return excess_table(scores, ratios, seed=self._suite["seeds"][0], splits=self._condition_splits)
 
     @property
@@ -252,7 +254,8 @@ class Run:
     def exemplars(self) -> pd.DataFrame:
         """Images on which pruning changes the answer whatever the seed; see `evalsuite.results.tables`."""
         return exemplar_table(
-            self.comparison.scores, {key: candidate.ratio for key, candidate in self.candidates.items()}
+            self.comparison.on_all_images,
+            {key: candidate.ratio for key, candidate in self.candidates.items()},
         )
 
     @cached_property
@@ -334,7 +337,10 @@ class Run:
     def notes(self) -> list[dict[str, Any]]:
         """What a reader should know about models: what the record says, and who lies on no curve over the axis."""
         left_out = [NO_CONTROL] if self._suite.get("control") is False else []
-        power = measured_power(self.verdicts, self._unpruned)
+        sequential = (
+            "stages" in self.record
+        )  # a check that stopped early has not seen the images that there are
+        power = "" if sequential else measured_power(self.verdicts, self._unpruned)
         too_few = [{"method": "all", "seed": "all", "note": power}] if power else []
         return [
             *(self.record.get("notes") or ()),
