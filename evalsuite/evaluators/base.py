@@ -171,17 +171,12 @@ class Evaluator(ABC):
     ) -> Evaluator:
         """Returns an evaluator that reports these conditions as this one does, perhaps with fewer others beside them.
 
-        <<<<<<< HEAD
-                A test that is `image_by_image` and looks at many image sets overrides it, so that none is passed whose
-                conditions are decided; the default is this evaluator.
-        =======
-                A test that is `image_by_image` and looks at many image sets overrides it, so that none is passed whose checks
-                are decided; the default is this evaluator.
-        >>>>>>> 96ef113d2cc2d1a4e455a9cbe68345ec5b0aa247
+        A test that is `image_by_image` and looks at many image sets overrides it, so that none is passed whose
+        conditions are decided; the default is this evaluator.
 
-                Args:
-                    conditions: Some of those that it reports.
-                    name_of: Returns the name of the condition that a view shows.
+        Args:
+            conditions: Some of those that it reports.
+            name_of: Returns the name of the condition that a view shows.
         """
         return self
 
