@@ -85,17 +85,17 @@ def _check_candidates(suite: Suite, where: str) -> None:
 
 
 def _check_tolerances(suite: Suite, where: str) -> None:
-    known = suite.metrics
+    reported = suite.metrics
     for name, tolerance in suite.tolerances.items():
-        if name not in known:
+        if name not in reported:
             raise SuiteError(
-                f"{where}: no evaluator of this suite reports metric {name!r}: {unknown_name('metric', name, known)}"
+                f"{where}: no evaluator of this suite reports metric {name!r}: {unknown_name('metric', name, reported)}"
             )
         try:
             parse_limits(tolerance)
         except UserError as error:
             raise SuiteError(f"{where}: {name}: {error}") from None
-        if known[name].higher_is_better is None:
+        if reported[name].higher_is_better is None:
             raise SuiteError(f"{where}: {name} has no direction, so no tolerance; leave it out")
 
 

@@ -100,14 +100,14 @@ def find_suite(suite: str | Path) -> Path:
     path = Path(suite)
     if path.is_file():
         return path
-    known = shipped_suites()
-    if str(suite) in known:
-        return known[str(suite)]
+    shipped = shipped_suites()
+    if str(suite) in shipped:
+        return shipped[str(suite)]
     if path.suffix == ".toml" or path.is_dir():
         raise SuiteError(
-            f"suite {suite}: no such file; give the path of a TOML file or one of {', '.join(known)}"
+            f"suite {suite}: no such file; give the path of a TOML file or one of {', '.join(shipped)}"
         )
-    raise SuiteError(unknown_name("suite", str(suite), known))
+    raise SuiteError(unknown_name("suite", str(suite), shipped))
 
 
 def load_suite(suite: str | Path) -> Suite:
@@ -253,8 +253,8 @@ def _named_root(tables: _SuiteTables, source: Path) -> Path | None:
 
 def _build_producers(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[PluginConfig[Producer], ...]:
     """Returns the producers of tables, without what the suite reads itself."""
-    own = [{key: value for key, value in table.items() if key != RETRAINING} for table in tables]
-    return from_tables(PRODUCERS, own, where=where, reserved=RESERVED)
+    plugin_tables = [{key: value for key, value in table.items() if key != RETRAINING} for table in tables]
+    return from_tables(PRODUCERS, plugin_tables, where=where, reserved=RESERVED)
 
 
 def _with_controls(tables: _SuiteTables, where: str) -> _SuiteTables:

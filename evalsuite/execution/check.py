@@ -483,9 +483,9 @@ def _choice(table: Mapping[str, Any], request: CheckRequest) -> WeightSet:
     """A candidate's own choice, or that of the request for weights alone: a whole program has one set."""
     from evalsuite.models.exported.inspection import is_program  # imports torch
 
-    own: WeightSet = table.get("weights", "")
-    if own or not request.weights or is_program(Path(str(table["file"]))):
-        return own
+    choice: WeightSet = table.get("weights", "")
+    if choice or not request.weights or is_program(Path(str(table["file"]))):
+        return choice
     return request.weights
 
 

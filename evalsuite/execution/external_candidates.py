@@ -149,12 +149,12 @@ class ExternalCandidateLoader:
     def _other_architecture_notes(self, architecture: Architecture) -> list[str]:
         """Notes about a candidate that is another network than its parent."""
         parent = self.architecture.plugin
-        own, shared = architecture.preprocessing, parent.preprocessing
+        published, shared = architecture.preprocessing, parent.preprocessing
         notes = [*architecture.notes()]
-        if own is not None and shared is not None and own != shared:
+        if published is not None and shared is not None and published != shared:
             notes.append(
                 f"It sees the parent's pixels ({_geometry(shared)}); its own weights were published with "
-                f"{_geometry(own)}."
+                f"{_geometry(published)}."
             )
         return notes
 

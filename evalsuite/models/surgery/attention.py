@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -326,11 +326,12 @@ def _separate_layout(module: nn.Module, heads: int, names: list[str], output: st
         headwise or (_is_of(module, "transformers") and widths[0] == widths[2] == size)
     ):
         return None
-    rows = [HeadRows(name, 0, width) for name, width in zip(names, widths, strict=True)]
+    queries, keys, values = (HeadRows(name, 0, width) for name, width in zip(names, widths, strict=True))
+    layout = HeadLayout(heads, queries, keys, values, output)
     if headwise or _is_of(module, "transformers", "ViTAttention"):
-        return HeadLayout(heads, *rows, output, narrow_kind=HeadwiseSeparateAttention)
+        return replace(layout, narrow_kind=HeadwiseSeparateAttention)
     fixed = f"the forward pass of {type(module).__name__} is not known to work with narrower heads"
-    return HeadLayout(heads, *rows, output, fixed=fixed, fixed_values=fixed)
+    return replace(layout, fixed=fixed, fixed_values=fixed)
 
 
 def _is_of(module: nn.Module, library: str, name: str = "") -> bool:

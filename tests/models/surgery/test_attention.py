@@ -19,7 +19,6 @@ from evalsuite.models.checkpoints.loading import build_with_weights
 from evalsuite.models.checkpoints.saving import load_model, save_model
 from evalsuite.models.cost import cost, network_weights
 from evalsuite.models.surgery.attention import (
-    HeadwiseMultiheadAttention,
     attention_modules,
     head_counts,
     head_layout,
@@ -27,6 +26,7 @@ from evalsuite.models.surgery.attention import (
 )
 from evalsuite.models.surgery.channel_removal import head_groups, heads_left_out, remove_channels
 from evalsuite.models.surgery.head_counts import head_note, with_head_counts
+from evalsuite.models.surgery.headwise_attention import HeadwiseMultiheadAttention
 
 VIT = {"img_size": 32, "patch_size": 8, "depth": 2, "num_heads": 4, "embed_dim": 32, "mlp_ratio": 2.0}
 
