@@ -73,7 +73,8 @@ def ends_well(run: Callable[[Path, str, Any], object], question: dict[str, Any])
 
 def main() -> None:
     """Answers questions until there are no more."""
-    start = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[attr-defined]  # unbuffered: see `select`
+    questions = open(0, "rb", buffering=0)  # noqa: SIM115  # standard input as `select` sees it
+    start = json.loads(questions.readline())
     sys.path[:] = start["search"]
     import torch  # once, and not in each copy
 
@@ -83,9 +84,7 @@ def main() -> None:
     torch.set_num_threads(1)  # copies have no other threads
     answers = os.dup(1)
     os.dup2(2, 1)  # what programs print is no answer
-    while select.select([0], [], [], IDLE_SECONDS)[0] and (
-        line := sys.stdin.buffer.raw.readline()  # type: ignore[attr-defined]  # as above
-    ):
+    while select.select([questions], [], [], IDLE_SECONDS)[0] and (line := questions.readline()):
         os.write(answers, b"ok\n" if ends_well(run, json.loads(line)) else b"no\n")
 
 
