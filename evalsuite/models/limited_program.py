@@ -42,10 +42,13 @@ class LimitedServer:
 
     Args:
         program: Its file, which the running interpreter runs, isolated from the environment and the user's folders.
+        module: Where the function is that answers a question.
+        function: Its name.
     """
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, module: str, function: str) -> None:
         self._program = program
+        self._target = {"module": module, "function": function}
         self._process: subprocess.Popen[bytes] | None = None
         self._owner = 0  # a copy of this process must not talk in between
         self._lock = threading.Lock()
@@ -81,5 +84,6 @@ class LimitedServer:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
         )
-        if self._process.stdin is not None:  # where it finds its modules
-            self._process.stdin.write(json.dumps(sys.path).encode() + b"\n")
+        if self._process.stdin is not None:
+            start = {"search": sys.path, **self._target}
+            self._process.stdin.write(json.dumps(start).encode() + b"\n")

@@ -77,6 +77,7 @@ def test_the_record_says_everything_about_the_suite() -> None:
         *(
             "automatic",
             "check",
+            "checkpoint_entry",
             "checkpoint_weights",
             "classes_stated",
             "conditions",
@@ -84,7 +85,7 @@ def test_the_record_says_everything_about_the_suite() -> None:
             "limit",
             "notes",
         ),
-        *("parent_accuracy", "pruned_only"),
+        *("parent_accuracy", "pruned_only", "sequential"),
     }  # said where they differ, or in the record elsewhere
     assert set(said) == {field.name for field in dataclasses.fields(Suite)} - {"text"} - defaults
     assert said["evaluators"][0] == {"label": "accuracy", "name": "accuracy"}

@@ -47,7 +47,7 @@ SPARE_BYTES = 2**26
 """Bytes that an archive may unpack to beyond twice its size; torch does not compress."""
 
 _TRIAL_IMAGES = 4  # that a program is run on when it is loaded
-_FIRST_RUNS = LimitedServer(torch_probe.__file__)
+_FIRST_RUNS = LimitedServer(torch_probe.__file__, __name__, "run_first")
 _END, _END_SIZE = b"PK\x05\x06", 22  # the last record of an archive without a comment
 _ONNX_FIELDS = {0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42}  # that may follow the version in a ModelProto
 _DEVICE_KEYS = {"type", "index"}  # of a device in the tables of an archive

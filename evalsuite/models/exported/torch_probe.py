@@ -1,13 +1,15 @@
 """First runs of programs of torch, in processes with limits: a graph may loop for ever or fill the memory.
 
-``python -I torch_probe.py`` imports torch, which takes seconds, and then reads a question (JSON) in each line of its
-input. It is asked of a copy of the process, with limits of its own from before the file is opened; a line answers
-whether the copy ended well. The process ends with its input, or after `IDLE_SECONDS` without a question.
+``python -I torch_probe.py`` reads from the first line of its input (JSON) where modules are and which function runs a
+program; it imports torch, which takes seconds, and then reads a question in each further line. It is asked of a copy of
+the process, with limits of its own from before the file is opened; a line answers whether the copy ended well. The
+process ends with its input, or after `IDLE_SECONDS` without a question.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import select
@@ -16,6 +18,7 @@ from pathlib import Path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
 IDLE_SECONDS = 60
@@ -47,16 +50,19 @@ def limit(memory: int, seconds: int) -> None:
     signal.alarm(CLOCK * seconds)
 
 
-def ends_well(question: dict[str, Any]) -> bool:
-    """Runs the program of a question in a copy of this process, and returns whether it kept within its limits."""
-    from evalsuite.models.exported.loading import run_first
+def ends_well(run: Callable[[Path, str, Any], object], question: dict[str, Any]) -> bool:
+    """Runs the program of a question in a copy of this process, and returns whether it kept within its limits.
 
+    Args:
+        run: Takes the file, its format and the shape of an image.
+        question: These, and the limits.
+    """
     copy = os.fork()
     if copy:
         return os.waitstatus_to_exitcode(os.waitpid(copy, 0)[1]) == 0
     try:
         limit(question["memory"], question["seconds"])
-        run_first(Path(question["path"]), question["kind"], question["shape"])
+        run(Path(question["path"]), question["kind"], question["shape"])
     except (
         BaseException
     ) as error:  # other failures are met again, without limits, and have their sentence there
@@ -67,20 +73,19 @@ def ends_well(question: dict[str, Any]) -> bool:
 
 def main() -> None:
     """Answers questions until there are no more."""
-    sys.path[:] = json.loads(sys.stdin.buffer.raw.readline())  # type: ignore[attr-defined]  # unbuffered: see `select`
-    import torch
+    questions = open(0, "rb", buffering=0)  # noqa: SIM115  # standard input as `select` sees it
+    start = json.loads(questions.readline())
+    sys.path[:] = start["search"]
+    import torch  # once, and not in each copy
 
-    from evalsuite.models.exported import loading  # noqa: F401  # once, and not in each copy
-
+    run = getattr(importlib.import_module(start["module"]), start["function"])
     with contextlib.suppress(ImportError):
         import torch._export.serde.serialize  # what loading a .pt2 imports, seconds as well
     torch.set_num_threads(1)  # copies have no other threads
     answers = os.dup(1)
     os.dup2(2, 1)  # what programs print is no answer
-    while select.select([0], [], [], IDLE_SECONDS)[0] and (
-        line := sys.stdin.buffer.raw.readline()  # type: ignore[attr-defined]  # as above
-    ):
-        os.write(answers, b"ok\n" if ends_well(json.loads(line)) else b"no\n")
+    while select.select([questions], [], [], IDLE_SECONDS)[0] and (line := questions.readline()):
+        os.write(answers, b"ok\n" if ends_well(run, json.loads(line)) else b"no\n")
 
 
 if __name__ == "__main__":
