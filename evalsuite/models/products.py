@@ -108,6 +108,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has
         self.products: list[Product] = []
         self._depth = 0
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Keeps torch from importing its compiler, which takes seconds, to tell it that it has nothing to compile."""
+        return False
+
     def enter(self, _: nn.Module, __: object) -> None:
         """A layer's forward pass begins."""
         self._depth += 1
