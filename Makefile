@@ -8,12 +8,15 @@ MARKERS ?= not extensive
 QUICK_TESTS := tests/config tests/detectors tests/metrics tests/statistics tests/test_atomic_files.py \
   tests/test_layers.py tests/test_random_streams.py tests/test_registry.py tests/test_tolerances.py
 
+LOWEST_TESTS ?= $(QUICK_TESTS) tests/attacks tests/cli tests/datasets tests/evaluators tests/producers tests/report \
+  tests/results tests/runs tests/thresholds tests/training tests/test_api.py tests/test_contracts.py
+
 python := .venv/bin/python
 install := $(python) -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check docs bench bench-quick environment clean
+.PHONY: help demo test test-lowest check docs bench bench-quick environment clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' Makefile
@@ -27,6 +30,10 @@ test: .venv/.tested ## install into .venv with the test tools; run ruff, mypy an
 	$(python) -m ruff format --check evalsuite tests examples docs/hooks .ci
 	$(python) -m mypy
 	$(python) -m pytest --cov --cov-fail-under=95 -m '$(MARKERS)' $(PYTEST_ARGS)
+
+test-lowest: export OMP_NUM_THREADS := 1
+test-lowest: build/lowest/.installed ## the tests of LOWEST_TESTS with the lowest versions that pyproject.toml allows
+	build/lowest/bin/python -m pytest -q -m '$(MARKERS) and not slow' $(PYTEST_ARGS) $(LOWEST_TESTS)
 
 check: export OMP_NUM_THREADS := 1
 check: .venv/.tested ## in two minutes: ruff, mypy and the tests of what needs no training
@@ -69,6 +76,13 @@ clean: ## remove .venv and what the tools leave behind; reports stay
 	@echo "Installing evalsuite and the tools of its documentation into .venv."
 	@$(install) --editable '.[docs]'
 	@touch .venv/.installed $@
+
+build/lowest/.installed: pyproject.toml .venv/.made
+	@echo "Installing evalsuite with the lowest versions of what it needs into build/lowest: some minutes."
+	@$(install) uv
+	@.venv/bin/uv venv --quiet --clear --python .venv/bin/python build/lowest
+	@.venv/bin/uv pip install --quiet --python build/lowest/bin/python --resolution lowest-direct --editable '.[test]'
+	@touch $@
 
 .venv/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \

@@ -20,6 +20,7 @@ from torch import nn
 from evalsuite.datasets.base import DataSet, Place, load_checked
 from evalsuite.datasets.digits import Digits
 from evalsuite.datasets.source import ImageSource
+from evalsuite.datasets.stages import StageSource, is_staged_view
 from evalsuite.datasets.views import View
 from evalsuite.errors import ContractError
 from evalsuite.evaluation import Bench
@@ -136,6 +137,8 @@ def check_producer(
 def check_evaluator(evaluator: Evaluator, *, architecture: str = "small-cnn") -> None:
     """Checks that an evaluator yields what it declares, the same every time, whatever ran before it.
 
+    Of one that is `image_by_image`, that the evidence of an image is its own.
+
     The values of an evaluator that reads a clock (`measures_time`) may differ; their names and counts may not.
 
     Args:
@@ -160,6 +163,8 @@ def check_evaluator(evaluator: Evaluator, *, architecture: str = "small-cnn") ->
     compared = _names if evaluator.measures_time else _numbers
     _expect(compared(scores) == compared(after_others), "the scores depend on what was computed before")
     _expect(set(shared.passes.values()) <= {1}, "an image set went through the model twice")
+    if evaluator.image_by_image:
+        _check_image_by_image(evaluator, model, image_source)
 
 
 def _check_ratios(producer: Producer, parent: nn.Module, models: list[nn.Module], within: float) -> None:
@@ -175,6 +180,27 @@ def _check_ratios(producer: Producer, parent: nn.Module, models: list[nn.Module]
             _expect(bool(weight.any()), f"layer {name} is empty at ratio {target}")
     rising = producer.dense or all(low < high for low, high in pairwise(measured))
     _expect(rising, f"measured ratios do not rise: {measured}")
+
+
+def _check_image_by_image(evaluator: Evaluator, model: nn.Module, image_source: ImageSource) -> None:
+    """Checks that the evidence of an image does not depend on the images after it."""
+    _expect(
+        all(map(is_staged_view, evaluator.needs)), "image_by_image, but it needs more than the test images"
+    )
+    rows = np.arange(len(image_source.images(View()).images))
+    first, every = (
+        {
+            (score.metric, score.condition, name): values
+            for score in scored(evaluator, Bench(model, StageSource(image_source, some, 0)))
+            for name, values in score.evidence.items()
+        }
+        for some in (rows[: len(rows) // 2], rows)
+    )
+    for place, values in first.items():
+        same = place in every and np.allclose(values, every[place][: len(values)], rtol=1e-4, atol=1e-5)
+        _expect(
+            same, f"image_by_image, but {place[0]} on {place[1]} of an image depends on the images after it"
+        )
 
 
 def _check_declared(evaluator: Evaluator, scores: tuple[Score, ...], image_source: ImageSource) -> None:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -328,6 +328,20 @@ class DeclaresItsCondition(AccuracyEvaluator):
         return (Condition("accuracy", data.condition(View())), Condition("accuracy", "fog/3"))
 
 
+class ComparesWithTheMean(AccuracyEvaluator):
+    """Says that it looks at single images, and takes the mean of all of them."""
+
+    image_by_image: ClassVar[bool] = True
+
+    def evaluate(self, bench: Bench) -> Iterator[Score]:
+        nll = bench.outputs(View()).nll
+        yield self.clean(bench, evidence={"test": nll - nll.mean()})
+
+
+class NeedsOutliersInStages(AccuracyEvaluator):
+    image_by_image: ClassVar[bool] = True
+
+
 BAD_EVALUATORS: list[tuple[AccuracyEvaluator, str]] = [
     (NamesAnotherMetric(), "a score names the metric 'other', declared are accuracy"),
     (ReadsWhatWasComputed(), "the scores depend on what was computed before"),
@@ -343,6 +357,14 @@ BAD_EVALUATORS: list[tuple[AccuracyEvaluator, str]] = [
         r"metrics \['accuracy', 'accuracy'\]: none, or one twice",
     ),
     (AccuracyEvaluator(needs=(View(), View())), "an image set is in its needs twice"),
+    (
+        ComparesWithTheMean(),
+        "image_by_image, but accuracy on clean of an image depends on the images after it",
+    ),
+    (
+        NeedsOutliersInStages(needs=(View(), View(split="validation"))),
+        "image_by_image, but it needs more than the test images",
+    ),
     (DeclaresAnotherCondition(), "a score is on Condition.*'clean'.*, which its conditions do not name"),
 ]
 

@@ -1,4 +1,4 @@
-"""The built wheel, installed elsewhere: the suites travel inside it, and it runs from any folder."""
+"""The built distributions: an index takes them; the installed wheel runs from any folder, with its suites."""
 
 from __future__ import annotations
 
@@ -51,11 +51,17 @@ def run(*command: str | Path, cwd: Path, path: Path | None = None) -> str:
     return done.stdout
 
 
-@pytest.fixture(name="wheel", scope="module")
-def _wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(name="dist", scope="module")
+def _dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the source distribution, and the wheel that is built from it."""
     folder = tmp_path_factory.mktemp("dist")
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, cwd=ROOT)
-    (wheel,) = folder.glob("evalsuite-*.whl")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, cwd=ROOT)
+    return folder
+
+
+@pytest.fixture(name="wheel", scope="module")
+def _wheel(dist: Path) -> Path:
+    (wheel,) = dist.glob("evalsuite-*.whl")
     return wheel
 
 
@@ -74,6 +80,16 @@ def _elsewhere(site: Path, tmp_path: Path) -> Path:
     home = Path(run(sys.executable, "-c", show, cwd=tmp_path, path=site).strip())
     assert home == site / "evalsuite" / "__init__.py"
     return tmp_path
+
+
+def test_an_index_takes_both_distributions(dist: Path) -> None:
+    files = sorted(dist.iterdir())
+    assert [file.name.partition("-")[2].removeprefix(version("evalsuite")) for file in files] == [
+        "-py3-none-any.whl",
+        ".tar.gz",
+    ]
+    printed = run(sys.executable, "-m", "twine", "check", "--strict", *files, cwd=dist)
+    assert printed.count("PASSED") == 2
 
 
 def test_the_wheel_holds_package_suites_and_licence_only(wheel: Path) -> None:

@@ -219,9 +219,17 @@ def python_page() -> str:
             if not address:  # a method of a registry, or an alias of a type
                 sections.append(f"### `{name}`\n\n{first_line(member)}")
             elif address not in described:
-                sections.append(f"::: {address}\n    options:\n      heading_level: 3")
+                more = "\n      inherited_members: true" if has_private_base(member) else ""
+                sections.append(f"::: {address}\n    options:\n      heading_level: 3{more}")
             described.add(address)
     return joined(sections)
+
+
+def has_private_base(member: object) -> bool:
+    """Whether a public class has members from a class of the package that has no section of its own."""
+    public = {getattr(module, name) for module in (evalsuite, evalsuite.plugins) for name in module.__all__}
+    bases = member.__mro__[1:] if isinstance(member, type) else ()
+    return any(base.__module__.startswith("evalsuite.") and base not in public for base in bases)
 
 
 def first_line(thing: object) -> str:

@@ -116,7 +116,7 @@ def _robust_rows(run: Run, key: Key, score: Score) -> Iterator[dict[str, Any]]:
     norm = "Linf" if match["unit"] else "L2"
     labels = {**_candidate(run, key), "norm": norm, "attack": match["attack"].removesuffix(" l2")}
     yield {**labels, "epsilon": float(match["radius"]), "value": score.value, "n": score.n}
-    clean = run.comparison.scores.get((key, "accuracy", "clean"))
+    clean = run.comparison.on_all_images.get((key, "accuracy", "clean"))
     if clean is not None and clean.evidence and score.n:
         (correct,) = clean.evidence.values()
         yield {**labels, "epsilon": 0.0, "value": float(np.mean(correct[: score.n])), "n": score.n}

@@ -148,7 +148,7 @@ def misclassified_examples(run: Run, clean: ImageSet) -> list[Picture]:
     correct = {key: array for key, array in _correct(run) if key.seed == seed}
     parent = correct.pop(Key(DENSE, seed, 0.0), None)
     if parent is None or not correct or clean.labels is None:
-        raise DataError("no accuracy was measured on clean images")
+        raise DataError("no accuracy was measured on all clean images")
     if len(parent) != len(clean.images):
         raise DataError(
             f"data set {clean.name!r} has {len(clean.images)} test images now, and {len(parent)} were measured"
@@ -192,7 +192,7 @@ def corrupted_examples(run: Run, image_source: ImageSource) -> list[Picture]:
 
 def _correct(run: Run) -> Iterator[tuple[Key, Array]]:
     """Which test images each network classifies right."""
-    for (key, metric, condition), score in run.comparison.scores.items():
+    for (key, metric, condition), score in run.comparison.on_all_images.items():
         if (metric, condition) == ("accuracy", "clean") and score.evidence:
             yield key, next(iter(score.evidence.values())).astype(bool)
 

@@ -18,7 +18,7 @@ from evalsuite.report.curve_panel import Box, CurvePanel, legend
 from evalsuite.report.labels import percent
 from evalsuite.report.palette import PAPER
 from evalsuite.report.panels import Panel, panels
-from evalsuite.report.plot import Pen, document
+from evalsuite.report.plot import Pen, document, text_width
 from evalsuite.report.radius_plot import radius_parts
 from evalsuite.report.reliability import reliability_diagrams
 from evalsuite.report.slope_plot import slope_parts
@@ -246,20 +246,33 @@ def _panels(several: Sequence[Panel], title: str, width: float) -> Drawing:
     """The panels of all kinds of tests in a grid, with one legend."""
     across = max(1, min(4, int(width // 115)))
     step, gap = width / across, 1.2 * TYPE
-    height = 0.62 * step
-    row = height + 5.2 * TYPE
+    labels = [_wrapped(panel.curve.metric_label, step - gap) for panel in several]
+    height, head = 0.62 * step, (1.8 + 1.1 * max(map(len, labels))) * TYPE
+    row = head + height + 2.3 * TYPE
     parts: list[str] = []
-    for place, panel in enumerate(several):
+    for place, (panel, words) in enumerate(zip(several, labels, strict=True)):
         left, top = (place % across) * step, (place // across) * row
         letter = f"{chr(97 + place)} " if place < 26 else ""
         parts.append(_PEN.text(left, top + TYPE, f"{letter}{panel.title}", colour=PAPER.ink, bold=True))
-        parts.append(_PEN.text(left, top + 2.1 * TYPE, panel.curve.metric_label))
-        box = Box(left, top + 2.9 * TYPE, step - gap, height)
+        parts += [_PEN.text(left, top + (2.1 + 1.1 * line) * TYPE, text) for line, text in enumerate(words)]
+        box = Box(left, top + head, step - gap, height)
         parts += CurvePanel(panel.curve, box, _PEN, 0.75).parts()
     rows = -(-len(several) // across)
     lines = {line.index: line for panel in several for line in panel.curve.lines}
     below, end = _below([lines[index] for index in sorted(lines)], title, rows * row, width)
     return _drawing([*parts, *below], width, end, "Curves of all kinds of tests over the prune ratio")
+
+
+def _wrapped(text: str, width: float) -> list[str]:
+    """A text in lines that fit into a width, broken between words."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, TYPE) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def _other_figures(data: ReportData) -> Iterator[Figure]:

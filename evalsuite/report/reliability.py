@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from evalsuite.report.data import records
-from evalsuite.report.labels import number, percent
+from evalsuite.report.labels import percent, rounded
 from evalsuite.report.plot import Pen, Scale, document
 from evalsuite.statistics.rates import wilson
 from evalsuite.types import DENSE
@@ -137,8 +137,7 @@ def _diagram(
     own = table[(table["method"] == method) & (table["ratio"] == ratio)].drop_duplicates("lower", keep="last")
     candidate = records(own)
     parent = records(table[table["method"] == DENSE])
-    note = f"ECE {number(calibration_error(candidate), 3)}"
-    note += f", parent {number(calibration_error(parent), 3)}" if parent else ""
+    note = f"ECE {_error_text(candidate)}" + (f", parent {_error_text(parent)}" if parent else "")
     title = f"{method} (control)" if is_control else f"{method} at {percent(ratio)}"
     return ReliabilityDiagram(title, note, index, merged_bins(parent), merged_bins(candidate))
 
@@ -172,6 +171,11 @@ def _bin(rows: Sequence[Row]) -> Bin:
     )
     low, high = wilson(round(accuracy * count), count)
     return Bin(rows[0]["lower"], rows[-1]["upper"], count, confidence, accuracy, low, high)
+
+
+def _error_text(rows: Sequence[Row]) -> str:
+    """The calibration error with the digits that the images support."""
+    return rounded(calibration_error(rows), sum(row["count"] for row in rows))
 
 
 def calibration_error(rows: Sequence[Row]) -> float:

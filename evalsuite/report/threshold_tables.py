@@ -439,7 +439,7 @@ def tip(row: Row) -> str:
     at_least = "at least " if row.get("censored") else ""
     of_cost = share_phrase(row.get("axis"))
     lines.append(
-        f"{'On average h' if mean else 'H'}olds up to {at_least}{percent(row['potential'])}{of_cost}"
+        f"{'On average p' if mean else 'P'}asses up to {at_least}{percent(row['potential'])}{of_cost}"
     )
     if row["first_failure"] is not None:
         lines[-1] += f"; first failure{' of a condition' if mean else ''} at {percent(row['first_failure'])}"

@@ -17,8 +17,8 @@ from evalsuite.report.labels import (
     group_label,
     metric_label,
     metric_on_condition,
-    number,
     percent,
+    rounded,
     tested_ratios,
 )
 from evalsuite.report.threshold_tables import metrics_without_column
@@ -151,7 +151,10 @@ class Verdicts:
 
     def scope(self) -> str:
         """Returns what the sentences speak of, in one sentence."""
-        images = _range_of([int(row["n"]) for row in self.thresholds if row["n"] is not None])
+        counts = [row["n"] for row in self.thresholds]
+        if not self.data.checked.empty:  # a sequential check has numbers of its own for each
+            counts = self.data.checked["images"].dropna().tolist()
+        images = _range_of([int(count) for count in counts if count is not None])
         sample = (
             f"The images are a sample ({images} of them behind each check)"
             if images
@@ -338,10 +341,11 @@ class Verdicts:
         worst = max(beyond or failures, key=lambda row: row["drop"] / max(row["drop_tolerance"], 1e-9))
         ratio = percent(self._ratio(worst["method"], worst["target_ratio"]))
         values = self._values(worst)
+        images = worst["n"]
         change = (
-            f": {' to '.join(map(number_short, values))}"
+            ": " + " to ".join(rounded(value, images) for value in values)
             if values
-            else f": a drop of {number_short(worst['drop'])}"
+            else f": a drop of {rounded(worst['drop'], images)}"
         )
         control = self._of_control(worst)
         return Sentence(
@@ -363,8 +367,8 @@ class Verdicts:
         if row["beyond_control"] is None:
             return ""
         own, control = row["drop"], row["drop"] - row["beyond_control"]
-        of_control = f"gains {number_short(-control)}" if control < 0 else f"loses {number_short(control)}"
-        return f", a drop of {number_short(own)}; the control {of_control}"
+        of_control = f"{'gains' if control < 0 else 'loses'} {rounded(abs(control), row['n'])}"
+        return f", a drop of {rounded(own, row['n'])}; the control {of_control}"
 
     def _values(self, row: Row) -> tuple[float, float] | None:
         """The number of the parent and of the candidate, means over the seeds of the scope."""
@@ -376,15 +380,6 @@ class Verdicts:
         of_method = same[(same["method"] == row["method"]) & (same["target_ratio"] == row["target_ratio"])]
         candidate = of_method["value"].mean()
         return None if parent != parent or candidate != candidate else (float(parent), float(candidate))
-
-
-def number_short(value: float) -> str:
-    """Returns a number with as many digits as some thousand images support.
-
-    >>> number_short(0.90327), number_short(-0.0123), number_short(12.345)
-    ('0.903', '-0.012', '12.3')
-    """
-    return f"{value:.3f}" if abs(value) < 10 else number(value, 3)
 
 
 def _is_of_single_bar(row: Row) -> bool:

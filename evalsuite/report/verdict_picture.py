@@ -99,7 +99,7 @@ class VerdictPicture:
     def _ticks(self, ratios: Sequence[float], x: Scale) -> list[float]:
         shown: list[float] = []
         for ratio in reversed(ratios):
-            if not shown or x(shown[-1]) - x(ratio) > 1.6 * self.pen.size:
+            if not shown or x(shown[-1]) - x(ratio) > 2.3 * self.pen.size:
                 shown.append(ratio)
         return shown
 

@@ -130,7 +130,8 @@ class Replicates:
             parts = [self._computed(single, dict((shared, other)), resample=resample) for other in others]
             return np.asarray(np.mean(parts, axis=0, dtype=np.float64))
         if functional == "auroc" and resample and (counts := self._small(evidence)) is not None:
-            return auroc_replicates(*evidence.values(), *counts)
+            negative, positive = evidence.values()
+            return auroc_replicates(negative, positive, *counts)
         return evaluate(functional, evidence, weights=self.weights if resample else None)
 
     def _small(self, evidence: Mapping[str, Array]) -> list[SmallCounts] | None:
@@ -187,7 +188,7 @@ def auroc_replicates(negative: Array, positive: Array, n: SmallCounts, p: SmallC
     scores, outliers = (vector("scores", values) for values in (negative, positive))
     order = np.argsort(outliers)
     places = [np.searchsorted(outliers[order], scores, side=side) for side in ("left", "right")]
-    places = places[: 1 if np.array_equal(*places) else 2]
+    places = places[: 1 if np.array_equal(places[0], places[1]) else 2]
     rows = max(1, BLOCK // max(scores.size, outliers.size))
     # arrays that are used again: new ones of this size would be pages that the system clears each time
     ranked, smaller = np.empty((rows, outliers.size), np.uint8), np.empty((rows, scores.size), np.int32)

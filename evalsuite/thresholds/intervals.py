@@ -39,11 +39,14 @@ class PotentialInterval:
         noninferior_up_to: Lower limit: 0 where not even the smallest ratio is shown to hold.
         largest_undecided: Upper limit: the largest tested ratio below `inferior_from`; 0 if there is none.
         inferior_from: The first ratio above the upper limit; NaN where no ratio is shown to fail.
+        median: The upper limit at 50 % instead of 97.5 %, for where one number is needed: it is below the true
+            potential in at most half of the samples (Chernozhukov, Lee and Rosen 2013, "Intersection Bounds").
     """
 
     noninferior_up_to: float
     largest_undecided: float
     inferior_from: float
+    median: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ def potential_interval(tests: RatioTests) -> PotentialInterval:
     >>> ratios, p = np.array([0.5, 0.7, 0.9]), np.array([[0.001, 0.2, 1.0]])
     >>> tests = RatioTests(ratios, p >= 0, p, np.array([[1.0, 1.0, 0.001]]), np.full((1, 3), np.nan))
     >>> potential_interval(tests)
-    PotentialInterval(noninferior_up_to=0.5, largest_undecided=0.7, inferior_from=0.9)
+    PotentialInterval(noninferior_up_to=0.5, largest_undecided=0.7, inferior_from=0.9, median=0.7)
     """
     steps = np.unique(tests.ratios[~np.isnan(tests.ratios)])
     lower = 0.0
@@ -83,24 +86,24 @@ def potential_interval(tests: RatioTests) -> PotentialInterval:
         if failing[:, tests.ratios == ratio].any():
             break
         lower = float(ratio)
-    first = _first_inferior(tests, steps)
-    if first == len(steps):
-        return PotentialInterval(lower, float(steps[-1]) if len(steps) else 0.0, float("nan"))
-    return PotentialInterval(lower, float(steps[first - 1]) if first else 0.0, float(steps[first]))
+    below = np.concatenate([[0.0], steps])
+    first, median = (_first_inferior(tests, steps, error) for error in (ERROR, 0.5))
+    upper = float(steps[first]) if first < len(steps) else float("nan")
+    return PotentialInterval(lower, float(below[first]), upper, float(below[median]))
 
 
-def _first_inferior(tests: RatioTests, steps: Floats) -> int:
+def _first_inferior(tests: RatioTests, steps: Floats, error: float) -> int:
     """Index of the first ratio above the upper limit; the number of steps where there is none."""
     known = ~np.isnan(tests.inferiority)
     if tests.grid:  # the tested ratios are chosen by their drops: one level for the whole grid
-        level = ERROR / (max(1, len(tests.inferiority)) * tests.grid)
+        level = error / (max(1, len(tests.inferiority)) * tests.grid)
         failed = (known & (np.where(known, tests.inferiority, 1.0) <= level)).any(axis=0)
         first = np.min(tests.ratios[failed], initial=np.inf)
         return int(np.searchsorted(steps, first))
     index = len(steps)
     while index:
         inside = known & (tests.ratios <= steps[index - 1])
-        if not inside.any() or tests.inferiority[inside].min() > ERROR / distinct(tests.codes[inside]):
+        if not inside.any() or tests.inferiority[inside].min() > error / distinct(tests.codes[inside]):
             break
         index -= 1
     return index

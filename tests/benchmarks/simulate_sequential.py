@@ -148,7 +148,8 @@ def designs(images: int, tolerance: float, *, runs: int, seed: int) -> list[dict
     for name, excess, discordance in DESIGN_SHAPES:
         drop = {-1.0: 0.0, -0.5: tolerance / 2}.get(excess, tolerance + excess)
         lost, gained = (discordance + drop) / 2, (discordance - drop) / 2
-        random, row = np.random.default_rng(seed), {"truth": name}
+        random = np.random.default_rng(seed)
+        row: dict[str, Any] = {"truth": name}
         steps = np.diff([0, *stage_sizes(images)])
         drawn = np.stack([random.multinomial(n, [lost, gained, 1 - discordance], size=runs) for n in steps])
         drawn = drawn.cumsum(axis=0)

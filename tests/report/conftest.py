@@ -454,6 +454,7 @@ def _checked(findings: ReportData) -> ReportData:
                 | {"drop": drop, "drop_low": drop - 0.01, "drop_high": drop + 0.01, "tolerance": 0.05}
                 | {"verdict": state, "passed": drop <= 0.05, "decidable": True, "controls": 2}
                 | {"controls_failed": int(index == 19), "reason": "", "flags": "", "sample": ""}
+                | {"images": 899, "images_available": 899, "stopping": ""}
             )
     suite = {**findings.record["suite"], "check": {"undecided": "measured", "controls": ["control a"]}}
     return dataclasses.replace(

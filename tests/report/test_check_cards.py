@@ -56,17 +56,21 @@ def test_the_page_of_a_check_has_no_curves_and_no_comparison_of_methods(checked:
         assert absent not in text
 
 
+def test_a_sequential_check_has_the_images_of_each_verdict(checked: ReportData) -> None:
+    rows = checked.checked.assign(
+        images=[225, *[899] * 39], stopping=["decided early", *[""] * 39], images_available=899
+    )
+    text = page(dataclasses.replace(checked, checked=rows))
+    assert text.count("decided early, after 225 of 899 images") == 1
+    assert "(225 to 899 of them behind each check)" in text
+    assert "decided early" not in page(checked)
+
+
 def test_a_measured_time_stands_beside_the_costs(checked: ReportData) -> None:
+    row = checked.measurements.iloc[0].to_dict() | {"metric": "latency", "condition": "batch 1"}
     times = [
-        {
-            "method": method,
-            "seed": 0,
-            "metric": "latency",
-            "condition": "batch 1",
-            "value": value,
-            "status": "ok",
-        }
-        for method, value in (("dense", 2.0), ("light", 1.25))
+        row | {"method": method, "target_ratio": target, "value": value}
+        for method, target, value in (("dense", 0.0, 2.0), ("light", 0.5, 1.25))
     ]
     measured = pd.concat([checked.measurements, pd.DataFrame(times)], ignore_index=True)
     data = dataclasses.replace(checked, measurements=measured)

@@ -10,10 +10,12 @@ import pytest
 
 from evalsuite.errors import StoreError, UserError
 from evalsuite.report.curve_lines import curve_lines
-from evalsuite.report.figures import KINDS, all_figures, figures, rendered
+from evalsuite.report.figures import KINDS, TYPE, all_figures, figures, rendered
 from evalsuite.report.latex import latex_tables
 from evalsuite.report.panels import panels
+from evalsuite.report.plot import text_width
 from evalsuite.report.verdict_cards import Verdicts
+from evalsuite.types import Metric
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,3 +193,22 @@ def test_latex_tables_have_the_verdicts_and_the_accuracies(synthesis: Callable[.
         f"magnitude & 50 & {point.y:.3f} {{\\scriptsize ({point.low:.3f}, {point.high:.3f})}}"
         in tables["accuracy"]
     )
+
+
+def test_words_above_a_panel_do_not_run_into_the_next_one(findings: ReportData) -> None:
+    """ "ECE L2 squared debiased (squared fraction)" lay over the words of its neighbour."""
+    name = "ece_l2_squared_debiased"
+    renamed: dict[str, Any] = {
+        table: getattr(findings, table).replace({"metric": {"ece_equal_width": name}})
+        for table in ("measurements", "thresholds", "verdicts")
+    }
+    metrics = {**findings.metrics, name: Metric(name, False, "squared fraction", "")}
+    svg = svg_of(dataclasses.replace(findings, metrics=metrics, **renamed), "panels", 174.0)
+    places = re.findall(r'<text x="([\d.-]+)"[^>]*>([^<]*)</text>', svg)
+    titles = {x for x, text in places if re.match("[a-z] [A-Z]", text)}
+    step = sorted(map(float, titles))[1]
+    words = [
+        text for x, text in places if x in titles and text != "parent" and not re.match("[a-z] [A-Z]", text)
+    ]
+    assert any("squared" in text for text in words)
+    assert all(text_width(text, TYPE) <= step for text in words)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import pytest
 
 from evalsuite.datasets.transforms.common_corruptions import kinds as corruptions
 from evalsuite.errors import StoreError
-from evalsuite.report import labels
+from evalsuite.report import labels, verdict_cards
 from evalsuite.report.breakdown import breakdown
 from evalsuite.report.comparability import SETUPS, TOTALS
 from evalsuite.report.diagnostics import glossary
@@ -115,7 +116,8 @@ def test_nothing_comes_from_the_network(text: str) -> None:
         for address in reader.attributes(name):
             assert address.startswith(("#", "data:")), address
     assert "@import" not in text
-    assert "url(" not in re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1]  # type: ignore[index]  # there is one
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    assert all(address.startswith('"data:image/') for address in re.findall(r"url\(([^)]{12})", style + " "))
     policy = next(
         str(f["content"]) for _, f in reader.tags if f.get("http-equiv") == "Content-Security-Policy"
     )
@@ -386,3 +388,31 @@ def test_without_pictures_the_page_has_the_reason(findings: ReportData) -> None:
     text = page(dataclasses.replace(findings, no_pictures={"misclassified": "the images are <lost>"}))
     assert "None to show: the images are &lt;lost&gt;." in text
     assert "Comparability of the methods" not in text
+
+
+@pytest.mark.parametrize(
+    ("phrase", "term", "error"),
+    [
+        ("Fails from ", "fails from, shown to fail (inferior)", "in 0 to 1.0 %"),
+        ("Holds up to ", "holds up to, shown to hold (non-inferior)", "too far in 0 of 200 samples"),
+        ("it loses most in ", "fails from, shown to fail (inferior)", "<em>Loses most in</em>"),
+        ("undecided", "undecided", "more images are needed"),
+        ("by chance alone", "by chance alone", "400 exchanges"),
+        ("Beyond the control", "control", "by the same tests"),
+    ],
+)
+def test_each_sentence_of_the_first_screen_is_explained_with_its_error(
+    phrase: str, term: str, error: str, findings: ReportData
+) -> None:
+    """What it says, how it is tested, and how often simulations found it wrong."""
+    sentences = inspect.getsource(verdict_cards)
+    assert phrase in sentences
+    text = page(findings)
+    entry = text.partition(f"<dt>{term}</dt><dd>")[2].partition("</dd>")[0]
+    assert error in entry
+
+
+def test_one_word_is_not_used_for_what_is_shown_and_for_what_is_measured(findings: ReportData) -> None:
+    table = page(findings).partition('id="every"')[2].partition("</table>")[0]
+    assert "passes up to" in table
+    assert "holds up to" not in table.lower()

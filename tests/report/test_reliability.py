@@ -32,7 +32,7 @@ def test_the_error_beside_a_diagram_is_that_of_the_bins_before_they_are_merged(f
     table = findings.reliability
     mine = table[(table["method"] == "magnitude") & (table["ratio"] == table["ratio"].max())].dropna()
     error = (mine["count"] * (mine["accuracy"] - mine["confidence"]).abs()).sum() / mine["count"].sum()
-    assert diagram.note.startswith(f"ECE {error:.3g},")
+    assert diagram.note.startswith(f"ECE {error:.3f},")  # of 899 images
     assert len(diagram.candidate) < len(mine)
 
 

@@ -207,7 +207,7 @@ def test_flags_of_all_cells_are_explained_once() -> None:
 
 
 def test_a_tip_names_the_cost_that_the_ratio_is_a_share_of() -> None:
-    assert "Holds up to 80\u202f% of the packed bytes gone; first failure at 90\u202f%" in tip(ROW)
+    assert "Passes up to 80\u202f% of the packed bytes gone; first failure at 90\u202f%" in tip(ROW)
     assert "gone" not in tip({**ROW, "axis": "nonzero"})
 
 

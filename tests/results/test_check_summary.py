@@ -33,6 +33,17 @@ def table_of(*rows: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame([ABOUT | row for row in rows], columns=list(COLUMNS))
 
 
+def test_a_sequential_check_says_how_many_images_it_took() -> None:
+    early = {"images": 625, "images_available": 10_000, "stopping": "decided early"}
+    rows = table_of(early, early | {"images": 1250}, early | {"images": 5000, "stopping": "given up"})
+    text = markdown_summary(rows, "measured")
+    assert (
+        "2 of 3 checks were decided before the last image (after 625 to 1,250 images), 1 was given up" in text
+    )
+    assert "all together took 23% of their images" in text
+    assert "Sequential" not in markdown_summary(table_of({}), "measured")
+
+
 def test_each_candidate_has_its_verdict_and_its_counts() -> None:
     text = markdown_summary(table_of({}, FAILS, {"candidate": "sound"}), "measured")
     assert "| light | **DO NOT SHIP** | 1 of 2 | 1 | 0 |" in text

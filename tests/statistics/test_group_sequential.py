@@ -49,9 +49,8 @@ def test_the_looks_spend_the_error_together(power: float, error: float) -> None:
     correlation = np.sqrt(np.minimum.outer(times, times) / np.maximum.outer(times, times))
     critical = design.critical_values(error)
     for looks in (1, 2, 3):
-        kept = multivariate_normal(
-            np.zeros(looks), correlation[:looks, :looks], abseps=1e-9, releps=1e-9
-        ).cdf(critical[:looks])
+        mean, covariance = np.zeros(looks), correlation[:looks, :looks]
+        kept = multivariate_normal.cdf(critical[:looks], mean, covariance, abseps=1e-9, releps=1e-9)
         assert 1 - kept == pytest.approx(error * times[looks - 1] ** power, rel=2e-3)
 
 

@@ -158,9 +158,11 @@ def check_interval(model: Any, setting: Any, draws: int) -> list[Any]:
     truth = setting.truth
     assert sum(c.interval.noninferior_up_to > truth + CLOSE for c in found) <= allowed
     assert sum(c.interval.largest_undecided < truth - CLOSE for c in found) <= allowed
+    assert sum(c.interval.median < truth - CLOSE for c in found) <= draws / 2 + np.sqrt(draws)
     for c in found:
         assert c.interval.noninferior_up_to <= c.potential + CLOSE
-        assert c.potential <= c.interval.largest_undecided + CLOSE
+        assert c.potential <= c.interval.median + CLOSE
+        assert c.interval.median <= c.interval.largest_undecided + CLOSE
         assert not (c.inferior & c.noninferior).any()
     return found
 

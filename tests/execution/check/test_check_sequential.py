@@ -38,7 +38,9 @@ def checked(answer: Answer, capsys: pytest.CaptureFixture[str], *words: str) -> 
     """The exit code and the document of a check."""
     capsys.readouterr()
     code = answer("--json", *words)
-    document: dict[str, Any] = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert code in (0, 1), printed.err
+    document: dict[str, Any] = json.loads(printed.out)
     return code, document
 
 
