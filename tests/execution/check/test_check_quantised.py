@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from evalsuite.cli.main import app  # noqa: F401  # the command line is imported as a user does
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
+from evalsuite.execution.check import CheckRequest, suite_for
 from evalsuite.models.architectures.base import build_model, unwrap_model
 from evalsuite.models.architectures.settings import from_settings
 from evalsuite.models.checkpoints.saving import load_model
 from evalsuite.models.exported.program import program_weights
 from evalsuite.results.run import Run
+from evalsuite.types import ExternalCandidate
 
 Answer = Callable[..., int]
 SETTINGS = {"name": "small-cnn", "widths": [8, 12, 16, 16]}
@@ -239,3 +241,30 @@ def test_a_program_of_torchao_is_checked(
     assert ratios["torchao"] == pytest.approx(ratios["light"], abs=0.03)
     accuracy = {name: value for name, value, _ in rows(tmp_path / "run", "accuracy")}
     assert accuracy["torchao clean"] == pytest.approx(accuracy["light clean"], abs=0.02)
+
+
+def test_programs_are_tested_without_gradients_unless_a_suite_is_named(shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "levels.onnx").write_bytes(b"not read before it is run")
+    (tmp_path / "tests.toml").write_text(BATTERY, "utf-8")
+    settings = {"widths": [8, 12, 16, 16]}
+
+    def labels(file: Path, suite: str = "") -> list[str]:
+        candidates = (ExternalCandidate(str(file), "candidate"),)
+        request = CheckRequest(
+            str(shelf / "dense.pt"),
+            candidates,
+            model="small-cnn",
+            settings=settings,
+            data={"name": "digits"},
+            suite=suite,
+        )
+        return [config.label for config in suite_for(request, folder=tmp_path).evaluators]
+
+    plain = labels(shelf / "light.safetensors")
+    assert "transfer" not in plain
+    assert labels(tmp_path / "levels.onnx") == [*plain, "transfer", "black-box queries"]
+    assert labels(tmp_path / "levels.onnx", str(tmp_path / "tests.toml")) == [
+        "accuracy",
+        "attack",
+        "transfer",
+    ]
