@@ -127,15 +127,15 @@ PREPROCESSING_PROBE = 256
 """Images of the preprocessing check: enough to see a difference of `CLEAR_GAIN`."""
 CLEAR_GAIN = 0.1
 """Gain in accuracy that chance does not explain."""
-PLAUSIBLE = 0.5
-"""Accuracy from which on another normalisation may be the right one for a model that gives all images one class: a
-constant prediction beats another by more than `CLEAR_GAIN` where the classes of the probe differ in size."""
 
 
 def check_preprocessing(
     model: nn.Module, images: Array, labels: Array, *, name: str = "the parent"
 ) -> tuple[str, ...]:
     """Returns a warning if another normalisation makes the model clearly more accurate; else nothing.
+
+    More accurate than as it is given, and than a prediction that does not depend on the image can be: where the classes
+    of the probe differ in size, a model that gives nearly all images one class gains by giving them another.
 
     Args:
         model: A network behind its normalisation; any other model is not checked.
@@ -147,21 +147,39 @@ def check_preprocessing(
         return ()
     probe, true_labels = images[:PREPROCESSING_PROBE], labels[:PREPROCESSING_PROBE]
     mean, std = model.mean.flatten().tolist(), model.std.flatten().tolist()
-    predictions = logits(model, probe).argmax(axis=1)
-    accuracy = float(np.mean(predictions == true_labels))
-    least = PLAUSIBLE if (predictions == predictions[0]).all() else 0.0
+    accuracy = _accuracy(model, probe, true_labels)
+    largest_class = float(np.bincount(true_labels).max() / len(true_labels))
     network = unwrap_model(model)
     accuracies = {
         text: _accuracy(Normalized(network, mean=other[0], std=other[1]).eval(), probe, true_labels)
         for text, other in _other_normalisations(mean, std).items()
     }
     best = max(accuracies, key=lambda text: accuracies[text])
-    if accuracies[best] < max(accuracy + CLEAR_GAIN, least):
+    if accuracies[best] < max(accuracy, largest_class) + CLEAR_GAIN:
         return ()
     return (
         f"{name} is right on {accuracy:.1%} of {len(probe)} images as given (mean {_text(mean)}, "
         f"std {_text(std)}), but on {accuracies[best]:.1%} {best}; check --mean and --std, for one candidate the "
         "columns mean and std of a manifest.",
+    )
+
+
+def check_stated_heads(stated: nn.Module, built: nn.Module, images: Array, labels: Array) -> tuple[str, ...]:
+    """Returns a warning if a parent is clearly more accurate with the attention heads that it is built with.
+
+    Args:
+        stated: The parent with the number of heads that a setting states.
+        built: The same weights with the number that the network is built with.
+        images: As for `check_preprocessing`.
+        labels: int64 (N,).
+    """
+    probe, true_labels = images[:PREPROCESSING_PROBE], labels[:PREPROCESSING_PROBE]
+    accuracy, other = (_accuracy(model, probe, true_labels) for model in (stated, built))
+    if other < accuracy + CLEAR_GAIN:
+        return ()
+    return (
+        f"the parent is right on {accuracy:.1%} of {len(probe)} images with num_heads as stated, but on {other:.1%} "
+        "with the heads that its network is built with; state it for the candidates alone (key or column num_heads)",
     )
 
 

@@ -95,6 +95,8 @@ class ImageSet:
         notes: Sentences for readers of its numbers: files that were left out, what was not applied.
         labelling: How labels were found and which class each is, in words; empty where they are published.
         rule: How a network of more classes is scored on it; ``None`` where its logits are those of the classes.
+        files: Names of the pictures' files, without folders and endings, which pair them with corrupted ones; empty for
+            images that are no files.
     """
 
     name: str
@@ -105,6 +107,7 @@ class ImageSet:
     notes: tuple[str, ...] = ()
     labelling: str = ""
     rule: ScoringRule | None = None
+    files: tuple[str, ...] = ()
 
     def class_name(self, label: int) -> str:
         """Returns the name of a class.
@@ -195,6 +198,9 @@ class ExternalCandidate:
             it: ``timm:vit_tiny_patch16_224 options.depth=6``.
         weights: Which set of weights of a file that has two: ``ema`` for averaged ones, ``raw`` for the others; empty
             for the averaged ones where there are both.
+        entry: Which network of a file that holds several: its place in the list, from 0 on, or its key.
+        num_heads: Heads of all its attention modules, or of each in their order, where a tool removed some: weights do
+            not record how many are left.
     """
 
     file: str
@@ -207,6 +213,8 @@ class ExternalCandidate:
     std: tuple[float, ...] = ()
     model: str = ""
     weights: WeightSet = ""
+    entry: int | str = ""
+    num_heads: int | tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from torch import Tensor, nn
 
 from evalsuite import Run, api
@@ -32,6 +33,9 @@ from evalsuite.training import loop
 from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import ImageSet, Split
+
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")  # no test fails because another program has the processor
 
 QUICK = Recipe(epochs=1, batch_size=32, learning_rate=0.05)
 

@@ -212,5 +212,20 @@ def test_a_network_that_was_trained_behind_another_normalisation_is_reported(
     assert (len(warnings) == 1 and warning in warnings[0]) if warning else not warnings
 
 
+@pytest.mark.parametrize("odd", [0, 5, 12], ids=["constant", "nearly constant", "less constant"])
+def test_no_normalisation_is_recommended_to_a_parent_that_gives_almost_one_class(odd: int) -> None:
+    """Three of four images are of class 1, so that giving all of them class 1 is right on more than giving class 0."""
+    labels = (np.arange(len(RAMP)) % 4 > 0).astype(np.int64)
+    border = (
+        seen((0.0,) * 3, (1.0,) * 3) - 0.4
+    )  # unnormalised images are above it, normalised ones below but for `odd`
+    order = np.sort(((LEVEL - 0.5) / 0.5)[:256])
+    border = float((order[-odd - 1] + order[-odd]) / 2) if odd else float(order[-1] + 0.01)
+    model = Normalized(Threshold(border), mean=(0.5,) * 3, std=(0.5,) * 3).eval()
+    given = Threshold(border)(torch.tensor((RAMP[:256] / 255 - 0.5) / 0.5)).argmax(1)
+    assert int(given.sum()) == odd
+    assert check_preprocessing(model, RAMP, labels) == ()
+
+
 def test_a_model_without_a_known_normalisation_is_not_checked() -> None:
     assert not check_preprocessing(Threshold(0.0), RAMP, LABELS)

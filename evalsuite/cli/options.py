@@ -62,6 +62,12 @@ Weights = Annotated[
         help="Of a file with two sets of weights: ema for averaged ones, raw for the others. [default: ema]"
     ),
 ]
+Entry = Annotated[
+    str,
+    typer.Option(
+        help="Of a file with several networks: the place in the list, from 0 on, or the key. [default: the only one]"
+    ),
+]
 
 
 def written_path(text: str | Path) -> Path:

@@ -33,8 +33,9 @@ def check_suite(suite: Suite, where: str) -> None:
     _check_some(suite)
     _check_size(suite)
     _check_candidates(suite, f"{where}, [[candidates]]")
-    if suite.checkpoint_weights and not suite.checkpoint:
-        raise SuiteError(f"{where}: found checkpoint_weights without checkpoint; leave it out")
+    for key in ("checkpoint_weights", "checkpoint_entry"):
+        if getattr(suite, key) != "" and not suite.checkpoint:
+            raise SuiteError(f"{where}: found {key} without checkpoint; leave it out")
     _check_tolerances(suite, f"{where}, [tolerances]")
     _check_metrics(suite.evaluators, f"{where}, [[evaluators]]")
     _check_held_out(suite, f"{where}, [conditions]")
@@ -84,17 +85,17 @@ def _check_candidates(suite: Suite, where: str) -> None:
 
 
 def _check_tolerances(suite: Suite, where: str) -> None:
-    known = suite.metrics
+    reported = suite.metrics
     for name, tolerance in suite.tolerances.items():
-        if name not in known:
+        if name not in reported:
             raise SuiteError(
-                f"{where}: no evaluator of this suite reports metric {name!r}: {unknown_name('metric', name, known)}"
+                f"{where}: no evaluator of this suite reports metric {name!r}: {unknown_name('metric', name, reported)}"
             )
         try:
             parse_limits(tolerance)
         except UserError as error:
             raise SuiteError(f"{where}: {name}: {error}") from None
-        if known[name].higher_is_better is None:
+        if reported[name].higher_is_better is None:
             raise SuiteError(f"{where}: {name} has no direction, so no tolerance; leave it out")
 
 

@@ -105,8 +105,8 @@ def _folder(head: str, root: Path | None) -> Path | None:
     """The folder that a text names; a registered name means one in the working directory alone."""
     named = Path(head).expanduser()
     places = [Path.cwd()] if head in DATASETS or root is None else [Path.cwd(), root]
-    found = next((place / named for place in places if (place / named).exists()), None)
-    return None if found is None else Path(os.path.normpath(found))
+    path = next((place / named for place in places if (place / named).exists()), None)
+    return None if path is None else Path(os.path.normpath(path))
 
 
 def _checked_choice(name: str, path: Path, where: str, root: Path | None) -> Path | None:
@@ -126,21 +126,21 @@ def _of_folder(path: Path, where: str) -> ResolvedData:
         raise SuiteError(
             f"{where} {path}: found a file, expected a folder of class folders, of .npy or of parquet files"
         )
-    known = [
+    held_sets = [
         (name, path) for name, files in KNOWN_SETS.items() if any((path / file).exists() for file in files)
     ]
-    known += [
+    held_sets += [
         (name, path.parent)
         for name, files in KNOWN_SETS.items()
         if any(file.startswith(f"{path.name}/") and (path.parent / file).exists() for file in files)
     ]
-    if len(known) > 1:
-        names = " and ".join(name for name, _ in known)
+    if len(held_sets) > 1:
+        names = " and ".join(name for name, _ in held_sets)
         raise SuiteError(
             f"{where} {path} holds {names}; name one of them, and give the folder by --data-root {path}"
         )
-    if known:
-        name, root = known[0]
+    if held_sets:
+        name, root = held_sets[0]
         command = f"--data {name} --data-root {root}"
         warning = f"{path} holds the data set {name}, which is read from there, as with {command}"
         return ResolvedData({"name": name}, root, warning)

@@ -69,8 +69,9 @@ def _lines(text: str) -> list[dict[str, Any]]:
                 filled[key] = _number(filled[key], kind, between)
         if "bypass" in filled:
             filled["bypass"] = filled["bypass"].split()
-        for key in {"mean", "std"} & filled.keys():
-            filled[key] = [_number(part, float, between) for part in filled[key].split()]
+        for key, kind in (("mean", float), ("std", float), ("num_heads", int)):
+            if key in filled:
+                filled[key] = [_number(part, kind, between) for part in filled[key].split()]
         rows.append({"method": Path(filled.get("file", "")).name.partition(".")[0], **filled})
     return rows
 

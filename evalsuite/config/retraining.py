@@ -58,9 +58,9 @@ def control_tables(
         way.setdefault("control" if config.plugin.dense else "method", config.label)
     missing = [way for way in ways.values() if "control" not in way]
     if control is not None and not missing:
-        found = f"found control = {str(control).lower()}, which has no effect"
+        mistake = f"found control = {str(control).lower()}, which has no effect"
         raise SuiteError(
-            f"{where}: {found}: no method here is retrained without a control in [[producers]]; leave it out"
+            f"{where}: {mistake}: no method here is retrained without a control in [[producers]]; leave it out"
         )
     if control is False:
         return []

@@ -84,6 +84,7 @@ class Suite:
         checkpoint: The parent's weights, ``{seed}`` stands for the seed; empty: it is trained with `recipe`.
         checkpoint_weights: Which set of weights of a checkpoint that holds two: ``ema`` or ``raw``; empty for averaged
             ones where there are both.
+        checkpoint_entry: Which network of a checkpoint that holds several: its place in the list, or its key.
         recipe: How the parent is trained.
         retraining: How candidates are retrained; `recipe`, but for the keys of ``[retraining]``.
         retrainings: The same by producer's label, where its own table says ``retraining``.
@@ -138,6 +139,7 @@ class Suite:
     sequential: bool = False
     parent_accuracy: float | None = None
     checkpoint_weights: WeightSet = ""
+    checkpoint_entry: int | str = ""
     control: bool = True
     conditions: ConditionSplits | None = None
     pruned_only: tuple[float, ...] = ()

@@ -65,6 +65,7 @@ class _SuiteTables:
     seeds: tuple[int, ...] = (0,)
     checkpoint: str = ""
     checkpoint_weights: WeightSet = ""
+    checkpoint_entry: int | str = ""
     recipe: dict[str, Any] = dataclasses.field(default_factory=dict)
     retraining: dict[str, Any] = dataclasses.field(default_factory=dict)
     tolerances: dict[str, float | str | dict[str, float | str]] = dataclasses.field(default_factory=dict)
@@ -99,14 +100,14 @@ def find_suite(suite: str | Path) -> Path:
     path = Path(suite)
     if path.is_file():
         return path
-    known = shipped_suites()
-    if str(suite) in known:
-        return known[str(suite)]
+    shipped = shipped_suites()
+    if str(suite) in shipped:
+        return shipped[str(suite)]
     if path.suffix == ".toml" or path.is_dir():
         raise SuiteError(
-            f"suite {suite}: no such file; give the path of a TOML file or one of {', '.join(known)}"
+            f"suite {suite}: no such file; give the path of a TOML file or one of {', '.join(shipped)}"
         )
-    raise SuiteError(unknown_name("suite", str(suite), known))
+    raise SuiteError(unknown_name("suite", str(suite), shipped))
 
 
 def load_suite(suite: str | Path) -> Suite:
@@ -186,6 +187,7 @@ def _suite_of(tables: _SuiteTables, source: Path) -> Suite:
         model=from_table(MODELS, model_table(tables.model, source), where=f"{where}, [model]"),
         checkpoint=tables.checkpoint,
         checkpoint_weights=tables.checkpoint_weights,
+        checkpoint_entry=tables.checkpoint_entry,
         recipe=build_recipe(tables.recipe, {}, f"{where}, [recipe]"),
         retraining=build_recipe(tables.retraining, recipe, f"{where}, [retraining]"),
         producers=_build_producers(tables.producers, places["producers"]),
@@ -251,8 +253,8 @@ def _named_root(tables: _SuiteTables, source: Path) -> Path | None:
 
 def _build_producers(tables: Iterable[Mapping[str, Any]], where: str) -> tuple[PluginConfig[Producer], ...]:
     """Returns the producers of tables, without what the suite reads itself."""
-    own = [{key: value for key, value in table.items() if key != RETRAINING} for table in tables]
-    return from_tables(PRODUCERS, own, where=where, reserved=RESERVED)
+    plugin_tables = [{key: value for key, value in table.items() if key != RETRAINING} for table in tables]
+    return from_tables(PRODUCERS, plugin_tables, where=where, reserved=RESERVED)
 
 
 def _with_controls(tables: _SuiteTables, where: str) -> _SuiteTables:

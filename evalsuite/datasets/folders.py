@@ -95,7 +95,8 @@ class Folder(DataSet):
         if classes is None or labels is None:
             return ImageSet(self.name, decoded.images, None, 0, notes=notes)
         notes = (*_empty_classes(listing, classes), *notes)
-        return labelled_pictures(self.name, decoded, labels[rows], classes, notes)
+        files = [path.stem for path in paths]
+        return labelled_pictures(self.name, decoded, labels[rows], classes, notes, files)
 
     @property
     def name(self) -> str:
@@ -132,7 +133,12 @@ def reported_name(path: str) -> str:
 
 
 def labelled_pictures(
-    name: str, decoded: DecodedPictures, labels: Array, classes: FolderClasses, notes: Sequence[str]
+    name: str,
+    decoded: DecodedPictures,
+    labels: Array,
+    classes: FolderClasses,
+    notes: Sequence[str],
+    files: Sequence[str] = (),
 ) -> ImageSet:
     """Returns the pictures that could be read, with their labels and the names of the classes.
 
@@ -142,9 +148,13 @@ def labelled_pictures(
         labels: Of all pictures, int64 (N,), those that could not be read included.
         classes: What the labels mean.
         notes: Sentences for readers of numbers about them.
+        files: Names of all pictures without endings; empty for pictures that are no files.
     """
     kept = labels[decoded.kept]
-    return ImageSet(name, decoded.images, kept, len(classes.names), classes.names, tuple(notes), classes.text)
+    names = tuple(files[row] for row in decoded.kept) if files else ()
+    return ImageSet(
+        name, decoded.images, kept, len(classes.names), classes.names, tuple(notes), classes.text, files=names
+    )
 
 
 def check_side(name: str, side: int, limit: int = 0, *, minimum: int = 0) -> None:

@@ -71,6 +71,7 @@ class ImageList(DataSet):
         return ImageSet(
             file.stem, decoded.images, labels[decoded.kept], classes, notes=decoded.notes,
             labelling=f"{classes} classes, by the list {file.name}",
+            files=tuple(paths[row].stem for row in decoded.kept),
         )  # fmt: skip
 
     def _folders(self, file: Path, place: Place) -> list[Path]:

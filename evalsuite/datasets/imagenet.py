@@ -7,6 +7,7 @@ only the logits of these are looked at, before the softmax.
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,6 +19,7 @@ import numpy as np
 from evalsuite.datasets.base import DataSet, Place, check_test_only
 from evalsuite.datasets.decoding import decode_pictures, list_folder, subfolders
 from evalsuite.datasets.folders import Folder
+from evalsuite.datasets.sampling import take_rows
 from evalsuite.errors import DataError, first_few
 from evalsuite.preprocessing import Preprocessing
 from evalsuite.types import ImageSet, ScoringRule, Split
@@ -25,6 +27,13 @@ from evalsuite.types import ImageSet, ScoringRule, Split
 CLASSES = 1000
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 """Folder of the development kit, beside ``val``: its labels are numbers of its own, 1 to 1000, in another order."""
+LABEL_LISTS = (
+    "val.txt", "LOC_val_solution.csv", "ILSVRC2012_validation_synset_labels.txt",
+    "imagenet_2012_validation_synset_labels.txt",
+)  # fmt: skip
+"""Lists of labels of the flat archive: Caffe's, Kaggle's, and WordNet ids in the order of the pictures."""
+_LEVELS = 4  # folders above the set's in which Kaggle's archive has its list
+_VAL = "ILSVRC2012_val_{:08}"  # name of a validation image, numbered from 1
 A_SOURCE = "Hendrycks et al. 2021, arXiv 1907.07174: logits of 200 classes"
 R_SOURCE = "Hendrycks et al. 2021, arXiv 2006.16241: logits of 200 classes"
 
@@ -79,7 +88,10 @@ class _ImageNetSet(DataSet):
 
 @dataclass(frozen=True)
 class ImageNet(_ImageNetSet):
-    """ImageNet's 50,000 validation images: folders by wnid, or the flat archive beside the development kit.
+    """ImageNet's 50,000 validation images: folders by wnid, or the flat archive beside its labels.
+
+    Labels of the flat archive are those of the development kit (``ILSVRC2012_devkit_t12/data``), or of a list: Caffe's
+    ``val.txt``, Kaggle's ``LOC_val_solution.csv``, or a list of WordNet ids in the order of the pictures.
 
     Attributes:
         subset: ``a``, ``r`` or ``o``: only images of the 200 classes of ImageNet-A, -R or -O, scored on these.
@@ -114,25 +126,29 @@ class ImageNet(_ImageNetSet):
         )
 
     def _flat(self, root: Path, val: Path, place: Place) -> ImageSet:
-        """The flat archive, whose labels are numbers of the development kit."""
-        kit = next(
-            (folder for folder in (root / DEVKIT, val / DEVKIT, root.parent / DEVKIT) if folder.is_dir()),
-            None,
-        )
+        """The flat archive, whose labels are in a file beside it."""
         paths = [path for path in list_folder(val).paths if path.name.startswith("ILSVRC2012_val_")]
-        if kit is None or not paths:
+        label_of, source = flat_labels(root, val) if paths else ({}, "")
+        if not paths or not source:
             raise DataError(
-                f"data set 'imagenet': {val} has neither folders <wnid>/ nor, beside {DEVKIT}, the files "
-                "ILSVRC2012_val_*.JPEG; sort them into folders, or put the development kit there"
+                f"data set 'imagenet': {val} has neither folders <wnid>/ nor, beside {DEVKIT} or one of "
+                f"{', '.join(LABEL_LISTS)}, the files ILSVRC2012_val_*.JPEG; sort them into folders, or put one of "
+                "these there"
             )
-        labels = devkit_labels(kit)
-        rows = np.array([int(path.stem.rpartition("_")[2]) - 1 for path in paths])[: self.limit or None]
+        if missing := [path.name for path in paths if path.stem not in label_of]:
+            raise DataError(
+                f"data set 'imagenet': {source} has no label of {len(missing)} of {len(paths)} pictures in {val} "
+                f"({first_few(missing)})"
+            )
+        paths = paths[: self.limit or None]
         place = replace(place, skip_unreadable=place.skip_unreadable or self.skip_unreadable)
         geometry = Preprocessing((self.side, self.side), (self.side,)) if self.side else place.preprocessing
-        decoded = decode_pictures(paths[: self.limit or None], geometry, place, name=self.name)
+        decoded = decode_pictures(paths, geometry, place, name=self.name)
+        files = tuple(paths[row].stem for row in decoded.kept)
+        labels = np.array([label_of[file] for file in files], np.int64)
         return ImageSet(
-            self.name, decoded.images, labels[rows][decoded.kept], CLASSES, wnids(), decoded.notes,
-            "1,000 classes, by the labels of the development kit",
+            self.name, decoded.images, labels, CLASSES, wnids(), decoded.notes,
+            f"1,000 classes, by the labels of {source}", files=files,
         )  # fmt: skip
 
 
@@ -265,6 +281,57 @@ def subset_rule(names: Sequence[str], source: str) -> ScoringRule:
     return ScoringRule("subset", CLASSES, tuple(place[name] for name in names), source)
 
 
+def flat_labels(root: Path, val: Path) -> tuple[dict[str, int], str]:
+    """Returns the class of each validation image by its name without ending, and what says so; empty if nothing does.
+
+    Looked at in turn, in the set's folder, in that of its pictures and above: the development kit, and `LABEL_LISTS`.
+
+    Raises:
+        DataError: If a file is not as it was published.
+    """
+    above = [root.parents[level] for level in range(min(_LEVELS, len(root.parents)))]
+    homes = list(dict.fromkeys([root, val, *above]))
+    kit = next((folder / DEVKIT for folder in homes if (folder / DEVKIT).is_dir()), None)
+    if kit is not None:
+        return dict(zip(map(_VAL.format, itertools.count(1)), devkit_labels(kit).tolist(), strict=False)), (
+            "the development kit"
+        )
+    files = (folder / name for name in LABEL_LISTS for folder in homes)
+    file = next((file for file in files if file.is_file()), None)
+    return ({}, "") if file is None else (read_label_list(file), file.name)
+
+
+def read_label_list(file: Path) -> dict[str, int]:
+    """Returns the class of each validation image, by its name without ending, from a list of labels.
+
+    A line is the picture's name and its class, an index from 0 on or a WordNet id, between spaces or a comma (what
+    follows is ignored), below a header or not; or a class alone, in the order of the pictures.
+
+    Raises:
+        DataError: If a line is not like that.
+    """
+    place = {name: index for index, name in enumerate(wnids())}
+    labels: dict[str, int] = {}
+    for number, line in enumerate(file.read_text("utf-8-sig").splitlines(), start=1):
+        words = line.replace(",", " ").split()
+        if not words or (number == 1 and words[0] == "ImageId"):
+            continue
+        name, label = (Path(words[0]).stem, words[1]) if len(words) > 1 else (_VAL.format(number), words[0])
+        index = int(label) if label.isdecimal() else place.get(label, -1)
+        if not 0 <= index < CLASSES or not name.startswith("ILSVRC2012_val_"):
+            raise DataError(
+                f"{file}, line {number}: found {line!r}, expected a picture ILSVRC2012_val_* and its class, 0 to 999 "
+                "or a WordNet id"
+            )
+        if len(words) == 1 and label.isdecimal():
+            raise DataError(
+                f"{file}, line {number}: found the number {label} alone, which may be one of the development kit's, in "
+                f"another order; put {DEVKIT} there, or write the picture's name before each"
+            )
+        labels[name] = index
+    return labels
+
+
 def devkit_labels(kit: Path) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Returns the class of each validation image, in the order of their file names, from the development kit.
 
@@ -295,7 +362,7 @@ def _restricted(images: ImageSet, rule: ScoringRule) -> ImageSet:
         raise DataError(f"{images.name}: found no image of the {len(rule.indices)} classes of the subset")
     names = tuple(images.names[index] for index in rule.indices)
     return replace(
-        images, images=images.images[rows], labels=place[images.labels[rows]], classes=len(names), names=names,
+        take_rows(images, rows), labels=place[images.labels[rows]], classes=len(names), names=names,
         labelling=f"{len(names)} of the 1,000 classes ({rule.source})", rule=rule,
     )  # fmt: skip
 

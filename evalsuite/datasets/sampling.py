@@ -66,7 +66,8 @@ def sample_rows(labels: Array | None, total: int, limit: int, *key: str | int | 
 def take_rows(images: ImageSet, rows: Array) -> ImageSet:
     """Returns some rows of an image set, copied."""
     labels = None if images.labels is None else images.labels[rows]
-    return replace(images, images=images.images[rows], labels=labels)
+    files = tuple(images.files[row] for row in rows) if images.files else ()
+    return replace(images, images=images.images[rows], labels=labels, files=files)
 
 
 def _quotas(counts: Array, limit: int) -> Array:

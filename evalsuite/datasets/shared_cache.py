@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,14 +38,16 @@ class SharedArrayCache:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def array(self, name: str, compute: Callable[[], Array]) -> Array:
+    def array(self, name: str, shape: tuple[int, ...], compute: Callable[[], Iterator[Array]]) -> Array:
         """Returns the array with a name, computed by one process and mapped by the others, which wait for it.
 
-        Where the disk is nearly full, each process has it in its own memory.
+        Its rows are written as they are computed, so that memory holds a part of it. Where the disk is nearly full,
+        each process has all of it in its own memory.
 
         Args:
             name: A digest of everything that the array depends on.
-            compute: Returns the array.
+            shape: Of the array.
+            compute: Yields its rows, some at a time and in order.
         """
         path = self.folder / f"{name}.npy"
         mapped = _mapped(path)
@@ -53,15 +57,28 @@ class SharedArrayCache:
             mapped = _mapped(path)  # another process may have computed it meanwhile
             if mapped is not None:
                 return mapped
-            values = compute()
-            if values.nbytes <= SMALL:
-                return values
-            mapped = _mapped(path) if has_room(self.folder, values.nbytes) and _store(path, values) else None
-            return values if mapped is None else mapped
+            parts = compute()
+            first = next(parts, np.empty((0, *shape[1:])))
+            size, parts = int(np.prod(shape)) * first.itemsize, itertools.chain([first], parts)
+            if size > SMALL and has_room(self.folder, size):
+                if _store(path, shape, first.dtype, parts) and (mapped := _mapped(path)) is not None:
+                    return mapped
+                parts = compute()
+            return joined(shape, parts)
 
     def clear(self) -> None:
         """Removes the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def joined(shape: tuple[int, ...], parts: Iterable[Array]) -> Array:
+    """Returns rows that are computed some at a time as one array of a shape."""
+    result, filled = np.empty(shape), 0
+    for part in parts:
+        result = result if filled else np.empty(shape, part.dtype)
+        result[filled : filled + len(part)] = part
+        filled += len(part)
+    return result
 
 
 def has_room(folder: Path, size: int) -> bool:
@@ -109,11 +126,14 @@ def _mapped(path: Path) -> Array | None:
     return values
 
 
-def _store(path: Path, values: Array) -> bool:
+def _store(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any], parts: Iterable[Array]) -> bool:
     """Writes an array, and returns whether that succeeded; a crash of the machine ends the run that would read it."""
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     try:
         with atomic_path(path, durable=False) as temporary, temporary.open("wb") as file:
-            np.save(file, values)
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in parts:
+                file.write(np.ascontiguousarray(part, dtype).data)
     except StoreError as error:
         log.info("%s stays in memory: %s", path.name, error)
         return False

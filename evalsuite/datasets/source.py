@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -15,7 +17,7 @@ from evalsuite.datasets.folders import Folder
 from evalsuite.datasets.huggingface import TableOutliers
 from evalsuite.datasets.sampling import Sample, sample_rows, take_rows
 from evalsuite.datasets.shapes import with_shape
-from evalsuite.datasets.shared_cache import SharedArrayCache
+from evalsuite.datasets.shared_cache import SharedArrayCache, joined
 from evalsuite.datasets.tables import holds_tables
 from evalsuite.datasets.views import FOLDER_SUFFIX, StoredImages, Transform, View
 from evalsuite.errors import DataError
@@ -114,9 +116,10 @@ class ImageSource:
             return self._stored(view, view.transform)
         plain = self.images(replace(view, transform=None))
         transform = view.transform
-        if self.cache is None:
-            return self._transformed(plain, transform)
-        images = self.cache.array(self.digest(view), lambda: self._transformed(plain, transform).images)
+        shape = plain.images.shape
+        compute = partial(_transformed, transform, plain.images, self.place)
+        cache = self.cache
+        images = joined(shape, compute()) if cache is None else cache.array(self.digest(view), shape, compute)
         return replace(plain, name=self.condition(view), images=images)
 
     def _plain(self, view: View) -> ImageSet:
@@ -218,13 +221,21 @@ class ImageSource:
             class_names=suite_images.names,
         )
 
-    def _transformed(self, plain: ImageSet, transform: Transform) -> ImageSet:
-        images = transform.apply(plain.images, self.place)
-        if images.shape != plain.images.shape:
-            raise DataError(
-                f"{transform!r} turned images {plain.images.shape} into {images.shape}; shapes must stay"
-            )
-        return replace(plain, name=transform.name(self.place), images=images)
+
+def _transformed(transform: Transform, images: Array, place: Place) -> Iterator[Array]:
+    """Yields transformed images, some at a time, after checking that their shape stays."""
+    count, part = 0, images[:0]
+    for part in transform.blocks(images, place):
+        count += len(part)
+        if part.shape[1:] != images.shape[1:] or count > len(images):
+            break
+        yield part
+    else:
+        if count == len(images):
+            return
+    raise DataError(
+        f"{transform!r} turned images {images.shape} into {(count, *part.shape[1:])}; shapes must stay"
+    )
 
 
 def _check_same_classes(images: ImageSet, suite_images: ImageSet) -> None:
@@ -247,7 +258,7 @@ def _first(images: ImageSet, count: int) -> ImageSet:
     if not count:
         return images
     labels = None if images.labels is None else images.labels[:count]
-    return replace(images, images=images.images[:count], labels=labels)
+    return replace(images, images=images.images[:count], labels=labels, files=images.files[:count])
 
 
 def _registered(name: str) -> DataSet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -25,6 +25,13 @@ class Transform(ABC):
     @abstractmethod
     def apply(self, images: Array, place: Place) -> Array:
         """Returns uint8 or float32 images of the same shape; row i depends on ``images[i]``, i and the seed."""
+
+    def blocks(self, images: Array, place: Place) -> Iterator[Array]:
+        """Yields what `apply` returns in parts, in order, so that memory need not hold all of it.
+
+        A transform whose result may be large overrides it.
+        """
+        yield self.apply(images, place)
 
     def inputs(self, place: Place) -> Iterable[bytes]:  # noqa: ARG002  # most have none
         """Yields the files of the data root that the pixels depend on, beside images, settings and seed."""

@@ -84,6 +84,8 @@ class CheckRequest:
         undecided: What becomes of checks that the images leave undecided: ``measured`` (the measured drop decides),
             ``pass`` or ``fail``.
         weights: Which set of weights of files that hold two, ``ema`` or ``raw``; a candidate may have its own choice.
+        entry: Which network of files that hold several, by its place or key; a candidate may have its own, and files of
+            one network need none.
         ignore_recorded_accuracy: Go on where the accuracy of a guessed architecture is not what the file records.
         controls: Dense networks, retrained as the candidates were or trained independently: what they fail as well is
             not due to pruning.
@@ -101,6 +103,7 @@ class CheckRequest:
     metrics: tuple[str, ...] = ()
     undecided: UndecidedRule = "measured"
     weights: WeightSet = ""
+    entry: int | str = ""
     parent_accuracy: float | None = None
     controls: tuple[ExternalCandidate, ...] = ()
     ignore_recorded_accuracy: bool = False
@@ -156,11 +159,12 @@ def check_suite_of(
         weights=request.weights or battery.get("checkpoint_weights", ""),
     )
     candidates = _candidate_tables(request, battery, source)
+    request, candidates, controls = _with_entries(request, battery, candidates)
     _check_controls(request)
     if not request.parent:
         raise SuiteError("found no parent, expected its weights: give --parent FILE")
     data = resolve_data(request.data, where="--data", root=root) if request.data else None
-    raw = _suite_tables(request, battery, source, candidates)
+    raw = _suite_tables(request, battery, source, candidates, controls)
     if not request.suite:
         raw["evaluators"] = _tests_of(candidates, folder)
     if data is not None:
@@ -192,6 +196,7 @@ def _suite_tables(
     battery: Mapping[str, Any],
     source: Path,
     candidates: Sequence[Mapping[str, Any]],
+    controls: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
     """The tables of the suite that answers a request, but for its model; paths are absolute or as they were given."""
     tables = {
@@ -200,10 +205,11 @@ def _suite_tables(
         "description": _description(request, battery),
         "checkpoint": request.parent,
         "checkpoint_weights": request.weights,
+        "checkpoint_entry": request.entry,
         "seeds": sorted({int(table.get("seed", 0)) for table in candidates}),
         "data": battery.get("data", {"name": DEFAULT_DATA}),
         "plugins": [str((source / plugin).resolve()) for plugin in battery.get("plugins", ())],
-        "candidates": [*candidates, *map(_table, request.controls)],
+        "candidates": [*candidates, *controls],
         "tolerances": _tolerances(request, battery),
     }
     if request.sequential:
@@ -410,7 +416,7 @@ def _architecture(request: CheckRequest) -> tuple[Architecture, str]:
         settings = {**stated, **request.settings}
         uri_settings = {**_head(request, parent, settings), **settings}
         return architecture_from_uri(request.model, **uri_settings), ""
-    fit = detect_architecture(_weights(parent, request.weights), file=parent)
+    fit = detect_architecture(_weights(parent, request), file=parent)
     architecture = architecture_from_uri(fit.uri, **{**fit.settings, **request.settings})
     return architecture, f"{fit.uri}, {fit.doubt}" if fit.doubt else ""
 
@@ -423,23 +429,63 @@ def _head(request: CheckRequest, parent: Path, settings: Mapping[str, Any]) -> d
     table = settings_of_uri(request.model)
     if table["name"] not in OUTSIDE or "classes" in settings or not parent.is_file() or is_program(parent):
         return {}
-    classes = classes_of_weights(_weights(parent, request.weights), {**table, **settings})
+    classes = classes_of_weights(_weights(parent, request), {**table, **settings})
     return {} if classes is None else {"classes": classes}
 
 
-def _weights(path: Path, choice: WeightSet) -> Mapping[str, Any]:
-    from evalsuite.models.checkpoints.reading import read_weights  # imports torch
+def _weights(path: Path, request: CheckRequest) -> Mapping[str, Any]:
+    from evalsuite.models.checkpoints.parent_weights import parent_checkpoint  # imports torch
 
-    return read_weights(path, choice=choice)
+    return parent_checkpoint(path, choice=request.weights, entry=request.entry).weights
+
+
+_Tables = list[dict[str, Any]]
+
+
+def _with_entries(
+    request: CheckRequest, battery: Mapping[str, Any], candidates: _Tables
+) -> tuple[CheckRequest, _Tables, _Tables]:
+    """A request whose ``entry`` is that of its parent, and tables of candidates and controls with theirs.
+
+    What the command names counts for each file that holds several networks; what a suite or a manifest names counts for
+    the one file, and must be there.
+
+    Raises:
+        SuiteError: If the command names one, and no file holds it.
+    """
+    controls = [_table(control) for control in request.controls]
+    if request.entry == "":
+        return dataclasses.replace(request, entry=battery.get("checkpoint_entry", "")), candidates, controls
+    parent = {"file": request.parent}
+    tables = [parent, *candidates, *controls]
+    named = [
+        table for table in tables if table.get("entry", "") == "" and _holds(table["file"], request.entry)
+    ]
+    if not named:
+        raise SuiteError(
+            f"--entry {request.entry}: no file holds several networks and one of them there; leave it out, or name "
+            "another"
+        )
+    for table in named:
+        table["entry"] = request.entry
+    return dataclasses.replace(request, entry=parent.get("entry", "")), candidates, controls
+
+
+def _holds(file: str, entry: int | str) -> bool:
+    from evalsuite.models.checkpoints.reading import may_hold_entry  # imports torch
+    from evalsuite.models.exported.inspection import is_program
+
+    path = Path(file)
+    return path.is_file() and not is_program(path) and may_hold_entry(path, entry)
 
 
 def _choice(table: Mapping[str, Any], request: CheckRequest) -> WeightSet:
     """A candidate's own choice, or that of the request for weights alone: a whole program has one set."""
     from evalsuite.models.exported.inspection import is_program  # imports torch
 
-    own: WeightSet = table.get("weights", "")
-    if own or not request.weights or is_program(Path(str(table["file"]))):
-        return own
+    choice: WeightSet = table.get("weights", "")
+    if choice or not request.weights or is_program(Path(str(table["file"]))):
+        return choice
     return request.weights
 
 

@@ -11,7 +11,7 @@ from evalsuite.datasets.views import View
 from evalsuite.errors import UserError
 from evalsuite.models import MODELS
 from evalsuite.models.checkpoints.architecture_detection import CLASSES, built_without_memory
-from evalsuite.models.checkpoints.reading import read_weights
+from evalsuite.models.checkpoints.parent_weights import parent_checkpoint
 from evalsuite.models.checkpoints.state_dict_keys import match_keys
 from evalsuite.models.exported.inspection import is_program
 from evalsuite.plugin_config import from_table
@@ -39,7 +39,8 @@ def with_class_count(suite: Suite, runner: TaskRunner) -> Suite:
     if path is None or is_program(path):
         classes = _classes_of_images(runner)
     else:
-        classes = classes_of_weights(read_weights(path, choice=suite.checkpoint_weights), table)
+        checkpoint = parent_checkpoint(path, choice=suite.checkpoint_weights, entry=suite.checkpoint_entry)
+        classes = classes_of_weights(checkpoint.weights, table)
         if classes is None and table["name"] == "python":  # a function without an argument for it
             classes = _classes_of_images(runner)
     if classes in (None, suite.model.plugin.classes):

@@ -186,12 +186,12 @@ def _correct(resolved: ResolvedPlan, key: Key) -> Array | None:
 def data_lines(prepared: PreparedRun) -> tuple[str, ...]:
     """Returns what was found in the user's own images, and what was chosen for them, in words."""
     images = prepared.image_source.images(View())
-    found = (
+    labelling = (
         (f"{images.name}: {len(images.images)} test images of {images.labelling}.",)
         if images.labelling
         else ()
     )
-    return (*found, *images.notes, *prepared.suite.notes)
+    return (*labelling, *images.notes, *prepared.suite.notes)
 
 
 def _lines(plan: RunPlan, cells: Iterable[PlannedCell], controls: Collection[str]) -> list[CostLine]:

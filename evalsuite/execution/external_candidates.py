@@ -34,6 +34,7 @@ from evalsuite.models.checkpoints.reading import key_note, read_checkpoint
 from evalsuite.models.exported.loading import load_program, program_format
 from evalsuite.models.exported.program import ExportedProgram, program_weights
 from evalsuite.models.surgery.bypass import DEAD, bypass_dead_layers, dead_layers, with_bypass
+from evalsuite.models.surgery.head_counts import head_note
 from evalsuite.models.uri_tables import FOLDER, settings_of_uri
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.preprocessing import Preprocessing
@@ -42,6 +43,8 @@ from evalsuite.types import PROGRAM, Candidate, Cost, ExternalCandidate
 
 _NORMALISED = ("torchvision", "timm", "robustbench", FOLDER)
 """Libraries that state how images are normalised for their networks; others are as their parent."""
+_OF_WEIGHTS = ("masks", "bypass", "model", "weights", "entry", "num_heads")
+"""Keys of a candidate that say how its weights are read."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ class ExternalCandidateLoader:
         architecture = _preprocessed(plugin, external)
         if path.is_file() and program_format(path) is not None:
             return self._program(external, path, architecture)
-        checkpoint = read_checkpoint(path, masks=masks, choice=external.weights)
+        checkpoint = read_checkpoint(path, masks=masks, choice=external.weights, entry=external.entry)
         weights = current_weights(plugin, checkpoint.weights)
         notes = [checkpoint.note] if checkpoint.note else []
         settings = self.architecture.table
@@ -106,18 +109,20 @@ class ExternalCandidateLoader:
         network = load_candidate(weights, architecture, image_shape=self.image_shape)
         files = tuple(file_digest(file) for file in (path, masks) if file is not None)
         changed = {name: list(getattr(architecture, name)) for name in ("bypass", "mean", "std")}
-        notes += [note] if (note := key_note(weights, network)) else []
+        if architecture.num_heads:
+            changed["num_heads"] = architecture.num_heads
+        notes += filter(None, [key_note(weights, network), head_note(architecture, network)])
         notes += _layer_notes(network, architecture.bypass)
         return LoadedModel(network, {**settings, **changed}, files, tuple(notes))
 
     def _program(self, external: ExternalCandidate, path: Path, architecture: Architecture) -> LoadedModel:
-        if external.masks or external.bypass or external.model or external.weights:
+        if unused := [name for name in _OF_WEIGHTS if getattr(external, name) not in ("", ())]:
             raise SuiteError(
-                f"{external.file} is a whole program, which takes no masks, bypass, model or weights; leave them out"
+                f"{external.file} is a whole program, which takes no {', '.join(unused)}; leave out what is for weights"
             )
         preprocessing = {"mean": list(architecture.mean), "std": list(architecture.std)}
         settings = {"name": PROGRAM, "file": str(path.resolve()), **preprocessing}
-        network = self.program(settings)
+        network = self.program(settings, is_known=False)
         program = unwrap_model(network)
         notes = program.notes if isinstance(program, ExportedProgram) else ()
         return LoadedModel(network, settings, (file_digest(path),), notes)
@@ -144,18 +149,19 @@ class ExternalCandidateLoader:
     def _other_architecture_notes(self, architecture: Architecture) -> list[str]:
         """Notes about a candidate that is another network than its parent."""
         parent = self.architecture.plugin
-        own, shared = architecture.preprocessing, parent.preprocessing
+        published, shared = architecture.preprocessing, parent.preprocessing
         notes = [*architecture.notes()]
-        if own is not None and shared is not None and own != shared:
+        if published is not None and shared is not None and published != shared:
             notes.append(
                 f"It sees the parent's pixels ({_geometry(shared)}); its own weights were published with "
-                f"{_geometry(own)}."
+                f"{_geometry(published)}."
             )
         return notes
 
-    def program(self, settings: Mapping[str, Any]) -> nn.Module:
-        """Returns a program with its preprocessing."""
-        network = load_program(Path(settings["file"]), trust=self.trust, image_shape=self.image_shape)
+    def program(self, settings: Mapping[str, Any], *, is_known: bool = True) -> nn.Module:
+        """Returns a program with its preprocessing; of one that is planned already its limits were checked."""
+        file = Path(settings["file"])
+        network = load_program(file, trust=self.trust, image_shape=self.image_shape, is_known=is_known)
         return Normalized(network, mean=settings["mean"], std=settings["std"]).eval()
 
 
@@ -192,10 +198,11 @@ def named_candidate(model: ExternalCandidate) -> Iterator[None]:
 
 
 def _preprocessed(architecture: Architecture, external: ExternalCandidate) -> Architecture:
-    """An architecture with a candidate's own preprocessing, if it has one."""
+    """An architecture with a candidate's own preprocessing and number of heads, if it has them."""
     mean, std = external.mean or architecture.mean, external.std or architecture.std
+    num_heads = external.num_heads or architecture.num_heads
     try:
-        return replace(architecture, mean=mean, std=std)
+        return replace(architecture, mean=mean, std=std, num_heads=num_heads)
     except SuiteError as error:
         raise SuiteError(f"candidate {external.file}: {error}") from error
 

@@ -89,14 +89,14 @@ class ParentCache:
             compute: Returns them, and whether others may have them.
             accepts: Whether what was found has the right names and shapes.
         """
-        found = self._read(name, accepts)
-        if found is not None:
-            return found
+        arrays_there = self._read(name, accepts)
+        if arrays_there is not None:
+            return arrays_there
         place = self._kept or self._scratch
         with contextlib.nullcontext() if place is None else exclusive(place, name):
-            found = self._read(name, accepts)  # another process may have computed it meanwhile
-            if found is not None:
-                return found
+            arrays_there = self._read(name, accepts)  # another process may have computed it meanwhile
+            if arrays_there is not None:
+                return arrays_there
             values, shareable = compute()
             if shareable:
                 self._write(name, values)
@@ -104,8 +104,8 @@ class ParentCache:
 
     def cell(self, digest: str) -> bytes | None:
         """Returns the file of a parent's cell that an earlier run measured; ``None`` where none is kept."""
-        found = None if self._kept is None else self._read(self._cell_name(digest), lambda a: "cell" in a)
-        return None if found is None else found["cell"].tobytes()
+        arrays = None if self._kept is None else self._read(self._cell_name(digest), lambda a: "cell" in a)
+        return None if arrays is None else arrays["cell"].tobytes()
 
     def keep_cell(self, cell: Cell) -> None:
         """Keeps a cell of a parent for later runs."""
@@ -117,9 +117,9 @@ class ParentCache:
 
     def _read(self, name: str, accepts: Accepts) -> Arrays | None:
         for folder in (self._kept, self._scratch):
-            found = None if folder is None else _load(folder / f"{name}{ENDING}")
-            if found is not None and accepts(found):
-                return found
+            arrays = None if folder is None else _load(folder / f"{name}{ENDING}")
+            if arrays is not None and accepts(arrays):
+                return arrays
         return None
 
     def _write(self, name: str, values: Arrays) -> None:

@@ -399,6 +399,8 @@ class Planner:
             origin = {"checkpoint": file_digest(path)}
             if self.suite.checkpoint_weights:
                 origin["weights"] = self.suite.checkpoint_weights
+            if self.suite.checkpoint_entry != "":
+                origin["entry"] = str(self.suite.checkpoint_entry)
             code += self.production.loading_code
         content = {"model": self.suite.model.table, **origin, "cost": self._count_version}
         return digest_of({**content, "code": code_digest(code)})
@@ -507,8 +509,8 @@ class Planner:
     def _check_selected_names(self) -> None:
         for name in self.options.only:
             if name not in self._labels | self._methods:
-                known = self._labels | self._methods - {DENSE}
-                raise UserError(f"--only {name}: {unknown_name('test or method', name, known)}")
+                names = self._labels | self._methods - {DENSE}
+                raise UserError(f"--only {name}: {unknown_name('test or method', name, names)}")
 
     @property
     def _asked(self) -> set[str]:
@@ -526,10 +528,10 @@ class Planner:
 
 def _libraries(code: tuple[Entry, ...]) -> dict[str, str]:
     """Versions of the libraries whose algorithms the code calls."""
-    found = {}
+    versions_of = {}
     for package in sorted(third_party(code) & set(VERSIONED)):
-        found[package] = _version(VERSIONED[package])
-    return found
+        versions_of[package] = _version(VERSIONED[package])
+    return versions_of
 
 
 def _version(distribution: str) -> str:

@@ -32,7 +32,8 @@ from evalsuite.execution.parent_training import TrainingInputs
 from evalsuite.execution.tasks import ProductionResult, WeightsLostError
 from evalsuite.models import MODELS
 from evalsuite.models.checkpoints.loading import load_candidate
-from evalsuite.models.checkpoints.reading import read_weights
+from evalsuite.models.checkpoints.parent_weights import parent_checkpoint
+from evalsuite.models.checkpoints.reading import Checkpoint
 from evalsuite.models.checkpoints.saving import load_model, save_model
 from evalsuite.models.cost import COUNT_VERSION, cost, count_version, weight_cost, weights_digest
 from evalsuite.models.exported.loading import load_program
@@ -191,6 +192,8 @@ class Production:
         origin = {"files": loaded.files, "model": loaded.settings, "cost": version}
         if model.weights:
             origin["weights"] = model.weights
+        if model.entry != "":
+            origin["entry"] = str(model.entry)
         key = Key(model.method, model.seed, record.ratio)
         return PlannedCandidate(
             key,
@@ -337,13 +340,16 @@ class Production:
         return self._costs[key]
 
     def _loaded_parent(self, path: Path) -> nn.Module:
-        weights = current_weights(
-            self.suite.model.plugin, read_weights(path, choice=self.suite.checkpoint_weights)
-        )
+        weights = current_weights(self.suite.model.plugin, self.parent_checkpoint(path).weights)
         try:
             return load_candidate(weights, self.suite.model.plugin, image_shape=self._shape)
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from error
+
+    def parent_checkpoint(self, path: Path) -> Checkpoint:
+        """What a checkpoint of the suite holds, of the network and set of weights that the suite names."""
+        suite = self.suite
+        return parent_checkpoint(path, choice=suite.checkpoint_weights, entry=suite.checkpoint_entry)
 
     @property
     def _shape(self) -> Sequence[int]:

@@ -69,9 +69,9 @@ def check_condition(
     Raises:
         SuiteError: If no evaluator of the suite reports it.
     """
-    known = _places(metric, declared)
-    if known is not None and condition not in known:
-        raise SuiteError(f"{where}: {unknown_name(f'condition of metric {metric!r}', condition, known)}")
+    places = _places(metric, declared)
+    if places is not None and condition not in places:
+        raise SuiteError(f"{where}: {unknown_name(f'condition of metric {metric!r}', condition, places)}")
 
 
 def _disambiguated(

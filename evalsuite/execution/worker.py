@@ -24,6 +24,7 @@ from evalsuite.errors import CellError, CheckpointError, InvalidModelError
 from evalsuite.evaluation import Bench
 from evalsuite.evaluators.accuracy import ACCURACY, Accuracy
 from evalsuite.evaluators.base import Evaluator
+from evalsuite.execution.external_candidates import current_weights
 from evalsuite.execution.limits import limited
 from evalsuite.execution.measuring import Attempt, attempted, tried
 from evalsuite.execution.parent_cache import FOLDER, ParentCache
@@ -47,11 +48,14 @@ from evalsuite.execution.tasks import (
     WeightsLost,
     WeightsLostError,
 )
-from evalsuite.model_checks import check_preprocessing
+from evalsuite.model_checks import check_preprocessing, check_stated_heads
 from evalsuite.models.architectures.base import output_note
-from evalsuite.models.checkpoints.reading import key_note, read_checkpoint
+from evalsuite.models.checkpoints.loading import load_candidate
+from evalsuite.models.checkpoints.parent_weights import forget_parent
+from evalsuite.models.checkpoints.reading import key_note
 from evalsuite.models.inference import BATCH_SIZE, fastest_batch_size, keep_large_blocks
 from evalsuite.models.screening import SCREENED
+from evalsuite.models.surgery.head_counts import head_note
 from evalsuite.plugin_config import PluginConfig
 from evalsuite.random_streams import address
 from evalsuite.runs.digests import digest_of
@@ -139,10 +143,12 @@ class TaskRunner:
         notes: list[tuple[Key, str]] = []
         if self.suite.checkpoint:  # trained elsewhere, on images that are not known here
             notes += self._preprocessing_notes(task.key, parent, "the parent")
+            notes += self._stated_heads_notes(task.key, parent)
         hint = " ".join(note for _, note in notes)
         notes += [(task.key, note) for note in self._check_parent(task.key, parent, hint)]
         notes += self._network_notes(task.key, parent)
         notes += [(task.key, note) for note in self._check_recorded(task.key, parent)]
+        forget_parent()
         external = tuple(self.production.external(task.seed, parent))
         notes = [(result.key, note) for result in external for note in result.notes] + notes
         if task.seed == self.suite.seeds[0]:
@@ -212,8 +218,9 @@ class TaskRunner:
         image = torch.tensor(self.image_source.images(View()).images[:1]).to(self.device) / 255
         notes = [*self.suite.model.plugin.notes(), output_note(module, image)]
         if path := self.production.checkpoint(key.seed):
-            checkpoint = read_checkpoint(path, choice=self.suite.checkpoint_weights)
+            checkpoint = self.production.parent_checkpoint(path)
             notes += [checkpoint.note, key_note(checkpoint.weights, module)]
+            notes += [head_note(self.suite.model.plugin, module)]
         return [(key, note) for note in notes if note]
 
     def _check_recorded(self, key: Key, parent: Candidate) -> tuple[str, ...]:
@@ -223,7 +230,7 @@ class TaskRunner:
             return ()
         guessed = self.suite.check.get("guessed", "")
         said = (f"The architecture is {guessed}.",) if guessed else ()
-        recorded = read_checkpoint(path, choice=self.suite.checkpoint_weights).recorded
+        recorded = self.production.parent_checkpoint(path).recorded
         if recorded is None or images.labels is None or getattr(self.image_source.data, "filtered", False):
             return said
         answers = self._answers(key, parent)
@@ -243,6 +250,22 @@ class TaskRunner:
         except InvalidModelError as error:  # of a file that was given, so a mistake in the question
             file = candidate.model.get("file") or self.production.checkpoint(key.seed)
             raise CheckpointError(f"{name}, {file}: {error}") from error
+        return [(key, note) for note in notes]
+
+    def _stated_heads_notes(self, key: Key, parent: Candidate) -> list[tuple[Key, str]]:
+        """A warning where a number of heads that is stated for pruned candidates spoils their dense parent."""
+        images, path = self.image_source.images(View()), self.production.checkpoint(key.seed)
+        architecture = self.suite.model.plugin
+        if not architecture.num_heads or images.labels is None or path is None:
+            return []
+        built = replace(architecture, num_heads=())
+        weights = current_weights(built, self.production.parent_checkpoint(path).weights)
+        try:
+            other = load_candidate(weights, built, image_shape=images.images.shape[1:])
+        except CheckpointError:  # the parent needs the setting
+            return []
+        stated = self.production.module(key, parent)
+        notes = check_stated_heads(stated, other.to(self.device), images.images, images.labels)
         return [(key, note) for note in notes]
 
     def _candidates_ready(self, task: ProduceCandidate) -> CandidatesReady:

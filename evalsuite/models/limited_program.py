@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,3 +33,53 @@ def answer_of(
     except subprocess.TimeoutExpired:
         return None
     return None if done.returncode else done.stdout
+
+
+class LimitedServer:
+    """A program of evalsuite that answers one question after another, each in a process with limits of its own.
+
+    It starts with the first question; where it has ended for want of questions, the next one starts it again.
+
+    Args:
+        program: Its file, which the running interpreter runs, isolated from the environment and the user's folders.
+    """
+
+    def __init__(self, program: str) -> None:
+        self._program = program
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = 0  # a copy of this process must not talk in between
+        self._lock = threading.Lock()
+
+    def accepts(self, question: Mapping[str, Any]) -> bool:
+        """Returns whether the process that a question is asked of ends well."""
+        with self._lock:
+            answer = self._ask(question) if self._owner == os.getpid() else b""
+            if not answer:  # it had ended
+                self._start()
+                answer = self._ask(question)
+        return answer == b"ok\n"
+
+    def _ask(self, question: Mapping[str, Any]) -> bytes:
+        process = self._process
+        if process is None or process.stdin is None or process.stdout is None:
+            return b""
+        try:
+            process.stdin.write(json.dumps(question).encode() + b"\n")
+            process.stdin.flush()
+        except BrokenPipeError:
+            return b""
+        return process.stdout.readline()
+
+    def _start(self) -> None:
+        if self._process is not None and self._owner == os.getpid():
+            self._process.kill()
+            self._process.wait()
+        self._owner = os.getpid()
+        self._process = subprocess.Popen(  # noqa: S603  # this package's own file, by the running interpreter
+            [sys.executable, "-I", self._program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        if self._process.stdin is not None:  # where it finds its modules
+            self._process.stdin.write(json.dumps(sys.path).encode() + b"\n")

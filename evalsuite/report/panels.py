@@ -32,8 +32,8 @@ class Panel:
 
 def panel_metrics(numbers: Mapping[str, Any]) -> set[str]:
     """Returns the metrics of which panels may show a curve, of what `evalsuite.report.chart_data.curves` returns."""
-    own = metrics_without_column((curve["metric"], curve["group"]) for curve in numbers["curves"])
-    return {*_ACCURACY, *_ROBUST, *_OOD, *_CALIBRATION, *_SIMILARITY, *own}
+    others = metrics_without_column((curve["metric"], curve["group"]) for curve in numbers["curves"])
+    return {*_ACCURACY, *_ROBUST, *_OOD, *_CALIBRATION, *_SIMILARITY, *others}
 
 
 def panels(curves: Sequence[Curve]) -> list[Panel]:
@@ -61,7 +61,7 @@ def panels(curves: Sequence[Curve]) -> list[Panel]:
 
 def _corruptions(curves: Sequence[Curve]) -> list[tuple[str, Curve | None]]:
     """The families, or all corruptions together where there are no families; each origin by itself."""
-    found: list[tuple[str, Curve | None]] = []
+    rows: list[tuple[str, Curve | None]] = []
     for origin in _ORIGINS:
         families = [
             (
@@ -74,18 +74,18 @@ def _corruptions(curves: Sequence[Curve]) -> list[tuple[str, Curve | None]]:
         if not any(curve for _, curve in shown):
             label = group_label(f"corruptions{origin}")
             shown = [(label, _of_group(curves, _ACCURACY, f"corruptions{origin}"))]
-        found += [(label.removeprefix("generated ").capitalize(), curve) for label, curve in shown]
-    return found
+        rows += [(label.removeprefix("generated ").capitalize(), curve) for label, curve in shown]
+    return rows
 
 
 def _preferred(curves: Sequence[Curve], metrics: Sequence[str], conditions: Sequence[str]) -> Curve | None:
-    found = [
+    fitting = [
         curve
         for metric in metrics
         for curve in curves
         if curve.metric == metric and curve.condition in conditions
     ]
-    return min(found, key=lambda curve: (curve.allowed is None, not curve.has_intervals), default=None)
+    return min(fitting, key=lambda curve: (curve.allowed is None, not curve.has_intervals), default=None)
 
 
 def _of_group(curves: Sequence[Curve], metrics: Sequence[str], group: str) -> Curve | None:
@@ -103,12 +103,12 @@ def _attack(curves: Sequence[Curve], beginnings: tuple[str, ...], group: str) ->
 
 def _custom(curves: Sequence[Curve]) -> list[tuple[str, Curve | None]]:
     """The metrics with a tolerance that are of no other kind, such as those of plug-ins."""
-    own = [curve for curve in curves if curve.allowed is not None]
-    metrics = metrics_without_column((curve.metric, curve.group) for curve in own)
+    with_tolerance = [curve for curve in curves if curve.allowed is not None]
+    metrics = metrics_without_column((curve.metric, curve.group) for curve in with_tolerance)
     return [
         (
             metric_label(metric)[:1].upper() + metric_label(metric)[1:],
-            next(curve for curve in own if curve.metric == metric),
+            next(curve for curve in with_tolerance if curve.metric == metric),
         )
         for metric in metrics
     ]

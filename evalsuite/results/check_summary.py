@@ -30,15 +30,15 @@ def markdown_summary(verdicts: pd.DataFrame, undecided: UndecidedRule) -> str:
         "| candidate | verdict | shown to hold | shown to fail | undecided |",
         "|---|---|---:|---:|---:|",
     ]
-    for one in candidates:
-        counts = f"{one.noninferior} of {one.checks} | {one.inferior} | {one.undecided}"
-        lines.append(f"| {_cell(one.candidate)} | **{one.outcome}** | {counts} |")
+    for verdict in candidates:
+        counts = f"{verdict.noninferior} of {verdict.checks} | {verdict.inferior} | {verdict.undecided}"
+        lines.append(f"| {_cell(verdict.candidate)} | **{verdict.outcome}** | {counts} |")
     lines += ["", f"Exit code {code}: {_cell(reason)}."]
     if text := stages_sentence(verdicts):
         lines += ["", text]
-    for one in candidates:
-        rows = verdicts[(verdicts["candidate"] == one.candidate) & (verdicts["seed"] == one.seed)]
-        lines += _losses(one.candidate, rows)
+    for verdict in candidates:
+        rows = verdicts[(verdicts["candidate"] == verdict.candidate) & (verdicts["seed"] == verdict.seed)]
+        lines += _losses(verdict.candidate, rows)
     return "\n".join(lines) + "\n"
 
 

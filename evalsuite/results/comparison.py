@@ -237,8 +237,10 @@ class Comparison:
             return [columns | {"test": code} for columns, code in zip(bounds, codes, strict=True)]
         members = [self._evidence(metric, condition, chains) for condition in conditions]
         limit = limit_for(self._rules[metric], conditions[0], group) or Limit(0.0)
-        found = group_mean_bounds(self.metrics[metric], members, weights=self.replicates, tolerance=limit)
-        return [_columns_at(found, index) for index in range(len(chains[0]))]
+        bounds_of_mean = group_mean_bounds(
+            self.metrics[metric], members, weights=self.replicates, tolerance=limit
+        )
+        return [_columns_at(bounds_of_mean, index) for index in range(len(chains[0]))]
 
     @cached_property
     def groups(self) -> dict[tuple[str, str, str], dict[str, list[Key]]]:
@@ -340,10 +342,10 @@ class Comparison:
             chains: Metric, condition, and the candidates of each seed.
         """
         drops = [self._paired_drops(*chain) for chain in chains]
-        found = bounds_of_many(drops, weights=self.replicates)
+        bounds_of_chains = bounds_of_many(drops, weights=self.replicates)
         return [
             [_columns_at(bounds, index) for index in range(len(chain[2][0]))]
-            for chain, bounds in zip(chains, found, strict=True)
+            for chain, bounds in zip(chains, bounds_of_chains, strict=True)
         ]
 
     def _paired_drops(self, metric: str, condition: str, keys: list[list[Key]]) -> PairedDrops:
@@ -356,8 +358,8 @@ class Comparison:
         self, metric: str, condition: str, keys: list[list[Key]]
     ) -> tuple[list[Evidence], list[list[Evidence]]]:
         """Evidence of the parent of each seed, and of its candidates."""
-        found = [self.parent_of(of_seed[0], metric, condition) for of_seed in keys]
-        parents = [{} if parent is None else parent.evidence for parent in found]
+        parent_scores = [self.parent_of(of_seed[0], metric, condition) for of_seed in keys]
+        parents = [{} if parent is None else parent.evidence for parent in parent_scores]
         candidates = [[self.scores[key, metric, condition].evidence for key in of_seed] for of_seed in keys]
         return parents, candidates
 
@@ -419,8 +421,8 @@ def with_longest_parents(cells: Mapping[tuple[Key, str], Cell]) -> dict[tuple[Ke
     for (key, label), cell in cells.items():
         for score in (cell.scores if key.method == DENSE else cell.parent) if cell.looks else ():
             place = (score.metric, score.condition)
-            known = longest[key.seed, label].get(place)
-            if known is None or (score.n or 0) > (known.n or 0):
+            longest_so_far = longest[key.seed, label].get(place)
+            if longest_so_far is None or (score.n or 0) > (longest_so_far.n or 0):
                 longest[key.seed, label][place] = score
     return {
         (key, label): replace(cell, scores=tuple(longest[key.seed, label].values()))

@@ -45,8 +45,8 @@ def matching_controls(candidates: Mapping[Key, Candidate], unpruned: Collection[
     """
     trained: dict[tuple[int, float, Trainings], Key] = {}
     for key, candidate in candidates.items():
-        if key.method in unpruned and (own := _trainings(candidate)):
-            trained.setdefault((key.seed, key.target_ratio, own), key)
+        if key.method in unpruned and (trainings := _trainings(candidate)):
+            trained.setdefault((key.seed, key.target_ratio, trainings), key)
     controls = {
         key: trained.get((key.seed, key.target_ratio, _trainings(candidate)))
         for key, candidate in candidates.items()
@@ -79,8 +79,8 @@ def beyond_control(comparison: Comparison, controls: Mapping[Key, Key]) -> pd.Da
     places += _means_over_seeds(places, len({key.seed for key in controls}))
     contrasts = [_contrast(comparison, controls, place) for place in places]
     with one_thread():
-        found = contrast_bounds(contrasts, replicates=comparison.replicates)
-    arrays = (found.difference, found.low, found.high, found.noninferiority_p, found.inferiority_p)
+        bounds = contrast_bounds(contrasts, replicates=comparison.replicates)
+    arrays = (bounds.difference, bounds.low, bounds.high, bounds.noninferiority_p, bounds.inferiority_p)
     labels = [(p.keys[0].method, p.seed, p.keys[0].target_ratio, p.metric, p.condition) for p in places]
     table = pd.DataFrame(labels, columns=list(PLACE)).assign(**dict(zip(COLUMNS, arrays, strict=True)))
     codes: dict[tuple[int, ...], int] = {}

@@ -65,16 +65,16 @@ class _Signs:
 
     def __call__(self, population: str, size: int) -> Array:
         whole = population.partition("[")[0]
-        known = self._known.get(whole)
-        if known is None or known.shape[1] < size:
+        signs = self._known.get(whole)
+        if signs is None or signs.shape[1] < size:
             random = generator(self._seed, "exchange", whole)
             flips = (
                 random.random((size, self.draws), dtype=np.float32) < 0.5
             )  # rows do not depend on the size
-            known = self._known[whole] = np.ascontiguousarray(
+            signs = self._known[whole] = np.ascontiguousarray(
                 np.where(flips, np.float32(-1), np.float32(1)).T
             )
-        return known[:, :size]
+        return signs[:, :size]
 
 
 Test = tuple[tuple[str, str], Mapping[float, Sequence["Key"]]]
@@ -112,9 +112,9 @@ def _counts(comparison: Comparison, tests: Sequence[Test], ratios: Sequence[floa
                 counts[: len(deviations), index] += deviations > tolerance
     for population, entries in columns.items():
         for index in range(len(ratios)):
-            own = [entry for entry in entries if entry[2] == index]
-            if own:
-                values, tolerances, _ = zip(*own, strict=True)
+            of_ratio = [entry for entry in entries if entry[2] == index]
+            if of_ratio:
+                values, tolerances, _ = zip(*of_ratio, strict=True)
                 counts[:, index] += _exchanged_failures(values, tolerances, signs, population)
     return counts
 

@@ -73,8 +73,8 @@ class KeptTables:
         """What is kept; nothing where it is of something else, or damaged."""
         try:
             content = json.loads(gzip.decompress(self._path.read_bytes()))
-            known = content["tables"] if content["digest"] == self._digest else {}
-            return {name: _table(fields) for name, fields in known.items()}
+            tables = content["tables"] if content["digest"] == self._digest else {}
+            return {name: _table(fields) for name, fields in tables.items()}
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError):
             return {}
 

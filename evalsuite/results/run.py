@@ -130,9 +130,9 @@ class Run:
         table = self._measured_rows
         places = pd.MultiIndex.from_frame(table[list(PLACE)].astype({"seed": object}))
         of_networks = self.verdicts[self.verdicts["scope"] == NETWORK].query("aggregate == 'single'")
-        known = of_networks.set_index(list(PLACE))[list(JUDGED)].reindex(places)
-        texts = {name: known[name].fillna("").to_numpy() for name in JUDGED if "verdict" in name}
-        numbers = {name: known[name].to_numpy() for name in JUDGED if "verdict" not in name}
+        judged = of_networks.set_index(list(PLACE))[list(JUDGED)].reindex(places)
+        texts = {name: judged[name].fillna("").to_numpy() for name in JUDGED if "verdict" in name}
+        numbers = {name: judged[name].to_numpy() for name in JUDGED if "verdict" not in name}
         return table.assign(**texts, **numbers)[list(COLUMNS)]
 
     @cached_property
@@ -422,8 +422,8 @@ class Run:
     @cached_property
     def _off_curve(self) -> dict[tuple[str, float], str]:
         """Places on no curve over the axis that was asked for; on a method's own axis targets are places as well."""
-        made = self._resolved.candidates
-        keys = [key for key in self.plan.by_key if key in made or not self._is_own(key.method)]
+        produced = self._resolved.candidates
+        keys = [key for key in self.plan.by_key if key in produced or not self._is_own(key.method)]
         wanted = [key for key in keys if key.method not in self._unpruned and self._is_tested(key)]
         return places_off_curve(wanted, self.candidates, self.axis) if self.axis else {}
 
@@ -437,8 +437,8 @@ class Run:
 
     def _check_saved(self) -> None:
         """Refuses an axis on which no candidate saves anything."""
-        made = [key for key in self._resolved.candidates if key.method != DENSE]
-        if self.axis and made and not any(map(self._is_on_curve, made)):
+        produced = [key for key in self._resolved.candidates if key.method != DENSE]
+        if self.axis and produced and not any(map(self._is_on_curve, produced)):
             raise UserError(
                 f"no candidate in {self.path} saves {AXES[self.axis].noun}: there are no thresholds over the axis "
                 f"{self.axis!r}; choose another one of {', '.join(AXES)}"
@@ -465,8 +465,8 @@ class Run:
     @cached_property
     def candidates(self) -> dict[Key, Candidate]:
         """Every candidate, made here or elsewhere, each parent before its children, with its ratio on the axis."""
-        made = self._resolved.candidates
-        return candidates_on_axis(made, self.axis) if self.axis else made
+        produced = self._resolved.candidates
+        return candidates_on_axis(produced, self.axis) if self.axis else produced
 
     @cached_property
     def _cells(self) -> dict[tuple[Key, str], Cell]:

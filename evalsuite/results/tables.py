@@ -133,11 +133,11 @@ def _split_curves(
     keys: dict[tuple[str, int], list[Key]] = defaultdict(list)
     for key in dict.fromkeys(key for key, _, _ in scores):
         keys[key.method, key.seed].append(key)
-    for (method, seed), own in keys.items():
+    for (method, seed), of_seed in keys.items():
         parent = error_parts(scores, ACCURACY, Key(DENSE, seed, 0.0), splits)
-        parts = {key: error_parts(scores, ACCURACY, key, splits) for key in own}
+        parts = {key: error_parts(scores, ACCURACY, key, splits) for key in of_seed}
         complete = sorted(
-            (key for key in own if parts[key].keys() == parent.keys() and key in ratios),
+            (key for key in of_seed if parts[key].keys() == parent.keys() and key in ratios),
             key=lambda key: key.target_ratio,
         )
         if method != DENSE and parent and complete:

@@ -114,8 +114,8 @@ def _all_scopes(
         parts.append(over_seeds.assign(scope=MEAN, seed=ALL_SEEDS, aggregate=SINGLE))
     if over_groups is not None:
         scopes = np.where(over_groups["seed"] == ALL_SEEDS, MEAN, NETWORK)
-        known = ~over_groups[list(PLACE)].apply(tuple, axis=1).isin(_places_of(parts))
-        parts.append(over_groups.assign(scope=scopes, aggregate=OF_MEAN)[known])
+        is_new = ~over_groups[list(PLACE)].apply(tuple, axis=1).isin(_places_of(parts))
+        parts.append(over_groups.assign(scope=scopes, aggregate=OF_MEAN)[is_new])
     table = pd.concat(parts, ignore_index=True).astype({"seed": object})
     if len(set(networks["seed"])) > 1:
         table = pd.concat([table, _of_methods(table)], ignore_index=True)
@@ -181,8 +181,8 @@ def _images_needed(table: pd.DataFrame) -> Array:
     with np.errstate(divide="ignore"):
         needed = np.ceil(images * ((Z_LIMIT + Z_POWER) * error / table["drop_tolerance"]) ** 2)
     open_rows = (table["verdict"] == UNDECIDED) & table["noninferiority_p"].notna()
-    found: Array = needed.where(open_rows & np.isfinite(needed)).to_numpy()
-    return found
+    images_needed: Array = needed.where(open_rows & np.isfinite(needed)).to_numpy()
+    return images_needed
 
 
 def _inferior_in(table: pd.DataFrame) -> Array:
@@ -202,13 +202,13 @@ def _with_controls(table: pd.DataFrame, beyond: pd.DataFrame | None) -> pd.DataF
     if of_method.any():
         p_values = ("beyond_control_noninferiority_p", "beyond_control_inferiority_p")
         rows = table[of_method]
-        found = _over_seeds(rows, table, "beyond_control", p_values)
+        over_seeds = _over_seeds(rows, table, "beyond_control", p_values)
         unknown = (
             "beyond_control_low",
             "beyond_control_high",
             "beyond_control_test",
         )  # of the mean, not the method
-        columns = {**dict.fromkeys(unknown, np.nan), **{name: found[name] for name in p_values}}
+        columns = {**dict.fromkeys(unknown, np.nan), **{name: over_seeds[name] for name in p_values}}
         table.loc[of_method, list(columns)] = pd.DataFrame(columns, index=rows.index)
         table.loc[of_method & table["beyond_control_noninferiority_p"].isna(), "beyond_control"] = np.nan
     tests = pd.DataFrame(
@@ -237,10 +237,10 @@ CONTROL_INTERVAL = {
 
 def tests_beyond_control(table: pd.DataFrame, beyond: pd.DataFrame) -> pd.DataFrame:
     """Returns a table of measurements, or of bounds, whose tests are those of the difference from the control."""
-    own = table.drop(columns=list(CONTROL_TESTS), errors="ignore").astype({"seed": object})
+    untested = table.drop(columns=list(CONTROL_TESTS), errors="ignore").astype({"seed": object})
     tests = beyond[[*PLACE, *CONTROL_TESTS.values()]].astype({"seed": object})
     renamed = tests.rename(columns={new: old for old, new in CONTROL_TESTS.items()})
-    return own.merge(renamed, on=list(PLACE), how="left").set_index(table.index)
+    return untested.merge(renamed, on=list(PLACE), how="left").set_index(table.index)
 
 
 def beyond_control_intervals(judged: JudgedCurves, table: pd.DataFrame) -> dict[str, Any]:
@@ -252,8 +252,8 @@ def beyond_control_intervals(judged: JudgedCurves, table: pd.DataFrame) -> dict[
     """
     keys = ["method", "seed", "metric", "condition", "aggregate"]
     rows = threshold_rows(judged).set_index(keys)[list(CONTROL_INTERVAL)]
-    found = rows.reindex(pd.MultiIndex.from_frame(table[keys]))
-    return {name: found[own].to_numpy() for own, name in CONTROL_INTERVAL.items()}
+    intervals = rows.reindex(pd.MultiIndex.from_frame(table[keys]))
+    return {name: intervals[column].to_numpy() for column, name in CONTROL_INTERVAL.items()}
 
 
 def group_table(judged: JudgedCurves) -> pd.DataFrame:

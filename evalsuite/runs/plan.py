@@ -164,8 +164,8 @@ class RunPlan:
     def total(self) -> int:
         """Number of cells that the run computes, were the run folder empty."""
         tests = len(self.labels) - 1
-        known = sum(1 + tests * candidate.tested for candidate in self.candidates if candidate.selected)
-        return known + (1 + tests) * sum(self.unresolved.values())
+        resolved = sum(1 + tests * candidate.tested for candidate in self.candidates if candidate.selected)
+        return resolved + (1 + tests) * sum(self.unresolved.values())
 
     @cached_property
     def expected_images(self) -> Mapping[CellId, int]:
@@ -301,13 +301,13 @@ class ResolvedPlan:
     @cached_property
     def candidates(self) -> dict[Key, Candidate]:
         """Every candidate that was made, each parent before its children."""
-        made: dict[Key, Candidate] = {}
+        produced: dict[Key, Candidate] = {}
         for planned in self.plan.candidates:
-            digest = self.plan.candidate_digest(planned.key, made)
+            digest = self.plan.candidate_digest(planned.key, produced)
             candidate = self._store.candidate(planned.key, digest) if digest else None
             if candidate is not None:
-                made[planned.key] = candidate
-        return made
+                produced[planned.key] = candidate
+        return produced
 
     def cell(self, key: Key, label: str) -> Cell | None:
         """Returns what a test measured on a candidate; ``None`` if that is not there."""
@@ -483,7 +483,7 @@ def _plan_of_inputs(
 def _ordered(seeds: tuple[int, ...], candidates: Iterable[PlannedCandidate]) -> tuple[PlannedCandidate, ...]:
     """Candidates in the order of results: by seed; parents, then chains, then external models by method and ratio."""
     rows = list(candidates)
-    made = [row for seed in seeds for row in rows if row.role != "external" and row.key.seed == seed]
+    produced = [row for seed in seeds for row in rows if row.role != "external" and row.key.seed == seed]
     external = [row for row in rows if row.role == "external"]
     external.sort(key=lambda row: (row.key.seed, row.key.method, row.key.target_ratio))
-    return (*made, *external)
+    return (*produced, *external)

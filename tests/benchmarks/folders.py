@@ -1,4 +1,4 @@
-"""Peak memory of reading a folder of pictures, for n pictures and for 10 n: it must not grow with the folder.
+"""Peak memory of reading a folder of pictures and of corrupting them, for n and for 10 n: it must not grow.
 
     python tests/benchmarks/folders.py [n]
 
@@ -7,11 +7,13 @@ Counted is anonymous memory (RssAnon): pages of the mapped file belong to the sy
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,29 +39,48 @@ def anonymous() -> float:
 
 
 def read(folder: Path) -> None:
-    """Decodes, digests and walks through a folder, and prints what that took."""
-    from evalsuite.datasets.base import Place, digest, load_checked
+    """Decodes, digests, corrupts and walks through a folder, and prints what that took."""
+    from evalsuite.datasets.base import Place
     from evalsuite.datasets.folders import Folder
+    from evalsuite.datasets.shared_cache import SharedArrayCache
+    from evalsuite.datasets.source import ImageSource
+    from evalsuite.datasets.transforms.corruption import Corruption
+    from evalsuite.datasets.views import View
 
-    before, peak, running = anonymous(), 0.0, True
+    pictures = Folder(str(folder), side=SIDE, labelled=True)
+    image_source = ImageSource(
+        pictures, Place(), cache=SharedArrayCache(folder.parent / f"scratch-{folder.name}")
+    )
+    for view in (
+        View(),
+        View(transform=Corruption("gaussian_noise", 3)),
+        View(transform=Corruption("contrast", 3)),
+    ):
+        with _peak() as peak:
+            images = image_source.images(view).images
+            image_source.digest(view)
+            sum(int(images[row : row + 32].sum()) for row in range(0, len(images), 32))
+        text = f"{len(images)} pictures, {images.nbytes / 2**20:.0f} MiB, {image_source.condition(view)}"
+        print(f"{text}: {peak[0]:.0f} MiB more at the peak, {peak[1]:.1f} s")  # noqa: T201  # a script's output
+
+
+@contextlib.contextmanager
+def _peak() -> Iterator[list[float]]:
+    """A list that gets the most MiB of anonymous memory during the block beyond those before it, and its seconds."""
+    before, running, found = anonymous(), True, [0.0, 0.0]
 
     def watch() -> None:
-        nonlocal peak
         while running:
-            peak = max(peak, anonymous())
+            found[0] = max(found[0], anonymous() - before)
             time.sleep(0.005)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     started = time.perf_counter()
-    images = load_checked(Folder(str(folder), side=SIDE, labelled=True), "test", Place())
-    digest(images)
-    sum(int(images.images[row : row + 32].sum()) for row in range(0, len(images.images), 32))
+    yield found
+    found[1] = time.perf_counter() - started
     running = False
     watcher.join()
-    size, seconds = images.images.nbytes / 2**20, time.perf_counter() - started
-    text = f"{len(images.images)} pictures, {size:.0f} MiB decoded"
-    print(f"{text}: {peak - before:.0f} MiB more at the peak, {seconds:.1f} s")  # noqa: T201  # a script's output
 
 
 def main() -> None:

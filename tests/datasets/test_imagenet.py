@@ -18,6 +18,9 @@ from evalsuite.config.options import Options
 from evalsuite.datasets import DATASETS
 from evalsuite.datasets.base import Place, digest, load_checked
 from evalsuite.datasets.imagenet import ImageNet, ImageNetA, ImageNetO, ImageNetR, subset_rule, wnids
+from evalsuite.datasets.source import ImageSource
+from evalsuite.datasets.transforms.archives import OfficialCorruption, list_pictures
+from evalsuite.datasets.views import View
 from evalsuite.errors import DataError
 from evalsuite.types import ImageSet
 
@@ -177,3 +180,127 @@ def measured(
         options=Options(data_root=root),
     )
     return {(row["metric"], row["condition"]): row["value"] for _, row in rows.iterrows()}
+
+
+CLASSES = (65, 7, 65, 999, 7)
+"""Of the first validation images of a small flat archive: not sorted by class, as those of ImageNet are not."""
+
+
+def flat(root: Path) -> Path:
+    """A flat archive, and beside it ImageNet-C's fog in folders by WordNet id, of images with the same first pixel."""
+    for number, index in enumerate(CLASSES, start=1):
+        name = f"ILSVRC2012_val_{number:08}.JPEG"
+        picture(root / "imagenet" / "val" / name, number)
+        picture(root / "ImageNet-C" / "weather" / "fog" / "3" / wnids()[index] / name, number)
+    list_pictures.cache_clear()
+    return root
+
+
+def kit(root: Path) -> None:
+    folder = root / "imagenet" / "ILSVRC2012_devkit_t12" / "data"
+    folder.mkdir(parents=True)
+    numbers = {65: 490, 7: 1, 999: 2}
+    (folder / "ILSVRC2012_validation_ground_truth.txt").write_text(
+        "\n".join(str(numbers[c]) for c in CLASSES)
+    )
+    rows = [(number, wnids()[index]) for index, number in numbers.items()]
+    synsets = np.array(rows, dtype=[("ILSVRC2012_ID", "i4"), ("WNID", "O")])
+    savemat(folder / "meta.mat", {"synsets": synsets})
+
+
+def lines(*texts: str) -> str:
+    return "\n".join([*texts, ""])
+
+
+NAMES = [f"ILSVRC2012_val_{number:08}" for number in range(1, 6)]
+PAIRS = [*zip(NAMES, CLASSES, strict=True)]
+LISTS: dict[str, tuple[str, str]] = {
+    "Caffe": ("imagenet/val.txt", lines(*(f"{name}.JPEG {label}" for name, label in PAIRS))),
+    "among the pictures": (
+        "imagenet/val/val.txt",
+        lines(*(f"val/{name}.JPEG {wnids()[label]}" for name, label in PAIRS)),
+    ),
+    "Kaggle": (
+        "LOC_val_solution.csv",
+        lines(
+            "ImageId,PredictionString", *(f"{name},{wnids()[label]} 1 2 3 4" for name, label in PAIRS[::-1])
+        ),
+    ),
+    "WordNet ids": (
+        "imagenet/imagenet_2012_validation_synset_labels.txt",
+        lines(*(wnids()[label] for label in CLASSES)),
+    ),
+}
+
+
+@pytest.mark.parametrize("source", ["kit", *LISTS])
+def test_flat_images_and_imagenet_c_in_folders_are_paired_by_name(tmp_path: Path, source: str) -> None:
+    root = flat(tmp_path)
+    if source == "kit":
+        kit(root)
+    else:
+        (root / LISTS[source][0]).write_text(LISTS[source][1])
+    images = ImageSource(ImageNet(), Place(root))
+    clean, fog = (images.images(View(transform=change)) for change in (None, OfficialCorruption("fog", 3)))
+    assert clean.labels is not None
+    assert clean.labels.tolist() == [*CLASSES]
+    assert clean.images[:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
+    assert fog.images[np.arange(5)][:, 0, 0, 0].tolist() == [1, 2, 3, 4, 5]
+    sample = ImageSource(ImageNet(), Place(root), limit=3)
+    clean, fog = (sample.images(View(transform=change)) for change in (None, OfficialCorruption("fog", 3)))
+    assert clean.images[:, 0, 0, 0].tolist() == fog.images[:, 0, 0, 0].tolist()
+
+
+def test_an_unreadable_clean_picture_leaves_the_others_paired(tmp_path: Path) -> None:
+    root = flat(tmp_path)
+    kit(root)
+    (root / "imagenet" / "val" / f"{NAMES[1]}.JPEG").write_bytes(b"cut")
+    images = ImageSource(ImageNet(skip_unreadable=True), Place(root))
+    fog = images.images(View(transform=OfficialCorruption("fog", 3)))
+    assert fog.images[np.arange(4)][:, 0, 0, 0].tolist() == [1, 3, 4, 5]
+
+
+def test_folders_by_class_are_paired_by_name_too(tmp_path: Path) -> None:
+    """Of the corrupted pictures one more is there than of the clean ones, first in its class."""
+    flat(tmp_path)
+    for number, index in list(enumerate(CLASSES, start=1))[1:]:
+        picture(tmp_path / "sorted" / "val" / wnids()[index] / f"{NAMES[number - 1]}.JPEG", number)
+    images = ImageSource(ImageNet(path=str(tmp_path / "sorted")), Place(tmp_path))
+    clean, fog = (images.images(View(transform=change)) for change in (None, OfficialCorruption("fog", 3)))
+    assert clean.images[:, 0, 0, 0].tolist() == fog.images[np.arange(4)][:, 0, 0, 0].tolist() == [2, 5, 3, 4]
+
+
+def test_pictures_without_a_partner_are_named(tmp_path: Path) -> None:
+    root = flat(tmp_path)
+    kit(root)
+    next(root.glob(f"ImageNet-C/*/*/*/*/{NAMES[2]}.JPEG")).unlink()
+    images = ImageSource(ImageNet(), Place(root))
+    with pytest.raises(
+        DataError, match=rf"no picture of 1 of 5 test images \({NAMES[2]}\), expected one for each"
+    ):
+        images.images(View(transform=OfficialCorruption("fog", 3)))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (
+            "ILSVRC2012_val_00000001.JPEG 1000\n",
+            "line 1: found '.* 1000', expected a picture",
+        ),
+        ("ILSVRC2012_val_00000001.JPEG n00000000\n", "line 1: .* 0 to 999 or a WordNet id"),
+        ("490\n1\n", "line 1: found the number 490 alone, which may be one of the development kit's"),
+        (
+            "ILSVRC2012_val_00000001.JPEG 1\n",
+            r"val.txt has no label of 4 of 5 pictures .*ILSVRC2012_val_00000002.JPEG",
+        ),
+    ],
+)
+def test_lists_of_labels_that_do_not_say_it_are_refused(tmp_path: Path, text: str, sentence: str) -> None:
+    flat(tmp_path)
+    (tmp_path / "imagenet" / "val.txt").write_text(text)
+    with pytest.raises(DataError, match=sentence):
+        loaded("imagenet", tmp_path)
+    (tmp_path / "imagenet" / "val.txt").unlink()
+    with pytest.raises(DataError, match=r"nor, beside ILSVRC2012_devkit_t12/data or one of val.txt, LOC_val"):
+        loaded("imagenet", tmp_path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evalsuite.datasets import DATASETS, source
+from evalsuite.datasets import DATASETS, shared_cache, source
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.digits import Digits
 from evalsuite.datasets.outliers import Letters
+from evalsuite.datasets.shared_cache import SharedArrayCache
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms.common_corruptions.kinds import corrupt
 from evalsuite.datasets.transforms.corruption import Corruption, frost_textures
@@ -316,3 +318,26 @@ def test_an_incomplete_set_of_photographs_of_frost_is_refused(
     frost_textures.cache_clear()
     with pytest.raises(DataError, match=sentence):
         Corruption("frost", 3).name(Place(root=textures))
+
+
+@pytest.mark.parametrize(
+    "transform", [Corruption("gaussian_noise", 3), Corruption("fog", 2), RandomNoise("uniform", 8)], ids=repr
+)
+def test_memory_for_transformed_images_does_not_grow_with_the_set(
+    tmp_path: Path, transform: Transform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written a few at a time; rows are those of `apply`, which makes all of them at once."""
+    monkeypatch.setattr(shared_cache, "SMALL", 0)
+    pixels = np.random.default_rng(0).integers(0, 256, (2600, 3, 32, 32), dtype=np.uint8)
+    peaks = []
+    for count in (260, 2600):
+        few = ImageSet("few", pixels[:count], np.arange(count) % 10, 10)
+        image_sets = ImageSource(few, Place(), cache=SharedArrayCache(tmp_path / str(count)))
+        image_sets.digest(View(transform=transform))
+        tracemalloc.start()
+        images = image_sets.images(View(transform=transform)).images
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert isinstance(images, np.memmap)
+        np.testing.assert_array_equal(images, transform.apply(few.images, Place()))
+    assert peaks[1] < 1.2 * peaks[0] + 1e6, peaks

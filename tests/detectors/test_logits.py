@@ -65,7 +65,7 @@ def test_certainty_beyond_rounding_is_still_finite() -> None:
         assert (np.diff(scores) > 0).all()  # the surer, the further inside; float32 would tie the last two
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(rows=ROWS, shift=st.integers(-30, 30))
 def test_a_shift_of_all_logits_changes_no_probability(rows: list[list[int]], shift: int) -> None:
     z: Array = np.array(rows) / 4

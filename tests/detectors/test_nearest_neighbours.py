@@ -78,7 +78,7 @@ def test_a_distance_does_not_depend_on_the_other_queries() -> None:
     np.testing.assert_array_equal(index.distances(queries), one_by_one)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 999),
     rank=st.integers(1, 6),
@@ -155,7 +155,7 @@ def test_a_small_bank_is_one_cluster() -> None:
     assert [(cluster.start, cluster.stop) for cluster in index.clusters] == [(0, 100)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     data=st.data(),
     count=st.integers(1, 80),
@@ -200,7 +200,7 @@ def test_lengths_do_not_count_and_zero_features_are_a_point_of_their_own() -> No
     assert second.tolist() == [1.0, 1.0]  # nearer than directions at right angles
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 99), st.integers(0, 12), st.integers(1, 20))
 def test_zero_features_are_at_their_distance(seed: int, zeros: int, rank: int) -> None:
     random = np.random.default_rng(seed)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evalsuite import Options, api
-from evalsuite.config.suite import load_suite
+from evalsuite.config.suite_file import load_suite
 from evalsuite.errors import UserError
 from evalsuite.execution import planning
 from evalsuite.execution.planning import prepare

@@ -67,7 +67,7 @@ def test_equal_mass_agrees_with_netcal(sample: tuple[Array, Array], bins: int) -
     assert float(metrics.ece_equal_mass(c, a, bins=bins)) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 60), bins=st.integers(1, 20), seed=st.integers(0, 999))
 def test_equal_mass_is_the_definition_over_array_split(n: int, bins: int, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -130,7 +130,7 @@ def test_reliability_keeps_empty_bins_and_adds_up_to_the_error(sample: tuple[Arr
     assert float(metrics.ece_equal_width(c, a)) == pytest.approx(error, abs=1e-12)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 999), n=st.integers(1, 50))
 def test_the_order_of_the_images_does_not_matter(seed: int, n: int) -> None:
     random = np.random.default_rng(seed)

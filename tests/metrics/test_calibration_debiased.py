@@ -34,7 +34,7 @@ def test_the_square_agrees_with_its_authors_package(n: int, bins: int) -> None:
     assert root == pytest.approx(max(expected, 0.0) ** 0.5, abs=1e-9)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(n=st.integers(1, 40), bins=st.integers(1, 20), seed=st.integers(0, 999))
 def test_the_square_is_its_definition(n: int, bins: int, seed: int) -> None:
     """Ties, edges, empty bins and fewer images than bins."""

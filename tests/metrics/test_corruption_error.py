@@ -36,7 +36,7 @@ def test_a_gap_by_hand() -> None:
     assert mean_difference(clean, shifted, weights=weights).tolist() == [0.25 - 0.75]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(n=st.integers(2, 40), kinds=st.integers(1, 15), seed=st.integers(0, 9999))
 def test_a_weight_is_a_number_of_copies(n: int, kinds: int, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -58,7 +58,7 @@ def test_a_weight_is_a_number_of_copies(n: int, kinds: int, seed: int) -> None:
             assert found[row] == float(metrics.evaluate(functional, repeated))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seed=st.integers(0, 9999))
 def test_a_reference_to_itself_is_one_and_more_errors_are_more(seed: int) -> None:
     errors = np.random.default_rng(seed).integers(1, 6, (20, 15))

@@ -81,7 +81,7 @@ def test_brier_reaches_both_ends() -> None:
     assert metrics.brier(logits, np.array([0, 1])).tolist() == [0.0, 2.0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(shift=st.integers(-(2**20), 2**20), seed=st.integers(0, 999))
 def test_adding_a_constant_to_all_logits_changes_nothing_but_the_energy(shift: int, seed: int) -> None:
     logits = np.random.default_rng(seed).integers(-64, 64, (7, 4)) / 8  # exact in floating point when shifted

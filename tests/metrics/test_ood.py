@@ -173,14 +173,14 @@ def test_one_image_on_each_side() -> None:
 SCORES = st.lists(st.integers(-8, 8), min_size=1, max_size=12).map(lambda x: np.array(x, dtype=np.float64))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(negative=SCORES, positive=SCORES)
 def test_auroc_counts_pairs(negative: Array, positive: Array) -> None:
     wins = (positive[:, None] > negative).sum() + 0.5 * (positive[:, None] == negative).sum()
     assert float(metrics.auroc(negative, positive)) == wins / (len(negative) * len(positive))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(negative=SCORES, positive=SCORES, power=st.integers(-60, 60), seed=st.integers(0, 99))
 def test_only_the_order_of_the_scores_counts(negative: Array, positive: Array, power: int, seed: int) -> None:
     random = np.random.default_rng(seed)
@@ -192,7 +192,7 @@ def test_only_the_order_of_the_scores_counts(negative: Array, positive: Array, p
         assert float(function(*turned)) == value
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(negative=SCORES, positive=SCORES)
 def test_swapping_sides_and_sign(negative: Array, positive: Array) -> None:
     assert metrics.auroc(-positive, -negative) == metrics.auroc(negative, positive)

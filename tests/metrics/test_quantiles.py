@@ -47,7 +47,7 @@ def test_the_median_is_a_functional() -> None:
         median(np.array([1.0, np.inf]))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(values=st.lists(st.integers(0, 5), min_size=1, max_size=30), seed=st.integers(0, 99))
 def test_distinct_values_are_those_of_the_images_that_are_drawn(values: list[int], seed: int) -> None:
     x = np.array(values)

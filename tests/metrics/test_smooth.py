@@ -60,7 +60,7 @@ def test_opposite_residuals_cancel_if_they_are_near_and_count_if_they_are_far() 
     assert float(far) > 0.4
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), n=st.integers(1, 60))
 def test_order_and_reflection_change_nothing(seed: int, n: int) -> None:
     random = np.random.default_rng(seed)

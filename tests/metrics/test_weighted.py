@@ -72,7 +72,7 @@ def test_the_table_is_complete() -> None:
 
 
 @pytest.mark.parametrize("functional", metrics.FUNCTIONALS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(n=st.integers(1, 50), seed=st.integers(0, 9999))
 def test_a_weight_is_a_number_of_copies(functional: str, n: int, seed: int) -> None:
     sample = evidence(functional, n, seed)
@@ -130,7 +130,7 @@ def test_float32_counts_give_the_numbers_of_float64_counts(functional: str) -> N
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 999))
 def test_doubling_all_weights_changes_nothing_where_only_shares_count(seed: int) -> None:
     for functional in metrics.FUNCTIONALS:

@@ -244,7 +244,7 @@ WORDS = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), max_size=8)
     comments=st.lists(st.none() | WORDS, min_size=9, max_size=9),
     blanks=st.lists(st.integers(0, 2), min_size=9, max_size=9),
 )
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_layout_and_comments_never_count(
     width: int, comments: list[str | None], blanks: list[int], lab: Path
 ) -> None:

@@ -264,7 +264,7 @@ def test_identical_scores_have_no_width() -> None:
     assert statistics.bounds(AUROC, parent, [parent], weights=WEIGHTS).lower_simultaneous.tolist() == [0.0]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_bounds_of_any_rates_hold_the_drop_between_them(data: st.DataObject) -> None:
     size = data.draw(st.integers(1, 40))

@@ -85,7 +85,7 @@ def test_it_finds_a_class_that_is_hit_harder() -> None:
     assert (chances.argmin(axis=1) == 3).mean() > 0.95
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=6))
 def test_there_is_always_a_p_value(classes: list[tuple[int, int, int]]) -> None:
     lost, gained, steady = (np.array(x) for x in zip(*classes, strict=True))
@@ -118,7 +118,7 @@ def test_impossible_counts_are_refused(losses: Any, gains: Any, n: Any) -> None:
         harder_hit(losses, gains, n=n)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 def test_holm_is_its_definition(chances: list[float]) -> None:
     ranked = sorted(chances)

@@ -51,7 +51,7 @@ def test_one_seed_each_is_churn() -> None:
     assert pruning_identified_exemplars(dense, pruned).tolist() == (dense != pruned)[0].tolist()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 999), s=st.integers(1, 5), t=st.integers(1, 5))
 def test_order_and_repetition_of_seeds_change_nothing(seed: int, s: int, t: int) -> None:
     random = np.random.default_rng(seed)

@@ -113,7 +113,7 @@ def test_constant_scores_of_a_few_images_say_little() -> None:
 SIXTEENTHS = st.lists(st.integers(0, 16), min_size=2, max_size=20)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(SIXTEENTHS, SIXTEENTHS)
 def test_the_number_is_inside_and_both_are_shares(first: list[int], second: list[int]) -> None:
     one, other = np.array(first) / 16, np.array(second) / 16

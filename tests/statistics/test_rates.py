@@ -92,7 +92,7 @@ def test_tango_at_the_ends() -> None:
     assert -1 < low < 1 == high
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(data=st.data(), n=st.integers(1, 3000))
 def test_tango_is_ordered_antisymmetric_and_nested(data: st.DataObject, n: int) -> None:
     losses = data.draw(st.integers(0, n))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from evalsuite.errors import UserError
@@ -123,7 +123,6 @@ TOLERANCES = st.sampled_from(
 )
 
 
-@settings(deadline=None)
 @given(curves(), TOLERANCES)
 def test_agrees_with_exact_arithmetic(
     curve: tuple[list[float], list[Fraction | None]], tolerance: Fraction
@@ -152,7 +151,6 @@ def published_potential(errors: list[float], sizes: list[float], parent: float, 
     return 1 - sizes[good[0]] if good else 0.0
 
 
-@settings(deadline=None)
 @given(curves(), st.sampled_from([0, 1, 8, 16]), st.integers(0, 512))
 def test_potential_any_is_the_published_rule(
     curve: tuple[list[float], list[Fraction | None]], delta: int, parent: int
@@ -166,7 +164,6 @@ def test_potential_any_is_the_published_rule(
     assert threshold(ratios, drops, delta / 1024).potential_any == pytest.approx(expected, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(curves(), TOLERANCES, TOLERANCES)
 def test_a_larger_tolerance_never_lowers_a_potential(
     curve: tuple[list[float], list[Fraction | None]], one: Fraction, other: Fraction
@@ -179,7 +176,6 @@ def test_a_larger_tolerance_never_lowers_a_potential(
     assert strict.infeasible >= loose.infeasible
 
 
-@settings(deadline=None)
 @given(curves(), TOLERANCES)
 def test_the_fields_are_consistent(
     curve: tuple[list[float], list[Fraction | None]], tolerance: Fraction
@@ -195,7 +191,6 @@ def test_the_fields_are_consistent(
     assert (found.potential == 0) is found.infeasible
 
 
-@settings(deadline=None)
 @given(curves(), TOLERANCES)
 def test_splitting_off_the_end_changes_nothing_below(
     curve: tuple[list[float], list[Fraction | None]], tolerance: Fraction

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import t
 
@@ -96,7 +96,6 @@ def test_bounds_of_another_length_are_refused() -> None:
 NUMBERS = st.integers(-4, 4).map(lambda k: k / 128) | st.just(NAN)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(NUMBERS, NUMBERS, NUMBERS, NUMBERS), min_size=1, max_size=8))
 def test_agrees_with_plain_loops_and_keeps_its_order(rows: list[tuple[float, ...]]) -> None:
     ratios = [(k + 1) / 10 for k in range(len(rows))]

@@ -268,7 +268,7 @@ def tables(draw: st.DrawFn) -> dict[tuple[str, int, str], dict[int, tuple[float,
     }
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tables())
 def test_agrees_with_plain_loops(curves: dict[tuple[str, int, str], dict[int, tuple[float, float]]]) -> None:
     rows: list[dict[str, Any]] = []

@@ -20,6 +20,7 @@ from evalsuite.cli.options import (
     DataRoot,
     Device,
     DryRun,
+    Entry,
     Limit,
     NoCache,
     Precision,
@@ -60,6 +61,7 @@ def check_command(
         ),
     ] = "",
     weights: Weights = "",
+    entry: Entry = "",
     data: Annotated[
         str,
         typer.Option(
@@ -161,6 +163,7 @@ def check_command(
         candidates=candidates_of_paths(candidate or []) + (read_manifest(manifest) if manifest else ()),
         model=model,
         weights=weight_set(weights),
+        entry=entry,
         settings=settings([*(setting or []), *preprocessing]),
         data=data,
         suite=suite,

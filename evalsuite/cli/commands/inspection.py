@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from evalsuite.cli import console
-from evalsuite.cli.options import AsJson, Weights, weight_set
+from evalsuite.cli.options import AsJson, Entry, Weights, weight_set
+from evalsuite.errors import UserError
 
 if TYPE_CHECKING:
     from evalsuite.models.checkpoints.architecture_detection import ArchitectureMatch
@@ -26,6 +27,7 @@ def inspect_command(
     parent: Annotated[Path | None, typer.Option(help="The dense network, to measure ratios.")] = None,
     masks: Annotated[Path | None, typer.Option(help="A separate file of masks.")] = None,
     weights: Weights = "",
+    entry: Entry = "",
     image: Annotated[
         str, typer.Option(help="Count MACs for such images: 3x32x32; else the architecture's usual.")
     ] = "",
@@ -39,6 +41,10 @@ def inspect_command(
 
     shape = parse_image_shape(image) if image else None
     if is_program(file):
+        if entry or weights:
+            raise UserError(
+                f"{file} is a whole program, of which --weights and --entry choose nothing; leave them out"
+            )
         program = inspect_program(file, parent=parent, masks=masks)
         if as_json:
             console.print_json(json.dumps(dataclasses.asdict(program)))
@@ -46,8 +52,8 @@ def inspect_command(
             print_program(program)
         return
     choice = weight_set(weights)
-    inspection = inspect_checkpoint(file, parent=parent, masks=masks, choice=choice)
-    tensors = read_weights(file, masks=masks, choice=choice)
+    inspection = inspect_checkpoint(file, parent=parent, masks=masks, choice=choice, entry=entry)
+    tensors = read_weights(file, masks=masks, choice=choice, entry=entry)
     match = match_architecture(tensors, image_shape=shape, file=file)
     if as_json:
         console.print_json(json.dumps({**dataclasses.asdict(inspection), **dataclasses.asdict(match)}))

@@ -26,7 +26,7 @@ from PIL import Image
 
 from evalsuite.datasets.base import PICTURE_SUFFIXES, Place, read_array
 from evalsuite.datasets.views import StoredImages
-from evalsuite.errors import DataError
+from evalsuite.errors import DataError, first_few
 from evalsuite.types import Array, ImageSet
 
 CIFAR10_C: Mapping[str, str] = MappingProxyType(
@@ -158,7 +158,8 @@ class OfficialCorruption(StoredImages):
         """Returns the MD5 sum of the array, or a digest of names, sizes and dates of the pictures in a tree."""
         home = self._home(plain, place)
         if self._is_tree(home, plain):
-            return self._listing(home, plain).digest(len(plain.images))
+            listing = self._listing(home, plain)
+            return (listing.paired(plain.files) or listing).digest(len(plain.images))
         return md5(_existing(home / f"{self.kind}.npy", self._source(plain)))
 
     def origin(self, plain: ImageSet, place: Place) -> str:
@@ -221,6 +222,9 @@ class OfficialCorruption(StoredImages):
 
     def _tree(self, home: Path, plain: ImageSet) -> tuple[Array, Array]:
         listing = self._listing(home, plain)
+        if paired := listing.paired(plain.files):
+            pictures = LazyPictures(paired.paths, plain.images.shape[-1])
+            return np.asarray(paired.labels), pictures.array
         if listing.classes != plain.classes or len(listing.paths) < len(plain.images):
             raise DataError(
                 f"{listing.folder}: found {listing.classes} folders of classes with {len(listing.paths)} images, "
@@ -270,6 +274,29 @@ class Listing:
             return self
         paths, labels = zip(*found, strict=True)
         return Listing(self.folder, paths, labels, len(names))
+
+    def paired(self, files: Sequence[str]) -> Listing | None:
+        """Returns the pictures in the order of test images, which have the same names; ``None`` if no name is theirs.
+
+        Args:
+            files: Names of the test images without endings; empty if they have none.
+
+        Raises:
+            DataError: If only some test images have their picture, or a name is there twice.
+        """
+        place = {path.stem: index for index, path in enumerate(self.paths)}
+        missing = [name for name in files if name not in place]
+        if len(missing) == len(files) or len({*files}) < len(files):
+            return None
+        if missing or len(place) < len(self.paths):
+            found = f"no picture of {len(missing)} of {len(files)} test images ({first_few(missing)})"
+            twice = f"{len(self.paths) - len(place)} pictures whose names are there twice"
+            raise DataError(
+                f"{self.folder}: found {found if missing else twice}, expected one for each, under its name"
+            )
+        rows = [place[name] for name in files]
+        paths, labels = tuple(self.paths[row] for row in rows), tuple(self.labels[row] for row in rows)
+        return Listing(self.folder, paths, labels, self.classes)
 
     def digest(self, count: int) -> str:
         """Returns a digest of the names, sizes and dates of the first `count` pictures."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from evalsuite.datasets.transforms.common_corruptions.kinds import corrupt, reported_kind
+from evalsuite.datasets.transforms.common_corruptions.kinds import corrupt, corrupted_blocks, reported_kind
 from evalsuite.datasets.views import Transform
 from evalsuite.errors import DataError
 from evalsuite.types import Array
@@ -42,6 +42,12 @@ class Corruption(Transform):
     def apply(self, images: Array, place: Place) -> Array:
         """Returns corrupted uint8 images."""
         return corrupt(images, self.kind, self.severity, seed=place.seed, textures=self.textures(place))
+
+    def blocks(self, images: Array, place: Place) -> Iterator[Array]:
+        """Yields corrupted uint8 images, a few at a time."""
+        yield from corrupted_blocks(
+            images, self.kind, self.severity, seed=place.seed, textures=self.textures(place)
+        )
 
     def inputs(self, place: Place) -> Iterable[bytes]:
         """Yields the photographs that the corruption draws from."""

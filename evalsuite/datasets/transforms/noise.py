@@ -39,14 +39,20 @@ class RandomNoise(Transform):
 
     def apply(self, images: Array, place: Place) -> Array:
         """Returns float32 images in [0, 1]."""
-        result = np.empty(images.shape, np.float32)
+        result, filled = np.empty(images.shape, np.float32), 0
+        for part in self.blocks(images, place):
+            result[filled : filled + len(part)] = part
+            filled += len(part)
+        return result
+
+    def blocks(self, images: Array, place: Place) -> Iterator[Array]:
+        """Yields float32 images in [0, 1], a few at a time."""
         scale = np.float32(255 if images.dtype == np.uint8 else 1)
         key = (place.seed, self.kind, float(self.epsilon), *([self.draw] if self.draw else []))
         for rows, draws in blocks(len(images), *key):
             noise = _unit(self.kind, draws, images.shape[1:])[: rows.stop - rows.start]
             scaled = images[rows].astype(np.float32) / scale
-            result[rows] = (scaled + noise * np.float32(self.epsilon / 255)).clip(0, 1)
-        return result
+            yield (scaled + noise * np.float32(self.epsilon / 255)).clip(0, 1)
 
 
 def packed(images: Array, *key: str | int | float) -> Iterator[tuple[slice, Array]]:

@@ -46,6 +46,8 @@ class Architecture(ABC):
         interpolation: Filter of the resize; empty for what the weights were published with, or bilinear.
         heads: Attention modules by name to how many heads they have, where some were removed. Weights alone tell it
             unless their shapes also fit narrower heads.
+        num_heads: How many heads all attention modules have, or each in the order of the network, where that is not the
+            number that they are built with: weights do not record it. Empty for what the network is built with.
     """
 
     classes: int = 10
@@ -56,6 +58,7 @@ class Architecture(ABC):
     crop: int | tuple[int, ...] = field(default=(), metadata=OPTIONAL_KEY)
     interpolation: str = field(default="", metadata=OPTIONAL_KEY)
     heads: dict[str, int] = field(default_factory=dict, metadata=OPTIONAL_KEY, hash=False)
+    num_heads: int | tuple[int, ...] = field(default=(), metadata=OPTIONAL_KEY)
 
     def __post_init__(self) -> None:
         label = type(self).__name__
@@ -71,6 +74,8 @@ class Architecture(ABC):
         if not all(abs(value) < float("inf") for value in self.mean):
             raise SuiteError(f"model {label}: found mean = {self.mean}, expected finite numbers")
         self._check_geometry(label)
+        if (counts := _numbers(self.num_heads)) and min(counts) < 1:
+            raise SuiteError(f"model {label}: found num_heads = {list(counts)}, expected numbers from 1 on")
 
     @property
     def preprocessing(self) -> Preprocessing | None:
@@ -199,15 +204,18 @@ def build_model(architecture: Architecture) -> nn.Module:
         Float images in [0, 1], (N, C, H, W), to logits (N, K); in training mode.
 
     Raises:
-        SuiteError: If a layer to bypass, or an attention module of `heads`, does not exist.
+        SuiteError: If a layer to bypass, or an attention module of `heads`, does not exist, or `num_heads` does not
+            fit.
     """
     network = architecture.network()
     for name in architecture.bypass:
         _replace_by_identity(network, name)
-    if architecture.heads:
-        from evalsuite.models.surgery.attention import keep_head_counts  # surgery imports architectures
+    if architecture.heads or architecture.num_heads:
+        from evalsuite.models.surgery import attention  # surgery imports architectures
 
-        keep_head_counts(network, architecture.heads)
+        if counts := _numbers(architecture.num_heads):
+            attention.split_into_heads(network, counts)
+        attention.keep_head_counts(network, architecture.heads)
     return Normalized(network, mean=architecture.mean, std=architecture.std)
 
 

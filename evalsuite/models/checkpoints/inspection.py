@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from evalsuite.errors import CheckpointError
+from evalsuite.errors import CheckpointError, first_few
 from evalsuite.models.checkpoints.reading import read_checkpoint
 from evalsuite.models.checkpoints.state_dict_keys import is_stray, match_keys
 from evalsuite.models.cost import PROJECTIONS
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from evalsuite.models.checkpoints.network_lists import Entry
     from evalsuite.types import WeightSet
 
 NM_GROUP_SIZES = (4, 8, 16, 32)
@@ -26,6 +28,7 @@ NM_GROUP_SIZES = (4, 8, 16, 32)
 NM_MIN_FULL_SHARE = 0.9
 """Share of the groups of an N:M pattern that must have exactly N weights: random zeros do not reach it."""
 
+_QUERIES = re.compile(r"(.+)\.(qkv|in_proj|q_proj|query)[._]weight")
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked", "indexes")  # the last: network slimming's
 
 
@@ -90,7 +93,8 @@ class CheckpointInspection:
         smaller: Layers whose weight is smaller than the parent's.
         missing: Layers of the parent that the file lacks.
         added: Layers that the parent lacks.
-        note: A sentence where the file holds two sets of weights: which was taken; else empty.
+        note: Sentences on which of several networks or sets of weights was taken, on keys that were renamed, and on
+            attention heads that may be gone; else empty.
     """
 
     file: str
@@ -119,7 +123,12 @@ class CheckpointInspection:
 
 
 def inspect_checkpoint(
-    path: Path, *, parent: Path | None = None, masks: Path | None = None, choice: WeightSet = ""
+    path: Path,
+    *,
+    parent: Path | None = None,
+    masks: Path | None = None,
+    choice: WeightSet = "",
+    entry: Entry = "",
 ) -> CheckpointInspection:
     """Returns the content of the file at `path`, in numbers; `dataclasses.asdict` of it is JSON.
 
@@ -128,11 +137,12 @@ def inspect_checkpoint(
         parent: The dense model's weights, to measure ratios against.
         masks: A file of masks for `path`, as for `read_weights`.
         choice: Which of two sets of weights in `path`, as for `read_weights`.
+        entry: Which of several networks in `path`, as for `read_weights`.
 
     Raises:
         CheckpointError: If a file cannot be read, or the parent has no weights that are not zero.
     """
-    checkpoint = read_checkpoint(path, masks=masks, choice=choice)
+    checkpoint = read_checkpoint(path, masks=masks, choice=choice, entry=entry)
     stray = tuple(key for key in checkpoint.weights if is_stray(key))
     weights = {key: tensor for key, tensor in checkpoint.weights.items() if key not in stray}
     parent_weights = None if parent is None else _parent_weights(parent)
@@ -166,8 +176,42 @@ def inspect_checkpoint(
         smaller=smaller,
         missing=missing,
         added=tuple(name for name in prunable if name not in (parent_weights or prunable)),
-        note=checkpoint.note,
+        note=" ".join(filter(None, [checkpoint.note, heads_note(weights, parent_weights)])),
     )
+
+
+def heads_note(weights: Mapping[str, Tensor], parent_weights: Mapping[str, Tensor] | None = None) -> str:
+    """Returns a sentence where attention has narrower queries than it had; empty if none has.
+
+    Args:
+        weights: A state dict.
+        parent_weights: Of the dense network, under the same names; without, queries are expected to be as wide as the
+            tokens, as they are in the vision transformers of the libraries.
+    """
+    widths = _query_widths(weights)
+    if parent_weights is None:
+        dense = {name: tokens for name, (_, tokens) in widths.items()}
+    else:
+        dense = {name: rows for name, (rows, _) in _query_widths(parent_weights).items()}
+    narrower = [name for name, (rows, _) in widths.items() if rows < dense.get(name, 0)]
+    if not narrower:
+        return ""
+    first = narrower[0]
+    return (
+        f"Attention heads were removed or narrowed in {len(narrower)} modules: queries of {first_few([first])} have "
+        f"{widths[first][0]} of {dense[first]} rows. Weights do not record the number of heads; where shapes do not "
+        "decide it, check takes it as --setting num_heads=N, for one candidate as the key or column num_heads."
+    )
+
+
+def _query_widths(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, int]]:
+    """Attention modules to the rows of their queries and the width of the tokens."""
+    matches = [match for match in map(_QUERIES.fullmatch, weights) if match and weights[match[0]].dim() == 2]
+    joint = ("qkv", "in_proj")
+    return {
+        match[1]: (len(weights[match[0]]) // (3 if match[2] in joint else 1), weights[match[0]].shape[1])
+        for match in matches
+    }
 
 
 def nm_pattern(weight: Tensor) -> str:

@@ -12,6 +12,7 @@ from evalsuite.errors import CheckpointError, first_few
 from evalsuite.models.architectures.base import Architecture, build_model, unwrap_model
 from evalsuite.models.checkpoints.reading import check_class_count, load_weights, read_weights
 from evalsuite.models.checkpoints.state_dict_keys import match_keys
+from evalsuite.models.surgery.attention import attention_modules
 from evalsuite.models.surgery.head_counts import infer_head_counts
 from evalsuite.models.surgery.low_rank_factors import factorize_like
 from evalsuite.models.surgery.width_inference import check_widths, resize_like
@@ -70,7 +71,8 @@ def build_with_weights(architecture: Architecture, weights: Mapping[str, Tensor]
     remaining = _without_bypassed(model, weights, architecture.bypass)
     factorize_like(model, remaining)
     check_class_count(model, remaining)
-    infer_head_counts(unwrap_model(model), remaining, architecture.heads)
+    stated = attention_modules(unwrap_model(model)) if architecture.num_heads else architecture.heads
+    infer_head_counts(unwrap_model(model), remaining, stated)
     resize_like(model, remaining)
     load_weights(model, remaining)
     return model.eval()

@@ -29,6 +29,9 @@ MAX_NESTED_VALUES = 100_000
 A few bytes of pickle can nest a tuple in itself so often that hashing or printing it never ends.
 """
 
+MAX_NETWORKS = 1000
+"""Networks of one file that are listed."""
+
 MEMORY_BYTES, CPU_SECONDS = 2**29, 30
 """Limits of the process, beside four times the bytes of the pickle."""
 
@@ -84,6 +87,21 @@ class ScannedDict:
     """A dictionary, of which only the entries under strings are recorded."""
 
     entries: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass
+class ScannedList:
+    """A list, of which only the places of dictionaries are recorded."""
+
+    length: int = 0
+    dicts: list[int] = field(default_factory=list)
+
+    def extend(self, items: Iterable[object]) -> None:
+        """Records further items."""
+        for item in items:
+            if isinstance(item, ScannedDict):
+                self.dicts.append(self.length)
+            self.length += 1
 
 
 @dataclass(frozen=True)
@@ -225,6 +243,11 @@ class _Interpreter:
             raise ValueError(f"the operation {name}, which torch never writes")
         if name in {"EMPTY_DICT", "DICT"}:
             return ScannedDict()
+        if name in {"EMPTY_LIST", "LIST"}:
+            return _list(operands)
+        if name in {"APPEND", "APPENDS"} and isinstance(operands[0], ScannedList):
+            operands[0].extend(operands[1:])
+            return operands[0]
         if name in {"SETITEM", "SETITEMS"}:
             return self._set_items(operands)
         if name == "BINPERSID":
@@ -309,6 +332,26 @@ def _check_call(name: str, arguments: object) -> None:
         raise ValueError(f"a call of {name}, which torch never writes")
 
 
+def _list(items: list[object]) -> ScannedList:
+    result = ScannedList()
+    result.extend(items)
+    return result
+
+
+def networks_in(content: object) -> list[str]:
+    """Returns places of a list, or keys of a dictionary, under which networks may lie."""
+    if isinstance(content, ScannedList):
+        return [str(place) for place in content.dicts[:MAX_NETWORKS]]
+    if isinstance(content, ScannedTuple):
+        places = [place for place, item in enumerate(content.items) if isinstance(item, ScannedDict)]
+        return [str(place) for place in places[:MAX_NETWORKS]]
+    if not isinstance(content, ScannedDict):
+        return []
+    lists = [value for value in content.entries.values() if isinstance(value, ScannedList) and value.dicts]
+    keys = [key for key, value in content.entries.items() if isinstance(value, ScannedDict)]
+    return (networks_in(lists[0]) if len(lists) == 1 else []) + keys[:MAX_NETWORKS]
+
+
 def _tuple(items: list[object]) -> ScannedTuple:
     weight = 1 + sum(item.weight if isinstance(item, ScannedTuple) else 1 for item in items)
     if weight > MAX_NESTED_VALUES:
@@ -361,6 +404,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
         "is_dict": isinstance(inner, ScannedDict),
         "has_modules": isinstance(modules, ScannedDict),
         "is_attack": is_attack(scan),
+        "networks": networks_in(scan.content),
     }
 
 

@@ -65,6 +65,7 @@ class PickleScan:
         is_dict: Whether that is a dictionary.
         has_modules: Whether the content is what Torch-Pruning's ``state_dict`` returns.
         is_attack: Whether it refers to code that no checkpoint needs.
+        networks: Places of a list, or keys of a dictionary, under which the file may hold networks.
     """
 
     unsafe_globals: list[str] = field(default_factory=list)
@@ -73,6 +74,7 @@ class PickleScan:
     is_dict: bool = False
     has_modules: bool = False
     is_attack: bool = False
+    networks: list[str] = field(default_factory=list)
 
 
 def scan_pickle(file: CheckpointFile) -> PickleScan:

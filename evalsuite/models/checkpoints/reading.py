@@ -25,6 +25,7 @@ from evalsuite.models.checkpoints.file_formats import (
     identify_file,
 )
 from evalsuite.models.checkpoints.masks import apply_masks, fold_parametrizations, mask_doubt
+from evalsuite.models.checkpoints.network_lists import Entry, single_network
 from evalsuite.models.checkpoints.pickle_scan import scan_pickle, unsafe_pickle_error
 from evalsuite.models.checkpoints.recorded_accuracy import recorded_accuracy
 from evalsuite.models.checkpoints.state_dict_keys import (
@@ -36,6 +37,7 @@ from evalsuite.models.checkpoints.state_dict_keys import (
     find_state_dict,
     key_match,
     match_keys,
+    renamed_note,
     strip_prefixes,
 )
 
@@ -63,7 +65,8 @@ class Checkpoint:
         folded: Names of weights that were computed from several tensors: with a mask, or from a weight norm.
         dtypes: Types of number in the file to how many tensors have them.
         extras: Other keys of the file, which were ignored.
-        note: Sentences on which of two sets of weights was taken, and on masks that look inverted; else empty.
+        note: Sentences on which network of a list and which of two sets of weights was taken, on keys that were
+            renamed, and on masks that look inverted; else empty.
         recorded: The clean accuracy that the file records, in [0, 1], and its key; ``None`` if there is none.
     """
 
@@ -79,7 +82,9 @@ class Checkpoint:
     recorded: tuple[str, float] | None = None
 
 
-def read_weights(path: Path, *, masks: Path | None = None, choice: WeightSet = "") -> dict[str, Tensor]:
+def read_weights(
+    path: Path, *, masks: Path | None = None, choice: WeightSet = "", entry: Entry = ""
+) -> dict[str, Tensor]:
     """Returns the tensors of a state dict in a file, without running any code in it.
 
     Args:
@@ -89,6 +94,7 @@ def read_weights(path: Path, *, masks: Path | None = None, choice: WeightSet = "
             ``.mask`` behind them; the weights are multiplied by them.
         choice: Which of two sets of weights, ``ema`` for averaged ones (`AVERAGED_WRAPPERS`); by default these where
             there are both, as timm's loader does it.
+        entry: Which network of a file that holds several: its place in the list, or its key; empty where there is one.
 
     Returns:
         Keys without `PREFIXES`, dense finite tensors on the processor; half precision is widened to float32, and
@@ -98,37 +104,43 @@ def read_weights(path: Path, *, masks: Path | None = None, choice: WeightSet = "
         CheckpointError: If there is no such file, it is damaged, it would run code, it holds no tensors,
             or one of them is NaN or infinite.
     """
-    return read_checkpoint(path, masks=masks, choice=choice).weights
+    return read_checkpoint(path, masks=masks, choice=choice, entry=entry).weights
 
 
-def read_checkpoint(path: Path, *, masks: Path | None = None, choice: WeightSet = "") -> Checkpoint:
+def read_checkpoint(
+    path: Path, *, masks: Path | None = None, choice: WeightSet = "", entry: Entry = ""
+) -> Checkpoint:
     """Returns the tensors that `read_weights` returns, and how they were written.
 
     Args:
         path: As for `read_weights`.
         masks: As for `read_weights`.
         choice: As for `read_weights`.
+        entry: As for `read_weights`.
 
     Raises:
-        CheckpointError: As for `read_weights`, or if there are no averaged weights where they are asked for.
+        CheckpointError: As for `read_weights`, or if there are no averaged weights where they are asked for, or no
+            such entry.
     """
     file, content = _read(path)
-    content = _single_network(path, content)
-    wrapper, tensors, note = _chosen_set(path, content, choice)
+    content, entry_note = single_network(path, content, entry)
+    wrapper, tensors, set_note = _chosen_set(path, content, choice)
     _check_packed(path, content, wrapper)
     if not tensors:
         raise CheckpointError(
             f"weights {path}: found {_summary(content)}, expected a state dict of named tensors, "
             f"by itself or under one of {', '.join(WRAPPERS)}"
         )
-    prefix, weights = strip_prefixes(_dense(file, tensors))
+    dense = _dense(file, tensors)
+    prefix, weights = strip_prefixes(dense)
+    notes = [entry_note, set_note, renamed_note(dense, prefix)]
     weights, folded = fold_parametrizations(path, weights)
     if distiller_masks := _distiller_masks(file, content):
         weights, folded = apply_masks(path, weights, distiller_masks), (*folded, *distiller_masks)
     if masks is not None:
         mask_tensors = _read_masks(masks)
         products = apply_masks(masks, weights, mask_tensors)
-        note = " ".join(filter(None, [note, mask_doubt(masks, weights, mask_tensors)]))
+        notes.append(mask_doubt(masks, weights, mask_tensors))
         weights = products
     _check_finite(path, weights)
     dtypes = Counter(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
@@ -142,7 +154,7 @@ def read_checkpoint(path: Path, *, masks: Path | None = None, choice: WeightSet 
         folded,
         dict(dtypes),
         extras,
-        note,
+        " ".join(filter(None, notes)),
         recorded_accuracy(content),
     )
 
@@ -170,6 +182,22 @@ def _chosen_set(
         f"were taken{'' if choice else ', as timm does it'}; --weights {other} takes the others."
     )
     return (wrapper, tensors, note) if taken == "raw" else (averaged_wrapper, averaged, note)
+
+
+def may_hold_entry(path: Path, entry: Entry) -> bool:
+    """Returns whether a file may hold several networks, one of them at a place or under a key; no tensor is read.
+
+    Args:
+        path: A file of weights.
+        entry: The place or key.
+
+    Raises:
+        CheckpointError: If there is no such file, or it is damaged.
+    """
+    if not path.is_file():
+        return False
+    file = identify_file(path)
+    return file.format != "safetensors" and str(entry) in scan_pickle(file).networks
 
 
 def key_note(weights: Mapping[str, Tensor], module: nn.Module) -> str:
@@ -230,21 +258,6 @@ def check_class_count(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             f"the weights do not fit: the head {heads[-1]} in the file has {len(head)} classes, the model has "
             f"{len(expected[heads[-1]])} as the data set: name the data set that the weights were trained on"
         )
-
-
-def _single_network(path: Path, content: object) -> object:
-    """Returns the content of a list of one network, or the content itself."""
-    if not isinstance(content, list | tuple):
-        return content
-    networks = [index for index, part in enumerate(content) if find_state_dict(part)[1]]
-    if len(networks) == 1:
-        return content[networks[0]]
-    if not networks:
-        return content
-    raise CheckpointError(
-        f"weights {path}: found a list of {len(networks)} networks, expected one: torch.save(torch.load("
-        f"{str(path)!r}, weights_only=True)[{networks[0]}], 'weights.pt') writes the first of them"
-    )
 
 
 def _check_packed(path: Path, content: object, wrapper: tuple[str, ...]) -> None:

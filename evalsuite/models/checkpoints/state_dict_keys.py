@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -36,6 +36,10 @@ MASK_WRAPPERS = ("masks_dict", "mask_dict", "masks", "mask")
 PREFIXES = ("module.", "_orig_mod.", "model.", "network.", "net.", "backbone.", "timm_model.", "student.")
 """What DataParallel, torch.compile, Lightning, mmpretrain, distillation and this package put before every key."""
 
+_OF_FRAMEWORKS = PREFIXES[
+    :5
+]  # of DataParallel, torch.compile, Lightning and this package: the network is the same
+
 ALIASES = {"fc": "linear", "linear": "fc", "shortcut": "downsample", "downsample": "shortcut"}
 """Names of a head and of a shortcut that mean the same; applied to whole parts of a dotted key."""
 
@@ -65,17 +69,21 @@ class KeyMatch:
         weights: By names of the network; what is no part of it keeps its key.
         ignored: Keys that no forward pass reads, left out.
         prefix: What was taken from the keys of the network, beside the prefixes that all keys have.
+        renamed: Keys with another name of the same layer, and that of the network.
     """
 
     weights: dict[str, Tensor]
     ignored: tuple[str, ...]
     prefix: str = ""
+    renamed: tuple[tuple[str, str], ...] = ()
 
     def note(self) -> str:
         """Returns a sentence on what was ignored and renamed; empty if nothing was."""
         parts = []
         if self.prefix:
             parts.append(f"the weights were taken from {self.prefix}*")
+        if self.renamed:
+            parts.append(_renamed_text(self.renamed))
         if self.ignored:
             count = len(self.ignored)
             parts.append(
@@ -83,6 +91,30 @@ class KeyMatch:
             )
         text = " and ".join(parts)
         return f"{text[:1].upper()}{text[1:]}." if text else ""
+
+
+def renamed_note(weights: Mapping[str, Tensor], prefix: str) -> str:
+    """Returns sentences on what `strip_prefixes` takes out of keys; empty if it takes what frameworks put there.
+
+    Args:
+        weights: A state dict as it is in its file.
+        prefix: What all its keys begin with.
+    """
+    notes = []
+    if not {f"{part}." for part in prefix.split(".")[:-1]} <= {*_OF_FRAMEWORKS}:
+        notes.append(f"The weights were taken from {prefix}*.")
+    names = stripped_names(weights)[1]
+    pairs = [(key, name) for key, name in names.items() if name != key.removeprefix(prefix)]
+    if pairs:
+        notes.append(f"{_renamed_text(pairs)}.")
+    return " ".join(notes)
+
+
+def _renamed_text(pairs: Sequence[tuple[str, str]]) -> str:
+    """What was renamed, with an example, without its full stop."""
+    (key, name), count = pairs[0], len(pairs)
+    tensors = "1 tensor was" if count == 1 else f"{count} tensors were"
+    return f"{tensors} renamed ({first_few([key])} is {first_few([name])}{' ...' if count > 1 else ''})"
 
 
 def is_stray(key: str) -> bool:
@@ -106,7 +138,7 @@ def find_state_dict(
     >>> find_state_dict({"epoch": 3, "model": {"state_dict": {"bias": torch.ones(1)}}})
     (('model', 'state_dict'), {'bias': tensor([1.])})
     """
-    return _search(content, tuple(wrappers), ()) or ((), {})
+    return _search(content, tuple(wrappers), (), set()) or ((), {})
 
 
 def find_averaged(content: object) -> tuple[tuple[str, ...], dict[str, Tensor]]:
@@ -119,7 +151,7 @@ def find_averaged(content: object) -> tuple[tuple[str, ...], dict[str, Tensor]]:
     rest = {key: value for key, value in content.items() if key not in AVERAGED_WRAPPERS}
     names = set(strip_prefixes(find_state_dict(rest)[1])[1])
     for wrapper in AVERAGED_WRAPPERS:
-        path, tensors = _search(content.get(wrapper), WRAPPERS, (wrapper,)) or ((), {})
+        path, tensors = _search(content.get(wrapper), WRAPPERS, (wrapper,), set()) or ((), {})
         if names and names <= set(strip_prefixes(tensors)[1]):
             return path, tensors
     return (), {}
@@ -155,23 +187,22 @@ def stripped_names(names: Iterable[str]) -> tuple[str, dict[str, str]]:
 
 
 def _search(
-    content: object, wrappers: tuple[str, ...], path: tuple[str, ...]
+    content: object, wrappers: tuple[str, ...], path: tuple[str, ...], seen: set[int]
 ) -> tuple[tuple[str, ...], dict[str, Tensor]] | None:
-    if not isinstance(content, Mapping) or len(path) > _MAX_DEPTH:
+    """The keys that lead to the state dict in a content, and its tensors; `seen` are dictionaries searched before."""
+    if not isinstance(content, Mapping) or len(path) > _MAX_DEPTH or id(content) in seen:
         return None
+    seen.add(id(content))  # one that contains itself a hundred times is not searched as often
     for wrapper in wrappers:
-        if inner := _search(content.get(wrapper), wrappers, (*path, wrapper)):
+        if inner := _search(content.get(wrapper), wrappers, (*path, wrapper), seen):
             return inner
     tensors = _tensors_of(content)
     if any(tensor.dim() for tensor in tensors.values()):
         return path, tensors
-    inside = {key: _tensors_of(value) for key, value in content.items() if isinstance(key, str)}
-    inside = {
-        key: tensors for key, tensors in inside.items() if any(tensor.dim() for tensor in tensors.values())
-    }
-    if len(inside) == 1:  # under a key of another name, perhaps beside single numbers
-        return next(((*path, key), tensors) for key, tensors in inside.items())
-    return None
+    names = [key for key in content if isinstance(key, str) and key not in wrappers]
+    inside = [_search(content[name], wrappers, (*path, name), seen) for name in names]
+    found = [result for result in inside if result]
+    return found[0] if len(found) == 1 else None  # under a key of another name, perhaps beside single numbers
 
 
 def _tensors_of(content: object) -> dict[str, Tensor]:
@@ -229,16 +260,24 @@ def key_match(weights: Mapping[str, Tensor], names: Iterable[str]) -> KeyMatch:
     beside = [key for key in short_weights if prefix and not key.startswith(prefix)]
     ignored = [key for key in renamed if key not in full_names.values() and is_stray(key)]
     kept = {key: tensor for key, tensor in renamed.items() if key not in ignored}
-    return KeyMatch(kept, (*ignored, *beside), prefix)
+    aliases = _aliases(_below(short_weights, prefix), full_names)
+    return KeyMatch(kept, (*ignored, *beside), prefix, tuple(aliases.items()))
 
 
 def _renamed(weights: Mapping[str, Tensor], full_names: Mapping[str, str]) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
-    for key, tensor in weights.items():
-        alias = ".".join(ALIASES.get(part, part) for part in key.split("."))
-        use_alias = key not in full_names and alias in full_names and alias not in weights
-        renamed[full_names.get(alias if use_alias else key, key)] = tensor
-    return renamed
+    aliases = _aliases(weights, full_names)
+    names = {key: aliases.get(key, key) for key in weights}
+    return {full_names.get(names[key], key): tensor for key, tensor in weights.items()}
+
+
+def _aliases(weights: Mapping[str, Tensor], full_names: Mapping[str, str]) -> dict[str, str]:
+    """Keys that are called by one of `ALIASES` in a network, with that name."""
+    aliases = {key: ".".join(ALIASES.get(part, part) for part in key.split(".")) for key in weights}
+    return {
+        key: alias
+        for key, alias in aliases.items()
+        if key not in full_names and alias in full_names and alias not in weights
+    }
 
 
 def _prefixes_of(weights: Mapping[str, Tensor], full_names: Mapping[str, str]) -> list[str]:

@@ -10,15 +10,18 @@ import contextlib
 import io
 import json
 import logging
+import os
 import warnings
 import zipfile
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError, EvalsuiteError, first_line
+from evalsuite.models.exported import torch_probe
 from evalsuite.models.exported.onnx import load_onnx
 from evalsuite.models.exported.program import (
     ExportedProgram,
@@ -27,6 +30,7 @@ from evalsuite.models.exported.program import (
     check_output_operator,
     declared_input_spec,
 )
+from evalsuite.models.limited_program import LimitedServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,6 +47,7 @@ SPARE_BYTES = 2**26
 """Bytes that an archive may unpack to beyond twice its size; torch does not compress."""
 
 _TRIAL_IMAGES = 4  # that a program is run on when it is loaded
+_FIRST_RUNS = LimitedServer(torch_probe.__file__)
 _END, _END_SIZE = b"PK\x05\x06", 22  # the last record of an archive without a comment
 _ONNX_FIELDS = {0x12, 0x1A, 0x22, 0x2A, 0x32, 0x3A, 0x42}  # that may follow the version in a ModelProto
 _DEVICE_KEYS = {"type", "index"}  # of a device in the tables of an archive
@@ -83,14 +88,19 @@ def program_format(path: Path) -> str | None:
     return ONNX if (is_onnx and not is_safetensors) or path.suffix == ".onnx" else None
 
 
-def load_program(path: Path, *, trust: bool, image_shape: Sequence[int] | None = None) -> ExportedProgram:
+def load_program(
+    path: Path, *, trust: bool, image_shape: Sequence[int] | None = None, is_known: bool = False
+) -> ExportedProgram:
     """Returns the network that a file holds as a whole program, after running it on a few images.
+
+    Its first run is in a process with limits of memory and computing time.
 
     Args:
         path: A file of one of `FORMATS`, identified by its content.
         trust: Whether to load programs whose loaders may run code in the file; ONNX needs no trust.
         image_shape: (C, H, W) of the images of the data set. Without it, a program that does not declare
             its images is not run, and one in ONNX has no gradients.
+        is_known: Whether the file has run before, within the limits: a program of torch is not run under them again.
 
     Returns:
         Float images (N, C, H, W), in [0, 1] or normalised, as the program was exported for, to logits
@@ -113,6 +123,9 @@ def load_program(path: Path, *, trust: bool, image_shape: Sequence[int] | None =
     try:
         if kind != ONNX:
             _check_sums(path)
+            if not is_known:
+                shape = None if image_shape is None else tuple(int(size) for size in image_shape)
+                _check_first_run(path, _file_stamp(path), kind, shape)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the loaders' warnings are for the author of the export
             is_data = kind == ONNX
@@ -130,6 +143,38 @@ def load_program(path: Path, *, trust: bool, image_shape: Sequence[int] | None =
         raise CheckpointError(
             f"program {path} is truncated, damaged or no {kind} program ({first_line(error)}): export it again"
         ) from error
+
+
+def run_first(path: Path, kind: str, image_shape: Sequence[int] | None) -> None:
+    """Loads a program of torch and runs it on a few images, as `load_program` does: in a process with limits.
+
+    Args:
+        path: The file.
+        kind: One of `FORMATS` but ONNX.
+        image_shape: As for `load_program`.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _verified(_LOADERS[kind](path), kind, image_shape)
+
+
+@lru_cache(maxsize=64)
+def _check_first_run(path: Path, stamp: str, kind: str, image_shape: tuple[int, ...] | None) -> None:  # noqa: ARG001  # the stamp is the key of the cache
+    """Runs a program of torch under limits of memory and computing time; once in a process.
+
+    Raises:
+        CheckpointError: If it needs more.
+    """
+    if not hasattr(os, "fork"):  # not on Windows
+        return
+    bounds = torch_probe.limits(path.stat().st_size)
+    question = {"path": str(path.absolute()), "kind": kind, "shape": image_shape, **bounds}
+    if not _FIRST_RUNS.accepts(question):
+        raise CheckpointError(
+            f"takes more than {bounds['seconds']} s of computing or {bounds['memory'] // 2**20:,} MiB for "
+            f"{_TRIAL_IMAGES} images, or ends the process that runs it: it is made to exhaust the machine, or larger "
+            "than a classifier; refused"
+        )
 
 
 class ScriptNetwork(nn.Module):
@@ -255,6 +300,11 @@ def _export_log() -> Iterator[list[str]]:
         yield messages
     finally:
         logger.removeFilter(collect)
+
+
+def _file_stamp(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_ino} {status.st_size} {status.st_mtime_ns}"
 
 
 def _archive_on_cpu(path: Path) -> io.BytesIO:

@@ -8,14 +8,14 @@ numbers, and as many heads of that width as its projections have rows for.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from evalsuite.errors import SuiteError
+from evalsuite.errors import SuiteError, first_few
 from evalsuite.models.surgery.fx_graph import has_hooks
 from evalsuite.models.surgery.headwise_attention import (
     HeadwiseAttention,
@@ -209,6 +209,38 @@ def why_not_narrow(module: nn.Module) -> tuple[str, str]:
     return (reason, reason) if layout is None else (layout.fixed, layout.fixed_values)
 
 
+def split_into_heads(network: nn.Module, counts: Sequence[int]) -> None:
+    """Gives all attention modules another number of heads, in place: of the same rows where these can be divided.
+
+    Args:
+        network: Freshly built; the rows that its weights have are theirs to say, see `head_counts.infer_head_counts`.
+        counts: One for all modules, or one for each, in the order of the network.
+
+    Raises:
+        SuiteError: If the network has no attention whose heads can be told apart, or these are not as many as `counts`.
+    """
+    layouts = attention_modules(network)
+    if len(counts) not in (1, len(layouts)) or not layouts:
+        raise SuiteError(
+            f"num_heads: found {len(counts)} numbers, expected one, or one for each of the {len(layouts)} attention "
+            "modules of the network whose heads can be told apart"
+            + (f" ({first_few(layouts)})" if layouts else "")
+        )
+    numbers = counts if len(counts) == len(layouts) else [counts[0]] * len(layouts)
+    for (name, layout), count in zip(layouts.items(), numbers, strict=True):
+        rows, values = (layout.heads * width for width in layout.shape[1:])
+        if rows % count == values % count == 0 and not layout.table:
+            set_head_shape(network.get_submodule(name), layout, (count, rows // count, values // count))
+        elif count <= layout.heads:
+            keep_head_counts(network, {name: count})
+        else:
+            raise SuiteError(
+                f"num_heads: found {count} for {name!r}, which is built with {layout.heads} heads of "
+                f"{layout.queries.width}; expected a number up to that, or one that divides {rows} rows; an option "
+                "such as options.num_heads builds the network with another"
+            )
+
+
 def why_no_heads(module: nn.Module) -> str:
     """Returns why the heads of a module that looks like attention cannot be removed; empty if it does not."""
     names = dict(module.named_children()).keys()
@@ -294,11 +326,12 @@ def _separate_layout(module: nn.Module, heads: int, names: list[str], output: st
         headwise or (_is_of(module, "transformers") and widths[0] == widths[2] == size)
     ):
         return None
-    rows = [HeadRows(name, 0, width) for name, width in zip(names, widths, strict=True)]
+    queries, keys, values = (HeadRows(name, 0, width) for name, width in zip(names, widths, strict=True))
+    layout = HeadLayout(heads, queries, keys, values, output)
     if headwise or _is_of(module, "transformers", "ViTAttention"):
-        return HeadLayout(heads, *rows, output, narrow_kind=HeadwiseSeparateAttention)
+        return replace(layout, narrow_kind=HeadwiseSeparateAttention)
     fixed = f"the forward pass of {type(module).__name__} is not known to work with narrower heads"
-    return HeadLayout(heads, *rows, output, fixed=fixed, fixed_values=fixed)
+    return replace(layout, fixed=fixed, fixed_values=fixed)
 
 
 def _is_of(module: nn.Module, library: str, name: str = "") -> bool:

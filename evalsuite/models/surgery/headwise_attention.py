@@ -59,8 +59,8 @@ class HeadwiseMultiheadAttention(nn.MultiheadAttention):
             else [part.transpose(0, 1) for part in (query, key, value)]
         )
         rows = _rows(len(self.in_proj_weight), self.out_proj.in_features)
-        weights = self.in_proj_weight.split(rows)
-        biases = (None,) * 3 if self.in_proj_bias is None else self.in_proj_bias.split(rows)
+        weights = torch.split(self.in_proj_weight, rows)
+        biases = (None,) * 3 if self.in_proj_bias is None else torch.split(self.in_proj_bias, rows)
         queries, keys, values = (
             torch.unflatten(functional.linear(part, weight, bias), -1, (self.num_heads, -1)).transpose(1, 2)
             for part, weight, bias in zip(inputs, weights, biases, strict=True)
@@ -162,7 +162,7 @@ def _rows(rows: int, values: int) -> list[int]:
 
 def _heads(module: Any, joint: Tensor) -> list[Tensor]:
     """Queries, keys and values (..., heads, T, width) of what a module's ``qkv`` returns for all, (..., T, rows)."""
-    parts = joint.split(_rows(module.qkv.out_features, module.proj.in_features), -1)
+    parts = torch.split(joint, _rows(module.qkv.out_features, module.proj.in_features), -1)
     return [torch.unflatten(part, -1, (module.num_heads, -1)).transpose(-3, -2) for part in parts]
 
 

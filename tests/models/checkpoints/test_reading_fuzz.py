@@ -84,7 +84,6 @@ def damage(draw: st.DrawFn, original: bytes, head: int) -> bytes:
 @given(data=st.data())
 @settings(
     max_examples=250,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_damaged_files_give_weights_or_one_sentence(tmp_path: Path, kind: str, data: st.DataObject) -> None:
@@ -106,7 +105,7 @@ def test_damaged_files_give_weights_or_one_sentence(tmp_path: Path, kind: str, d
 
 
 @given(noise=st.binary(max_size=300))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_noise_is_refused(tmp_path: Path, noise: bytes) -> None:
     for head in (b"", PICKLE[:2], b"PK\x03\x04", FILES["legacy"][:15], b"\x00\x01" + bytes(6) + b"{"):
         (tmp_path / "w.pt").write_bytes(head + noise)
@@ -304,7 +303,6 @@ def calls(values: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 @given(value=st.recursive(ATOMS, calls, max_leaves=6))
 @settings(
     max_examples=60,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_calls_of_what_pickles_may_call_cost_little(tmp_path: Path, value: bytes) -> None:

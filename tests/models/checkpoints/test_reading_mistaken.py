@@ -49,7 +49,7 @@ def sentence(path: Path) -> str:
         ([torch.ones(1)], "found a list"),
         (
             [{"a": torch.ones(1)}, {"a": torch.ones(1)}],
-            "found a list of 2 networks, expected one: torch.save(",
+            "found a list of 2 networks (0, 1); --entry 0 takes one",
         ),
         ({"acc": torch.tensor(0.9)}, "a dictionary without weights (keys: acc)"),
         ({"fc._packed_params._packed_params": (1, 2)}, "fc is quantised (torch's dynamic quantisation)"),

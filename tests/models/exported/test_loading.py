@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import resource
 import threading
 import warnings
 import zipfile
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from evalsuite.errors import CheckpointError, InvalidModelError
 from evalsuite.models.architectures.base import Normalized
-from evalsuite.models.exported import loading
+from evalsuite.models.exported import loading, torch_probe
 from evalsuite.models.exported.loading import TORCH_EXPORT, TORCHSCRIPT, load_program, program_format
 from evalsuite.models.exported.program import InputSpec, declared_input_spec
 from evalsuite.models.inference import gradient_obstacle, logits, prepare_for_inference
@@ -462,3 +463,61 @@ def test_declared_inputs(sizes: Any, dtype: Any, expected: InputSpec | str) -> N
     else:
         with pytest.raises(CheckpointError, match=expected):
             declared_input_spec(sizes, dtype)
+
+
+class Filling(nn.Module):
+    """Adds the sum of 64 gigabytes of ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.net(images) + torch.ones((131072, 131072)).sum()
+        return output
+
+
+class Looping(nn.Module):
+    """Counts to 2^50."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        count = 0
+        while count < 2**50:
+            count += 1
+        output: torch.Tensor = self.net(images) + count
+        return output
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        lambda path: export(Filling().eval(), path),
+        lambda path: script(Filling().eval(), path),
+        lambda path: script(Looping().eval(), path),
+    ],
+    ids=["memory of torch.export", "memory of TorchScript", "loop of TorchScript"],
+)
+def test_a_program_that_never_ends_or_fills_the_memory_costs_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bomb: Callable[[Path], Path]
+) -> None:
+    path = bomb(tmp_path / "bomb.bin")
+    monkeypatch.setattr(torch_probe, "limits", lambda _: {"memory": 2**32, "seconds": 2})
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    with pytest.raises(CheckpointError, match=r"takes more than 2 s of computing or 4,096 MiB for 4 images"):
+        load_program(path, trust=True, image_shape=SHAPE)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before.ru_utime < 2
+    assert load_program(export(net(), tmp_path / "harmless.bin"), trust=True, image_shape=SHAPE)
+
+
+def test_a_known_program_is_not_run_under_limits_again(
+    saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(_: object) -> bool:
+        raise AssertionError("the program is known")
+
+    monkeypatch.setattr(loading._FIRST_RUNS, "accepts", asked)
+    assert load_program(saved["fixed"], trust=True, image_shape=SHAPE, is_known=True)

@@ -413,7 +413,7 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 WHOLE = graph().SerializeToString()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(at=st.integers(0, len(WHOLE) - 1), cut=st.booleans(), value=st.integers(0, 255))
 def test_a_damaged_file_is_refused_in_one_sentence_or_still_a_model(
     tmp_path: Path, at: int, cut: bool, value: int

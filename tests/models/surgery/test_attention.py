@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,18 +14,19 @@ from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.architectures.settings import from_settings, to_settings
 from evalsuite.models.architectures.uris import architecture_from_uri
+from evalsuite.models.checkpoints.inspection import inspect_checkpoint
 from evalsuite.models.checkpoints.loading import build_with_weights
 from evalsuite.models.checkpoints.saving import load_model, save_model
 from evalsuite.models.cost import cost, network_weights
 from evalsuite.models.surgery.attention import (
-    HeadwiseMultiheadAttention,
     attention_modules,
     head_counts,
     head_layout,
     with_called_projections,
 )
 from evalsuite.models.surgery.channel_removal import head_groups, heads_left_out, remove_channels
-from evalsuite.models.surgery.head_counts import with_head_counts
+from evalsuite.models.surgery.head_counts import head_note, with_head_counts
+from evalsuite.models.surgery.headwise_attention import HeadwiseMultiheadAttention
 
 VIT = {"img_size": 32, "patch_size": 8, "depth": 2, "num_heads": 4, "embed_dim": 32, "mlp_ratio": 2.0}
 
@@ -162,3 +164,108 @@ def test_wrong_head_counts_are_refused() -> None:
     with pytest.raises(SuiteError, match=r"found 5 for 'blocks.0.attn', expected 1 to the 4"):
         built({"blocks.0.attn": 5})
     assert built({"blocks.0.attn": 2})(torch.rand(1, 3, 32, 32)).shape == (1, 10)
+
+
+def pruned_vit(keep: list[int]) -> tuple[Any, nn.Module]:
+    """A vision transformer of four heads, and the same with some of them in each block."""
+    model = vit()
+    groups = {group.conv: group for group in head_groups(model)}
+    architecture = architecture_from_uri("timm:vit_tiny_patch16_224", classes=10, options=VIT)
+    return architecture, remove_channels(model, {name: torch.tensor(keep) for name in groups}, groups).eval()
+
+
+@pytest.mark.parametrize("num_heads", [2, (2, 2)], ids=str)
+def test_num_heads_states_what_weights_do_not_record(num_heads: Any) -> None:
+    architecture, smaller = pruned_vit([0, 2])
+    weights, images = network_weights(smaller), torch.rand(2, 3, 32, 32)
+    with pytest.raises(
+        CheckpointError, match=r"16 rows for queries .* may be fewer heads or .* --setting num_heads=4"
+    ):
+        build_with_weights(architecture, weights)
+    stated = replace(architecture, num_heads=num_heads)
+    again = build_with_weights(stated, weights)
+    assert torch.equal(again(images), smaller(images))
+    assert head_note(stated, again).endswith(
+        "(blocks.0.attn: 2 of 8 rows, built with 4 of 8), as num_heads says."
+    )
+    narrower = build_with_weights(replace(architecture, num_heads=4), weights)
+    assert not torch.allclose(
+        narrower(images), smaller(images)
+    )  # four heads of four rows are another network
+
+
+def test_num_heads_of_weights_as_wide_as_the_network() -> None:
+    """Eight heads of four rows have the shapes of four heads of eight, which nothing but the setting tells."""
+    torch.manual_seed(0)
+    eight = vit(num_heads=8)
+    architecture = architecture_from_uri("timm:vit_tiny_patch16_224", classes=10, options=VIT)
+    images = torch.rand(2, 3, 32, 32)
+    for num_heads, is_equal in ((8, True), ((), False)):
+        stated = replace(architecture, num_heads=num_heads)
+        built = build_with_weights(stated, network_weights(eight))
+        assert torch.allclose(built(images), eight(images), atol=1e-6) == is_equal
+        assert bool(head_note(stated, built)) == is_equal
+
+
+def test_shapes_that_decide_the_heads_have_a_note() -> None:
+    three = {"num_heads": 3, "embed_dim": 48}
+    model = vit(**three)
+    architecture = architecture_from_uri("timm:vit_tiny_patch16_224", classes=10, options={**VIT, **three})
+    assert head_note(architecture, model) == ""
+    groups = {group.conv: group for group in head_groups(model)}
+    smaller = remove_channels(model, {name: torch.arange(2) for name in groups}, groups)
+    note = head_note(architecture, build_with_weights(architecture, network_weights(smaller)))
+    assert "2 attention modules have other heads" in note
+    assert "2 of 16 rows, built with 3 of 16" in note
+    assert "--setting num_heads=N" in note
+
+
+def test_a_table_with_a_column_for_each_head_decides() -> None:
+    """Swin's biases: 16 rows of four heads of eight could be two heads or narrower ones, the table has two columns."""
+    options = {"embed_dim": 32, "depths": (1,), "num_heads": (4,), "window_size": 4, "img_size": 32}
+    architecture = architecture_from_uri("timm:swin_tiny_patch4_window7_224", classes=10, options=options)
+    torch.manual_seed(0)
+    model = build_model(architecture).eval()
+    groups = {group.conv: group for group in head_groups(model)}
+    smaller = remove_channels(model, {name: torch.tensor([1, 3]) for name in groups}, groups).eval()
+    images = torch.rand(2, 3, 32, 32)
+    again = build_with_weights(architecture, network_weights(smaller))
+    assert torch.equal(again(images), smaller(images))
+
+
+def test_a_norm_of_the_queries_decides() -> None:
+    """It is as long as a head."""
+    options = {**VIT, "qk_norm": True}
+    architecture = architecture_from_uri("timm:vit_tiny_patch16_224", classes=10, options=options)
+    torch.manual_seed(0)
+    model = build_model(architecture).eval()
+    groups = {group.conv: group for group in head_groups(model)}
+    smaller = remove_channels(model, {name: torch.tensor([1, 3]) for name in groups}, groups).eval()
+    images = torch.rand(2, 3, 32, 32)
+    again = build_with_weights(architecture, network_weights(smaller))
+    assert torch.equal(again(images), smaller(images))
+
+
+def test_wrong_numbers_of_heads_are_refused() -> None:
+    architecture, smaller = pruned_vit([0, 2])
+    for wrong, sentence in {
+        3: "16 rows for queries and 16 for values, which are no whole number of heads",
+        (2, 2, 2): "found 3 numbers, expected one, or one for each of the 2 attention modules",
+        5: "num_heads: found 5 for 'blocks.0.attn', which is built with 4 heads of 8",
+        0: r"found num_heads = \[0\], expected numbers from 1 on",
+    }.items():
+        with pytest.raises((CheckpointError, SuiteError), match=sentence):
+            build_with_weights(replace(architecture, num_heads=wrong), network_weights(smaller))
+    with pytest.raises(SuiteError, match="one for each of the 0 attention modules"):
+        build_model(architecture_from_uri("resnet20", num_heads=2))
+
+
+def test_inspection_sees_that_heads_are_gone(tmp_path: Any) -> None:
+    _, smaller = pruned_vit([0, 2])
+    torch.save(network_weights(vit()), tmp_path / "dense.pt")
+    torch.save(network_weights(smaller), tmp_path / "small.pt")
+    for parent in (None, tmp_path / "dense.pt"):
+        note = inspect_checkpoint(tmp_path / "small.pt", parent=parent).note
+        assert "removed or narrowed in 2 modules: queries of blocks.0.attn have 16 of 32 rows" in note
+        assert "--setting num_heads=N" in note
+        assert inspect_checkpoint(tmp_path / "dense.pt", parent=parent).note == ""

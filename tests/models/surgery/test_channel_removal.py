@@ -229,7 +229,7 @@ def test_the_model_is_untouched_and_stays_trainable(build: Build) -> None:
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(keep=st.sets(st.integers(0, 23), min_size=1), more=st.sets(st.integers(0, 47), min_size=1))
 def test_kept_channels_keep_their_weights(build: Build, keep: set[int], more: set[int]) -> None:
     model = build("small-cnn")

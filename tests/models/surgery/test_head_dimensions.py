@@ -173,4 +173,4 @@ def test_what_cannot_be_narrower_names_layer_and_reason() -> None:
     smaller = narrowed(dead, dead=[2])
     tokens = torch.randn(2, 5, 32, dtype=torch.float64)
     torch.testing.assert_close(smaller(tokens), dead(tokens), rtol=0, atol=1e-12)
-    assert smaller[0].scale == 0.7  # a scale of its own does not depend on the width
+    assert smaller.get_submodule("0").scale == 0.7  # a scale of its own does not depend on the width

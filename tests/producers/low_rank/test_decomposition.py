@@ -99,7 +99,7 @@ def test_the_bound_is_tight_where_all_groups_are_alike() -> None:
     assert layer.weights(2, 1) == 8  # no smaller than the layer: it is not decomposed
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.sampled_from([1, 2, 3, 6]), st.integers(2, 7), st.sampled_from([1, 3]))
 def test_no_decomposition_is_further_off_than_its_bound(seed: int, groups: int, out: int, side: int) -> None:
     weight = drawn(out, 6, side, side, seed=seed)

@@ -48,5 +48,6 @@ def test_methods_make_heads_narrower(name: str, units: str, fits: list[dict[str,
         assert any(values < 8 for _, _, values in shapes) == (units != "qk dimensions")
     assert fits
     if units == "qk dimensions":
+        pfp: Any = PRODUCERS.get("pfp")
         with pytest.raises(UserError, match=r"none reads .*:qk.*multiplied with each other"):
-            next(iter(PRODUCERS.get("pfp")(units=units, images=4).produce(parent, (0.05,), context)))
+            next(iter(pfp(units=units, images=4).produce(parent, (0.05,), context)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy import ndimage, signal, sparse
+from scipy import ndimage, sparse
 
 from evalsuite.datasets.transforms.common_corruptions.batch import truncated
 
@@ -46,6 +46,8 @@ def defocus_blur(batch: CorruptionBatch, constants: Constants) -> Pixels:
         return truncated(_applied(_defocus(batch.height, batch.width, *constants), images))
     reach = len(kernel) // 2
     padded = np.pad(images, [(0, 0), (0, 0), (reach, reach), (reach, reach)], mode="reflect")
+    from scipy import signal  # a second of imports, for this kind alone
+
     return truncated(signal.fftconvolve(padded, kernel[None, None].astype(np.float64), "valid", axes=(2, 3)))
 
 

@@ -35,7 +35,7 @@ from evalsuite.registry import unknown_name
 from evalsuite.types import SYNTHETIC_FROST
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from evalsuite.datasets.transforms.common_corruptions.batch import Constants, Pixels
 
@@ -141,20 +141,40 @@ def corrupt(
     >>> bool((fog[:1] == corrupt(grey[:1], "fog", 3, seed=0)).all())
     True
     """
+    result, filled = np.empty(images.shape, np.uint8), 0
+    for part in corrupted_blocks(images, kind, severity, seed=seed, textures=textures, constants=constants):
+        result[filled : filled + len(part)] = part
+        filled += len(part)
+    return result
+
+
+def corrupted_blocks(
+    images: Pixels,
+    kind: str,
+    severity: int,
+    *,
+    seed: int,
+    textures: Sequence[Pixels] = (),
+    constants: Size | None = None,
+) -> Iterator[Pixels]:
+    """Yields what `corrupt` returns, a few images at a time and in order; of mapped images memory holds no more.
+
+    Raises:
+        DataError: As `corrupt` does.
+        UnknownNameError: As `corrupt` does.
+    """
     operation = _operation(kind)
     _check(images, kind, severity)
     height, width = images.shape[-2:]
     row = CONSTANTS[_size(constants, min(height, width))][kind][severity - 1]
     layers = photographs(textures, max(height, width), factor=row[-1]) if kind == "frost" else ()
-    result = np.empty(images.shape, np.uint8)
     block = block_size(height, width)
     at_once = block * max(1, PIXELS_AT_ONCE // (block * height * width))
     for start in range(0, len(images), at_once):
         part = np.ascontiguousarray(images[start : start + at_once])
         numbers = range(start // block, -(-(start + len(part)) // block))
         draws = tuple(generator(seed, kind, severity, number) for number in numbers)
-        result[start : start + at_once] = operation(CorruptionBatch(part, draws, seed, layers), row)
-    return result
+        yield operation(CorruptionBatch(part, draws, seed, layers), row)
 
 
 def undefined_because(kind: str, shape: tuple[int, ...]) -> str:

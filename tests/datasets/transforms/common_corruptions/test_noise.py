@@ -93,7 +93,7 @@ def test_noise_is_independent_from_value_to_value(kind: str) -> None:
         assert abs((ahead * behind).mean()) < 5 * variance / math.sqrt(ahead.size)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     old=st.integers(0, 255),
     uniform=st.integers(0, 2**32 - 1) | st.integers(0, 4095).map(lambda cell: cell << 20),

@@ -137,7 +137,7 @@ def test_distances_without_a_target_are_out_of_sight() -> None:
     assert (distances(np.zeros((1, 16, 16), bool)) >= 20 * 2**16).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(arrays.arrays(np.uint8, (3, 6, 6), elements=st.integers(0, 20) | st.integers(0, 255)))
 def test_equalized_levels_equal_a_walk_through_the_histogram(levels: Array) -> None:
     np.testing.assert_array_equal(equalized(levels), np.stack([equalize(image) for image in levels]))
