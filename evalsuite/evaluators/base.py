@@ -171,8 +171,8 @@ class Evaluator(ABC):
     ) -> Evaluator:
         """Returns an evaluator that reports these conditions as this one does, perhaps with fewer others beside them.
 
-        A test that is `image_by_image` and looks at many image sets overrides it, so that none is passed whose
-        conditions are decided; the default is this evaluator.
+        A test that is `image_by_image` and looks at many image sets overrides it, so that none is passed whose checks
+        are decided; the default is this evaluator.
 
         Args:
             conditions: Some of those that it reports.
