@@ -168,7 +168,7 @@ class Verdicts:
         several = [name for name in pruning if self.networks[name] > 1]
         single = [name for name in pruning if self.networks[name] == 1]
         mixed = bool(several and single)  # runs side by side
-        parts = []
+        parts: list[str] = []
         if several:
             counts = _range_of([self.networks[name] for name in several])
             on = f" on {', '.join(several)}" if mixed else ""
@@ -212,7 +212,8 @@ class Verdicts:
             for method, seed in zip(networks["method"], networks["seed"], strict=True)
         ]
         means = networks[of_verdicts].groupby(["method", "target_ratio"])["ratio"].mean().dropna()
-        return {(str(method), float(target)): float(ratio) for (method, target), ratio in means.items()}
+        rows = means.reset_index().itertuples(index=False)
+        return {(str(row.method), float(row.target_ratio)): float(row.ratio) for row in rows}
 
     def _ratio(self, method: str, target: float) -> float:
         """The measured ratio, as thresholds have it; the target where no network was made."""

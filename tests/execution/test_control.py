@@ -19,7 +19,7 @@ from evalsuite.runs.plan import independent
 from evalsuite.runs.status import status
 
 if TYPE_CHECKING:
-    from evalsuite import Run
+    from evalsuite.results.run import Run
 
 SUITE = """
 name = "two"

@@ -254,7 +254,7 @@ def test_what_is_not_measured_yet_is_not_called_undecidable(findings: ReportData
 
 
 def test_a_mean_over_a_group_is_named_as_one(findings: ReportData) -> None:
-    worst = findings.verdicts["drop"].idxmax()
+    worst = int(str(findings.verdicts["drop"].idxmax()))
     changed = findings.verdicts.copy()
     changed.loc[worst, ["metric", "condition", "aggregate", "drop"]] = [
         "msp_auroc",

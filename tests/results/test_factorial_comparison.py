@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from evalsuite import Run, api
-from evalsuite.cli import main as cli
+from evalsuite.cli.commands.threshold import factorial_command
 from evalsuite.errors import UserError
 from evalsuite.results.comparison import Comparison
 from evalsuite.results.factorial_comparison import factorial_comparison
@@ -152,7 +152,7 @@ def test_a_run_without_a_cross_is_refused(done: Run) -> None:
 
 
 def test_the_command_prints_a_line_per_ratio(crossed: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.factorial_command(crossed.path)
+    factorial_command(crossed.path)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
     assert lines[1].split()[:3] == ["50.0%", "magnitude", "random"]

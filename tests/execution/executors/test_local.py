@@ -25,8 +25,8 @@ from evalsuite.types import Metric, Score
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from evalsuite import Run
     from evalsuite.evaluation import Bench
+    from evalsuite.results.run import Run
 
 TWO = Options(workers=2)
 ONE = Options(workers=1, executor="local")
