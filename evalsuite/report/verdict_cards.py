@@ -170,10 +170,10 @@ class Verdicts:
         mixed = bool(several and single)  # runs side by side
         parts: list[str] = []
         if several:
-            counts = _range_of([self.networks[name] for name in several])
+            size = _range_of([self.networks[name] for name in several])
             on = f" on {', '.join(several)}" if mixed else ""
             parts.append(
-                f"The verdicts{on} are on the mean of {counts} networks of each method, trained with different seeds."
+                f"The verdicts{on} are on the mean of {size} networks of each method, trained with different seeds."
             )
         if single or not several:
             on = f" on {', '.join(single)}" if mixed else ""
@@ -211,9 +211,11 @@ class Verdicts:
             scopes.get(method) in (seed, ALL_SEEDS)
             for method, seed in zip(networks["method"], networks["seed"], strict=True)
         ]
-        means = networks[of_verdicts].groupby(["method", "target_ratio"])["ratio"].mean().dropna()
-        rows = means.reset_index().itertuples(index=False)
-        return {(str(row.method), float(row.target_ratio)): float(row.ratio) for row in rows}
+        means = (
+            networks[of_verdicts].groupby(["method", "target_ratio"])["ratio"].mean().dropna().reset_index()
+        )
+        rows = zip(means["method"], means["target_ratio"], means["ratio"], strict=True)
+        return {(method, float(target)): float(ratio) for method, target, ratio in rows}
 
     def _ratio(self, method: str, target: float) -> float:
         """The measured ratio, as thresholds have it; the target where no network was made."""

@@ -256,12 +256,9 @@ def test_what_is_not_measured_yet_is_not_called_undecidable(findings: ReportData
 def test_a_mean_over_a_group_is_named_as_one(findings: ReportData) -> None:
     worst = int(str(findings.verdicts["drop"].idxmax()))
     changed = findings.verdicts.copy()
-    changed.loc[worst, ["metric", "condition", "aggregate", "drop"]] = [
-        "msp_auroc",
-        "ood-far",
-        "of-mean",
-        3.0,
-    ]
+    row: dict[str, Any] = {"metric": "msp_auroc", "condition": "ood-far", "aggregate": "of-mean", "drop": 3.0}
+    for name, value in row.items():
+        changed.loc[worst, name] = value
     method = str(changed.loc[worst, "method"])
     first = changed.loc[worst, "target_ratio"]
     keep = (changed["verdict"] != INFERIOR) | (changed["target_ratio"] >= first)
