@@ -108,7 +108,9 @@ class ExternalCandidateLoader:
             architecture = bypass_dead_layers(weights, architecture)
         network = load_candidate(weights, architecture, image_shape=self.image_shape)
         files = tuple(file_digest(file) for file in (path, masks) if file is not None)
-        changed = {name: list(getattr(architecture, name)) for name in ("bypass", "mean", "std")}
+        changed: dict[str, Any] = {
+            name: list(getattr(architecture, name)) for name in ("bypass", "mean", "std")
+        }
         if architecture.num_heads:
             changed["num_heads"] = architecture.num_heads
         notes += filter(None, [key_note(weights, network), head_note(architecture, network)])
