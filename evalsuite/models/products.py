@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +19,10 @@ from evalsuite.models.inference import evaluation_mode, temporary_hooks
 LAYERS = (nn.Conv2d, nn.Linear)
 """Layers that are counted by their output: each weight is multiplied once at each output position."""
 
+SMALL = 128 << 20
+"""Bytes of weights up to which one image is passed for real: those of a ResNet-50."""
+
+log = logging.getLogger(__name__)
 _ATEN = torch.ops.aten
 _FACTORS: Mapping[Any, tuple[int, int]] = {
     _ATEN.mm.default: (0, 1),
@@ -45,7 +50,7 @@ class Product:
 
 
 def products(model: nn.Module, image_shape: Sequence[int]) -> list[Product]:
-    """Returns the products of a forward pass of one image, without computing them where that is possible.
+    """Returns the products of a forward pass of one image; those of large networks are not computed where possible.
 
     Norms, activations, biases and softmax are not counted, as in torchvision's published numbers.
 
@@ -53,12 +58,19 @@ def products(model: nn.Module, image_shape: Sequence[int]) -> list[Product]:
         model: Takes float images; it is left as it was.
         image_shape: (C, H, W).
     """
-    try:
-        twin, originals = _without_memory(model)
-        return _counted(twin, image_shape, originals)
-    except Exception:  # code of the network that needs numbers, or cannot be copied: it is run for real
-        originals = {_storage(parameter): parameter for parameter in model.parameters()}
-        return _counted(model, image_shape, originals)
+    if not _is_small(model):
+        try:
+            twin, originals = _without_memory(model)
+            return _counted(twin, image_shape, originals)
+        except Exception:  # code of the network that needs numbers, or cannot be copied: it is run for real
+            log.debug("the network has no copy without numbers", exc_info=True)
+    tensors = [*model.parameters(), *model.buffers()]
+    return _counted(model, image_shape, {_storage(tensor): tensor for tensor in tensors})
+
+
+def _is_small(model: nn.Module) -> bool:
+    """Whether a pass takes less time than importing torch's compiler, which tensors without numbers need: seconds."""
+    return sum(parameter.nbytes for parameter in model.parameters()) <= SMALL
 
 
 def _without_memory(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
