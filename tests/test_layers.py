@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from textwrap import dedent
@@ -87,6 +88,7 @@ class Imports(ast.NodeVisitor):
         self._lazy = before
 
 
+@cache
 def imports(source: str) -> Imports:
     visitor = Imports()
     visitor.visit(ast.parse(source))
