@@ -128,16 +128,20 @@ def graph_weights(model: Any) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         values = numpy_helper.to_array(tensor)
         if name in zeros:
-            zero = numpy_helper.to_array(tensors[zeros[name]]).astype(np.float32)
-            shape = [-1 if size == zero.size > 1 else 1 for size in values.shape] if zero.size > 1 else []
-            weights[name] = torch.from_numpy(values.astype(np.float32) - zero.reshape(shape))
+            point, axis = zeros[name]
+            zero = numpy_helper.to_array(tensors[point]).astype(np.float32)
+            if zero.size > 1:  # one for each output
+                shape = [1] * values.ndim
+                shape[axis] = zero.size
+                zero = zero.reshape(shape)
+            weights[name] = torch.from_numpy(values.astype(np.float32) - zero)
         elif values.dtype.kind == "f" and values.ndim and not _is_statistic(model, name):
             weights[name] = torch.from_numpy(values.astype(np.float32))
     return weights
 
 
-def _zero_points(model: Any, tensors: dict[str, Any]) -> dict[str, str]:
-    """Names of quantised weights to those of their zero points."""
+def _zero_points(model: Any, tensors: dict[str, Any]) -> dict[str, tuple[str, int]]:
+    """Names of quantised weights to those of their zero points, with the dimension along which there are several."""
     places = {
         "DequantizeLinear": ((0, 2),),
         "ConvInteger": ((1, 3),),
@@ -147,11 +151,13 @@ def _zero_points(model: Any, tensors: dict[str, Any]) -> dict[str, str]:
         "MatMulIntegerToFloat": ((1, 5),),
         "DynamicQuantizeMatMul": ((1, 3),),
     }
-    pairs: dict[str, str] = {}
+    pairs: dict[str, tuple[str, int]] = {}
     for node in model.graph.node:
         for weight, zero in places.get(node.op_type, ()):
             if len(node.input) > zero and {node.input[weight], node.input[zero]} <= tensors.keys():
-                pairs[node.input[weight]] = node.input[zero]
+                stated = {item.name: item.i for item in node.attribute}.get("axis", 1)  # of DequantizeLinear
+                axis = 0 if "Conv" in node.op_type else -1 if "MatMul" in node.op_type else int(stated)
+                pairs[node.input[weight]] = (node.input[zero], axis)
     return pairs
 
 

@@ -177,7 +177,7 @@ def test_quantised_models_stand_beside_pruned_ones_on_the_axis_of_bytes(
             abs=0.02,
         )
     accuracy = {name: value for name, value, _ in rows(tmp_path / "run", "accuracy")}
-    assert accuracy["qdq clean"] == pytest.approx(accuracy["light clean"], abs=0.03)
+    assert accuracy["qdq clean"] == pytest.approx(accuracy["light clean"], abs=0.08)
     assert accuracy["int8 clean"] == pytest.approx(accuracy["light clean"], abs=0.02)
     robust = {name: (value, reason) for name, value, reason in rows(tmp_path / "run", "robust_accuracy")}
     assert "the model has no gradients (ONNX: onnx2torch cannot convert it" in robust["qdq fgsm/2:255"][1]

@@ -479,6 +479,22 @@ def test_a_dynamically_quantised_program_runs_image_by_image_and_its_weights_cou
         load_program(saved(dynamic(4), tmp_path), trust=False, image_shape=SHAPE)
 
 
+def test_levels_with_a_zero_point_for_each_output_count_whatever_their_shape() -> None:
+    """As many outputs as inputs: which dimension has the zero points is what the graph says, not what fits."""
+    levels = np.random.default_rng(0).integers(-9, 9, (4, 4)).astype(np.int8)
+    zeros = np.arange(4, dtype=np.int8)
+    for axis, expected in ((0, levels != zeros[:, None]), (1, levels != zeros)):
+        nodes = [
+            helper.make_node("DequantizeLinear", ["levels", "steps", "zeros"], ["square"], axis=axis),
+            LINEAR,
+        ]
+        model = graph(nodes, levels=levels, steps=np.ones(4, np.float32), zeros=zeros)
+        (weight, *_) = (
+            tensor for tensor in onnx_files.graph_weights(model).values() if tensor.shape == (4, 4)
+        )
+        np.testing.assert_array_equal(weight.numpy() != 0, expected)
+
+
 def looping(trips: int) -> onnx.ModelProto:
     """The linear classifier behind a loop that adds zero to its logits."""
     body = helper.make_graph(
