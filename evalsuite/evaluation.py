@@ -120,12 +120,12 @@ class ScreenedOutputs(Outputs):
     changed: int = 0
 
     @property
-    def confidence(self) -> Floats:  # type: ignore[override]  # of all images, or none
+    def confidence(self) -> Floats:
         """Raises an error: probabilities need single precision on every image."""
         raise ContractError(f"confidence: {WITHOUT_LIKELIHOODS}")
 
     @property
-    def nll(self) -> Floats:  # type: ignore[override]
+    def nll(self) -> Floats:
         """Raises an error: likelihoods need single precision on every image."""
         raise ContractError(f"nll: {WITHOUT_LIKELIHOODS}")
 

@@ -53,7 +53,8 @@ class Plots:
             raise UserError(
                 "this run has no verdicts: nothing with a tolerance was measured at a ratio above 0"
             )
-        return _chart(verdict_spec(verdicts))
+        chart: alt.FacetChart = _chart(verdict_spec(verdicts))
+        return chart
 
     def curves(self, metric: str = "accuracy", condition: str = "clean") -> alt.LayerChart:
         """Returns one metric on one condition over the prune ratio.
@@ -73,7 +74,8 @@ class Plots:
         if not chosen:
             names = [curve.condition for curve in curves]
             raise UserError(unknown_name(f"condition of {metric} in this run", condition, names))
-        return _chart(curve_spec(chosen[0], self._data.methods, self._data.ratio_label))
+        chart: alt.LayerChart = _chart(curve_spec(chosen[0], self._data.methods, self._data.ratio_label))
+        return chart
 
     def families(self) -> alt.ConcatChart:
         """Returns a panel for each kind of test: clean, corruptions by family, attacks, OOD, calibration, similarity.
@@ -84,7 +86,8 @@ class Plots:
         shown = panels([curve for curve in curve_lines(self._data) if curve.lines])
         if not shown:
             raise UserError("this run has no curves: nothing was measured at a ratio above 0")
-        return _chart(panels_spec(shown, self._data.methods, self._data.ratio_label))
+        chart: alt.ConcatChart = _chart(panels_spec(shown, self._data.methods, self._data.ratio_label))
+        return chart
 
 
 class Run(results.Run):

@@ -53,7 +53,7 @@ def main() -> None:
     whole = Cifar10().load("test", Place(root=Path(os.environ["EVALSUITE_DATA"]))).images
     images = np.ascontiguousarray(whole[np.linspace(0, len(whole) - 1, min(count, len(whole))).astype(int)])
     calls = [lambda batch: logits(exact, batch), lambda batch: logits(emulated, batch)]
-    move = largest_move(*calls, images)
+    move = largest_move(calls[0], calls[1], images)
     rows = []
     for kind in CORRUPTIONS:
         for severity in severities:
@@ -93,7 +93,7 @@ def row(calls: list[Any], images: Array, move: float) -> dict[str, Any]:
     started = time.process_time()
     truth = calls[0](images).argmax(1)
     between = time.process_time()
-    result = screen(*calls, images, move=move)
+    result = screen(calls[0], calls[1], images, move=move)
     return {
         "images": len(images),
         "differ": int((result.logits.argmax(1) != truth).sum()),

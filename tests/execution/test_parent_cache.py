@@ -25,7 +25,14 @@ from evalsuite.datasets.views import View
 from evalsuite.errors import UserError
 from evalsuite.evaluation import Bench, Outputs
 from evalsuite.execution import scheduler
-from evalsuite.execution.parent_cache import CacheSettings, ParentCache, from_arrays, is_arrays, to_arrays
+from evalsuite.execution.parent_cache import (
+    Arrays,
+    CacheSettings,
+    ParentCache,
+    from_arrays,
+    is_arrays,
+    to_arrays,
+)
 from evalsuite.execution.planning import prepare
 from evalsuite.execution.run_bench import RunBench
 from evalsuite.models.architectures.base import build_model
@@ -40,8 +47,8 @@ def settings(folder: Path, *, most: float = 1e9, environment: str = "here") -> C
     return CacheSettings(folder, most, environment)
 
 
-def counted(calls: list[str], name: str, values: np.ndarray = VALUES) -> Callable[[], tuple[dict, bool]]:
-    def compute() -> tuple[dict, bool]:
+def counted(calls: list[str], name: str, values: np.ndarray = VALUES) -> Callable[[], tuple[Arrays, bool]]:
+    def compute() -> tuple[Arrays, bool]:
         calls.append(name)
         return {"values": values}, True
 
@@ -72,7 +79,7 @@ def test_what_evaluators_remember_of_a_parent_is_kept(tmp_path: Path, result: ob
         cache = ParentCache(None, settings(tmp_path))
         bench = RunBench(model, source, cache=cache, weights="w")
         bench.test = test
-        again = bench.memoise(("pgd", 0.1), lambda: calls.append("computed") or result)
+        again = bench.memoise(("pgd", 0.1), lambda: (calls.append("computed"), result)[1])  # type: ignore[func-returns-value]
         assert len(calls) == expected
         assert type(again) is type(result)
         for left, right in zip(to_arrays(again).values(), to_arrays(result).values(), strict=True):
@@ -250,4 +257,6 @@ def test_a_size_that_is_no_number_is_refused_before_anything_is_computed(
     with pytest.raises(UserError, match=sentence):
         prepare(suite_file(), out=tmp_path / "run")
     monkeypatch.setenv(OUTPUTS.variable, "0")
-    assert prepare(suite_file(), out=tmp_path / "run").runner.context.cache.folder is None
+    cache = prepare(suite_file(), out=tmp_path / "run").runner.context.cache
+    assert cache is not None
+    assert cache.folder is None

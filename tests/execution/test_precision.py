@@ -11,13 +11,16 @@ import pytest
 
 from evalsuite import Options, api
 from evalsuite.config.suite_file import load_suite
+from evalsuite.datasets.transforms.corruption import Corruption
+from evalsuite.datasets.views import View
 from evalsuite.errors import UserError
 from evalsuite.execution import planning
 from evalsuite.execution.planning import prepare
 from evalsuite.execution.run_bench import screened_views
 from evalsuite.models.engines import Engine
 from evalsuite.results.run import Run
-from evalsuite.runs.store import Store
+from evalsuite.runs.store import Key, Store
+from evalsuite.types import Score
 
 SuiteFile = Callable[..., Path]
 DATA = '[data]\nname = "digits"'
@@ -36,13 +39,23 @@ def _pays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "with_precision", with_precision)
 
 
+def scores_of(store: Store, key: Key, label: str) -> tuple[Score, ...]:
+    cell = store.cell(key, label)
+    assert cell is not None
+    return cell.scores
+
+
+def kinds(views: frozenset[View]) -> set[str]:
+    return {view.transform.kind for view in views if isinstance(view.transform, Corruption)}
+
+
 def evidence(run: Run, label: str) -> dict[tuple[str, str, str], np.ndarray]:
     """Evidence by candidate, metric and condition."""
     store = Store(run.path)
     return {
         (str(key), score.metric, score.condition): values
         for key in run.candidates
-        for score in store.cell(key, label).scores
+        for score in scores_of(store, key, label)
         for values in score.evidence.values()
     }
 
@@ -61,7 +74,7 @@ def test_predictions_are_those_of_single_precision(suite_file: SuiteFile, tmp_pa
     scores = {
         (score.metric, score.condition): score
         for key in run.candidates
-        for score in Store(run.path).cell(key, "corruptions").scores
+        for score in scores_of(Store(run.path), key, "corruptions")
     }
     assert "single precision" not in scores["nll", "corruptions"].reason
     for metric, condition in (
@@ -72,8 +85,10 @@ def test_predictions_are_those_of_single_precision(suite_file: SuiteFile, tmp_pa
         assert scores[metric, condition].value is None
         assert 'choose "exact" for likelihoods' in scores[metric, condition].reason
     again, changed = (scores[name, "corruptions"] for name in ("passed_again", "changed_by_bfloat16"))
-    images = len(prepare(suite_file(), out=tmp_path / "other").image_source.data.load("test", None).images)
+    images = len(prepare(suite_file(), out=tmp_path / "other").image_source.images(View()).images)
     assert again.n == changed.n == 2 * images
+    assert again.value is not None
+    assert changed.value is not None
     assert 0 < again.value < 1
     assert 0 <= changed.value <= again.value
 
@@ -87,14 +102,13 @@ def test_precisions_share_no_digest_where_they_differ(suite_file: SuiteFile) -> 
 
 def test_sets_that_another_test_needs_whole_are_not_screened(suite_file: SuiteFile) -> None:
     suite = load_suite(suite_file())
-    conditions = {view.transform.kind for view in screened_views(suite)}
-    assert conditions == {"brightness", "contrast"}
+    assert kinds(screened_views(suite)) == {"brightness", "contrast"}
     for severity, left in ((3, set()), (5, {"brightness", "contrast"})):
         calibration = (
             f'name = "calibration"\nlabel = "corrupted"\ncorruptions = true\nseverities = [{severity}]'
         )
         changed = suite_file({'name = "accuracy"': f'name = "accuracy"\n[[evaluators]]\n{calibration}'})
-        assert {view.transform.kind for view in screened_views(load_suite(changed))} == left
+        assert kinds(screened_views(load_suite(changed))) == left
 
 
 def test_a_precision_without_effect_is_refused(suite_file: SuiteFile) -> None:

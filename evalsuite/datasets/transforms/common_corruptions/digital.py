@@ -111,7 +111,7 @@ def _jpeg_operators() -> Any:
         libraries = [
             path for folder in folders for path in Path(folder).glob("image*") if path.suffix in _LIBRARY
         ]
-        torch.ops.load_library(str(libraries[0]))
+        torch.ops.load_library(str(libraries[0]))  # type: ignore[no-untyped-call]
     return torch.ops.image
 
 
