@@ -58,7 +58,7 @@ def products(model: nn.Module, image_shape: Sequence[int]) -> list[Product]:
         model: Takes float images; it is left as it was.
         image_shape: (C, H, W).
     """
-    if not _is_small(model):
+    if not _has_small_numbers(model):
         try:
             twin, originals = _without_memory(model)
             return _counted(twin, image_shape, originals)
@@ -68,9 +68,10 @@ def products(model: nn.Module, image_shape: Sequence[int]) -> list[Product]:
     return _counted(model, image_shape, {_storage(tensor): tensor for tensor in tensors})
 
 
-def _is_small(model: nn.Module) -> bool:
+def _has_small_numbers(model: nn.Module) -> bool:
     """Whether a pass takes less time than importing torch's compiler, which tensors without numbers need: seconds."""
-    return sum(parameter.nbytes for parameter in model.parameters()) <= SMALL
+    weights = [*model.parameters()]
+    return not any(weight.is_meta for weight in weights) and sum(weight.nbytes for weight in weights) <= SMALL
 
 
 def _without_memory(model: nn.Module) -> tuple[nn.Module, dict[int, Tensor]]:
