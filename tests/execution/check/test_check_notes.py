@@ -143,7 +143,7 @@ def program(network: nn.Module, path: Path) -> Path:
 
 def test_masks_and_bypass_are_not_for_programs(tmp_path: Path) -> None:
     path = program(nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)).eval(), tmp_path / "p.pt2")
-    with pytest.raises(SuiteError, match="takes no masks, bypass, model or weights"):
+    with pytest.raises(SuiteError, match="is a whole program, which takes no bypass; leave out"):
         intake().loaded(ExternalCandidate("p.pt2", "p", bypass=("dead",)), path, None)
 
 
