@@ -141,6 +141,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("similarity", {}),
     ("similarity", {"classes": False}),
     ("trainability", {}),
+    ("transfer", {"epsilons": (1,), "images": 8, "steps": 1}),
 ]
 ELSEWHERE = {"flips", "shift"}
 """Need files: see below."""
