@@ -25,6 +25,15 @@ Shape = tuple[int, ...]
 REDUCE, EXPAND = "reduce", "expand"
 
 
+class FactorPair(nn.Sequential):
+    """A layer as two thinner ones, in the order of their passes."""
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight of the single layer, for networks that read it: transformers' ViT asks for its dtype."""
+        return factored_weight(self)
+
+
 def factorize_layer(layer: nn.Module, reduce: Tensor, expand: Tensor) -> nn.Sequential:
     """Returns two layers whose product replaces `layer`; its bias goes to the second.
 
@@ -35,7 +44,7 @@ def factorize_layer(layer: nn.Module, reduce: Tensor, expand: Tensor) -> nn.Sequ
     """
     bias = getattr(layer, "bias", None)
     first, second = _new_pair(layer, reduce, expand, bias=bias is not None)
-    pair = nn.Sequential(OrderedDict({REDUCE: first, EXPAND: second})).to(layer.get_parameter("weight"))
+    pair = FactorPair(OrderedDict({REDUCE: first, EXPAND: second})).to(layer.get_parameter("weight"))
     with torch.no_grad():
         first.get_parameter("weight").copy_(reduce)
         second.get_parameter("weight").copy_(expand)
