@@ -67,7 +67,7 @@ def run(tmp_path: Path, scores: dict[Key, list[Score]], **record: Any) -> Run:
     made = SimpleNamespace(
         path=tmp_path,
         record={"suite": suite, "inputs": {"a": 1}, **record},
-        comparison=SimpleNamespace(scores=known),
+        comparison=SimpleNamespace(scores=known, on_all_images=known),
         candidates={key: candidate(key) for key in KEYS},
         axis="",
         controls=(),
