@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 
@@ -73,10 +74,19 @@ class LimitedServer:
             return b""
         return process.stdout.readline()
 
+    def _stop(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            with suppress(OSError):  # the process has ended, and what was left to say with it
+                pipe.close()
+        if self._owner == os.getpid():
+            process.kill()
+            process.wait()
+
     def _start(self) -> None:
-        if self._process is not None and self._owner == os.getpid():
-            self._process.kill()
-            self._process.wait()
+        self._stop()
         self._owner = os.getpid()
         self._process = subprocess.Popen(  # noqa: S603  # this package's own file, by the running interpreter
             [sys.executable, "-I", self._program],
