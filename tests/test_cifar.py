@@ -24,6 +24,7 @@ SHORTER = {
     r"ratios = \[.*\]": "ratios = [0.5, 0.9]",
     r'name = "cifar10"$': 'name = "cifar10"\ntrain_limit = 512\ntest_limit = 400',
     r"learning_rate = 0.001$": "learning_rate = 0.02",  # for the few steps of so few images
+    r'precision = "auto"$': 'precision = "bfloat16"',  # whatever the processor has
     r"epsilons = \[0.25, 0.5, 1, 2\]\n": "epsilons = [0.25, 1]\nsteps = 5\nimages = 48\n",
     r"\Z": '[[evaluators]]\nname = "corruptions"\nkinds = ["frost", "fog", "glass_blur"]\nseverities = [3]\n'
     '[[evaluators]]\nname = "ood"\nimages = 300\n',
@@ -48,15 +49,10 @@ def found(shortened: Path) -> Run:
 
 
 def test_nothing_fails_and_ratios_are_reached(found: Run) -> None:
-    clean = found.measurements.query("metric == 'accuracy' and condition == 'clean'")
-    guessing = clean.loc[
-        clean["value"] < 0.15, ["method", "target_ratio"]
-    ]  # such logits have no best temperature
-    failures = found.failures.merge(guessing.assign(guesses=True), how="left")
-    failures = failures[
-        ~(failures["guesses"].eq(True) & failures["reason"].str.contains("worse than chance"))
-    ]
-    assert set(failures["metric"]) <= {"mce_parent", "relative_mce_parent"}  # 400 images have few errors
+    assert set(found.failures["metric"]) <= {
+        "mce_parent",
+        "relative_mce_parent",
+    }  # 400 images have few errors
     pruned = found.measurements.query("method != 'dense-retrained'")
     reached = pruned.drop_duplicates(["method", "target_ratio"])
     assert len(reached) == 9

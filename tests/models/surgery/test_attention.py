@@ -220,23 +220,20 @@ def test_shapes_that_decide_the_heads_have_a_note() -> None:
     assert "--setting num_heads=N" in note
 
 
-def test_a_table_with_a_column_for_each_head_decides() -> None:
-    """Swin's biases: 16 rows of four heads of eight could be two heads or narrower ones, the table has two columns."""
-    options = {"embed_dim": 32, "depths": (1,), "num_heads": (4,), "window_size": 4, "img_size": 32}
-    architecture = architecture_from_uri("timm:swin_tiny_patch4_window7_224", classes=10, options=options)
-    torch.manual_seed(0)
-    model = build_model(architecture).eval()
-    groups = {group.conv: group for group in head_groups(model)}
-    smaller = remove_channels(model, {name: torch.tensor([1, 3]) for name in groups}, groups).eval()
-    images = torch.rand(2, 3, 32, 32)
-    again = build_with_weights(architecture, network_weights(smaller))
-    assert torch.equal(again(images), smaller(images))
-
-
-def test_a_norm_of_the_queries_decides() -> None:
-    """It is as long as a head."""
-    options = {**VIT, "qk_norm": True}
-    architecture = architecture_from_uri("timm:vit_tiny_patch16_224", classes=10, options=options)
+@pytest.mark.parametrize(
+    ("uri", "options"),
+    [
+        (
+            "timm:swin_tiny_patch4_window7_224",  # its table of biases has a column for each head
+            {"embed_dim": 32, "depths": (1,), "num_heads": (4,), "window_size": 4, "img_size": 32},
+        ),
+        ("timm:vit_tiny_patch16_224", {**VIT, "qk_norm": True}),  # the norm of queries is as long as a head
+    ],
+    ids=["table of biases", "norm of queries"],
+)
+def test_another_tensor_tells_fewer_heads_from_narrower_ones(uri: str, options: dict[str, Any]) -> None:
+    """16 rows of four heads of eight could be two heads or narrower ones."""
+    architecture = architecture_from_uri(uri, classes=10, options=options)
     torch.manual_seed(0)
     model = build_model(architecture).eval()
     groups = {group.conv: group for group in head_groups(model)}
