@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -141,6 +142,7 @@ def network(few: ImageSet) -> Callable[..., nn.Module]:
 
 
 ROOT = Path(__file__).parents[1]
+SIMULATION = ROOT / "tests" / "benchmarks" / "simulate_verdicts.py"
 
 TINY = """
 name = "tiny"
@@ -300,6 +302,18 @@ def _golden_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The whole battery on a network that is given, small and the same everywhere."""
     suite = Path(__file__).parent / "golden" / "digits.toml"
     return api.run(suite, out=tmp_path_factory.mktemp("golden") / "run")
+
+
+@pytest.fixture(name="simulation", scope="session")
+def _simulation() -> Any:
+    """The module that draws differences of images and judges them."""
+    spec = spec_from_file_location("simulate_verdicts", SIMULATION)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    sys.modules[spec.name] = module  # its dataclasses look it up
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(name="suite_file", scope="session")

@@ -117,7 +117,7 @@ def test_nothing_comes_from_the_network(text: str) -> None:
             assert address.startswith(("#", "data:")), address
     assert "@import" not in text
     style = text.partition("<style>")[2].partition("</style>")[0]
-    assert all(address.startswith('"data:image/') for address in re.findall(r"url\(([^)]{12})", style + " "))
+    assert all(address.startswith('"data:image/') for address in re.findall(r"url\(([^)]*)", style))
     policy = next(
         str(f["content"]) for _, f in reader.tags if f.get("http-equiv") == "Content-Security-Policy"
     )

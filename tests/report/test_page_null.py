@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from html import unescape
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +18,6 @@ from evalsuite.results.verdict_tables import check_table, count_table, group_tab
 from evalsuite.thresholds.threshold import judged_curves, threshold_rows
 from evalsuite.types import Metric
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "simulate_verdicts.py"
 TOLERANCE = 0.01
 SUITE = {
     "name": "null",
@@ -34,20 +30,11 @@ SUITE = {
 slow = pytest.mark.skipif(not os.environ.get("EVALSUITE_SLOW"), reason="EVALSUITE_SLOW is not set")
 
 
-@pytest.fixture(name="model", scope="module")
-def _model() -> Any:
-    spec = spec_from_file_location("simulate_verdicts", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
-
-
-def answer(model: Any, d: Any) -> str:
+def answer(simulation: Any, d: Any) -> str:
     """What the first screen of the page says of differences, as a reader sees it."""
-    table = model.measurements(d, TOLERANCE).assign(evaluator="corruptions", unit="fraction", status="ok")
+    table = simulation.measurements(d, TOLERANCE).assign(
+        evaluator="corruptions", unit="fraction", status="ok"
+    )
     table = table.assign(reason="", flags="")
     judged = judged_curves(table, TOLERANCE, {})
     checks = check_table(table[table["method"] != "dense"], None, None, None)
@@ -73,28 +60,28 @@ def says_that_it_fails(text: str) -> bool:
     return bool(re.search("[Ff]ails from|loses most", text)) or counts[0] > 0
 
 
-def null(model: Any, draws: int, seed: int) -> list[bool]:
+def null(simulation: Any, draws: int, seed: int) -> list[bool]:
     """Whether the page says that harmless copies of a candidate with real drops fail: evidence exchanged by image."""
     random = np.random.default_rng(seed)
-    d = model.differences(model.Setting("ties", 600, TOLERANCE, checks=15), random)
-    return [says_that_it_fails(answer(model, model.exchanged(d, random))) for _ in range(draws)]
+    d = simulation.differences(simulation.Setting("ties", 600, TOLERANCE, checks=15), random)
+    return [says_that_it_fails(answer(simulation, simulation.exchanged(d, random))) for _ in range(draws)]
 
 
-def test_the_page_says_that_a_real_loss_fails_and_a_harmless_copy_does_not(model: Any) -> None:
+def test_the_page_says_that_a_real_loss_fails_and_a_harmless_copy_does_not(simulation: Any) -> None:
     random = np.random.default_rng(3)
-    d = model.differences(model.Setting("ties", 600, TOLERANCE, checks=15), random)
-    assert says_that_it_fails(answer(model, d))
-    assert not says_that_it_fails(answer(model, model.exchanged(d, random)))
+    d = simulation.differences(simulation.Setting("ties", 600, TOLERANCE, checks=15), random)
+    assert says_that_it_fails(answer(simulation, d))
+    assert not says_that_it_fails(answer(simulation, simulation.exchanged(d, random)))
 
 
 @pytest.mark.extensive
-def test_of_200_harmless_copies_the_page_says_of_at_most_16_that_they_fail(model: Any) -> None:
-    assert sum(null(model, 200, seed=4)) <= 16
+def test_of_200_harmless_copies_the_page_says_of_at_most_16_that_they_fail(simulation: Any) -> None:
+    assert sum(null(simulation, 200, seed=4)) <= 16
 
 
 @slow
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_of_2000_harmless_copies_the_page_says_of_at_most_5_percent_that_they_fail(model: Any) -> None:
-    failures = np.mean(null(model, 2000, seed=5))
+def test_of_2000_harmless_copies_the_page_says_of_at_most_5_percent_that_they_fail(simulation: Any) -> None:
+    failures = np.mean(null(simulation, 2000, seed=5))
     assert failures <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 2000)

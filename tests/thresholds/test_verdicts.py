@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,22 +18,10 @@ from evalsuite.thresholds.seeds import tests_over_seeds as over_seeds
 from evalsuite.thresholds.threshold import judged_curves, threshold_rows
 from evalsuite.thresholds.verdicts import ERROR, INFERIOR, NONINFERIOR, UNDECIDED, holm, verdicts
 
-SCRIPT = Path(__file__).parents[1] / "benchmarks" / "simulate_verdicts.py"
 CLOSE = 1e-9
 SHAPES = ["steep", "plateau", "ties", "at once"]
 slow = pytest.mark.skipif(not os.environ.get("EVALSUITE_SLOW"), reason="EVALSUITE_SLOW is not set")
 """Thousands of simulated samples, for a change of the statistics."""
-
-
-@pytest.fixture(name="model", scope="module")
-def _model() -> Any:
-    spec = spec_from_file_location("simulate_verdicts", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look it up
-    spec.loader.exec_module(module)
-    return module
 
 
 def unknown(count: int) -> Any:
@@ -104,9 +89,9 @@ def test_the_interval_of_a_search_shares_its_level_among_the_grid() -> None:
     assert one_curve([1, 1, 1], [1, 0.002, 1], grid=9) == (0.0, 0.5, 0.7)
 
 
-def chain(model: Any, d: Any, tolerance: float) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+def chain(simulation: Any, d: Any, tolerance: float) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Verdicts, thresholds and groups of differences, as a run makes them."""
-    table = model.measurements(d, tolerance)
+    table = simulation.measurements(d, tolerance)
     checks = check_table(table[table["method"] != "dense"], None, None, None)
     judged = judged_curves(table, tolerance, {})
     return checks, threshold_rows(judged), group_table(judged)
@@ -119,41 +104,43 @@ def says_that_it_fails(tables: tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]) 
     return bool((checks["verdict"] == INFERIOR).any() or everything["inferior_from"].notna().any())
 
 
-def null(model: Any, draws: int, seed: int) -> list[bool]:
+def null(simulation: Any, draws: int, seed: int) -> list[bool]:
     """Whether a harmless copy of a candidate with real drops is said to fail: evidence exchanged image by image."""
     random = np.random.default_rng(seed)
-    d = model.differences(model.Setting("ties", 600, 0.01, checks=15), random)
-    return [says_that_it_fails(chain(model, model.exchanged(d, random), 0.01)) for _ in range(draws)]
+    d = simulation.differences(simulation.Setting("ties", 600, 0.01, checks=15), random)
+    return [
+        says_that_it_fails(chain(simulation, simulation.exchanged(d, random), 0.01)) for _ in range(draws)
+    ]
 
 
-def test_a_harmless_copy_is_not_said_to_fail(model: Any) -> None:
-    assert not any(null(model, 6, seed=0))
+def test_a_harmless_copy_is_not_said_to_fail(simulation: Any) -> None:
+    assert not any(null(simulation, 6, seed=0))
 
 
-def test_a_harmless_copy_is_said_to_fail_in_at_most_16_of_200_draws(model: Any) -> None:
+def test_a_harmless_copy_is_said_to_fail_in_at_most_16_of_200_draws(simulation: Any) -> None:
     random = np.random.default_rng(10)
-    d = model.differences(model.Setting("ties", 600, 0.01, checks=15), random)
-    found = [model.claims(model.exchanged(d, random), 0.01) for _ in range(200)]
+    d = simulation.differences(simulation.Setting("ties", 600, 0.01, checks=15), random)
+    found = [simulation.claims(simulation.exchanged(d, random), 0.01) for _ in range(200)]
     named = [bool(c.inferior.any()) or not np.isnan(c.interval.inferior_from) for c in found]
     assert sum(named) <= 16
     assert sum(c.potential == 0 for c in found) > 100  # what point estimates would have said
 
 
 @pytest.mark.extensive
-def test_a_harmless_copy_is_not_said_to_fail_in_two_hundred_draws(model: Any) -> None:
-    assert sum(null(model, 200, seed=1)) <= 16
+def test_a_harmless_copy_is_not_said_to_fail_in_two_hundred_draws(simulation: Any) -> None:
+    assert sum(null(simulation, 200, seed=1)) <= 16
 
 
 @slow
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_a_harmless_copy_is_not_said_to_fail_in_two_thousand_draws(model: Any) -> None:
-    failures = np.mean(null(model, 2000, seed=2))
+def test_a_harmless_copy_is_not_said_to_fail_in_two_thousand_draws(simulation: Any) -> None:
+    failures = np.mean(null(simulation, 2000, seed=2))
     assert failures <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 2000)
 
 
-def check_interval(model: Any, setting: Any, draws: int) -> list[Any]:
-    found = list(model.simulated(setting, draws, seed=3))
+def check_interval(simulation: Any, setting: Any, draws: int) -> list[Any]:
+    found = list(simulation.simulated(setting, draws, seed=3))
     allowed = ERROR * draws + 2 * np.sqrt(ERROR * (1 - ERROR) * draws)
     truth = setting.truth
     assert sum(c.interval.noninferior_up_to > truth + CLOSE for c in found) <= allowed
@@ -168,8 +155,8 @@ def check_interval(model: Any, setting: Any, draws: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_interval_holds_the_true_potential(model: Any, shape: str) -> None:
-    found = check_interval(model, model.Setting(shape, 500, 0.02, checks=15), 60)
+def test_the_interval_holds_the_true_potential(simulation: Any, shape: str) -> None:
+    found = check_interval(simulation, simulation.Setting(shape, 500, 0.02, checks=15), 60)
     if shape == "steep":
         assert np.mean([c.inferior[:, 3:].mean() for c in found]) > 0.9  # caution alone would never err
 
@@ -178,29 +165,29 @@ def test_the_interval_holds_the_true_potential(model: Any, shape: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_the_interval_of_75_checks_holds_the_true_potential(model: Any, shape: str) -> None:
-    found = check_interval(model, model.Setting(shape, 899, 0.01), 500)
+def test_the_interval_of_75_checks_holds_the_true_potential(simulation: Any, shape: str) -> None:
+    found = check_interval(simulation, simulation.Setting(shape, 899, 0.01), 500)
     power = {"steep": 0.97, "plateau": 0.97, "ties": 0.8, "at once": 0.35}[shape]
-    failing = model.Setting(shape, 899, 0.01).drops > 0.01 + CLOSE
+    failing = simulation.Setting(shape, 899, 0.01).drops > 0.01 + CLOSE
     assert np.mean([c.inferior[failing].mean() for c in found]) > power
 
 
-def test_the_plain_point_estimate_would_fail(model: Any) -> None:
-    setting = model.Setting("ties", 500, 0.02, checks=15)
-    found = list(model.simulated(setting, 30, seed=4))
+def test_the_plain_point_estimate_would_fail(simulation: Any) -> None:
+    setting = simulation.Setting("ties", 500, 0.02, checks=15)
+    found = list(simulation.simulated(setting, 30, seed=4))
     assert sum(c.potential < setting.truth - CLOSE for c in found) > 15
 
 
-def test_a_planted_failure_is_found_with_the_stated_power(model: Any) -> None:
-    setting = model.Setting(model.ONE, 2800, 0.01, checks=15, lowest=0.06, highest=0.06)
-    found = list(model.simulated(setting, 40, seed=5))
+def test_a_planted_failure_is_found_with_the_stated_power(simulation: Any) -> None:
+    setting = simulation.Setting(simulation.ONE, 2800, 0.01, checks=15, lowest=0.06, highest=0.06)
+    found = list(simulation.simulated(setting, 40, seed=5))
     assert sum(c.inferior[7, 0] for c in found) >= 26  # 80 % among 375 tests, more among 75
 
 
-def test_a_duplicated_check_changes_nothing(model: Any) -> None:
+def test_a_duplicated_check_changes_nothing(simulation: Any) -> None:
     random = np.random.default_rng(6)
-    d = model.differences(model.Setting("ties", 500, 0.01, checks=15), random)
-    table = model.measurements(d, 0.01)
+    d = simulation.differences(simulation.Setting("ties", 500, 0.01, checks=15), random)
+    table = simulation.measurements(d, 0.01)
     first = table["condition"] == table["condition"].iloc[0]
     copy = table[first].assign(condition="copy/1")
     both = pd.concat([table, copy], ignore_index=True)
@@ -214,12 +201,12 @@ def test_a_duplicated_check_changes_nothing(model: Any) -> None:
     np.testing.assert_array_equal(ends[0], ends[1])
 
 
-def test_the_tables_agree_with_the_plain_computation(model: Any) -> None:
+def test_the_tables_agree_with_the_plain_computation(simulation: Any) -> None:
     random = np.random.default_rng(8)
-    setting = model.Setting("steep", 800, 0.01, checks=15)
-    d = model.differences(setting, random)
-    checks, answers, groups = chain(model, d, 0.01)
-    expected = model.claims(d, 0.01)
+    setting = simulation.Setting("steep", 800, 0.01, checks=15)
+    d = simulation.differences(setting, random)
+    checks, answers, groups = chain(simulation, d, 0.01)
+    expected = simulation.claims(d, 0.01)
     states = checks["verdict"].to_numpy().reshape(15, 5)
     np.testing.assert_array_equal(states == INFERIOR, expected.inferior)
     np.testing.assert_array_equal(states == NONINFERIOR, expected.noninferior)
@@ -237,10 +224,10 @@ def test_the_tables_agree_with_the_plain_computation(model: Any) -> None:
     assert len(minimum) == 1
 
 
-def test_a_decided_row_is_not_underpowered(model: Any) -> None:
+def test_a_decided_row_is_not_underpowered(simulation: Any) -> None:
     random = np.random.default_rng(9)
-    d = model.differences(model.Setting("steep", 4000, 0.01, checks=5), random)
-    table = model.measurements(d, 0.01).assign(drop_low=-1.0, drop_high=1.0)
+    d = simulation.differences(simulation.Setting("steep", 4000, 0.01, checks=5), random)
+    table = simulation.measurements(d, 0.01).assign(drop_low=-1.0, drop_high=1.0)
     rows = threshold_rows(judged_curves(table, 0.01, {})).query("seed == 'all' and aggregate == 'single'")
     decided = rows["noninferior_up_to"] == rows["potential"]
     decided &= rows["inferior_from"] == rows["first_failure"]
