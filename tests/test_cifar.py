@@ -23,8 +23,8 @@ pytestmark = [
 SHORTER = {
     r"ratios = \[.*\]": "ratios = [0.5, 0.9]",
     r'name = "cifar10"$': 'name = "cifar10"\ntrain_limit = 512\ntest_limit = 400',
-    r"learning_rate = 0.001$": "learning_rate = 0.02",  # for the few steps of so few images
-    r'precision = "auto"$': 'precision = "bfloat16"',  # whatever the processor has
+    r"learning_rate = 0.001$": "learning_rate = 0.01",  # for the few steps of so few images
+    r'precision = "auto"$': 'precision = "float32"',  # whatever the processor has
     r"epsilons = \[0.25, 0.5, 1, 2\]\n": "epsilons = [0.25, 1]\nsteps = 5\nimages = 48\n",
     r"\Z": '[[evaluators]]\nname = "corruptions"\nkinds = ["frost", "fog", "glass_blur"]\nseverities = [3]\n'
     '[[evaluators]]\nname = "ood"\nimages = 300\n',
