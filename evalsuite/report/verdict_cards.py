@@ -318,7 +318,7 @@ class Verdicts:
         else:
             first = profile[0].target if profile else None
         step = next((step for step in profile if step.target == first), None)
-        return [*found, *self._beyond_sentences(method), *([] if step is None else [_count_sentence(step)])]
+        return [*found, *self._beyond_sentences(method), *([] if step is None else _count_sentences(step))]
 
     def _beyond_sentences(self, method: str) -> list[Sentence]:
         """From which ratio on it fails more than the control does, where there is a control."""
@@ -434,19 +434,20 @@ def _interval_sentence(bar: VerdictBar, tested: Sequence[float], of_cost: str) -
     return Sentence(f"{holds}; nothing is shown to fail up to ", percent(last), ", the largest ratio tested.")
 
 
-def _count_sentence(step: ProfileStep) -> Sentence:
+def _count_sentences(step: ProfileStep) -> list[Sentence]:
+    """How many checks are in which state at a ratio, and how many chance alone would put above their tolerances."""
     control = "" if step.control is None else f" (of the control {step.control})"
     undecided = "1 is" if step.undecided == 1 else f"{step.undecided} are"
     failing = "1 fails" if step.inferior == 1 else f"{step.inferior} fail"
     holding = "holds" if step.noninferior == 1 else "hold"
     held = f"{step.noninferior} of {step.checks} checks {holding}{control}"
-    found = f"At {percent(step.ratio)}, {held}, {undecided} undecided and {failing}."
-    if step.harmless is not None:
-        typical, most = step.harmless
-        above = "1 is" if step.measured == 1 else f"{step.measured} are"
-        chance = f"{typical or 'none'} would be" + (f", up to {most}" if most else "")
-        found += f" {above} measured above the tolerance; by chance alone {chance}."
-    return Sentence(found)
+    counts = Sentence(f"At {percent(step.ratio)}, {held}, {undecided} undecided and {failing}.")
+    if step.harmless is None:
+        return [counts]
+    typical, most = step.harmless
+    above = "1 is" if step.measured == 1 else f"{step.measured} are"
+    chance = f"{typical or 'none'} would be" + (f", up to {most}" if most else "")
+    return [counts, Sentence(f"{above} measured above the tolerance; by chance alone {chance}.")]
 
 
 def _range_of(counts: Sequence[int]) -> str:
