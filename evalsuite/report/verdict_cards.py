@@ -23,7 +23,7 @@ from evalsuite.report.labels import (
 )
 from evalsuite.report.threshold_tables import metrics_without_column
 from evalsuite.report.verdict_bar import VerdictBar
-from evalsuite.results.verdict_tables import EVERYTHING
+from evalsuite.results.verdict_tables import EVERYTHING, is_counted
 from evalsuite.statistics import BIASED
 from evalsuite.thresholds.seeds import ALL_SEEDS
 from evalsuite.thresholds.verdicts import INFERIOR, NONINFERIOR, UNDECIDED
@@ -322,7 +322,13 @@ class Verdicts:
 
     def _beyond_sentences(self, method: str) -> list[Sentence]:
         """From which ratio on it fails more than the control does, where there is a control."""
-        rows = [row for row in self.checks if row["method"] == method and row["beyond_control"] is not None]
+        rows = [
+            row
+            for row in self.checks
+            if row["method"] == method
+            and row["beyond_control"] is not None
+            and is_counted(row["aggregate"], row["condition"])
+        ]
         if not rows:
             return []
         failing = [row["target_ratio"] for row in rows if row["beyond_control_verdict"] == INFERIOR]
