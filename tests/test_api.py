@@ -202,16 +202,11 @@ def test_a_suite_object_runs_like_its_file(
 
 
 def test_the_run_folder_is_reports_and_the_name_of_the_suite(
-    suite_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_suite: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (
-        suite_file()
-        .read_text()
-        .partition('[[evaluators]]\nname = "corruptions"')[0]
-        .replace("epochs = 2", "epochs = 1")
-    )
-    found = evalsuite.run(suite_file(text=text))
-    assert found.path == Path("reports", "tiny").resolve()
-    assert evalsuite.publish("reports/tiny").resolve() == found.path / "index.html"
-    assert evalsuite.publish(found).is_file()
+    Path("suite.toml").write_text(small_suite(top="control = false", tolerances=""))
+    run = evalsuite.run("suite.toml")
+    assert run.path == Path("reports", "small").resolve()
+    assert evalsuite.publish("reports/small").resolve() == run.path / "index.html"
+    assert evalsuite.publish(run).is_file()

@@ -250,15 +250,14 @@ def test_tests_of_one_kind_at_two_settings_are_told_apart(
 
 
 def test_a_suite_without_tolerances_has_measurements_and_a_page(
-    suite_file: Callable[..., Path], tiny: Path, tmp_path: Path
+    small_suite: Callable[..., str], suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    text = tiny.read_text().partition("[tolerances]")[0]
-    few = text.partition('[[evaluators]]\nname = "corruptions"')[0].replace("epochs = 2", "epochs = 1")
-    found = api.run(suite_file(text=few), out=tmp_path / "run")
-    assert found.thresholds().empty
-    assert len(found.measurements) == 15
-    assert (found.path / "index.html").stat().st_size > 10_000
-    assert list(pd.read_csv(found.path / "thresholds.csv").columns) == list(found.thresholds().columns)
+    text = small_suite(top="control = false", ratios=(0.5, 0.8), tolerances="")
+    run = api.run(suite_file(text=text), out=tmp_path / "run")
+    assert run.thresholds().empty
+    assert len(run.measurements) == 3 * 3  # networks, metrics
+    assert (run.path / "index.html").stat().st_size > 10_000
+    assert list(pd.read_csv(run.path / "thresholds.csv").columns) == list(run.thresholds().columns)
 
 
 BLOCKER = """
