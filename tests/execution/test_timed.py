@@ -40,15 +40,15 @@ def test_times_are_measured_once_and_again_on_another_machine(
     assert (
         lines["latency"].images == 3 * 2 * 8 * 8
     )  # the gates look at the test images, which the first test passed
-    found = api.run(timed, out=tmp_path / "run")
-    before = cells(found.path)
+    run = api.run(timed, out=tmp_path / "run")
+    before = cells(run.path)
     assert len(before) == 3
     api.run(timed, out=tmp_path / "run")
-    assert cells(found.path) == before
+    assert cells(run.path) == before
     monkeypatch.setattr(planning, "hardware", lambda _: {"processor": "another"})
     left = {line.what: line.left for line in dry_run.dry_run(timed, out=tmp_path / "run")}
     assert {what: count for what, count in left.items() if count} == {"latency": 3}
-    _draws(found)
+    _draws(run)
 
 
 def _draws(found: Run) -> None:

@@ -140,12 +140,12 @@ def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again(
 def test_a_cell_that_kills_its_worker_twice_has_a_reason_and_the_rest_goes_on(
     hurting: Callable[..., Path], tmp_path: Path
 ) -> None:
-    found = runner.run(
+    run = runner.run(
         hurting(times=2, how="die"),
         out=tmp_path / "run",
         options=Options(workers=1, executor="local"),
     )
-    (only,) = reasons(found).items()
+    (only,) = reasons(run).items()
     assert only[0] == (0.5, "hurt")
     assert (
         only[1] == "its process was killed by SIGKILL; the system kills processes that take too much memory"
@@ -161,9 +161,9 @@ def test_a_cell_over_its_time_limit_is_tried_once_more(
 ) -> None:
     suite = hurting(times=3, how="sleep", limit="time_limit = 0.5")
     begun = time.monotonic()
-    found = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
+    run = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
     assert time.monotonic() - begun < 50
-    assert reasons(found) == {
+    assert reasons(run) == {
         (
             0.5,
             "hurt",
@@ -177,8 +177,8 @@ def test_a_worker_that_hangs_is_killed(
 ) -> None:
     monkeypatch.setattr("evalsuite.execution.executors.local.GRACE", 0.5)
     suite = hurting(times=2, how="stop", limit="time_limit = 4")
-    found = runner.run(suite, out=tmp_path / "run", options=ONE)
-    assert reasons(found) == {(0.5, "hurt"): "it did not come back within its time limit, and was killed"}
+    run = runner.run(suite, out=tmp_path / "run", options=ONE)
+    assert reasons(run) == {(0.5, "hurt"): "it did not come back within its time limit, and was killed"}
 
 
 @pytest.mark.parametrize("executor", ["serial", "local"])
@@ -186,9 +186,9 @@ def test_out_of_memory_is_tried_again_with_half_the_batch(
     hurting: Callable[..., Path], executor: str, tmp_path: Path
 ) -> None:
     suite = hurting(times=1, how="memory")
-    found = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
-    assert found.failures.empty
-    sizes = found.measurements.query("condition == 'batch'").set_index("target_ratio")["value"]
+    run = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
+    assert run.failures.empty
+    sizes = run.measurements.query("condition == 'batch'").set_index("target_ratio")["value"]
     assert dict(sizes) == {0.0: 32, 0.5: 16, 0.8: 32}
 
 
@@ -259,5 +259,5 @@ def test_a_test_that_exits_does_not_end_the_run(
     hurting: Callable[..., Path], executor: str, tmp_path: Path
 ) -> None:
     suite = hurting(times=2, how="exit")
-    found = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
-    assert reasons(found) == {(0.5, "hurt"): "SystemExit: 3"}
+    run = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
+    assert reasons(run) == {(0.5, "hurt"): "SystemExit: 3"}
