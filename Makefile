@@ -41,7 +41,7 @@ check: .venv/.tested ## in two minutes: ruff, mypy and the tests of what needs n
 	$(python) -m ruff check evalsuite tests examples docs/hooks .ci
 	$(python) -m ruff format --check evalsuite tests examples docs/hooks .ci
 	@$(python) -m mypy & types=$$!; \
-	  $(python) -m pytest -q -n 1 $(QUICK_TESTS); tests=$$?; \
+	  $(python) -m pytest -q -m '$(MARKERS)' -n 1 $(QUICK_TESTS); tests=$$?; \
 	  wait $$types && exit $$tests
 
 docs: export NO_MKDOCS_2_WARNING := 1

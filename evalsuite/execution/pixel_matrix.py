@@ -63,7 +63,9 @@ def pixel_matrix(
     seed = suite.seeds[0]
     keys = {PARENT: Key(DENSE, seed, 0.0)}
     of_method = {
-        key: made for key, made in run.candidates.items() if key.method == method and key.seed == seed
+        key: candidate
+        for key, candidate in run.candidates.items()
+        if key.method == method and key.seed == seed
     }
     if not of_method or method == DENSE:
         methods = [name for name in dict.fromkeys(key.method for key in run.candidates) if name != DENSE]

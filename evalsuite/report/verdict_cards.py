@@ -310,15 +310,19 @@ class Verdicts:
     def _sentences(
         self, method: str, bar: VerdictBar, tested: Sequence[float], profile: Sequence[ProfileStep]
     ) -> list[Sentence]:
-        found = [_interval_sentence(bar, tested, share_phrase(self._axis(method)))]
+        sentences = [_interval_sentence(bar, tested, share_phrase(self._axis(method)))]
         failures = [row for row in self.checks if row["method"] == method and row["verdict"] == INFERIOR]
         if failures:
             first = min(row["target_ratio"] for row in failures)
-            found.append(self._worst_sentence([row for row in failures if row["target_ratio"] == first]))
+            sentences.append(self._worst_sentence([row for row in failures if row["target_ratio"] == first]))
         else:
             first = profile[0].target if profile else None
         step = next((step for step in profile if step.target == first), None)
-        return [*found, *self._beyond_sentences(method), *([] if step is None else _count_sentences(step))]
+        return [
+            *sentences,
+            *self._beyond_sentences(method),
+            *([] if step is None else _count_sentences(step)),
+        ]
 
     def _beyond_sentences(self, method: str) -> list[Sentence]:
         """From which ratio on it fails more than the control does, where there is a control."""
@@ -375,9 +379,9 @@ class Verdicts:
     def _of_control(self, row: Row) -> str:
         if row["beyond_control"] is None:
             return ""
-        own, control = row["drop"], row["drop"] - row["beyond_control"]
+        drop, control = row["drop"], row["drop"] - row["beyond_control"]
         of_control = f"{'gains' if control < 0 else 'loses'} {rounded(abs(control), row['n'])}"
-        return f", a drop of {rounded(own, row['n'])}; the control {of_control}"
+        return f", a drop of {rounded(drop, row['n'])}; the control {of_control}"
 
     def _values(self, row: Row) -> tuple[float, float] | None:
         """The number of the parent and of the candidate, means over the seeds of the scope."""
