@@ -8,7 +8,7 @@ second has candidates of its own. Each family is checked twice, with `accuracy` 
 with ``--sequential``. For each candidate the table has how many checks have the same verdict, how many are decided both
 times but differently (0 is the claim), how many only one of them decides, and the share of images that the sequential
 check took, over all checks and over those whose truth is clear: at least three points beyond the tolerance in the full
-check, or no drop at all in an equal copy.
+check, or an equal copy.
 """
 
 from __future__ import annotations
@@ -97,12 +97,12 @@ def checked(family: str, words: list[str], suite: Path, *more: str) -> pd.DataFr
 
 def table(full: pd.DataFrame, sequential: pd.DataFrame) -> pd.DataFrame:
     """A row for each candidate."""
-    both = full.join(sequential[["verdict", "images", "images_available"]], rsuffix="_sequential")
+    both = full.join(sequential[["verdict", "images", "images_available"]].add_suffix("_sequential"))
     decided = (both["verdict"] != "undecided") & (both["verdict_sequential"] != "undecided")
     same = both["verdict"] == both["verdict_sequential"]
     clear = both["drop"] - both["tolerance"] >= CLEAR
-    clear |= both[["drop", "drop_low"]].eq(0).all(axis=1)
-    share = both["images_sequential"] / both["images_available"]
+    clear |= both.index.get_level_values("candidate") == "equal"
+    share = both["images_sequential"] / both["images_available_sequential"]
     columns = {
         "checks": same.groupby(level=0).size(),
         "same": same.groupby(level=0).sum(),
