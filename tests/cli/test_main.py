@@ -71,6 +71,16 @@ def test_report_prints_the_full_path(command: Command, done: Run, tmp_path: Path
     assert command("report", path) == (0, f"Report: {path / 'index.html'}\n", "")
 
 
+def test_a_page_for_others_shows_no_test_images(command: Command, done: Run, tmp_path: Path) -> None:
+    path = copied(done, tmp_path)
+    pages = []
+    for option in ([], ["--no-pictures"], []):
+        assert command("report", path, *option)[0] == 0
+        pages.append((path / "index.html").read_text("utf-8"))
+    assert [page.count("data:image/png") > 0 for page in pages] == [True, False, True]
+    assert "None to show: this page was written without test images (report --no-pictures)." in pages[1]
+
+
 def test_threshold_draws_conclusions_at_another_tolerance_without_torch(command: Command, done: Run) -> None:
     code, out, err = command(
         "threshold", done.path, "--metric", "accuracy@clean", "--tolerance", "0.2", "--json"
