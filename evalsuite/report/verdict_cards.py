@@ -318,11 +318,8 @@ class Verdicts:
         else:
             first = profile[0].target if profile else None
         step = next((step for step in profile if step.target == first), None)
-        return [
-            *sentences,
-            *self._beyond_sentences(method),
-            *([] if step is None else _count_sentences(step)),
-        ]
+        counts = [] if step is None else _count_sentences(step)
+        return [*sentences, *self._beyond_sentences(method), *counts]
 
     def _beyond_sentences(self, method: str) -> list[Sentence]:
         """From which ratio on it fails more than the control does, where there is a control."""

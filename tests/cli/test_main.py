@@ -351,7 +351,7 @@ def test_a_parent_without_numbers_is_no_failure_of_a_candidate(command: Command,
 def test_a_fault_of_a_program_has_an_exit_code_of_its_own(
     command: Command, monkeypatch: pytest.MonkeyPatch, done: Run
 ) -> None:
-    monkeypatch.setattr("evalsuite.api.publish", lambda _: 1 / 0)
+    monkeypatch.setattr("evalsuite.api.publish", lambda *_, **__: 1 / 0)
     code, _, err = command("report", done.path)
     assert code == 70
     assert "ZeroDivisionError" in err
