@@ -13,7 +13,7 @@ What other code computes is the work of the peer where there is one: robustbench
 
 With EVALSUITE_DATA (``cifar10`` and ``checkpoints/akamaster/resnet20-*.th``) the network is the published ResNet-20;
 without, it is untrained, and the agreement says nothing. Writes JSON (``--out``); a ratio that is more than 20 % below
-that of the JSON of the same kind of machine (``--against``) ends with exit code 1.
+that of the same kind of machine in ``--against``, a list of such JSON, ends with exit code 1.
 """
 
 from __future__ import annotations
@@ -294,8 +294,8 @@ def _summary(
         "goal": goal,
         "ratio": round(statistics.median(ratios), 3),
         "range": [round(ratios[0], 3), round(ratios[-1], 3)],
-        "seconds": round(statistics.median(ours for _, ours in times), 4),
-        "peer_seconds": round(statistics.median(peer for peer, _ in times), 4),
+        "seconds": float(f"{statistics.median(ours for _, ours in times):.3g}"),
+        "peer_seconds": float(f"{statistics.median(peer for peer, _ in times):.3g}"),
         "rounds": len(times),
         "agreement": agreement,
     }
@@ -341,18 +341,23 @@ def table(result: dict[str, Any]) -> str:
 
 
 def slower(result: dict[str, Any], against: Path | None) -> list[str]:
-    """Sentences about ratios that fell by more than a fifth; none on another kind of processor."""
+    """Sentences about ratios that fell by more than a fifth; none on a kind of machine that the file does not have."""
     if against is None or not against.is_file():
         return []
-    before = json.loads(against.read_text("utf-8"))
-    if before["hardware"].get("processor") != result["hardware"].get("processor"):
-        return []
-    ratios = {row["name"]: row["ratio"] for row in before["rows"]}
+    known = [before for before in json.loads(against.read_text("utf-8")) if is_same_kind(before, result)]
+    ratios = {row["name"]: row["ratio"] for before in known for row in before["rows"]}
     return [
         f"{row['name']}: {row['ratio']:g}x, expected at least {LOSS:g} of {ratios[row['name']]:g}x"
         for row in result["rows"]
         if row["ratio"] < LOSS * ratios.get(row["name"], 0.0)
     ]
+
+
+def is_same_kind(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two results are of one kind of machine: the name alone hides the generation of a processor."""
+    rates = [(before["probe"][name], now["probe"][name]) for name in now["probe"]]
+    alike = all(LOSS < old / new < 1 / LOSS for old, new in rates)
+    return alike and before["hardware"].get("processor") == now["hardware"].get("processor")
 
 
 if __name__ == "__main__":
