@@ -70,9 +70,9 @@ def split_averaged(weights: Mapping[str, Tensor]) -> tuple[str, dict[str, Tensor
 
     >>> import torch
     >>> one, two = torch.ones(1), torch.ones(1)
-    >>> averaged_first, averaged, raw_first, raw = split_averaged({"net.bias": one, "net_ema.bias": two})
+    >>> averaged_first, averaged, raw_first, raw = split_averaged({"mine.bias": one, "mine_ema.bias": two})
     >>> averaged_first, list(averaged), raw_first, list(raw)
-    ('net_ema', ['bias'], 'net', ['bias'])
+    ('mine_ema', ['bias'], 'mine', ['bias'])
     """
     firsts = dict.fromkeys(key.partition(".")[0] for key in weights if "." in key)
     for first in filter(_AVERAGED.fullmatch, firsts):
