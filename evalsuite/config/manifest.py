@@ -10,7 +10,7 @@ from typing import Any
 
 from evalsuite.config.settings import placed_model
 from evalsuite.config.suite import RESERVED
-from evalsuite.config.toml import toml_tables
+from evalsuite.config.toml import decoded_text, toml_tables
 from evalsuite.errors import CheckpointError, SuiteError
 from evalsuite.plugin_config import build
 from evalsuite.types import ExternalCandidate
@@ -25,7 +25,7 @@ def read_manifest(path: Path) -> tuple[ExternalCandidate, ...]:
         SuiteError: If the file cannot be read, or a line is not as it must be.
     """
     try:
-        text = path.read_text("utf-8-sig")  # spreadsheets write a mark in front
+        text = decoded_text(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"manifest {path} cannot be read: {error}") from error
     toml = path.suffix == ".toml"
@@ -59,7 +59,10 @@ def _lines(text: str) -> list[dict[str, Any]]:
     """Rows of a CSV manifest with numbers where numbers belong, empty cells left out."""
     rows = []
     header = text.lstrip().partition("\n")[0]
-    between = ";" if ";" in header and "," not in header else ","  # where a comma is a decimal point
+    others = (
+        mark for mark in ";\t" if mark in header and "," not in header
+    )  # where a comma is a decimal point
+    between = next(others, ",")
     for row in csv.DictReader(text.splitlines(), skipinitialspace=True, delimiter=between):
         filled: dict[str, Any] = {
             key: value.strip() for key, value in row.items() if key and value and value.strip()
@@ -78,7 +81,7 @@ def _lines(text: str) -> list[dict[str, Any]]:
 
 def _number(text: str, kind: type[int] | type[float], between: str) -> float | str:
     try:
-        return kind(text.replace(",", ".") if between == ";" else text)
+        return kind(text.replace(",", ".") if between != "," else text)
     except ValueError:
         return text  # refused below, with its key
 

@@ -26,7 +26,7 @@ from evalsuite.config.ratio_ladders import RatioLadder
 from evalsuite.config.retraining import RETRAINING, build_recipe, build_retrainings, control_tables
 from evalsuite.config.settings import placed_model
 from evalsuite.config.suite import DATA_VARIABLE, RESERVED, Resources, Suite
-from evalsuite.config.toml import toml_tables
+from evalsuite.config.toml import decoded_text, toml_tables
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import SuiteError
 from evalsuite.evaluators import EVALUATORS
@@ -145,7 +145,7 @@ def read_suite_tables(path: Path) -> dict[str, Any]:
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text("utf-8")
+        return decoded_text(path.read_bytes())
     except (OSError, UnicodeDecodeError) as error:
         raise SuiteError(f"suite {path} cannot be read: {error}") from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import tomllib
 from typing import Any
 
@@ -34,6 +35,19 @@ def toml_tables(text: str, *, where: str) -> dict[str, Any]:
         if not level:
             return tables
     raise SuiteError(too_deep)
+
+
+def decoded_text(content: bytes) -> str:
+    """Returns the text of a file: UTF-8, or what spreadsheets and Windows write, with a mark in front.
+
+    >>> decoded_text("file".encode("utf-8-sig")), decoded_text("file".encode("utf-16"))
+    ('file', 'file')
+
+    Raises:
+        UnicodeDecodeError: If it is none of these.
+    """
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return content.decode("utf-16" if marked else "utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _children(item: Any) -> list[Any]:

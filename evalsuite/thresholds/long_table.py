@@ -6,6 +6,7 @@ that the seeds of a method have the same index although their measured ratios di
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,8 +38,11 @@ RENAMED_COLUMNS = {
 RESULTS = ("value", "drop", *BOUND_COLUMNS, *TEST_COLUMNS, "n")
 NUMBERS = ("ratio", "target_ratio", "chance", "grid", *RESULTS)
 DIRECTION_HINT = "give a column higher_is_better with True or False, or the argument higher_is_better"
-SHARES = ("accuracy", "auroc", "aupr", "fpr", "ece")
-"""Parts of the names of metrics that are shares: in [0, 1], or in percent."""
+SHARES = re.compile(
+    r"accuracy|auroc|aupr|fpr|ece|(?<![a-z])(acc|top[-_@ ]?[15]|f1|m?iou|precision|recall|error_rate)(?![a-z])",
+    re.IGNORECASE,
+)
+"""Names of metrics that are shares, or what they contain: in [0, 1], or in percent."""
 LEAST_PERCENT = 0.05
 """Percentage points below which a tolerance of a percentage was rather meant as a share."""
 OPTIONAL: dict[str, Any] = {
@@ -119,7 +123,7 @@ def _check_shares(table: pd.DataFrame, pairs: pd.DataFrame) -> None:
     """Refuses shares in percent with a tolerance of a share: it would be a hundredth of what was meant."""
     largest = table.groupby("metric", sort=False)["value"].max()
     for metric, unit, limit in zip(pairs["metric"], pairs["unit"], pairs["limit"], strict=True):
-        share = any(word in str(metric).lower() for word in SHARES) and not unit
+        share = SHARES.search(str(metric)) and not unit
         if share and 1 < largest[metric] <= 100 and not limit.relative and limit.amount < LEAST_PERCENT:
             raise UserError(
                 f"{metric} holds values up to {largest[metric]:g}, more than a share has, and its tolerance is "

@@ -16,6 +16,7 @@ import torch
 
 from evalsuite import Run
 from evalsuite.cli.commands.listing import KINDS
+from evalsuite.cli.commands.run import print_time_spent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -294,6 +295,12 @@ def test_a_plan_and_a_status_are_tables_and_write_nothing(
     (path / "candidates/magnitude/seed-0/0.5.safetensors").write_bytes(b"")
     code, out, _ = command("status", path, "--verify")
     assert (code, "1 are damaged" in out) == (1, True)
+
+
+def test_a_run_that_computes_nothing_says_what_it_did_not_read(capsys: pytest.CaptureFixture[str]) -> None:
+    print_time_spent({"computed": 0})
+    said = capsys.readouterr().out
+    assert "Weights behind finished cells were not read again; status --verify reads all." in said
 
 
 def test_workers_are_as_good_as_one(command: Command, done: Run, tiny: Path, tmp_path: Path) -> None:

@@ -261,6 +261,16 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
         load_suite(path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_mark_in_front_of_a_text_is_no_mistake(encoding: str, tmp_path: Path) -> None:
+    text = find_suite("digits").read_text("utf-8")
+    (tmp_path / "marked.toml").write_text(text, encoding, newline="\r\n")
+    (tmp_path / "plain.toml").write_text(text, "utf-8")
+    marked, plain = (load_suite(tmp_path / f"{name}.toml") for name in ("marked", "plain"))
+    assert marked.evaluators == plain.evaluators
+    assert marked.producers == plain.producers
+
+
 @pytest.mark.parametrize(
     "deep", ["x = " + "[" * 500 + "]" * 500, "x = " + "{a=" * 400 + "1" + "}" * 400, "a." * 60 + "b = 1"]
 )

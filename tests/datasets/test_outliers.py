@@ -173,6 +173,20 @@ def test_a_flat_outlier_set_may_come_without_labels(tmp_path: Path, name: str, l
     assert (image_set.name, image_set.labels, image_set.classes) == (name, None, 0)
 
 
+@pytest.mark.parametrize("labels", [None, np.zeros(len(LABELS)), np.full(len(LABELS), -1), np.arange(3) + 90])
+def test_a_folder_of_arrays_serves_as_outliers_whatever_its_labels(
+    tmp_path: Path, labels: Array | None
+) -> None:
+    (tmp_path / "noise").mkdir()
+    pixels = PIXELS.repeat(4, 1).repeat(4, 2)
+    np.save(tmp_path / "noise" / "test_images.npy", pixels)
+    if labels is not None:
+        np.save(tmp_path / "noise" / "test_labels.npy", labels)
+    image_set = ImageSource(Digits(), Place(tmp_path)).images(View(data="noise/"))
+    np.testing.assert_array_equal(image_set.images, pixels.transpose(0, 3, 1, 2))
+    assert (image_set.labels, image_set.classes) == (None, 0)
+
+
 def write_idx(path: Path, values: Array) -> None:
     """The format of the original MNIST files: magic, dimensions, bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -141,12 +141,24 @@ def test_a_tolerance_that_is_none(tolerance: float) -> None:
 
 def test_percentages_with_the_tolerance_of_a_share_are_asked_about() -> None:
     percent = table(value=[90.0, 89.0, 60.0])
-    for metric in ("accuracy", "robust_accuracy", "msp_auroc"):
+    others = (
+        "acc",
+        "val_acc@1",
+        "top1",
+        "Top-5 score",
+        "f1_macro",
+        "mIoU",
+        "precision",
+        "recall",
+        "error_rate",
+    )
+    for metric in ("accuracy", "robust_accuracy", "msp_auroc", *others):
         with pytest.raises(UserError, match=f"^{metric} holds values up to 90, .* is 0.005: divide"):
             thresholds(percent.assign(metric=metric), tolerance=0.005)
     found = thresholds(percent, tolerance=0.5)
     assert found["potential"].tolist() == [0.0, 0.0]
-    for clear in (percent.assign(unit="%"), percent.assign(metric="nll"), table()):
+    plain = [percent.assign(metric=name) for name in ("nll", "macc", "psnr", "accident_count", "stop1")]
+    for clear in (percent.assign(unit="%"), *plain, table()):
         assert len(thresholds(clear, tolerance=0.005)) == 2
     assert thresholds(percent, tolerance="2%")["potential"].tolist() == [0.5, 0.5]
 

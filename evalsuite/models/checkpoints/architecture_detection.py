@@ -28,6 +28,7 @@ from evalsuite.models.checkpoints.loading import build_with_weights, load_candid
 from evalsuite.models.checkpoints.state_dict_keys import COUNTER, match_keys
 from evalsuite.models.checkpoints.timm_fingerprints import timm_models_like
 from evalsuite.models.checkpoints.torchvision_table import torchvision_modules
+from evalsuite.models.checkpoints.training_state import is_training_state
 from evalsuite.models.cost import cost
 from evalsuite.models.surgery.low_rank_factors import EXPAND, REDUCE, merge_factor_shapes
 from evalsuite.models.surgery.width_inference import check_widths
@@ -192,6 +193,7 @@ def published_entry(uri: str, file: Path) -> str:
 
 
 def _detected(weights: Mapping[str, Tensor]) -> ArchitectureFit:
+    weights = {key: tensor for key, tensor in weights.items() if not is_training_state(key)}
     candidates = fitting_architectures(weights) or timm_architectures(weights)
     best = [fit for fit in candidates if fit.is_smaller == candidates[0].is_smaller]
     if len({fit.scheme if fit.is_smaller else _text(fit.uri, fit.settings) for fit in best}) > 1:

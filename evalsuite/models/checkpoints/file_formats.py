@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import stat
 import zipfile
@@ -26,6 +28,10 @@ MAX_INFLATION = 50
 MAX_HEADER_BYTES = 2**22
 """Of a safetensors file: some 50,000 tensors, ten times those of the largest classifiers."""
 
+MAX_DIMENSIONS = 64
+"""Of a tensor, ten times those of a layer; with a hundred thousand its loader takes minutes."""
+
+_LISTS = re.compile(rb"\[[^\[\]]*\]")  # in JSON: shapes, places in the file, and texts that look like such
 _SHARD = re.compile(r"-(\d{3,})-of-(\d{3,})\.\w+")  # of transformers' names
 
 _LEGACY = bytes.fromhex("8a0a6cfc9c46f9206aa85019")  # the number that torch.save wrote first before 1.6
@@ -71,9 +77,12 @@ def identify_file(path: Path) -> CheckpointFile:
             program, or an archive that would unpack to more than it may.
     """
     if (shard := _SHARD.search(path.name)) and int(shard[2]) > 1:
+        load, save = "safetensors.torch.load_file", "save_file"
+        if path.suffix != ".safetensors":
+            load, save = "torch.load(part, weights_only=True)", "torch.save"
         raise CheckpointError(
             f"weights {path}: found part {int(shard[1])} of {int(shard[2])}, expected all weights in one file: load "
-            "each part with safetensors.torch.load_file, join the dictionaries and save them with save_file"
+            f"each part with {load}, join the dictionaries and save them with {save}"
         )
     try:
         size = _size(path)
@@ -93,6 +102,7 @@ def identify_file(path: Path) -> CheckpointFile:
             f"weights {path}: found a header of {length:,} bytes, expected at most {MAX_HEADER_BYTES:,}: it lists more "
             "tensors than a network has, and is damaged or made to keep the reader busy"
         )
+    _check_dimensions(path, length)
     return CheckpointFile(path, "safetensors", size, {})
 
 
@@ -159,6 +169,21 @@ def _check_safetensors(path: Path, head: bytes) -> None:
         )
     if path.suffix != ".safetensors" and head[8:9] != b"{":
         raise damaged_file_error(path, f"it starts with {head[:8]!r}")
+
+
+def _check_dimensions(path: Path, length: int) -> None:
+    """Refuses a safetensors header of `length` bytes with tensors of more than `MAX_DIMENSIONS` dimensions."""
+
+    def check(pairs: list[tuple[str, object]]) -> None:
+        for key, value in pairs:
+            if key == "shape" and isinstance(value, list) and len(value) > MAX_DIMENSIONS:
+                raise damaged_file_error(path, f"a tensor of {len(value):,} dimensions")
+
+    with path.open("rb") as file:
+        header = file.read(8 + min(length, MAX_HEADER_BYTES))[8:]
+    if any(part[0].count(b",") >= MAX_DIMENSIONS for part in _LISTS.finditer(header)):
+        with contextlib.suppress(ValueError, RecursionError):  # the format's own reader says what is wrong
+            json.loads(header, object_pairs_hook=check)
 
 
 def _zip_archive(path: Path, size: int) -> CheckpointFile:

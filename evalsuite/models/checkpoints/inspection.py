@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 from evalsuite.errors import CheckpointError, first_few
 from evalsuite.models.checkpoints.reading import read_checkpoint
-from evalsuite.models.checkpoints.state_dict_keys import is_stray, match_keys
+from evalsuite.models.checkpoints.state_dict_keys import match_keys
+from evalsuite.models.checkpoints.training_state import is_training_state
 from evalsuite.models.cost import PROJECTIONS
 from evalsuite.models.packing import pack, with_positive_zeros
 
@@ -143,7 +144,8 @@ def inspect_checkpoint(
         CheckpointError: If a file cannot be read, or the parent has no weights that are not zero.
     """
     checkpoint = read_checkpoint(path, masks=masks, choice=choice, entry=entry)
-    weights = {key: tensor for key, tensor in checkpoint.weights.items() if not is_stray(key)}
+    beside = {key: None for key in checkpoint.weights if is_training_state(key)}
+    weights = {key: tensor for key, tensor in checkpoint.weights.items() if key not in beside}
     parent_weights = None if parent is None else _parent_weights(parent)
     weights = weights if parent_weights is None else match_keys(weights, parent_weights)
     parameters, prunable = _parameters(weights), _prunable(weights)
@@ -157,7 +159,7 @@ def inspect_checkpoint(
         wrapper=checkpoint.wrapper,
         prefix=checkpoint.prefix,
         folded=checkpoint.folded,
-        extras=(*checkpoint.extras, *filter(is_stray, checkpoint.weights)),
+        extras=(*checkpoint.extras, *beside),
         dtypes=checkpoint.dtypes,
         tensors=len(weights),
         parameters=_numbers(parameters),

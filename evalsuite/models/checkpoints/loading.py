@@ -12,6 +12,7 @@ from evalsuite.errors import CheckpointError, first_few
 from evalsuite.models.architectures.base import Architecture, build_model, unwrap_model
 from evalsuite.models.checkpoints.reading import check_class_count, load_weights, read_weights
 from evalsuite.models.checkpoints.state_dict_keys import match_keys
+from evalsuite.models.checkpoints.training_state import without_training_state
 from evalsuite.models.surgery.attention import attention_modules
 from evalsuite.models.surgery.head_counts import infer_head_counts
 from evalsuite.models.surgery.low_rank_factors import factorize_like
@@ -68,6 +69,7 @@ def build_with_weights(architecture: Architecture, weights: Mapping[str, Tensor]
     """
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten and must cost no draw
         model = build_model(architecture)
+    weights, _ = without_training_state(weights, unwrap_model(model).state_dict())
     remaining = _without_bypassed(model, weights, architecture.bypass)
     factorize_like(model, remaining)
     check_class_count(model, remaining)

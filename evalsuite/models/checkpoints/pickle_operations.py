@@ -29,6 +29,9 @@ MAX_NESTED_VALUES = 100_000
 A few bytes of pickle can nest a tuple in itself so often that hashing or printing it never ends.
 """
 
+MAX_DIMENSIONS = 64
+"""Of a tensor, ten times those of a layer; with a hundred thousand its loader takes minutes."""
+
 MAX_NETWORKS = 1000
 """Networks of one file that are listed."""
 
@@ -91,16 +94,16 @@ class ScannedDict:
 
 @dataclass
 class ScannedList:
-    """A list, of which only the places of dictionaries are recorded."""
+    """A list, of which only the dictionaries are recorded, by their places."""
 
     length: int = 0
-    dicts: list[int] = field(default_factory=list)
+    dicts: dict[int, ScannedDict] = field(default_factory=dict)
 
     def extend(self, items: Iterable[object]) -> None:
         """Records further items."""
         for item in items:
             if isinstance(item, ScannedDict):
-                self.dicts.append(self.length)
+                self.dicts[self.length] = item
             self.length += 1
 
 
@@ -110,6 +113,10 @@ class ScannedTuple:
 
     items: tuple[object, ...]
     weight: int
+
+
+_PLAIN = (str, bytes, int, float, ScannedDict, ScannedList, ScannedTuple)
+"""Values whose attributes and methods do nothing but to look at them."""
 
 
 @dataclass
@@ -265,6 +272,8 @@ class _Interpreter:
 
     def _set_items(self, operands: list[object]) -> object:
         target, *items = operands
+        if isinstance(target, ScannedCall) and target.name in self.scan.unsafe_globals:
+            target = ScannedDict()  # of a class of its own that is filled like a dictionary
         if isinstance(target, ScannedDict):
             pairs = zip(items[::2], items[1::2], strict=False)
             target.entries |= {key: value for key, value in pairs if isinstance(key, str)}
@@ -272,6 +281,8 @@ class _Interpreter:
 
     def _call(self, function: object, arguments: object) -> object:
         """Returns the placeholder of a result; refuses calls that take memory or time out of proportion."""
+        if isinstance(function, ScannedCall):
+            return function  # an object of a class that was looked up, or what a function that was looked up returned
         name = function.name if isinstance(function, ScannedGlobal) else ""
         items = arguments.items if isinstance(arguments, ScannedTuple) else ()
         if name == _GETATTR:
@@ -284,9 +295,12 @@ class _Interpreter:
     def _attribute(self, items: tuple[object, ...]) -> object:
         """Returns the placeholder of an attribute, and records whether looking it up is harmless."""
         owner, attribute = items if len(items) == 2 else (None, None)
-        if isinstance(owner, ScannedGlobal | ScannedCall) and isinstance(attribute, str):
-            full = f"{owner.name}.{attribute}"
-            if owner.name and not attribute.startswith("_") and not _is_attack(full):
+        if isinstance(attribute, str):
+            name = owner.name if isinstance(owner, ScannedGlobal | ScannedCall) else ""
+            if isinstance(owner, _PLAIN):
+                name = type(owner).__name__
+            full = f"{name}.{attribute}"
+            if name and not attribute.startswith("_") and not _is_attack(full):
                 self.scan.looked_up += 1
                 return ScannedCall(full)
         self.scan.looks_up = True
@@ -309,6 +323,10 @@ def _check_call(name: str, arguments: object) -> None:
     A few bytes ask for gigabytes: ``bytearray(2**32)``, ``encode(text, "bz2")``, a set of all numbers of a view.
     """
     items = arguments.items if isinstance(arguments, ScannedTuple) else (None,)
+    if name == "torch.Size" or _REBUILD.fullmatch(name):
+        dimensions = max(map(_length, items), default=0)
+        if dimensions > MAX_DIMENSIONS:
+            raise ValueError(f"a tensor of {dimensions:,} dimensions")
     if name == "torch._tensor._rebuild_from_type_v2":
         if len(items) < 3 or not isinstance(items[0], ScannedGlobal):
             raise ValueError(f"a call of {name} that torch never writes")
@@ -332,6 +350,11 @@ def _check_call(name: str, arguments: object) -> None:
         raise ValueError(f"a call of {name}, which torch never writes")
 
 
+def _length(item: object) -> int:
+    """Returns how many values a list or tuple has, 0 for anything else."""
+    return len(item.items) if isinstance(item, ScannedTuple) else getattr(item, "length", 0)
+
+
 def _list(items: list[object]) -> ScannedList:
     result = ScannedList()
     result.extend(items)
@@ -340,16 +363,20 @@ def _list(items: list[object]) -> ScannedList:
 
 def networks_in(content: object) -> list[str]:
     """Returns places of a list, or keys of a dictionary, under which networks may lie."""
-    if isinstance(content, ScannedList):
-        return [str(place) for place in content.dicts[:MAX_NETWORKS]]
-    if isinstance(content, ScannedTuple):
-        places = [place for place, item in enumerate(content.items) if isinstance(item, ScannedDict)]
-        return [str(place) for place in places[:MAX_NETWORKS]]
+    if isinstance(content, ScannedList | ScannedTuple):
+        return [str(place) for place in _dicts_of(content)][:MAX_NETWORKS]
     if not isinstance(content, ScannedDict):
         return []
     lists = [value for value in content.entries.values() if isinstance(value, ScannedList) and value.dicts]
     keys = [key for key, value in content.entries.items() if isinstance(value, ScannedDict)]
     return (networks_in(lists[0]) if len(lists) == 1 else []) + keys[:MAX_NETWORKS]
+
+
+def _dicts_of(content: ScannedList | ScannedTuple) -> dict[int, ScannedDict]:
+    """The dictionaries in a list or tuple, by their places."""
+    if isinstance(content, ScannedList):
+        return content.dicts
+    return {place: item for place, item in enumerate(content.items) if isinstance(item, ScannedDict)}
 
 
 def _tuple(items: list[object]) -> ScannedTuple:
@@ -370,6 +397,10 @@ def state_dict_subscripts(content: object, wrappers: Iterable[str]) -> tuple[str
                 entries[wrapper], [name for name in wrappers if name != wrapper]
             )
             return f"[{wrapper!r}]{keys}", inner
+    if isinstance(content, ScannedList | ScannedTuple):
+        for place, network in list(_dicts_of(content).items())[:1]:
+            keys, inner = state_dict_subscripts(network, wrappers)
+            return f"[{place}]{keys}", inner
     return "", content
 
 
@@ -396,7 +427,7 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     else:
         scan = scan_legacy(question["path"], question["size"])
     keys, inner = state_dict_subscripts(scan.content, question["wrappers"])
-    modules = scan.content.entries.get("full_state_dict") if isinstance(scan.content, ScannedDict) else None
+    modules = inner.entries.get("full_state_dict") if isinstance(inner, ScannedDict) else None
     return {
         "unsafe_globals": [*scan.unsafe_globals],
         "protocol": scan.protocol,

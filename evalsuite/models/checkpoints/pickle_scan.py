@@ -22,20 +22,23 @@ if TYPE_CHECKING:
 EXTRACTION_SCRIPT = """\
 import torch
 import pickle, types, numpy
-class Placeholder:  # stands in for the objects in the file, so that no code of theirs runs
+class Placeholder(dict):  # stands in for the objects in the file, so that no code of theirs runs
+    __hash__ = object.__hash__
     def __init__(self, *values, **named): pass
     def __call__(self, *values, **named): return Placeholder()
     def __setstate__(self, state): pass
-    def __setitem__(self, key, value): pass
     def append(self, value): pass
     def extend(self, values): pass
     def add(self, value): pass
+def look_up(*names): return Placeholder  # stands in for what the file looks up in a class
 DATA = {{"_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter", "OrderedDict", "encode"}}
 DATA |= {{"_reconstruct", "ndarray", "dtype"}}
 HOMES = {{"torch._utils", "collections", "_codecs", "numpy", "numpy.core.multiarray", "numpy._core.multiarray"}}
 class Reader(pickle.Unpickler):
     def find_class(self, module, name):
-        return super().find_class(module, name) if name in DATA and module in HOMES else Placeholder
+        if name in DATA and module in HOMES:
+            return super().find_class(module, name)
+        return look_up if name == "getattr" else Placeholder
 reader = types.ModuleType("reader")
 reader.Unpickler, reader.load = Reader, lambda file, **options: Reader(file, **options).load()
 checkpoint = torch.load({path!r}, map_location="cpu", pickle_module=reader, weights_only=False)
@@ -46,7 +49,7 @@ torch.save({{name: torch.as_tensor(value).detach() for name, value in weights.it
 """Extracts the tensors and arrays of a state dict that lies beside pickled objects."""
 
 _MODULES = (
-    '{f"{layer}.{name}".lstrip("."): value for layer, module in checkpoint["full_state_dict"].items() '
+    '{f"{layer}.{name}".lstrip("."): value for layer, module in CONTENT["full_state_dict"].items() '
     'for kind in ("_parameters", "_buffers") for name, value in module[kind].items()}'
 )
 """The weights in what Torch-Pruning's ``state_dict`` returns: the attributes of each module."""
@@ -63,7 +66,7 @@ class PickleScan:
         protocol: Of the pickle format; torch reads 2 alone as data.
         keys: Subscripts that lead to the state dict or model in the content.
         is_dict: Whether that is a dictionary.
-        has_modules: Whether the content is what Torch-Pruning's ``state_dict`` returns.
+        has_modules: Whether what the keys lead to is what Torch-Pruning's ``state_dict`` returns.
         is_attack: Whether it refers to code that no checkpoint needs.
         networks: Places of a list, or keys of a dictionary, under which the file may hold networks.
     """
@@ -131,11 +134,14 @@ def unsafe_pickle_error(file: CheckpointFile, scan: PickleScan) -> CheckpointErr
             "and ask its author for the tensors alone"
         )
     if scan.is_dict:
-        weights = _MODULES if scan.has_modules else f"checkpoint{scan.keys}"
+        content = f"checkpoint{scan.keys}"
+        weights = _MODULES.replace("CONTENT", content) if scan.has_modules else content
         script = EXTRACTION_SCRIPT.format(path=str(file.path), weights=weights)
-        return CheckpointError(
-            f"{start}; these lines extract its tensors and run none of its code:\n{script}"
+        several = len(scan.networks) > 1 and scan.keys.startswith(f"[{scan.networks[0]}]")
+        whose = (
+            f"the tensors of entry {scan.networks[0]} of {len(scan.networks)}" if several else "its tensors"
         )
+        return CheckpointError(f"{start}; these lines extract {whose} and run none of its code:\n{script}")
     return CheckpointError(
         f"{start}; convert it where you trust it and can import that: checkpoint = torch.load({str(file.path)!r}, "
         f"map_location='cpu', weights_only=False), then torch.save(checkpoint{scan.keys}.state_dict(), 'weights.pt')"

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
@@ -40,6 +40,7 @@ from evalsuite.models.checkpoints.state_dict_keys import (
     renamed_note,
     strip_prefixes,
 )
+from evalsuite.models.checkpoints.training_state import split_averaged, without_training_state
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,6 +50,18 @@ if TYPE_CHECKING:
 
 _MAX_PROTOCOL = 3  # of pickle: the last without operations that torch.load does not follow
 _MAX_DEPTH = 64  # of dictionaries and lists whose tensors are kept
+_LEVELS = (torch.int8, torch.uint8, torch.int16, torch.int32)
+"""Types of quantised numbers; 64 bits are no levels but a mistake."""
+_QUANTISED_KEYS = (
+    "qweight",
+    "qzeros",
+    "SCB",
+    "weight_packed",
+    "weight_int8",
+    "packed_weight",
+    "weight_quantized",
+)
+"""Last parts of keys under which libraries keep quantised weights."""
 _GLOBAL = re.compile(r"GLOBAL ([\w.<>]+)")
 
 
@@ -166,6 +179,11 @@ def _chosen_set(
     wrapper, tensors = find_state_dict(content)
     averaged_wrapper, averaged = find_averaged(content)
     if not averaged:
+        averaged_first, averaged, raw_first, raw = split_averaged(tensors)
+        if averaged:
+            averaged_wrapper, tensors = (*wrapper, averaged_first), raw
+            wrapper = (*wrapper, raw_first) if raw_first else wrapper
+    if not averaged:
         only_averaged = bool(wrapper) and wrapper[0] in AVERAGED_WRAPPERS
         if (choice == "ema" and not only_averaged) or (choice == "raw" and only_averaged):
             kinds = {"ema": "averaged", "raw": "raw"}
@@ -207,7 +225,10 @@ def key_note(weights: Mapping[str, Tensor], module: nn.Module) -> str:
         weights: As `read_weights` returns them.
         module: The network that they are loaded into, of their widths.
     """
-    return key_match(weights, unwrap_model(module).state_dict()).note()
+    names = unwrap_model(module).state_dict()
+    kept, left_out = without_training_state(weights, names)
+    match = key_match(kept, names)
+    return replace(match, ignored=(*match.ignored, *left_out)).note()
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
@@ -224,6 +245,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """
     network = unwrap_model(module)
     expected: dict[str, Tensor] = network.state_dict()
+    weights, _ = without_training_state(weights, expected)
     matching = match_keys(weights, expected)
     for name, tensor in expected.items():
         if name.endswith(
@@ -234,6 +256,7 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
                 counter.reshape(tensor.shape).to(tensor.dtype) if counter.numel() == 1 else tensor
             )
     check_class_count(module, weights)
+    _check_quantised(matching, expected)
     _check_fit(matching, expected)
     state = OrderedDict(matching)
     state._metadata = getattr(expected, "_metadata", {})  # type: ignore[attr-defined]  # as torch does: layouts have versions
@@ -263,7 +286,10 @@ def check_class_count(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 def _check_packed(path: Path, content: object, wrapper: tuple[str, ...]) -> None:
     """Refuses layers that torch quantised dynamically: their weights are no tensors of the state dict."""
     for key in wrapper:
-        content = content[key] if isinstance(content, Mapping) else None
+        if (
+            isinstance(content, Mapping) and key in content
+        ):  # else it is the first part of the keys of one of two sets
+            content = content[key]
     keys = content if isinstance(content, Mapping) else {}
     packed = [key for key in keys if isinstance(key, str) and "_packed_params" in key.split(".")]
     if packed:
@@ -397,9 +423,9 @@ def _widened(path: Path, name: str, tensor: Tensor) -> Tensor:
 
 def _extra_keys(content: object, wrapper: tuple[str, ...], tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
     keys = content if isinstance(content, Mapping) else {}
-    return tuple(
-        first_few([key]) for key in keys if key not in wrapper[:1] and (wrapper or key not in tensors)
-    )
+    taken = tuple(f"{part}." for part in wrapper[:1])
+    others = (key for key in keys if key not in wrapper[:1] and (wrapper or key not in tensors))
+    return tuple(first_few([key]) for key in others if not (isinstance(key, str) and key.startswith(taken)))
 
 
 def _summary(content: object) -> str:
@@ -416,6 +442,26 @@ def _check_finite(path: Path, weights: Mapping[str, Tensor]) -> None:
                 f"weights {path}: {first_few([name])} holds {count} NaN or infinite values of {tensor.numel()}; "
                 "the training diverged or the file is damaged"
             )
+
+
+def _check_quantised(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Refuses integers of few bits in place of numbers, as bitsandbytes, GPTQ, AWQ and exporters of ONNX save them."""
+    levels = [
+        name
+        for name, tensor in weights.items()
+        if tensor.dtype in _LEVELS
+        and (
+            expected[name].is_floating_point()
+            if name in expected
+            else name.rpartition(".")[2] in _QUANTISED_KEYS
+        )
+    ]
+    if levels:
+        raise CheckpointError(
+            f"the weights are quantised: {first_few(levels)} {'holds' if len(levels) == 1 else 'hold'} levels of "
+            f"{str(weights[levels[0]].dtype).removeprefix('torch.')}, whose scales another library applies; save the "
+            "weights before the quantisation, or export the quantised network as a whole program"
+        )
 
 
 def _check_fit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+_SETS = r"(best|max|test|val|valid|validation|eval|clean|nat|natural|standard)"
 _RIGHT = re.compile(
-    r"(best|test|val|valid|validation|eval|clean|max)?_?(prec|top|acc)_?1?|(best|test|val|valid|validation|eval|clean)_?"
-    r"(prec|top|acc|accuracy)_?1?|accuracy|(best|test|val)_(top1|acc1|prec1)_?(acc|accuracy)?"
+    rf"({_SETS}_?){{0,3}}(prec|top|acc|accuracy)[_@]?1?|({_SETS}_?){{0,3}}((top1|acc1|prec1)_(acc|accuracy)|acc(uracy)?_top1)"
 )
-_WRONG = re.compile(r"(best|test|val|valid|clean)?_?(err|error|err1|error1|top1_err|top1_error)")
+_WRONG = re.compile(rf"({_SETS}_?){{0,3}}(err|error|err1|error1|top1_err|top1_error)")
 
 
 def recorded_accuracy(content: object) -> tuple[str, float] | None:
@@ -23,7 +23,9 @@ def recorded_accuracy(content: object) -> tuple[str, float] | None:
     ('best_prec1', 0.7708)
     >>> recorded_accuracy({"err": 0.0876})[1]
     0.9124
-    >>> recorded_accuracy({"robust_acc": 0.5, "epoch": 3}) is None
+    >>> recorded_accuracy({"best_val_acc": 91.5}), recorded_accuracy({"acc@1": 70.0})
+    (('best_val_acc', 0.915), ('acc@1', 0.7))
+    >>> recorded_accuracy({"robust_acc": 0.5, "train_acc": 0.9, "best_acc5": 0.9, "epoch": 3}) is None
     True
     """
     for key, value in content.items() if isinstance(content, Mapping) else ():

@@ -216,6 +216,26 @@ def test_the_data_set_of_a_user_may_have_an_archive(root: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("count", [12, 37, 300])
+def test_an_archive_of_ones_own_has_five_times_the_rows_of_its_test_set(count: int, tmp_path: Path) -> None:
+    folder = tmp_path / "mine-C"
+    folder.mkdir()
+    pixels = PIXELS["fog"][: 5 * count]
+    np.save(folder / "fog.npy", pixels)
+    np.save(folder / "labels.npy", np.tile(LABELS[:count], 5))
+    mine = ImageSource(
+        replace(IMAGES, name="mine", images=IMAGES.images[:count], labels=LABELS[:count]), Place(tmp_path)
+    )
+    for severity in (1, 4, 5):
+        rows = mine.images(View(transform=OfficialCorruption("fog", severity, "mine-C"))).images
+        expected = pixels[(severity - 1) * count : severity * count]
+        np.testing.assert_array_equal(rows, expected.transpose(0, 3, 1, 2))
+    np.save(folder / "fog.npy", pixels[:-1])
+    sentence = rf"fog\.npy: found uint8 of shape \({5 * count - 1}, 1, 1, 3\), expected uint8 of shape \({5 * count}, "
+    with pytest.raises(DataError, match=sentence):
+        mine.images(View(transform=OfficialCorruption("fog", 2, "mine-C")))
+
+
 def test_in_an_empty_folder_the_missing_file_or_folder_is_named(tmp_path: Path) -> None:
     for name in ("CIFAR-10-C", "ImageNet-C"):
         (tmp_path / name).mkdir()

@@ -294,6 +294,7 @@ def test_inspect_says_what_is_there(
     said = capsys.readouterr().out
     assert "safetensors" in said
     assert "of the parent's parameters are gone" in said
+    assert "a guess guessed from names and shapes of the tensors" in " ".join(said.split())
     monkeypatch.setattr("sys.argv", [*words, "--json"])
     with pytest.raises(SystemExit):
         cli.main()

@@ -322,10 +322,14 @@ def test_a_guessed_architecture_must_have_the_accuracy_that_its_file_records(
 
 
 def test_a_manifest_of_a_spreadsheet_is_read(tmp_path: Path) -> None:
-    lines = "\ufefffile;method;ratio;mean\nw.pt;a;0,5;0,1 0,2 0,3\n"
-    (tmp_path / "m.csv").write_text(lines, "utf-8")
+    lines = "file;method;ratio;mean\nw.pt;a;0,5;0,1 0,2 0,3\n"
+    (tmp_path / "m.csv").write_text(lines, "utf-8-sig")
     (candidate,) = read_manifest(tmp_path / "m.csv")
-    assert candidate == ExternalCandidate("w.pt", "a", ratio=0.5, mean=(0.1, 0.2, 0.3))
+    expected = ExternalCandidate("w.pt", "a", ratio=0.5, mean=(0.1, 0.2, 0.3))
+    assert candidate == expected
+    for content in (lines.encode("utf-16"), lines.replace(";", "\t").replace("\n", "\r\n").encode("utf-16")):
+        (tmp_path / "m.csv").write_bytes(content)  # what is called Unicode text there
+        assert read_manifest(tmp_path / "m.csv") == (expected,)
     (tmp_path / "m.csv").write_text("\ufefffile,method\nw.pt,a;b\n", "utf-8")
     assert read_manifest(tmp_path / "m.csv") == (ExternalCandidate("w.pt", "a;b"),)
 

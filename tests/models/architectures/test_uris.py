@@ -15,6 +15,7 @@ from evalsuite.errors import SuiteError, UnknownNameError
 from evalsuite.models.architectures.base import build_model, unwrap_model
 from evalsuite.models.architectures.settings import from_settings, to_settings
 from evalsuite.models.architectures.uris import architecture_from_uri
+from evalsuite.models.checkpoints.architecture_detection import without_memory
 
 NETWORK = """
 from torch import nn
@@ -55,6 +56,18 @@ def test_registered_names_with_and_without_their_scheme() -> None:
         assert to_settings(architecture) == to_settings(
             from_settings({"name": "resnet20", "shortcut": "B", "classes": 7})
         )
+
+
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_that_torchvision_builds_with_transform_input_for_its_weights_have_it(name: str) -> None:
+    uri = f"torchvision:{name}"
+    assert bool(without_memory(uri, {"classes": 7}).transform_input)
+    (note,) = architecture_from_uri(uri, classes=7).notes()
+    assert "options.transform_input=false" in note
+    plain = {"classes": 7, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    for settings in (plain, {"classes": 7, "options": {"transform_input": False}}):
+        assert not bool(without_memory(uri, settings).transform_input)
+        assert architecture_from_uri(uri, **settings).notes() == ()
 
 
 def test_torchvision_is_built_by_torchvision() -> None:

@@ -81,6 +81,23 @@ def test_members_of_a_family_are_distinguished_without_memory(name: str) -> None
     assert fits[0].settings == {"classes": 1000}
 
 
+def test_numbers_of_the_training_are_no_other_architecture(build: Build) -> None:
+    weights = tensors(build("resnet20", shortcut="B"))
+    beside = {"epoch": torch.tensor(3), "val_acc_best.value": torch.tensor(0.9), "__flops__": torch.tensor(1)}
+    assert detect_architecture({**weights, **beside}).settings == {"shortcut": "B", "classes": 10}
+
+
+def test_what_weights_cannot_tell_is_said(build: Build) -> None:
+    """Option A of He et al. 2015 and average pooling with zero-padding have the same tensors, namely none."""
+    without_parameters = detect_architecture(tensors(build("resnet20"))).doubt
+    assert (
+        "such as shortcuts of average pooling in place of option A, may be other ones" in without_parameters
+    )
+    projections = detect_architecture(tensors(build("resnet20", shortcut="B"))).doubt
+    assert "guessed from names and shapes of the tensors" in projections
+    assert "option A" not in projections
+
+
 def test_other_names_of_head_and_shortcut_and_missing_counters_are_forgiven(build: Build) -> None:
     weights = {
         name.replace("linear", "fc").replace("shortcut", "downsample"): tensor

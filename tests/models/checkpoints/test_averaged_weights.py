@@ -15,7 +15,13 @@ from evalsuite.models.checkpoints.reading import read_checkpoint, read_weights
 
 RAW = {"conv.weight": torch.ones(2, 3, 1, 1), "conv.bias": torch.ones(2)}
 AVERAGED = {name: 2 * tensor for name, tensor in RAW.items()}
-MODULE = {f"module.{name}": tensor for name, tensor in AVERAGED.items()}
+
+
+def under(prefix: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in weights.items()}
+
+
+MODULE = under("module", AVERAGED)
 
 FILES: dict[str, tuple[dict[str, Any], str, str]] = {
     "timm": ({"state_dict": RAW, "state_dict_ema": AVERAGED}, "state_dict", "state_dict_ema"),
@@ -26,6 +32,28 @@ FILES: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "plain": ({"model_state_dict": RAW, "ema_state_dict": AVERAGED}, "model_state_dict", "ema_state_dict"),
     "nested": ({"model": RAW, "ema": {"module": AVERAGED}}, "model", "ema.module"),
+    "lightning": (
+        {
+            "state_dict": {
+                **under("net", RAW),
+                **under("net_ema", AVERAGED),
+                "criterion.weight": torch.ones(2),
+            }
+        },
+        "state_dict",
+        "state_dict.net_ema",
+    ),
+    "ema-pytorch": (
+        {
+            **under("online_model", RAW),
+            **under("ema_model", AVERAGED),
+            "initted": torch.tensor(1),
+            "step": torch.tensor(9),
+        },
+        "online_model",
+        "ema_model",
+    ),
+    "bare": ({**RAW, **under("swa_model.module", AVERAGED)}, "its top level", "swa_model"),
 }
 
 
@@ -49,7 +77,7 @@ def test_averaged_weights_are_taken_and_the_others_can_be_chosen(kind: str, tmp_
     assert "--weights raw takes the others" in by_default.note
     assert value(read_weights(file, choice="ema")) == 2.0
     raw = read_checkpoint(file, choice="raw")
-    assert (value(raw.weights), raw.wrapper) == (1.0, raw_name)
+    assert (value(raw.weights), raw.wrapper) == (1.0, "" if raw_name == "its top level" else raw_name)
     assert inspect_checkpoint(file, choice="raw").note == raw.note
 
 
@@ -58,6 +86,9 @@ def test_averages_of_some_weights_only_are_no_second_set(tmp_path: Path) -> None
     file = saved(tmp_path / "last.pt", {"state_dict": RAW, "ema": {"conv.bias": AVERAGED["conv.bias"]}})
     assert read_checkpoint(file).note == ""
     assert value(read_weights(file)) == 1.0
+    file = saved(tmp_path / "inside.pt", {**under("net", RAW), "net_ema.conv.bias": AVERAGED["conv.bias"]})
+    assert read_checkpoint(file).note == ""
+    assert set(read_weights(file)) == {"net.conv.weight", "net.conv.bias", "net_ema.conv.bias"}
 
 
 def test_a_choice_that_a_file_does_not_have_is_an_error(tmp_path: Path) -> None:

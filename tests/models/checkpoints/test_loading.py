@@ -337,6 +337,24 @@ WHOLE: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         lambda w: {**renamed(w, "model.{}".format), "criterion.weight": ONE, "train_acc.tp": ONE},
         "criterion",
     ),
+    "ptflops": (lambda w: {**w, "__flops__": ONE, "conv.__params__": ONE}, "2 tensors .*__flops__"),
+    "one count": (lambda w: {**w, "conv.total_ops": ONE}, "^1 tensors that"),
+    "lightning's template": (
+        lambda w: {
+            **renamed(w, "net.{}".format),
+            **dict.fromkeys(("loss_function.pos_weight", "val_acc_best.value", "test_recall.tp", "cm.confmat"), ONE),
+        },
+        "4 tensors .*val_acc_best",
+    ),
+    "numbers of the training": (
+        lambda w: {**w, "best_acc1": torch.tensor(0.7), "epoch": torch.tensor(3), "lr": ONE},
+        "3 tensors .*best_acc1, epoch, lr",
+    ),
+    "distillation by letters": (
+        lambda w: {**renamed(w, "model_s.{}".format), "model_t.fc.weight": ONE},
+        "taken from model_s.* and 1 tensors",
+    ),
+    "an average of some weights": (lambda w: {**w, "model_ema.fcweight": ONE, "model_ema.decay": ONE}, "model_ema"),
     "own wrapper": (lambda w: {**renamed(w, "mine.{}".format), "loss.weight": ONE}, "taken from mine"),
     "distillation": (lambda w: {**renamed(w, "student.{}".format), "teacher.fc.weight": ONE}, "teacher"),
     "backbone": (lambda w: renamed(w, "backbone.{}".format), ""),
@@ -370,9 +388,28 @@ def test_whole_weights_load_whatever_lies_beside_them(
         },  # a deeper network, which fits by its first layers
         {**renamed(small_weights(), "a.{}".format), **renamed(small_weights(), "b.{}".format)},
         {**renamed(small_weights(), "a.{}".format), "data_preprocessor.mean": ONE},
+        {**small_weights(), "mean": ONE},
+        {**small_weights(), "t_embedder.weight": ONE, "step_size": ONE},
     ],
-    ids=["deeper", "two networks", "preprocessing"],
+    ids=["deeper", "two networks", "preprocessing", "own mean", "words like others"],
 )
 def test_what_a_forward_pass_may_read_is_not_ignored(content: dict[str, Tensor]) -> None:
     with pytest.raises(CheckpointError, match="do not fit the model"):
         load_weights(Small(), content)
+
+
+QUANTISED = {
+    "bitsandbytes": {"fc.weight": torch.ones(2, 4, dtype=torch.int8), "fc.SCB": torch.ones(2)},
+    "GPTQ": {"fc.qweight": torch.ones(1, 2, dtype=torch.int32), "fc.scales": torch.ones(1, 2)},
+    "levels of ONNX": {"conv.weight": torch.ones(4, 3, 3, 3, dtype=torch.uint8)},
+}
+
+
+@pytest.mark.parametrize("library", QUANTISED)
+def test_quantised_weights_are_called_so(library: str) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"the weights are quantised: (fc|conv)\.q?weight holds levels of u?int"
+    ):
+        load_weights(Small(), {**small_weights(), **QUANTISED[library]})
+    with pytest.raises(CheckpointError, match=r"of another kind of number: fc\.weight"):
+        load_weights(Small(), {**small_weights(), "fc.weight": torch.ones(2, 4, dtype=torch.int64)})

@@ -48,6 +48,8 @@ class Scheduler:
         pass
 class Settings(dict):
     pass
+class Weights(collections.OrderedDict):
+    pass
 """
 
 
@@ -92,13 +94,30 @@ class Config:
     class Kind(enum.Enum):
         A = 1
 
+    class Schedule:
+        """An object of a nested class, with a method to be called later."""
+
+        def step(self) -> None:
+            """Does nothing."""
+
 
 KINDS: dict[str, Callable[[Any], object]] = {
     "filled like a dictionary": lambda lost: {"model": WEIGHTS, "args": lost.Settings(lr=1)},
     "numpy": lambda _: {name: tensor.numpy() for name, tensor in WEIGHTS.items()},
     "function of torch": lambda _: {"state_dict": WEIGHTS, "hyper_parameters": {"activation": torch.relu}},
     "nested enum": lambda _: {"state_dict": WEIGHTS, "kind": Config.Kind.A},
+    "object of a nested class": lambda _: {"state_dict": WEIGHTS, "object": Config.Schedule()},
     "bound method": lambda lost: {"state_dict": WEIGHTS, "call": lost.Scheduler(1).run},
+    "method of an object of a nested class": lambda _: {
+        "state_dict": WEIGHTS,
+        "call": Config.Schedule().step,
+    },
+    "method of a text": lambda _: {"state_dict": WEIGHTS, "call": ", ".join},
+    "method of a dictionary": lambda _: {"state_dict": WEIGHTS, "call": {"a": 1}.get},
+    "dictionary of a class of its own": lambda lost: lost.Weights(WEIGHTS),
+    "such a dictionary under a key": lambda lost: {"state_dict": lost.Weights(WEIGHTS), "epoch": 3},
+    "numpy in a list": lambda _: [{name: tensor.numpy() for name, tensor in WEIGHTS.items()}],
+    "a tuple beside an object": lambda lost: ({"model": WEIGHTS}, lost.Scheduler(1)),
 }
 
 
@@ -110,9 +129,18 @@ def test_every_recipe_writes_every_tensor(tmp_path: Path, lost: Any, kind: str) 
     assert all(torch.equal(weights[name], WEIGHTS[name]) for name in weights)
 
 
-def test_torch_prunings_own_state_dict_comes_out(tmp_path: Path) -> None:
+def test_of_several_networks_the_first_comes_out(tmp_path: Path, lost: Any) -> None:
+    networks = [{name: tensor * factor for name, tensor in WEIGHTS.items()} for factor in (1, 2)]
+    torch.save([*networks, lost.Scheduler(1)], tmp_path / "w.pt")
+    with pytest.raises(CheckpointError, match="these lines extract the tensors of entry 0 of 2 and run none"):
+        read_weights(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_torch_prunings_own_state_dict_comes_out(tmp_path: Path, wrapped: bool) -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Linear(4, 2)))
-    torch.save(torch_pruning.state_dict(network), tmp_path / "w.pt")
+    content = torch_pruning.state_dict(network)
+    torch.save({"model": content, "epoch": 3} if wrapped else content, tmp_path / "w.pt")
     weights = converted(tmp_path / "w.pt", tmp_path)
     assert weights.keys() == network.state_dict().keys()
     assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())

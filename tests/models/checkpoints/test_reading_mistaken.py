@@ -160,6 +160,10 @@ def test_parts_and_arrays_have_sentences_that_help(tmp_path: Path, monkeypatch: 
     assert "found part 1 of 2, expected all weights in one file" in sentence(
         tmp_path / "model-00001-of-00002.safetensors"
     )
+    torch.save(WEIGHTS, tmp_path / "pytorch_model-00002-of-00003.bin")
+    assert "each part with torch.load(part, weights_only=True), join" in sentence(
+        tmp_path / "pytorch_model-00002-of-00003.bin"
+    )
     save_file(WEIGHTS, tmp_path / "model-00001-of-00001.safetensors")
     assert read_weights(tmp_path / "model-00001-of-00001.safetensors").keys() == WEIGHTS.keys()
     (tmp_path / "index.json").write_text('{\n  "metadata": {"total_size": 3},\n  "weight_map": {"a": "b"}}')

@@ -379,8 +379,9 @@ def test_nothing_runs_without_trust_and_with_it_anything_may(saved: dict[str, Pa
 def files(folder: Path, saved: dict[str, Path]) -> dict[str, tuple[Path, str]]:
     """Things that are no programs."""
     paths = {name: folder / name for name in ("empty", "text", "state.pt", "state.safetensors", "legacy.pt", "cut.pt2",
-                                             "cut.pt", "bomb.pt2", "text.onnx", "zip")}  # fmt: skip
-    paths["empty"].write_bytes(b"")
+                                             "cut.pt", "bomb.pt2", "text.onnx", "empty.onnx", "zip")}  # fmt: skip
+    for name in ("empty", "empty.onnx"):
+        paths[name].write_bytes(b"")
     paths["text"].write_text("def evil(): ...")
     paths["text.onnx"].write_text("no model")
     torch.save(net().state_dict(), paths["state.pt"])
@@ -396,6 +397,7 @@ def files(folder: Path, saved: dict[str, Path]) -> dict[str, tuple[Path, str]]:
     said = dict.fromkeys(paths, none) | {
         "cut.pt2": "is a truncated or damaged archive", "cut.pt": "is a truncated or damaged archive",
         "bomb.pt2": r"would unpack to 134,217,728 bytes", "text.onnx": "is truncated, damaged or no ONNX program",
+        "empty.onnx": "is truncated, damaged or no ONNX program",
     }  # fmt: skip
     return {name: (path, said[name]) for name, path in paths.items()} | {
         "folder": (folder, "found a directory, expected one of"),
