@@ -99,9 +99,10 @@ def _network(suite: Suite, images: ImageSet) -> nn.Module:
     architecture, name = suite.model.plugin, suite.model.name
     where, channels = f"{suite.source}, [model]", images.images.shape[1]
     if len(architecture.mean) != channels:
+        example = "--mean {0} --std {0}".format(",".join(["0.5"] * channels))
         raise SuiteError(
             f"{where}: found {len(architecture.mean)} numbers in mean and std, but the images of "
-            f"{images.name!r} have {channels} channels; give one number for each channel"
+            f"{images.name!r} have {channels} channels; give one number for each channel ({example})"
         )
     outputs = images.classes if images.rule is None else images.rule.outputs
     if images.labels is not None and architecture.classes != outputs:

@@ -62,7 +62,7 @@ def test_arrays_and_paths_under_the_data_root(home: Path, monkeypatch: pytest.Mo
     (home / "elsewhere").mkdir()
     monkeypatch.chdir(home / "elsewhere")
     assert resolve_data("arrays of mine", where=HERE, root=home).table == arrays
-    with pytest.raises(SuiteError, match="and there is no folder arrays of mine"):
+    with pytest.raises(SuiteError, match="there is no folder arrays of mine, and unknown"):
         resolve_data("arrays of mine", where=HERE)
 
 
@@ -101,18 +101,28 @@ def test_what_is_a_name_and_a_folder_is_refused_with_how_to_say_which(home: Path
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("digit", "unknown data set 'digit': did you mean 'digits'.*; and there is no folder digit"),
+        ("digit", "there is no folder digit, and unknown data set 'digit': did you mean 'digits'"),
+        ("photo", r"there is no folder photo \(did you mean the folder photos\?\), and unknown"),
         ("./photo", r"--data \./photo: there is no such folder, looked for .*photo; correct the path"),
         ("photos/cat/1.png", "found a file, expected a folder of class folders"),
         (
             "empty",
-            "found neither pictures in class folders, nor test_images.npy, nor a folder of save_to_disk",
+            "found no file, expected pictures in class folders, test_images.npy, a folder of save_to_disk",
         ),
+        ("other", r"found 2 files of types that are not read \(.gif, .txt\) in 1 folders, expected pictures"),
+        (
+            "all.npz",
+            "found a file, .*; save its arrays with numpy.save as test_images.npy and test_labels.npy",
+        ),
+        ("all.tar.gz", "found a file, .*; unpack it"),
         (":side=3", "expected the name of a data set, or a path"),
     ],
 )
 def test_what_is_nothing_is_refused(home: Path, text: str, sentence: str) -> None:
     (home / "empty").mkdir()
+    (home / "other" / "cat").mkdir(parents=True)
+    for name in ("other/cat/1.gif", "other/notes.txt", "all.npz", "all.tar.gz"):
+        (home / name).touch()
     with pytest.raises(SuiteError, match=sentence):
         resolve_data(text, where=HERE)
 
