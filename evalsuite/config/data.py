@@ -20,8 +20,9 @@ from typing import Any, get_type_hints
 
 from evalsuite.config.settings import number_or_text
 from evalsuite.datasets import DATASETS
-from evalsuite.datasets.decoding import holds_pictures
+from evalsuite.datasets.decoding import holds_pictures, subfolders
 from evalsuite.datasets.tables import holds_tables
+from evalsuite.datasets.wordnet_ids import WORDNET_ID
 from evalsuite.errors import SuiteError, first_few
 from evalsuite.registry import unknown_name
 
@@ -32,6 +33,8 @@ KNOWN_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Data sets that are recognised in a folder, by files of which one must be there."""
+SUBSETS = ("imagenet-a", "imagenet-r")
+"""Data sets whose rule of scoring is not that of a folder of their pictures; recognised by the folder's name."""
 _SETTINGS = re.compile(r":(?=$|[A-Za-z_]\w*=)")
 _NEXT_KEY = re.compile(r",(?=[A-Za-z_]\w*=)")
 FOLDER = "folder"
@@ -155,6 +158,12 @@ def _of_folder(path: Path, where: str) -> ResolvedData:
         command = f"--data {name} --data-root {root}"
         warning = f"{path} holds the data set {name}, which is read from there, as with {command}"
         return ResolvedData({"name": name}, root, warning)
+    if path.name in SUBSETS and all(map(WORDNET_ID.fullmatch, subfolders(path))):
+        warning = (
+            f"{path} is the data set {path.name}, which is scored by its rule on the logits of 200 classes, as with "
+            f"--data {path.name}:path={path}; a folder of other classes is --data folder:path={path}"
+        )
+        return ResolvedData({"name": path.name, "path": str(path)}, warning=warning)
     if any(path.glob("*.npy")):
         return ResolvedData({"name": "arrays", "folder": str(path)})
     if holds_pictures(path):

@@ -115,8 +115,10 @@ class ImageSource:
         """How the suite's pictures become what the network sees, in words; empty where no picture files are read."""
         side = int(getattr(self.data, "side", 0))
         preprocessing = Preprocessing((side, side), (side,)) if side else self.place.preprocessing
-        if not getattr(self.data, "reads_pictures", False) or preprocessing is None:
+        if not getattr(self.data, "reads_pictures", False):
             return ""
+        if preprocessing is None:
+            return "as they are, of one size"
         height, width = preprocessing.crop
         resize = preprocessing.resize
         edge = f"{preprocessing.edge} edge {resize[0]} px" if len(resize) == 1 else "x".join(map(str, resize))

@@ -82,6 +82,18 @@ def test_a_folder_that_holds_a_known_set_is_its_root(home: Path, path: str) -> N
         resolve_data("sets", where=HERE)
 
 
+def test_a_published_subset_of_imagenet_keeps_its_rule(home: Path) -> None:
+    folder = home / "sets" / "imagenet-r"
+    for wnid in ("n01443537", "n01484850"):
+        (folder / wnid).mkdir(parents=True)
+        (folder / wnid / "art_0.jpg").touch()
+    found = resolve_data("sets/imagenet-r:side=32", where=HERE)
+    assert found.table == {"name": "imagenet-r", "path": str(folder), "side": 32}
+    assert "scored by its rule on the logits of 200 classes" in found.warning
+    (folder / "cat").mkdir()
+    assert resolve_data("sets/imagenet-r", where=HERE).table["name"] == "folder"
+
+
 def test_what_is_a_name_and_a_folder_is_refused_with_how_to_say_which(home: Path) -> None:
     (home / "photos").rename(home / "digits")
     with pytest.raises(
