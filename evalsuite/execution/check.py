@@ -195,10 +195,11 @@ def places_of(request: CheckRequest, folder: Path) -> dict[str, str]:
     source, suite = f"{folder / NAME}", request.suite or NAME
     data = f" {request.data}" if isinstance(request.data, str) else ""
     model = f" {request.model}" if request.model else ""
+    tolerances = f"--tolerance, or {suite}, [tolerances]" if request.tolerances else ""
     options = {
         "[data]": f"--data{data}" if request.data else "",
         "[model]": f"--model{model}" if request.model or not request.suite else "",
-        "[tolerances]": "" if request.suite else "--tolerance",
+        "[tolerances]": tolerances if request.suite else "--tolerance",
         "[[candidates]]": "--candidate" if request.candidates else "",
     }
     named = {f"{source}, {table}": option for table, option in options.items() if option}

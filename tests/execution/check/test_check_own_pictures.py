@@ -324,6 +324,10 @@ def test_a_suite_gives_data_model_and_checkpoint(check: Check, home: Path, tmp_p
             ("--data", f"photos:side={SIDE}", "--model", "torchvision:resnet_18"),
             "unknown torchvision model 'resnet_18': did you mean 'resnet18'",
         ),
+        (
+            ("--data", f"photos:side={SIDE}", "--tolerance", "accuracyy=0.1"),
+            r"^evalsuite: --tolerance, or accuracy.toml, \[tolerances\]: no evaluator of this suite",
+        ),
         ((), "found no --data, and cifar10, which is tested on without one, has no folder; give your images"),
     ],
     ids=[
@@ -336,7 +340,7 @@ def test_a_suite_gives_data_model_and_checkpoint(check: Check, home: Path, tmp_p
             "unknown key",
             "setting of the data",
         ),
-        *("channels", "classes", "unknown network", "no data"),
+        *("channels", "classes", "unknown network", "tolerance", "no data"),
     ],
 )
 def test_mistakes_are_one_sentence(
