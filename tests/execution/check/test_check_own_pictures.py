@@ -328,6 +328,10 @@ def test_a_suite_gives_data_model_and_checkpoint(check: Check, home: Path, tmp_p
             ("--data", f"photos:side={SIDE}", "--tolerance", "accuracyy=0.1"),
             r"^evalsuite: --tolerance, or accuracy.toml, \[tolerances\]: no evaluator of this suite",
         ),
+        (
+            ("--data", f"photos:side={SIDE}", "--mean", "127,127,127", "--std", "128,128,128"),
+            "^evalsuite: --model torchvision:resnet18: found mean = 127, but pixels are from 0 to 1; divide",
+        ),
         ((), "found no --data, and cifar10, which is tested on without one, has no folder; give your images"),
     ],
     ids=[
@@ -340,7 +344,7 @@ def test_a_suite_gives_data_model_and_checkpoint(check: Check, home: Path, tmp_p
             "unknown key",
             "setting of the data",
         ),
-        *("channels", "classes", "unknown network", "tolerance", "no data"),
+        *("channels", "classes", "unknown network", "tolerance", "bytes", "no data"),
     ],
 )
 def test_mistakes_are_one_sentence(
