@@ -41,7 +41,7 @@ check: .venv/.tested ## in two minutes: ruff, mypy and the tests of what needs n
 	$(python) -m ruff check evalsuite tests examples docs/hooks .ci
 	$(python) -m ruff format --check evalsuite tests examples docs/hooks .ci
 	@$(python) -m mypy & types=$$!; \
-	  $(python) -m pytest -q -n 1 $(QUICK_TESTS); tests=$$?; \
+	  $(python) -m pytest -q -m '$(MARKERS)' -n 1 $(QUICK_TESTS); tests=$$?; \
 	  wait $$types && exit $$tests
 
 docs: export NO_MKDOCS_2_WARNING := 1
@@ -49,8 +49,9 @@ docs: .venv/.documented ## install into .venv with the documentation's tools, bu
 	@$(python) -m mkdocs build --quiet
 	@echo "build/docs/index.html"
 
-bench: .venv/.tested ## evalsuite beside its peers: a table of ratios with their goals, and build/bench.json
-	$(python) tests/benchmarks/bench.py --out build/bench.json --against tests/benchmarks/bench.json
+bench: .venv/.tested build/peers/.installed ## evalsuite beside its peers, a table of ratios with their goals, build/bench.json; and how costs grow
+	$(python) tests/benchmarks/bench.py --peers build/peers --out build/bench.json --against tests/benchmarks/bench.json
+	$(python) tests/benchmarks/growth.py
 
 bench-quick: .venv/.tested ## the same in under three minutes, with fewer images and rounds
 	$(python) tests/benchmarks/bench.py --quick --against tests/benchmarks/bench.json
@@ -77,6 +78,11 @@ clean: ## remove .venv and what the tools leave behind; reports stay
 	@echo "Installing evalsuite and the tools of its documentation into .venv."
 	@$(install) --editable '.[docs]'
 	@touch .venv/.installed $@
+
+# Without dependencies: they name another OpenCV, and the peer is patched for the versions that are here.
+build/peers/.installed: .venv/.made
+	@$(install) --no-deps --target build/peers imagecorruptions opencv-python-headless
+	@touch $@
 
 build/lowest/.installed: pyproject.toml .venv/.made
 	@echo "Installing evalsuite with the lowest versions of what it needs into build/lowest: some minutes."

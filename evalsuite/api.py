@@ -22,7 +22,7 @@ from evalsuite.notebook import Run
 from evalsuite.plugin_config import from_table
 from evalsuite.random_streams import address
 from evalsuite.report.build import report_data
-from evalsuite.report.example_images import examples_are_current, save_examples
+from evalsuite.report.example_images import examples_are_current, save_examples, without_pictures
 from evalsuite.report.export import export
 from evalsuite.results import run as stored
 from evalsuite.results.check_verdicts import verdict_table
@@ -105,12 +105,13 @@ def _write_pictures(results: Run, prepared: PreparedRun) -> None:
     save_examples(results, prepared.image_source, attacks=attacks)
 
 
-def publish(run: stored.Run | Path | str) -> Path:
+def publish(run: stored.Run | Path | str, *, pictures: bool = True) -> Path:
     """Writes the tables and the page of a run from its cells, without torch and without the models.
 
     Args:
         run: A run, or its folder. Of a run over another axis (``Run(path, axis="macs")``) they go into a folder
             ``by-macs`` below the run's.
+        pictures: Whether the page shows test images. They stay in the run folder in any case.
 
     Returns:
         The path of ``index.html``; ``measurements.csv``, ``thresholds.csv``, ``reliability.csv`` and
@@ -126,7 +127,8 @@ def publish(run: stored.Run | Path | str) -> Path:
     folder = results.path / f"by-{results.axis}" if results.axis else results.path
     export(results, "csv", folder)
     results.keep_tables()
-    return write_page(report_data(results), folder)
+    data = report_data(results)
+    return write_page(data if pictures else without_pictures(data), folder)
 
 
 def pixel_matrix(

@@ -127,13 +127,13 @@ class Run(results.Run):
 
 def _verdicts_html(data: ReportData) -> str:
     """The verdict on each method, and the picture of all of them."""
-    found = Verdicts(data)
-    verdicts = found.methods()
-    if not verdicts:
+    verdicts = Verdicts(data)
+    methods = verdicts.methods()
+    if not methods:
         return "<p>No tolerance was set, so no verdict can be stated; see <code>measurements</code>.</p>"
-    words = "".join(verdict._repr_html_() for verdict in verdicts)
-    about = f"<p><small>{escape(found.scope())} {escape(found.control())}</small></p>"
-    picture = VerdictPicture(verdicts, data.methods, _WIDTH, Pen(PAPER))
+    words = "".join(verdict._repr_html_() for verdict in methods)
+    about = f"<p><small>{escape(verdicts.scope())} {escape(verdicts.control())}</small></p>"
+    picture = VerdictPicture(methods, data.methods, _WIDTH, Pen(PAPER))
     drawn = picture.svg(style=f"max-width:{_WIDTH:g}px") if picture.verdicts else ""
     return f"{words}{about}{drawn}"
 

@@ -208,10 +208,10 @@ def _check_declared(evaluator: Evaluator, scores: tuple[Score, ...], image_sourc
     declared = evaluator.conditions(DataSummary.of(image_source.images(View()), image_source.condition))
     if declared is None:
         return
-    known = set(declared)
+    names = set(declared)
     for score in scores:
-        found = Condition(score.metric, score.condition, score.group)
-        _expect(found in known, f"a score is on {found}, which its conditions do not name")
+        condition = Condition(score.metric, score.condition, score.group)
+        _expect(condition in names, f"a score is on {condition}, which its conditions do not name")
 
 
 def _produced(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
@@ -144,49 +144,59 @@ def network(few: ImageSet) -> Callable[..., nn.Module]:
 ROOT = Path(__file__).parents[1]
 SIMULATION = ROOT / "tests" / "benchmarks" / "simulate_verdicts.py"
 
-TINY = """
-name = "tiny"
-control = false
-seeds = [0]
-ratios = [0.5, 0.8]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-widths = [8, 12, 16, 16]
-[recipe]
-epochs = 2
-learning_rate = 0.1
-[[producers]]
-name = "magnitude"
-[[producers]]
-name = "filter-l1"
-[[evaluators]]
-name = "accuracy"
-[[evaluators]]
-name = "corruptions"
-kinds = ["brightness", "contrast"]
-severities = [3]
-[[evaluators]]
-name = "ood"
-near = ["letters"]
-far = ["uniform-noise"]
-[[evaluators]]
-name = "noise"
-epsilons = [16]
-[[evaluators]]
-name = "attack"
-epsilons = [8]
-steps = 2
-images = 32
-[[evaluators]]
-name = "calibration"
-[tolerances]
-accuracy = 0.05
-robust_accuracy = 0.1
-msp_auroc = 0.05
-ece_equal_width = 0.05
-"""
+
+def suite_text(
+    name: str = "small",
+    *,
+    top: str = "",
+    ratios: Sequence[float] = (0.5,),
+    widths: Sequence[int] = (8, 12, 16, 16),
+    recipe: str = "epochs = 1",
+    producers: Sequence[str] = ('name = "magnitude"',),
+    evaluators: Sequence[str] = ('name = "accuracy"',),
+    tolerances: str = "accuracy = 0.05",
+) -> str:
+    """The TOML of a suite: a small network, trained on digits, pruned and tested.
+
+    Args:
+        name: Of the suite.
+        top: More keys of the suite itself.
+        ratios: Of every method.
+        widths: Of the network's four stages.
+        recipe: Keys of the table of that name.
+        producers: A table each.
+        evaluators: A table each.
+        tolerances: Keys of the table of that name; without any there is none.
+    """
+    parts = [
+        f'name = "{name}"\n{top}',
+        f"ratios = {list(ratios)}",
+        '[data]\nname = "digits"',
+        f'[model]\nname = "small-cnn"\nwidths = {list(widths)}',
+        f"[recipe]\n{recipe}",
+        *(f"[[producers]]\n{table}" for table in producers),
+        *(f"[[evaluators]]\n{table}" for table in evaluators),
+        *([f"[tolerances]\n{tolerances}"] if tolerances else []),
+    ]
+    return "\n".join([*map(str.strip, parts), ""])
+
+
+TINY = suite_text(
+    "tiny",
+    top="control = false\nseeds = [0]",
+    ratios=(0.5, 0.8),
+    recipe="epochs = 2\nlearning_rate = 0.1",
+    producers=('name = "magnitude"', 'name = "filter-l1"'),
+    evaluators=(
+        'name = "accuracy"',
+        'name = "corruptions"\nkinds = ["brightness", "contrast"]\nseverities = [3]',
+        'name = "ood"\nnear = ["letters"]\nfar = ["uniform-noise"]',
+        'name = "noise"\nepsilons = [16]',
+        'name = "attack"\nepsilons = [8]\nsteps = 2\nimages = 32',
+        'name = "calibration"',
+    ),
+    tolerances="accuracy = 0.05\nrobust_accuracy = 0.1\nmsp_auroc = 0.05\nece_equal_width = 0.05",
+)
 
 PLUGINS = '''
 from dataclasses import dataclass
@@ -333,6 +343,12 @@ def _suite_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def small_suite() -> Callable[..., str]:
+    """The function that writes the TOML of a small suite."""
+    return suite_text
 
 
 @pytest.fixture(name="tiny", scope="session")

@@ -81,24 +81,24 @@ def test_one_model_gets_the_numbers_that_the_run_gave_it(
 def test_plug_ins_can_be_named_described_or_given(
     data: Any, evaluators: Any, networks: dict[float, nn.Module]
 ) -> None:
-    found = evalsuite.evaluate(networks[0.5], data=data, evaluators=evaluators)
+    table = evalsuite.evaluate(networks[0.5], data=data, evaluators=evaluators)
     reference = evalsuite.evaluate(networks[0.5], evaluators=["accuracy", "noise"])
-    pd.testing.assert_frame_equal(found, reference, check_exact=True)
-    assert len(found) == 3 + 3 * 4
+    pd.testing.assert_frame_equal(table, reference, check_exact=True)
+    assert len(table) == 3 + 3 * 4
 
 
 @pytest.mark.parametrize(
     "one", ["accuracy", {"name": "accuracy"}, Accuracy()], ids=["name", "table", "instance"]
 )
 def test_one_evaluator_needs_no_list(one: Any, networks: dict[float, nn.Module]) -> None:
-    found = evalsuite.evaluate(networks[0.0], evaluators=one)
-    assert list(found["metric"]) == ["accuracy", "nll", "agreement"]
+    table = evalsuite.evaluate(networks[0.0], evaluators=one)
+    assert list(table["metric"]) == ["accuracy", "nll", "agreement"]
 
 
 def test_no_evaluator_is_an_empty_table(networks: dict[float, nn.Module]) -> None:
-    found = evalsuite.evaluate(networks[0.0], evaluators=[])
-    assert found.empty
-    assert list(found.columns) == COLUMNS
+    table = evalsuite.evaluate(networks[0.0], evaluators=[])
+    assert table.empty
+    assert list(table.columns) == COLUMNS
 
 
 def test_agreement_is_with_the_parent_that_is_given(networks: dict[float, nn.Module]) -> None:
@@ -133,8 +133,8 @@ class Seen(Evaluator):
 
 
 def test_attacks_draw_as_they_do_in_a_run(networks: dict[float, nn.Module]) -> None:
-    found = evalsuite.evaluate(networks[0.5], evaluators=Seen(), options=evalsuite.Options(seed=4))
-    assert found["value"].item() == float(address(4, "bench"))
+    table = evalsuite.evaluate(networks[0.5], evaluators=Seen(), options=evalsuite.Options(seed=4))
+    assert table["value"].item() == float(address(4, "bench"))
 
 
 def test_a_model_in_training_is_given_back_in_training(networks: dict[float, nn.Module]) -> None:
@@ -206,16 +206,11 @@ def test_a_suite_object_runs_like_its_file(
 
 
 def test_the_run_folder_is_reports_and_the_name_of_the_suite(
-    suite_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_suite: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    text = (
-        suite_file()
-        .read_text()
-        .partition('[[evaluators]]\nname = "corruptions"')[0]
-        .replace("epochs = 2", "epochs = 1")
-    )
-    found = evalsuite.run(suite_file(text=text))
-    assert found.path == Path("reports", "tiny").resolve()
-    assert evalsuite.publish("reports/tiny").resolve() == found.path / "index.html"
-    assert evalsuite.publish(found).is_file()
+    Path("suite.toml").write_text(small_suite(top="control = false", tolerances=""))
+    run = evalsuite.run("suite.toml")
+    assert run.path == Path("reports", "small").resolve()
+    assert evalsuite.publish("reports/small").resolve() == run.path / "index.html"
+    assert evalsuite.publish(run).is_file()

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +20,6 @@ from evalsuite.cli.main import app
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 yaml = pytest.importorskip("yaml")
-SUITE = """
-name = "small"
-control = false
-ratios = [0.5]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-[recipe]
-epochs = 1
-[[producers]]
-name = "magnitude"
-[[evaluators]]
-name = "accuracy"
-"""
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -112,8 +98,8 @@ def test_get_started_and_the_action_give_the_verdicts_that_the_text_states(tmp_p
 
 
 @pytest.mark.extensive
-def test_the_job_of_a_cluster_runs_a_suite(tmp_path: Path) -> None:
-    (tmp_path / "small.toml").write_text(SUITE, "utf-8")
+def test_the_job_of_a_cluster_runs_a_suite(small_suite: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(small_suite(top="control = false"), "utf-8")
     command = ["/bin/bash", str(EXAMPLES / "cluster" / "slurm.sh"), "small.toml"]
     subprocess.run(command, cwd=tmp_path, env=environment(EVALSUITE_DEVICE="cpu"), check=True)
     assert (tmp_path / "reports" / "small" / "index.html").is_file()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from zipfile import ZipFile
@@ -14,30 +15,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 pytestmark = pytest.mark.slow
-
-TINY = """
-name = "tiny"
-control = false
-ratios = [0.5]
-
-[data]
-name = "digits"
-
-[model]
-name = "small-cnn"
-
-[recipe]
-epochs = 1
-
-[[producers]]
-name = "magnitude"
-
-[[evaluators]]
-name = "accuracy"
-
-[tolerances]
-accuracy = 0.02
-"""
 
 
 def run(*command: str | Path, cwd: Path, path: Path | None = None) -> str:
@@ -122,8 +99,10 @@ def test_the_installed_wheel_lists_its_suites(elsewhere: Path, site: Path) -> No
     assert "digits" in listing
 
 
-def test_the_installed_wheel_runs_a_tiny_suite(elsewhere: Path, site: Path) -> None:
-    (elsewhere / "tiny.toml").write_text(TINY)
+def test_the_installed_wheel_runs_a_tiny_suite(
+    small_suite: Callable[..., str], elsewhere: Path, site: Path
+) -> None:
+    (elsewhere / "tiny.toml").write_text(small_suite("tiny", top="control = false"))
     printed = run(sys.executable, "-m", "evalsuite", "run", "tiny.toml", cwd=elsewhere, path=site)
     report = elsewhere / "reports" / "tiny"
     assert str(report) in printed.replace("\n", "")

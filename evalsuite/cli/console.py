@@ -53,9 +53,10 @@ def print_path(what: str, path: Path, *, count: int | None = None) -> None:
 
 def print_facts(facts: Mapping[str, str]) -> None:
     """Prints names with what is known of them, a line each; empty texts are left out."""
-    for name, text in facts.items():
-        if text:
-            out.print(f"{name:<12}{text}", soft_wrap=True, markup=False)
+    shown = {name: text for name, text in facts.items() if text}
+    width = max(12, *(len(name) + 2 for name in shown)) if shown else 0
+    for name, text in shown.items():
+        out.print(f"{name:<{width}}{text}", soft_wrap=True, markup=False)
 
 
 def print_sample(text: str) -> None:

@@ -450,7 +450,7 @@ def _architecture(request: CheckRequest) -> tuple[Architecture, str]:
 
 def _head(request: CheckRequest, parent: Path, settings: Mapping[str, Any]) -> dict[str, int]:
     """The number of classes of the parent's head, where the network is not ours and no setting says it."""
-    from evalsuite.execution.class_counts import classes_of_weights  # imports torch
+    from evalsuite.execution.automatic_settings import classes_of_weights  # imports torch
     from evalsuite.models.exported.inspection import is_program
 
     table = settings_of_uri(request.model)

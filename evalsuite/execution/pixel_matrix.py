@@ -62,15 +62,13 @@ def pixel_matrix(
     """
     seed = suite.seeds[0]
     keys = {PARENT: Key(DENSE, seed, 0.0)}
-    of_method = {
-        key: made for key, made in run.candidates.items() if key.method == method and key.seed == seed
-    }
-    if not of_method or method == DENSE:
+    pruned = [key for key in run.candidates if key.method == method and key.seed == seed]
+    if not pruned or method == DENSE:
         methods = [name for name in dict.fromkeys(key.method for key in run.candidates) if name != DENSE]
         raise UserError(unknown_name("method of this run", method, methods))
     for wanted in ratios:
-        nearest = min(of_method, key=lambda key: abs(of_method[key].ratio - wanted))
-        keys[f"{of_method[nearest].ratio:.4g}"] = nearest
+        nearest = min(pruned, key=lambda key: abs(run.candidates[key].ratio - wanted))
+        keys[f"{run.candidates[nearest].ratio:.4g}"] = nearest
     if (other := control_of(seed, suite.seeds)) is not None:
         keys[CONTROL] = Key(DENSE, other, 0.0)
     production = Production(suite, Store(run.path), image_source, device=torch.device("cpu"))

@@ -25,15 +25,13 @@ from evalsuite.datasets.views import View
 from evalsuite.errors import DataError, StoreError, UserError
 from evalsuite.evaluation import Bench
 from evalsuite.execution import executors
-from evalsuite.execution.class_counts import with_class_count
-from evalsuite.execution.corruption_sources import with_corruption_sources
+from evalsuite.execution.automatic_settings import with_automatic_settings
 from evalsuite.execution.devices import card, devices, threads
 from evalsuite.execution.parent_cache import CacheSettings
 from evalsuite.execution.run_bench import screened_views
 from evalsuite.execution.stages import Stages, planned_stages, scores_in_stages
 from evalsuite.execution.suite_checks import check_suite
 from evalsuite.execution.tasks import RunContext
-from evalsuite.execution.training_precision import with_training_precision
 from evalsuite.execution.worker import TaskRunner
 from evalsuite.metrics.functionals import FUNCTIONALS
 from evalsuite.models.architectures.base import build_model
@@ -143,32 +141,16 @@ def prepare(
     """
     options = options or Options()
     chosen = options.applied(suite if isinstance(suite, Suite) else load_suite(suite))
-    if chosen.sequential and not chosen.check:
-        raise UserError(
-            f"{chosen.source}: found sequential = true, which is for finished models: 'evalsuite check --suite' "
-            "measures in stages, and a run of methods measures all ratios on the same images; leave it out"
-        )
-    if out == "":
-        raise UserError("found out = '', expected the path of a run folder; name one")
-    root = Path(out) if out is not None else Path("reports") / chosen.name
+    _refuse_stages_of_methods(chosen)
+    root = _run_folder(chosen, out)
     places = devices(options.device)
     workers = executors.count(options, chosen, places)
     name = options.executor or ("serial" if workers == 1 else "local")
     executors.check(name, workers=workers)
-    context = RunContext(
-        suite=chosen,
-        root=root.absolute(),
-        data=data_root(chosen, options),
-        device=places[0],
-        download=options.download,
-        trust=options.trust_program,
-        skip_unreadable=options.skip_unreadable,
-        verify=options.verify,
-        scratch=root.absolute() / SCRATCH,
-    )
+    context = _context(chosen, options, root.absolute(), device=places[0])
     Store(root).refuse_newer()
     with threads(chosen.threads):
-        runner = _settled(TaskRunner(context))
+        runner = with_automatic_settings(TaskRunner(context))
         engine = run_precision(runner, run_engine(runner))
         planner = Planner(runner.suite, options, runner.production, runner.image_source, engine)
         plan = planner.plan()
@@ -184,15 +166,33 @@ def prepare(
     return PreparedRun(runner.suite, options, plan, runner, tuple(places), name, workers, engine)
 
 
-def _settled(runner: TaskRunner) -> TaskRunner:
-    """Settles what a suite leaves open: the number of classes, sources of corrupted images, precisions of trainings."""
-    suite = with_training_precision(with_class_count(runner.suite, runner), runner.device, runner.store)
-    if suite is not runner.suite:
-        runner = TaskRunner(replace(runner.context, suite=suite))
-    if not suite.automatic:
-        return runner
-    suite = with_corruption_sources(suite, runner.image_source)
-    return TaskRunner(replace(runner.context, suite=suite), runner.image_source)
+def _refuse_stages_of_methods(suite: Suite) -> None:
+    if suite.sequential and not suite.check:
+        raise UserError(
+            f"{suite.source}: found sequential = true, which is for finished models: 'evalsuite check --suite' "
+            "measures in stages, and a run of methods measures all ratios on the same images; leave it out"
+        )
+
+
+def _run_folder(suite: Suite, out: Path | str | None) -> Path:
+    if out == "":
+        raise UserError("found out = '', expected the path of a run folder; name one")
+    return Path(out) if out is not None else Path("reports") / suite.name
+
+
+def _context(suite: Suite, options: Options, root: Path, *, device: str) -> RunContext:
+    """What every worker is told of a run in the folder `root`, before its engine and stages are chosen."""
+    return RunContext(
+        suite=suite,
+        root=root,
+        data=data_root(suite, options),
+        device=device,
+        download=options.download,
+        trust=options.trust_program,
+        skip_unreadable=options.skip_unreadable,
+        verify=options.verify,
+        scratch=root / SCRATCH,
+    )
 
 
 def _cache_settings(suite: Suite, options: Options, device: torch.device, engine: Engine) -> CacheSettings:

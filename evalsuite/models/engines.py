@@ -51,7 +51,7 @@ class Engine:
         reason: Why it was chosen.
         precision: ``exact``, or ``screened``: predictions from bfloat16 where they suffice.
         precision_gain: Time of a pass in single precision over that of one in bfloat16; 0 where nothing was probed.
-        precision_reason: Why the precision was chosen; empty where nobody asked for another.
+        precision_reason: Why the precision was chosen; empty where the suite asks for no other.
     """
 
     name: EngineName = EAGER

@@ -104,11 +104,13 @@ def _compared(
 ) -> Comparability:
     first, second = (by_method[method] for method in methods)
     pairs = [(first[place], second[place]) for place in first if place in second]
-    known = all(method in produced for method in methods)
+    are_produced = all(method in produced for method in methods)
     holds = {name: _holds_everywhere(test(pair) for pair in pairs) for name, test in _TESTS.items()}
-    if not known:
+    if not are_produced:
         holds |= {name: None for name in holds if name != "S1"}
-    return Comparability(*methods, len(pairs), holds, _first_difference(pairs, holds, known=known))
+    return Comparability(
+        *methods, len(pairs), holds, _first_difference(pairs, holds, are_produced=are_produced)
+    )
 
 
 def _holds_everywhere(outcomes: Iterator[bool]) -> bool | None:
@@ -181,13 +183,13 @@ _TESTS: Mapping[str, Callable[[Pair], bool]] = MappingProxyType(
 )
 
 
-def _first_difference(pairs: Sequence[Pair], holds: Mapping[str, bool | None], *, known: bool) -> str:
+def _first_difference(pairs: Sequence[Pair], holds: Mapping[str, bool | None], *, are_produced: bool) -> str:
     if not pairs:
         return "no ratio and seed was measured with both"
     missing = next((name for name in SETUPS if not holds[name]), None)
     if missing is None:
         return ""
-    if holds[missing] is None and not known:
+    if holds[missing] is None and not are_produced:
         return "one of them was made elsewhere: its base model and its training are unknown"
     a, b = next(pair for pair in pairs if not _TESTS[missing](pair))
     return f"at {100 * a.target_ratio:.3g} %: {_difference(missing, a, b)}"

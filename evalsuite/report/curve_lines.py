@@ -144,10 +144,14 @@ def _curve(
     rows = [{**numbers["candidates"][point[0]], "band": point[1:]} for point in curve["points"]]
     lines = []
     for index, method in enumerate(data.methods):
-        own = [row for row in rows if row["method"] == method and row["target_ratio"] > 0]
-        if own:
+        of_method = [row for row in rows if row["method"] == method and row["target_ratio"] > 0]
+        if of_method:
             line = _Line(curve, method, is_control=method in data.controls, higher=about["higher"])
-            lines.append(CurveLine(method, index, line.is_control, line.points(own, bounds), line.seeds(own)))
+            lines.append(
+                CurveLine(
+                    method, index, line.is_control, line.points(of_method, bounds), line.seeds(of_method)
+                )
+            )
     return Curve(
         curve["metric"],
         curve["condition"],

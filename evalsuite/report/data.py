@@ -96,15 +96,25 @@ class ReportData:
 
     @cached_property
     def methods(self) -> list[str]:
-        """The methods without the parent, in the order in which they were measured; ranked if there are many.
+        """The methods without the parent, in the order of the suite; ranked if there are many.
 
         The rank is the potential of the accuracy on clean images, then the mean of all potentials.
         """
         names = pd.concat([self.measurements["method"], self.thresholds["method"]], ignore_index=True)
         methods = [str(name) for name in names.unique() if name != DENSE]
         if len(methods) <= MOST_UNRANKED:
-            return methods
+            return sorted(methods, key=self._place_in_suite)
         return sorted(methods, key=self._rank, reverse=True)
+
+    def _place_in_suite(self, method: str) -> int:
+        """The place of a method among the producers of the suite; controls come before them, all others behind."""
+        suite = self.record.get("suite")
+        producers = suite.get("producers") if isinstance(suite, Mapping) else None
+        labels = [str(producer.get("label")) for producer in producers or () if isinstance(producer, Mapping)]
+        if method in self.controls:
+            return -1
+        places = (n for n, label in enumerate(labels) if method == label or method.startswith(f"{label} ("))
+        return next(places, len(labels))
 
     def _rank(self, method: str) -> tuple[float, float]:
         potentials = [

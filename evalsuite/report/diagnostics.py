@@ -42,6 +42,8 @@ _SCALED = "_scaled"
 _SCORE = "; score: "
 """Between the definition of a measure and that of the detector's score in the text of a metric."""
 _MEASURES = ("_auroc", "_aupr", "_fpr95")
+_SCREENING = ("passed_again", "changed_by_bfloat16")
+"""Metrics of `evalsuite.evaluators.screening`, which needs torch."""
 _EMPTY: tuple[object, ...] = (None, "", {}, [], ())
 _UNTRIED = ("not tested", "not computed yet")
 """Beginnings of reasons that are no failures: a search left the ratio out, or the run is unfinished."""
@@ -246,6 +248,24 @@ def record_facts(data: ReportData) -> list[Fact]:
         for key, value in data.record.items()
         if key not in _NOT_IN_RECORD and value not in _EMPTY
     ]
+
+
+def screened_passes(measurements: pd.DataFrame) -> str:
+    """Returns what screened precision did, in one sentence; empty where nothing was screened.
+
+    Args:
+        measurements: See `evalsuite.results.tables`.
+    """
+    rows = measurements[(measurements["status"] == "ok") & measurements["n"].notna()]
+    again, changed = (rows[rows["metric"] == name] for name in _SCREENING)
+    if again.empty:
+        return ""
+    predictions = int(again["n"].sum())
+    counts = [round(float((part["value"] * part["n"]).sum())) for part in (again, changed)]
+    return (
+        f"Of {predictions:,} predictions from bfloat16, {counts[0]:,} ({percent(counts[0] / predictions)}) were "
+        f"passed again in single precision, which changed {counts[1]:,}."
+    )
 
 
 def time_spent(data: ReportData) -> list[Fact]:

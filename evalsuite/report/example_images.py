@@ -13,7 +13,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from evalsuite.report.data import ReportData
     from evalsuite.results.run import Run
     from evalsuite.types import Array, ImageSet
 
@@ -78,6 +79,12 @@ def save_examples(run: Run, image_source: ImageSource, *, attacks: Sequence[Pict
     path = run.path / FILE
     write_atomically(path, json.dumps(content, indent=1).encode())
     return path
+
+
+def without_pictures(data: ReportData) -> ReportData:
+    """Returns the data of a report that shows no test images, and says so."""
+    reason = "this page was written without test images (report --no-pictures)"
+    return replace(data, pictures=(), no_pictures=dict.fromkeys(KINDS, reason))
 
 
 def examples_are_current(run: Run) -> bool:

@@ -134,8 +134,10 @@ def _diagram(
     method: str, index: int, ratio: float, table: pd.DataFrame, *, is_control: bool
 ) -> ReliabilityDiagram:
     # The control has one network for each ratio, all of them of ratio 0: the one that was trained longest is shown.
-    own = table[(table["method"] == method) & (table["ratio"] == ratio)].drop_duplicates("lower", keep="last")
-    candidate = records(own)
+    of_candidate = table[(table["method"] == method) & (table["ratio"] == ratio)].drop_duplicates(
+        "lower", keep="last"
+    )
+    candidate = records(of_candidate)
     parent = records(table[table["method"] == DENSE])
     note = f"ECE {_error_text(candidate)}" + (f", parent {_error_text(parent)}" if parent else "")
     title = f"{method} (control)" if is_control else f"{method} at {percent(ratio)}"

@@ -214,8 +214,8 @@ def threshold_matrices(data: ReportData) -> dict[str, ThresholdMatrix]:
         return {"": threshold_matrix(data.headline, data.methods)}
     methods = {name: [m for m in data.methods if data.data_sets.get(m, "") == name] for name in names}
     return {
-        name: threshold_matrix([row for row in data.headline if row["method"] in own], own)
-        for name, own in methods.items()
+        name: threshold_matrix([row for row in data.headline if row["method"] in of_data_set], of_data_set)
+        for name, of_data_set in methods.items()
     }
 
 
@@ -228,8 +228,8 @@ def column_results(
     worst of several conditions has their number.
     """
     by_method = {method: [row for row in rows if row["method"] == method] for method in methods}
-    known = {column.group for column in COLUMNS}
-    groups = unique(row["group"] for row in rows if row["group"] and row["group"] not in known)
+    usual = {column.group for column in COLUMNS}
+    groups = unique(row["group"] for row in rows if row["group"] and row["group"] not in usual)
     extra = [MatrixColumn(group_label(name).capitalize(), "worst", (), group=name) for name in groups]
     extra += _columns_of_metrics(rows)
     columns: list[MatrixColumn] = []

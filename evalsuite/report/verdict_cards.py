@@ -23,7 +23,7 @@ from evalsuite.report.labels import (
 )
 from evalsuite.report.threshold_tables import metrics_without_column
 from evalsuite.report.verdict_bar import VerdictBar
-from evalsuite.results.verdict_tables import EVERYTHING
+from evalsuite.results.verdict_tables import EVERYTHING, is_counted
 from evalsuite.statistics import BIASED
 from evalsuite.thresholds.seeds import ALL_SEEDS
 from evalsuite.thresholds.verdicts import INFERIOR, NONINFERIOR, UNDECIDED
@@ -310,19 +310,26 @@ class Verdicts:
     def _sentences(
         self, method: str, bar: VerdictBar, tested: Sequence[float], profile: Sequence[ProfileStep]
     ) -> list[Sentence]:
-        found = [_interval_sentence(bar, tested, share_phrase(self._axis(method)))]
+        sentences = [_interval_sentence(bar, tested, share_phrase(self._axis(method)))]
         failures = [row for row in self.checks if row["method"] == method and row["verdict"] == INFERIOR]
         if failures:
             first = min(row["target_ratio"] for row in failures)
-            found.append(self._worst_sentence([row for row in failures if row["target_ratio"] == first]))
+            sentences.append(self._worst_sentence([row for row in failures if row["target_ratio"] == first]))
         else:
             first = profile[0].target if profile else None
         step = next((step for step in profile if step.target == first), None)
-        return [*found, *self._beyond_sentences(method), *([] if step is None else [_count_sentence(step)])]
+        counts = [] if step is None else _count_sentences(step)
+        return [*sentences, *self._beyond_sentences(method), *counts]
 
     def _beyond_sentences(self, method: str) -> list[Sentence]:
         """From which ratio on it fails more than the control does, where there is a control."""
-        rows = [row for row in self.checks if row["method"] == method and row["beyond_control"] is not None]
+        rows = [
+            row
+            for row in self.checks
+            if row["method"] == method
+            and row["beyond_control"] is not None
+            and is_counted(row["aggregate"], row["condition"])
+        ]
         if not rows:
             return []
         failing = [row["target_ratio"] for row in rows if row["beyond_control_verdict"] == INFERIOR]
@@ -369,9 +376,9 @@ class Verdicts:
     def _of_control(self, row: Row) -> str:
         if row["beyond_control"] is None:
             return ""
-        own, control = row["drop"], row["drop"] - row["beyond_control"]
+        drop, control = row["drop"], row["drop"] - row["beyond_control"]
         of_control = f"{'gains' if control < 0 else 'loses'} {rounded(abs(control), row['n'])}"
-        return f", a drop of {rounded(own, row['n'])}; the control {of_control}"
+        return f", a drop of {rounded(drop, row['n'])}; the control {of_control}"
 
     def _values(self, row: Row) -> tuple[float, float] | None:
         """The number of the parent and of the candidate, means over the seeds of the scope."""
@@ -434,19 +441,20 @@ def _interval_sentence(bar: VerdictBar, tested: Sequence[float], of_cost: str) -
     return Sentence(f"{holds}; nothing is shown to fail up to ", percent(last), ", the largest ratio tested.")
 
 
-def _count_sentence(step: ProfileStep) -> Sentence:
+def _count_sentences(step: ProfileStep) -> list[Sentence]:
+    """How many checks are in which state at a ratio, and how many chance alone would put above their tolerances."""
     control = "" if step.control is None else f" (of the control {step.control})"
     undecided = "1 is" if step.undecided == 1 else f"{step.undecided} are"
     failing = "1 fails" if step.inferior == 1 else f"{step.inferior} fail"
     holding = "holds" if step.noninferior == 1 else "hold"
     held = f"{step.noninferior} of {step.checks} checks {holding}{control}"
-    found = f"At {percent(step.ratio)}, {held}, {undecided} undecided and {failing}."
-    if step.harmless is not None:
-        typical, most = step.harmless
-        above = "1 is" if step.measured == 1 else f"{step.measured} are"
-        chance = f"{typical or 'none'} would be" + (f", up to {most}" if most else "")
-        found += f" {above} measured above the tolerance; by chance alone {chance}."
-    return Sentence(found)
+    counts = Sentence(f"At {percent(step.ratio)}, {held}, {undecided} undecided and {failing}.")
+    if step.harmless is None:
+        return [counts]
+    typical, most = step.harmless
+    above = "1 is" if step.measured == 1 else f"{step.measured} are"
+    chance = f"{typical or 'none'} would be" + (f", up to {most}" if most else "")
+    return [counts, Sentence(f"{above} measured above the tolerance; by chance alone {chance}.")]
 
 
 def _range_of(counts: Sequence[int]) -> str:

@@ -94,9 +94,9 @@ def _labels_by_recipe(suite: Mapping[str, Any]) -> dict[tuple[str, str], str]:
         recipe = suite.get("retrainings", {}).get(producer["label"], suite["retraining"])
         if recipe not in recipes:
             recipes.append(recipe)
-        if settings not in [known for _, known in methods]:
+        if settings not in [others for _, others in methods]:
             methods.append((str(producer["label"]), settings))
-        method = next(label for label, known in methods if known == settings)
+        method = next(label for label, others in methods if others == settings)
         labels[method, f"recipe {recipes.index(recipe) + 1}"] = str(producer["label"])
     return labels
 

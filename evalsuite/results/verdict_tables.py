@@ -327,18 +327,23 @@ def smallest_potential(judged: JudgedCurves, members: Sequence[int]) -> Array:
     return smallest
 
 
+def is_counted(aggregate: str, condition: str) -> bool:
+    """Whether a check is counted: single ones are; means over groups, and what is under synthetic frost, are not."""
+    return aggregate == SINGLE and SYNTHETIC_FROST not in condition  # as in the groups
+
+
 def count_table(checks: pd.DataFrame, harmless: pd.DataFrame) -> pd.DataFrame:
     """Returns how many checks of each method are in which state, by scope and target ratio.
 
     Args:
-        checks: See `check_table`; single checks are counted, means over groups are not.
+        checks: See `check_table`; those are counted that `is_counted` names.
         harmless: See `evalsuite.results.harmless_copy.harmless_counts`.
 
     Returns:
         Columns `COUNT_COLUMNS`.
     """
-    published = ~checks["condition"].str.contains(SYNTHETIC_FROST, regex=False)  # as in the groups
-    single = checks[(checks["aggregate"] == SINGLE) & (checks["method"] != DENSE) & published]
+    rows = zip(checks["aggregate"], checks["condition"], checks["method"], strict=True)
+    single = checks[np.array([is_counted(*row) and method != DENSE for *row, method in rows], dtype=bool)]
     if single.empty:
         return pd.DataFrame(columns=list(COUNT_COLUMNS))
     keys = ["method", "scope", "seed", "target_ratio"]

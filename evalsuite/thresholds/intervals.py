@@ -94,15 +94,15 @@ def potential_interval(tests: RatioTests) -> PotentialInterval:
 
 def _first_inferior(tests: RatioTests, steps: Floats, error: float) -> int:
     """Index of the first ratio above the upper limit; the number of steps where there is none."""
-    known = ~np.isnan(tests.inferiority)
+    decidable = ~np.isnan(tests.inferiority)
     if tests.grid:  # the tested ratios are chosen by their drops: one level for the whole grid
         level = error / (max(1, len(tests.inferiority)) * tests.grid)
-        failed = (known & (np.where(known, tests.inferiority, 1.0) <= level)).any(axis=0)
+        failed = (decidable & (np.where(decidable, tests.inferiority, 1.0) <= level)).any(axis=0)
         first = np.min(tests.ratios[failed], initial=np.inf)
         return int(np.searchsorted(steps, first))
     index = len(steps)
     while index:
-        inside = known & (tests.ratios <= steps[index - 1])
+        inside = decidable & (tests.ratios <= steps[index - 1])
         if not inside.any() or tests.inferiority[inside].min() > error / distinct(tests.codes[inside]):
             break
         index -= 1
@@ -128,28 +128,28 @@ def intervals_of_members(
     for place in np.ndindex(shape[0], 1 if one_seed else shape[1]):
         if not _is_decidable(curves, place, members):
             continue
-        found = potential_interval(_tests_at(curves, place, members, means))
+        interval = potential_interval(_tests_at(curves, place, members, means))
         for name, array in arrays.items():
-            array[place] = getattr(found, name)
+            array[place] = getattr(interval, name)
     return {name: np.repeat(array[:, :1], 2, axis=1) if one_seed else array for name, array in arrays.items()}
 
 
 def _is_decidable(curves: Curves, place: tuple[int, ...], members: Sequence[int]) -> bool:
     """Whether there is a curve of every member, each with p-values."""
-    own: Any = (*place, list(members))
-    known = (~np.isnan(curves.noninferiority_ps[own])).any(axis=1)
-    return bool(len(members)) and bool(known.all()) and not curves.partial[own].any()
+    of_members: Any = (*place, list(members))
+    has_p_values = (~np.isnan(curves.noninferiority_ps[of_members])).any(axis=1)
+    return bool(len(members)) and bool(has_p_values.all()) and not curves.partial[of_members].any()
 
 
 def _tests_at(
     curves: Curves, place: tuple[int, ...], members: Sequence[int], means: Sequence[int]
 ) -> RatioTests:
-    own: Any = (*place, list(members))
+    of_members: Any = (*place, list(members))
     together: Any = (*place, [*members, *means])
     return RatioTests(
-        ratios=np.fmax.reduce(curves.ratios[own], axis=0),
-        tested=curves.tested[own],
-        noninferiority=curves.noninferiority_ps[own],
+        ratios=np.fmax.reduce(curves.ratios[of_members], axis=0),
+        tested=curves.tested[of_members],
+        noninferiority=curves.noninferiority_ps[of_members],
         inferiority=curves.inferiority_ps[together],
         codes=curves.codes[together],
         grid=int(curves.grid[place].max(initial=0)),

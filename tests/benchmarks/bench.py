@@ -8,14 +8,20 @@ with the range. Peers have their defaults, their batch sizes, and the tuned allo
 first: changed predictions, robust accuracy. On top stands what the machine computes: a convolution in float32 and in
 bfloat16, and a matrix product in float32.
 
+What other code computes is the work of the peer where there is one: robustbench, foolbox, scikit-learn, and with
+``--peers FOLDER`` imagecorruptions (see ``corruptions.py``). Training in bfloat16 is beside our own in float32.
+
 With EVALSUITE_DATA (``cifar10`` and ``checkpoints/akamaster/resnet20-*.th``) the network is the published ResNet-20;
 without, it is untrained, and the agreement says nothing. Writes JSON (``--out``); a ratio that is more than 20 % below
-that of the JSON of the same kind of machine (``--against``) ends with exit code 1.
+that of the same kind of machine in ``--against``, a list of such JSON, ends with exit code 1.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
+import importlib
 import json
 import os
 import platform
@@ -23,6 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,24 +38,32 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
 
 import numpy as np
 import torch
+from sklearn.metrics import roc_auc_score
+from threadpoolctl import threadpool_limits
 from torch import nn
 
 from evalsuite.attacks.backends.foolbox import FixedRadiusAttack, attack_success, foolbox
 from evalsuite.compat.robustbench import robustbench
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.cifar import Cifar10
+from evalsuite.datasets.transforms.common_corruptions.kinds import CORRUPTIONS, corrupt
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.architectures.settings import from_settings
 from evalsuite.models.checkpoints.loading import build_with_weights
 from evalsuite.models.checkpoints.reading import read_weights
-from evalsuite.models.engines import compiled, openvino_version
-from evalsuite.models.inference import keep_large_blocks, logits, prepare_for_inference
+from evalsuite.models.engines import compiled, half_precision, openvino_version
+from evalsuite.models.inference import InferenceModel, keep_large_blocks, logits, prepare_for_inference
+from evalsuite.models.screening import largest_move, screen
 from evalsuite.runs.provenance import hardware, versions
-from evalsuite.types import Array
+from evalsuite.statistics.resampling import Replicates, bootstrap_weights
+from evalsuite.training.loop import train
+from evalsuite.training.recipe import Recipe
+from evalsuite.types import Array, ImageSet
 
 LOSS = 0.8
 """Share of the ratio in the committed JSON below which a benchmark fails."""
 PEER_BATCH = 100
+AUROC_REPLICATES = 100
 SETTINGS = {"name": "resnet20", "shortcut": "A", "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 Side = Callable[[], Any]
 
@@ -63,6 +78,9 @@ def main() -> int:
     rows = [
         *forward_rows(model, pixels, labels, rounds),
         *attack_rows(model, pixels[:attacked], labels[:attacked], rounds),
+        *([] if arguments.peers is None else corruption_rows(arguments.peers, rounds)),
+        training_row(rounds),
+        auroc_row(rounds),
         *start_rows(rounds),
     ]
     result = {"probe": probe(), "hardware": hardware("cpu"), "versions": versions(), "rows": rows}
@@ -78,6 +96,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="three rounds of fewer images")
+    parser.add_argument("--peers", type=Path, help="folder with imagecorruptions and OpenCV")
     parser.add_argument("--out", type=Path, help="the JSON file to write")
     parser.add_argument("--against", type=Path, help="the JSON file to compare with")
     return parser.parse_args()
@@ -98,7 +117,10 @@ def problem(count: int) -> tuple[nn.Module, Array, Array]:
 
 
 def forward_rows(model: nn.Module, pixels: Array, labels: Array, rounds: int) -> Iterator[dict[str, Any]]:
-    """Forward passes against ``robustbench.utils.clean_accuracy``, by each engine."""
+    """Forward passes against ``robustbench.utils.clean_accuracy``, by each engine, and screened.
+
+    Screened passes are over images under contrast of severity 3: their small margins are what is passed again.
+    """
     robustbench()
     from robustbench.utils import clean_accuracy
 
@@ -118,6 +140,43 @@ def forward_rows(model: nn.Module, pixels: Array, labels: Array, rounds: int) ->
             rounds,
             f"{changed} of {len(pixels)} predictions changed",
         )
+    shifted = corrupt(pixels, "contrast", 3, seed=0)
+    inputs = torch.from_numpy(shifted) / 255
+    for name, engine in engines.items():
+        yield screened_row(model, engine, pixels, shifted, (inputs, classes), rounds, name)
+
+
+def screened_row(
+    model: nn.Module,
+    engine: InferenceModel,
+    pixels: Array,
+    shifted: Array,
+    problem: tuple[torch.Tensor, torch.Tensor],
+    rounds: int,
+    name: str,
+) -> dict[str, Any]:
+    """Screened precision against ``clean_accuracy``: bfloat16, and single precision where the margin is small."""
+    from robustbench.utils import clean_accuracy
+
+    half = half_precision(engine)
+
+    def exact_logits(images: Array) -> Array:
+        return logits(engine, images)
+
+    def half_logits(images: Array) -> Array:
+        return logits(half, images)
+
+    move = largest_move(exact_logits, half_logits, pixels)
+    result = screen(exact_logits, half_logits, shifted, move=move)
+    changed = int((result.logits.argmax(1) != exact_logits(shifted).argmax(1)).sum())
+    return _row(
+        f"forward passes, {name}, screened",
+        2.3,
+        lambda: clean_accuracy(model, *problem, batch_size=PEER_BATCH),
+        lambda: screen(exact_logits, half_logits, shifted, move=move),
+        rounds,
+        f"{changed} of {len(shifted)} predictions changed, {int(result.again.sum())} passed again",
+    )
 
 
 def attack_rows(model: nn.Module, pixels: Array, labels: Array, rounds: int) -> Iterator[dict[str, Any]]:
@@ -139,6 +198,65 @@ def attack_rows(model: nn.Module, pixels: Array, labels: Array, rounds: int) -> 
 
         agreement = f"robust {ours():.2f}, foolbox {peer():.2f}"
         yield _row(f"linf-pgd, 20 steps, {radius}/255", 4.0, peer, ours, rounds, agreement)
+
+
+def corruption_rows(peers: Path, rounds: int) -> Iterator[dict[str, Any]]:
+    """Each kind of corruption against imagecorruptions, which takes an image at a time: seconds for each image."""
+    corruptions: Any = importlib.import_module("corruptions")  # the script beside this one
+    peer, textures = corruptions.loaded(peers)
+    images = corruptions.scenes(128, 32)
+    with threadpool_limits(1), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for kind in CORRUPTIONS:
+            turns = [
+                (corruptions.theirs(images[:32], kind, peer), corruptions.ours(images, kind, textures))
+                for _ in range(rounds + 1)
+            ]
+            if not np.isnan(turns).any():
+                yield _summary(f"{kind}, severity 3, of one image", 2.0, turns[1:], "")
+
+
+def training_row(rounds: int) -> dict[str, Any]:
+    """An epoch in bfloat16 against one in float32: ``precision = "auto"`` takes it where there are units for it."""
+    images = ImageSet(
+        "noise",
+        np.random.default_rng(0).integers(0, 256, (256, 3, 32, 32), np.uint8),
+        np.arange(256) % 10,
+        10,
+    )
+    recipe = Recipe(epochs=1, batch_size=128, augment="crop-flip")
+    network = build_model(from_settings({"name": "resnet20"}))
+
+    def epoch(recipe: Recipe) -> Side:
+        return lambda: train(copy.deepcopy(network), images, recipe, seed=0)
+
+    sides = epoch(recipe), epoch(dataclasses.replace(recipe, precision="bfloat16"))
+    return _row("an epoch of training in bfloat16, against float32", 1.55, *sides, rounds, "")
+
+
+def auroc_row(rounds: int) -> dict[str, Any]:
+    """Bootstrap replicates of an AUROC against ``roc_auc_score`` of scikit-learn with weights, 10,000 images a side."""
+    draws = np.random.default_rng(0)
+    scores = {"test": draws.normal(size=10_000), "letters": draws.normal(1, 1.5, 10_000)}
+    weights = bootstrap_weights(dict.fromkeys(scores, 10_000), replicates=AUROC_REPLICATES, seed=0)
+    labels, values = np.repeat([0, 1], 10_000), np.concatenate([*scores.values()])
+
+    def peer() -> Array:
+        pairs = zip(weights["test"], weights["letters"], strict=True)
+        return np.array([roc_auc_score(labels, values, sample_weight=np.concatenate(pair)) for pair in pairs])
+
+    def ours() -> Array:
+        return Replicates(weights)("auroc", scores)
+
+    difference = float(np.abs(peer() - ours()).max())
+    return _row(
+        f"{AUROC_REPLICATES} replicates of an AUROC",
+        4.0,
+        peer,
+        ours,
+        rounds,
+        f"at most {difference:.1g} apart",
+    )
 
 
 def start_rows(rounds: int) -> Iterator[dict[str, Any]]:
@@ -176,8 +294,8 @@ def _summary(
         "goal": goal,
         "ratio": round(statistics.median(ratios), 3),
         "range": [round(ratios[0], 3), round(ratios[-1], 3)],
-        "seconds": round(statistics.median(ours for _, ours in times), 4),
-        "peer_seconds": round(statistics.median(peer for peer, _ in times), 4),
+        "seconds": float(f"{statistics.median(ours for _, ours in times):.3g}"),
+        "peer_seconds": float(f"{statistics.median(peer for peer, _ in times):.3g}"),
         "rounds": len(times),
         "agreement": agreement,
     }
@@ -216,25 +334,30 @@ def table(result: dict[str, Any]) -> str:
         goal = "" if row["goal"] is None else f"goal {row['goal']:g}x"
         low, high = row["range"]
         lines.append(
-            f"{row['name']:52} {row['ratio']:6.2f}x ({low:.2f} to {high:.2f}) {goal:10} {row['seconds']:.3f} s, "
-            f"peer {row['peer_seconds']:.3f} s  {row['agreement']}"
+            f"{row['name']:52} {row['ratio']:6.2f}x ({low:.2f} to {high:.2f}) {goal:10} {row['seconds']:.3g} s, "
+            f"peer {row['peer_seconds']:.3g} s  {row['agreement']}"
         )
     return "\n".join(lines)
 
 
 def slower(result: dict[str, Any], against: Path | None) -> list[str]:
-    """Sentences about ratios that fell by more than a fifth; none on another kind of processor."""
+    """Sentences about ratios that fell by more than a fifth; none on a kind of machine that the file does not have."""
     if against is None or not against.is_file():
         return []
-    before = json.loads(against.read_text("utf-8"))
-    if before["hardware"].get("processor") != result["hardware"].get("processor"):
-        return []
-    ratios = {row["name"]: row["ratio"] for row in before["rows"]}
+    known = [before for before in json.loads(against.read_text("utf-8")) if is_same_kind(before, result)]
+    ratios = {row["name"]: row["ratio"] for before in known for row in before["rows"]}
     return [
         f"{row['name']}: {row['ratio']:g}x, expected at least {LOSS:g} of {ratios[row['name']]:g}x"
         for row in result["rows"]
         if row["ratio"] < LOSS * ratios.get(row["name"], 0.0)
     ]
+
+
+def is_same_kind(before: dict[str, Any], now: dict[str, Any]) -> bool:
+    """Whether two results are of one kind of machine: the name alone hides the generation of a processor."""
+    rates = [(before["probe"][name], now["probe"][name]) for name in now["probe"]]
+    alike = all(LOSS < old / new < 1 / LOSS for old, new in rates)
+    return alike and before["hardware"].get("processor") == now["hardware"].get("processor")
 
 
 if __name__ == "__main__":

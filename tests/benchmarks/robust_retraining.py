@@ -1,6 +1,6 @@
 """Does training on corruptions raise the prune potential on others? Two runs side by side, as the published tables.
 
-Run from the root of the checkout, after both suites (20 minutes of one idle core by their dry runs)::
+Run from the root of the checkout, after both suites (3 to 10 minutes of one idle core each, by their dry runs)::
 
     python -m evalsuite run robust-digits
     python -m evalsuite run robust-digits-nominal

@@ -37,6 +37,16 @@ def test_many_methods_have_a_line_each(done: Run) -> None:
     assert lines[-1].endswith(f"{weakest['metric']}, {weakest['condition']}")
 
 
+def test_a_long_name_is_apart_from_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    console.print_facts({"network": "small-cnn", "encoder.layers.0.mlp": "its output is added", "none": ""})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=1) for line in lines] == [
+        ["network", "small-cnn"],
+        ["encoder.layers.0.mlp", "its output is added"],
+    ]
+    assert lines[0].index("small-cnn") == lines[1].index("its")
+
+
 def rendered(table: Any) -> list[str]:
     page = Console(width=200, file=io.StringIO(), highlight=False)
     page.print(table)

@@ -36,25 +36,25 @@ def ended(words: list[str], *, script: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("words", [["sample-size"], ["--help"]], ids=" ".join)
 def test_a_reader_that_is_gone_ends_the_command_quietly(words: list[str]) -> None:
     script = "set -o pipefail; (sleep 0.1; exec COMMAND) | true"
-    found = ended(words, script=script)
-    assert (found.returncode, found.stdout, found.stderr) == (141, "", "")
+    ending = ended(words, script=script)
+    assert (ending.returncode, ending.stdout, ending.stderr) == (141, "", "")
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_device_is_one_sentence_and_full_logs_change_nothing() -> None:
-    found = ended(["sample-size"], script="COMMAND > /dev/full")
-    assert found.returncode == 2
-    assert found.stderr.splitlines() == [
+    ending = ended(["sample-size"], script="COMMAND > /dev/full")
+    assert ending.returncode == 2
+    assert ending.stderr.splitlines() == [
         "evalsuite: standard output cannot be written: No space left on device; make room, or send it to another file"
     ]
-    found = ended(["list", "nothing"], script="COMMAND 2> /dev/full")
-    assert (found.returncode, found.stdout, found.stderr) == (2, "", "")
+    ending = ended(["list", "nothing"], script="COMMAND 2> /dev/full")
+    assert (ending.returncode, ending.stdout, ending.stderr) == (2, "", "")
 
 
 @pytest.mark.parametrize("streams", [">&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_nothing(streams: str) -> None:
-    found = ended(["sample-size"], script=f"COMMAND {streams}")
-    assert (found.returncode, found.stderr) == (0, "")
+    ending = ended(["sample-size"], script=f"COMMAND {streams}")
+    assert (ending.returncode, ending.stderr) == (0, "")
 
 
 ESCAPE = "\x1b]0;owned\x07\x1b[2J\x9b31m\u202e"

@@ -71,6 +71,16 @@ def test_report_prints_the_full_path(command: Command, done: Run, tmp_path: Path
     assert command("report", path) == (0, f"Report: {path / 'index.html'}\n", "")
 
 
+def test_a_page_for_others_shows_no_test_images(command: Command, done: Run, tmp_path: Path) -> None:
+    path = copied(done, tmp_path)
+    pages = []
+    for option in ([], ["--no-pictures"], []):
+        assert command("report", path, *option)[0] == 0
+        pages.append((path / "index.html").read_text("utf-8"))
+    assert [page.count("data:image/png") > 0 for page in pages] == [True, False, True]
+    assert "None to show: this page was written without test images (report --no-pictures)." in pages[1]
+
+
 def test_threshold_draws_conclusions_at_another_tolerance_without_torch(command: Command, done: Run) -> None:
     code, out, err = command(
         "threshold", done.path, "--metric", "accuracy@clean", "--tolerance", "0.2", "--json"
@@ -218,19 +228,27 @@ def test_a_mistake_in_a_suite_keeps_its_brackets(
     )
 
 
+@pytest.fixture
+def failing_suite(
+    small_suite: Callable[..., str], suite_file: Callable[..., Path], tmp_path: Path
+) -> Callable[..., Path]:
+    """Writes a suite with a test that fails as long as the file ``flag`` is there, which it is."""
+
+    def write(test: str, **settings: Any) -> Path:
+        flag = tmp_path / "flag"
+        flag.touch()
+        evaluators = ('name = "accuracy"', f'name = "{test}"\nflag = "{flag}"')
+        return suite_file(
+            text=small_suite(top="control = false", ratios=(0.5, 0.8), evaluators=evaluators, **settings)
+        )
+
+    return write
+
+
 def test_a_failed_cell_is_exit_code_1_and_told(
-    command: Command, suite_file: Callable[..., Path], tmp_path: Path
+    command: Command, failing_suite: Callable[..., Path], tmp_path: Path
 ) -> None:
-    flag = tmp_path / "flag"
-    flag.touch()
-    few = (
-        suite_file()
-        .read_text()
-        .partition('[[evaluators]]\nname = "corruptions"')[0]
-        .replace("epochs = 2", "epochs = 1")
-    )
-    few += f'[[evaluators]]\nname = "moody"\nflag = "{flag}"\n[tolerances]\naccuracy = 0.1\n'
-    suite = suite_file(text=few)
+    suite = failing_suite("moody", producers=('name = "magnitude"', 'name = "filter-l1"'))
     code, out, err = command("run", suite, "--out", tmp_path / "run")
     assert code == 1
     failures = beside_progress(err)
@@ -239,7 +257,7 @@ def test_a_failed_cell_is_exit_code_1_and_told(
     assert re.search(r"^5 of \d+ numbers are missing; the report says why\.$", out, re.MULTILINE)
     assert re.search(r"^  moody: \w+: .+ \(5 times\)$", out, re.MULTILINE)
     assert f"Report: {tmp_path / 'run' / 'index.html'}" in out.splitlines()[-1]
-    flag.unlink()
+    (tmp_path / "flag").unlink()
     code, out, err = command("run", suite, "--out", tmp_path / "run")
     assert (code, beside_progress(err)) == (0, [])
     assert "are missing" not in out
@@ -290,21 +308,13 @@ def test_workers_are_as_good_as_one(command: Command, done: Run, tiny: Path, tmp
 
 
 def test_an_interrupt_is_one_sentence(
-    command: Command, suite_file: Callable[..., Path], tmp_path: Path
+    command: Command, failing_suite: Callable[..., Path], tmp_path: Path
 ) -> None:
-    flag = tmp_path / "flag"
-    flag.touch()
-    few = (
-        suite_file()
-        .read_text()
-        .partition('[[evaluators]]\nname = "accuracy"')[0]
-        .replace("epochs = 2", "epochs = 1")
-    )
-    suite = suite_file(text=few + f'[[evaluators]]\nname = "stopping"\nflag = "{flag}"\n')
+    suite = failing_suite("stopping")
     sentence = "Stopped. What is finished is kept: the same command goes on from here."
     code, out, err = command("run", suite, "--out", tmp_path / "run")
     assert (code, out, beside_progress(err)) == (130, "", [sentence])
-    flag.unlink()
+    (tmp_path / "flag").unlink()
     assert command("run", suite, "--out", tmp_path / "run")[0] == 0
 
 
@@ -341,7 +351,7 @@ def test_a_parent_without_numbers_is_no_failure_of_a_candidate(command: Command,
 def test_a_fault_of_a_program_has_an_exit_code_of_its_own(
     command: Command, monkeypatch: pytest.MonkeyPatch, done: Run
 ) -> None:
-    monkeypatch.setattr("evalsuite.api.publish", lambda _: 1 / 0)
+    monkeypatch.setattr("evalsuite.api.publish", lambda *_, **__: 1 / 0)
     code, _, err = command("report", done.path)
     assert code == 70
     assert "ZeroDivisionError" in err

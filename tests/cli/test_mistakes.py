@@ -10,61 +10,35 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evalsuite import Run
-from evalsuite.cli import main
 
-Command = Callable[..., tuple[int, str]]
-
-SUITE = """
-name = "mistaken"
-seeds = [0]
-ratios = [0.5, 0.8]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-widths = [8, 12, 16, 16]
-[recipe]
-epochs = 2
-learning_rate = 0.1
-[[producers]]
-name = "magnitude"
-[[evaluators]]
-name = "accuracy"
-[[evaluators]]
-name = "corruptions"
-kinds = ["fog"]
-severities = [3]
-[tolerances]
-accuracy = 0.05
-"""
+Command = Callable[..., tuple[int, str, str]]
+TOLERANCE = "accuracy = 0.05"
+CORRUPTIONS = 'name = "corruptions"\nkinds = ["fog"]\nseverities = [3]'
 
 
-@pytest.fixture(name="command")
-def _command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Runs the command line in this process, and returns its exit code and its standard error."""
+@pytest.fixture(name="suite")
+def _suite(small_suite: Callable[..., str]) -> str:
+    """The text of a suite without a mistake."""
+    return small_suite(
+        "mistaken",
+        ratios=(0.5, 0.8),
+        recipe="epochs = 2\nlearning_rate = 0.1",
+        evaluators=('name = "accuracy"', CORRUPTIONS),
+        tolerances=TOLERANCE,
+    )
 
-    def call(*words: str | Path) -> tuple[int, str]:
-        monkeypatch.setattr("sys.argv", ["evalsuite", *map(str, words)])
-        with pytest.raises(SystemExit) as end:
-            main.main()
-        return int(end.value.code or 0), capsys.readouterr().err
 
-    return call
-
-
-def refusals(command: Command, suite: Path, out: Path) -> set[str]:
+def refusals(command: Command, suite: Path, out: Path, *words: str) -> set[str]:
     """The sentences with which the run and its dry run end; nothing may have been written."""
     sentences = set()
-    for words in (["--dry-run"], []):
-        code, said = command("run", suite, "--out", out, *words)
+    for more in (["--dry-run"], []):
+        code, _, said = command("run", suite, "--out", out, *words, *more)
         assert code == 2, said
         sentences.add(" ".join(said.split()))
     assert not out.exists(), "nothing may be trained or written"
     return sentences
 
 
-TOLERANCE = "accuracy = 0.05"
-CORRUPTIONS = 'name = "corruptions"\nkinds = ["fog"]\nseverities = [3]'
 MISTAKES = {
     "a condition with a capital": (
         {TOLERANCE: 'accuracy = { "Clean" = 0.01 }'},
@@ -114,10 +88,10 @@ MISTAKES = {
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_refused_before_anything_is_computed(
-    mistake: str, command: Command, tmp_path: Path
+    mistake: str, suite: str, command: Command, tmp_path: Path
 ) -> None:
     changes, expected = MISTAKES[mistake]
-    text = SUITE
+    text = suite
     for old, new in changes.items():
         assert old in text
         text = text.replace(old, new, 1)
@@ -144,16 +118,10 @@ def test_a_mistake_is_refused_before_anything_is_computed(
     ],
 )
 def test_an_option_that_is_wrong_is_refused_by_the_dry_run_too(
-    words: list[str], expected: str, command: Command, tmp_path: Path
+    words: list[str], expected: str, suite: str, command: Command, tmp_path: Path
 ) -> None:
-    (tmp_path / "suite.toml").write_text(SUITE)
-    sentences = set()
-    for more in (["--dry-run"], []):
-        code, said = command("run", tmp_path / "suite.toml", "--out", tmp_path / "run", *words, *more)
-        assert code == 2, said
-        sentences.add(" ".join(said.split()))
-    assert not (tmp_path / "run").exists()
-    (sentence,) = sentences
+    (tmp_path / "suite.toml").write_text(suite)
+    (sentence,) = refusals(command, tmp_path / "suite.toml", tmp_path / "run", *words)
     assert expected in sentence
 
 
@@ -169,10 +137,12 @@ def _files(done: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def check(command: Command, files: Path, out: Path, *words: str) -> tuple[int, str]:
-    return command(
+    """Exit code and error of a check of one candidate."""
+    code, _, said = command(
         "check", "--parent", files / "dense.safetensors", "--candidate", files / "pruned.safetensors",
         "--data", "digits", "--out", out, *words,
     )  # fmt: skip
+    return code, said
 
 
 @pytest.mark.parametrize(

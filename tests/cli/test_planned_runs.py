@@ -65,23 +65,7 @@ name = "accuracy"
 [tolerances]
 accuracy = 0.05
 """
-ACCURACY = """
-name = "brief"
-ratios = [0.1, 0.3, 0.5, 0.7, 0.9, 0.95]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-widths = [8, 12, 16, 16]
-[recipe]
-epochs = 1
-[[producers]]
-name = "magnitude"
-[[evaluators]]
-name = "accuracy"
-[tolerances]
-accuracy = 0.05
-"""
+RATIOS = (0.1, 0.3, 0.5, 0.7, 0.9, 0.95)
 LEFT = re.compile(r"Together (\d+) cells")
 
 
@@ -114,10 +98,12 @@ def cli(*words: str | Path, root: Path | None = None) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
-def test_a_suite_file_that_changes_while_it_is_run_changes_nothing(tmp_path: Path) -> None:
+def test_a_suite_file_that_changes_while_it_is_run_changes_nothing(
+    small_suite: Callable[..., str], tmp_path: Path
+) -> None:
     (tmp_path / "editor.py").write_text(EDITED_SUITE)
-    editor = f'[[evaluators]]\nname = "editor"\nfile = "{tmp_path / "suite.toml"}"\n'
-    text = 'plugins = ["editor.py"]' + ACCURACY.replace("[tolerances]", f"{editor}[tolerances]")
+    editor = f'name = "editor"\nfile = "{tmp_path / "suite.toml"}"'
+    text = small_suite(top='plugins = ["editor.py"]', ratios=RATIOS, evaluators=('name = "accuracy"', editor))
     (tmp_path / "suite.toml").write_text(text)
     code, said = cli("run", tmp_path / "suite.toml", "--out", tmp_path / "run")
     assert (tmp_path / "suite.toml").read_text() == "ratios = [0.5"
@@ -128,9 +114,15 @@ def test_a_suite_file_that_changes_while_it_is_run_changes_nothing(tmp_path: Pat
 
 
 def test_after_a_search_everything_that_asks_says_that_nothing_is_left(
-    suite_file: Callable[..., Path], tmp_path: Path
+    small_suite: Callable[..., str], suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    search = (suite_file(text=ACCURACY), "--out", tmp_path / "run", "--search", "accuracy@clean")
+    search = (
+        suite_file(text=small_suite(ratios=RATIOS)),
+        "--out",
+        tmp_path / "run",
+        "--search",
+        "accuracy@clean",
+    )
     before = left(*search)
     code, said = cli("run", *search)
     assert code == 0, said

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
@@ -19,24 +20,6 @@ from evalsuite.runs.store import Key
 from evalsuite.runs.timings import ActiveTask
 
 PARENT, PRUNED = Key("dense", 0, 0.0), Key("magnitude", 0, 0.5)
-WAITING = """
-plugins = ["waiting.py"]
-name = "waiting"
-ratios = [0.5]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-widths = [8, 12, 16, 16]
-[recipe]
-epochs = 2
-learning_rate = 0.1
-[[producers]]
-name = "magnitude"
-[[evaluators]]
-name = "waiting"
-flag = "FLAG"
-"""
 PLUGIN = '''
 import time
 from dataclasses import dataclass
@@ -109,10 +92,19 @@ def test_a_line_names_done_total_cell_and_time_left() -> None:
     assert sentence(RunProgress(0, 6, (), 0.0, None)) == "0 of 6 cells done (0%); time left not known yet"
 
 
-def test_redirected_output_has_lines_while_a_cell_is_computed(tmp_path: Path) -> None:
+def test_redirected_output_has_lines_while_a_cell_is_computed(
+    small_suite: Callable[..., str], tmp_path: Path
+) -> None:
     flag = tmp_path / "go on"
     (tmp_path / "waiting.py").write_text(PLUGIN)
-    (tmp_path / "suite.toml").write_text(WAITING.replace("FLAG", str(flag)))
+    (tmp_path / "suite.toml").write_text(
+        small_suite(
+            top='plugins = ["waiting.py"]',
+            recipe="epochs = 2\nlearning_rate = 0.1",
+            evaluators=(f'name = "waiting"\nflag = "{flag}"',),
+            tolerances="",
+        )
+    )
     command = [
         sys.executable,
         "-c",

@@ -11,9 +11,9 @@ from evalsuite.compat.calls import class_labels, device_of, replaced, unit_image
 
 
 def test_bytes_become_fractions() -> None:
-    found = unit_images(torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16))
-    assert found.dtype == torch.float32
-    assert torch.equal(found.flatten(), torch.arange(256, dtype=torch.float32) / 255)
+    images = unit_images(torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16))
+    assert images.dtype == torch.float32
+    assert torch.equal(images.flatten(), torch.arange(256, dtype=torch.float32) / 255)
 
 
 def test_fractions_stay() -> None:
@@ -24,9 +24,9 @@ def test_fractions_stay() -> None:
 
 
 def test_labels_become_int64() -> None:
-    found = class_labels(np.array([3, 0], np.uint8), count=2)
-    assert found.dtype == torch.int64
-    assert found.tolist() == [3, 0]
+    labels = class_labels(np.array([3, 0], np.uint8), count=2)
+    assert labels.dtype == torch.int64
+    assert labels.tolist() == [3, 0]
 
 
 def test_replaced_names_come_back_after_an_error() -> None:

@@ -64,7 +64,7 @@ def test_imports_in_a_strict_process() -> None:
         "listed = loaders.make_custom_dataset('root', 'helper_files/imagenet_test_image_ids.txt', Any())\n"
         "assert len(listed) == 5000\n"
     )
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         env={
             **os.environ,
@@ -75,7 +75,7 @@ def test_imports_in_a_strict_process() -> None:
         text=True,
         check=False,
     )
-    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
 def test_torchattacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,10 +101,10 @@ def test_hidden_files_and_folders_are_counted_and_not_read(tmp_path: Path) -> No
     (folder / "cat" / "._002.png").write_bytes(b"\0\5")
     (folder / "cat" / "Thumbs.db").write_bytes(b"")
     (folder / "cat" / "notes.txt").write_text("")
-    found = load_checked(Folder(str(folder), labelled=True), "test", PLACE)
-    assert (found.names, len(found.images)) == (("cat", "dog"), 12)
-    assert any("4 hidden files or folders are ignored" in note for note in found.notes)
-    assert any("1 files that are no pictures are ignored" in note for note in found.notes)
+    images = load_checked(Folder(str(folder), labelled=True), "test", PLACE)
+    assert (images.names, len(images.images)) == (("cat", "dog"), 12)
+    assert any("4 hidden files or folders are ignored" in note for note in images.notes)
+    assert any("1 files that are no pictures are ignored" in note for note in images.notes)
 
 
 def test_folders_behind_links_are_read_and_loops_end(tmp_path: Path) -> None:

@@ -124,10 +124,10 @@ def test_labels_mean_the_same_in_every_split(tmp_path: Path) -> None:
     for picture in (root / "test" / "ant").iterdir():
         picture.unlink()
     (root / "test" / "ant").rmdir()
-    found = load_checked(Folder(str(root), side=8, labelled=True), "test", Place())
-    assert found.labels is not None
-    assert (found.labels.tolist(), found.names) == ([1, 1, 2, 2], ("ant", "cat", "dog"))
-    assert any("1 classes have no picture (ant)" in note for note in found.notes)
+    images = load_checked(Folder(str(root), side=8, labelled=True), "test", Place())
+    assert images.labels is not None
+    assert (images.labels.tolist(), images.names) == ([1, 1, 2, 2], ("ant", "cat", "dog"))
+    assert any("1 classes have no picture (ant)" in note for note in images.notes)
 
 
 def test_a_share_is_drawn_from_each_class_and_stays_when_others_are_added(tmp_path: Path) -> None:
@@ -166,9 +166,9 @@ def test_a_shifted_folder_has_the_labels_of_the_suites_classes(tmp_path: Path) -
     split_tree(tmp_path / "own", {"": 2}, ("ant", "cat", "dog"))
     write_pictures(tmp_path / "shifted", ["dog/1.png", "cat/1.png"])
     image_source = ImageSource(Folder("own", side=8, labelled=True), Place(tmp_path))
-    found = image_source.images(View(data=f"shifted{FOLDER_SUFFIX}", labelled=True))
-    assert found.labels is not None
-    assert (found.labels.tolist(), found.images.shape[1:]) == ([1, 2], (3, 8, 8))
+    images = image_source.images(View(data=f"shifted{FOLDER_SUFFIX}", labelled=True))
+    assert images.labels is not None
+    assert (images.labels.tolist(), images.images.shape[1:]) == ([1, 2], (3, 8, 8))
 
 
 def test_a_limit_of_the_data_holds_for_outliers_of_all_kinds(tmp_path: Path) -> None:

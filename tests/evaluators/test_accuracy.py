@@ -35,15 +35,15 @@ def test_planted_models(planting: Any, table: np.ndarray[Any, Any], accuracy: fl
     others = np.tile(
         [0.0, 0, 0, 9], (250, 1)
     )  # images that are not in the test: no gate takes it for constant
-    found = by_metric(scored(Accuracy(), planting.bench(LABELS, np.concatenate([table, others]))))
-    assert found == pytest.approx({"accuracy": accuracy, "nll": nll, "agreement": 1}, rel=1e-6, abs=1e-15)
+    scores = by_metric(scored(Accuracy(), planting.bench(LABELS, np.concatenate([table, others]))))
+    assert scores == pytest.approx({"accuracy": accuracy, "nll": nll, "agreement": 1}, rel=1e-6, abs=1e-15)
 
 
 def test_agreement_counts_equal_predictions_right_or_wrong(planting: Any) -> None:
     child, parent = 2 * np.eye(4)[[0, 1, 2, 2, 1, 1]], 2 * np.eye(4)[[0, 1, 3, 2, 1, 0]]
-    found = by_metric(scored(Accuracy(), planting.bench(LABELS, child, parent=parent)))
-    assert found["agreement"] == pytest.approx(4 / 6)
-    assert found["accuracy"] == pytest.approx(3 / 6)
+    scores = by_metric(scored(Accuracy(), planting.bench(LABELS, child, parent=parent)))
+    assert scores["agreement"] == pytest.approx(4 / 6)
+    assert scores["accuracy"] == pytest.approx(3 / 6)
 
 
 def test_evidence_is_per_image_in_the_order_of_the_images(planting: Any) -> None:

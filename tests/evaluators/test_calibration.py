@@ -98,32 +98,32 @@ def test_validation_images_that_the_parent_may_have_been_trained_on_are_flagged(
 
 
 def test_measures_before_and_after_scaling_by_the_validation_images(planting: Any) -> None:
-    found = by_metric(scored(Calibration(), bench(planting)))
+    scores = by_metric(scored(Calibration(), bench(planting)))
     fitted = best_temperature(TABLE[100:200], LABELS[100:200])
-    assert found.pop("temperature") == pytest.approx(fitted, rel=1e-6)
+    assert scores.pop("temperature") == pytest.approx(fitted, rel=1e-6)
     assert 0.6 * OVERSURE < fitted < 1.6 * OVERSURE
     before = expected(TABLE[:N], LABELS[:N])
     del before["nll"]  # is the accuracy test's
     after = expected(TABLE[:N] / fitted, LABELS[:N])
-    assert found == pytest.approx(
+    assert scores == pytest.approx(
         before | {f"{name}_scaled": value for name, value in after.items()}, rel=1e-5, abs=1e-7
     )
 
 
 def test_each_half_is_scaled_by_the_other_halfs_temperature(planting: Any) -> None:
-    found = by_metric(scored(Calibration("cross-fit"), bench(planting)))
+    scores = by_metric(scored(Calibration("cross-fit"), bench(planting)))
     even, odd = slice(0, N, 2), slice(1, N, 2)
     fits = {id(half): best_temperature(TABLE[:N][half], LABELS[:N][half]) for half in (even, odd)}
     honest, leaked = TABLE[:N].astype(np.float64), TABLE[:N].astype(np.float64)
     for half, other in ((even, odd), (odd, even)):
         honest[half] /= fits[id(other)]
         leaked[half] /= fits[id(half)]
-    assert found["temperature"] == pytest.approx(np.sqrt(fits[id(even)] * fits[id(odd)]), rel=1e-6)
+    assert scores["temperature"] == pytest.approx(np.sqrt(fits[id(even)] * fits[id(odd)]), rel=1e-6)
     for name, value in expected(honest, LABELS[:N]).items():
-        assert found[f"{name}_scaled"] == pytest.approx(value, rel=1e-5, abs=1e-7)
+        assert scores[f"{name}_scaled"] == pytest.approx(value, rel=1e-5, abs=1e-7)
     own = expected(leaked, LABELS[:N])  # what fitting on the images themselves would have claimed
-    assert own["nll"] < found["nll_scaled"] - 0.01
-    assert own["brier"] < found["brier_scaled"] - 0.001
+    assert own["nll"] < scores["nll_scaled"] - 0.01
+    assert own["brier"] < scores["brier_scaled"] - 0.001
 
 
 def test_scaling_changes_no_prediction_and_repairs_only_the_confidence(planting: Any) -> None:
@@ -147,8 +147,8 @@ def test_planted_calibration_errors(planting: Any, margin: float, right: float, 
     guess = np.where(np.arange(256) % 10 < 10 * right, LABELS, (LABELS + 1) % K)
     table[np.arange(256), guess] = margin
     table[100:200] = TABLE[100:200]  # any temperature will do
-    found = by_metric(scored(Calibration(), bench(planting, table)))
-    assert found["ece_equal_width"] == pytest.approx(ece, abs=1e-6)
+    scores = by_metric(scored(Calibration(), bench(planting, table)))
+    assert scores["ece_equal_width"] == pytest.approx(ece, abs=1e-6)
 
 
 @pytest.mark.parametrize("held_out", ["validation", "cross-fit"])

@@ -160,8 +160,8 @@ def test_corruption_errors_relative_to_the_parent(
 
 def test_ratios_to_a_parent_without_errors_have_a_reason(root: Path) -> None:
     few = ImageSet("cifar10", IMAGES.images[:12], LABELS[:12], 2)
-    found = by_name(scored(official(severities=(1,), kinds=("fog", "snow")), bench(root, few)))
-    mce, relative = (found[name, "corruptions official"] for name in ("mce_parent", "relative_mce_parent"))
+    scores = by_name(scored(official(severities=(1,), kinds=("fog", "snow")), bench(root, few)))
+    mce, relative = (scores[name, "corruptions official"] for name in ("mce_parent", "relative_mce_parent"))
     assert (mce.value, relative.value) == (None, None)
     assert mce.reason == (
         "the parent has fewer than 20 images wrong under fog, snow: a ratio to it means nothing"
@@ -194,8 +194,8 @@ def test_37_of_80_right_everywhere_are_an_error_of_53_75_percent(tmp_path: Path)
     level = np.where(good == (np.tile(LABELS, 5) == 1), 200, 50).astype(np.uint8)
     for kind in CORRUPTIONS:
         np.save(folder / f"{kind}.npy", np.broadcast_to(level[:, None, None, None], (5 * ROWS, 1, 1, 3)))
-    found = by_name(scored(official(), bench(tmp_path)))
-    assert found["accuracy", "corruptions official"].value == pytest.approx(0.4625, abs=1e-15)
+    scores = by_name(scored(official(), bench(tmp_path)))
+    assert scores["accuracy", "corruptions official"].value == pytest.approx(0.4625, abs=1e-15)
     clean = torch.from_numpy(np.array(IMAGES.images)).float() / 255
     oracle = corruption_benchmark(Bright(BORDER).eval(), clean, torch.from_numpy(LABELS[:N]), folder=folder)
     assert 1 - oracle.robust == pytest.approx(0.5375)
@@ -221,13 +221,13 @@ def test_the_extra_four_are_a_separate_group_when_they_are_generated_too() -> No
     images = ImageSet("mine", random.integers(0, 256, (70, 3, 32, 32), dtype=np.uint8), np.arange(70) % 2, 2)
     shown = ImageSource(images, Place())
     test = Corruptions((2,), ("fog", "contrast"), extra=True)
-    found = by_name(scored(test, Bench(Bright(0.5), shown, parent=Bench(Bright(0.4), shown))))
-    assert {one.group for (_, condition), one in found.items() if condition.split("/")[0] in EXTRA} == {
+    scores = by_name(scored(test, Bench(Bright(0.5), shown, parent=Bench(Bright(0.4), shown))))
+    assert {one.group for (_, condition), one in scores.items() if condition.split("/")[0] in EXTRA} == {
         "corruptions-extra"
     }
-    pair = [found["accuracy", f"{kind}/2"].evidence["test"] for kind in ("fog", "contrast")]
-    np.testing.assert_allclose(found["accuracy", "corruptions"].evidence["test"], np.mean(pair, axis=0))
-    assert {condition for _, condition in found} == {
+    pair = [scores["accuracy", f"{kind}/2"].evidence["test"] for kind in ("fog", "contrast")]
+    np.testing.assert_allclose(scores["accuracy", "corruptions"].evidence["test"], np.mean(pair, axis=0))
+    assert {condition for _, condition in scores} == {
         *(f"{kind}/2" for kind in ("fog", "contrast", *EXTRA)),
         *("corruptions", "corruptions/2", "weather corruptions", "digital corruptions"),
     }
@@ -256,13 +256,13 @@ def test_3d_corruptions_are_a_group_of_their_own(tmp_path: Path) -> None:
     clean = np.repeat(np.array([50, 50, 200, 200], np.uint8), 3 * 8 * 8).reshape(4, 3, 8, 8)
     images = ImageSet("imagenet", clean, np.array([0, 0, 1, 1]), 2, names)
     settings = {"folder": "ImageNet-3DCC", "kinds": CORRUPTIONS_3D, "severities": (3,)}
-    found = by_name(scored(official(**settings), bench(tmp_path, images)))
-    assert found["accuracy", "near_focus official/3"].value == 1
-    assert found["accuracy", "z_motion_blur official/3"].group == "corruptions-3d official"
-    assert found["accuracy", "corruptions-3d official"].value == 9 / 12
-    assert found["accuracy_worst_corruption", "corruptions-3d official"].value == 0
-    assert not [name for _, name in found if name.endswith(" corruptions official")]  # there are no families
-    assert any("severity 3 alone" in flag for flag in found["accuracy", "corruptions-3d official"].flags)
+    scores = by_name(scored(official(**settings), bench(tmp_path, images)))
+    assert scores["accuracy", "near_focus official/3"].value == 1
+    assert scores["accuracy", "z_motion_blur official/3"].group == "corruptions-3d official"
+    assert scores["accuracy", "corruptions-3d official"].value == 9 / 12
+    assert scores["accuracy_worst_corruption", "corruptions-3d official"].value == 0
+    assert not [name for _, name in scores if name.endswith(" corruptions official")]  # there are no families
+    assert any("severity 3 alone" in flag for flag in scores["accuracy", "corruptions-3d official"].flags)
 
 
 @pytest.mark.parametrize(

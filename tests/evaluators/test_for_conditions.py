@@ -50,13 +50,13 @@ def test_some_conditions_have_the_numbers_of_all(test: Evaluator, conditions: tu
     network, again = bench(source, 0, parent=parent), bench(source, 0, parent=parent)
     every = by_place(scored(test, network))
     part = test.for_conditions(conditions, source.condition)
-    found = by_place(scored(part, again))
+    scores = by_place(scored(part, again))
     wanted = {place for place in every if place[1] in conditions}
     assert wanted
-    assert wanted <= set(found)
+    assert wanted <= set(scores)
     for place in wanted:
-        assert found[place].value == every[place].value
-        assert found[place].group == every[place].group
+        assert scores[place].value == every[place].value
+        assert scores[place].group == every[place].group
     assert len(again.passes) <= len(network.passes)
 
 

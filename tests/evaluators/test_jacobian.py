@@ -115,8 +115,8 @@ def oracle(model: nn.Module, images: Tensor) -> Floats:
 
 def test_convolutions_agree_with_autograd_and_numpy(convolution: nn.Module) -> None:
     images = torch.rand(7, 3, 6, 6, generator=torch.Generator().manual_seed(1))
-    found = singular_values(jacobians(convolution, images))
-    np.testing.assert_allclose(found, oracle(convolution, images), rtol=2e-5)
+    values = singular_values(jacobians(convolution, images))
+    np.testing.assert_allclose(values, oracle(convolution, images), rtol=2e-5)
     assert not images.requires_grad
     assert all(parameter.grad is None for parameter in convolution.parameters())
 
@@ -151,13 +151,15 @@ def test_singular_values_are_numpys_and_scale_with_the_matrix(
     k: int, p: int, seed: int, factor: float
 ) -> None:
     matrices = np.random.default_rng(seed).normal(size=(2, k, p))
-    found = singular_values(torch.from_numpy(matrices))
+    values = singular_values(torch.from_numpy(matrices))
     exact = np.linalg.svd(matrices, compute_uv=False)
-    np.testing.assert_allclose(found, exact, atol=2e-7 * exact.max())
+    np.testing.assert_allclose(values, exact, atol=2e-7 * exact.max())
     np.testing.assert_allclose(
-        singular_values(torch.from_numpy(factor * matrices)), factor * found, atol=1e-6 * factor * exact.max()
+        singular_values(torch.from_numpy(factor * matrices)),
+        factor * values,
+        atol=1e-6 * factor * exact.max(),
     )
-    np.testing.assert_allclose(np.square(found).sum(1), np.square(matrices).sum((1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(np.square(values).sum(1), np.square(matrices).sum((1, 2)), rtol=1e-9)
 
 
 def test_conditions_end_where_single_precision_ends() -> None:
@@ -210,9 +212,9 @@ def test_a_constant_logit_has_a_row_of_zeros() -> None:
             logits = super().forward(images)
             return torch.stack([logits[:, 0], torch.ones(len(images)), logits[:, 2]], 1)
 
-    found = jacobians(Half(DIAGONAL), torch.rand(2, 1, 2, 2))
-    assert found.shape == (2, 3, 4)
-    torch.testing.assert_close(found[1], torch.tensor([DIAGONAL[0], [0.0] * 4, DIAGONAL[2]]))
+    matrices = jacobians(Half(DIAGONAL), torch.rand(2, 1, 2, 2))
+    assert matrices.shape == (2, 3, 4)
+    torch.testing.assert_close(matrices[1], torch.tensor([DIAGONAL[0], [0.0] * 4, DIAGONAL[2]]))
 
 
 def test_infinite_slopes_make_a_model_invalid() -> None:

@@ -115,17 +115,17 @@ def test_zeros_among_the_weights_save_nothing() -> None:
 def test_the_scores_of_a_deeper_network(image_source: ImageSource) -> None:
     test = Latency(batch_size=16, repeats=9, warm_up=1)
     with threads(1):
-        found = by_name(scored(test, bench(stack(24), image_source, stack(3))))
-    assert set(found) == {metric.name for metric in test.metrics}
-    assert {score.condition for score in found.values()} == {"batch of 16"}
-    assert {score.n for score in found.values()} == {9}
-    value = {name: float(score.value or 0) for name, score in found.items()}
+        scores = by_name(scored(test, bench(stack(24), image_source, stack(3))))
+    assert set(scores) == {metric.name for metric in test.metrics}
+    assert {score.condition for score in scores.values()} == {"batch of 16"}
+    assert {score.n for score in scores.values()} == {9}
+    value = {name: float(score.value or 0) for name, score in scores.items()}
     assert value["latency_ratio"] > 1.5  # it does eight times the work
-    times = found["latency"].evidence["rounds"]
+    times = scores["latency"].evidence["rounds"]
     assert value["latency"] == np.median(times)
     assert value["latency_lower"] == np.sort(times)[1]  # of nine values: P(Bin(9, 1/2) <= 1) = 0.0195
     assert value["latency_upper"] == np.sort(times)[7]
-    assert value["latency_ratio"] == np.median(found["latency_ratio"].evidence["rounds"])
+    assert value["latency_ratio"] == np.median(scores["latency_ratio"].evidence["rounds"])
     assert value["latency_ratio_lower"] <= value["latency_ratio"] <= value["latency_ratio_upper"]
     assert value["throughput"] == pytest.approx(1000 / value["latency"])
 
@@ -241,8 +241,8 @@ def test_a_program_has_a_speed_too(image_source: ImageSource, tmp_path: Path) ->
             dynamic_axes={"x": {0: "n"}},
         )
     program = load_program(path, trust=False)
-    found = by_name(scored(Latency(repeats=7), bench(program, image_source, network)))
-    assert float(found["latency_ratio"].value or 0) > 0
+    scores = by_name(scored(Latency(repeats=7), bench(program, image_source, network)))
+    assert float(scores["latency_ratio"].value or 0) > 0
 
 
 def test_it_keeps_the_contract_of_a_test_that_reads_a_clock() -> None:

@@ -184,15 +184,15 @@ def test_without_features_the_logits_go_on(
 
 
 def test_dead_units_are_flagged_and_distances_defined(image_source: ImageSource) -> None:
-    found = by_detector(scored(ood(), Bench(Net(dead=5), image_source)))
+    scores = by_detector(scored(ood(), Bench(Net(dead=5), image_source)))
     for name in ("mahalanobis", "relative_mahalanobis"):
-        for one in found[name]:
+        for one in scores[name]:
             assert one.value is not None
             assert (
                 "The covariance of the 12 penultimate features has rank 7 over 120 training images"
                 in one.flags[0]
             )
-    assert not any(one.flags for one in found["msp"] + found["vim"])
+    assert not any(one.flags for one in scores["msp"] + scores["vim"])
     assert not any(one.flags for one in by_detector(scored(ood(), Bench(Net(), image_source)))["mahalanobis"])
 
 
@@ -204,26 +204,26 @@ def test_zero_features_are_flagged(image_source: ImageSource) -> None:
     assert features is not None
     # what the largest unit of half of the images reaches, so that nothing fires for them
     model.conv.bias.data -= float(np.median(features.max(axis=1)))  # type: ignore[union-attr]  # it has a bias
-    found = by_detector(scored(ood(), Bench(model, image_source)))
-    (flag,) = found["knn"][0].flags
+    scores = by_detector(scored(ood(), Bench(model, image_source)))
+    (flag,) = scores["knn"][0].flags
     assert flag.startswith("60 of 120 training images have penultimate features that are all zero")
-    assert found["knn"][0].value is not None
+    assert scores["knn"][0].value is not None
 
 
 def test_classes_that_the_first_training_images_do_not_show_are_flagged(image_source: ImageSource) -> None:
-    found = by_detector(
+    scores = by_detector(
         scored(ood(fit_images=2, neighbors=1, detectors=("knn", "msp")), Bench(Net(), image_source))
     )
-    assert found["knn"][0].flags == (
+    assert scores["knn"][0].flags == (
         "The 2 training images that the detector is fitted on show 2 of 3 classes: raise fit_images.",
     )
-    assert found["msp"][0].flags == ()
+    assert scores["msp"][0].flags == ()
 
 
 def test_settings_that_the_images_cannot_meet_are_reasons(image_source: ImageSource) -> None:
-    found = by_detector(scored(ood(neighbors=121), Bench(Net(), image_source)))
-    assert found["knn"][0].reason.startswith("found 120 training images, expected at least 121")
-    assert found["mahalanobis"][0].value is not None
+    scores = by_detector(scored(ood(neighbors=121), Bench(Net(), image_source)))
+    assert scores["knn"][0].reason.startswith("found 120 training images, expected at least 121")
+    assert scores["mahalanobis"][0].value is not None
 
 
 def test_one_outlier_is_enough(image_source: ImageSource) -> None:

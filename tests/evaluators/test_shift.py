@@ -44,23 +44,23 @@ def by_metric(scores: tuple[Score, ...]) -> dict[str, Score]:
 
 @pytest.mark.parametrize("images", [0, 25])
 def test_every_number_is_that_of_the_shifted_images(bench: Bench, images: int) -> None:
-    found = by_metric(scored(Shift(("ours/",), images), bench))
+    scores = by_metric(scored(Shift(("ours/",), images), bench))
     rows = slice(100, 100 + (images or 40))
     logits, labels = TABLE[rows].astype(np.float32), OURS[: images or 40]
     right: Array = logits.argmax(1) == labels
-    assert found["accuracy"].value == pytest.approx(right.mean())
-    assert found["nll"].value == pytest.approx(float(likelihood(logits, labels).mean()), rel=1e-6)
-    assert found["agreement"].value == pytest.approx((logits.argmax(1) == PARENT[rows].argmax(1)).mean())
-    assert found["ece_equal_width"].value == pytest.approx(
+    assert scores["accuracy"].value == pytest.approx(right.mean())
+    assert scores["nll"].value == pytest.approx(float(likelihood(logits, labels).mean()), rel=1e-6)
+    assert scores["agreement"].value == pytest.approx((logits.argmax(1) == PARENT[rows].argmax(1)).mean())
+    assert scores["ece_equal_width"].value == pytest.approx(
         float(ece_equal_width(softmax(logits).max(1), right)), abs=1e-6
     )
     clean = TABLE[:100].argmax(1) == LABELS
-    assert found["gap_to_clean"].value == pytest.approx(clean.mean() - right.mean())
+    assert scores["gap_to_clean"].value == pytest.approx(clean.mean() - right.mean())
     assert clean.mean() != right.mean()
     population = f"ours[:{images}]" if images else "ours"
-    assert list(found["accuracy"].evidence) == [population]
-    assert list(found["gap_to_clean"].evidence) == ["test", population]
-    assert found["gap_to_clean"].n == 100 + len(labels)
+    assert list(scores["accuracy"].evidence) == [population]
+    assert list(scores["gap_to_clean"].evidence) == ["test", population]
+    assert scores["gap_to_clean"].n == 100 + len(labels)
 
 
 def test_a_registered_set_needs_the_suites_classes(bench: Bench) -> None:

@@ -19,37 +19,23 @@ from evalsuite.runs.plan import independent
 from evalsuite.runs.status import status
 
 if TYPE_CHECKING:
-    from evalsuite.results.run import Run
+    from collections.abc import Callable
 
-SUITE = """
-name = "two"
-control = false
-seeds = [0, 1]
-ratios = [0.8]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-widths = [8, 12, 16, 16]
-[recipe]
-epochs = 2
-learning_rate = 0.1
-[[producers]]
-name = "magnitude"
-[[evaluators]]
-name = "accuracy"
-[[evaluators]]
-name = "similarity"
-classes = false
-[tolerances]
-accuracy = 0.05
-"""
+    from evalsuite.results.run import Run
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def two(small_suite: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("two")
-    (folder / "two.toml").write_text(SUITE)
+    (folder / "two.toml").write_text(
+        small_suite(
+            "two",
+            top="control = false\nseeds = [0, 1]",
+            ratios=(0.8,),
+            recipe="epochs = 2\nlearning_rate = 0.1",
+            evaluators=('name = "accuracy"', 'name = "similarity"\nclasses = false'),
+        )
+    )
     return runner.run(folder / "two.toml", out=folder / "run")
 
 
@@ -59,12 +45,12 @@ def computed(path: Path) -> int:
 
 def test_two_parents_are_each_others_control(two: Run) -> None:
     table = two.measurements
-    found = table[table["condition"] == "control"]
-    assert set(found["method"]) == {"dense"}  # no candidate has a drop on it, so no curve
-    values = found.pivot_table("value", index="metric", columns="seed")
+    controls = table[table["condition"] == "control"]
+    assert set(controls["method"]) == {"dense"}  # no candidate has a drop on it, so no curve
+    values = controls.pivot_table("value", index="metric", columns="seed")
     assert len(values) == 5
     pd.testing.assert_series_equal(values[0], values[1], check_names=False)
-    agreement = found.loc[found["metric"] == "agreement", "value"]
+    agreement = controls.loc[controls["metric"] == "agreement", "value"]
     assert agreement.between(0, 1, inclusive="neither").all()
     assert "control" not in set(two.thresholds()["condition"])
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING
@@ -23,27 +24,6 @@ ROOT = Path(__file__).parents[2]
 KILLS = 200
 MOUNT, UMOUNT = which("mount") or "mount", which("umount") or "umount"
 
-SMALL = """
-name = "small"
-control = false
-seeds = [0]
-ratios = [0.5, 0.8]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-widths = [4, 4, 4, 4]
-[recipe]
-epochs = 2
-batch_size = 32
-[[producers]]
-name = "magnitude"
-[[evaluators]]
-name = "accuracy"
-[[evaluators]]
-name = "noise"
-epsilons = [16]
-"""
 
 DEATH = """
 import json, os, random, sys
@@ -146,18 +126,31 @@ print(json.dumps({"kills": sum(died.values()), "finished": finished, "died": die
 """
 
 
+@pytest.fixture(name="small_text")
+def _small_text(small_suite: Callable[..., str]) -> Callable[..., str]:
+    """The text of a suite of few weights and two tests; `ratios` are its keyword."""
+    return partial(
+        small_suite,
+        top="control = false\nseeds = [0]",
+        widths=(4, 4, 4, 4),
+        recipe="epochs = 2\nbatch_size = 32",
+        evaluators=('name = "accuracy"', 'name = "noise"\nepsilons = [16]'),
+        tolerances="",
+    )
+
+
 @pytest.fixture(name="small")
-def _small(suite_file: Callable[..., Path]) -> Path:
-    return suite_file(text=SMALL)
+def _small(small_text: Callable[..., str], suite_file: Callable[..., Path]) -> Path:
+    return suite_file(text=small_text(ratios=(0.5, 0.8)))
 
 
 @pytest.mark.extensive
 def test_every_run_that_was_killed_hundreds_of_times_ends_with_the_same_bytes(
-    suite_file: Callable[..., Path], tmp_path: Path
+    small_text: Callable[..., str], suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     """Each kill is inside a file operation of the run folder, and ends the process without any cleaning up."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    small = suite_file({"0.5, 0.8": "0.5"}, text=SMALL)
+    small = suite_file(text=small_text(ratios=(0.5,)))
     words = [sys.executable, "-W", "ignore", "-c", DEATH, str(small), str(tmp_path / "runs"), str(KILLS)]
     ended = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=550)
     assert ended.returncode == 0, ended.stderr[-3000:]

@@ -379,11 +379,11 @@ def test_a_test_that_fails_on_a_candidate_only_leaves_its_threshold_incomplete(
         if step.key.target_ratio == 0.5:
             flag.touch()
 
-    found = api.run(suite_file(FEW | moody), out=path, progress=spoil)
-    rows = found.measurements[found.measurements["metric"] == "mood"]
+    run = api.run(suite_file(FEW | moody), out=path, progress=spoil)
+    rows = run.measurements[run.measurements["metric"] == "mood"]
     assert list(rows["status"]) == ["ok", "error", "error"]
     assert list(rows["condition"]) == ["clean"] * 3
-    (threshold,) = found.thresholds().query("metric == 'mood' and seed == 'all'").to_dict("records")
+    (threshold,) = run.thresholds().query("metric == 'mood' and seed == 'all'").to_dict("records")
     assert threshold["incomplete"]
     assert threshold["potential"] == 0
 
@@ -427,22 +427,22 @@ def test_a_candidate_that_was_made_before_but_cannot_be_made_now_is_not_reported
     changes = FEW | {'"magnitude"': f'"fragile"\nflag = "{flag}"'}
     api.run(suite_file(changes), out=path)
     flag.touch()
-    found = api.run(suite_file(changes | {"epochs = 2": "epochs = 1"}), out=path)
-    assert set(found.failures["target_ratio"]) == {0.8}
+    run = api.run(suite_file(changes | {"epochs = 2": "epochs = 1"}), out=path)
+    assert set(run.failures["target_ratio"]) == {0.8}
 
 
 def test_a_model_that_is_no_number_is_invalid_and_stays_so(
     suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     suite = suite_file(FEW | {'"magnitude"': '"overflow"', "[0.5, 0.8]": "[0.5]"})
-    found = api.run(suite, out=tmp_path / "run")
-    assert set(found.failures["status"]) == {"invalid"}
-    assert set(found.failures["target_ratio"]) == {0.5}
-    assert found.failures["reason"].str.contains("finite|NaN|inf").all()
-    assert found.failures["value"].isna().all()
+    run = api.run(suite, out=tmp_path / "run")
+    assert set(run.failures["status"]) == {"invalid"}
+    assert set(run.failures["target_ratio"]) == {0.5}
+    assert run.failures["reason"].str.contains("finite|NaN|inf").all()
+    assert run.failures["value"].isna().all()
     again = api.run(suite, out=tmp_path / "run")
     assert computed(again.path) == 0
-    assert len(again.failures) == len(found.failures)
+    assert len(again.failures) == len(run.failures)
 
 
 @pytest.mark.parametrize(
@@ -458,22 +458,22 @@ def test_a_producer_that_breaks_its_contract_is_told_how(
     sin: str, sentence: str, suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     suite = suite_file(FEW | {'"magnitude"': f'"lazy"\nsin = "{sin}"', "epochs = 2": "epochs = 1"})
-    found = runner.run(suite, out=tmp_path / "run")
-    assert found.failures["reason"].str.contains(sentence).all()
-    assert set(found.failures["target_ratio"]) == ({0.8} if sin == "falling" else {0.5, 0.8})
-    assert not found.failures.empty
+    run = runner.run(suite, out=tmp_path / "run")
+    assert run.failures["reason"].str.contains(sentence).all()
+    assert set(run.failures["target_ratio"]) == ({0.8} if sin == "falling" else {0.5, 0.8})
+    assert not run.failures.empty
 
 
 def test_every_seed_has_its_own_parent_and_the_headline_is_over_all(
     done: Run, suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    found = api.run(suite_file(FEW | {"seeds = [0]": "seeds = [0, 1]"}), out=tmp_path / "run")
-    both = found.measurements
+    run = api.run(suite_file(FEW | {"seeds = [0]": "seeds = [0, 1]"}), out=tmp_path / "run")
+    both = run.measurements
     assert list(both["seed"].unique()) == [0, 1]
     dense = both[(both["method"] == "dense") & (both["metric"] == "nll") & (both["condition"] == "clean")]
     assert dense["value"].nunique() == 2
     assert (dense["drop"] == 0).all()
-    rows = found.thresholds()
+    rows = run.thresholds()
     assert set(rows["seed"]) == {0, 1, "all"}
     clean = rows[(rows["metric"] == "accuracy") & (rows["condition"] == "clean")].set_index("seed")
     drops = both[
@@ -488,12 +488,12 @@ def test_every_seed_has_its_own_parent_and_the_headline_is_over_all(
 
 
 def test_one_seed_can_be_asked_for(suite_file: Callable[..., Path], tmp_path: Path) -> None:
-    found = runner.run(
+    run = runner.run(
         suite_file(FEW | {"epochs = 2": "epochs = 1"}), out=tmp_path / "run", options=Options(seed=5)
     )
-    assert set(found.measurements["seed"]) == {5}
-    assert found.record["suite"]["seeds"] == [5]
-    assert "--seed 5" in found.record["command"]
+    assert set(run.measurements["seed"]) == {5}
+    assert run.record["suite"]["seeds"] == [5]
+    assert "--seed 5" in run.record["command"]
 
 
 @pytest.mark.parametrize(
@@ -563,10 +563,10 @@ def test_the_number_of_threads_is_put_back() -> None:
 
 def test_of_methods_that_were_not_run_nothing_is_concluded(tiny: Path, tmp_path: Path) -> None:
     """They have neither failed nor been tested; a page that says otherwise would be wrong."""
-    found = api.run(tiny, out=tmp_path / "run", options=Options(only=("magnitude",)))
-    assert set(found.thresholds()["method"]) == {"magnitude"}
-    assert set(found.failures.query("method == 'filter-l1'")["reason"]) == {UNCOMPUTED}
-    page = (found.path / "index.html").read_text("utf-8")
+    run = api.run(tiny, out=tmp_path / "run", options=Options(only=("magnitude",)))
+    assert set(run.thresholds()["method"]) == {"magnitude"}
+    assert set(run.failures.query("method == 'filter-l1'")["reason"]) == {UNCOMPUTED}
+    page = (run.path / "index.html").read_text("utf-8")
     assert re.search(r"<b>\d+ numbers of this suite are not computed yet.</b>", page)
     answer = page.partition('id="answer"')[2].partition("</section>")[0]
     assert answer.count("No verdict can be stated") == 1

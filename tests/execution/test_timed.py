@@ -12,17 +12,20 @@ from evalsuite.execution import dry_run, planning
 from evalsuite.report.build import report_data
 from evalsuite.report.chart_data import curves
 
-CUT = '[[evaluators]]\nname = "corruptions"'
-LATENCY = '[[evaluators]]\nname = "latency"\nrepeats = 7\nwarm_up = 1\nbatch_size = 8\n'
-ACCURACY = "[tolerances]\naccuracy = 0.05\n"
+LATENCY = 'name = "latency"\nrepeats = 7\nwarm_up = 1\nbatch_size = 8'
 
 
 @pytest.fixture
-def timed(suite_file: Callable[..., Path]) -> Path:
+def timed(small_suite: Callable[..., str], suite_file: Callable[..., Path]) -> Path:
     """Three networks, their accuracy and their times."""
-    text = suite_file().read_text()
-    few = text.partition(CUT)[0].replace("[0.5, 0.8]", "[0.8]").replace("epochs = 2", "epochs = 1")
-    return suite_file(text=few + LATENCY + ACCURACY)
+    text = small_suite(
+        top="control = false",
+        ratios=(0.8,),
+        recipe="epochs = 1\nlearning_rate = 0.1",
+        producers=('name = "magnitude"', 'name = "filter-l1"'),
+        evaluators=('name = "accuracy"', LATENCY),
+    )
+    return suite_file(text=text)
 
 
 def cells(path: Path) -> dict[str, bytes]:
@@ -37,15 +40,15 @@ def test_times_are_measured_once_and_again_on_another_machine(
     assert (
         lines["latency"].images == 3 * 2 * 8 * 8
     )  # the gates look at the test images, which the first test passed
-    found = api.run(timed, out=tmp_path / "run")
-    before = cells(found.path)
+    run = api.run(timed, out=tmp_path / "run")
+    before = cells(run.path)
     assert len(before) == 3
     api.run(timed, out=tmp_path / "run")
-    assert cells(found.path) == before
+    assert cells(run.path) == before
     monkeypatch.setattr(planning, "hardware", lambda _: {"processor": "another"})
     left = {line.what: line.left for line in dry_run.dry_run(timed, out=tmp_path / "run")}
     assert {what: count for what, count in left.items() if count} == {"latency": 3}
-    _draws(found)
+    _draws(run)
 
 
 def _draws(found: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,25 +57,6 @@ def baked(model, ratio, data):
 """
 
 
-SUITE = """
-name = "adapters"
-control = false
-seeds = [0]
-ratios = [0.5]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-widths = [8, 16, 16, 16]
-[recipe]
-epochs = 1
-[[producers]]
-name = "random"
-[[evaluators]]
-name = "accuracy"
-"""
-
-
 class First(nn.MultiheadAttention):
     """Attention that returns its output alone."""
 
@@ -126,10 +108,16 @@ def test_functions_of_the_command_line_are_methods_of_the_run(tiny: Path, tmp_pa
 
 @pytest.mark.extensive
 def test_the_examples_run_by_the_option_that_their_first_lines_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    small_suite: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(EXAMPLES.parent)
-    (tmp_path / "suite.toml").write_text(SUITE, "utf-8")
+    suite = small_suite(
+        top="control = false\nseeds = [0]",
+        widths=(8, 16, 16, 16),
+        producers=('name = "random"',),
+        tolerances="",
+    )
+    (tmp_path / "suite.toml").write_text(suite, "utf-8")
     words = ["evalsuite", "run", str(tmp_path / "suite.toml"), "--out", str(tmp_path / "run")]
     for file in ("torch_prune_l1.py", "torch_pruning_l2.py"):
         first = (EXAMPLES / file).read_text("utf-8").splitlines()[0]

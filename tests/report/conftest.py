@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import io
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise, takewhile
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -16,10 +18,14 @@ from PIL import Image
 from evalsuite.report.data import ReportData
 from evalsuite.results import check_verdicts
 from evalsuite.results.verdict_tables import GROUP_COLUMNS, MEAN, NETWORK, VERDICT_COLUMNS, count_table
-from evalsuite.types import Metric, Picture
+from evalsuite.runs.store import Key
+from evalsuite.types import Candidate, Cost, Metric, Picture, Score
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from evalsuite.results.run import Run
 
 KINDS = (
     "gaussian_noise",
@@ -474,3 +480,75 @@ def _compared(synthesis: Callable[..., ReportData]) -> ReportData:
         runs={name: name[-2] for name in names},
         data_sets={name: f"data of {name[-2]}" for name in names},
     )
+
+
+DENSE, RANDOM = Key("dense", 0, 0.0), Key("random", 0, 0.5)
+CORRECT = {
+    DENSE: [1, 1, 1, 1, 0, 1],
+    Key("magnitude", 0, 0.5): [1, 1, 0, 1, 1, 1],
+    Key("magnitude", 0, 0.9): [1, 0, 0, 1, 0, 1],
+    RANDOM: [1, 1, 0, 1, 0, 0],
+}
+"""Which of six images each network of a small run classifies correctly."""
+
+
+def candidate_of(key: Key) -> Candidate:
+    cost = Cost(100, 50, 90, 45, 1_000, 500, 400)
+    ratio = key.target_ratio
+    return Candidate(
+        key.method, key.seed, ratio, ratio, ratio, cost, f"w{key.method}{ratio}", {"name": "net"}
+    )
+
+
+def score_of(metric: str, condition: str, group: str = "", **evidence: Any) -> Score:
+    arrays = {name: np.asarray(values) for name, values in evidence.items()}
+    (first, *_) = arrays.values()
+    return Score(metric, condition, float(first.mean()), len(first), arrays, group)
+
+
+def run_of(path: Path, scores: Mapping[Key, Sequence[Score]], **record: Any) -> Run:
+    by_place = {
+        (key, score.metric, score.condition): score for key, several in scores.items() for score in several
+    }
+    suite = {
+        "seeds": [0],
+        "producers": [{"label": "magnitude"}],
+        "evaluators": [],
+        "data": {"name": "digits"},
+    }
+    stand_in = SimpleNamespace(
+        path=path,
+        record={"suite": suite, "inputs": {"a": 1}, **record},
+        comparison=SimpleNamespace(scores=by_place, on_all_images=by_place),
+        candidates={key: candidate_of(key) for key in CORRECT},
+        axis="",
+        controls=(),
+        notes=list(record.get("notes") or ()),
+        plan=SimpleNamespace(tests=[SimpleNamespace(inputs="a")]),
+    )
+    return cast("Run", stand_in)
+
+
+@pytest.fixture
+def candidate() -> Callable[[Key], Candidate]:
+    """The function from an address to the record of a candidate."""
+    return candidate_of
+
+
+@pytest.fixture
+def score() -> Callable[..., Score]:
+    """The function from metric, condition, group and evidence to a score."""
+    return score_of
+
+
+@pytest.fixture
+def run_with(tmp_path: Path) -> Callable[..., Run]:
+    """The function from scores by network, and keys of the record, to what the report reads of a run."""
+    return partial(run_of, tmp_path)
+
+
+@pytest.fixture
+def measured() -> Callable[[Path], Run]:
+    """The function from a folder to a run there whose networks' accuracy is measured."""
+    clean = {key: [score_of("accuracy", "clean", test=np.array(CORRECT[key], bool))] for key in CORRECT}
+    return lambda path: run_of(path, clean)

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 def test_a_table_has_the_mean_drop_of_every_corruption(full: ReportData) -> None:
-    found = breakdown(full)
-    sheet = next(one for one in found.tables if one.title == "random: generated corruptions")
+    tables = breakdown(full)
+    sheet = next(one for one in tables.tables if one.title == "random: generated corruptions")
     assert sheet.rows[:2] == ("Gaussian noise", "shot noise")
     assert sheet.columns == ("1", "3")
     table = full.measurements
     for target in (0.5, 0.9):
-        at = dataclasses.replace(found, chosen=target)
+        at = dataclasses.replace(tables, chosen=target)
         rows = table[(table["method"] == "random") & (table["target_ratio"] == target)]
         for line in sheet.cells:
             for cell in line:
@@ -38,10 +38,10 @@ def test_the_ratio_shown_first_is_the_last_that_test_accuracy_allows(full: Repor
         for row in full.headline
         if (row["metric"], row["condition"]) == ("accuracy", "clean")
     ]
-    found = breakdown(full)
-    assert found.chosen is not None
-    assert abs(found.chosen - max(kept)) < 0.01
-    assert found.targets == (0.5, 0.8, 0.9)
+    tables = breakdown(full)
+    assert tables.chosen is not None
+    assert abs(tables.chosen - max(kept)) < 0.01
+    assert tables.targets == (0.5, 0.8, 0.9)
 
 
 def test_drops_read_as_points_with_a_true_minus() -> None:
@@ -56,25 +56,25 @@ def test_drops_read_as_points_with_a_true_minus() -> None:
 def test_official_and_generated_corruptions_have_separate_tables(
     synthesis: Callable[..., ReportData],
 ) -> None:
-    found = synthesis(methods=("magnitude",))
-    official = found.measurements.copy()
+    data = synthesis(methods=("magnitude",))
+    official = data.measurements.copy()
     inside = official["group"] == "corruptions"
     official.loc[inside, "condition"] = official.loc[inside, "condition"].str.replace("/", " official/")
     official.loc[inside, "group"] = "corruptions official"
-    both = pd.concat([found.measurements, official[inside]], ignore_index=True)
-    titles = [sheet.title for sheet in breakdown(dataclasses.replace(found, measurements=both)).tables]
+    both = pd.concat([data.measurements, official[inside]], ignore_index=True)
+    titles = [sheet.title for sheet in breakdown(dataclasses.replace(data, measurements=both)).tables]
     assert titles == ["magnitude: generated corruptions", "magnitude: official corruptions"]
 
 
 def test_classes_are_a_table_with_a_column_per_method(synthesis: Callable[..., ReportData]) -> None:
-    found = synthesis(methods=("magnitude", "random"), ratios=(0.5,))
-    table = found.measurements
+    data = synthesis(methods=("magnitude", "random"), ratios=(0.5,))
+    table = data.measurements
     mine = table[(table["metric"] == "accuracy") & (table["condition"] == "clean")]
     classes = mine.assign(metric="class_accuracy", condition="class/7", group="classes")
     (sheet,) = (
         one
         for one in breakdown(
-            dataclasses.replace(found, measurements=pd.concat([table, classes], ignore_index=True))
+            dataclasses.replace(data, measurements=pd.concat([table, classes], ignore_index=True))
         ).tables
         if one.method is None
     )
@@ -100,27 +100,27 @@ def test_losses_and_gains_are_apart_on_one_scale_for_a_block_and_the_largest_los
     full: ReportData,
 ) -> None:
     """A gain had the colour of nothing, and the rows stood in the order of the suite."""
-    found = breakdown(full)
-    sheets = [sheet for sheet in found.tables if sheet.block == "generated corruptions"]
-    assert len(sheets) == len(found.data["methods"]) == 3
-    drops = [found.drop(cell) or 0.0 for sheet in sheets for line in sheet.cells for cell in line]
-    assert found.scales["generated corruptions"] == max(map(abs, drops))
+    tables = breakdown(full)
+    sheets = [sheet for sheet in tables.tables if sheet.block == "generated corruptions"]
+    assert len(sheets) == len(tables.data["methods"]) == 3
+    drops = [tables.drop(cell) or 0.0 for sheet in sheets for line in sheet.cells for cell in line]
+    assert tables.scales["generated corruptions"] == max(map(abs, drops))
     for sheet in sheets:
-        means = [np.mean([found.drop(cell) or 0.0 for cell in sheet.cells[i]]) for i in found.order(sheet)]
+        means = [np.mean([tables.drop(cell) or 0.0 for cell in sheet.cells[i]]) for i in tables.order(sheet)]
         assert means == sorted(means, reverse=True)
         for cell in sheet.cells[0]:
-            kind, share = found.shade(cell, sheet.block)
-            drop = found.drop(cell) or 0.0
+            kind, share = tables.shade(cell, sheet.block)
+            drop = tables.drop(cell) or 0.0
             assert kind == ("gain" if drop < 0 else "loss")
-            assert share == pytest.approx(abs(drop) / found.scales[sheet.block])
-    assert found.shade(None, sheets[0].block) == ("loss", 0.0)
+            assert share == pytest.approx(abs(drop) / tables.scales[sheet.block])
+    assert tables.shade(None, sheets[0].block) == ("loss", 0.0)
 
 
 def test_what_is_shown_to_fail_is_that_of_the_verdicts(full: ReportData) -> None:
-    found = breakdown(full)
+    tables = breakdown(full)
     rows = full.verdicts[(full.verdicts["verdict"] == "inferior") & (full.verdicts["metric"] == "accuracy")]
-    failing = {(condition, place) for condition, places in found.data["failing"].items() for place in places}
-    methods = found.data["methods"]
+    failing = {(condition, place) for condition, places in tables.data["failing"].items() for place in places}
+    methods = tables.data["methods"]
     assert failing == {
         (condition, f"{methods.index(method)}@{target}")
         for condition, method, target in zip(

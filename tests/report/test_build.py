@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -21,72 +20,24 @@ from evalsuite.report.build import (
 )
 from evalsuite.report.page import page
 from evalsuite.runs.store import Key
-from evalsuite.types import Candidate, Cost, Metric, Score
+from evalsuite.types import Candidate, Metric, Score
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from evalsuite.results.run import Run
 
 
-DENSE = Key("dense", 0, 0.0)
-HALF, MOST = Key("magnitude", 0, 0.5), Key("magnitude", 0, 0.9)
-RANDOM = Key("random", 0, 0.5)
-KEYS = (DENSE, HALF, MOST, RANDOM)
-RIGHT = {
-    DENSE: [1, 1, 1, 1, 0, 1],
-    HALF: [1, 1, 0, 1, 1, 1],
-    MOST: [1, 0, 0, 1, 0, 1],
-    RANDOM: [1, 1, 0, 1, 0, 0],
-}
+DENSE, HALF = Key("dense", 0, 0.0), Key("magnitude", 0, 0.5)
 
 
-def candidate(key: Key) -> Candidate:
-    cost = Cost(100, 50, 90, 45, 1_000, 500, 400)
-    ratio = key.target_ratio
-    return Candidate(
-        key.method, key.seed, ratio, ratio, ratio, cost, f"w{key.method}{ratio}", {"name": "net"}
-    )
-
-
-def score(metric: str, condition: str, group: str = "", **evidence: Any) -> Score:
-    arrays = {name: np.asarray(values) for name, values in evidence.items()}
-    (first, *_) = arrays.values()
-    return Score(metric, condition, float(first.mean()), len(first), arrays, group)
-
-
-def run(tmp_path: Path, scores: dict[Key, list[Score]], **record: Any) -> Run:
-    """What the exhibits look at of a run."""
-    known = {(key, one.metric, one.condition): one for key, some in scores.items() for one in some}
-    suite = {
-        "seeds": [0],
-        "producers": [{"label": "magnitude"}],
-        "evaluators": [],
-        "data": {"name": "digits"},
-    }
-    made = SimpleNamespace(
-        path=tmp_path,
-        record={"suite": suite, "inputs": {"a": 1}, **record},
-        comparison=SimpleNamespace(scores=known, on_all_images=known),
-        candidates={key: candidate(key) for key in KEYS},
-        axis="",
-        controls=(),
-        notes=list(record.get("notes") or ()),
-        plan=SimpleNamespace(tests=[SimpleNamespace(inputs="a")]),
-    )
-    return cast("Run", made)
-
-
-def measured(tmp_path: Path) -> Run:
-    clean = {key: [score("accuracy", "clean", test=np.array(RIGHT[key], bool))] for key in KEYS}
-    return run(tmp_path, clean)
-
-
-def test_radius_zero_is_the_accuracy_of_the_attacked_images(tmp_path: Path) -> None:
+def test_radius_zero_is_the_accuracy_of_the_attacked_images(
+    score: Callable[..., Score], run_with: Callable[..., Run]
+) -> None:
     right = np.array([1, 0, 1, 1, 1, 1], bool)
-    found = robust_accuracy(
-        run(
-            tmp_path,
+    table = robust_accuracy(
+        run_with(
             {
                 HALF: [
                     score("accuracy", "clean", test=right),
@@ -97,18 +48,20 @@ def test_radius_zero_is_the_accuracy_of_the_attacked_images(tmp_path: Path) -> N
             },
         )
     )
-    rows = found[["norm", "attack", "epsilon", "n"]].to_numpy().tolist()
+    rows = table[["norm", "attack", "epsilon", "n"]].to_numpy().tolist()
     assert rows == [
         ["Linf", "fgsm", 2.0, 3],
         ["Linf", "fgsm", 0.0, 3],
         ["L2", "worst", 0.5, 3],
         ["L2", "worst", 0.0, 3],
     ]
-    assert found["value"].tolist() == pytest.approx([1 / 3, 2 / 3, 1 / 3, 2 / 3])
-    assert set(found["ratio"]) == {0.5}
+    assert table["value"].tolist() == pytest.approx([1 / 3, 2 / 3, 1 / 3, 2 / 3])
+    assert set(table["ratio"]) == {0.5}
 
 
-def test_histograms_share_their_bins_and_lose_no_image(tmp_path: Path) -> None:
+def test_histograms_share_their_bins_and_lose_no_image(
+    score: Callable[..., Score], run_with: Callable[..., Run]
+) -> None:
     draws = np.random.default_rng(0)
     scores = {
         key: [
@@ -123,15 +76,17 @@ def test_histograms_share_their_bins_and_lose_no_image(tmp_path: Path) -> None:
         ]
         for key in (DENSE, HALF)
     }
-    found = score_histograms(run(tmp_path, scores))
-    assert found.groupby(["method", "sample"])["count"].sum().to_dict() == {
+    histograms = score_histograms(run_with(scores))
+    assert histograms.groupby(["method", "sample"])["count"].sum().to_dict() == {
         ("dense", "test"): 50, ("dense", "letters"): 70, ("magnitude", "test"): 50, ("magnitude", "letters"): 70,
     }  # fmt: skip
-    assert found["low"].nunique() == BINS
-    assert score_histograms(run(tmp_path, {})).empty
+    assert histograms["low"].nunique() == BINS
+    assert score_histograms(run_with({})).empty
 
 
-def test_comparability_knows_which_candidates_the_run_produced(tmp_path: Path) -> None:
+def test_comparability_knows_which_candidates_the_run_produced(
+    measured: Callable[[Path], Run], tmp_path: Path
+) -> None:
     (row,) = comparability_table(measured(tmp_path)).to_dict("records")
     assert (row["first"], row["second"], row["pairs"], row["setup"], row["fair"]) == (
         "magnitude",
@@ -143,7 +98,12 @@ def test_comparability_knows_which_candidates_the_run_produced(tmp_path: Path) -
     assert "made elsewhere" in row["why"]
 
 
-def test_two_runs_become_one_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_become_one_matrix(
+    measured: Callable[[Path], Run],
+    candidate: Callable[[Key], Candidate],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     metric = Metric("accuracy", True, "fraction", "Share.")
 
     def named(name: str, methods: list[str], reference: float, **other: Any) -> Run:
@@ -192,37 +152,36 @@ def test_two_runs_become_one_matrix(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             for m in methods
             for s in (0, "all")
         ]
-        found = measured(tmp_path / name)
-        found.record["suite"]["name"] = name
-        found.record["suite"]["producers"] = [{"label": m} for m in methods]
-        known = [DENSE, *(Key(m, 0, 0.5) for m in methods)]
-        plain = cast("Any", found)
-        plain.metrics, plain.candidates = {"accuracy": metric}, {key: candidate(key) for key in known}
-        plain.tables = {
+        run: Any = measured(tmp_path / name)
+        run.record["suite"]["name"] = name
+        run.record["suite"]["producers"] = [{"label": m} for m in methods]
+        keys = [DENSE, *(Key(m, 0, 0.5) for m in methods)]
+        run.metrics, run.candidates = {"accuracy": metric}, {key: candidate(key) for key in keys}
+        run.tables = {
             "measurements": table,
             "thresholds": pd.DataFrame(rows),
             "reliability": pd.DataFrame(),
         }
-        plain.__dict__.update(other)
-        return found
+        run.__dict__.update(other)
+        return cast("Run", run)
 
-    monkeypatch.setattr(build, "tables", lambda one: cast("Any", one).tables)
+    monkeypatch.setattr(build, "tables", lambda run: cast("Any", run).tables)
     first = named("first", ["magnitude", "random"], 0.9)
     second = named("second", ["magnitude", "filter-l1"], 0.8)
-    found = combined_report_data([first, second])
+    combined = combined_report_data([first, second])
     names = {"magnitude (first)", "random", "magnitude (second)", "filter-l1"}
-    assert set(found.thresholds["method"]) == names
-    assert set(found.measurements["seed"]) == {"0 in first", "0 in second"}
-    parents = found.measurements[found.measurements["method"] == "dense"]
+    assert set(combined.thresholds["method"]) == names
+    assert set(combined.measurements["seed"]) == {"0 in first", "0 in second"}
+    parents = combined.measurements[combined.measurements["method"] == "dense"]
     assert parents["value"].tolist() == [0.9, 0.8]
-    meeting = found.comparability.set_index(["first", "second"])
+    meeting = combined.comparability.set_index(["first", "second"])
     assert meeting.loc[("magnitude (first)", "magnitude (second)"), "pairs"] == 1
-    text = page(found)
+    text = page(combined)
     assert all(name in text for name in names)
     data = json.loads(text.partition('id="curve-data">')[2].partition("</script>")[0])
     assert data["curves"][0]["reference"] is None
     assert data["curves"][0]["tolerance"] == 0.1
-    assert set(found.data_sets) == names
+    assert set(combined.data_sets) == names
     assert text.count('aria-label="Threshold matrix"') == 1
     cast("Any", second).record["suite"]["data"] = {"name": "cifar10"}
     apart = page(combined_report_data([first, second]))

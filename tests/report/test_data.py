@@ -48,6 +48,27 @@ def test_the_rows_over_all_seeds_are_the_headline(synthesis: Callable[..., Repor
     assert {found["seed"] for found in headline_rows(table)} == {"all"}
 
 
+def test_few_methods_stand_in_the_order_of_the_suite_behind_the_controls(
+    synthesis: Callable[..., ReportData],
+) -> None:
+    data = synthesis()
+    suite = {"producers": [{"label": "random"}, {"label": "filter-l1"}, {"label": "magnitude"}]}
+    table = data.measurements.assign(
+        method=data.measurements["method"].replace("filter-l1", "filter-l1 (MACs)")
+    )
+    thresholds = data.thresholds.assign(
+        method=data.thresholds["method"].replace("filter-l1", "filter-l1 (MACs)")
+    )
+    found = dataclasses.replace(data, measurements=table, thresholds=thresholds, record={"suite": suite})
+    assert found.methods == ["random", "filter-l1 (MACs)", "magnitude"]
+    assert dataclasses.replace(found, controls=("magnitude",)).methods == [
+        "magnitude",
+        "random",
+        "filter-l1 (MACs)",
+    ]
+    assert dataclasses.replace(data, record={}).methods == ["magnitude", "filter-l1", "random"]  # as measured
+
+
 def test_many_methods_are_ranked_by_what_test_accuracy_allows(synthesis: Callable[..., ReportData]) -> None:
     few = synthesis()
     assert few.methods == ["magnitude", "filter-l1", "random"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from evalsuite.evaluators.screening import CHANGED, PASSED_AGAIN
 from evalsuite.report import diagnostics
 from evalsuite.report.data import ReportData
 from evalsuite.report.diagnostics import retraining_means
@@ -116,6 +117,24 @@ def test_sizes_and_grid_are_those_of_the_measurements(synthesis: Callable[..., R
     assert sizes["noise"] == "100 to 899 images"
     assert sizes["Linf PGD"] == "899 images"  # one line for all radii
     assert diagnostics.grid(measured)[0].text.replace(THIN, " ") == "49.9\u201350.0 %, 89.9\u201390.0 %"
+
+
+def test_screened_precision_says_what_it_did_in_one_sentence(findings: ReportData) -> None:
+    assert diagnostics.screened_passes(findings.measurements) == ""
+    template = findings.measurements[findings.measurements["status"] == "ok"].iloc[0].to_dict()
+    shares = [
+        (PASSED_AGAIN, 0.25, 200),
+        (CHANGED, 0.01, 200),
+        (PASSED_AGAIN, 0.1, 1000),
+        (CHANGED, 0.003, 1000),
+    ]
+    rows = [template | {"metric": metric.name, "value": value, "n": n} for metric, value, n in shares]
+    measured = pd.concat([findings.measurements, pd.DataFrame(rows)])
+    assert diagnostics.screened_passes(measured).replace(THIN, " ") == (
+        "Of 1,200 predictions from bfloat16, 150 (12.5 %) were passed again in single precision, which changed 5."
+    )
+    shown = page(dataclasses.replace(findings, measurements=measured))
+    assert f"150 (12.5{THIN}%) were passed again in single precision, which changed 5." in shown
 
 
 def test_the_record_is_shown_in_full(findings: ReportData) -> None:

@@ -97,10 +97,10 @@ def test_a_curve_has_the_points_of_the_frame_and_nothing_below_the_smallest_rati
 
 
 def test_with_several_seeds_intervals_are_those_of_the_mean(synthesis: Callable[..., ReportData]) -> None:
-    found = synthesis(seeds=(0, 1), ratios=(0.5, 0.9))
-    curve = next(c for c in curve_lines(found) if (c.metric, c.condition) == ("nll", "clean"))
+    data = synthesis(seeds=(0, 1), ratios=(0.5, 0.9))
+    curve = next(c for c in curve_lines(data) if (c.metric, c.condition) == ("nll", "clean"))
     (point, _) = curve.lines[0].points
-    rows = found.verdicts[(found.verdicts["seed"] == "all") & (found.verdicts["method"] == "magnitude")]
+    rows = data.verdicts[(data.verdicts["seed"] == "all") & (data.verdicts["method"] == "magnitude")]
     row = rows[
         (rows["metric"] == "nll") & (rows["condition"] == "clean") & (rows["target_ratio"] == 0.5)
     ].iloc[0]
@@ -171,8 +171,8 @@ def test_mistakes_are_named(full: ReportData, tmp_path: Path, settings: Any, mes
 
 
 def test_latex_tables_have_the_verdicts_and_the_accuracies(synthesis: Callable[..., ReportData]) -> None:
-    found = synthesis(methods=("magnitude", "filter_l1 & 50 %"), ratios=(0.5, 0.9))
-    tables = latex_tables(found)
+    data = synthesis(methods=("magnitude", "filter_l1 & 50 %"), ratios=(0.5, 0.9))
+    tables = latex_tables(data)
     assert set(tables) == {"thresholds", "accuracy"}
     for text in tables.values():
         lines = [line for line in text.splitlines() if not line.startswith("%")]
@@ -182,13 +182,13 @@ def test_latex_tables_have_the_verdicts_and_the_accuracies(synthesis: Callable[.
         rows = [re.split(r"(?<!\\)&", line) for line in lines if line.endswith("\\\\")]
         assert {len(cells) for cells in rows[1:]} == {len(rows[-1])}
         assert "filter\\_l1 \\& 50 \\%" in text
-    (verdict, _) = Verdicts(found).methods()
+    (verdict, _) = Verdicts(data).methods()
     bar = verdict.bars[0]
     assert (
         f"Test accuracy & {100 * (bar.holds or 0):.0f} & {100 * (bar.fails or 0):.0f} & "
         in tables["thresholds"]
     )
-    point = next(c for c in curve_lines(found) if c.condition == "clean").lines[0].points[0]
+    point = next(c for c in curve_lines(data) if c.condition == "clean").lines[0].points[0]
     assert (
         f"magnitude & 50 & {point.y:.3f} {{\\scriptsize ({point.low:.3f}, {point.high:.3f})}}"
         in tables["accuracy"]

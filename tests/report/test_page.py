@@ -234,10 +234,10 @@ def test_failures_are_shown_with_their_reason(synthesis: Callable[..., ReportDat
 
 
 def test_several_seeds_stand_beside_their_mean(synthesis: Callable[..., ReportData]) -> None:
-    found = synthesis(seeds=(0, 1, 2))
-    text = page(found)
+    data = synthesis(seeds=(0, 1, 2))
+    text = page(data)
     reader = read(text)
-    table = found.thresholds
+    table = data.thresholds
     mine = (
         (table["method"] == "magnitude") & (table["metric"] == "accuracy") & (table["condition"] == "clean")
     )
@@ -255,20 +255,18 @@ def test_one_method_is_enough(synthesis: Callable[..., ReportData]) -> None:
 
 
 def test_without_tolerances_the_page_has_no_thresholds(synthesis: Callable[..., ReportData]) -> None:
-    found = synthesis(tolerances={})
-    assert found.thresholds.empty
-    reader = read(page(found))
+    data = synthesis(tolerances={})
+    assert data.thresholds.empty
+    reader = read(page(data))
     assert "No tolerance was set" in reader.words
     assert "matrix" not in list(reader.attributes("class"))
     assert json.loads(reader.scripts["curve-data"])["curves"]
 
 
 def test_a_run_in_which_everything_failed_still_has_a_page(synthesis: Callable[..., ReportData]) -> None:
-    found = synthesis(tolerances={})
-    broken = found.measurements.assign(status="error", value=float("nan"), reason="no memory", n=None)
-    reader = read(
-        page(dataclasses.replace(found, measurements=broken, reliability=found.reliability.head(0)))
-    )
+    data = synthesis(tolerances={})
+    broken = data.measurements.assign(status="error", value=float("nan"), reason="no memory", n=None)
+    reader = read(page(dataclasses.replace(data, measurements=broken, reliability=data.reliability.head(0))))
     assert "Nothing was measured." in reader.words
     assert "no memory" in reader.words
 

@@ -176,9 +176,9 @@ def test_marks_scroll_with_their_table(synthesis: Callable[..., ReportData], tmp
 def test_one_ratio_is_chosen_for_everything_that_breaks(
     synthesis: Callable[..., ReportData], tmp_path: Path
 ) -> None:
-    found = synthesis(ratios=(0.5, 0.9))
-    path = write_page(found, tmp_path)
-    table = found.measurements
+    data = synthesis(ratios=(0.5, 0.9))
+    path = write_page(data, tmp_path)
+    table = data.measurements
     mine = table[
         (table["method"] == "random") & (table["condition"] == "fog/3") & (table["metric"] == "accuracy")
     ]

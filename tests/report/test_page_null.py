@@ -49,7 +49,7 @@ def answer(simulation: Any, d: Any) -> str:
         groups=group_table(judged),
         counts=count_table(checks, unknown),
     )
-    (found,) = re.findall('<p class="answer">(.*?)</p>', page(data), re.DOTALL)
+    (found,) = re.findall('<div class="answer">(.*?)</div>', page(data), re.DOTALL)
     return unescape(re.sub("<[^>]+>", "", found)).replace("\u202f", " ")
 
 

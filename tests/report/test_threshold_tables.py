@@ -51,8 +51,8 @@ ROW = {
 
 
 def test_the_matrix_has_the_thresholds_of_the_frame(findings: ReportData) -> None:
-    found = threshold_matrix(findings.headline, findings.methods)
-    assert [(column.title, column.note) for column in found.columns] == [
+    matrix = threshold_matrix(findings.headline, findings.methods)
+    assert [(column.title, column.note) for column in matrix.columns] == [
         ("Test accuracy", ""),
         ("Corruptions, generated", "mean"),
         ("Corruptions, generated", "worst of 15"),
@@ -69,7 +69,7 @@ def test_the_matrix_has_the_thresholds_of_the_frame(findings: ReportData) -> Non
         mine = table[table["method"] == method]
         single = mine[mine["aggregate"] == "single"]
         accuracy, mean, worst, noise, attack, near, far, ece, alike, everything = (
-            cell.row["potential"] for cell in found.cells[method] if cell is not None
+            cell.row["potential"] for cell in matrix.cells[method] if cell is not None
         )
         assert (
             accuracy
@@ -92,9 +92,9 @@ def test_the_matrix_has_the_thresholds_of_the_frame(findings: ReportData) -> Non
 
 def test_a_group_of_one_condition_needs_no_summary() -> None:
     rows = [ACCURACY, row("robust_accuracy", "fgsm/2:255", 0.5, group="attack")]
-    found = threshold_matrix(rows, ["magnitude"])
-    assert [column.title for column in found.columns] == ["Test accuracy", "Attack", "Everything"]
-    attack = found.cells["magnitude"][1]
+    matrix = threshold_matrix(rows, ["magnitude"])
+    assert [column.title for column in matrix.columns] == ["Test accuracy", "Attack", "Everything"]
+    attack = matrix.cells["magnitude"][1]
     assert attack is not None
     assert (attack.text, attack.shown["condition"]) == ("50", "fgsm/2:255")
 
@@ -116,15 +116,15 @@ def test_a_metric_of_a_plug_in_gets_a_column_of_its_own() -> None:
         row("effort", "walk/1", 0.3),
         row("effort", "walk/2", 0.2),
     ]
-    found = threshold_matrix(rows, ["magnitude"])
-    assert [(column.title, column.note) for column in found.columns] == [
+    matrix = threshold_matrix(rows, ["magnitude"])
+    assert [(column.title, column.note) for column in matrix.columns] == [
         ("Test accuracy", ""),
         ("OOD, near", "worst"),
         ("Margin width", ""),
         ("Effort", "worst of 2"),
         ("Everything", "weakest"),
     ]
-    assert [cell.text for cell in found.cells["magnitude"] if cell is not None][2:4] == ["40", "20"]
+    assert [cell.text for cell in matrix.cells["magnitude"] if cell is not None][2:4] == ["40", "20"]
 
 
 def test_flags_are_in_words_and_leave_the_numbers() -> None:
@@ -140,8 +140,8 @@ def test_flags_are_in_words_and_leave_the_numbers() -> None:
             potential_any=0.9,
         ),
     ]
-    found = threshold_matrix(rows, ["magnitude"])
-    accuracy, ece, _ = found.cells["magnitude"]
+    matrix = threshold_matrix(rows, ["magnitude"])
+    accuracy, ece, _ = matrix.cells["magnitude"]
     assert accuracy is not None
     assert ece is not None
     assert (accuracy.text, ece.text) == ("90", "0")
@@ -179,8 +179,8 @@ def test_a_method_without_a_threshold_has_an_empty_cell() -> None:
 
 
 def test_a_worst_case_names_its_condition(findings: ReportData) -> None:
-    found = threshold_matrix(findings.headline, findings.methods)
-    worst = found.cells["magnitude"][2]
+    matrix = threshold_matrix(findings.headline, findings.methods)
+    worst = matrix.cells["magnitude"][2]
     assert worst is not None
     assert worst.row["aggregate"] == "minimum"
     table = findings.thresholds
@@ -199,10 +199,10 @@ def test_flags_of_all_cells_are_explained_once() -> None:
         row("accuracy", "clean", 0.8, **wide),
         row("ece_equal_width", "clean", 0.8, **wide, non_monotone=True),
     ]
-    found = threshold_matrix(rows, ["magnitude"])
-    assert found.everywhere == (FLAGS["underpowered"][1],)
+    matrix = threshold_matrix(rows, ["magnitude"])
+    assert matrix.everywhere == (FLAGS["underpowered"][1],)
     assert all(
-        "wider than the tolerance" in cell.tip for cell in found.cells["magnitude"] if cell is not None
+        "wider than the tolerance" in cell.tip for cell in matrix.cells["magnitude"] if cell is not None
     )
 
 
@@ -268,9 +268,9 @@ def test_the_mean_of_a_group_is_the_one_that_was_measured() -> None:
 
 
 def test_every_threshold_has_its_place(synthesis: Callable[..., ReportData]) -> None:
-    found = synthesis(seeds=(0, 1))
-    rows = found.thresholds[found.thresholds["seed"] == "all"]
-    entries = [e for block in threshold_blocks(found) for line in block.lines for e in line.entries]
+    data = synthesis(seeds=(0, 1))
+    rows = data.thresholds[data.thresholds["seed"] == "all"]
+    entries = [e for block in threshold_blocks(data) for line in block.lines for e in line.entries]
     assert len(entries) == len(rows)
     keys = ("method", "metric", "condition", "aggregate", "potential")
     shown = {tuple(entry.row[key] for key in keys) for entry in entries if entry is not None}

@@ -148,6 +148,12 @@ def test_what_the_control_loses_too_is_said(controlled: ReportData) -> None:
     verdict = verdict_of(controlled, "magnitude")
     first = controlled.verdicts.query("beyond_control_verdict == 'inferior'")["target_ratio"].min()
     assert f"Beyond the control, 1 check fails from {100 * first:.0f} %." in words(verdict)
+    fog = controlled.verdicts.query("beyond_control_verdict == 'inferior' and target_ratio == @first")
+    mean = controlled.verdicts.assign(aggregate="of-mean", condition="noise").loc[fog.index]
+    more = dataclasses.replace(controlled, verdicts=pd.concat([controlled.verdicts, mean], ignore_index=True))
+    assert f"Beyond the control, 1 check fails from {100 * first:.0f} %." in words(
+        verdict_of(more, "magnitude")
+    )  # as the counts: means over groups are no single checks
     counts = controlled.counts.query("method == 'random'").set_index("target_ratio")["non-inferior"]
     assert {step.target: step.control for step in verdict.profile} == counts.to_dict()
     without = Verdicts(dataclasses.replace(controlled, controls=())).control()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -75,29 +76,6 @@ def test_the_excess_of_held_out_conditions_is_that_of_plain_loops() -> None:
     assert excess_table(scores, ratios, seed=0).query("condition == @HELD_OUT").empty
 
 
-SUITE = """
-name = "robust"
-seeds = [0]
-ratios = [0.5]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-[recipe]
-epochs = 1
-corruptions = ["contrast", "fog"]
-[[producers]]
-name = "magnitude"
-[[evaluators]]
-name = "corruptions"
-kinds = ["contrast", "fog", "snow"]
-severities = [3]
-[conditions]
-train = {train}
-held_out = {held_out}
-"""
-
-
 @pytest.mark.parametrize(
     ("train", "held_out", "message"),
     [
@@ -108,9 +86,14 @@ held_out = {held_out}
     ],
 )
 def test_contradictions_are_refused(
-    train: list[str], held_out: list[str], message: str, tmp_path: Path
+    train: list[str], held_out: list[str], message: str, small_suite: Callable[..., str], tmp_path: Path
 ) -> None:
-    text = SUITE.format(train=train, held_out=held_out)
+    text = small_suite(
+        recipe='epochs = 1\ncorruptions = ["contrast", "fog"]',
+        evaluators=('name = "corruptions"\nkinds = ["contrast", "fog", "snow"]\nseverities = [3]',),
+        tolerances="",
+    )
+    text += f"[conditions]\ntrain = {train}\nheld_out = {held_out}\n"
     with pytest.raises(SuiteError, match=message):
         parse_suite(text, source=tmp_path / "suite.toml")
 

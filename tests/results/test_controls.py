@@ -143,14 +143,16 @@ def test_differences_of_other_metrics() -> None:
                  ({"test": np.stack([scores["test"] * 0 + 0.9, losses < 1], 1)},), 0.01),
         Contrast(NLL, ({"test": losses},), ({"test": losses},), 0.1),
     ]  # fmt: skip
-    found = contrast_bounds(contrasts, replicates=replicates)
+    bounds = contrast_bounds(contrasts, replicates=replicates)
     direct = float(evaluate("auroc", scores)) - float(evaluate("auroc", worse))
-    assert found.difference[1] == pytest.approx(direct)
-    assert (found.inferiority_p[:2] < 1e-3).all()
-    assert (found.low[:2] < found.difference[:2]).all()
-    assert (found.difference[:2] < found.high[:2]).all()
-    assert np.isnan([found.noninferiority_p[2], found.inferiority_p[2], found.low[2]]).all()  # never decided
-    assert (found.difference[3], found.inferiority_p[3]) == (0.0, 1.0)
+    assert bounds.difference[1] == pytest.approx(direct)
+    assert (bounds.inferiority_p[:2] < 1e-3).all()
+    assert (bounds.low[:2] < bounds.difference[:2]).all()
+    assert (bounds.difference[:2] < bounds.high[:2]).all()
+    assert np.isnan(
+        [bounds.noninferiority_p[2], bounds.inferiority_p[2], bounds.low[2]]
+    ).all()  # never decided
+    assert (bounds.difference[3], bounds.inferiority_p[3]) == (0.0, 1.0)
 
 
 def test_three_seeds_speak_of_each_network_of_their_mean_and_of_the_method() -> None:

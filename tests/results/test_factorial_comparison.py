@@ -20,37 +20,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-LESS = {
-    '[[producers]]\nname = "filter-l1"\n': """
-    [[producers]]
-    name = "random"
-    [[producers]]
-    name = "magnitude"
-    label = "magnitude, short"
-    retraining = {epochs = 1, learning_rate = 0.001}
-    [[producers]]
-    name = "random"
-    label = "random, short"
-    retraining = {epochs = 1, learning_rate = 0.001}
-    """,
-}
+SHORT = "retraining = {epochs = 1, learning_rate = 0.001}"
 
 
 @pytest.fixture(name="crossed", scope="module")
-def _crossed(suite_file: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    text = suite_file(LESS).read_text("utf-8")
-    start = text.index('[[evaluators]]\nname = "corruptions"')
-    suite = suite_file({}, text=text[:start] + "[tolerances]\naccuracy = 0.05\n")
-    return api.run(suite, out=tmp_path_factory.mktemp("cross") / "run")
+def _crossed(
+    small_suite: Callable[..., str],
+    suite_file: Callable[..., Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
+    text = small_suite(
+        top="control = false",
+        ratios=(0.5, 0.8),
+        recipe="epochs = 2\nlearning_rate = 0.1",
+        producers=(
+            'name = "magnitude"',
+            'name = "random"',
+            f'name = "magnitude"\nlabel = "magnitude, short"\n{SHORT}',
+            f'name = "random"\nlabel = "random, short"\n{SHORT}',
+        ),
+    )
+    return api.run(suite_file(text=text), out=tmp_path_factory.mktemp("cross") / "run")
 
 
 def test_the_winner_under_each_recipe_is_told(crossed: Run) -> None:
-    found: Any = factorial_comparison(crossed)
-    assert list(found["target_ratio"]) == [0.5, 0.8]
+    comparison: Any = factorial_comparison(crossed)
+    assert list(comparison["target_ratio"]) == [0.5, 0.8]
     table: Any = crossed.measurements.query("metric == 'accuracy'").set_index(["method", "target_ratio"])[
         "value"
     ]
-    for row in found.itertuples():
+    for row in comparison.itertuples():
         assert (row.method, row.other_method) == ("magnitude", "random")
         long = [table["magnitude", row.target_ratio], table["random", row.target_ratio]]
         short = [table["magnitude, short", row.target_ratio], table["random, short", row.target_ratio]]
@@ -60,8 +59,8 @@ def test_the_winner_under_each_recipe_is_told(crossed: Run) -> None:
             assert row.winner == "magnitude"
             apart = row.low > 0 and row.low_other_recipe > 0
             assert row.verdict == ("the methods differ" if apart else "the same winner, perhaps by chance")
-    assert "magnitude" in set(found["winner"]), "random pruning without training should lose"
-    first = found.iloc[0]
+    assert "magnitude" in set(comparison["winner"]), "random pruning without training should lose"
+    first = comparison.iloc[0]
     better, worse = (
         crossed.comparison.scores[Key(method, 0, first["target_ratio"]), "accuracy", "clean"].evidence["test"]
         for method in ("magnitude", "random")

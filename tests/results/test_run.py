@@ -233,8 +233,8 @@ def test_tests_of_one_kind_at_two_settings_are_told_apart(
     old = '[[evaluators]]\nname = "attack"\nepsilons = [8]\nsteps = 2\nimages = 32\n'
     new = old + '[[evaluators]]\nname = "attack"\nlabel = "sixty"\nepsilons = [8]\nsteps = 2\nimages = 60\n'
     new += '[[evaluators]]\nname = "calibration"\nlabel = "halves"\nheld_out = "cross-fit"\n'
-    found = api.run(suite_file({old: new}), out=tmp_path / "run")
-    table = found.measurements
+    run = api.run(suite_file({old: new}), out=tmp_path / "run")
+    table = run.measurements
     assert not table.duplicated(["method", "seed", "target_ratio", "metric", "condition"]).any()
     for label, count in (("attack", 32), ("sixty", 60)):
         rows = table[(table["evaluator"] == label) & table["condition"].str.startswith("fgsm")]
@@ -243,22 +243,21 @@ def test_tests_of_one_kind_at_two_settings_are_told_apart(
         dense = rows.loc[rows["method"] == "dense", "value"].item()
         assert (rows["drop"] == dense - rows["value"]).all()
     assert set(table.loc[table["evaluator"] == "noise", "condition"]) == {"uniform/16:255"}
-    conditions = set(found.thresholds().query("metric == 'robust_accuracy'")["condition"])
+    conditions = set(run.thresholds().query("metric == 'robust_accuracy'")["condition"])
     assert {"worst/8:255 (attack)", "worst/8:255 (sixty)"} <= conditions
-    bins = found.reliability.groupby(["method", "ratio"])["count"].sum()
+    bins = run.reliability.groupby(["method", "ratio"])["count"].sum()
     assert (bins == 899).all()
 
 
 def test_a_suite_without_tolerances_has_measurements_and_a_page(
-    suite_file: Callable[..., Path], tiny: Path, tmp_path: Path
+    small_suite: Callable[..., str], suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
-    text = tiny.read_text().partition("[tolerances]")[0]
-    few = text.partition('[[evaluators]]\nname = "corruptions"')[0].replace("epochs = 2", "epochs = 1")
-    found = api.run(suite_file(text=few), out=tmp_path / "run")
-    assert found.thresholds().empty
-    assert len(found.measurements) == 15
-    assert (found.path / "index.html").stat().st_size > 10_000
-    assert list(pd.read_csv(found.path / "thresholds.csv").columns) == list(found.thresholds().columns)
+    text = small_suite(top="control = false", ratios=(0.5, 0.8), tolerances="")
+    run = api.run(suite_file(text=text), out=tmp_path / "run")
+    assert run.thresholds().empty
+    assert len(run.measurements) == 3 * 3  # networks, metrics
+    assert (run.path / "index.html").stat().st_size > 10_000
+    assert list(pd.read_csv(run.path / "thresholds.csv").columns) == list(run.thresholds().columns)
 
 
 BLOCKER = """
@@ -295,8 +294,8 @@ def test_a_part_of_a_suite_has_thresholds_of_what_is_there(
 ) -> None:
     """The suite judges a condition that this part of it never measures."""
     suite = suite_file({"accuracy = 0.05": "accuracy = {clean = 0.05, corruptions = 0.1}"})
-    found = api.run(suite, out=tmp_path / "run", options=Options(only=("accuracy", "magnitude")))
-    assert set(found.thresholds()["condition"]) == {"clean"}
+    run = api.run(suite, out=tmp_path / "run", options=Options(only=("accuracy", "magnitude")))
+    assert set(run.thresholds()["condition"]) == {"clean"}
 
 
 def test_the_report_is_rebuilt_without_torch_byte_for_byte(
@@ -341,15 +340,15 @@ def test_an_unfinished_run_says_what_is_missing(
         shutil.rmtree(path / "candidates" / method)
         shutil.rmtree(path / "cells" / method)
     api.publish(path)
-    found = Run(path)
-    table = found.measurements
+    run = Run(path)
+    table = run.measurements
     assert set(table[table["status"] == "ok"]["method"]) == left
     missing = table[table["method"].isin(lost)]
     assert set(missing["status"]) == {"skipped"}
     assert set(missing["reason"]) == {"not computed yet: start the same run again"}
     assert len(table) == len(done.measurements)  # each missing number has its row
     assert missing["metric"].ne("").all()
-    rows = found.thresholds()
+    rows = run.thresholds()
     assert rows[rows["method"].isin(lost)]["incomplete"].all()
     assert "not computed yet" in (path / "index.html").read_text("utf-8")
     same = table[~table["method"].isin(lost)]

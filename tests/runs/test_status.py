@@ -228,11 +228,11 @@ def test_a_part_of_a_suite_can_be_run(
     only: tuple[str, ...], cells: set[tuple[str, str]], tiny: Path, done: Run, tmp_path: Path
 ) -> None:
     steps: list[CellProgress] = []
-    found = scheduler.run(tiny, out=tmp_path / "run", options=Options(only=only), progress=steps.append)
-    there = {(path.parts[-4], path.stem) for path in found.path.rglob("*.cell")}
+    run = scheduler.run(tiny, out=tmp_path / "run", options=Options(only=only), progress=steps.append)
+    there = {(path.parts[-4], path.stem) for path in run.path.rglob("*.cell")}
     assert there == cells
     assert len(steps) == steps[0].total
-    assert f"--only {only[0]}" in found.record["command"]
+    assert f"--only {only[0]}" in run.record["command"]
     whole = scheduler.run(tiny, out=tmp_path / "run")
     for path in whole.path.rglob("*.cell"):
         assert path.read_bytes() == (done.path / path.relative_to(whole.path)).read_bytes()
@@ -272,8 +272,8 @@ def test_weights_that_changed_on_disk_are_made_again_and_never_measured(
     cell = path / "cells/magnitude/seed-0/0.5/noise.cell"
     before = cell.read_bytes()
     cell.unlink()  # so that the weights are asked for
-    found = scheduler.run(tiny, out=path)
-    assert found.failures.empty
+    run = scheduler.run(tiny, out=path)
+    assert run.failures.empty
     assert weights.read_bytes() == whole
     assert weights.with_name(f"{weights.name}.damaged-1").is_file()
     assert cell.read_bytes() == before

@@ -77,9 +77,9 @@ def test_the_order_of_populations_survives_whatever_they_are_called(
     evidence = {name: np.arange(size, dtype=np.float64) for name, size in zip(names, sizes, strict=True)}
     store = Store(tmp_path_factory.mktemp("run"))
     store.write_cell(KEY, "x", Cell("d", "ok", scores=(Score("m", "c", 1.0, 1, evidence),)))
-    found = store.cell(KEY, "x")
-    assert found is not None
-    assert [(name, len(rows)) for name, rows in found.scores[0].evidence.items()] == [
+    cell = store.cell(KEY, "x")
+    assert cell is not None
+    assert [(name, len(rows)) for name, rows in cell.scores[0].evidence.items()] == [
         (name, len(rows)) for name, rows in evidence.items()
     ]
 
@@ -97,9 +97,9 @@ def test_the_order_of_populations_survives_whatever_they_are_called(
 def test_every_kind_of_evidence_survives_bit_for_bit(values: Array, tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_cell(KEY, "x", Cell("d", "ok", scores=(Score("m", "c", 1.0, 2, {"test": values}),)))
-    found = store.cell(KEY, "x")
-    assert found is not None
-    back = found.scores[0].evidence["test"]
+    cell = store.cell(KEY, "x")
+    assert cell is not None
+    back = cell.scores[0].evidence["test"]
     assert (back.dtype, back.shape) == (values.dtype, values.shape)
     assert back.tobytes() == np.ascontiguousarray(values).tobytes()
 
@@ -112,9 +112,9 @@ def test_shared_arrays_are_stored_once_and_different_ones_are_not_mixed(tmp_path
     (path,) = files(tmp_path)
     with safe_open(path, framework="numpy") as file:
         assert len(list(file.keys())) == 2
-    found = store.cell(KEY, "x")
-    assert found is not None
-    assert {rows.dtype.name for rows in found.scores[7].evidence.values()} == {"float64", "int64"}
+    cell = store.cell(KEY, "x")
+    assert cell is not None
+    assert {rows.dtype.name for rows in cell.scores[7].evidence.values()} == {"float64", "int64"}
 
 
 def test_equal_content_is_equal_bytes(tmp_path: Path) -> None:
@@ -267,9 +267,9 @@ def test_weird_labels_stay_inside_and_apart(tmp_path: Path) -> None:
     for label in LABELS:
         key = Key(label, 0, 0.5)
         for evaluator, digest in ((label, label), ("accuracy", f"accuracy of {label}")):
-            found = store.cell(key, evaluator)
-            assert found is not None
-            assert found.digest == digest
+            cell = store.cell(key, evaluator)
+            assert cell is not None
+            assert cell.digest == digest
         owner = store.candidate(key)
         assert owner is not None
         assert owner.method == label

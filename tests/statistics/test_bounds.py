@@ -77,29 +77,29 @@ KINDS = {
 def test_intervals_are_those_of_one_candidate_at_a_time(kind: str) -> None:
     metric, evidence = KINDS[kind]
     parent, candidates = evidence()
-    found = statistics.bounds(metric, parent, candidates, weights=WEIGHTS)
+    bounds = statistics.bounds(metric, parent, candidates, weights=WEIGHTS)
     for place, candidate in enumerate(candidates):
         expected = statistics.paired_drop_interval(
             metric, parent=parent, candidate=candidate, weights=WEIGHTS
         )
-        assert (found.low[place], found.high[place]) == pytest.approx(expected, abs=1e-12)
+        assert (bounds.low[place], bounds.high[place]) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_drops_and_the_order_of_their_bounds(kind: str) -> None:
     metric, evidence = KINDS[kind]
     parent, candidates = evidence()
-    found = statistics.bounds(metric, parent, candidates, weights=WEIGHTS)
+    bounds = statistics.bounds(metric, parent, candidates, weights=WEIGHTS)
     reference, *values = (float(metrics.evaluate(metric.functional, e)) for e in (parent, *candidates))
     expected = reference - np.array(values)
-    assert found.drop == pytest.approx(expected if metric.higher_is_better else -expected)
+    assert bounds.drop == pytest.approx(expected if metric.higher_is_better else -expected)
     if kind == "ece":
-        assert np.isnan([found.upper, found.lower_simultaneous]).all()
+        assert np.isnan([bounds.upper, bounds.lower_simultaneous]).all()
     else:
-        assert (found.lower_simultaneous <= found.low + 0.3 * (found.high - found.low)).all()
-        assert (found.lower_simultaneous <= found.drop).all()
-        assert (found.drop < found.upper).all()
-        assert (found.upper < found.high + 0.05 * (found.high - found.low)).all()
+        assert (bounds.lower_simultaneous <= bounds.low + 0.3 * (bounds.high - bounds.low)).all()
+        assert (bounds.lower_simultaneous <= bounds.drop).all()
+        assert (bounds.drop < bounds.upper).all()
+        assert (bounds.upper < bounds.high + 0.05 * (bounds.high - bounds.low)).all()
 
 
 def slow_deviations(differences: Floats) -> Floats:
@@ -113,30 +113,30 @@ def slow_deviations(differences: Floats) -> Floats:
 
 def test_means_get_bootstrap_t_bounds_and_one_critical_value() -> None:
     parent, candidates = losses()
-    found = statistics.bounds(NLL, parent, candidates, weights=WEIGHTS)
+    bounds = statistics.bounds(NLL, parent, candidates, weights=WEIGHTS)
     differences = np.stack([c["clean"] - parent["clean"] for c in candidates], axis=1)
     deviations, error = slow_deviations(differences), differences.std(axis=0) / np.sqrt(N)
     upper = (
         differences.mean(axis=0) - np.sort(deviations, axis=0)[24] * error
     )  # the 25th of 500: (501 * 0.05)
     critical = np.sort(deviations.max(axis=1))[488]  # the 489th: (501 * 0.975)
-    assert found.upper == pytest.approx(upper)
-    assert found.lower_simultaneous == pytest.approx(differences.mean(axis=0) - critical * error)
+    assert bounds.upper == pytest.approx(upper)
+    assert bounds.lower_simultaneous == pytest.approx(differences.mean(axis=0) - critical * error)
 
 
 def test_the_critical_value_of_rates_is_that_of_the_largest_deviation() -> None:
     parent, candidates = rates()
-    found = statistics.bounds(ACCURACY, parent, candidates, weights=WEIGHTS)
+    bounds = statistics.bounds(ACCURACY, parent, candidates, weights=WEIGHTS)
     differences = np.stack([parent["clean"] * 1.0 - c["clean"] for c in candidates], axis=1)
     replicates = WEIGHTS["clean"] @ differences / N - differences.mean(axis=0)
     largest = (replicates / (differences.std(axis=0) / np.sqrt(N))).max(axis=1)
     z = max(np.sort(largest)[488], norm.ppf(0.975))
     lost, gained = (differences > 0).sum(axis=0), (differences < 0).sum(axis=0)
     assert z < norm.ppf(1 - 0.025 / 4)
-    assert found.lower_simultaneous == pytest.approx(
+    assert bounds.lower_simultaneous == pytest.approx(
         -statistics.score_limit(gained, lost, n=N, z=z, corrected=True)
     )
-    assert found.upper == pytest.approx(
+    assert bounds.upper == pytest.approx(
         statistics.score_limit(lost, gained, n=N, z=norm.ppf(0.95), corrected=True)
     )
 
@@ -152,16 +152,16 @@ def accelerated(replicates: Floats, drop: float) -> float:
 
 def test_other_functionals_get_percentiles_and_scaled_deviations() -> None:
     parent, candidates = scores()
-    found = statistics.bounds(AUROC, parent, candidates, weights=WEIGHTS)
+    bounds = statistics.bounds(AUROC, parent, candidates, weights=WEIGHTS)
     reference, *values = (metrics.evaluate("auroc", e, weights=WEIGHTS) for e in (parent, *candidates))
     replicates = np.stack([reference - value for value in values], axis=1)
     error = replicates.std(axis=0)
-    critical = np.sort(((replicates - found.drop) / error).max(axis=1))[488]
-    assert found.upper == pytest.approx(
-        [accelerated(r, d) for r, d in zip(replicates.T, found.drop, strict=True)]
+    critical = np.sort(((replicates - bounds.drop) / error).max(axis=1))[488]
+    assert bounds.upper == pytest.approx(
+        [accelerated(r, d) for r, d in zip(replicates.T, bounds.drop, strict=True)]
     )
-    assert (found.upper >= np.sort(replicates, axis=0)[475]).all()
-    assert found.lower_simultaneous == pytest.approx(found.drop - critical * error)
+    assert (bounds.upper >= np.sort(replicates, axis=0)[475]).all()
+    assert bounds.lower_simultaneous == pytest.approx(bounds.drop - critical * error)
 
 
 @pytest.mark.parametrize("kind", ["accuracy", "nll", "auroc"])
@@ -200,15 +200,15 @@ def test_seeds_that_err_on_other_images_know_more(kind: str) -> None:
 
 def test_rates_without_a_discordant_image_follow_the_rule_of_three() -> None:
     parent, candidates = rates()
-    found = statistics.bounds(ACCURACY, parent, [parent, *candidates], weights=WEIGHTS)
-    assert found.drop[0] == 0
-    assert found.upper[0] == pytest.approx(3 / N, rel=0.05)
-    assert found.lower_simultaneous[0] < 0
+    bounds = statistics.bounds(ACCURACY, parent, [parent, *candidates], weights=WEIGHTS)
+    assert bounds.drop[0] == 0
+    assert bounds.upper[0] == pytest.approx(3 / N, rel=0.05)
+    assert bounds.lower_simultaneous[0] < 0
     rest = statistics.bounds(ACCURACY, parent, candidates, weights=WEIGHTS)
-    assert found.lower_simultaneous[1:] == pytest.approx(rest.lower_simultaneous, abs=1e-12)
+    assert bounds.lower_simultaneous[1:] == pytest.approx(rest.lower_simultaneous, abs=1e-12)
     for copies in (1, 3):
         none = statistics.mean_bounds(ACCURACY, copies * [parent], copies * [[parent]], weights=WEIGHTS)
-        assert none.upper == pytest.approx([found.upper[0]])
+        assert none.upper == pytest.approx([bounds.upper[0]])
 
 
 def test_one_discordant_image_does_not_harm_its_neighbours() -> None:
@@ -217,19 +217,19 @@ def test_one_discordant_image_does_not_harm_its_neighbours() -> None:
     one = right.copy()
     one[right.argmin()] = True  # a gain: a resample without it deviates upwards
     rest = statistics.bounds(ACCURACY, parent, candidates, weights=WEIGHTS)
-    found = statistics.bounds(ACCURACY, parent, [{"clean": one}, *candidates], weights=WEIGHTS)
-    assert (found.lower_simultaneous[1:] > rest.lower_simultaneous - 0.15 * (rest.high - rest.low)).all()
-    assert found.lower_simultaneous[0] < -1 / N < found.upper[0]
+    bounds = statistics.bounds(ACCURACY, parent, [{"clean": one}, *candidates], weights=WEIGHTS)
+    assert (bounds.lower_simultaneous[1:] > rest.lower_simultaneous - 0.15 * (rest.high - rest.low)).all()
+    assert bounds.lower_simultaneous[0] < -1 / N < bounds.upper[0]
 
 
 def test_means_without_spread_are_certain_and_change_no_other_bound() -> None:
     parent, candidates = losses()
     rest = statistics.bounds(NLL, parent, candidates, weights=WEIGHTS)
     constant = {"clean": parent["clean"] + 0.25}
-    found = statistics.bounds(NLL, parent, [parent, constant, *candidates], weights=WEIGHTS)
+    bounds = statistics.bounds(NLL, parent, [parent, constant, *candidates], weights=WEIGHTS)
     for name in FIELDS:
-        assert getattr(found, name)[:2] == pytest.approx([0.0, 0.25], abs=1e-12)
-        assert getattr(found, name)[2:] == pytest.approx(getattr(rest, name), abs=1e-12)
+        assert getattr(bounds, name)[:2] == pytest.approx([0.0, 0.25], abs=1e-12)
+        assert getattr(bounds, name)[2:] == pytest.approx(getattr(rest, name), abs=1e-12)
 
 
 @pytest.mark.parametrize(("differing", "known"), [(1, False), (9, False), (10, True)])
@@ -238,12 +238,12 @@ def test_means_that_differ_on_few_images_have_no_bounds(differing: int, known: b
     few = parent["clean"].copy()
     few[:differing] += np.linspace(0.5, 1.5, differing)
     rest = statistics.bounds(NLL, parent, candidates, weights=WEIGHTS)
-    found = statistics.bounds(NLL, parent, [{"clean": few}, *candidates], weights=WEIGHTS)
-    assert np.isfinite([found.upper[0], found.lower_simultaneous[0]]).tolist() == [known, known]
-    assert np.isfinite(found.lower_simultaneous[1:]).all()
+    bounds = statistics.bounds(NLL, parent, [{"clean": few}, *candidates], weights=WEIGHTS)
+    assert np.isfinite([bounds.upper[0], bounds.lower_simultaneous[0]]).tolist() == [known, known]
+    assert np.isfinite(bounds.lower_simultaneous[1:]).all()
     if not known:
-        assert found.lower_simultaneous[1:] == pytest.approx(rest.lower_simultaneous, abs=1e-12)
-        assert (found.upper[0], found.lower_simultaneous[0]) == (np.inf, -np.inf)
+        assert bounds.lower_simultaneous[1:] == pytest.approx(rest.lower_simultaneous, abs=1e-12)
+        assert (bounds.upper[0], bounds.lower_simultaneous[0]) == (np.inf, -np.inf)
 
 
 @pytest.mark.parametrize("kind", ["accuracy", "nll", "auroc"])
@@ -252,15 +252,15 @@ def test_few_and_odd_replicates_never_put_a_bound_on_the_wrong_side(kind: str) -
     parent, candidates = evidence(count=2)
     for at in range(40):
         odd = {name: w[at : at + 1] for name, w in WEIGHTS.items()}
-        found = statistics.bounds(metric, parent, candidates, weights=odd)
-        assert (found.lower_simultaneous <= found.drop).all()
-        assert (found.drop <= found.upper).all()
+        bounds = statistics.bounds(metric, parent, candidates, weights=odd)
+        assert (bounds.lower_simultaneous <= bounds.drop).all()
+        assert (bounds.drop <= bounds.upper).all()
 
 
 def test_identical_scores_have_no_width() -> None:
     parent, candidates = scores()
-    found = statistics.bounds(AUROC, parent, [parent, *candidates], weights=WEIGHTS)
-    assert [getattr(found, name)[0] for name in FIELDS] == [0.0] * 5
+    bounds = statistics.bounds(AUROC, parent, [parent, *candidates], weights=WEIGHTS)
+    assert [getattr(bounds, name)[0] for name in FIELDS] == [0.0] * 5
     assert statistics.bounds(AUROC, parent, [parent], weights=WEIGHTS).lower_simultaneous.tolist() == [0.0]
 
 
@@ -314,14 +314,14 @@ def test_a_p_value_is_the_smallest_level_at_which_the_bound_is_within_the_tolera
     metric, evidence = KINDS[kind]
     for seed in range(12):
         parent, candidates = evidence(seed)
-        found = statistics.bounds(metric, parent, candidates, weights=WEIGHTS, tolerance=tolerance)
+        bounds = statistics.bounds(metric, parent, candidates, weights=WEIGHTS, tolerance=tolerance)
         most = parse_limit(tolerance).at(float(metrics.evaluate(metric.functional, parent)))
-        shown, within = found.noninferiority_p <= 0.05, found.upper <= most
+        shown, within = bounds.noninferiority_p <= 0.05, bounds.upper <= most
         assert (
             shown <= within if kind == "nll" else shown == within
         ).all()  # numbers without a bound: see below
-        assert (found.noninferiority_p[found.drop > most] == 1).all()
-        assert ((found.noninferiority_p > 0) & (found.noninferiority_p <= 1)).all()
+        assert (bounds.noninferiority_p[bounds.drop > most] == 1).all()
+        assert ((bounds.noninferiority_p > 0) & (bounds.noninferiority_p <= 1)).all()
 
 
 def test_losses_without_a_bound_are_said_to_hold_as_rarely_as_stated() -> None:

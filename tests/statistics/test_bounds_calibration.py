@@ -33,9 +33,9 @@ def test_the_bounds_of_the_debiased_square_hold(parent: float, candidate: float)
     held = []
     for _ in range(TESTS):
         pair = [{"test": sample(gap, random)} for gap in (parent, candidate)]
-        found = mean_bounds(SQUARED, pair[:1], [pair[1:]], weights=WEIGHTS)
-        low, high = found.low[0], found.high[0]
-        held.append((found.upper[0] >= truth, low <= truth <= high, found.lower_simultaneous[0] <= truth))
+        bounds = mean_bounds(SQUARED, pair[:1], [pair[1:]], weights=WEIGHTS)
+        low, high = bounds.low[0], bounds.high[0]
+        held.append((bounds.upper[0] >= truth, low <= truth <= high, bounds.lower_simultaneous[0] <= truth))
     upper, inside, floor = np.mean(held, axis=0)
     error = np.sqrt(0.05 * 0.95 / TESTS)
     assert upper >= 0.95 - 2 * error
@@ -54,8 +54,8 @@ def test_such_a_bound_of_the_plain_error_would_not_hold() -> None:
         held.append(np.quantile(pair[1] - pair[0], 0.95) >= 0.05)
     assert np.mean(held) < 0.8
     pair_of = {"test": sample(0.0, random)}
-    found = mean_bounds(PLAIN, [pair_of], [[{"test": sample(0.05, random)}]], weights=WEIGHTS)
-    assert np.isnan([found.upper[0], found.lower_simultaneous[0]]).all()
+    bounds = mean_bounds(PLAIN, [pair_of], [[{"test": sample(0.05, random)}]], weights=WEIGHTS)
+    assert np.isnan([bounds.upper[0], bounds.lower_simultaneous[0]]).all()
 
 
 def test_every_calibration_error_but_the_debiased_square_is_called_biased() -> None:
@@ -67,8 +67,8 @@ def test_every_calibration_error_but_the_debiased_square_is_called_biased() -> N
 def test_a_worse_candidate_is_not_certified_and_an_equal_one_is() -> None:
     random = np.random.default_rng(2)
     parent, equal, worse = (sample(gap, random) for gap in (0.0, 0.0, 0.2))
-    found = mean_bounds(
+    bounds = mean_bounds(
         SQUARED, [{"test": parent}], [[{"test": parent}, {"test": equal}, {"test": worse}]], weights=WEIGHTS
     )
-    assert found.upper[0] == found.lower_simultaneous[0] == 0
-    assert found.upper[1] < 0.015 < found.lower_simultaneous[2] < 0.04 < found.upper[2]
+    assert bounds.upper[0] == bounds.lower_simultaneous[0] == 0
+    assert bounds.upper[1] < 0.015 < bounds.lower_simultaneous[2] < 0.04 < bounds.upper[2]

@@ -89,12 +89,12 @@ def test_limits_and_p_values_of_a_rate_agree(losses: int, gains: int, look: int)
     design, n = SequentialDesign(SIZES), SIZES[look]
     for tolerance in (0.004, 0.02, 0.05):
         question = drops(losses, gains, n, Limit(tolerance))
-        found = repeated_bounds(question, design=design, look=look, weights=no_weights)
-        if abs(found.noninferiority_p[0] - 0.05) > 1e-4:
-            assert (found.noninferiority_p[0] <= 0.05) == (found.upper[0] <= tolerance)
-        if abs(found.inferiority_p[0] - 0.025) > 1e-4:
-            assert (found.inferiority_p[0] <= 0.025) == (found.lower_simultaneous[0] > tolerance)
-        assert found.low[0] <= found.drop[0] == (losses - gains) / n <= found.high[0]
+        bounds = repeated_bounds(question, design=design, look=look, weights=no_weights)
+        if abs(bounds.noninferiority_p[0] - 0.05) > 1e-4:
+            assert (bounds.noninferiority_p[0] <= 0.05) == (bounds.upper[0] <= tolerance)
+        if abs(bounds.inferiority_p[0] - 0.025) > 1e-4:
+            assert (bounds.inferiority_p[0] <= 0.025) == (bounds.lower_simultaneous[0] > tolerance)
+        assert bounds.low[0] <= bounds.drop[0] == (losses - gains) / n <= bounds.high[0]
 
 
 @pytest.mark.parametrize("limit", [Limit(0.02), Limit(0.05, relative=True)])
@@ -105,14 +105,14 @@ def test_looking_again_widens_the_bounds_of_any_mean(limit: Limit) -> None:
     question = PairedDrops(ACCURACY, [{"test": parent}], [[{"test": candidate}]], limit)
     weights = bootstrap_weights({"test": 500}, replicates=1000, seed=0)
     (once,) = bounds_of_many([question], weights=weights)
-    found = repeated_bounds(
+    bounds = repeated_bounds(
         question, design=SequentialDesign(SIZES), look=1, weights=lambda: weights, family=3
     )
-    assert found.low[0] < once.low[0] < once.drop[0] < once.high[0] < found.high[0]
-    assert found.upper[0] > once.upper[0]
-    assert found.lower_simultaneous[0] < once.lower_simultaneous[0]
-    assert found.noninferiority_p[0] > once.noninferiority_p[0]
-    assert found.tolerance == once.tolerance
+    assert bounds.low[0] < once.low[0] < once.drop[0] < once.high[0] < bounds.high[0]
+    assert bounds.upper[0] > once.upper[0]
+    assert bounds.lower_simultaneous[0] < once.lower_simultaneous[0]
+    assert bounds.noninferiority_p[0] > once.noninferiority_p[0]
+    assert bounds.tolerance == once.tolerance
 
 
 def test_the_power_that_is_left_is_how_often_a_later_look_decides() -> None:

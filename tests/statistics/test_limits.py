@@ -42,24 +42,24 @@ def rarely(errors: int, simulations: int) -> bool:
 @pytest.mark.parametrize("metric", [AUROC, FPR], ids=lambda one: one.name)
 def test_a_detector_without_an_error_follows_the_rule_of_three(metric: Metric) -> None:
     """200 outliers without an error allow one in 67 to be missed: no resample of them shows that."""
-    found = statistics.bounds(metric, apart(0), [apart(1)], weights=WEIGHTS)
-    assert found.drop.tolist() == [0.0]
-    assert found.upper == pytest.approx([3 / FEW], rel=0.01)
-    assert found.high == pytest.approx([3.69 / FEW], rel=0.01)
-    assert found.low == pytest.approx(-found.high)
-    assert found.lower_simultaneous == pytest.approx(-found.high)
+    bounds = statistics.bounds(metric, apart(0), [apart(1)], weights=WEIGHTS)
+    assert bounds.drop.tolist() == [0.0]
+    assert bounds.upper == pytest.approx([3 / FEW], rel=0.01)
+    assert bounds.high == pytest.approx([3.69 / FEW], rel=0.01)
+    assert bounds.low == pytest.approx(-bounds.high)
+    assert bounds.lower_simultaneous == pytest.approx(-bounds.high)
 
 
 def test_the_mean_over_sets_counts_the_images_of_all_of_them() -> None:
     more = np.random.default_rng(5).normal(10, 1, 150)
     sides = [{**apart(seed), "more": more} for seed in (0, 1)]
-    found = statistics.bounds(NEAR, sides[0], sides[1:], weights=WEIGHTS)
-    assert found.upper == pytest.approx([3 / 300], rel=0.01)
+    bounds = statistics.bounds(NEAR, sides[0], sides[1:], weights=WEIGHTS)
+    assert bounds.upper == pytest.approx([3 / 300], rel=0.01)
 
 
 def test_the_same_scores_are_the_same_network() -> None:
-    found = statistics.bounds(AUROC, apart(0), [apart(0)], weights=WEIGHTS)
-    assert (found.low[0], found.upper[0], found.lower_simultaneous[0]) == (0.0, 0.0, 0.0)
+    bounds = statistics.bounds(AUROC, apart(0), [apart(0)], weights=WEIGHTS)
+    assert (bounds.low[0], bounds.upper[0], bounds.lower_simultaneous[0]) == (0.0, 0.0, 0.0)
 
 
 def test_rare_outliers_that_pruning_misses_are_certified_in_at_most_one_in_twenty() -> None:
@@ -77,18 +77,18 @@ def test_the_worst_of_equally_bad_conditions_has_no_bounds() -> None:
     """The smallest of ten equal rates is found 1.5 standard errors too low, in each resample once more."""
     random = np.random.default_rng(0)
     parent, candidate = random.random((N, 10)) < 0.7, random.random((N, 10)) < np.linspace(0.68, 0.9, 10)
-    found = statistics.bounds(WORST, {"test": parent}, [{"test": candidate}], weights=WEIGHTS)
-    assert np.isnan([found.upper[0], found.lower_simultaneous[0]]).all()
-    assert found.low[0] < found.drop[0] < found.high[0]
+    bounds = statistics.bounds(WORST, {"test": parent}, [{"test": candidate}], weights=WEIGHTS)
+    assert np.isnan([bounds.upper[0], bounds.lower_simultaneous[0]]).all()
+    assert bounds.low[0] < bounds.drop[0] < bounds.high[0]
 
 
 def test_means_over_draws_that_never_differ_follow_the_rule_of_three() -> None:
     """Right under 0 to 3 of 3 draws: the same on each of 400 images, which is no proof for all images."""
     values = np.random.default_rng(0).integers(0, 4, N) / 3
-    found = statistics.bounds(MEAN, {"test": values}, [{"test": values.copy()}], weights=WEIGHTS)
-    assert found.upper == pytest.approx([3 / N], rel=0.05)
-    assert found.lower_simultaneous[0] == pytest.approx(-3.69 / N, rel=0.1)
-    assert found.low[0] <= found.lower_simultaneous[0] < 0 < found.upper[0] <= found.high[0]
+    bounds = statistics.bounds(MEAN, {"test": values}, [{"test": values.copy()}], weights=WEIGHTS)
+    assert bounds.upper == pytest.approx([3 / N], rel=0.05)
+    assert bounds.lower_simultaneous[0] == pytest.approx(-3.69 / N, rel=0.1)
+    assert bounds.low[0] <= bounds.lower_simultaneous[0] < 0 < bounds.upper[0] <= bounds.high[0]
 
 
 def test_means_over_draws_that_differ_on_few_images_count_each_as_a_whole() -> None:
@@ -96,10 +96,10 @@ def test_means_over_draws_that_differ_on_few_images_count_each_as_a_whole() -> N
     few = values.copy()
     few[:4] -= 1 / 3
     few[4] = 0 if values[4] else 1 / 3
-    found = statistics.bounds(MEAN, {"test": values}, [{"test": few}], weights=WEIGHTS)
+    bounds = statistics.bounds(MEAN, {"test": values}, [{"test": few}], weights=WEIGHTS)
     whole = statistics.score_limit(5, 0, n=N, z=1.6448536269514722, corrected=True)
-    assert found.upper == pytest.approx([float(whole)])
-    assert found.lower_simultaneous[0] < 0
+    assert bounds.upper == pytest.approx([float(whole)])
+    assert bounds.lower_simultaneous[0] < 0
 
 
 def errors(random: np.random.Generator) -> tuple[Array, Array]:
@@ -169,9 +169,9 @@ def test_p_values_agree_with_bounds_where_little_is_seen(tolerance: float | str)
             (MEAN, {"test": np.ones(N)}, [rarely_different(seed, images=k) for k in (0, 1, 5, 9, 12)]),
         ]
         for metric, parent, candidates in cases:
-            found = statistics.bounds(metric, parent, candidates, weights=WEIGHTS, tolerance=tolerance)
-            assert ((found.noninferiority_p <= 0.05) == (found.upper <= found.tolerance + 1e-14)).all(), (
+            bounds = statistics.bounds(metric, parent, candidates, weights=WEIGHTS, tolerance=tolerance)
+            assert ((bounds.noninferiority_p <= 0.05) == (bounds.upper <= bounds.tolerance + 1e-14)).all(), (
                 metric.name
             )
-            passed += int((found.noninferiority_p <= 0.05).sum())
+            passed += int((bounds.noninferiority_p <= 0.05).sum())
     assert 0 < passed < 20 * 11

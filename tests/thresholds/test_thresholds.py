@@ -50,65 +50,65 @@ THREE_SEEDS = {
 
 
 def test_the_headline_is_the_threshold_of_the_mean_drop() -> None:
-    found = thresholds(frame_of(THREE_SEEDS), tolerance=0.02)
-    assert found["seed"].tolist() == [0, 1, 2, "all"]
-    assert found["potential"].tolist() == [0.901, 0.5, 0.699, pytest.approx(0.7)]
-    assert found["potential_any"].tolist() == [0.901, 0.9, 0.699, pytest.approx(0.7)]
-    headline = row(found, seed="all")
+    table = thresholds(frame_of(THREE_SEEDS), tolerance=0.02)
+    assert table["seed"].tolist() == [0, 1, 2, "all"]
+    assert table["potential"].tolist() == [0.901, 0.5, 0.699, pytest.approx(0.7)]
+    assert table["potential_any"].tolist() == [0.901, 0.9, 0.699, pytest.approx(0.7)]
+    headline = row(table, seed="all")
     assert headline["first_failure"] == pytest.approx(0.9)
     assert headline["underpowered"] is None
     assert headline["tested"] == "0.5 0.7 0.9"
-    assert row(found, seed=0)["tested"] == "0.501 0.701 0.901"
+    assert row(table, seed=0)["tested"] == "0.501 0.701 0.901"
 
 
 def test_the_published_convention_averages_the_potentials_of_the_seeds() -> None:
-    found = thresholds(frame_of(THREE_SEEDS), tolerance=0.02)
-    headline = row(found, seed="all")
+    table = thresholds(frame_of(THREE_SEEDS), tolerance=0.02)
+    headline = row(table, seed="all")
     assert headline["potential_any_mean"] == pytest.approx(np.mean([0.901, 0.9, 0.699]))
     assert headline["potential_any_std"] == pytest.approx(np.std([0.901, 0.9, 0.699]))
-    assert found["potential_any_mean"].isna().tolist() == [True, True, True, False]
+    assert table["potential_any_mean"].isna().tolist() == [True, True, True, False]
 
 
 def test_one_seed_has_no_spread_but_keeps_its_power() -> None:
     one = dict(itertools.islice(THREE_SEEDS.items(), 1))
-    found = thresholds(frame_of(one, drop_low=-0.005, drop_high=0.02), tolerance=0.02)
-    assert found[["potential_any_mean", "potential_any_std"]].isna().all(axis=None)
-    assert found["underpowered"].tolist() == [True, True]
-    assert found["potential"].tolist() == [0.901, 0.901]
+    table = thresholds(frame_of(one, drop_low=-0.005, drop_high=0.02), tolerance=0.02)
+    assert table[["potential_any_mean", "potential_any_std"]].isna().all(axis=None)
+    assert table["underpowered"].tolist() == [True, True]
+    assert table["potential"].tolist() == [0.901, 0.901]
 
 
 def test_each_candidate_is_compared_with_the_parent_of_its_own_seed() -> None:
     frame = frame_of(THREE_SEEDS)
     frame.loc[frame["seed"] == 1, "value"] += 0.3
-    found = thresholds(frame, tolerance=0.02)
-    assert found["potential"].tolist() == [0.901, 0.5, 0.699, pytest.approx(0.7)]
-    assert found["reference"].tolist() == pytest.approx([0.5, 0.8, 0.5, 0.6])
+    table = thresholds(frame, tolerance=0.02)
+    assert table["potential"].tolist() == [0.901, 0.5, 0.699, pytest.approx(0.7)]
+    assert table["reference"].tolist() == pytest.approx([0.5, 0.8, 0.5, 0.6])
 
 
 def test_a_seed_that_lacks_a_ratio_leaves_the_mean_unmeasured_there() -> None:
     frame = frame_of(THREE_SEEDS)
-    found = thresholds(frame[~((frame["seed"] == 1) & (frame["target_ratio"] == 0.02))], tolerance=0.02)
-    assert row(found, seed=1)["tested"] == "0.5 0.9"
-    assert not row(found, seed=1)["incomplete"]
-    headline = row(found, seed="all")
+    table = thresholds(frame[~((frame["seed"] == 1) & (frame["target_ratio"] == 0.02))], tolerance=0.02)
+    assert row(table, seed=1)["tested"] == "0.5 0.9"
+    assert not row(table, seed=1)["incomplete"]
+    headline = row(table, seed="all")
     assert (headline["potential"], headline["first_failure"]) == (0.5, pytest.approx(0.7))
     assert headline["incomplete"]
 
 
 def test_a_seed_that_lacks_a_condition_is_told() -> None:
     curves = THREE_SEEDS | {("wt", 0, "accuracy", "fog/3"): ([0.501, 0.701], [0.0, 0.0])}
-    found = thresholds(frame_of(curves), tolerance=0.02)
-    assert row(found, seed="all", condition="fog/3")["incomplete"]
-    assert not row(found, seed="all", condition="clean")["incomplete"]
-    assert not row(found, seed=0, condition="fog/3")["incomplete"]
+    table = thresholds(frame_of(curves), tolerance=0.02)
+    assert row(table, seed="all", condition="fog/3")["incomplete"]
+    assert not row(table, seed="all", condition="clean")["incomplete"]
+    assert not row(table, seed=0, condition="fog/3")["incomplete"]
 
 
 def test_a_seed_that_lacks_a_condition_makes_the_headline_of_the_group_incomplete() -> None:
     curves = THREE_SEEDS | {("wt", 0, "accuracy", "fog/3"): ([0.501, 0.701], [0.0, 0.0])}
-    found = thresholds(frame_of(curves, group="both"), tolerance=0.02)
-    headlines = found[(found["seed"] == "all") & (found["aggregate"] != "single")]
+    table = thresholds(frame_of(curves, group="both"), tolerance=0.02)
+    headlines = table[(table["seed"] == "all") & (table["aggregate"] != "single")]
     assert headlines["incomplete"].tolist() == [True, True, True]
-    first = found[(found["seed"] == 0) & (found["aggregate"] != "single")]
+    first = table[(table["seed"] == 0) & (table["aggregate"] != "single")]
     assert first["incomplete"].tolist() == [False, False, True]  # fog/3 lacks one ratio in the mean drop
 
 
@@ -135,10 +135,10 @@ GROUPED = {
 
 
 def test_a_group_has_mean_minimum_and_the_threshold_of_the_mean() -> None:
-    found = thresholds(frame_of(GROUPED, group="corruptions"), tolerance=0.02)
-    assert found["aggregate"].tolist() == 6 * ["single"] + 2 * ["mean"] + 2 * ["minimum"] + 2 * ["of-mean"]
-    assert found["condition"].tolist()[6:] == 6 * ["corruptions"]
-    mean, minimum, of_mean = (row(found, aggregate=a, seed="all") for a in ("mean", "minimum", "of-mean"))
+    table = thresholds(frame_of(GROUPED, group="corruptions"), tolerance=0.02)
+    assert table["aggregate"].tolist() == 6 * ["single"] + 2 * ["mean"] + 2 * ["minimum"] + 2 * ["of-mean"]
+    assert table["condition"].tolist()[6:] == 6 * ["corruptions"]
+    mean, minimum, of_mean = (row(table, aggregate=a, seed="all") for a in ("mean", "minimum", "of-mean"))
     assert mean["potential"] == pytest.approx((0.5 + 0.7 + 0.9) / 3)
     assert mean["potential_any"] == pytest.approx((0.5 + 0.7 + 0.9) / 3)
     assert minimum["potential"] == minimum["potential_any"] == 0.5
@@ -153,9 +153,9 @@ def test_a_minimum_is_censored_if_every_condition_that_attains_it_is() -> None:
         ("wt", 0, "auroc", "fog/3"): ([0.5], [0.0]),
         ("wt", 0, "auroc", "snow/3"): ([0.5, 0.7, 0.9], [0.0, 0.0, 0.03]),
     }
-    found = thresholds(frame_of(curves, group="corruptions"), tolerance=0.02)
-    assert row(found, aggregate="minimum", seed=0)["censored"]
-    assert row(found, aggregate="minimum", seed=0)["potential"] == 0.5
+    table = thresholds(frame_of(curves, group="corruptions"), tolerance=0.02)
+    assert row(table, aggregate="minimum", seed=0)["censored"]
+    assert row(table, aggregate="minimum", seed=0)["potential"] == 0.5
 
 
 def test_the_published_tables_take_mean_and_minimum_per_seed_first() -> None:
@@ -165,9 +165,9 @@ def test_the_published_tables_take_mean_and_minimum_per_seed_first() -> None:
         ("wt", seed, "auroc", condition): (ladder, [0.0 if ratio <= reached else 0.5 for ratio in ladder])
         for (condition, seed), reached in potentials.items()
     }
-    found = thresholds(frame_of(curves, group="corruptions"), tolerance=0.02)
+    table = thresholds(frame_of(curves, group="corruptions"), tolerance=0.02)
     for aggregate, per_seed in (("mean", [0.7, 0.8]), ("minimum", [0.5, 0.7])):
-        headline = row(found, aggregate=aggregate, seed="all")
+        headline = row(table, aggregate=aggregate, seed="all")
         assert headline["potential_any_mean"] == pytest.approx(np.mean(per_seed))
         assert headline["potential_any_std"] == pytest.approx(np.std(per_seed))
 
@@ -180,36 +180,36 @@ def test_a_group_of_one_condition_and_no_group_have_no_aggregates() -> None:
 
 def test_a_method_that_lacks_a_condition_of_the_group_is_incomplete_in_all_aggregates() -> None:
     curves = GROUPED | {("ft", 0, "auroc", "fog/3"): ([0.5, 0.7], [0.0, 0.0])}
-    found = thresholds(frame_of(curves, group="corruptions"), tolerance=0.02)
-    aggregates = found[found["aggregate"] != "single"]
+    table = thresholds(frame_of(curves, group="corruptions"), tolerance=0.02)
+    aggregates = table[table["aggregate"] != "single"]
     assert set(aggregates.loc[aggregates["method"] == "ft", "incomplete"]) == {True}
     assert set(aggregates.loc[aggregates["method"] == "wt", "incomplete"]) == {False}
 
 
 def test_power_of_aggregates() -> None:
     frame = frame_of(GROUPED, group="corruptions", drop_low=0.0, drop_high=0.01)
-    found = thresholds(frame, tolerance=0.02)
-    power = {a: row(found, aggregate=a, seed="all")["underpowered"] for a in ("mean", "minimum", "of-mean")}
+    table = thresholds(frame, tolerance=0.02)
+    power = {a: row(table, aggregate=a, seed="all")["underpowered"] for a in ("mean", "minimum", "of-mean")}
     assert power == {"mean": False, "minimum": False, "of-mean": None}
     frame.loc[frame["condition"] == "fog/3", "drop_high"] = 0.03
     assert row(thresholds(frame, tolerance=0.02), aggregate="minimum", seed="all")["underpowered"] is True
 
 
 def test_columns_types_and_a_round_trip_through_csv() -> None:
-    found = thresholds(frame_of(GROUPED, group="corruptions", unit="fraction", n=899), tolerance=0.02)
-    assert tuple(found.columns) == COLUMNS
-    assert found["n"].tolist() == len(found) * [899]
-    assert set(found["unit"]) == {"fraction"}
-    back = pd.read_csv(StringIO(found.to_csv(index=False)), keep_default_na=False, na_values=[""])
-    assert back["potential"].tolist() == found["potential"].tolist()
-    assert back["tested"].tolist() == found["tested"].tolist()
+    table = thresholds(frame_of(GROUPED, group="corruptions", unit="fraction", n=899), tolerance=0.02)
+    assert tuple(table.columns) == COLUMNS
+    assert table["n"].tolist() == len(table) * [899]
+    assert set(table["unit"]) == {"fraction"}
+    back = pd.read_csv(StringIO(table.to_csv(index=False)), keep_default_na=False, na_values=[""])
+    assert back["potential"].tolist() == table["potential"].tolist()
+    assert back["tested"].tolist() == table["tested"].tolist()
 
 
 def test_the_order_is_that_of_first_appearance() -> None:
     ladder = ([0.5], [0.0])
     keys = itertools.product(["zeta", "alpha"], [1, 0], ["nll", "accuracy"], ["fog/3", "clean"])
-    found = thresholds(frame_of(dict.fromkeys(keys, ladder), group="both"), tolerance=0.02)
-    labels = list(zip(*(found[name] for name in ("method", "metric", "condition", "seed")), strict=True))
+    table = thresholds(frame_of(dict.fromkeys(keys, ladder), group="both"), tolerance=0.02)
+    labels = list(zip(*(table[name] for name in ("method", "metric", "condition", "seed")), strict=True))
     conditions = ("fog/3", "clean", "both", "both", "both")
     expected = itertools.product(["zeta", "alpha"], ["nll", "accuracy"], conditions, [1, 0, "all"])
     assert labels == list(expected)
@@ -223,8 +223,8 @@ def test_a_large_table_has_a_row_for_each_method_metric_condition_and_mode() -> 
     frame = parents.append(pd.MultiIndex.from_product(axes, names=names)).to_frame(index=False)
     frame["value"] = 0.9 - frame["ratio"] ** 4 / 10
     frame = frame.assign(higher_is_better=True, group="all of them")
-    found = thresholds(frame, tolerance=0.02)
-    assert len(found) == 20 * 3 * (100 + 3) * 2
+    table = thresholds(frame, tolerance=0.02)
+    assert len(table) == 20 * 3 * (100 + 3) * 2
 
 
 def plain_mean(curves: Iterable[dict[int, tuple[float, float]]]) -> dict[int, tuple[float, float]]:
@@ -278,7 +278,7 @@ def test_agrees_with_plain_loops(curves: dict[tuple[str, int, str], dict[int, tu
         here = {"method": method, "seed": seed, "condition": condition}
         rows += [here | {"ratio": r, "target_ratio": t / 8, "value": 0.5 - d} for t, (r, d) in curve.items()]
     frame = pd.DataFrame(rows).assign(metric="accuracy", higher_is_better=True, group="g")
-    found = thresholds(frame, tolerance=1 / 64)
+    table = thresholds(frame, tolerance=1 / 64)
 
     everything: dict[tuple[str, Any, str], dict[int, tuple[float, float]]] = dict(curves)
     for method, condition in {(key[0], key[2]) for key in curves}:
@@ -295,10 +295,10 @@ def test_agrees_with_plain_loops(curves: dict[tuple[str, int, str], dict[int, tu
                     n: [plain(everything[key])[n] for key in members] for n in ("potential", "potential_any")
                 }
                 expected[method, seed, "g", name] = {n: function(numbers) for n, numbers in each.items()}
-    keys = list(zip(*(found[name] for name in ("method", "seed", "condition", "aggregate")), strict=True))
+    keys = list(zip(*(table[name] for name in ("method", "seed", "condition", "aggregate")), strict=True))
     assert set(keys) == set(expected)
     assert len(keys) == len(expected)
-    for key, (_, answer) in zip(keys, found.iterrows(), strict=True):
+    for key, (_, answer) in zip(keys, table.iterrows(), strict=True):
         for name, value in expected[key].items():
             assert answer[name] == (NAN if value is None else pytest.approx(value)) or (
                 value is None and np.isnan(answer[name])

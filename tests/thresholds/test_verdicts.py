@@ -156,9 +156,9 @@ def check_interval(simulation: Any, setting: Any, draws: int) -> list[Any]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_interval_holds_the_true_potential(simulation: Any, shape: str) -> None:
-    found = check_interval(simulation, simulation.Setting(shape, 500, 0.02, checks=15), 60)
+    interval = check_interval(simulation, simulation.Setting(shape, 500, 0.02, checks=15), 60)
     if shape == "steep":
-        assert np.mean([c.inferior[:, 3:].mean() for c in found]) > 0.9  # caution alone would never err
+        assert np.mean([c.inferior[:, 3:].mean() for c in interval]) > 0.9  # caution alone would never err
 
 
 @slow
@@ -166,10 +166,10 @@ def test_the_interval_holds_the_true_potential(simulation: Any, shape: str) -> N
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_interval_of_75_checks_holds_the_true_potential(simulation: Any, shape: str) -> None:
-    found = check_interval(simulation, simulation.Setting(shape, 899, 0.01), 500)
+    interval = check_interval(simulation, simulation.Setting(shape, 899, 0.01), 500)
     power = {"steep": 0.97, "plateau": 0.97, "ties": 0.8, "at once": 0.35}[shape]
     failing = simulation.Setting(shape, 899, 0.01).drops > 0.01 + CLOSE
-    assert np.mean([c.inferior[failing].mean() for c in found]) > power
+    assert np.mean([c.inferior[failing].mean() for c in interval]) > power
 
 
 def test_the_plain_point_estimate_would_fail(simulation: Any) -> None:

@@ -31,6 +31,9 @@ def report_command(
             help="Width of the figures: column, page, or millimetres such as 120mm. [default: by kind]"
         ),
     ] = "",
+    no_pictures: Annotated[
+        bool, typer.Option("--no-pictures", help="Show no test images, for a page that others may see.")
+    ] = False,
     axis: Axis = "",
 ) -> None:
     """Rebuild tables and page of a run from its cells, without the models."""
@@ -43,7 +46,7 @@ def report_command(
             f"found --{'only' if only else 'width'} without figures; add --figures pdf, svg or png"
         )
     results = Run(run, axis=axis)
-    page = publish(results)
+    page = publish(results, pictures=not no_pictures)
     console.print_path("Report", page)
     if figures:
         from evalsuite.report.figures import figures as write_figures

@@ -73,9 +73,8 @@ def torchvision_vit(num_classes: int = 10) -> nn.Module:
         "mlp_dim": 64,
     }
     network: nn.Module = VisionTransformer(**sizes, num_classes=num_classes)
-    nn.init.normal_(
-        network.get_parameter("heads.head.weight"), std=0.1
-    )  # zeros at first: no image is told apart
+    # zeros at first: the outputs of all images would be equal
+    nn.init.normal_(network.get_parameter("heads.head.weight"), std=0.1)
     return network
 
 

@@ -143,16 +143,12 @@ def inspect_checkpoint(
         CheckpointError: If a file cannot be read, or the parent has no weights that are not zero.
     """
     checkpoint = read_checkpoint(path, masks=masks, choice=choice, entry=entry)
-    stray = tuple(key for key in checkpoint.weights if is_stray(key))
-    weights = {key: tensor for key, tensor in checkpoint.weights.items() if key not in stray}
+    weights = {key: tensor for key, tensor in checkpoint.weights.items() if not is_stray(key)}
     parent_weights = None if parent is None else _parent_weights(parent)
-    if parent_weights is not None:
-        weights = match_keys(weights, parent_weights)
-    prunable = _prunable(weights)
+    weights = weights if parent_weights is None else match_keys(weights, parent_weights)
+    parameters, prunable = _parameters(weights), _prunable(weights)
     layers = tuple(inspect_layer(name, prunable[name], parent_weights) for name in prunable)
-    nonzero, prunable_nonzero = _nonzero(_parameters(weights)), _nonzero(prunable)
-    smaller = tuple(layer.name for layer in layers if _is_smaller(layer))
-    missing = tuple(name for name in _prunable(parent_weights or {}) if name not in weights)
+    changes = _compare_layers(layers, weights, parent_weights)
     return CheckpointInspection(
         file=path.name,
         format=checkpoint.format,
@@ -161,21 +157,21 @@ def inspect_checkpoint(
         wrapper=checkpoint.wrapper,
         prefix=checkpoint.prefix,
         folded=checkpoint.folded,
-        extras=(*checkpoint.extras, *stray),
+        extras=(*checkpoint.extras, *filter(is_stray, checkpoint.weights)),
         dtypes=checkpoint.dtypes,
         tensors=len(weights),
-        parameters=_numbers(_parameters(weights)),
-        nonzero=nonzero,
+        parameters=_numbers(parameters),
+        nonzero=_nonzero(parameters),
         prunable=_numbers(prunable),
-        prunable_nonzero=prunable_nonzero,
+        prunable_nonzero=_nonzero(prunable),
         layers=layers,
         pattern=_shared_pattern(layers),
-        structured=bool(smaller or missing) or _is_structured(prunable),
-        ratio=_ratio(nonzero, parent_weights and _parameters(parent_weights)),
-        prunable_ratio=_ratio(prunable_nonzero, parent_weights and _prunable(parent_weights)),
-        smaller=smaller,
-        missing=missing,
-        added=tuple(name for name in prunable if name not in (parent_weights or prunable)),
+        structured=bool(changes.smaller or changes.missing) or _is_structured(prunable),
+        ratio=_ratio(parameters, parent_weights and _parameters(parent_weights)),
+        prunable_ratio=_ratio(prunable, parent_weights and _prunable(parent_weights)),
+        smaller=changes.smaller,
+        missing=changes.missing,
+        added=changes.added,
         note=" ".join(filter(None, [checkpoint.note, heads_note(weights, parent_weights)])),
     )
 
@@ -301,9 +297,33 @@ def _parent_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def _ratio(nonzero: int, parent_weights: Mapping[str, Tensor] | None) -> float | None:
+@dataclass(frozen=True, slots=True)
+class _LayerChanges:
+    """Names of the layers that differ from the parent's; see `CheckpointInspection`."""
+
+    smaller: tuple[str, ...]
+    missing: tuple[str, ...]
+    added: tuple[str, ...]
+
+
+def _compare_layers(
+    layers: tuple[LayerInspection, ...],
+    weights: Mapping[str, Tensor],
+    parent_weights: Mapping[str, Tensor] | None,
+) -> _LayerChanges:
+    """Returns how layers differ from the parent's; in nothing without a parent."""
+    if parent_weights is None:
+        return _LayerChanges((), (), ())
+    return _LayerChanges(
+        smaller=tuple(layer.name for layer in layers if _is_smaller(layer)),
+        missing=tuple(name for name in _prunable(parent_weights) if name not in weights),
+        added=tuple(layer.name for layer in layers if layer.name not in parent_weights),
+    )
+
+
+def _ratio(weights: Mapping[str, Tensor], parent_weights: Mapping[str, Tensor] | None) -> float | None:
     """Returns the share of the parent's non-zero numbers that are gone; ``None`` without a parent."""
-    return None if parent_weights is None else 1 - nonzero / _nonzero(parent_weights)
+    return None if parent_weights is None else 1 - _nonzero(weights) / _nonzero(parent_weights)
 
 
 def _has_nonzero(weight: Tensor, *, dim: int) -> Tensor:

@@ -70,23 +70,23 @@ def prunable_units_of(model: nn.Module, image_shape: Sequence[int]) -> PrunableU
         image_shape: Of one image, (C, H, W).
     """
     try:
-        own = unit_groups(model)
+        separate = unit_groups(model)
     except InvalidModelError:
-        own = {}
+        separate = {}
     try:
         coupled = {group.conv: group for group in coupled_groups(model, image_shape)}
         shared, problem = (
-            {**coupled, **{name: group for name, group in own.items() if name not in coupled}},
+            {**coupled, **{name: group for name, group in separate.items() if name not in coupled}},
             "",
         )
     except (UserError, SkippedError) as error:
         shared, problem = {}, str(error)
     return PrunableUnits(
-        _counted(own.values()),
-        _limit(model, own.values()),
+        _counted(separate.values()),
+        _limit(model, separate.values()),
         _counted(shared.values()),
         _limit(model, shared.values()),
-        (_scaled(model, own.values()), _scaled(model, shared.values())),
+        (_scaled(model, separate.values()), _scaled(model, shared.values())),
         _counted(head_dimension_groups(model)),
         (*layers_without_units(model), *head_dimensions_left_out(unwrap_model(model))),
         problem,

@@ -323,14 +323,14 @@ def test_imports_quietly_and_lazily(tmp_path: Path) -> None:
     )
     environment = {name: value for name, value in os.environ.items() if name != "GIT_PYTHON_REFRESH"}
     environment["PATH"] = str(tmp_path)  # no git
-    found = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         env=environment,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
 def test_result_is_a_pair() -> None:

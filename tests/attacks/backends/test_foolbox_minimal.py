@@ -33,15 +33,15 @@ def test_of_a_linear_model_the_norm_is_the_margin_over_the_dual_norm(
     exact = (logits[:, 0] - logits[:, 1]).abs() / dual
     exact[::8] = 0  # wrong as they are
 
-    found = minimal_norms(model, images, labels, attack=attack, seed=0)
+    norms = minimal_norms(model, images, labels, attack=attack, seed=0)
 
-    assert torch.equal(found == 0, exact == 0)
-    ratio = (found / exact)[exact > 0]
+    assert torch.equal(norms == 0, exact == 0)
+    ratio = (norms / exact)[exact > 0]
     assert bool((ratio > 1 - 1e-4).all())  # nothing is nearer
     loose = {"ddn": 1.06, "l2-fmn": 1.02, "linf-fmn": 1.1}.get(name, 1.0015)
     assert ratio.median() < loose
     if "deepfool" in name:  # exact on linear models, but for the bisection and a constant that it adds
-        assert bool((found <= 1.0015 * exact + 2e-4).all())
+        assert bool((norms <= 1.0015 * exact + 2e-4).all())
 
 
 def test_attacks_agree_and_fixed_radii_agree_with_them(two_class: LinearProblem) -> None:
@@ -58,8 +58,8 @@ def test_attacks_agree_and_fixed_radii_agree_with_them(two_class: LinearProblem)
 @pytest.mark.parametrize("name", MINIMAL_NORM_NAMES)
 def test_without_an_adversarial_the_norm_is_infinite(constant: nn.Module, name: str) -> None:
     images, labels = torch.full((5, 1, 4, 4), 0.5), torch.tensor([0, 0, 0, 0, 1])
-    found = minimal_norms(constant, images, labels, attack=MinimalNormAttack(name, steps=5), seed=0)
-    assert found.tolist() == [math.inf] * 4 + [0.0]
+    norms = minimal_norms(constant, images, labels, attack=MinimalNormAttack(name, steps=5), seed=0)
+    assert norms.tolist() == [math.inf] * 4 + [0.0]
 
 
 def test_the_line_is_halved_ten_times(two_class: LinearProblem) -> None:
@@ -76,10 +76,10 @@ def test_the_line_is_halved_ten_times(two_class: LinearProblem) -> None:
 def test_only_the_chosen_images_are_attacked(two_class: LinearProblem) -> None:
     model, images, labels, _ = two_class(10)
     chosen = torch.tensor([at in (0, 1, 3) for at in range(10)])
-    found = minimal_norms(
+    norms = minimal_norms(
         model, images, labels, attack=MinimalNormAttack("l2-deepfool"), seed=0, among=chosen
     )
-    assert torch.equal(found.isfinite(), chosen)
+    assert torch.equal(norms.isfinite(), chosen)
 
 
 def test_settings_that_mean_nothing() -> None:

@@ -35,26 +35,26 @@ def test_is_the_only_attack_that_needs_no_gradients() -> None:
 def test_one_pixel_is_misclassified_exactly_where_epsilon_suffices() -> None:
     """Noise of one pixel is epsilon up or down, so in ten draws it is up."""
     images, labels = dark(100, 1, 1, 1)
-    found = attack_success(
+    result = attack_success(
         Recorder().eval(), images, labels, attack=FixedRadiusAttack("linf-noise", 0.02, steps=30), seed=0
     )
-    assert torch.equal(found.misclassified, 0.5 - images.flatten() < 0.02)
-    assert found.misclassified.float().mean() == pytest.approx(0.5)
-    assert (found.adversarials - images)[found.misclassified].flatten().numpy() == pytest.approx(
+    assert torch.equal(result.misclassified, 0.5 - images.flatten() < 0.02)
+    assert result.misclassified.float().mean() == pytest.approx(0.5)
+    assert (result.adversarials - images)[result.misclassified].flatten().numpy() == pytest.approx(
         0.02, abs=1e-6
     )
-    assert torch.equal(found.adversarials[~found.misclassified], images[~found.misclassified])
+    assert torch.equal(result.adversarials[~result.misclassified], images[~result.misclassified])
 
 
 def test_noise_reaches_epsilon_and_no_farther() -> None:
     """As released the library divides by the largest entry, which of four is often far below the largest size."""
     images, labels = torch.full((150, 1, 2, 2), 0.45), torch.zeros(150, dtype=torch.int64)
     model = Recorder().eval()
-    found = attack_success(
+    result = attack_success(
         model, images, labels, attack=FixedRadiusAttack("linf-noise", 0.1, steps=5), seed=0
     )
     sizes = torch.cat(
-        [(batch - 0.45).abs().flatten(1).amax(1) for batch in [*model.seen, found.adversarials]]
+        [(batch - 0.45).abs().flatten(1).amax(1) for batch in [*model.seen, result.adversarials]]
     )
     moved = sizes[sizes > 0]
     assert len(moved) > 300

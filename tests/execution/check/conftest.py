@@ -16,27 +16,10 @@ from evalsuite.models.architectures.cnn import SmallCNN
 from evalsuite.producers.unstructured.base import masks_for_budget
 
 WIDTHS = (8, 12, 16, 16)
-BATTERY = """
-name = "battery"
-ratios = [0.5]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-[[producers]]
-name = "random"
-[[evaluators]]
-name = "accuracy"
-[[evaluators]]
-name = "noise"
-epsilons = [32]
-[tolerances]
-accuracy = 0.02
-"""
 
 
 @pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shelf(small_suite: Callable[..., str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dense network that has learned, an honest candidate, a broken one, and a battery."""
     from evalsuite.datasets.base import Place
     from evalsuite.datasets.digits import Digits
@@ -56,7 +39,13 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for key, mask in masks.items():
             state[key.removeprefix("network.")] *= mask
         save_file(state, folder / name)
-    (folder / "battery.toml").write_text(BATTERY, "utf-8")
+    battery = small_suite(
+        "battery",
+        producers=('name = "random"',),
+        evaluators=('name = "accuracy"', 'name = "noise"\nepsilons = [32]'),
+        tolerances="accuracy = 0.02",
+    )
+    (folder / "battery.toml").write_text(battery, "utf-8")
     return folder
 
 

@@ -312,8 +312,8 @@ def test_a_candidate_as_dense_as_its_parent_is_judged_and_lies_on_no_curve(
     assert (rows["drop"] == 0).all()
     assert answer(*words, "--candidate", str(shelf / "heavy.safetensors")) == 1
     assert {"again", "heavy"} == {row["candidate"] for row in json.loads(capsys.readouterr().out)["checks"]}
-    found = pd.read_csv(tmp_path / "run" / "thresholds.csv")
-    assert set(found["method"]) == {"heavy"}
+    table = pd.read_csv(tmp_path / "run" / "thresholds.csv")
+    assert set(table["method"]) == {"heavy"}
 
 
 def test_a_measured_drop_is_no_proof(

@@ -72,10 +72,10 @@ def test_dead_layers_are_skipped_if_the_manifest_says_so(removed: Path) -> None:
 
 
 def test_dead_and_named_layers_are_skipped_together(removed: Path) -> None:
-    found = intake().loaded(
+    loaded = intake().loaded(
         ExternalCandidate("w.pt", "w", bypass=("layer1.0.conv1", "layer1.0.bn1", "dead")), removed, None
     )
-    assert set(found.settings["bypass"]) == {*DEAD, "layer1.0.conv1", "layer1.0.bn1"}
+    assert set(loaded.settings["bypass"]) == {*DEAD, "layer1.0.conv1", "layer1.0.bn1"}
 
 
 def test_layers_that_the_parent_skips_are_skipped_in_its_candidates(removed: Path) -> None:
@@ -87,9 +87,9 @@ def test_layers_that_the_parent_skips_are_skipped_in_its_candidates(removed: Pat
 def test_nothing_dead_is_nothing_skipped(tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(unwrap_model(build_model(ResNet20())).state_dict(), tmp_path / "w.pt")
-    found = intake().loaded(ExternalCandidate("w.pt", "w", bypass=("dead",)), tmp_path / "w.pt", None)
-    assert found.settings["bypass"] == []
-    assert found.notes == ()
+    loaded = intake().loaded(ExternalCandidate("w.pt", "w", bypass=("dead",)), tmp_path / "w.pt", None)
+    assert loaded.settings["bypass"] == []
+    assert loaded.notes == ()
 
 
 MISFITS: dict[str, dict[str, Any]] = {
@@ -122,10 +122,10 @@ def test_a_candidate_may_have_its_own_preprocessing(removed: Path, tmp_path: Pat
     (tmp_path / "m.csv").write_text("file,mean,std\nw.pt,0.5 0.5 0.5,0.2 0.2 0.2\n", "utf-8")
     (one,) = read_manifest(tmp_path / "m.csv")
     assert (one.mean, one.std) == ((0.5,) * 3, (0.2,) * 3)
-    found = intake().loaded(one, removed, None)
-    assert isinstance(found.model, Normalized)
-    assert found.model.mean.flatten().tolist() == [0.5] * 3
-    assert (found.settings["mean"], found.settings["std"]) == ([0.5] * 3, [0.2] * 3)
+    loaded = intake().loaded(one, removed, None)
+    assert isinstance(loaded.model, Normalized)
+    assert loaded.model.mean.flatten().tolist() == [0.5] * 3
+    assert (loaded.settings["mean"], loaded.settings["std"]) == ([0.5] * 3, [0.2] * 3)
     for bad, sentence in (((0.5,), "1 numbers in mean"), ((0.5, 0.5, float("inf")), "finite")):
         with pytest.raises(SuiteError, match=f"candidate w.pt: .*{sentence}"):
             intake().loaded(ExternalCandidate("w.pt", "w", mean=bad), removed, None)

@@ -72,33 +72,6 @@ class Hurt(Evaluator):
         return left > 0
 '''
 
-FEW = """
-name = "few"
-control = false
-seeds = [0]
-ratios = [0.5, 0.8]
-plugins = ["hurt.py"]
-[data]
-name = "digits"
-[model]
-name = "small-cnn"
-widths = [8, 12, 16, 16]
-[recipe]
-epochs = 1
-[resources]
-LIMIT
-[[producers]]
-name = "magnitude"
-[[evaluators]]
-name = "accuracy"
-[[evaluators]]
-name = "hurt"
-flag = "FLAG"
-how = "HOW"
-[[evaluators]]
-name = "calibration"
-"""
-
 
 def contents(path: Path) -> dict[str, bytes]:
     """Every cell and candidate of a run folder."""
@@ -106,14 +79,25 @@ def contents(path: Path) -> dict[str, bytes]:
     return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
 
 
-def hurting(folder: Path, *, times: int, how: str, limit: str = "") -> Path:
-    """A suite with one test that hurts its worker so many times."""
-    (folder / "hurt.py").write_text(HURT)
-    (folder / "flag").write_text(str(times))
-    text = FEW.replace("FLAG", str(folder / "flag")).replace("HOW", how).replace("LIMIT", limit)
-    path = folder / "few.toml"
-    path.write_text(text)
-    return path
+@pytest.fixture(name="hurting")
+def _hurting(small_suite: Callable[..., str], tmp_path: Path) -> Callable[..., Path]:
+    """Writes a suite with one test that hurts its worker so many times."""
+
+    def write(*, times: int, how: str, limit: str = "") -> Path:
+        (tmp_path / "hurt.py").write_text(HURT)
+        (tmp_path / "flag").write_text(str(times))
+        hurt = f'name = "hurt"\nflag = "{tmp_path / "flag"}"\nhow = "{how}"'
+        text = small_suite(
+            top='control = false\nseeds = [0]\nplugins = ["hurt.py"]',
+            ratios=(0.5, 0.8),
+            evaluators=('name = "accuracy"', hurt, 'name = "calibration"'),
+            tolerances="",
+        )
+        path = tmp_path / "few.toml"
+        path.write_text(f"{text}[resources]\n{limit}\n")
+        return path
+
+    return write
 
 
 def reasons(found: Run) -> dict[tuple[float, str], str]:
@@ -142,8 +126,10 @@ def test_devices_are_dealt_to_workers_in_turn(tiny: Path, tmp_path: Path) -> Non
     assert hands.slots == 3
 
 
-def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again(tmp_path: Path) -> None:
-    suite = hurting(tmp_path, times=1, how="die")
+def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again(
+    hurting: Callable[..., Path], tmp_path: Path
+) -> None:
+    suite = hurting(times=1, how="die")
     hurt = runner.run(suite, out=tmp_path / "hurt", options=TWO)
     assert hurt.failures.empty
     whole = runner.run(suite, out=tmp_path / "whole")
@@ -151,13 +137,15 @@ def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again(tmp_path: Path)
 
 
 @pytest.mark.extensive
-def test_a_cell_that_kills_its_worker_twice_has_a_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
-    found = runner.run(
-        hurting(tmp_path, times=2, how="die"),
+def test_a_cell_that_kills_its_worker_twice_has_a_reason_and_the_rest_goes_on(
+    hurting: Callable[..., Path], tmp_path: Path
+) -> None:
+    run = runner.run(
+        hurting(times=2, how="die"),
         out=tmp_path / "run",
         options=Options(workers=1, executor="local"),
     )
-    (only,) = reasons(found).items()
+    (only,) = reasons(run).items()
     assert only[0] == (0.5, "hurt")
     assert (
         only[1] == "its process was killed by SIGKILL; the system kills processes that take too much memory"
@@ -168,12 +156,14 @@ def test_a_cell_that_kills_its_worker_twice_has_a_reason_and_the_rest_goes_on(tm
 
 
 @pytest.mark.parametrize("executor", ["serial", "local"])
-def test_a_cell_over_its_time_limit_is_tried_once_more(executor: str, tmp_path: Path) -> None:
-    suite = hurting(tmp_path, times=3, how="sleep", limit="time_limit = 0.5")
+def test_a_cell_over_its_time_limit_is_tried_once_more(
+    hurting: Callable[..., Path], executor: str, tmp_path: Path
+) -> None:
+    suite = hurting(times=3, how="sleep", limit="time_limit = 0.5")
     begun = time.monotonic()
-    found = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
+    run = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
     assert time.monotonic() - begun < 50
-    assert reasons(found) == {
+    assert reasons(run) == {
         (
             0.5,
             "hurt",
@@ -182,19 +172,23 @@ def test_a_cell_over_its_time_limit_is_tried_once_more(executor: str, tmp_path: 
 
 
 @pytest.mark.extensive
-def test_a_worker_that_hangs_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_hangs_is_killed(
+    hurting: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("evalsuite.execution.executors.local.GRACE", 0.5)
-    suite = hurting(tmp_path, times=2, how="stop", limit="time_limit = 4")
-    found = runner.run(suite, out=tmp_path / "run", options=ONE)
-    assert reasons(found) == {(0.5, "hurt"): "it did not come back within its time limit, and was killed"}
+    suite = hurting(times=2, how="stop", limit="time_limit = 4")
+    run = runner.run(suite, out=tmp_path / "run", options=ONE)
+    assert reasons(run) == {(0.5, "hurt"): "it did not come back within its time limit, and was killed"}
 
 
 @pytest.mark.parametrize("executor", ["serial", "local"])
-def test_out_of_memory_is_tried_again_with_half_the_batch(executor: str, tmp_path: Path) -> None:
-    suite = hurting(tmp_path, times=1, how="memory")
-    found = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
-    assert found.failures.empty
-    sizes = found.measurements.query("condition == 'batch'").set_index("target_ratio")["value"]
+def test_out_of_memory_is_tried_again_with_half_the_batch(
+    hurting: Callable[..., Path], executor: str, tmp_path: Path
+) -> None:
+    suite = hurting(times=1, how="memory")
+    run = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
+    assert run.failures.empty
+    sizes = run.measurements.query("condition == 'batch'").set_index("target_ratio")["value"]
     assert dict(sizes) == {0.0: 32, 0.5: 16, 0.8: 32}
 
 
@@ -261,7 +255,9 @@ def test_one_after_the_other_is_not_for_several_workers(tiny: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("executor", ["serial", "local"])
-def test_a_test_that_exits_does_not_end_the_run(executor: str, tmp_path: Path) -> None:
-    suite = hurting(tmp_path, times=2, how="exit")
-    found = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
-    assert reasons(found) == {(0.5, "hurt"): "SystemExit: 3"}
+def test_a_test_that_exits_does_not_end_the_run(
+    hurting: Callable[..., Path], executor: str, tmp_path: Path
+) -> None:
+    suite = hurting(times=2, how="exit")
+    run = runner.run(suite, out=tmp_path / "run", options=Options(workers=1, executor=executor))
+    assert reasons(run) == {(0.5, "hurt"): "SystemExit: 3"}

@@ -1,4 +1,4 @@
-"""``source = "auto"``: an official archive where it is in the data root, else generated corruptions."""
+"""Settings that a suite leaves open: ``source = "auto"`` is an official archive where there is one, else generated."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from evalsuite.config.suite_file import parse_suite
 from evalsuite.datasets.base import Place
 from evalsuite.datasets.source import ImageSource
 from evalsuite.errors import SuiteError
-from evalsuite.execution.corruption_sources import with_corruption_sources
+from evalsuite.execution.automatic_settings import with_corruption_sources
 from evalsuite.execution.dry_run import data_lines
 from evalsuite.execution.planning import prepare
 from evalsuite.types import ImageSet
