@@ -16,7 +16,8 @@ from evalsuite.config.options import Options, data_root
 from evalsuite.config.suite import Suite
 from evalsuite.datasets import DATASETS
 from evalsuite.errors import DataError, UserError
-from evalsuite.execution.check import CheckRequest, check_suite_of
+from evalsuite.execution.check import CheckRequest, check_suite_of, places_of
+from evalsuite.execution.check_places import named_places
 from evalsuite.notebook import Run
 from evalsuite.plugin_config import from_table
 from evalsuite.random_streams import address
@@ -187,8 +188,9 @@ def check(
     Raises:
         UserError: If a file cannot be read, does not fit, or the request has another mistake.
     """
-    suite, options = _suite_of_check(request, options or Options())
-    results = run(suite, out=out, options=options, progress=progress)
+    with named_places(places_of(request, Path.cwd())):
+        suite, options = _suite_of_check(request, options or Options())
+        results = run(suite, out=out, options=options, progress=progress)
     names = [control.method for control in request.controls]
     return verdict_table(results, undecided=request.undecided, controls=names), results
 
@@ -214,8 +216,9 @@ def check_dry_run(
     from evalsuite.execution.dry_run import describe_run
     from evalsuite.execution.planning import prepare  # torch takes seconds to import
 
-    suite, options = _suite_of_check(request, options or Options())
-    return describe_run(prepare(suite, out=out, options=options))
+    with named_places(places_of(request, Path.cwd())):
+        suite, options = _suite_of_check(request, options or Options())
+        return describe_run(prepare(suite, out=out, options=options))
 
 
 def evaluate(

@@ -124,6 +124,9 @@ class Registry(Generic[T]):
         return self._targets
 
 
+_PLAIN = {"a valid tuple": "a list of values (0.5,0.5 on a command line)"}
+
+
 def expectation(message: str) -> str:
     """Returns the expectation in a message of pydantic.
 
@@ -131,11 +134,14 @@ def expectation(message: str) -> str:
     "expected 'A' or 'B'"
     >>> expectation("Input should be a valid number, unable to parse string as a number")
     'expected a valid number'
+    >>> expectation("Input should be a valid tuple")
+    'expected a list of values (0.5,0.5 on a command line)'
     >>> expectation("Field required")
     'field required'
     """
     if message.startswith("Input should be "):
-        return f"expected {message.removeprefix('Input should be ').partition(', unable')[0]}"
+        expected = message.removeprefix("Input should be ").partition(", unable")[0]
+        return f"expected {_PLAIN.get(expected, expected)}"
     return message[:1].lower() + message[1:]
 
 

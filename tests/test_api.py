@@ -160,7 +160,11 @@ BRIGHT = images(images=np.full((64, 3, 32, 32), 2.0, np.float32))
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        ({"data": "digit"}, SuiteError, r"data: unknown data set 'digit': did you mean 'digits'"),
+        (
+            {"data": "digit"},
+            SuiteError,
+            r"data: there is no folder digit, and unknown .*: did you mean 'digits'",
+        ),
         ({"evaluators": ["acuracy"]}, SuiteError, r"unknown evaluator 'acuracy': did you mean 'accuracy'"),
         ({"evaluators": {"name": "noise", "eps": [1]}}, SuiteError, r"evaluators, noise: unknown key 'eps'"),
         ({"data": images(labels=None)}, DataError, r"'mine' has no labels"),

@@ -9,6 +9,7 @@ of a command.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -19,9 +20,10 @@ from typing import Any, get_type_hints
 
 from evalsuite.config.settings import number_or_text
 from evalsuite.datasets import DATASETS
-from evalsuite.datasets.decoding import holds_pictures
+from evalsuite.datasets.decoding import holds_pictures, subfolders
 from evalsuite.datasets.tables import holds_tables
-from evalsuite.errors import SuiteError
+from evalsuite.datasets.wordnet_ids import WORDNET_ID
+from evalsuite.errors import SuiteError, first_few
 from evalsuite.registry import unknown_name
 
 KNOWN_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -31,6 +33,8 @@ KNOWN_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     }
 )
 """Data sets that are recognised in a folder, by files of which one must be there."""
+SUBSETS = ("imagenet-a", "imagenet-r")
+"""Data sets whose rule of scoring is not that of a folder of their pictures; recognised by the folder's name."""
 _SETTINGS = re.compile(r":(?=$|[A-Za-z_]\w*=)")
 _NEXT_KEY = re.compile(r",(?=[A-Za-z_]\w*=)")
 FOLDER = "folder"
@@ -96,9 +100,18 @@ def _of_head(head: str, where: str, root: Path | None, *, is_name: bool) -> Reso
             )
             raise SuiteError(f"{where} {head}: there is no such folder, looked for {tried}; correct the path")
         raise SuiteError(
-            f"{where}: {unknown_name('data set', head, DATASETS)}; and there is no folder {head}"
+            f"{where}: there is no folder {head}{_near_folder(head, root)}, and "
+            f"{unknown_name('data set', head, DATASETS)}"
         )
     return _of_folder(path, where)
+
+
+def _near_folder(head: str, root: Path | None) -> str:
+    """A question after the folder with the nearest name; empty if none is near."""
+    homes = [home for home in (Path.cwd(), root) if home is not None and home.is_dir()]
+    names = [child.name for home in homes for child in home.iterdir() if child.is_dir()]
+    near = difflib.get_close_matches(head, names, n=1, cutoff=0.75)
+    return f" (did you mean the folder {near[0]}?)" if near else ""
 
 
 def _folder(head: str, root: Path | None) -> Path | None:
@@ -125,6 +138,7 @@ def _of_folder(path: Path, where: str) -> ResolvedData:
     if not path.is_dir():
         raise SuiteError(
             f"{where} {path}: found a file, expected a folder of class folders, of .npy or of parquet files"
+            f"{_way_out(path)}"
         )
     held_sets = [
         (name, path) for name, files in KNOWN_SETS.items() if any((path / file).exists() for file in files)
@@ -144,6 +158,12 @@ def _of_folder(path: Path, where: str) -> ResolvedData:
         command = f"--data {name} --data-root {root}"
         warning = f"{path} holds the data set {name}, which is read from there, as with {command}"
         return ResolvedData({"name": name}, root, warning)
+    if path.name in SUBSETS and all(map(WORDNET_ID.fullmatch, subfolders(path))):
+        warning = (
+            f"{path} is the data set {path.name}, which is scored by its rule on the logits of 200 classes, as with "
+            f"--data {path.name}:path={path}; a folder of other classes is --data folder:path={path}"
+        )
+        return ResolvedData({"name": path.name, "path": str(path)}, warning=warning)
     if any(path.glob("*.npy")):
         return ResolvedData({"name": "arrays", "folder": str(path)})
     if holds_pictures(path):
@@ -151,10 +171,29 @@ def _of_folder(path: Path, where: str) -> ResolvedData:
     if holds_tables(path):
         return ResolvedData({"name": "huggingface", "path": str(path)})
     raise SuiteError(
-        f"{where} {path}: found neither pictures in class folders, nor test_images.npy, nor a folder of "
-        "save_to_disk() or of parquet files, nor a known data set "
-        f"({', '.join(KNOWN_SETS)}) in it; name another folder"
+        f"{where} {path}: found {_content(path)}, expected pictures in class folders, test_images.npy, a folder of "
+        f"save_to_disk() or of parquet files, or a known data set ({', '.join(KNOWN_SETS)}); name another folder"
     )
+
+
+def _content(folder: Path) -> str:
+    """What is in a folder that is no data set, in words."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    endings = sorted({path.suffix.lower() or "no ending" for path in files})
+    inside = f"{len(files)} files of types that are not read ({first_few(endings)})" if files else "no file"
+    folders = sum(path.is_dir() for path in folder.iterdir())
+    return f"{inside} in {folders} folders" if folders else inside
+
+
+def _way_out(file: Path) -> str:
+    """What to do with a file in the place of a folder."""
+    if file.suffix == ".npz":
+        return "; save its arrays with numpy.save as test_images.npy and test_labels.npy in one"
+    if file.suffix in (".zip", ".tar", ".gz", ".tgz"):
+        return "; unpack it"
+    if file.suffix == ".parquet":
+        return f"; name the folder that it is in: {file.parent}"
+    return ""
 
 
 def _with_defaults(table: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from evalsuite.types import ExternalCandidate
 def read_manifest(path: Path) -> tuple[ExternalCandidate, ...]:
     """Returns the models that a manifest lists: CSV with a header, or TOML with ``[[candidates]]``.
 
-    Columns or keys are those of `evalsuite.types.ExternalCandidate`; relative paths start at the manifest.
+    Columns or keys are those of `evalsuite.types.ExternalCandidate`; relative paths start at the manifest. A model
+    without a method is named after its file.
 
     Raises:
         SuiteError: If the file cannot be read, or a line is not as it must be.
@@ -34,6 +35,7 @@ def read_manifest(path: Path) -> tuple[ExternalCandidate, ...]:
         raise SuiteError(
             f"manifest {path} lists no candidates; expected a header with 'file' and a line for each"
         )
+    rows = [{"method": Path(str(row.get("file", ""))).name.partition(".")[0], **row} for row in rows]
     candidates = (
         build(ExternalCandidate, row, where=f"{path}, candidate {index}")
         for index, row in enumerate(rows, start=1)
@@ -75,7 +77,7 @@ def _lines(text: str) -> list[dict[str, Any]]:
         for key, kind in (("mean", float), ("std", float), ("num_heads", int)):
             if key in filled:
                 filled[key] = [_number(part, kind, between) for part in filled[key].split()]
-        rows.append({"method": Path(filled.get("file", "")).name.partition(".")[0], **filled})
+        rows.append(filled)
     return rows
 
 

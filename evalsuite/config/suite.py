@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # the contracts import torch, and listing suites must not
     from evalsuite.producers.base import Producer
 
 RESERVED = MappingProxyType({DENSE: "the parent", PRODUCTION: "the making of a candidate"})
+COUNTED_LATER = ("torchvision", "timm", "python")
+"""Where networks come from that take any number of classes; evalsuite's own have ten unless a setting says more."""
 DATA_VARIABLE = "EVALSUITE_DATA"
 """Environment variable with the folder of data."""
 
@@ -158,6 +160,12 @@ class Suite:
         A method that starts each ratio from first or earlier weights has no steps between.
         """
         return tuple(sorted({*self.ratios, *self.pruned_only})) if is_retrained(config) else self.ratios
+
+    @property
+    def known_classes(self) -> int:
+        """The number of classes of the network; 0 where weights or data will tell it."""
+        counted = self.classes_stated or self.model.name not in COUNTED_LATER
+        return self.model.plugin.classes if counted else 0
 
     @property
     def metrics(self) -> dict[str, Metric]:

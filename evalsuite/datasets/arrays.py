@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from evalsuite.datasets.base import DataSet, Place, read_array
-from evalsuite.errors import DataError
+from evalsuite.datasets.reported_names import reported_name
+from evalsuite.errors import DataError, first_few
 from evalsuite.types import Array, ImageSet, Split
 
 VALIDATION_SHARE = 0.1
@@ -44,7 +45,10 @@ class Arrays(DataSet):
         labels = _read_labels(Path(f"{prefix}labels.npy"), path) if self.labelled else None
         classes = self._class_count(labels, place)
         return take_split(
-            ImageSet(self.folder, images, labels, classes), split, self.train_limit, self.test_limit
+            ImageSet(reported_name(self.folder), images, labels, classes),
+            split,
+            self.train_limit,
+            self.test_limit,
         )
 
     def _prefix(self, place: Place, stem: str) -> str:
@@ -56,8 +60,10 @@ class Arrays(DataSet):
                 if root is not None and (root / f"{prefix}images.npy").is_file():
                     return str(root / prefix)
         root = named if named.is_absolute() else place.require_root(f"data set {self.folder!r}")
-        files = [f"{self.folder}/{stem}_images.npy"]
-        raise _missing(self.folder, files, root, remedy="write it with numpy.save: uint8, (N, H, W, C)")
+        file = f"{stem}_images.npy" if named.is_absolute() else f"{self.folder}/{stem}_images.npy"
+        there = first_few(sorted(path.name for path in (root / named).glob("*.npy")))
+        remedy = "write it with numpy.save: uint8, (N, H, W, C)" + (f"; there are {there}" if there else "")
+        raise _missing(reported_name(self.folder), [file], root, remedy=remedy)
 
     def _class_count(self, labels: Array | None, place: Place) -> int:
         if labels is None:

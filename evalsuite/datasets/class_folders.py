@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from evalsuite.datasets.wordnet_ids import CLASSES, WORDNET_ID, wnids
 from evalsuite.errors import DataError, first_few
 
 SHOWN = 20
 """Classes that `FolderClasses.text` lists."""
+SEPARATORS = ("\t", ";", ",", " ")
+"""What may stand between a folder and its class in a class map."""
+_NUMBER = re.compile(r"-?\d+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -47,8 +52,8 @@ def folder_classes(
 ) -> FolderClasses:
     """Returns the class of each folder.
 
-    Integer names are labels; names that are all known classes have their labels; other names are numbered in sorted
-    order. A class map comes before all of these.
+    Integer names are labels; names that are all known classes have their labels, as WordNet ids of ImageNet have for a
+    network of 1,000 classes; other names are numbered in sorted order. A class map comes before all of these.
 
     Args:
         folder: Where the folders are, for messages.
@@ -64,22 +69,29 @@ def folder_classes(
         raise DataError(f"{folder}: found no folders of classes, expected {folder}/<class>/<picture>")
     if class_map is not None:
         return _mapped(folder, folders, class_map, count)
-    if all(name.isdecimal() and name.isascii() for name in folders):
+    numbers = [name for name in folders if _NUMBER.fullmatch(name)]
+    if len(numbers) == len(folders):
         return _numbered(folder, folders, count)
+    if count == CLASSES != len(folders) and all(map(WORDNET_ID.fullmatch, folders)):
+        known = known or wnids()
     if known and set(folders) <= set(known):
-        labels = {name: known.index(name) for name in folders}
-        return FolderClasses(labels, tuple(known), "named as those of the suite's data")
+        of_imagenet = all(map(WORDNET_ID.fullmatch, known))
+        rule = "in the order of their WordNet ids" if of_imagenet else "named as those of the suite's data"
+        return FolderClasses({name: known.index(name) for name in folders}, tuple(known), rule)
     _check_two(folder, folders, len(folders))
     names = tuple(sorted(folders))
-    return FolderClasses({name: names.index(name) for name in names}, names, "numbered in sorted order")
+    as_text = " (as text, since not all names are numbers: 10 before 2)" if numbers else ""
+    return FolderClasses(
+        {name: names.index(name) for name in names}, names, f"numbered in sorted order{as_text}"
+    )
 
 
 def read_class_map(path: Path) -> dict[str, int | str]:
     """Returns the class of each folder that a file names: an index, or the name of a class.
 
     JSON: an object of folder to class, or a list of folders in the order of their indices. CSV and text: a folder and
-    its class in each line, between commas, semicolons, tabs or spaces; or one folder in each line, in the order of
-    their indices. A header of words before lines of numbers is skipped.
+    its class in each line, between the one of tabs, semicolons, commas and spaces that most lines have; or one folder
+    in each line, in the order of their indices. A header of words before lines of numbers is skipped.
 
     Raises:
         DataError: If the file is not like that.
@@ -90,23 +102,34 @@ def read_class_map(path: Path) -> dict[str, int | str]:
             return _of_json(path, json.loads(text))
     except (OSError, ValueError) as error:
         raise DataError(f"class map {path} cannot be read: {error}") from error
-    rows = [row for row in map(_row, text.splitlines()) if row]
+    rows = _rows([line for line in text.splitlines() if line.strip()])
     if not rows:
         raise DataError(f"class map {path} is empty, expected a folder and its class in each line")
     if all(len(row) == 1 for row in rows):
-        return {row[0]: index for index, row in enumerate(rows)}
+        return _unambiguous(path, ((row[0], index) for index, row in enumerate(rows)))
     if broken := [row for row in rows if len(row) != 2]:
         raise DataError(
             f"class map {path}: found the line {' '.join(broken[0])!r}, expected a folder and its class in each line"
         )
     if not rows[0][1].isdecimal() and len(rows) > 1 and all(row[1].isdecimal() for row in rows[1:]):
         rows = rows[1:]
-    return {name: int(label) if label.isdecimal() else label for name, label in rows}
+    return _unambiguous(path, ((name, int(label) if label.isdecimal() else label) for name, label in rows))
+
+
+def _unambiguous(path: Path, pairs: Iterable[tuple[str, int | str]]) -> dict[str, int | str]:
+    """Pairs of folder and class as a mapping, where no folder has two classes."""
+    classes: dict[str, int | str] = {}
+    for name, label in pairs:
+        if classes.setdefault(name, label) != label:
+            raise DataError(
+                f"class map {path}: found the classes {classes[name]} and {label} of the folder {name!r}, expected one"
+            )
+    return classes
 
 
 def _of_json(path: Path, content: object) -> dict[str, int | str]:
     if isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return {name: index for index, name in enumerate(content)}
+        return _unambiguous(path, ((name, index) for index, name in enumerate(content)))
     if isinstance(content, dict) and all(
         isinstance(label, int | str) and not isinstance(label, bool) for label in content.values()
     ):
@@ -119,12 +142,24 @@ def _of_json(path: Path, content: object) -> dict[str, int | str]:
     )
 
 
-def _row(line: str) -> list[str]:
-    for separator in ("\t", ";", ","):
-        if separator in line:
-            return [part.strip() for part in next(csv.reader([line], delimiter=separator))]
+def _rows(lines: Sequence[str]) -> list[list[str]]:
+    """The cells of lines, between what separates them in most lines; whole lines where nothing does."""
+    best, most = [[line.strip()] for line in lines], len(lines) / 2
+    for separator in SEPARATORS:
+        rows = [_cells(line, separator) for line in lines]
+        divided = [row for row in rows if len(row) > 1]
+        if separator == " " and len({row[0] for row in divided}) < len(divided):
+            continue  # a list of "class 1", "class 2"
+        if len(divided) > most:
+            best, most = rows, len(divided)
+    return best
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    if separator != " ":
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator))]
     name, space, label = line.strip().rpartition(" ")
-    return [name.strip(), label] if space and label.isdecimal() else [line.strip()] if line.strip() else []
+    return [name.strip(), label] if space and label.isdecimal() else [line.strip()]
 
 
 def _mapped(folder: Path, folders: Sequence[str], class_map: Path, count: int) -> FolderClasses:
@@ -145,7 +180,9 @@ def _mapped(folder: Path, folders: Sequence[str], class_map: Path, count: int) -
         labels = {name: words.index(str(classes[name])) for name in folders}
         return FolderClasses(labels, tuple(words), rule)
     labels = {name: int(classes[name]) for name in folders}
-    return _checked(folder, labels, count, rule)
+    return _checked(
+        folder, labels, count, rule, "number the classes in it from 0 on, as the network's outputs are"
+    )
 
 
 def _numbered(folder: Path, folders: Sequence[str], count: int) -> FolderClasses:
@@ -155,18 +192,21 @@ def _numbered(folder: Path, folders: Sequence[str], count: int) -> FolderClasses
         raise DataError(
             f"{folder}: found the folders {first_few(twice)}, which are the same number; keep one of each"
         )
-    return _checked(folder, labels, count, "the numbers of the folders")
+    remedy = (
+        "set its number of classes, number folders from 0 on, or name a file with the class of each folder: "
+        "class_map = 'classes.json'"
+    )
+    return _checked(folder, labels, count, "the numbers of the folders", remedy)
 
 
-def _checked(folder: Path, labels: Mapping[str, int], count: int, rule: str) -> FolderClasses:
+def _checked(folder: Path, labels: Mapping[str, int], count: int, rule: str, remedy: str) -> FolderClasses:
     """The classes of labels that are numbers below `count`, which is known or follows from them."""
-    count = count or max(labels.values()) + 1
+    network = f" for the {count} classes of the network" if count else ""
+    count = count or max(1, max(labels.values()) + 1)
     if outside := {name: label for name, label in labels.items() if not 0 <= label < count}:
         name, label = next(iter(outside.items()))
         raise DataError(
-            f"{folder}: the folder {name!r} is label {label}, expected 0 to {count - 1} for the {count} classes of the "
-            "network; set its number of classes, number folders from 0 on, or name a file with the class of each "
-            "folder: class_map = 'classes.json'"
+            f"{folder}: the folder {name!r} is label {label} ({rule}), expected 0 to {count - 1}{network}; {remedy}"
         )
     _check_two(folder, [*labels], len(set(labels.values())))
     names = [str(index) for index in range(count)]

@@ -12,6 +12,8 @@ import numpy as np
 from evalsuite.datasets.base import PICTURE_SUFFIXES, DataSet, Place
 from evalsuite.datasets.class_folders import FolderClasses, folder_classes
 from evalsuite.datasets.decoding import DecodedPictures, Listing, decode_pictures, list_folder, subfolders
+from evalsuite.datasets.overlooked import overlooked
+from evalsuite.datasets.reported_names import reported_name
 from evalsuite.datasets.splits import Shares, split_named
 from evalsuite.errors import DataError, SuiteError, first_few
 from evalsuite.preprocessing import Preprocessing
@@ -90,11 +92,12 @@ class Folder(DataSet):
         rows = shares.rows(names, labels, split, validated={"validation", "test"} <= parts.keys())
         paths = [listing.paths[row] for row in rows]
         place = replace(place, skip_unreadable=place.skip_unreadable or self.skip_unreadable)
+        unread = overlooked(listing.folder, skip_unreadable=place.skip_unreadable)
         decoded = decode_pictures(paths, self._preprocessing(place), place, name=self.name)
-        notes = (*listing.notes, *decoded.notes)
+        notes = (*listing.notes, *unread, *decoded.notes)
         if classes is None or labels is None:
             return ImageSet(self.name, decoded.images, None, 0, notes=notes)
-        notes = (*_empty_classes(listing, classes), *notes)
+        notes = (*_empty_classes(listing, classes), *_left_out(self.name, self.limit, labels, rows), *notes)
         files = [path.stem for path in paths]
         return labelled_pictures(self.name, decoded, labels[rows], classes, notes, files)
 
@@ -125,11 +128,6 @@ class Folder(DataSet):
         class_map = place.locate(self.class_map) if self.class_map else None
         count = self.classes or place.classes
         return folder_classes(root, sorted(folders), count=count, class_map=class_map, known=self.class_names)
-
-
-def reported_name(path: str) -> str:
-    """Returns the name of a data set in reports: the last part of an absolute path, else the path as it was given."""
-    return Path(path).name if Path(path).expanduser().is_absolute() else path
 
 
 def labelled_pictures(
@@ -214,6 +212,17 @@ def _labels(listing: Listing, classes: FolderClasses) -> Array:
     """The class of each picture: that of its first folder."""
     labels = [classes.labels[path.relative_to(listing.folder).parts[0]] for path in listing.paths]
     return np.array(labels, dtype=np.int64)
+
+
+def _left_out(name: str, limit: int, labels: Array, rows: Array) -> Sequence[str]:
+    """What is said where the first pictures in the order of the folders are not of all classes."""
+    shown, there = (len(np.unique(values)) for values in (labels[rows], labels))
+    if not limit or shown == there:
+        return ()
+    return (
+        f"{name}: the first {limit} pictures are of {shown} of {there} classes; leave out limit, and take a sample of "
+        f"all classes with --limit {limit}.",
+    )
 
 
 def _empty_classes(listing: Listing, classes: FolderClasses) -> Sequence[str]:

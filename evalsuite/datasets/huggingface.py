@@ -12,7 +12,8 @@ import numpy as np
 from evalsuite.datasets.base import DataSet, Place
 from evalsuite.datasets.class_folders import FolderClasses, folder_classes
 from evalsuite.datasets.decoding import decode_pictures
-from evalsuite.datasets.folders import check_share, check_side, labelled_pictures, reported_name
+from evalsuite.datasets.folders import check_share, check_side, labelled_pictures
+from evalsuite.datasets.reported_names import reported_name
 from evalsuite.datasets.splits import Shares
 from evalsuite.datasets.tables import (
     Columns,

@@ -6,11 +6,9 @@ only the logits of these are looked at, before the softmax.
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,11 +18,11 @@ from evalsuite.datasets.base import DataSet, Place, check_test_only
 from evalsuite.datasets.decoding import decode_pictures, list_folder, subfolders
 from evalsuite.datasets.folders import Folder
 from evalsuite.datasets.sampling import take_rows
+from evalsuite.datasets.wordnet_ids import CLASSES, listed_wnids, wnids
 from evalsuite.errors import DataError, first_few
 from evalsuite.preprocessing import Preprocessing
 from evalsuite.types import ImageSet, ScoringRule, Split
 
-CLASSES = 1000
 DEVKIT = "ILSVRC2012_devkit_t12/data"
 """Folder of the development kit, beside ``val``: its labels are numbers of its own, 1 to 1000, in another order."""
 LABEL_LISTS = (
@@ -71,8 +69,13 @@ class _ImageNetSet(DataSet):
 
     def _folder(self, root: Path, names: Sequence[str], **settings: Any) -> Folder:
         """The pictures of `root`, whose folders of classes are named as some of `names`."""
-        unknown = [name for name in subfolders(root) if name not in names]
-        if unknown or not subfolders(root):
+        if not subfolders(root):
+            missing = "has no folders" if root.is_dir() else "is not there"
+            raise DataError(
+                f"data set {self.name!r}: {root} {missing}, expected {root}/<class>/<picture> as it was published; "
+                f"unpack the set there, or give its folder with path (--data {self.name}:path=FOLDER)"
+            )
+        if unknown := [name for name in subfolders(root) if name not in names]:
             raise DataError(
                 f"data set {self.name!r}: {root} has {len(unknown)} folders that are none of its {len(names)} classes "
                 f"({first_few(unknown)}), expected <class>/<picture> as it was published"
@@ -122,7 +125,7 @@ class ImageNet(_ImageNetSet):
         if self.subset == "o":
             return subset_rule(subfolders(ImageNetO()._root(place)), "the 200 classes of ImageNet-O")
         return subset_rule(
-            _listed(f"imagenet_{self.subset}_synsets"), A_SOURCE if self.subset == "a" else R_SOURCE
+            listed_wnids(f"imagenet_{self.subset}_synsets"), A_SOURCE if self.subset == "a" else R_SOURCE
         )
 
     def _flat(self, root: Path, val: Path, place: Place) -> ImageSet:
@@ -221,7 +224,7 @@ class ImageNetA(_ImageNetSet):
     def load(self, split: Split, place: Place) -> ImageSet:
         """Returns the images, labelled by their places among the 200 classes."""
         check_test_only(self.name, split, reason=_TEST_SET)
-        names = _listed("imagenet_a_synsets")
+        names = listed_wnids("imagenet_a_synsets")
         return replace(
             self._loaded(self._folder(self._root(place), names), place), rule=subset_rule(names, A_SOURCE)
         )
@@ -241,7 +244,7 @@ class ImageNetR(_ImageNetSet):
     def load(self, split: Split, place: Place) -> ImageSet:
         """Returns the images, labelled by their places among the 200 classes."""
         check_test_only(self.name, split, reason=_TEST_SET)
-        names = _listed("imagenet_r_synsets")
+        names = listed_wnids("imagenet_r_synsets")
         return replace(
             self._loaded(self._folder(self._root(place), names), place), rule=subset_rule(names, R_SOURCE)
         )
@@ -268,11 +271,6 @@ class ImageNetO(_ImageNetSet):
 
 
 _TEST_SET = "it was published to test on"
-
-
-def wnids() -> tuple[str, ...]:
-    """Returns the 1,000 WordNet ids of ImageNet in the order of the classes: sorted."""
-    return _listed("imagenet_synsets")
 
 
 def subset_rule(names: Sequence[str], source: str) -> ScoringRule:
@@ -365,15 +363,3 @@ def _restricted(images: ImageSet, rule: ScoringRule) -> ImageSet:
         take_rows(images, rows), labels=place[images.labels[rows]], classes=len(names), names=names,
         labelling=f"{len(names)} of the 1,000 classes ({rule.source})", rule=rule,
     )  # fmt: skip
-
-
-@cache
-def _listed(name: str) -> tuple[str, ...]:
-    """A list of WordNet ids that timm ships, in its order."""
-    spec = importlib.util.find_spec("timm")  # without importing it, which takes a second
-    if spec is None or spec.origin is None:
-        raise DataError(
-            "the classes of ImageNet are read from the package timm, which is not installed: pip install timm"
-        )
-    text = Path(spec.origin).with_name("data").joinpath("_info", f"{name}.txt").read_text("utf-8")
-    return tuple(text.split())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -108,6 +109,21 @@ class ImageSource:
             for content in view.transform.inputs(self.place):
                 total.update(content)
         return total.hexdigest()
+
+    @property
+    def geometry(self) -> str:
+        """How the suite's pictures become what the network sees, in words; empty where no picture files are read."""
+        side = int(getattr(self.data, "side", 0))
+        preprocessing = Preprocessing((side, side), (side,)) if side else self.place.preprocessing
+        if not getattr(self.data, "reads_pictures", False):
+            return ""
+        if preprocessing is None:
+            return "as they are, of one size"
+        height, width = preprocessing.crop
+        resize = preprocessing.resize
+        edge = f"{preprocessing.edge} edge {resize[0]} px" if len(resize) == 1 else "x".join(map(str, resize))
+        resized = f"resized to {edge} ({preprocessing.interpolation}), then " if resize else ""
+        return f"{resized}the middle {height}x{width}"
 
     def _load(self, view: View) -> ImageSet:
         if view.transform is None:
@@ -225,7 +241,7 @@ class ImageSource:
 def _transformed(transform: Transform, images: Array, place: Place) -> Iterator[Array]:
     """Yields transformed images, some at a time, after checking that their shape stays."""
     count, part = 0, images[:0]
-    for part in transform.blocks(images, place):
+    for part in _computed(transform.blocks(images, place)):
         count += len(part)
         if part.shape[1:] != images.shape[1:] or count > len(images):
             break
@@ -236,6 +252,17 @@ def _transformed(transform: Transform, images: Array, place: Place) -> Iterator[
     raise DataError(
         f"{transform!r} turned images {images.shape} into {(count, *part.shape[1:])}; shapes must stay"
     )
+
+
+def _computed(parts: Iterator[Array]) -> Iterator[Array]:
+    """The parts, without torch's warning of read-only arrays: mapped files are read and never written."""
+    while True:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part
 
 
 def _check_same_classes(images: ImageSet, suite_images: ImageSet) -> None:

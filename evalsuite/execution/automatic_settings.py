@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from evalsuite.config.suite import Suite
+from evalsuite.config.suite import COUNTED_LATER, Suite
 from evalsuite.datasets.source import ImageSource
 from evalsuite.datasets.transforms.archives import ARCHIVES
 from evalsuite.datasets.views import View
@@ -19,6 +19,8 @@ from evalsuite.errors import StoreError, UserError
 from evalsuite.evaluators import EVALUATORS
 from evalsuite.execution.worker import TaskRunner
 from evalsuite.models import MODELS
+from evalsuite.models.architectures.base import build_model
+from evalsuite.models.architectures.settings import from_settings
 from evalsuite.models.checkpoints.architecture_detection import CLASSES, built_without_memory
 from evalsuite.models.checkpoints.parent_weights import parent_checkpoint
 from evalsuite.models.checkpoints.state_dict_keys import match_keys
@@ -30,9 +32,6 @@ from evalsuite.training.recipe import Precision, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-OUTSIDE = ("torchvision", "timm", "python")
-"""Where networks come from that take any number of classes; evalsuite's own have ten unless a setting says more."""
 
 
 def with_automatic_settings(runner: TaskRunner) -> TaskRunner:
@@ -61,7 +60,7 @@ def with_class_count(suite: Suite, runner: TaskRunner) -> Suite:
         runner: Has its images, and finds its checkpoint.
     """
     table = suite.model.table
-    if table["name"] not in OUTSIDE or suite.classes_stated:
+    if table["name"] not in COUNTED_LATER or suite.classes_stated:
         return suite
     path = runner.production.checkpoint(suite.seeds[0])
     if path is None or is_program(path):
@@ -69,12 +68,14 @@ def with_class_count(suite: Suite, runner: TaskRunner) -> Suite:
     else:
         checkpoint = parent_checkpoint(path, choice=suite.checkpoint_weights, entry=suite.checkpoint_entry)
         classes = classes_of_weights(checkpoint.weights, table)
-        if classes is None and table["name"] == "python":  # a function without an argument for it
-            classes = _classes_of_images(runner)
-    if classes in (None, suite.model.plugin.classes):
+        if classes is None and table["name"] == "python":
+            classes = _classes_of_outputs(table, runner) or _classes_of_images(runner)
+    if classes is None:
         return suite
-    where = f"{suite.source}, [model]"
-    return replace(suite, model=from_table(MODELS, {**table, "classes": classes}, where=where))
+    model = suite.model
+    if classes != model.plugin.classes:
+        model = from_table(MODELS, {**table, "classes": classes}, where=f"{suite.source}, [model]")
+    return replace(suite, model=model, classes_stated=True)
 
 
 def classes_of_weights(weights: Mapping[str, Tensor], table: Mapping[str, Any]) -> int | None:
@@ -89,15 +90,33 @@ def classes_of_weights(weights: Mapping[str, Tensor], table: Mapping[str, Any]) 
     """
     try:
         network = built_without_memory({**table, "classes": CLASSES})
-    except UserError:  # a function that takes no other number of classes
+    except UserError:
         if table["name"] != "python":
             raise
-        return None
+        try:  # code that computes with its first weights needs them
+            network = from_settings({**table, "classes": CLASSES}).network()
+        except UserError:  # a function that takes no other number of classes
+            return None
     expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
     heads = {name for name, shape in expected.items() if shape and shape[0] == CLASSES}
     present = match_keys(weights, expected)
     lengths = {len(present[name]) for name in heads if name in present and present[name].dim()}
     return lengths.pop() if len(lengths) == 1 and min(lengths) > 1 else None
+
+
+def _classes_of_outputs(table: Mapping[str, Any], runner: TaskRunner) -> int | None:
+    """The logits of a function that has no parameter for their number; ``None`` where it cannot be told."""
+    try:
+        shape = runner.image_source.images(View()).images.shape[1:]
+        with torch.random.fork_rng(devices=[]), torch.inference_mode():
+            logits = build_model(from_settings({**table, "classes": CLASSES})).eval()(
+                torch.zeros((1, *shape))
+            )
+    except Exception:  # code of the user's own; what is wrong with it is said when it is needed
+        return None
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2 or logits.shape[1] in (1, CLASSES):
+        return None
+    return int(logits.shape[1])
 
 
 def _classes_of_images(runner: TaskRunner) -> int | None:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from evalsuite.config.data import resolve_data
 from evalsuite.config.manifest import candidates_of_paths
 from evalsuite.config.settings import placed_model
-from evalsuite.config.suite import Suite
+from evalsuite.config.suite import COUNTED_LATER, Suite
 from evalsuite.config.suite_file import find_suite, model_table, read_suite_tables, suite_from_tables
 from evalsuite.errors import SuiteError, printable
+from evalsuite.execution.check_places import NAME
 from evalsuite.models.uri_tables import settings_of_uri
 from evalsuite.registry import import_plugin_file, unknown_name
 from evalsuite.results.check_verdicts import UNDECIDED_RULES, UndecidedRule, case_text, sample_of, sentence
@@ -163,6 +164,11 @@ def check_suite_of(
     _check_controls(request)
     if not request.parent:
         raise SuiteError("found no parent, expected its weights: give --parent FILE")
+    if not request.data and "data" not in battery and root is None:
+        raise SuiteError(
+            f"found no --data, and {DEFAULT_DATA}, which is tested on without one, has no folder; give your images "
+            "(--data FOLDER), or the folder with that data set (--data-root)"
+        )
     data = resolve_data(request.data, where="--data", root=root) if request.data else None
     raw = _suite_tables(request, battery, source, candidates, controls)
     if not request.suite:
@@ -174,9 +180,30 @@ def check_suite_of(
     raw["model"], guessed = _model_table(request, battery, raw["seeds"][0], source)
     if data is not None and data.warning:
         log.warning("--data: %s", data.warning)
-    suite = suite_from_tables(raw, source=folder / "check")
+    suite = suite_from_tables(raw, source=folder / NAME)
     about = _beside_tests(request, guessed)
     return dataclasses.replace(suite, check=about), None if data is None else data.root
+
+
+def places_of(request: CheckRequest, folder: Path) -> dict[str, str]:
+    """Returns what messages call the tables of the suite that answers a request: options, or those of its own suite.
+
+    Args:
+        request: The models to check.
+        folder: Where relative paths start.
+    """
+    source, suite = f"{folder / NAME}", request.suite or NAME
+    data = f" {request.data}" if isinstance(request.data, str) else ""
+    model = f" {request.model}" if request.model else ""
+    tolerances = f"--tolerance, or {suite}, [tolerances]" if request.tolerances else ""
+    options = {
+        "[data]": f"--data{data}" if request.data else "",
+        "[model]": f"--model{model}" if request.model or not request.suite else "",
+        "[tolerances]": tolerances if request.suite else "--tolerance",
+        "[[candidates]]": "--candidate" if request.candidates else "",
+    }
+    named = {f"{source}, {table}": option for table, option in options.items() if option}
+    return {**named, source: suite}
 
 
 def _candidate_tables(
@@ -201,7 +228,7 @@ def _suite_tables(
     """The tables of the suite that answers a request, but for its model; paths are absolute or as they were given."""
     tables = {
         **{key: battery[key] for key in PASSED_ON if key in battery},
-        "name": "check",  # the folder's name, not the suite's: another check by the same suite may stand beside it
+        "name": NAME,  # the folder's name, not the suite's: another check by the same suite may stand beside it
         "description": _description(request, battery),
         "checkpoint": request.parent,
         "checkpoint_weights": request.weights,
@@ -423,11 +450,16 @@ def _architecture(request: CheckRequest) -> tuple[Architecture, str]:
 
 def _head(request: CheckRequest, parent: Path, settings: Mapping[str, Any]) -> dict[str, int]:
     """The number of classes of the parent's head, where the network is not ours and no setting says it."""
-    from evalsuite.execution.automatic_settings import OUTSIDE, classes_of_weights  # imports torch
+    from evalsuite.execution.automatic_settings import classes_of_weights  # imports torch
     from evalsuite.models.exported.inspection import is_program
 
     table = settings_of_uri(request.model)
-    if table["name"] not in OUTSIDE or "classes" in settings or not parent.is_file() or is_program(parent):
+    if (
+        table["name"] not in COUNTED_LATER
+        or "classes" in settings
+        or not parent.is_file()
+        or is_program(parent)
+    ):
         return {}
     classes = classes_of_weights(_weights(parent, request), {**table, **settings})
     return {} if classes is None else {"classes": classes}

@@ -191,7 +191,18 @@ def data_lines(prepared: PreparedRun) -> tuple[str, ...]:
         if images.labelling
         else ()
     )
-    return (*labelling, *images.notes, *prepared.suite.notes)
+    geometry = prepared.image_source.geometry
+    pixels = (f"{images.name}: {geometry}; {_normalisation(prepared)}.",) if geometry else ()
+    return (*labelling, *pixels, *images.notes, *prepared.suite.notes)
+
+
+def _normalisation(prepared: PreparedRun) -> str:
+    """What the network subtracts from its images and divides them by, in words."""
+    architecture = prepared.suite.model.plugin
+    mean, std = (
+        ", ".join(f"{value:g}" for value in values) for values in (architecture.mean, architecture.std)
+    )
+    return f"mean {mean}, standard deviation {std}"
 
 
 def _lines(plan: RunPlan, cells: Iterable[PlannedCell], controls: Collection[str]) -> list[CostLine]:

@@ -121,6 +121,8 @@ class PreparedRun:
         if not images.labelling:
             return {}
         facts = {"name": images.name, "images": len(images.images), "labelling": images.labelling}
+        if geometry := self.image_source.geometry:
+            facts["pictures"] = geometry
         return {"data": facts | ({"notes": list(images.notes)} if images.notes else {})}
 
 

@@ -6,7 +6,7 @@ Everything here is checked while a run is planned, before anything is trained or
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -97,12 +97,8 @@ def _disambiguated(
 def _network(suite: Suite, images: ImageSet) -> nn.Module:
     """The suite's network with weights as they are drawn, after it has classified one image."""
     architecture, name = suite.model.plugin, suite.model.name
-    where, channels = f"{suite.source}, [model]", images.images.shape[1]
-    if len(architecture.mean) != channels:
-        raise SuiteError(
-            f"{where}: found {len(architecture.mean)} numbers in mean and std, but the images of "
-            f"{images.name!r} have {channels} channels; give one number for each channel"
-        )
+    where = f"{suite.source}, [model]"
+    _check_normalisation(architecture.mean, images, where)
     outputs = images.classes if images.rule is None else images.rule.outputs
     if images.labels is not None and architecture.classes != outputs:
         scored = "" if images.rule is None else f", scored on the logits of a network of {outputs}"
@@ -131,6 +127,21 @@ def _network(suite: Suite, images: ImageSet) -> nn.Module:
             f"{(1, architecture.classes)}"
         )
     return model
+
+
+def _check_normalisation(mean: Sequence[float], images: ImageSet, where: str) -> None:
+    """Checks that a mean has a number for each channel of images from 0 to 1."""
+    channels = images.images.shape[1]
+    if len(mean) != channels:
+        example = "--mean {0} --std {0}".format(",".join(["0.5"] * channels))
+        raise SuiteError(
+            f"{where}: found {len(mean)} numbers in mean and std, but the images of "
+            f"{images.name!r} have {channels} channels; give one number for each channel ({example})"
+        )
+    if max(mean, default=0) > 1:
+        raise SuiteError(
+            f"{where}: found mean = {max(mean):g}, but pixels are from 0 to 1; divide mean and std by 255"
+        )
 
 
 def _check_ratios(suite: Suite, model: nn.Module) -> None:

@@ -82,7 +82,7 @@ def _place(context: RunContext) -> Place:
         context.download,
         context.suite.seeds[0],
         preprocessing=getattr(architecture, "preprocessing", None),
-        classes=architecture.classes,
+        classes=context.suite.known_classes,
         channels=len(architecture.mean),
         skip_unreadable=context.skip_unreadable,
         verify=context.verify,

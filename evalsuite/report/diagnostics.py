@@ -183,7 +183,10 @@ def preprocessing(data: ReportData) -> list[Fact]:
         Fact(str(table["method"]), _normalisation({**shared, **_normalisation_settings(table)}))
         for table in others
     ]
-    return [Fact("every other model" if others else "every model", _normalisation(shared)), *facts_of_others]
+    geometry = (data.record.get("data") or {}).get("pictures")
+    pictures = [Fact("pictures", str(geometry))] if geometry else []
+    model = "every other model" if others else "every model"
+    return [*pictures, Fact(model, _normalisation(shared)), *facts_of_others]
 
 
 def _normalisation_settings(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def test_arrays_and_paths_under_the_data_root(home: Path, monkeypatch: pytest.Mo
     (home / "elsewhere").mkdir()
     monkeypatch.chdir(home / "elsewhere")
     assert resolve_data("arrays of mine", where=HERE, root=home).table == arrays
-    with pytest.raises(SuiteError, match="and there is no folder arrays of mine"):
+    with pytest.raises(SuiteError, match="there is no folder arrays of mine, and unknown"):
         resolve_data("arrays of mine", where=HERE)
 
 
@@ -80,6 +80,18 @@ def test_a_folder_that_holds_a_known_set_is_its_root(home: Path, path: str) -> N
     (home / "sets" / "cifar-100-python" / "test").write_bytes(b"")
     with pytest.raises(SuiteError, match=r"sets holds cifar10 and cifar100; name one of them"):
         resolve_data("sets", where=HERE)
+
+
+def test_a_published_subset_of_imagenet_keeps_its_rule(home: Path) -> None:
+    folder = home / "sets" / "imagenet-r"
+    for wnid in ("n01443537", "n01484850"):
+        (folder / wnid).mkdir(parents=True)
+        (folder / wnid / "art_0.jpg").touch()
+    found = resolve_data("sets/imagenet-r:side=32", where=HERE)
+    assert found.table == {"name": "imagenet-r", "path": str(folder), "side": 32}
+    assert "scored by its rule on the logits of 200 classes" in found.warning
+    (folder / "cat").mkdir()
+    assert resolve_data("sets/imagenet-r", where=HERE).table["name"] == "folder"
 
 
 def test_what_is_a_name_and_a_folder_is_refused_with_how_to_say_which(home: Path) -> None:
@@ -101,18 +113,28 @@ def test_what_is_a_name_and_a_folder_is_refused_with_how_to_say_which(home: Path
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("digit", "unknown data set 'digit': did you mean 'digits'.*; and there is no folder digit"),
+        ("digit", "there is no folder digit, and unknown data set 'digit': did you mean 'digits'"),
+        ("photo", r"there is no folder photo \(did you mean the folder photos\?\), and unknown"),
         ("./photo", r"--data \./photo: there is no such folder, looked for .*photo; correct the path"),
         ("photos/cat/1.png", "found a file, expected a folder of class folders"),
         (
             "empty",
-            "found neither pictures in class folders, nor test_images.npy, nor a folder of save_to_disk",
+            "found no file, expected pictures in class folders, test_images.npy, a folder of save_to_disk",
         ),
+        ("other", r"found 2 files of types that are not read \(.gif, .txt\) in 1 folders, expected pictures"),
+        (
+            "all.npz",
+            "found a file, .*; save its arrays with numpy.save as test_images.npy and test_labels.npy",
+        ),
+        ("all.tar.gz", "found a file, .*; unpack it"),
         (":side=3", "expected the name of a data set, or a path"),
     ],
 )
 def test_what_is_nothing_is_refused(home: Path, text: str, sentence: str) -> None:
     (home / "empty").mkdir()
+    (home / "other" / "cat").mkdir(parents=True)
+    for name in ("other/cat/1.gif", "other/notes.txt", "all.npz", "all.tar.gz"):
+        (home / name).touch()
     with pytest.raises(SuiteError, match=sentence):
         resolve_data(text, where=HERE)
 

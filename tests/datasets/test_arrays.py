@@ -170,3 +170,17 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
     np.save(folder / "test_labels.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(DataError, match=r"test_labels\.npy: found .*allow_pickle=False"):
         load_checked(MINE, "test", Place(tmp_path))
+
+
+def test_other_arrays_in_the_folder_are_named(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.zeros((2, 4, 4, 3), np.uint8))
+    with pytest.raises(
+        DataError, match=rf"{tmp_path.name}': found none of test_images.npy .*there are images.npy"
+    ):
+        Arrays(str(tmp_path)).load("test", Place())
+
+
+def test_an_absolute_path_is_reported_by_its_last_part(tmp_path: Path) -> None:
+    np.save(tmp_path / "test_images.npy", np.zeros((2, 4, 4, 3), np.uint8))
+    np.save(tmp_path / "test_labels.npy", np.array([0, 1]))
+    assert Arrays(str(tmp_path)).load("test", Place()).name == tmp_path.name

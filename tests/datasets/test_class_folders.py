@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from evalsuite.datasets.class_folders import folder_classes, read_class_map
+from evalsuite.datasets.wordnet_ids import wnids
 from evalsuite.errors import DataError
 
 HERE = Path("photos")
@@ -44,6 +45,50 @@ def test_a_class_map_is_json_csv_or_text(tmp_path: Path, name: str, text: str) -
     assert folder_classes(HERE, ["n01", "n02"], class_map=tmp_path / name).labels == {"n01": 1, "n02": 0}
 
 
+ODD = ("a;b", "c,d", "class 1", "class 2")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'folder,label\n"a;b",0\n"c,d",1\nclass 1,2\nclass 2,3\n', "a;b\nc,d\nclass 1\nclass 2\n",
+        "a;b\t0\nc,d\t1\nclass 1\t2\nclass 2\t3\n", "a;b 0\nc,d 1\nclass 1 2\nclass 2 3\n",
+    ],
+    ids=["csv", "list", "tabs", "spaces"],
+)  # fmt: skip
+def test_names_may_hold_what_separates_other_lines(tmp_path: Path, text: str) -> None:
+    (tmp_path / "map.csv").write_text(text)
+    assert read_class_map(tmp_path / "map.csv") == dict(zip(ODD, range(4), strict=True))
+
+
+def test_a_list_of_numbered_names_is_a_list(tmp_path: Path) -> None:
+    (tmp_path / "map.txt").write_text("class 2\nclass 1\n")
+    assert read_class_map(tmp_path / "map.txt") == {"class 2": 0, "class 1": 1}
+
+
+@pytest.mark.parametrize("text", ["a,0\nb,1\na,2\n", "a\nb\na\n"])
+def test_a_folder_of_two_classes_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "map.csv").write_text(text)
+    with pytest.raises(DataError, match="the classes 0 and 2 of the folder 'a', expected one"):
+        read_class_map(tmp_path / "map.csv")
+
+
+def test_wordnet_ids_are_classes_of_a_network_of_a_thousand() -> None:
+    some = [wnids()[index] for index in (3, 500, 999)]
+    classes = folder_classes(HERE, some, count=1000)
+    assert ([*classes.labels.values()], len(classes.names)) == ([3, 500, 999], 1000)
+    assert "in the order of their WordNet ids" in classes.text
+    assert [*folder_classes(HERE, some, count=3).labels.values()] == [0, 1, 2]  # a network of these alone
+    others = folder_classes(HERE, ["n00000001", "n01443537"], count=1000)
+    assert others.labels == {"n00000001": 0, "n01443537": 1}
+
+
+def test_numbers_among_names_are_sorted_as_text_which_is_said() -> None:
+    classes = folder_classes(HERE, ["2", "10", "other"])
+    assert classes.labels == {"10": 0, "2": 1, "other": 2}
+    assert "as text, since not all names are numbers" in classes.text
+
+
 def test_a_class_map_of_names_puts_folders_together(tmp_path: Path) -> None:
     (tmp_path / "map.json").write_text(json.dumps({"tabby": "cat", "siamese": "cat", "beagle": "dog"}))
     classes = folder_classes(HERE, ["beagle", "tabby"], class_map=tmp_path / "map.json")
@@ -56,15 +101,18 @@ def test_a_class_map_of_names_puts_folders_together(tmp_path: Path) -> None:
         ([], 0, None, "found no folders of classes"),
         (["cat"], 0, None, "found the folder of one class, 'cat', expected at least two"),
         (["7", "07"], 0, None, "folders 07, 7, which are the same number"),
-        (["1", "10"], 10, None, "the folder '10' is label 10, expected 0 to 9 for the 10 classes of the network"),
+        (["1", "10"], 10, None, "the folder '10' is label 10 .*, expected 0 to 9 for the 10 classes of the network"),
         (["a", "b"], 0, '{"a": 0}', r"has no class for 1 of 2 folders in photos \(b\)"),
-        (["a", "b"], 5, '{"a": 0, "b": 5}', "the folder 'b' is label 5, expected 0 to 4"),
+        (["a", "b"], 5, '{"a": 0, "b": 5}', "the folder 'b' is label 5 .*, expected 0 to 4"),
         (["a", "b"], 0, '{"a": 0, "b": "dog"}', "found both indices and names"),
         (["a", "b"], 0, '{"a": 0, "b": -1}', "is label -1"),
+        (["-1", "0", "1"], 3, None, "'-1' is label -1 .*, expected 0 to 2 for the 3 classes"),
+        (["a", "b"], 2, '{"a": 1, "b": 2}', r"class map map.json\), expected 0 to 1 .*; number the classes"),
         (["a", "b"], 0, '{"a": 0.5}', "expected an object of folder to index"),
         (["a", "b"], 0, "{", "cannot be read"),
     ],
-    ids=["none", "one", "twice", "outside", "uncovered", "mapped outside", "mixed", "negative", "fraction", "broken"],
+    ids=["none", "one", "twice", "outside", "uncovered", "mapped outside", "mixed", "negative", "below zero",
+         "map from 1", "fraction", "broken"],
 )  # fmt: skip
 def test_what_is_refused(
     tmp_path: Path, folders: list[str], count: int, text: str | None, sentence: str

@@ -180,3 +180,29 @@ def test_a_limit_of_the_data_holds_for_outliers_of_all_kinds(tmp_path: Path) -> 
     assert len(image_source.images(View()).images) == 6
     for name, expected in (("letters", 6), (f"far{FOLDER_SUFFIX}", 3), (f"{tmp_path}/arrays/", 6)):
         assert len(image_source.images(View(data=name)).images) == expected
+
+
+def test_the_first_pictures_may_be_of_few_classes(tmp_path: Path) -> None:
+    write_pictures(tmp_path, [f"{name}/{number}.png" for name in "abc" for number in range(3)])
+    notes = Folder(str(tmp_path), side=32, labelled=True, limit=4).load("test", Place()).notes
+    assert any("the first 4 pictures are of 2 of 3 classes" in note and "--limit 4" in note for note in notes)
+    assert not Folder(str(tmp_path), side=32, labelled=True, limit=8).load("test", Place()).notes
+
+
+def test_links_that_lead_to_no_file_are_named_or_left_out(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["a/1.png", "b/1.png"])
+    (tmp_path / "a" / "2.png").symlink_to(tmp_path / "gone.png")
+    folder = Folder(str(tmp_path), side=32, labelled=True)
+    with pytest.raises(DataError, match=r"a/2\.png: not a readable picture .*--skip-unreadable"):
+        folder.load("test", Place())
+    images = folder.load("test", Place(skip_unreadable=True))
+    assert len(images.images) == 2
+    assert any("1 links that lead to no file are left out (2.png)" in note for note in images.notes)
+
+
+def test_pictures_of_types_that_are_not_read_are_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path, ["a/1.png", "b/1.png"])
+    for name in ("3.HEIC", "4.gif"):
+        (tmp_path / "a" / name).touch()
+    notes = Folder(str(tmp_path), side=32, labelled=True).load("test", Place()).notes
+    assert any("pictures of types that are not read are ignored (.gif, .heic)" in note for note in notes)

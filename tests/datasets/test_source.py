@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -341,3 +343,22 @@ def test_memory_for_transformed_images_does_not_grow_with_the_set(
         assert isinstance(images, np.memmap)
         np.testing.assert_array_equal(images, transform.apply(few.images, Place()))
     assert peaks[1] < 1.2 * peaks[0] + 1e6, peaks
+
+
+def test_mapped_images_are_corrupted_without_a_warning(tmp_path: Path) -> None:
+    code = """
+import numpy as np, sys
+from evalsuite.datasets.arrays import Arrays
+from evalsuite.datasets.base import Place
+from evalsuite.datasets.source import ImageSource
+from evalsuite.datasets.transforms.corruption import Corruption
+from evalsuite.datasets.views import View
+images = np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), dtype=np.uint8)
+np.save(sys.argv[1] + "/test_images.npy", images)
+np.save(sys.argv[1] + "/test_labels.npy", np.array([0, 1, 0, 1]))
+source = ImageSource(Arrays(sys.argv[1]), Place())
+assert not source.images(View()).images.flags.writeable
+assert len(source.images(View(transform=Corruption("jpeg_compression", 3))).images) == 4
+"""  # torch warns of it once in a process
+    command = [sys.executable, "-W", "error::UserWarning", "-c", code, str(tmp_path)]
+    subprocess.run(command, check=True)

@@ -18,7 +18,7 @@ from PIL import Image
 import evalsuite
 from evalsuite.config.options import Options
 from evalsuite.config.suite_file import load_suite, shipped_suites, suite_from_tables
-from evalsuite.datasets.imagenet import _listed, wnids
+from evalsuite.datasets.wordnet_ids import listed_wnids, wnids
 from evalsuite.errors import DataError
 from evalsuite.execution.dry_run import describe_run
 from evalsuite.execution.planning import prepare
@@ -74,7 +74,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model.eval()
     torch.save(network.state_dict(), root / "checkpoints" / "stand-in.pth")
     everything = list(range(1000))
-    a, r = (list(map(wnids().index, _listed(f"imagenet_{letter}_synsets"))) for letter in "ar")
+    a, r = (list(map(wnids().index, listed_wnids(f"imagenet_{letter}_synsets"))) for letter in "ar")
     sets = {
         "imagenet/val": (everything, "JPEG"), "imagenet/train": (everything, "JPEG"), "imagenet-a": (a, "jpg"),
         "imagenet-r": (r, "jpg"), "sketch": (everything, "JPEG"), "imagenet-o": (everything, "JPEG"),

@@ -23,7 +23,7 @@ from evalsuite.models import MODELS
 from evalsuite.models.architectures.base import Architecture
 from evalsuite.models.architectures.huggingface import HuggingFaceNetwork
 from evalsuite.models.architectures.settings import from_settings
-from evalsuite.models.architectures.zoos import torchvision_weights
+from evalsuite.models.architectures.zoos import torchvision_names, torchvision_weights
 from evalsuite.models.checkpoints.loading import build_with_weights, load_candidate
 from evalsuite.models.checkpoints.state_dict_keys import COUNTER, match_keys
 from evalsuite.models.checkpoints.timm_fingerprints import timm_models_like
@@ -179,10 +179,10 @@ def published_entry(uri: str, file: Path) -> str:
         file: A file of weights.
 
     Returns:
-        Its name, such as ``IMAGENET1K_V1``; empty if it is none of them.
+        Its name, such as ``IMAGENET1K_V1``; empty if it is none of them, or torchvision has no such model.
     """
     library, _, model = uri.partition(":")
-    if library != "torchvision" or not file.is_file():
+    if library != "torchvision" or not file.is_file() or model not in torchvision_names():
         return ""
     entries = {entry.url.rpartition("-")[2][:8]: name for name, entry in torchvision_weights(model).items()}
     name = _HASH_IN_NAME.search(file.name)

@@ -153,6 +153,9 @@ def test_verdicts_are_those_of_a_plain_loop(check: Check, home: Path, tmp_path: 
         assert rows["nll"][column] == pytest.approx(expected, abs=1e-5)
     assert rows["accuracy"]["parent"] > 0.9
     record = json.loads((tmp_path / "run" / "run.json").read_text("utf-8"))
+    pixels = f"resized to shorter edge {SIDE} px (bilinear), then the middle {SIDE}x{SIDE}"
+    assert record["data"]["pictures"] == pixels
+    assert pixels in (tmp_path / "run" / "index.html").read_text("utf-8")
     rule = {"photos": "numbered in sorted order", "saved": "as the table names them"}[form]
     assert record["data"]["labelling"].startswith(f"10 classes, {rule}: 0 apple, 1 bus")
 
@@ -215,6 +218,49 @@ def test_a_network_of_the_users_own_has_the_classes_of_its_head_or_of_the_data(
             api.check_dry_run(elsewhere, out=tmp_path / "run")
 
 
+OWN = """
+import torch
+from torch import nn
+
+
+class Means(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.head = nn.Linear(3, num_classes)
+        self.head.weight.data = torch.arange(3.0 * num_classes).reshape(num_classes, 3)
+
+    def forward(self, images):
+        return self.head(images.mean((2, 3)))
+
+
+def build({signature}):
+    return Means({classes})
+"""
+
+
+@pytest.mark.parametrize(
+    ("signature", "classes"), [("", "14"), ("num_classes=3", "num_classes")], ids=["fixed", "computes"]
+)
+def test_numbers_of_folders_are_below_the_classes_of_a_network_of_the_users_own(
+    signature: str, classes: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(OWN.format(signature=signature, classes=classes))
+    torch.save({"head.weight": torch.rand(14, 3), "head.bias": torch.rand(14)}, "own.pt")
+    for label, name in enumerate(NAMES[:5]):
+        shutil.copytree(home / "photos" / name, tmp_path / "photos" / f"{3 * label}")
+    candidates = (ExternalCandidate("own.pt", "pruned"),)
+    request = CheckRequest("own.pt", candidates, f"photos:side={SIDE}", model="own.py:build")
+    plan = api.check_dry_run(request, out=tmp_path / "run")
+    assert plan.classes == 14
+    assert any("14 classes, the numbers of the folders: 0 0, 3 3" in line for line in plan.found)
+    (tmp_path / "photos" / "12").rename(tmp_path / "photos" / "14")
+    with pytest.raises(
+        UserError, match=r"'14' is label 14 .*, expected 0 to 13 for the 14 classes of the network"
+    ):
+        api.check_dry_run(request, out=tmp_path / "run")
+
+
 @pytest.mark.parametrize("more", ["", 'checkpoint = "torchvision.pt"'], ids=["data", "head"])
 def test_a_suite_need_not_say_how_many_classes_a_library_s_network_has(
     more: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -265,15 +311,54 @@ def test_a_suite_gives_data_model_and_checkpoint(check: Check, home: Path, tmp_p
             "which is not shown to be more than chance",
         ),
         (("--suite", "typo.toml"), "unknown key 'tolerence': did you mean 'tolerances'"),
+        (("--data", "photos:sides=32"), "^evalsuite: --data photos:sides=32, folder: unknown key 'sides'"),
+        (
+            ("--data", f"photos:side={SIDE}", "--mean", "0.5", "--std", "0.5"),
+            "expected 3: torchvision's networks take colour",
+        ),
+        (
+            ("--data", f"photos:side={SIDE}", "--setting", "classes=9"),
+            "^evalsuite: --model torchvision:resnet18: found classes = 9, but the data set",
+        ),
+        (
+            ("--data", f"photos:side={SIDE}", "--model", "torchvision:resnet_18"),
+            "unknown torchvision model 'resnet_18': did you mean 'resnet18'",
+        ),
+        (
+            ("--data", f"photos:side={SIDE}", "--tolerance", "accuracyy=0.1"),
+            r"^evalsuite: --tolerance, or accuracy.toml, \[tolerances\]: no evaluator of this suite",
+        ),
+        (
+            ("--data", f"photos:side={SIDE}", "--mean", "127,127,127", "--std", "128,128,128"),
+            "^evalsuite: --model torchvision:resnet18: found mean = 127, but pixels are from 0 to 1; divide",
+        ),
+        ((), "found no --data, and cifar10, which is tested on without one, has no folder; give your images"),
     ],
-    ids=["no pictures", "claim", "class map", "one class", "wrong order", "unknown key"],
+    ids=[
+        *(
+            "no pictures",
+            "claim",
+            "class map",
+            "one class",
+            "wrong order",
+            "unknown key",
+            "setting of the data",
+        ),
+        *("channels", "classes", "unknown network", "tolerance", "bytes", "no data"),
+    ],
 )
 def test_mistakes_are_one_sentence(
-    words: tuple[str, ...], sentence: str, check: Check, home: Path, tmp_path: Path
+    words: tuple[str, ...],
+    sentence: str,
+    check: Check,
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (home / "nine.json").write_text(json.dumps(NAMES[:9]))
     (home / "turned.json").write_text(json.dumps(NAMES[1:] + NAMES[:1]))
     (home / "typo.toml").write_text("[tolerence]\n")
+    monkeypatch.delenv("EVALSUITE_DATA", raising=False)
     suite = () if "--suite" in words else ("--suite", "accuracy.toml")
     code, output = check(*words, *suite, "--out", str(tmp_path / "run"))
     assert code == 2
