@@ -12,7 +12,7 @@ import numpy as np
 from evalsuite.datasets.base import DataSet, Place, check_test_only
 from evalsuite.datasets.decoding import decode_pictures, list_folder
 from evalsuite.datasets.folders import check_side
-from evalsuite.datasets.imagenet import CLASSES
+from evalsuite.datasets.wordnet_ids import CLASSES
 from evalsuite.errors import DataError
 from evalsuite.preprocessing import Preprocessing
 from evalsuite.types import ImageSet, ScoringRule, Split
