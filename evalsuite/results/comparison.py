@@ -96,7 +96,7 @@ class Comparison:
         """Returns whether a score was measured in stages: its number of images depends on what they showed."""
         return (key, metric, condition) in self._designs
 
-    @property
+    @cached_property
     def on_all_images(self) -> dict[tuple[Key, str, str], Score]:
         """The scores that were measured on all images, in the order of the data set."""
         return {place: score for place, score in self.scores.items() if not self.is_staged(*place)}
