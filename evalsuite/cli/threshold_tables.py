@@ -92,11 +92,15 @@ def _print_intervals(groups: pd.DataFrame) -> None:
     everything = groups[(groups["group"] == EVERYTHING) & (groups["seed"] == ALL_SEEDS)]
     for row in everything[everything["noninferior_up_to"].notna()].to_dict("records"):
         holds, fails = float(row["noninferior_up_to"]), float(row["inferior_from"])
-        checks = row["checks"] - row["never_decided"]
+        all_checks = (
+            f"all {row['checks'] - row['never_decided']} checks that images can decide (of {row['checks']})"
+            if row["never_decided"]
+            else f"all {row['checks']} checks"
+        )
         shown = f"shown to hold up to {holds:.1%}" if holds else "not shown to hold at any tested ratio"
         failing = f"shown to fail from {fails:.1%}" if fails == fails else "nothing is shown to fail"
         console.out.print(
-            f"{row['method']}, all {checks} checks together: {shown}; {failing}.",
+            f"{row['method']}, {all_checks} together: {shown}; {failing}.",
             soft_wrap=True,
             markup=False,
         )

@@ -59,7 +59,7 @@ def latex_text(text: str) -> str:
 def _thresholds(verdicts: Sequence[MethodVerdict], data: ReportData) -> Iterator[str]:
     """The ratios up to which groups of checks hold, and from which they fail, in %."""
     yield "% Prune ratio in % up to which all checks of a group are shown to hold (one-sided 97.5 % for each check),"
-    yield "% and from which one is shown to fail (familywise 97.5 %); needs \\usepackage{booktabs}."
+    yield "% and from which one is shown to fail (97.5 % for each line by itself); needs \\usepackage{booktabs}."
     yield f"% {Verdicts(data).scope()}"
     yield f"\\begin{{tabular}}{{l{'rr' * len(verdicts)}}}"
     yield "\\toprule"

@@ -346,7 +346,7 @@ class Verdicts:
         ]
 
     def _worst_sentence(self, failures: Sequence[Row]) -> Sentence:
-        """The failure that is largest in tolerances, preferably one that the control does not show."""
+        """The failure that is largest in tolerances, of those beyond the control where there are any."""
         beyond = [row for row in failures if row["beyond_control_verdict"] == INFERIOR]
         worst = max(beyond or failures, key=lambda row: row["drop"] / max(row["drop_tolerance"], 1e-9))
         ratio = percent(self._ratio(worst["method"], worst["target_ratio"]))
@@ -357,11 +357,12 @@ class Verdicts:
             if values
             else f": a drop of {rounded(worst['drop'], images)}"
         )
-        control = self._of_control(worst)
+        where = " beyond the control" if beyond else ""
+        what = metric_on_condition({**worst, "group": self._group(worst)})
         return Sentence(
-            f"At {ratio} it loses most in {metric_on_condition({**worst, 'group': self._group(worst)})}",
+            f"Of what fails at {ratio}{where}, it loses most in {what}",
             "",
-            f"{change}{control}.",
+            f"{change}{self._of_control(worst, _in_tolerances(worst))}.",
         )
 
     def _group(self, row: Row) -> str:
@@ -373,12 +374,12 @@ class Verdicts:
         )
         return next((r["group"] or "" for r in same), "")
 
-    def _of_control(self, row: Row) -> str:
+    def _of_control(self, row: Row, size: str) -> str:
         if row["beyond_control"] is None:
-            return ""
+            return size
         drop, control = row["drop"], row["drop"] - row["beyond_control"]
         of_control = f"{'gains' if control < 0 else 'loses'} {rounded(abs(control), row['n'])}"
-        return f", a drop of {rounded(drop, row['n'])}; the control {of_control}"
+        return f", a drop of {rounded(drop, row['n'])}{size}; the control {of_control}"
 
     def _values(self, row: Row) -> tuple[float, float] | None:
         """The number of the parent and of the candidate, means over the seeds of the scope."""
@@ -390,6 +391,14 @@ class Verdicts:
         of_method = same[(same["method"] == row["method"]) & (same["target_ratio"] == row["target_ratio"])]
         candidate = of_method["value"].mean()
         return None if parent != parent or candidate != candidate else (float(parent), float(candidate))
+
+
+def _in_tolerances(row: Row) -> str:
+    """How many times its tolerance a drop is: what failures of different metrics are compared by."""
+    if not row["drop_tolerance"]:
+        return ""
+    times = row["drop"] / row["drop_tolerance"]
+    return f", {times:.{0 if times >= 10 else 1}f} times the tolerance"
 
 
 def _is_of_single_bar(row: Row) -> bool:

@@ -14,7 +14,7 @@ from rich.console import Console
 from evalsuite import Run
 from evalsuite.cli import console
 from evalsuite.cli.commands.listing import KINDS, entries_of
-from evalsuite.cli.threshold_tables import _row_per_method
+from evalsuite.cli.threshold_tables import _print_intervals, _row_per_method
 
 Command = Any
 FIRST_WORDS = {
@@ -35,6 +35,19 @@ def test_many_methods_have_a_line_each(done: Run) -> None:
     weakest = table.sort_values("potential", kind="stable").iloc[0]
     assert f"{weakest['potential']:.1%}" in lines[-1]
     assert lines[-1].endswith(f"{weakest['metric']}, {weakest['condition']}")
+
+
+@pytest.mark.parametrize(
+    ("never", "checks"),
+    [(0, "all 53 checks together"), (1, "all 52 checks that images can decide (of 53) together")],
+)
+def test_the_checks_that_are_never_decided_are_not_left_out_in_silence(
+    never: int, checks: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The console had 52 checks where the page had 53."""
+    row = {"group": "everything", "seed": "all", "method": "magnitude", "checks": 53, "never_decided": never}
+    _print_intervals(pd.DataFrame([row | {"noninferior_up_to": 0.3, "inferior_from": 0.5}]))
+    assert f"magnitude, {checks}: shown to hold up to 30.0%" in capsys.readouterr().out
 
 
 def test_a_long_name_is_apart_from_its_text(capsys: pytest.CaptureFixture[str]) -> None:
