@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from evalsuite.report.data import ReportData
 
 CORRUPTIONS = "corruptions"
+OUTLIERS = "ood"
+"""Beginning of the names of groups of tests on outliers."""
 NO_VERDICT = "No verdict can be stated: nothing with a tolerance was measured at a ratio above 0."
 INCOMPLETE = "Nothing can be stated of all checks together: some are not measured at every ratio."
 FREE = 0.17
@@ -155,8 +157,10 @@ class Verdicts:
         if not self.data.checked.empty:  # a sequential check has numbers of its own for each
             counts = self.data.checked["images"].dropna().tolist()
         images = _range_of([int(count) for count in counts if count is not None])
+        outliers = any(str(row["group"] or row["condition"]).startswith(OUTLIERS) for row in self.thresholds)
+        among = ", outliers among them" if outliers else ""
         sample = (
-            f"The images are a sample ({images} of them behind each check)"
+            f"The images are a sample ({images} of them behind each check){among}"
             if images
             else "The images are a sample"
         )
