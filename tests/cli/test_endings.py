@@ -68,7 +68,8 @@ def test_names_in_files_are_no_commands_to_the_terminal(command: Any, tmp_path: 
     assert (code, err) == (0, "")
     assert f"{SHOWN}.weight" in out.replace("\n", "") or SHOWN in out
     assert "\x1b" not in out
-    code, out, err = command("check", "--parent", tmp_path / f"{ESCAPE}.pt", "--candidate", path)
+    files = ("--parent", tmp_path / f"{ESCAPE}.pt", "--candidate", path)
+    code, out, err = command("check", "--data", "digits", *files)
     assert (code, out) == (2, "")
     assert SHOWN in err
     assert "\x1b" not in err
