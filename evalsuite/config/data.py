@@ -110,7 +110,7 @@ def _near_folder(head: str, root: Path | None) -> str:
     """A question after the folder with the nearest name; empty if none is near."""
     homes = [home for home in (Path.cwd(), root) if home is not None and home.is_dir()]
     names = [child.name for home in homes for child in home.iterdir() if child.is_dir()]
-    near = difflib.get_close_matches(head, names, n=1, cutoff=0.75)
+    near = difflib.get_close_matches(head, names, n=1, cutoff=0.7)
     return f" (did you mean the folder {near[0]}?)" if near else ""
 
 

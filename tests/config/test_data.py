@@ -114,6 +114,7 @@ def test_what_is_a_name_and_a_folder_is_refused_with_how_to_say_which(home: Path
     ("text", "sentence"),
     [
         ("digit", "there is no folder digit, and unknown data set 'digit': did you mean 'digits'"),
+        ("fotos", r"there is no folder fotos \(did you mean the folder photos\?\), and unknown"),
         ("photo", r"there is no folder photo \(did you mean the folder photos\?\), and unknown"),
         ("./photo", r"--data \./photo: there is no such folder, looked for .*photo; correct the path"),
         ("photos/cat/1.png", "found a file, expected a folder of class folders"),
