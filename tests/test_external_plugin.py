@@ -56,6 +56,7 @@ def test_its_plugins_are_listed_with_their_place(environment: dict[str, str]) ->
         assert line.endswith(place)
 
 
+@pytest.mark.extensive
 def test_they_conform_and_run(environment: dict[str, str], tmp_path: Path) -> None:
     tests = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(PLUGIN)]
     subprocess.run(tests, env=environment, cwd=tmp_path, check=True)

@@ -99,6 +99,7 @@ def test_the_installed_wheel_lists_its_suites(elsewhere: Path, site: Path) -> No
     assert "digits" in listing
 
 
+@pytest.mark.extensive
 def test_the_installed_wheel_runs_a_tiny_suite(
     small_suite: Callable[..., str], elsewhere: Path, site: Path
 ) -> None:

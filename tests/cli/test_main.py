@@ -338,6 +338,7 @@ def network(num_classes=10):
 """
 
 
+@pytest.mark.extensive
 def test_a_parent_without_numbers_is_no_failure_of_a_candidate(command: Command, tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(BROKEN.replace("BROKEN", "0"))
     torch.save(torch.nn.ModuleDict({"linear": torch.nn.Linear(3, 10)}).state_dict(), tmp_path / "w.pt")
@@ -458,6 +459,7 @@ class Old(Magnitude):
 '''
 
 
+@pytest.mark.extensive
 def test_a_plugin_with_old_imports_works_with_a_warning(
     python: Callable[..., Any], suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:

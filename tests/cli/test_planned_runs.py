@@ -113,6 +113,7 @@ def test_a_suite_file_that_changes_while_it_is_run_changes_nothing(
     assert Run(tmp_path / "run").record["suite_text"] == text
 
 
+@pytest.mark.extensive
 def test_after_a_search_everything_that_asks_says_that_nothing_is_left(
     small_suite: Callable[..., str], suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -150,6 +151,7 @@ def _copy(tiny: Path, done: Run, tmp_path_factory: pytest.TempPathFactory) -> tu
     return root, tiny, root / "run"
 
 
+@pytest.mark.extensive
 def test_a_new_module_and_edited_docstrings_make_nothing_stale(copy: tuple[Path, Path, Path]) -> None:
     root, suite, run = copy
     assert left(suite, "--out", run, root=root) == 0
@@ -165,6 +167,7 @@ def test_a_new_module_and_edited_docstrings_make_nothing_stale(copy: tuple[Path,
     assert left(suite, "--out", run, root=root) == 0
 
 
+@pytest.mark.extensive
 def test_an_edit_of_one_metric_makes_only_the_cells_stale_that_use_it(
     copy: tuple[Path, Path, Path],
 ) -> None:

@@ -92,6 +92,7 @@ def test_a_line_names_done_total_cell_and_time_left() -> None:
     assert sentence(RunProgress(0, 6, (), 0.0, None)) == "0 of 6 cells done (0%); time left not known yet"
 
 
+@pytest.mark.extensive
 def test_redirected_output_has_lines_while_a_cell_is_computed(
     small_suite: Callable[..., str], tmp_path: Path
 ) -> None:

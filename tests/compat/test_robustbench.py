@@ -47,6 +47,7 @@ def trained() -> tuple[nn.Module, Tensor, Tensor]:
     return model, images, labels
 
 
+@pytest.mark.extensive
 def test_imports_in_a_strict_process() -> None:
     code = (
         "class Any(dict):\n"

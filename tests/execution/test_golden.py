@@ -83,6 +83,7 @@ def _golden(golden_run: evalsuite.Run) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.extensive
 def test_numbers_are_those_that_were_looked_at(golden_run: evalsuite.Run, golden: dict[str, Any]) -> None:
     found = dict(headline(golden_run))
     assert list(found) == list(golden["numbers"])

@@ -61,6 +61,7 @@ def evidence(run: Run, label: str) -> dict[tuple[str, str, str], np.ndarray]:
 
 
 @pytest.mark.usefixtures("pays")
+@pytest.mark.extensive
 def test_predictions_are_those_of_single_precision(suite_file: SuiteFile, tmp_path: Path) -> None:
     only = Options(only=("accuracy", "corruptions", "magnitude"))
     exact = api.run(suite_file(), out=tmp_path / "exact", options=only)

@@ -83,6 +83,7 @@ def test_candidates_are_those_of_the_retrained_steps(run: Run, suite: Suite) -> 
     assert len(run.candidates[Key("sipp", 0, 0.92224)].history) == 4  # the parent, and three retrainings
 
 
+@pytest.mark.extensive
 def test_a_candidate_made_anew_is_the_same_and_depends_on_the_steps_between(run: Run, suite: Suite) -> None:
     key, store = Key("sipp", 0, 0.92224), Store(run.path)
     before = run.candidates[key].weights

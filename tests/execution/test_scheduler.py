@@ -194,6 +194,7 @@ def test_a_candidate_depends_on_its_whole_way(
     assert counted["trainings"] == trainings
 
 
+@pytest.mark.extensive
 def test_nothing_of_an_older_suite_is_reported_as_this_one(
     done: Run, suite_file: Callable[..., Path], tmp_path: Path
 ) -> None:

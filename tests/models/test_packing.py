@@ -55,6 +55,7 @@ def tensors(draw: st.DrawFn) -> Tensor:
 
 
 @given(st.dictionaries(st.text(max_size=5), tensors(), max_size=4))
+@pytest.mark.extensive
 def test_every_bit_comes_back(state: dict[str, Tensor]) -> None:
     assert_same(unpack(pack(state)), state)
 

@@ -37,6 +37,7 @@ def test_csv_is_what_the_run_folder_holds(done: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+@pytest.mark.extensive
 def test_mlflow_gets_a_run_per_candidate(done: Run, tmp_path: Path) -> None:
     export(done, "mlflow", tmp_path)
     with sqlite3.connect(tmp_path / "mlflow.db") as store:

@@ -275,6 +275,7 @@ def test_the_same_findings_give_the_same_bytes(findings: ReportData, text: str) 
     assert page(findings) == text
 
 
+@pytest.mark.extensive
 def test_a_large_run_stays_small(synthesis: Callable[..., ReportData]) -> None:
     large = synthesis(
         methods=tuple("abcde"), ratios=tuple((i + 1) / 21 for i in range(20)), severities=(1, 5)

@@ -274,6 +274,7 @@ def test_a_summary_says_what_is_counted(unified: Run, capsys: pytest.CaptureFixt
     assert "shared (packed bytes)" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.extensive
 def test_the_commands_take_an_axis(done: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run"
     shutil.copytree(done.path, path)

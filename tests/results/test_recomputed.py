@@ -115,6 +115,7 @@ def recomputed(folder: Path, tolerances: dict[str, float]) -> dict[tuple[str, ..
     return found
 
 
+@pytest.mark.extensive
 def test_every_threshold_is_found_again(golden_run: Run) -> None:
     expected = recomputed(golden_run.path, golden_run.record["suite"]["tolerances"])
     with (golden_run.path / "thresholds.csv").open(encoding="utf-8", newline="") as file:

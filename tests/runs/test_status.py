@@ -109,6 +109,7 @@ def test_time_left_is_what_finished_cells_took(done: Run, tmp_path: Path) -> Non
     assert status.status(path).seconds_left is None
 
 
+@pytest.mark.extensive
 def test_status_while_a_run_goes_on(
     suite_file: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

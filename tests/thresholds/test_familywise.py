@@ -170,6 +170,7 @@ def test_any_statement_goes_too_far_in_five_percent_of_families(failing: int, al
         assert plain > 0.1 * simulations  # what reading each for itself would do
 
 
+@pytest.mark.extensive
 def test_p_values_of_evidence_keep_the_promise() -> None:
     """Rates, losses and areas of one sample of images; the model of `tests/benchmarks/simulate_familywise.py`."""
     script = Path(__file__).parents[1] / "benchmarks" / "simulate_familywise.py"

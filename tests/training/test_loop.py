@@ -293,6 +293,7 @@ print("trained")
 """
 
 
+@pytest.mark.extensive
 def test_pruned_shortcuts_do_not_corrupt_memory(python: Callable[..., Any]) -> None:
     """The allocator ends the process where a write went outside its block."""
     ended = python("-c", THIN_SHORTCUT, MALLOC_CHECK_="3")

@@ -77,6 +77,7 @@ def fitted(images: Tensor, labels: Tensor) -> nn.Sequential:
     return network
 
 
+@pytest.mark.extensive
 def test_verdicts_on_grey_pictures_are_those_of_a_plain_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -90,6 +90,7 @@ def check(
     return call
 
 
+@pytest.mark.extensive
 def test_published_weights_and_pruned_copies(
     check: Callable[..., tuple[object, str, str]], tmp_path: Path
 ) -> None:

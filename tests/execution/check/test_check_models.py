@@ -75,6 +75,7 @@ def notes(run: evalsuite.Run) -> str:
     return " ".join(note["note"] for note in run.record["notes"])
 
 
+@pytest.mark.extensive
 def test_a_candidate_may_be_another_class_than_its_parent(place: Path) -> None:
     run = checked(place, "file,method,model\nother.pt,other,net.py:small options.width=4\n")
     [candidate] = [candidate for key, candidate in run.candidates.items() if key.method == "other"]
@@ -220,6 +221,7 @@ def test_a_number_of_heads_that_spoils_the_parent_is_reported(place: Path, head_
         assert spoils == bool(num_heads)
 
 
+@pytest.mark.extensive
 def test_the_weights_of_a_parent_of_ones_own_code_are_read_once(
     place: Path, head_fitter: Fitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,6 +147,7 @@ def test_masks_and_bypass_are_not_for_programs(tmp_path: Path) -> None:
         intake().loaded(ExternalCandidate("p.pt2", "p", bypass=("dead",)), path, None)
 
 
+@pytest.mark.extensive
 def test_what_is_known_of_a_program_is_in_record_and_report(
     answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

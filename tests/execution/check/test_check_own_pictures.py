@@ -195,6 +195,7 @@ def test_a_library_s_network_has_the_classes_of_its_head_or_of_the_data(
 
 
 @pytest.mark.parametrize("signature", ["", "num_classes=3"], ids=["data", "head"])
+@pytest.mark.extensive
 def test_a_network_of_the_users_own_has_the_classes_of_its_head_or_of_the_data(
     signature: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -241,6 +242,7 @@ def build({signature}):
 @pytest.mark.parametrize(
     ("signature", "classes"), [("", "14"), ("num_classes=3", "num_classes")], ids=["fixed", "computes"]
 )
+@pytest.mark.extensive
 def test_numbers_of_folders_are_below_the_classes_of_a_network_of_the_users_own(
     signature: str, classes: str, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -287,6 +289,7 @@ name = "torchvision:resnet18"
         prepare(suite, out=tmp_path / "run")
 
 
+@pytest.mark.extensive
 def test_a_suite_gives_data_model_and_checkpoint(check: Check, home: Path, tmp_path: Path) -> None:
     more = f'checkpoint = "dense.pt"\n[data]\nname = "photos"\nside = {SIDE}\nlimit = 30'
     (home / "whole.toml").write_text(ACCURACY.format(more=more))

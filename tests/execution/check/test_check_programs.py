@@ -28,6 +28,7 @@ def rows(out: str) -> pd.DataFrame:
     return pd.DataFrame(json.loads(out)["checks"])
 
 
+@pytest.mark.extensive
 def test_an_exported_program_needs_trust_and_then_is_what_its_weights_are(
     answer: Answer, network: nn.Module, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

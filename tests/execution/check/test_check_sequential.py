@@ -119,6 +119,7 @@ def test_a_stopped_check_goes_on_where_it_was(
     assert after == before
 
 
+@pytest.mark.extensive
 def test_workers_find_the_same(
     answer: Answer, models: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

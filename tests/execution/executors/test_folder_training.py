@@ -57,6 +57,7 @@ def write_photos(folder: Path, splits: dict[str, int]) -> None:
             Image.fromarray(pixels).save(home / f"{number:03}.jpg")
 
 
+@pytest.mark.extensive
 def test_two_workers_train_and_measure_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_photos(tmp_path / "photos", {"train": 160, "val": 40})
     monkeypatch.chdir(tmp_path)

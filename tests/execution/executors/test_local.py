@@ -126,6 +126,7 @@ def test_devices_are_dealt_to_workers_in_turn(tiny: Path, tmp_path: Path) -> Non
     assert hands.slots == 3
 
 
+@pytest.mark.extensive
 def test_a_worker_that_dies_is_replaced_and_its_cell_tried_again(
     hurting: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def test_a_cell_that_kills_its_worker_twice_has_a_reason_and_the_rest_goes_on(
 
 
 @pytest.mark.parametrize("executor", ["serial", "local"])
+@pytest.mark.extensive
 def test_a_cell_over_its_time_limit_is_tried_once_more(
     hurting: Callable[..., Path], executor: str, tmp_path: Path
 ) -> None:
@@ -182,6 +184,7 @@ def test_a_worker_that_hangs_is_killed(
 
 
 @pytest.mark.parametrize("executor", ["serial", "local"])
+@pytest.mark.extensive
 def test_out_of_memory_is_tried_again_with_half_the_batch(
     hurting: Callable[..., Path], executor: str, tmp_path: Path
 ) -> None:
@@ -210,6 +213,7 @@ def test_a_suite_that_cannot_be_sent_is_told_how(suite_file: Callable[..., Path]
         runner.run(broken, out=tmp_path / "run", options=TWO)
 
 
+@pytest.mark.extensive
 def test_a_worker_imports_nothing_from_the_folder_that_it_happens_to_be_in(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +259,7 @@ def test_one_after_the_other_is_not_for_several_workers(tiny: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("executor", ["serial", "local"])
+@pytest.mark.extensive
 def test_a_test_that_exits_does_not_end_the_run(
     hurting: Callable[..., Path], executor: str, tmp_path: Path
 ) -> None:

@@ -205,6 +205,7 @@ def test_the_source_of_torchvision_registers_what_torchvision_lists() -> None:
     assert list(torchvision_modules().items()) == list(registered_modules().items())
 
 
+@pytest.mark.extensive
 def test_no_classifier_of_torchvision_has_the_tensors_of_one_of_ours() -> None:
     ours = {
         str(sorted(tensor_shapes(name, json.dumps(settings)).values()))

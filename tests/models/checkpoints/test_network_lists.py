@@ -80,6 +80,7 @@ def test_a_place_counts_what_is_no_network_too(tmp_path: Path) -> None:
         read_weights(tmp_path / "w.pt")
 
 
+@pytest.mark.extensive
 def test_inspect_takes_an_entry(tmp_path: Path) -> None:
     torch.save([network(0.0), network(2.0)], tmp_path / "w.pt")
     assert inspect_checkpoint(tmp_path / "w.pt", entry=1).prunable_nonzero == 6

@@ -265,6 +265,7 @@ def test_safetensors_that_lie_are_refused(tmp_path: Path, content: bytes, name: 
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+@pytest.mark.extensive
 def test_a_file_is_refused_wherever_it_was_cut(tmp_path: Path, kind: str) -> None:
     path = tmp_path / ("w.safetensors" if kind == "safetensors" else "w.pt")
     save_file(WEIGHTS, path) if kind == "safetensors" else saved(WEIGHTS, path, legacy=kind == "legacy")

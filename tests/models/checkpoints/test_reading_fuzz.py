@@ -89,6 +89,7 @@ def damage(draw: st.DrawFn, original: bytes, head: int) -> bytes:
     max_examples=250,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
+@pytest.mark.extensive
 def test_damaged_files_give_weights_or_one_sentence(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     original = FILES[kind]
     content = data.draw(damage(original, HEADER if kind == "safetensors" else len(original)))
@@ -109,6 +110,7 @@ def test_damaged_files_give_weights_or_one_sentence(tmp_path: Path, kind: str, d
 
 @given(noise=st.binary(max_size=300))
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.extensive
 def test_noise_is_refused(tmp_path: Path, noise: bytes) -> None:
     for head in (b"", PICKLE[:2], b"PK\x03\x04", FILES["legacy"][:15], b"\x00\x01" + bytes(6) + b"{"):
         (tmp_path / "w.pt").write_bytes(head + noise)
@@ -252,6 +254,7 @@ print(json.dumps([answers, peak() - memory, seconds() - time]))
 """
 
 
+@pytest.mark.extensive
 def test_bombs_cost_a_sentence(tmp_path: Path) -> None:
     """The limits are of memory and computing time: those of the clock depend on what else the machine does."""
     files = {tmp_path / f"{at}.pt": small_archive(content) for at, content in enumerate(BOMBS.values())}

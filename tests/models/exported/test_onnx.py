@@ -531,6 +531,7 @@ def filling() -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("bomb", [looping(2**62), filling()], ids=["loop", "memory"])
+@pytest.mark.extensive
 def test_a_graph_that_never_ends_or_fills_the_memory_costs_a_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bomb: onnx.ModelProto
 ) -> None:

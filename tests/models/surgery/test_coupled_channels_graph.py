@@ -120,6 +120,7 @@ def test_a_model_that_cannot_be_traced_is_refused_in_one_sentence() -> None:
         dependent_entries(Broken(), IMAGE)
 
 
+@pytest.mark.extensive
 def test_nothing_is_printed_or_warned_of_at_the_first_import() -> None:
     script = """
         import warnings; warnings.simplefilter("error")
