@@ -23,7 +23,9 @@ def named_places(places: Mapping[str, str]) -> Iterator[None]:
     except UserError as error:
         text = str(error)
         for place, name in places.items():
-            if text.startswith(place):
-                error.args = (name + text.removeprefix(place), *error.args[1:])
+            rest = text.removeprefix(place)
+            is_whole = place.endswith("]") or rest[:1] in ("", ":", ",")  # checkpoints/ begins with check too
+            if rest != text and is_whole:
+                error.args = (name + rest, *error.args[1:])
                 break
         raise

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evalsuite.errors import CheckpointError, first_line
+from evalsuite.models.checkpoints.pickle_operations import MAX_DIMENSIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,9 +28,6 @@ MAX_INFLATION = 50
 
 MAX_HEADER_BYTES = 2**22
 """Of a safetensors file: some 50,000 tensors, ten times those of the largest classifiers."""
-
-MAX_DIMENSIONS = 64
-"""Of a tensor, ten times those of a layer; with a hundred thousand its loader takes minutes."""
 
 _LISTS = re.compile(rb"\[[^\[\]]*\]")  # in JSON: shapes, places in the file, and texts that look like such
 _SHARD = re.compile(r"-(\d{3,})-of-(\d{3,})\.\w+")  # of transformers' names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
 from evalsuite.errors import CheckpointError, first_few
@@ -171,9 +171,7 @@ def inspect_checkpoint(
         structured=bool(changes.smaller or changes.missing) or _is_structured(prunable),
         ratio=_ratio(parameters, parent_weights and _parameters(parent_weights)),
         prunable_ratio=_ratio(prunable, parent_weights and _prunable(parent_weights)),
-        smaller=changes.smaller,
-        missing=changes.missing,
-        added=changes.added,
+        **asdict(changes),
         note=" ".join(filter(None, [checkpoint.note, heads_note(weights, parent_weights)])),
     )
 
