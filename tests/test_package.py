@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +62,7 @@ def _elsewhere(site: Path, tmp_path: Path) -> Path:
 
 def test_an_index_takes_both_distributions(dist: Path) -> None:
     files = sorted(dist.iterdir())
-    assert [file.name.partition("-")[2].removeprefix(version("evalsuite")) for file in files] == [
+    assert [file.name.partition("-")[2].removeprefix(VERSION) for file in files] == [
         "-py3-none-any.whl",
         ".tar.gz",
     ]
@@ -91,7 +92,7 @@ def test_data_files_of_the_package_travel(wheel: Path) -> None:
 
 def test_the_installed_wheel_has_a_version(elsewhere: Path, site: Path) -> None:
     printed = run(sys.executable, "-m", "evalsuite", "--version", cwd=elsewhere, path=site)
-    assert printed == f"evalsuite {version('evalsuite')}\n"
+    assert printed == f"evalsuite {VERSION}\n"
 
 
 def test_the_installed_wheel_lists_its_suites(elsewhere: Path, site: Path) -> None:
