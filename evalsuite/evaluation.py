@@ -214,6 +214,11 @@ class Bench:
         return self._inference_model
 
     @property
+    def gradient_model(self) -> InferenceModel:
+        """The prepared model whose gradients PGD follows; whether it broke an image is for `inference_model` to say."""
+        return self.inference_model
+
+    @property
     def classes(self) -> int:
         """Number of classes of the suite's data set."""
         return self.images(View()).classes

@@ -53,6 +53,11 @@ class AttackSpec:
         """The name without the norm, as AutoAttack has it."""
         return self.name.removeprefix("l2-")
 
+    @property
+    def follows_gradient_model(self) -> bool:
+        """Whether its steps follow `Target.gradient_model`."""
+        return self.kind == "fixed-radius" and self.iterative
+
 
 @dataclass(frozen=True, slots=True)
 class AttackBudget:
@@ -90,6 +95,7 @@ class Target:
             if this is it or has no gradients.
         memoise: Returns what a function of the parent alone returned at the first call with a key, for all
             candidates of the parent.
+        gradient_model: The same model in less precision, for the gradients of PGD; ``None`` for `model` itself.
     """
 
     model: nn.Module
@@ -100,6 +106,7 @@ class Target:
     seed: int
     parent: nn.Module | None = None
     memoise: Callable[[Hashable, Callable[[], Tensor]], Tensor] = lambda _, compute: compute()
+    gradient_model: nn.Module | None = None
 
     def first(self, count: int) -> Target:
         """Returns the first `count` images only."""
@@ -121,6 +128,7 @@ def attack_target(bench: Bench, rows: Array | slice) -> Target:
         if bench.parent is bench or gradient_obstacle(bench.parent.model)
         else bench.parent.inference_model,
         memoise=bench.parent.memoise,
+        gradient_model=None if bench.gradient_model is bench.inference_model else bench.gradient_model,
     )
 
 
@@ -214,7 +222,7 @@ class AttackRunner:
             result = foolbox.attack_success(
                 target.model, target.images, target.labels,
                 attack=_fixed_radius_attack(spec, epsilon, budget), seed=target.seed, among=chosen,
-                wrong_before=self._wrong_before,
+                wrong_before=self._wrong_before, gradient_model=target.gradient_model,
             )  # fmt: skip
         else:
             result = autoattack.autoattack_success(

@@ -123,6 +123,11 @@ class Attack(Evaluator):
         return (View(),)
 
     @property
+    def takes_gradient_steps(self) -> bool:
+        """Whether PGD is among the attacks."""
+        return any(attack_spec(name).follows_gradient_model for name in self.attacks)
+
+    @property
     def budget(self) -> AttackBudget:
         """Steps, restarts and queries of the attacks."""
         return AttackBudget(self.steps, self.iterations, self.restarts, self.queries)

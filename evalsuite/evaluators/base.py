@@ -141,6 +141,14 @@ class Evaluator(ABC):
         return ()
 
     @property
+    def takes_gradient_steps(self) -> bool:
+        """Whether `evaluate` follows the gradients of `evalsuite.evaluation.Bench.gradient_model`; not by default.
+
+        Screened precision computes them in bfloat16.
+        """
+        return False
+
+    @property
     def extra_images(self) -> int:
         """Images that `evaluate` sends through networks by itself, beside its needs: for estimates of the cost.
 

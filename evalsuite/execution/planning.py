@@ -28,7 +28,7 @@ from evalsuite.execution import executors
 from evalsuite.execution.automatic_settings import with_automatic_settings
 from evalsuite.execution.devices import card, devices, threads
 from evalsuite.execution.parent_cache import CacheSettings
-from evalsuite.execution.run_bench import screened_views
+from evalsuite.execution.run_bench import can_be_screened, screened_views
 from evalsuite.execution.stages import Stages, planned_stages, scores_in_stages
 from evalsuite.execution.suite_checks import check_suite
 from evalsuite.execution.tasks import RunContext
@@ -262,10 +262,10 @@ def run_precision(runner: TaskRunner, engine: Engine) -> Engine:
             "found precision = 'screened' and sequential = true, whose stages are passed in single precision: leave "
             "one of them out"
         )
-    if not screened_views(suite):
+    if not can_be_screened(suite):
         raise UserError(
-            "found precision = 'screened', but every image set of these tests needs likelihoods or features; leave it "
-            "out, or leave out the tests that need them on corrupted images"
+            "found precision = 'screened', but every image set of these tests needs likelihoods or features, and no "
+            "attack is PGD; leave it out, or leave out the tests that need them on corrupted images"
         )
     try:
         kept = runner.store.record().get("engine", {})
@@ -471,7 +471,8 @@ class Planner:
 
     def _precision(self, plugin: Evaluator) -> dict[str, Any]:
         """The precision of a test of which some image sets are screened: its results share no digest with others."""
-        if self.engine.precision == EXACT or not screened_views(self.suite) & {*plugin.predictions}:
+        screened = bool(screened_views(self.suite) & {*plugin.predictions}) or plugin.takes_gradient_steps
+        if self.engine.precision == EXACT or not screened:
             return {}
         return {"precision": {"name": self.engine.precision, "code": code_digest((_module_of(screen),))}}
 

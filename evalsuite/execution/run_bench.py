@@ -17,8 +17,8 @@ from evalsuite.execution.parent_cache import (
     to_arrays,
 )
 from evalsuite.metrics.class_rules import scored_logits
-from evalsuite.models.engines import EAGER, OPENVINO, EngineName, compiled, half_precision
-from evalsuite.models.inference import logits
+from evalsuite.models.engines import EAGER, OPENVINO, EngineName, compiled, half_gradients, half_precision
+from evalsuite.models.inference import gradient_obstacle, logits
 from evalsuite.models.screening import largest_move, screen
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class RunBench(Bench):
         image_source: As for `Bench`.
         engine: Of the run.
         screened: Image sets that are passed in screened precision.
+        half_gradients: Whether iterative attacks follow gradients in bfloat16.
         cache: Of what parents computed; ``None`` for a candidate, which one worker measures.
         weights: Digest of the model, by which its outputs are shared.
         more: As for `Bench`.
@@ -56,13 +57,15 @@ class RunBench(Bench):
         *,
         engine: EngineName = EAGER,
         screened: Collection[View] = (),
+        half_gradients: bool = False,
         cache: ParentCache | None = None,
         weights: str = "",
         **more: Any,
     ) -> None:
         super().__init__(model, image_source, **more)
         self._engine, self._cache, self._weights = engine, cache, weights
-        self._screened = frozenset(screened)
+        self._screened, self._half_gradients = frozenset(screened), half_gradients
+        self._gradient_model: InferenceModel | None = None
         self._half: InferenceModel | None = None
         self._move: float | None = None  # largest of a logit on clean images
         self.test = ""  # digest of the test that is measured, with its images and code
@@ -76,6 +79,14 @@ class RunBench(Bench):
                 prepared = compiled(prepared, self.images(View()).images)
             self._inference_model = prepared
         return self._inference_model
+
+    @property
+    def gradient_model(self) -> InferenceModel:
+        """The prepared model in bfloat16 where the run is screened, else as it is."""
+        if self._gradient_model is None:
+            exact, follows = self.inference_model, self._half_gradients and not gradient_obstacle(self.model)
+            self._gradient_model = half_gradients(exact, self.images(View()).images) if follows else exact
+        return self._gradient_model
 
     def is_screened(self, view: View) -> bool:
         """Returns whether `outputs` has the predictions of a view alone."""
@@ -189,6 +200,13 @@ class StageBench(RunBench):
         if view.transform is None and (view in self._whole or self._bench.has_outputs(view)):
             return Outputs(self._bench.outputs(view).logits[self._rows], self.images(view).labels)
         return super()._forward(view)
+
+
+def can_be_screened(suite: Suite) -> bool:
+    """Returns whether screened precision changes how any test of a suite is computed."""
+    return bool(screened_views(suite)) or any(
+        config.plugin.takes_gradient_steps for config in suite.evaluators
+    )
 
 
 def screened_views(suite: Suite) -> frozenset[View]:

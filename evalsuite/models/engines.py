@@ -175,6 +175,28 @@ def half_precision(exact: InferenceModel) -> InferenceModel:
         return exact
 
 
+def half_gradients(exact: InferenceModel, images: Array) -> InferenceModel:
+    """Returns a prepared model whose gradients PyTorch computes in bfloat16; `exact` itself where that does not run.
+
+    Args:
+        exact: A prepared model of any engine.
+        images: At least one that it takes, uint8 or float32 in [0, 1].
+    """
+    try:
+        half = HalfModel(exact).eval()
+        image = (
+            torch.from_numpy(np.array(images[:1], np.float32)).div_(255).to(_device(exact)).requires_grad_()
+        )
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            output = half(image)
+            if isinstance(output, Tensor):
+                torch.autograd.grad(output.sum(), image)
+    except (TypeError, RuntimeError) as error:
+        log.info("the network has no gradients in bfloat16: %s", error)
+        return exact
+    return half
+
+
 def with_precision(engine: Engine, model: nn.Module, images: Array, device: torch.device) -> Engine:
     """Returns an engine with screened precision, if a probe shows that it pays.
 
@@ -196,6 +218,10 @@ def with_precision(engine: Engine, model: nn.Module, images: Array, device: torc
         reason += f"; below {SCREENING_GAIN:g} screening does not pay, and every image is passed in single precision"
         return replace(engine, precision_gain=gain, precision_reason=reason)
     return replace(engine, precision=SCREENED, precision_gain=gain, precision_reason=reason)
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _seconds_per_image(model: InferenceModel, images: Array) -> float:

@@ -250,13 +250,18 @@ def record_facts(data: ReportData) -> list[Fact]:
     ]
 
 
-def screened_passes(measurements: pd.DataFrame) -> str:
-    """Returns what screened precision did, in one sentence; empty where nothing was screened.
+def screened_precision(data: ReportData) -> str:
+    """Returns what screened precision did, in a sentence or two; empty where nothing was screened."""
+    rows = data.measurements[data.measurements["status"] == "ok"]
+    passes = _screened_passes(rows[rows["n"].notna()])
+    engine = data.record.get("engine") or {}
+    if engine.get("precision") != "screened" or not rows["condition"].astype(str).str.contains("pgd/").any():
+        return passes
+    steps = "PGD took its steps along gradients in bfloat16; each image that it broke was checked in single precision."
+    return f"{passes} {steps}".strip()
 
-    Args:
-        measurements: See `evalsuite.results.tables`.
-    """
-    rows = measurements[(measurements["status"] == "ok") & measurements["n"].notna()]
+
+def _screened_passes(rows: pd.DataFrame) -> str:
     again, changed = (rows[rows["metric"] == name] for name in _SCREENING)
     if again.empty:
         return ""

@@ -180,7 +180,7 @@ def _diagnostics(data: ReportData) -> dict[str, Any]:
         "fair_from": FAIR_FROM,
         "grid": diagnostics.grid(data.measurements),
         "sizes": diagnostics.sizes(data.measurements),
-        "screened": diagnostics.screened_passes(data.measurements),
+        "screened": diagnostics.screened_precision(data),
         "time_spent": diagnostics.time_spent(data),
         "facts": diagnostics.record_facts(data),
         "glossary": diagnostics.glossary(data),

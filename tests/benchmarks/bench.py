@@ -51,7 +51,7 @@ from evalsuite.models.architectures.base import build_model
 from evalsuite.models.architectures.settings import from_settings
 from evalsuite.models.checkpoints.loading import build_with_weights
 from evalsuite.models.checkpoints.reading import read_weights
-from evalsuite.models.engines import compiled, half_precision, openvino_version
+from evalsuite.models.engines import compiled, half_gradients, half_precision, openvino_version
 from evalsuite.models.inference import InferenceModel, keep_large_blocks, logits, prepare_for_inference
 from evalsuite.models.screening import largest_move, screen
 from evalsuite.runs.provenance import hardware, versions
@@ -74,9 +74,10 @@ def main() -> int:
     torch.set_num_threads(1)
     keep_large_blocks()
     rounds, images, attacked = (3, 320, 50) if arguments.quick else (5, 1_024, 100)  # whole batches of 32
-    model, pixels, labels = problem(images)
+    model, pixels, labels = problem(images if arguments.quick else 10_000)
     rows = [
-        *forward_rows(model, pixels, labels, rounds),
+        *forward_rows(model, pixels[:images], labels[:images], rounds),
+        *screened_rows(model, pixels, labels, rounds),
         *attack_rows(model, pixels[:attacked], labels[:attacked], rounds),
         *([] if arguments.peers is None else corruption_rows(arguments.peers, rounds)),
         training_row(rounds),
@@ -117,20 +118,15 @@ def problem(count: int) -> tuple[nn.Module, Array, Array]:
 
 
 def forward_rows(model: nn.Module, pixels: Array, labels: Array, rounds: int) -> Iterator[dict[str, Any]]:
-    """Forward passes against ``robustbench.utils.clean_accuracy``, by each engine, and screened.
-
-    Screened passes are over images under contrast of severity 3: their small margins are what is passed again.
-    """
+    """Forward passes against ``robustbench.utils.clean_accuracy``, by each engine."""
     robustbench()
     from robustbench.utils import clean_accuracy
 
     images, classes = torch.from_numpy(np.array(pixels)) / 255, torch.from_numpy(np.array(labels)).long()
-    eager = prepare_for_inference(model)
-    engines = {"eager": eager, **({"openvino": compiled(eager, pixels)} if openvino_version() else {})}
     parts = [images[at : at + PEER_BATCH] for at in range(0, len(images), PEER_BATCH)]
     with torch.no_grad():
         expected = np.concatenate([model(part).argmax(1).numpy() for part in parts])
-    for name, engine in engines.items():
+    for name, engine in engines(model, pixels).items():
         changed = int((logits(engine, pixels).argmax(1) != expected).sum())
         yield _row(
             f"forward passes, {name}",
@@ -140,10 +136,20 @@ def forward_rows(model: nn.Module, pixels: Array, labels: Array, rounds: int) ->
             rounds,
             f"{changed} of {len(pixels)} predictions changed",
         )
+
+
+def engines(model: nn.Module, pixels: Array) -> dict[str, InferenceModel]:
+    """The network prepared by each engine that is installed."""
+    eager = prepare_for_inference(model)
+    return {"eager": eager, **({"openvino": compiled(eager, pixels)} if openvino_version() else {})}
+
+
+def screened_rows(model: nn.Module, pixels: Array, labels: Array, rounds: int) -> Iterator[dict[str, Any]]:
+    """Screened passes over a whole test set under contrast of severity 3: small margins are what is passed again."""
     shifted = corrupt(pixels, "contrast", 3, seed=0)
-    inputs = torch.from_numpy(shifted) / 255
-    for name, engine in engines.items():
-        yield screened_row(model, engine, pixels, shifted, (inputs, classes), rounds, name)
+    images, classes = torch.from_numpy(shifted) / 255, torch.from_numpy(np.array(labels)).long()
+    for name, engine in engines(model, pixels).items():
+        yield screened_row(model, engine, pixels, shifted, (images, classes), rounds, name)
 
 
 def screened_row(
@@ -186,6 +192,7 @@ def attack_rows(model: nn.Module, pixels: Array, labels: Array, rounds: int) -> 
     wrapped = library.PyTorchModel(model, bounds=(0, 1), device="cpu")
     tool = library.attacks.LinfProjectedGradientDescentAttack(rel_stepsize=0.125, steps=20)
     eager = prepare_for_inference(model)
+    half = half_gradients(eager, pixels)
     for radius in (1, 2):
         attack = FixedRadiusAttack("linf-pgd", radius / 255, steps=20)
 
@@ -196,8 +203,13 @@ def attack_rows(model: nn.Module, pixels: Array, labels: Array, rounds: int) -> 
             result = attack_success(eager, images, classes, attack=attack, seed=0)
             return 1 - float(result.misclassified.float().mean())
 
-        agreement = f"robust {ours():.2f}, foolbox {peer():.2f}"
-        yield _row(f"linf-pgd, 20 steps, {radius}/255", 4.0, peer, ours, rounds, agreement)
+        def screened(attack: FixedRadiusAttack = attack) -> float:
+            result = attack_success(eager, images, classes, attack=attack, seed=0, gradient_model=half)
+            return 1 - float(result.misclassified.float().mean())
+
+        for name, side in (("", ours), (", screened", screened)):
+            agreement = f"robust {side():.2f}, foolbox {peer():.2f}"
+            yield _row(f"linf-pgd, 20 steps, {radius}/255{name}", 4.0, peer, side, rounds, agreement)
 
 
 def corruption_rows(peers: Path, rounds: int) -> Iterator[dict[str, Any]]:

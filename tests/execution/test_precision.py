@@ -98,7 +98,7 @@ def test_predictions_are_those_of_single_precision(suite_file: SuiteFile, tmp_pa
 def test_precisions_share_no_digest_where_they_differ(suite_file: SuiteFile) -> None:
     plans = [prepare(suite_file(changes), out="nowhere").plan for changes in (None, SCREENED)]
     exact, screened = ({test.label: test.inputs for test in plan.tests} for plan in plans)
-    assert {label for label in exact if exact[label] != screened[label]} == {"corruptions"}
+    assert {label for label in exact if exact[label] != screened[label]} == {"corruptions", "attack"}
 
 
 def test_sets_that_another_test_needs_whole_are_not_screened(suite_file: SuiteFile) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from evalsuite.attacks.backends.foolbox import FixedRadiusAttack, attack_success
 from evalsuite.datasets.base import Place, load_checked
 from evalsuite.datasets.digits import Digits
 from evalsuite.models import engines
@@ -135,6 +136,29 @@ def test_the_probe_measures_this_machine(trained: nn.Module) -> None:
     assert (engine.precision == "screened") == (engine.precision_gain >= 1.5)
 
 
+def test_pgd_along_gradients_in_bfloat16_is_as_strong(trained: nn.Module) -> None:
+    data = load_checked(Digits(), "test", Place())
+    images, labels = (
+        torch.from_numpy(np.array(data.images)) / 255,
+        torch.from_numpy(np.array(data.labels)).long(),
+    )
+    prepared = prepare_for_inference(trained)
+    half = engines.half_gradients(prepared, data.images)
+    assert isinstance(half, HalfModel)
+    attack = FixedRadiusAttack("linf-pgd", 2 / 255, steps=20)
+    exact, ours = (
+        attack_success(prepared, images, labels, attack=attack, seed=0, gradient_model=model)
+        for model in (None, half)
+    )
+    assert 0.05 < exact.misclassified.float().mean() < 0.95
+    assert not torch.equal(exact.adversarials, ours.adversarials)
+    assert abs(float(exact.misclassified.float().mean() - ours.misclassified.float().mean())) <= 0.005
+    with torch.inference_mode():
+        predicted = prepared(ours.adversarials)
+    assert isinstance(predicted, torch.Tensor)
+    assert torch.equal(predicted.argmax(1) != labels, ours.misclassified)
+
+
 class Stubborn(nn.Module):
     """A network whose own code takes single precision alone."""
 
@@ -154,3 +178,5 @@ def test_a_network_that_does_not_run_in_bfloat16_stays_exact() -> None:
     engine = with_precision(Engine(), Stubborn(), images, torch.device("cpu"))
     assert engine.precision == "exact"
     assert "does not run in bfloat16 (expected scalar type Float)" in engine.precision_reason
+    prepared = prepare_for_inference(Stubborn())
+    assert engines.half_gradients(prepared, images) is prepared

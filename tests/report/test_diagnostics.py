@@ -120,7 +120,7 @@ def test_sizes_and_grid_are_those_of_the_measurements(synthesis: Callable[..., R
 
 
 def test_screened_precision_says_what_it_did_in_one_sentence(findings: ReportData) -> None:
-    assert diagnostics.screened_passes(findings.measurements) == ""
+    assert diagnostics.screened_precision(findings) == ""
     template = findings.measurements[findings.measurements["status"] == "ok"].iloc[0].to_dict()
     shares = [
         (PASSED_AGAIN, 0.25, 200),
@@ -130,8 +130,17 @@ def test_screened_precision_says_what_it_did_in_one_sentence(findings: ReportDat
     ]
     rows = [template | {"metric": metric.name, "value": value, "n": n} for metric, value, n in shares]
     measured = pd.concat([findings.measurements, pd.DataFrame(rows)])
-    assert diagnostics.screened_passes(measured).replace(THIN, " ") == (
-        "Of 1,200 predictions from bfloat16, 150 (12.5 %) were passed again in single precision, which changed 5."
+    passes = "Of 1,200 predictions from bfloat16, 150 (12.5 %) were passed again in single precision, which changed 5."
+    assert diagnostics.screened_precision(
+        dataclasses.replace(findings, measurements=measured)
+    ) == passes.replace(" %", f"{THIN}%")
+    record = {**findings.record, "engine": {"precision": "screened"}}
+    assert diagnostics.screened_precision(dataclasses.replace(findings, record=record)).startswith(
+        "PGD took its steps along gradients in bfloat16; each image that it broke was checked"
+    )
+    without = measured[~measured["condition"].astype(str).str.contains("pgd")]
+    assert "PGD" not in diagnostics.screened_precision(
+        dataclasses.replace(findings, record=record, measurements=without)
     )
     shown = page(dataclasses.replace(findings, measurements=measured))
     assert f"150 (12.5{THIN}%) were passed again in single precision, which changed 5." in shown

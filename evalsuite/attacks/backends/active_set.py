@@ -23,6 +23,7 @@ def projected_gradient(
     labels: Tensor,
     epsilon: float,
     order: float,
+    gradient_model: nn.Module | None = None,
 ) -> AttackResult:
     """Takes the steps of an iterative attack of the library; an image leaves the batch where it is misclassified.
 
@@ -36,6 +37,8 @@ def projected_gradient(
         labels: int64, shape (N,).
         epsilon: Radius in the attack's norm.
         order: The p of the norm.
+        gradient_model: The same network in less precision, whose gradients are followed; an image still leaves only
+            where `model` misclassifies it. By default `model` itself.
 
     Raises:
         InvalidModelError: If the logits are not finite.
@@ -48,7 +51,9 @@ def projected_gradient(
     adversarials, wrong = points.clone(), torch.zeros_like(labels, dtype=torch.bool)
     left = torch.arange(len(labels), device=labels.device)
     for _ in range(tool.steps):
-        hit, gradient = _errors_and_gradient(model, points, labels[left])
+        hit, gradient = _errors_and_gradient(gradient_model or model, points, labels[left])
+        if gradient_model is not None and hit.any():
+            hit[hit.clone()] = errors_on(model, points[hit], labels[left][hit])
         wrong[left], adversarials[left] = hit, points
         left = left[~hit]
         if not len(left):
@@ -106,7 +111,7 @@ class _Steps:
 def _errors_and_gradient(model: nn.Module, points: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Whether each image is misclassified, and the gradient of its loss."""
     points = points.detach().requires_grad_()
-    logits = model(points)
+    logits = model(points).to(torch.float32)
     if not bool(logits.detach().isfinite().all()):
         raise InvalidModelError(
             "the model returned logits that are not finite under an attack, expected finite ones"

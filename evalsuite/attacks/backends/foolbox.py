@@ -166,6 +166,7 @@ def attack_success(
     seed: int,
     among: Tensor | None = None,
     wrong_before: Tensor | None = None,
+    gradient_model: nn.Module | None = None,
 ) -> AttackResult:
     """Attacks every image that the model classifies correctly, and checks what the library claims.
 
@@ -182,6 +183,8 @@ def attack_success(
         seed: Of the random starts.
         among: bool (N,): the images to attack; all by default.
         wrong_before: bool (N,): which images are misclassified as they are, if it is known; else a pass says it.
+        gradient_model: The same network in less precision, whose gradients iterative attacks follow; success is
+            always that on `model`.
 
     Returns:
         Which images are misclassified, and the adversarials; ``1 - misclassified.mean()`` is the robust accuracy.
@@ -200,7 +203,13 @@ def attack_success(
         tool = _tool(attack, index.tolist(), ("foolbox", seed, attack.name, restart))
         if attack.iterative:
             return projected_gradient(
-                model, tool, clean, labels=labels, epsilon=attack.epsilon, order=attack.order
+                model,
+                tool,
+                clean,
+                labels=labels,
+                epsilon=attack.epsilon,
+                order=attack.order,
+                gradient_model=gradient_model,
             )
         return _run_tool(model, tool, clean, labels=labels, attack=attack)
 

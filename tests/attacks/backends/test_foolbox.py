@@ -193,6 +193,36 @@ def test_an_image_costs_the_gradients_that_break_it(
     assert all(count == 10 for count, wrong in zip(alone, result.misclassified, strict=True) if not wrong)
 
 
+class Shifted(nn.Module):
+    """A network with an offset of its logits: what less precision does, exaggerated."""
+
+    def __init__(self, model: nn.Module, offset: Tensor) -> None:
+        super().__init__()
+        self.model, self.offset = model, offset
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images) + self.offset
+        return logits
+
+
+@pytest.mark.parametrize("name", ["linf-pgd", "l2-pgd"])
+def test_what_less_precision_breaks_must_be_broken_in_single_precision(
+    trained: tuple[nn.Module, Tensor, Tensor], name: str
+) -> None:
+    model, images, labels = trained
+    attack = FixedRadiusAttack(name, 0.04 if name in LINF else 0.3)
+    same = attack_success(model, images, labels, attack=attack, seed=0)
+    assert 0 < same.misclassified.float().mean() < 1
+    itself = attack_success(model, images, labels, attack=attack, seed=0, gradient_model=model)
+    assert torch.equal(itself.misclassified, same.misclassified)
+    assert torch.equal(itself.adversarials, same.adversarials)
+    # one that calls every image class 0, and so claims to have broken nearly all at once
+    deluded = Shifted(model, 100.0 * torch.eye(int(labels.max()) + 1)[0]).eval()
+    result = attack_success(model, images, labels, attack=attack, seed=0, gradient_model=deluded)
+    assert torch.equal(predicted(model, result.adversarials) != labels, result.misclassified)
+    assert result.misclassified.float().mean() < same.misclassified.float().mean()
+
+
 def test_step_size_crosses_the_ball(two_class: LinearProblem, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[dict[str, object]] = []
     kind = foolbox().attacks.LinfProjectedGradientDescentAttack
