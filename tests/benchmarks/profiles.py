@@ -183,7 +183,8 @@ def openvino_operations(model: nn.Module, pixels: Array) -> Parts:
     """What OpenVINO's counters say about its nodes, with the settings of `evalsuite.models.engines`."""
     openvino: Any = importlib.import_module("openvino")
     shape = (BATCH_SIZE, *pixels.shape[1:])
-    graph = openvino.convert_model(model, example_input=torch.zeros(shape), input=[shape])
+    with torch.no_grad():
+        graph = openvino.convert_model(model, example_input=torch.zeros(shape), input=[shape])
     settings = {
         "INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False, "PERF_COUNT": True,

@@ -137,6 +137,15 @@ def test_zero_padding_has_the_values_and_gradients_of_slices_and_keeps_channels_
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*")
+def test_a_residual_network_is_traced_with_and_without_gradients() -> None:
+    network, images = ResNet20().network().eval(), torch.rand(2, 3, 32, 32)
+    for with_gradients in (False, True):
+        with torch.set_grad_enabled(with_gradients):
+            program: Any = torch.jit.trace(network, images)  # type: ignore[no-untyped-call]  # compares two traces
+        torch.testing.assert_close(program(images), network(images))
+
+
 def test_preprocessing_agrees_with_torchvision() -> None:
     architecture = ResNet20(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     images = torch.rand(4, 3, 8, 8)
