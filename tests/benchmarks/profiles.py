@@ -4,10 +4,9 @@
 
 PART is forward, screened, attack, training, corruptions, cached or workers; all of them by default. Prints
 microseconds of processor time for each image and shares, one thread, on the problems of ``bench.py``. Profiles give the
-shares; the time is measured without one. Operations are
-those that torch's profiler and OpenVINO's counters name, without what they call. ``cached`` runs the suite ``digits``
-first, or takes the finished run in ``--run``. ``workers`` needs the published ResNet-20, and wall time: nothing else
-should run.
+shares; the time is measured without one. Operations are those that torch's profiler and OpenVINO's counters name,
+without what they call. ``cached`` runs the suite ``digits`` first, or takes the finished run in ``--run``. ``workers``
+needs the published ResNet-20 and CIFAR-10, and measures wall time: nothing else should run.
 """
 
 from __future__ import annotations
