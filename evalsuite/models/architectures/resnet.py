@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,7 +38,12 @@ class ZeroPadding(nn.Module):
         """Returns maps (N, C', H/2, W/2) of maps (N, C, H, W)."""
         first, last = self.convolutions
         added = max(last.out_channels - first.in_channels, 0)
-        return functional.pad(maps[:, :, ::2, ::2], (0, 0, 0, 0, added // 2, added - added // 2))
+        # A pool of one pixel takes the same pixels. Its gradient keeps channels last, which that of slices does not,
+        # and the rectifier before it is many times faster. Traced programs have slices with and without gradients.
+        traced = torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]  # not in torch's stubs
+        pooled = torch.is_grad_enabled() and not traced
+        sampled = functional.avg_pool2d(maps, 1, 2) if pooled else maps[:, :, ::2, ::2]
+        return functional.pad(sampled, (0, 0, 0, 0, added // 2, added - added // 2))
 
 
 class ResidualBlock(nn.Module):

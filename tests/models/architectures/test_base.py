@@ -120,6 +120,32 @@ def test_zero_padding_takes_every_second_pixel_and_pads_both_sides() -> None:
     assert not padded[:, [0, 3]].any()
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("side", [1, 5, 8])
+def test_zero_padding_has_the_values_and_gradients_of_slices_and_keeps_channels_last(
+    side: int, kind: torch.dtype
+) -> None:
+    maps = torch.randn(3, 2, side, side).to(kind, memory_format=torch.channels_last).requires_grad_()
+    padding = ZeroPadding(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 4, 3))
+    padded = padding(maps)
+    with torch.inference_mode():
+        assert torch.equal(padded, padding(maps))
+    pull = torch.randn_like(padded)
+    (gradient,) = torch.autograd.grad(padded, maps, pull)
+    (expected,) = torch.autograd.grad(maps[:, :, ::2, ::2], maps, pull[:, 1:3])
+    assert torch.equal(gradient, expected)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace.*")
+def test_a_residual_network_is_traced_with_and_without_gradients() -> None:
+    network, images = ResNet20().network().eval(), torch.rand(2, 3, 32, 32)
+    for with_gradients in (False, True):
+        with torch.set_grad_enabled(with_gradients):
+            program: Any = torch.jit.trace(network, images)  # type: ignore[no-untyped-call]  # compares two traces
+        torch.testing.assert_close(program(images), network(images))
+
+
 def test_preprocessing_agrees_with_torchvision() -> None:
     architecture = ResNet20(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
     images = torch.rand(4, 3, 8, 8)

@@ -32,7 +32,8 @@ _OLD = np.arange(256)[:, None]
 _NEW = np.arange(255)  # P(new <= 255) is 1 and needs no column
 _CELL_BITS = 20  # a cell is 2**20 of the 2**32 uniform numbers: 4096 cells per level
 _CELLS = 1 << (32 - _CELL_BITS)
-_UNDECIDED = 256  # mark of the cells in which the new level still depends on the lower bits
+_ONE_STEP = 256  # mark of the cells in which the lower bits decide between two levels
+_MANY_STEPS = 512  # and of those in which they decide between more
 
 
 def gaussian_noise(batch: CorruptionBatch, constants: Constants) -> Pixels:
@@ -62,7 +63,7 @@ class LevelTable:
     Attributes:
         steps: uint64, shape (256 * 255,), rising: old << 33 plus P(level <= new | old) in units of 2**-32.
         guide: uint16, shape (256 * 4096,): the new level for each old one and the upper 12 bits of the
-            uniform number, plus `_UNDECIDED` where those bits do not settle it.
+            uniform number, the lowest one plus `_ONE_STEP` or `_MANY_STEPS` where those bits do not settle it.
     """
 
     steps: NDArray[np.uint64]
@@ -79,10 +80,14 @@ class LevelTable:
         cell |= old.astype(np.uint32) * np.uint32(_CELLS)
         guess = self.guide.take(cell)
         new = guess.astype(np.uint8)
-        undecided = np.flatnonzero(guess >= _UNDECIDED)
+        undecided = np.flatnonzero(guess >= _ONE_STEP)
         row = old.reshape(-1)[undecided].astype(np.uint64)
         key = (row << np.uint64(33)) | uniform.reshape(-1)[undecided]
-        level = np.searchsorted(self.steps, key, side="right") - row.astype(np.int64) * len(_NEW)
+        level = new.reshape(-1)[undecided]
+        first = row.astype(np.int64) * len(_NEW)
+        level += self.steps.take(first + level) <= key
+        many = np.flatnonzero(guess.reshape(-1)[undecided] >= _MANY_STEPS)  # few: searching takes long
+        level[many] = np.searchsorted(self.steps, key[many], side="right") - first[many]
         new.reshape(-1)[undecided] = level
         return new
 
@@ -93,7 +98,8 @@ def _table(distribution: Distribution, constants: Constants) -> LevelTable:
     steps = np.rint(distribution(*constants) * 2.0**32).astype(np.uint64)
     first = _counts(-(-steps.astype(np.int64) >> _CELL_BITS))  # steps at or below a cell's first number
     last = _counts(steps.astype(np.int64) >> _CELL_BITS)  # and at or below its last
-    guide = np.where(first == last, first, first | _UNDECIDED).astype(np.uint16)
+    mark = np.select([last == first, last == first + 1], [0, _ONE_STEP], _MANY_STEPS)
+    guide = (first | mark).astype(np.uint16)
     return LevelTable((steps + (_OLD.astype(np.uint64) << np.uint64(33))).ravel(), guide.ravel())
 
 
