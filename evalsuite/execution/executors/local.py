@@ -109,7 +109,11 @@ class LocalExecutor(Executor):
         return len(self._contexts)
 
     def submit(self, task: Task) -> None:
-        """Gives a task to an idle worker: one whose producer is at this chain, or any, or a new one."""
+        """Gives a task to an idle worker: one whose producer is at this chain, or any, or a new one.
+
+        The first task starts all workers: those without one import what they need meanwhile, which takes seconds.
+        """
+        self._workers = self._workers or [WorkerProcess(context) for context in self._contexts]
         idle = [worker for worker in self._workers if worker.task is None]
         near = [
             worker for worker in idle if isinstance(task, ProduceCandidate) and worker.chain == task.chain
