@@ -272,16 +272,17 @@ def _verdict_table(verdicts: pd.DataFrame) -> Table:
 
 
 def _verdict(rows: pd.DataFrame) -> str:
-    """How many checks failed, and how many are shown to be inferior, or non-inferior."""
-    failed, count = int((~rows["passed"]).sum()), len(rows)
-    if failed:
-        inferior = int((rows["verdict"] == "inferior").sum())
+    """How many checks failed, and how many of them are shown to fail; of those that passed, how many to hold."""
+    from evalsuite.results.check_verdicts import failing_counts
+
+    failing, count = rows[~rows["passed"]], len(rows)
+    if len(failing):
         controls = int(rows["controls"].max())
         alike = int((~rows["passed"] & (rows["controls_failed"] > 0)).sum())
         beside = f"; {alike} fail in a control too" if controls else ""
-        return f"[bold red]FAIL[/] {failed} of {count} ({inferior} inferior{beside})"
+        return f"[bold red]FAIL[/] {len(failing)} of {count} ({failing_counts(failing)}{beside})"
     noninferior = int((rows["verdict"] == "non-inferior").sum())
-    return f"[green]pass[/] ({noninferior} of {count} non-inferior)"
+    return f"[green]pass[/] ({noninferior} of {count} shown to hold)"
 
 
 def _count(number: float) -> str:
