@@ -69,7 +69,10 @@ def test_the_command_in_the_record_runs_it_again(answer: Answer, shelf: Path, tm
         (["--candidate", "nowhere.pt"], r"candidate nowhere.pt: no such file"),
         ([], "no candidates|neither|none"),
         (["--candidate", "{shelf}/light.safetensors", "--metric", "acuracy"], "did you mean 'accuracy'"),
-        (["--candidate", "{shelf}/light.safetensors", "--tolerance", "accuracy"], "expected metric=number"),
+        (
+            ["--candidate", "{shelf}/light.safetensors", "--tolerance", "accuracy"],
+            r"--tolerance accuracy: expected metric=number",
+        ),
         (["--candidate", "{shelf}/light.safetensors", "--tolerance", "accuracy=much"], "expected a number"),
         (["--candidate", "{shelf}/battery.toml"], "battery.toml"),
         (["--candidate", "{shelf}/light.safetensors", "--mean", "0.5"], "mean"),
