@@ -48,7 +48,7 @@ from evalsuite.execution.tasks import (
     WeightsLost,
     WeightsLostError,
 )
-from evalsuite.model_checks import check_preprocessing, check_stated_heads
+from evalsuite.model_checks import check_class_order, check_preprocessing, check_stated_heads
 from evalsuite.models.architectures.base import output_note
 from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.parent_weights import forget_parent
@@ -246,7 +246,8 @@ class TaskRunner:
             return []
         module = self.production.module(key, candidate)
         try:
-            notes = check_preprocessing(module, images.images, images.labels, name=name)
+            notes = check_class_order(module, images) if key.method == DENSE else ()
+            notes = notes or check_preprocessing(module, images.images, images.labels, name=name)
         except InvalidModelError as error:  # of a file that was given, so a mistake in the question
             file = candidate.model.get("file") or self.production.checkpoint(key.seed)
             raise CheckpointError(f"{name}, {file}: {error}") from error

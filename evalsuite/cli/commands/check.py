@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -35,8 +35,11 @@ from evalsuite.cli.options import (
 from evalsuite.cli.progress import cell_progress
 from evalsuite.errors import UserError
 from evalsuite.registry import unknown_name
+from evalsuite.types import DENSE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     import pandas as pd
 
     from evalsuite.results.check_verdicts import UndecidedRule
@@ -202,6 +205,7 @@ def check_command(
         console.print_json(json.dumps(check_document(results, verdicts, request.undecided)))
     else:
         print_verdicts(verdicts)
+        print_notes_on_parent(results.record["notes"])
         print_exit(code, reason)
         console.print_path("Report", results.path / "index.html")
     raise typer.Exit(code)
@@ -308,6 +312,13 @@ def _print_warnings(verdicts: pd.DataFrame) -> None:
         console.out.print(
             f"[yellow]Warning:[/] {escape(place)}{more}: {escape(str(first['flags']))}", soft_wrap=True
         )
+
+
+def print_notes_on_parent(notes: Iterable[Mapping[str, Any]]) -> None:
+    """Prints what makes one doubt the parent's labels or preprocessing: no verdict beside such a note means much."""
+    for note in notes:
+        if note["method"] == DENSE and note["note"].startswith("the parent is right on"):
+            console.out.print(f"[yellow]Warning:[/] {escape(note['note'])}", soft_wrap=True)
 
 
 def print_exit(code: int, reason: str) -> None:
