@@ -84,15 +84,6 @@ def first_few(names: Iterable[object], limit: int = 3) -> str:
     return ", ".join(_printable(name) for name in listed[:limit]) + more
 
 
-def plural(count: int, noun: str) -> str:
-    """Returns a count with its noun.
-
-    >>> plural(1, "number"), plural(3, "number")
-    ('1 number', '3 numbers')
-    """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def first_line(reason: object) -> str:
     r"""Returns the first line of an error or text, at most 200 characters, for a message; its type if it is empty.
 

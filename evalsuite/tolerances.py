@@ -120,7 +120,7 @@ def parse_tolerances(pairs: Iterable[str]) -> dict[str, Tolerance]:
         metric, _, condition = name.partition("@")
         if not equals or not metric:
             raise UserError(
-                f"--tolerance {text}: expected metric=number, for example accuracy=0.01, nll=5% or accuracy@fog/3=0.02"
+                f"{text}: expected metric=number, for example accuracy=0.01, nll=5% or accuracy@fog/3=0.02"
             )
         parse_limit(rule, of=f" of {name}")
         tolerances.setdefault(metric, {})[condition or OTHER_CONDITIONS] = rule

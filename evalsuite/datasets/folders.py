@@ -88,8 +88,6 @@ class Folder(DataSet):
             raise DataError(f"{listing.folder}: found no picture, expected {suffixes} files in it or deeper")
         classes = self._classes(root, listing, parts, place) if self.labelled else None
         labels = None if classes is None else _labels(listing, classes)
-        if classes is not None and labels is not None:
-            _check_not_above(listing, classes)
         names = [path.relative_to(listing.folder).as_posix() for path in listing.paths]
         rows = shares.rows(names, labels, split, validated={"validation", "test"} <= parts.keys())
         paths = [listing.paths[row] for row in rows]
@@ -214,21 +212,6 @@ def _labels(listing: Listing, classes: FolderClasses) -> Array:
     """The class of each picture: that of its first folder."""
     labels = [classes.labels[path.relative_to(listing.folder).parts[0]] for path in listing.paths]
     return np.array(labels, dtype=np.int64)
-
-
-def _check_not_above(listing: Listing, classes: FolderClasses) -> None:
-    """Refuses a folder whose pictures are all in one of its folders: as a rule it is the one above the data set."""
-    filled = {path.relative_to(listing.folder).parts[0] for path in listing.paths}
-    if len({classes.labels[name] for name in filled}) > 1:
-        return
-    empty = sorted(classes.labels.keys() - filled)
-    deeper = {path.relative_to(listing.folder).parts[1:-1][:1] for path in listing.paths} - {()}
-    (first, *_) = sorted(filled)
-    raise DataError(
-        f"{listing.folder}: all pictures are in the folder {first!r}, and {first_few(empty)} "
-        f"{'has' if len(empty) == 1 else 'have'} none; expected pictures of at least two classes: give the folder of "
-        "the folders of classes" + (f", perhaps {listing.folder / first}" if len(deeper) > 1 else "")
-    )
 
 
 def _left_out(name: str, limit: int, labels: Array, rows: Array) -> Sequence[str]:

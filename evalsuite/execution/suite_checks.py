@@ -14,7 +14,7 @@ import torch
 
 from evalsuite.config.suite import Suite
 from evalsuite.datasets.views import View
-from evalsuite.errors import EvalsuiteError, SuiteError, first_few, plural
+from evalsuite.errors import EvalsuiteError, SuiteError, first_few
 from evalsuite.evaluators.base import Condition, DataSummary
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.cost import prunable_parameters
@@ -26,11 +26,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from evalsuite.datasets.source import ImageSource
-
-
-NAMED_CLASSES = 8
-"""Most classes of the data that are named where the network has another number of them."""
-COLOUR_EXAMPLE = "--mean 0.5,0.5,0.5 --std 0.5,0.5,0.5"
 
 
 def check_suite(suite: Suite, image_source: ImageSource) -> None:
@@ -107,12 +102,10 @@ def _network(suite: Suite, images: ImageSet) -> nn.Module:
     outputs = images.classes if images.rule is None else images.rule.outputs
     if images.labels is not None and architecture.classes != outputs:
         scored = "" if images.rule is None else f", scored on the logits of a network of {outputs}"
-        are_words = not all(name.isdigit() for name in images.names)
-        named = f" ({first_few(images.names, NAMED_CLASSES)})" if are_words else ""
         raise SuiteError(
             f"{where}: found classes = {architecture.classes}, but the data set {images.name!r} has "
-            f"{images.classes} classes{named}{scored}; set classes = {outputs}, or name a file with the class of each "
-            "folder (class_map) where the network has more"
+            f"{images.classes} classes{scored}; set classes = {outputs}, or name a file with the class of each folder "
+            "(class_map) where the network has more"
         )
     try:
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
@@ -123,12 +116,9 @@ def _network(suite: Suite, images: ImageSet) -> nn.Module:
         raise
     except Exception as error:  # a plug-in may raise anything
         size = "x".join(map(str, images.images.shape[1:]))
-        advice = "choose another model, or fix the plug-in"
-        if len(architecture.mean) == 1:
-            colours = f"a mean of one number reads pictures as grey: give three for colour ({COLOUR_EXAMPLE})"
-            advice = f"{colours}, or {advice}"
         raise SuiteError(
-            f"{where}, {name}: cannot classify an image of {size}: {type(error).__name__}: {error}; {advice}"
+            f"{where}, {name}: cannot classify an image of {size}: {type(error).__name__}: {error}; "
+            "choose another model, or fix the plug-in"
         ) from error
     if getattr(logits, "shape", None) != (1, architecture.classes):
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
@@ -145,7 +135,7 @@ def _check_normalisation(mean: Sequence[float], images: ImageSet, where: str) ->
     if len(mean) != channels:
         example = "--mean {0} --std {0}".format(",".join(["0.5"] * channels))
         raise SuiteError(
-            f"{where}: found {plural(len(mean), 'number')} in mean and std, but the images of "
+            f"{where}: found {len(mean)} numbers in mean and std, but the images of "
             f"{images.name!r} have {channels} channels; give one number for each channel ({example})"
         )
     if max(mean, default=0) > 1:
@@ -169,20 +159,8 @@ def _check_ratios(suite: Suite, model: nn.Module) -> None:
 
 
 def _check_tolerances(suite: Suite, declared: dict[str, tuple[Condition, ...] | None]) -> None:
-    shares = {
-        metric.name
-        for config in suite.evaluators
-        for metric in config.plugin.metrics
-        if metric.unit == "fraction"
-    }
     for metric, tolerance in suite.tolerances.items():
-        for name, limit in parse_limits(tolerance).items():
-            if metric in shares and not limit.relative and limit.amount > 1:
-                place = "" if name == OTHER_CONDITIONS else f" on {name!r}"
-                raise SuiteError(
-                    f"{suite.source}, [tolerances]: {metric}:{place} the tolerance is {limit.amount:g}, but the metric "
-                    f"is a share from 0 to 1: two points are 0.02; give a number below 1"
-                )
+        for name in parse_limits(tolerance):
             if name != OTHER_CONDITIONS:
                 check_condition(metric, name, declared, where=f"{suite.source}, [tolerances]: {metric}")
 

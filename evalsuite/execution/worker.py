@@ -28,7 +28,7 @@ from evalsuite.execution.external_candidates import current_weights
 from evalsuite.execution.limits import limited
 from evalsuite.execution.measuring import Attempt, attempted, tried
 from evalsuite.execution.parent_cache import FOLDER, ParentCache
-from evalsuite.execution.parent_checks import check_parent, check_recorded, is_constant
+from evalsuite.execution.parent_checks import check_class_order, check_parent, check_recorded, is_constant
 from evalsuite.execution.production import Production
 from evalsuite.execution.run_bench import RunBench, StageBench, screened_views
 from evalsuite.execution.stages import scores_in_stages
@@ -48,7 +48,7 @@ from evalsuite.execution.tasks import (
     WeightsLost,
     WeightsLostError,
 )
-from evalsuite.model_checks import check_class_order, check_preprocessing, check_stated_heads
+from evalsuite.model_checks import check_preprocessing, check_stated_heads
 from evalsuite.models.architectures.base import output_note
 from evalsuite.models.checkpoints.loading import load_candidate
 from evalsuite.models.checkpoints.parent_weights import forget_parent

@@ -76,7 +76,6 @@ MISTAKES = {
         {TOLERANCE: 'accuracy = { "fog/3" = 1.5, "*" = 0.01 }'},
         "on 'fog/3' the tolerance is 1.5, but",
     ),
-    "a mean of grey": ({"widths = [8, 12, 16, 16]": "mean = [0.5]\nstd = [0.5]"}, "found 1 number in mean"),
     "a ratio twice": ({"ratios = [0.5, 0.8]": "ratios = [0.5, 0.5]"}, "rising numbers without repeats"),
     "an unknown detector": ({CORRUPTIONS: 'name = "ood"\nfar = ["letters"]\ndetectors = ["mspp"]'}, "mspp"),
     "a checkpoint that is not there": ({'name = "small-cnn"': 'name = "small-cnn"'}, "gone.pt"),

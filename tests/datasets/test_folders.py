@@ -61,25 +61,6 @@ def test_the_folders_are_classes_if_the_set_is_labelled(tmp_path: Path) -> None:
         Folder("mine", labelled=True).load("test", Place(tmp_path))
 
 
-def test_pictures_in_one_folder_among_others_are_no_classes(tmp_path: Path) -> None:
-    """The folder above the data set: its class folders are beside others without pictures."""
-    write_pictures(tmp_path / "home", ["photos/cat/a.png", "photos/dog/a.png"])
-    for name in ("docs", "src"):
-        (tmp_path / "home" / name).mkdir()
-    sentence = (
-        r"home: all pictures are in the folder 'photos', and docs, src have none; expected pictures of at least two "
-        r"classes: give the folder of the folders of classes, perhaps .*home/photos$"
-    )
-    with pytest.raises(DataError, match=sentence):
-        load_checked(Folder("home", side=32, labelled=True), "test", Place(tmp_path))
-    write_pictures(tmp_path / "other", ["cat/a.png"])
-    (tmp_path / "other" / "dog").mkdir()
-    with pytest.raises(
-        DataError, match=r"other: all pictures are in the folder 'cat', and dog has none; .*classes$"
-    ):
-        load_checked(Folder("other", side=32, labelled=True), "test", Place(tmp_path))
-
-
 def test_missing_pictures_and_wrong_settings_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"mine: no such file or folder, looked for .*mine and .*mine; correct"

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from evalsuite.results.check_verdicts import UndecidedRule
+    from evalsuite.tolerances import Tolerance
 
 UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 
@@ -154,7 +155,6 @@ def check_command(
     from evalsuite.execution.check import CheckRequest, controls_of_paths, write_junit
     from evalsuite.results.check_summary import markdown_summary
     from evalsuite.results.check_verdicts import candidate_verdicts, check_document, exit_reason
-    from evalsuite.tolerances import parse_tolerances
 
     written = {"--json": as_json, "--junit": junit is not None, "--markdown": markdown is not None}
     if dry_run and any(written.values()):
@@ -170,7 +170,7 @@ def check_command(
         settings=settings([*(setting or []), *preprocessing]),
         data=data,
         suite=suite,
-        tolerances=parse_tolerances(tolerance or []),
+        tolerances=_tolerances(tolerance or []),
         metrics=tuple(metric or ()),
         undecided=_undecided_rule(undecided, proof=proof),
         parent_accuracy=parent_accuracy,
@@ -209,6 +209,18 @@ def check_command(
         print_exit(code, reason)
         console.print_path("Report", results.path / "index.html")
     raise typer.Exit(code)
+
+
+def _tolerances(texts: list[str]) -> dict[str, Tolerance]:
+    """The tolerances of the option, whose name stands before a mistake in them."""
+    from evalsuite.tolerances import parse_tolerances
+
+    try:
+        return parse_tolerances(texts)
+    except UserError as error:
+        raise UserError(
+            str(error) if str(error).startswith("the tolerance") else f"--tolerance {error}"
+        ) from error
 
 
 def _undecided_rule(undecided: str, *, proof: bool) -> UndecidedRule:

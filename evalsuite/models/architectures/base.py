@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from evalsuite.errors import SuiteError, first_few, plural
+from evalsuite.errors import SuiteError, first_few
 from evalsuite.plugin_config import OPTIONAL_KEY
 from evalsuite.preprocessing import INTERPOLATIONS, Preprocessing
 
@@ -66,7 +66,7 @@ class Architecture(ABC):
             raise SuiteError(f"model {label}: found classes = {self.classes}, expected at least 2")
         if not self.mean or len(self.mean) != len(self.std):
             raise SuiteError(
-                f"model {label}: found {plural(len(self.mean), 'number')} in mean and {len(self.std)} in std, "
+                f"model {label}: found {len(self.mean)} numbers in mean and {len(self.std)} in std, "
                 "expected one of each per image channel"
             )
         if not all(0 < value < float("inf") for value in self.std):

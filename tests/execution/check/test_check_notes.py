@@ -130,7 +130,7 @@ def test_a_candidate_may_have_its_own_preprocessing(removed: Path, tmp_path: Pat
     assert isinstance(loaded.model, Normalized)
     assert loaded.model.mean.flatten().tolist() == [0.5] * 3
     assert (loaded.settings["mean"], loaded.settings["std"]) == ([0.5] * 3, [0.2] * 3)
-    for bad, sentence in (((0.5,), "1 number in mean"), ((0.5, 0.5, float("inf")), "finite")):
+    for bad, sentence in (((0.5,), "1 numbers in mean"), ((0.5, 0.5, float("inf")), "finite")):
         with pytest.raises(SuiteError, match=f"candidate w.pt: .*{sentence}"):
             intake().loaded(ExternalCandidate("w.pt", "w", mean=bad), removed, None)
     (tmp_path / "m.csv").write_text("file,mean\nw.pt,half\n", "utf-8")

@@ -141,7 +141,7 @@ def test_preprocessing_is_not_part_of_the_weights() -> None:
         ({"std": (0.1, 0.2, 0.0)}, r"std = \(0.1, 0.2, 0.0\), expected finite numbers above 0"),
         ({"std": (0.1, 0.2, float("nan"))}, "expected finite numbers above 0"),
         ({"mean": (0.1, float("inf"), 0.0)}, "expected finite numbers"),
-        ({"mean": (0.1,)}, "1 number in mean and 3 in std"),
+        ({"mean": (0.1,)}, "1 numbers in mean and 3 in std"),
         ({"mean": (), "std": ()}, "0 numbers in mean and 0 in std"),
         ({"classes": 1}, "classes = 1, expected at least 2"),
     ],

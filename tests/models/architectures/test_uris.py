@@ -177,7 +177,7 @@ def test_a_module_that_is_installed() -> None:
         (":flat", {}, SuiteError, "the module '' cannot be imported"),
         ("torchvision.models:resnet81", {}, SuiteError, "unknown function 'resnet81': did you mean 'resnet18'"),
         ("torchvision:resnet18", {"depth": 3}, SuiteError, "unknown key of model torchvision 'depth'"),
-        ("torchvision:resnet18", {"mean": [0.5]}, SuiteError, "1 number in mean and 0 in std"),
+        ("torchvision:resnet18", {"mean": [0.5]}, SuiteError, "1 numbers in mean and 0 in std"),
         ("torchvision:resnet18", {"mean": [0.5], "std": [0.5]}, SuiteError, "of 1 channels, expected 3"),
         ("resnet20", {"options": {}}, SuiteError, "unknown key of model resnet20 'options'"),
     ],
