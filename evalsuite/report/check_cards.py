@@ -48,7 +48,10 @@ class CheckLine:
 
 @dataclass(frozen=True, slots=True)
 class CheckCard:
-    """A candidate: its verdict, its costs, its measured time if there is one, and its checks: those that fail first, then by margin."""
+    """A candidate: its verdict, its costs, its measured time if there is one, and its checks.
+
+    The checks that fail come first, the others by rising margin.
+    """
 
     verdict: CandidateVerdict
     costs: Row
