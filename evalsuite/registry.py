@@ -124,6 +124,8 @@ class Registry(Generic[T]):
         return self._targets
 
 
+LISTED_BESIDE_NEAR = 12
+"""Most names that are listed after near misses."""
 _PLAIN = {"a valid tuple": "a list of values (0.5,0.5 on a command line)"}
 
 
@@ -148,13 +150,19 @@ def expectation(message: str) -> str:
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Returns the error message for a `name` that is not among the `known` ones, with near misses.
 
+    Beside near misses a list of more than `LISTED_BESIDE_NEAR` names is left out: it would hide them.
+
     >>> unknown_name("producer", "magnitud", ["magnitude", "random"])
     "unknown producer 'magnitud': did you mean 'magnitude'? Known: magnitude, random"
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=2)
-    hint = f": did you mean {' or '.join(map(repr, near))}? Known" if near else "; known"
-    return f"unknown {kind} {name!r}{hint}: {', '.join(names) or 'none'}"
+    if not near:
+        return f"unknown {kind} {name!r}; known: {', '.join(names) or 'none'}"
+    question = f"unknown {kind} {name!r}: did you mean {' or '.join(map(repr, near))}?"
+    if len(names) > LISTED_BESIDE_NEAR:
+        return f"{question} ({len(names)} names are known)"
+    return f"{question} Known: {', '.join(names)}"
 
 
 def import_plugin_file(path: Path) -> None:

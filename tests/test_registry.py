@@ -94,6 +94,15 @@ def test_unknown_names_are_refused_with_near_misses(things: Registry[type], name
     assert isinstance(caught.value, KeyError)
 
 
+def test_a_long_list_of_names_does_not_follow_a_suggestion() -> None:
+    """Beside a near miss the other names only hide it; without one they are what a reader needs."""
+    many = [f"method-{index}" for index in range(40)] + ["magnitude"]
+    assert unknown_name("producer", "magnitud", many) == (
+        "unknown producer 'magnitud': did you mean 'magnitude'? (41 names are known)"
+    )
+    assert unknown_name("producer", "zzz", many).endswith("; known: " + ", ".join(sorted(many)))
+
+
 def test_an_empty_registry_has_no_names() -> None:
     assert unknown_name("thing", "x", []) == "unknown thing 'x'; known: none"
 

@@ -74,7 +74,8 @@ def _print_costs(lines: Sequence[CostLine]) -> None:
     console.out.print(table)
     console.out.print(
         f"Together {sum(line.left for line in lines)} cells, about {duration(sum(line.seconds for line in lines))} "
-        "for one worker; what attacks compute beside one pass is counted only after they have run.",
+        "for one worker without attacks, which take many passes for each image, often most of the time, and are "
+        "counted only after they have run.",
         soft_wrap=True,
     )
     if count := sum(line.of_controls for line in lines):

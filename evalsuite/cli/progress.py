@@ -163,7 +163,10 @@ def sentence(progress: RunProgress) -> str:
         more = f" and {len(progress.active) - 1} more" if len(progress.active) > 1 else ""
         parts.append(f"now {_cell(progress.active[0])}{more}")
     left = progress.seconds_left
-    parts.append("time left not known yet" if left is None else f"about {duration(left)} left")
+    if progress.active and left == 0:  # what is computed takes longer than estimated
+        parts.append("time left not known")
+    else:
+        parts.append("time left not known yet" if left is None else f"about {duration(left)} left")
     return "; ".join(parts)
 
 

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, get_type_hints
@@ -37,6 +38,8 @@ SUBSETS = ("imagenet-a", "imagenet-r")
 """Data sets whose rule of scoring is not that of a folder of their pictures; recognised by the folder's name."""
 _SETTINGS = re.compile(r":(?=$|[A-Za-z_]\w*=)")
 _NEXT_KEY = re.compile(r",(?=[A-Za-z_]\w*=)")
+SPLITS = {"train", "test", "val", "validation"}
+"""Folders that are splits and no classes."""
 FOLDER = "folder"
 """Registered name of a folder of pictures."""
 
@@ -134,6 +137,24 @@ def _checked_choice(name: str, path: Path, where: str, root: Path | None) -> Pat
     )
 
 
+def _check_not_above(path: Path, where: str) -> None:
+    """Refuses a folder whose pictures are all in one of its folders: as a rule it is the one above the data set."""
+    names = subfolders(path)
+    if len(names) < 2 or SPLITS & {*names}:
+        return
+    filled = tuple(islice((name for name in names if holds_pictures(path / name)), 2))
+    if len(filled) != 1:
+        return
+    empty = [name for name in names if name not in filled]
+    inside = path / filled[0]
+    deeper = sum(holds_pictures(inside / name) for name in subfolders(inside)) > 1
+    raise SuiteError(
+        f"{where} {path}: all pictures are in the folder {filled[0]!r}, and {first_few(empty)} "
+        f"{'has' if len(empty) == 1 else 'have'} none; expected pictures of at least two classes: give the folder of "
+        "the folders of classes" + (f", perhaps {inside}" if deeper else "")
+    )
+
+
 def _of_folder(path: Path, where: str) -> ResolvedData:
     if not path.is_dir():
         raise SuiteError(
@@ -167,6 +188,7 @@ def _of_folder(path: Path, where: str) -> ResolvedData:
     if any(path.glob("*.npy")):
         return ResolvedData({"name": "arrays", "folder": str(path)})
     if holds_pictures(path):
+        _check_not_above(path, where)
         return ResolvedData({"name": FOLDER, "path": str(path)})
     if holds_tables(path):
         return ResolvedData({"name": "huggingface", "path": str(path)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import logging
 import os
 import warnings
@@ -106,8 +107,16 @@ def find_suite(suite: str | Path) -> Path:
     if path.suffix == ".toml" or path.is_dir():
         raise SuiteError(
             f"suite {suite}: no such file; give the path of a TOML file or one of {', '.join(shipped)}"
+            f"{_near_file(path)}"
         )
-    raise SuiteError(unknown_name("suite", str(suite), shipped))
+    raise SuiteError(f"{unknown_name('suite', str(suite), shipped)}{_near_file(path)}")
+
+
+def _near_file(path: Path) -> str:
+    """A question after the suite file with the nearest name; empty if none is near."""
+    files = [file.name for file in path.parent.glob("*.toml")]
+    near = difflib.get_close_matches(path.name, files, n=1, cutoff=0.65)
+    return f"; or did you mean the file {path.parent / near[0]}?" if near else ""
 
 
 def load_suite(suite: str | Path) -> Suite:

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
-from evalsuite.errors import DataError
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from evalsuite.errors import DataError, first_few
+from evalsuite.model_checks import CLEAR_GAIN
+from evalsuite.model_checks import PREPROCESSING_PROBE as PROBE
+from evalsuite.models.architectures.base import Normalized
+from evalsuite.models.inference import logits
 from evalsuite.statistics.rate_limits import rate_lower_limit, rate_upper_limit
 from evalsuite.types import Array, ImageSet
 
+if TYPE_CHECKING:
+    from torch import nn
+
+NAMED = 8
+"""Classes that a message names."""
 CHANCE_LEVEL = 0.95
 """One-sided confidence of the lower limit of the accuracy, which must be above chance."""
 CLAIM_LEVEL = 0.99
@@ -111,3 +125,41 @@ def check_parent(
             f"preprocessing are not those of that number; {advice}"
         )
     return ()
+
+
+IMAGES_PER_CLASS = 10
+"""Images of the probe for each class, below which no order of the classes is guessed."""
+
+
+def check_class_order(model: nn.Module, images: ImageSet) -> tuple[str, ...]:
+    """Returns a warning if the answers of a parent fit the classes of the images in another order; else nothing.
+
+    The order is the one-to-one assignment of answers to classes with the largest accuracy (Kuhn 1955). It must be
+    clearly more accurate than the order as it is, and than one class for all images. Evenly spaced images are used.
+
+    Args:
+        model: A parent behind its normalisation; any other model is not checked.
+        images: Labelled images; those that are scored by a rule of their own are not checked.
+    """
+    rows = np.unique(np.linspace(0, len(images.images) - 1, PROBE).round().astype(int))
+    if not isinstance(model, Normalized) or images.labels is None or images.rule is not None:
+        return ()
+    if len(rows) < IMAGES_PER_CLASS * images.classes:
+        return ()
+    outputs, labels = logits(model, images.images[rows]), images.labels[rows]
+    if outputs.shape[1] != images.classes:
+        return ()
+    counts = np.zeros((images.classes, images.classes), dtype=np.int64)
+    np.add.at(counts, (outputs.argmax(axis=1), labels), 1)
+    answers, classes = linear_sum_assignment(counts, maximize=True)
+    accuracy, other = np.trace(counts) / len(rows), counts[answers, classes].sum() / len(rows)
+    if other < max(accuracy, counts.sum(axis=0).max() / len(rows)) + CLEAR_GAIN:
+        return ()
+    order = first_few(
+        (f"{answer} {images.class_name(label)}" for answer, label in enumerate(classes.tolist())), NAMED
+    )
+    return (
+        f"the parent is right on {accuracy:.1%} of {len(rows)} images as the classes are numbered, but on {other:.1%} "
+        f"with the order {order}; if it was trained so, correct the names of the folders, or give the order as "
+        "class_map.",
+    )

@@ -28,7 +28,7 @@ from evalsuite.execution.external_candidates import current_weights
 from evalsuite.execution.limits import limited
 from evalsuite.execution.measuring import Attempt, attempted, tried
 from evalsuite.execution.parent_cache import FOLDER, ParentCache
-from evalsuite.execution.parent_checks import check_parent, check_recorded, is_constant
+from evalsuite.execution.parent_checks import check_class_order, check_parent, check_recorded, is_constant
 from evalsuite.execution.production import Production
 from evalsuite.execution.run_bench import RunBench, StageBench, screened_views
 from evalsuite.execution.stages import scores_in_stages
@@ -246,7 +246,8 @@ class TaskRunner:
             return []
         module = self.production.module(key, candidate)
         try:
-            notes = check_preprocessing(module, images.images, images.labels, name=name)
+            notes = check_class_order(module, images) if key.method == DENSE else ()
+            notes = notes or check_preprocessing(module, images.images, images.labels, name=name)
         except InvalidModelError as error:  # of a file that was given, so a mistake in the question
             file = candidate.model.get("file") or self.production.checkpoint(key.seed)
             raise CheckpointError(f"{name}, {file}: {error}") from error

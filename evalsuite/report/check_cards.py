@@ -1,4 +1,4 @@
-"""The first screen of a check: for each finished model whether it may ship, and every check by its margin."""
+"""The first screen of a check: for each finished model whether it may ship, and its checks, those that fail first."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from evalsuite.results.check_verdicts import (
     exit_reason,
     overall_outcome,
 )
+from evalsuite.thresholds.verdicts import INFERIOR
 from evalsuite.types import DENSE
 
 if TYPE_CHECKING:
@@ -39,10 +40,18 @@ class CheckLine:
     row: Row
     margin: float
 
+    @property
+    def fails(self) -> bool:
+        """Whether it is a reason of DO NOT SHIP: shown to fail, or without a number."""
+        return bool(self.row["verdict"] == INFERIOR or self.row["value"] is None)
+
 
 @dataclass(frozen=True, slots=True)
 class CheckCard:
-    """A candidate: its verdict, its costs, its measured time if there is one, and its checks by rising margin."""
+    """A candidate: its verdict, its costs, its measured time if there is one, and its checks.
+
+    The checks that fail come first, the others by rising margin.
+    """
 
     verdict: CandidateVerdict
     costs: Row
@@ -103,7 +112,9 @@ def _card(
     verdict: CandidateVerdict, rows: list[Row], places: Mapping[tuple[str, str], Row], latency: str
 ) -> CheckCard:
     lines = [_line(row, places) for row in rows if row["value"] is not None or not row["passed"]]
-    return CheckCard(verdict, rows[0], latency, tuple(sorted(lines, key=lambda line: line.margin)))
+    return CheckCard(
+        verdict, rows[0], latency, tuple(sorted(lines, key=lambda line: (not line.fails, line.margin)))
+    )
 
 
 def _line(row: Row, places: Mapping[tuple[str, str], Row]) -> CheckLine:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from evalsuite.results.check_verdicts import UndecidedRule, candidate_verdicts, exit_reason, stages_sentence
+from evalsuite.results.check_verdicts import (
+    UndecidedRule,
+    candidate_verdicts,
+    exit_reason,
+    failing_counts,
+    stages_sentence,
+)
 from evalsuite.thresholds.verdicts import INFERIOR
 
 if TYPE_CHECKING:
@@ -52,6 +58,7 @@ def _losses(candidate: str, rows: pd.DataFrame) -> list[str]:
         ["open", "excess"]
     )
     count = "1 check fails" if len(failing) == 1 else f"{len(failing)} checks fail"
+    count += f" ({failing_counts(failing)})"
     lines = [
         "",
         f"<details><summary>{_cell(candidate)}: {count}</summary>",

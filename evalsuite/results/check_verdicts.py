@@ -196,19 +196,41 @@ class CandidateVerdict:
     def reason(self) -> str:
         """The counts behind the outcome, in words.
 
-        >>> CandidateVerdict("light", 0, 40, 30, 2, 0, 1, 5, False).reason
-        '2 of 40 checks are shown to fail, 30 to hold; 8 are undecided (no images decide 1 of them)'
+        >>> CandidateVerdict("light", 0, 40, 30, 2, 0, 0, 5, False).reason
+        '2 of 40 checks are shown to fail, 30 to hold; 8 are undecided, 3 of them measured above their tolerance'
         """
-        text = f"{self.inferior} of {self.checks} checks are shown to fail, {self.noninferior} to hold"
+        verb = "is" if self.inferior == 1 else "are"
+        text = f"{self.inferior} of {self.checks} checks {verb} shown to fail, {self.noninferior} to hold"
         text += f"; {self.missing} could not be measured" if self.missing else ""
         if not self.undecided:
             return text
-        never = f" (no images decide {self.undecidable} of them)" if self.undecidable else ""
-        return f"{text}; {self.undecided} are undecided{never}"
+        above = max(0, self.measured_failures - self.inferior)
+        if self.undecided == 1:
+            text += "; 1 is undecided" + (", measured above its tolerance" if above else "")
+        else:
+            text += f"; {self.undecided} are undecided"
+            text += f", {above} of them measured above their tolerance" if above else ""
+        which = "it" if self.undecided == 1 else f"{self.undecidable} of the {self.undecided}"
+        return text + (f" (no number of images decides {which})" if self.undecidable else "")
 
     def _repr_html_(self) -> str:
         """The outcome and its reason, as notebooks show them."""
         return f"<p><b>{escape(self.candidate)}: {self.outcome}</b>. {escape(self.reason)}.</p>"
+
+
+def failing_counts(rows: pd.DataFrame) -> str:
+    """Returns how many of some failing checks are shown to fail, undecided, and without a number: '2 shown'.
+
+    Args:
+        rows: Those rows of `verdict_table` that do not pass.
+    """
+    missing, inferior = rows["value"].isna(), rows["verdict"] == INFERIOR
+    counts = {
+        "shown": inferior & ~missing,
+        "undecided": ~inferior & ~missing,
+        "not measured": missing,
+    }
+    return ", ".join(f"{int(which.sum())} {name}" for name, which in counts.items() if which.any())
 
 
 def candidate_verdicts(verdicts: pd.DataFrame) -> list[CandidateVerdict]:

@@ -68,6 +68,14 @@ MISTAKES = {
         {"ratios = [0.5, 0.8]": "ratios = [0.5, 0.50000000001]"},
         "differ by less than one",
     ),
+    "a tolerance in points": (
+        {TOLERANCE: "accuracy = 2"},
+        "the tolerance is 2, but the metric is a share from 0 to 1: two points are 0.02",
+    ),
+    "a tolerance in points under one condition": (
+        {TOLERANCE: 'accuracy = { "fog/3" = 1.5, "*" = 0.01 }'},
+        "on 'fog/3' the tolerance is 1.5, but",
+    ),
     "a ratio twice": ({"ratios = [0.5, 0.8]": "ratios = [0.5, 0.5]"}, "rising numbers without repeats"),
     "an unknown detector": ({CORRUPTIONS: 'name = "ood"\nfar = ["letters"]\ndetectors = ["mspp"]'}, "mspp"),
     "a checkpoint that is not there": ({'name = "small-cnn"': 'name = "small-cnn"'}, "gone.pt"),

@@ -89,6 +89,8 @@ def test_a_line_names_done_total_cell_and_time_left() -> None:
     active = (ActiveTask(PRUNED, "noise", time.monotonic() - 120),)
     line = sentence(RunProgress(3, 6, active, 200.0, 240.0))
     assert line == "3 of 6 cells done (50%); now magnitude 0.5 noise (seed 0) for 2.0 min; about 4.0 min left"
+    late = sentence(RunProgress(3, 6, active, 0.0, 0.0))  # the cell takes longer than all that was timed
+    assert late.endswith("noise (seed 0) for 2.0 min; time left not known")
     assert sentence(RunProgress(0, 6, (), 0.0, None)) == "0 of 6 cells done (0%); time left not known yet"
 
 

@@ -161,3 +161,22 @@ def test_a_suite_says_it_in_the_same_words(home: Path, data: str) -> None:
     assert {"path": str(home / "photos"), "labelled": True, "side": 8}.items() <= suite.data.settings.items()
     with pytest.raises(SuiteError, match=r"unknown key 'sides': did you mean 'side'"):
         parse_suite(SUITE.format(data='data = "photos:sides=8"'), source=home / "s.toml")
+
+
+def test_pictures_in_one_folder_among_others_are_no_classes(home: Path) -> None:
+    """The folder above the data set: its class folders are beside others without pictures."""
+    (home / "arrays of mine" / "test_images.npy").unlink()
+    sentence = (
+        r"--data .*: all pictures are in the folder 'photos', and arrays of mine has none; expected pictures of at "
+        r"least two classes: give the folder of the folders of classes, perhaps .*/photos$"
+    )
+    with pytest.raises(SuiteError, match=sentence):
+        resolve_data(str(home), where=HERE)
+    (home / "photos" / "dog" / "1.png").unlink()
+    with pytest.raises(
+        SuiteError, match=r"are in the folder 'cat', and dog has none; .* folders of classes$"
+    ):
+        resolve_data("photos", where=HERE)
+    (home / "photos").rename(home / "test")
+    (home / "train").mkdir()
+    assert resolve_data(str(home), where=HERE).table["path"] == str(home)  # splits are no classes

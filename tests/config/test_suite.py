@@ -254,6 +254,19 @@ def test_a_folder_is_no_suite_and_hides_none(tmp_path: Path, monkeypatch: pytest
         find_suite("folder")
 
 
+@pytest.mark.parametrize("name", ["study.tml", "studdy.toml", "study"])
+def test_a_mistyped_file_of_a_suite_is_suggested(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.toml").write_text("")
+    with pytest.raises(SuiteError, match=r"did you mean the file study\.toml\?"):
+        find_suite(name)
+    with pytest.raises(SuiteError) as caught:
+        find_suite("nothing like it")
+    assert "did you mean" not in str(caught.value)
+
+
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     path = tmp_path / "picture.toml"
     path.write_bytes(b"\xff\xfe\x00")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 import evalsuite
 from evalsuite.config.manifest import candidates_of_paths
 from evalsuite.errors import DataError
 from evalsuite.execution.check import CheckRequest
-from evalsuite.execution.parent_checks import check_parent
-from evalsuite.models.architectures.base import build_model, unwrap_model
+from evalsuite.execution.parent_checks import check_class_order, check_parent
+from evalsuite.models.architectures.base import Normalized, build_model, unwrap_model
 from evalsuite.models.architectures.cnn import SmallCNN
 from evalsuite.results.check_verdicts import UndecidedRule
 from evalsuite.types import ImageSet
@@ -96,3 +98,40 @@ def test_a_run_ends_before_candidates_are_made(
             evalsuite.run(suite, out=tmp_path / "run")
     assert counted["trainings"] == 1  # of the parent alone
     assert not (tmp_path / "run" / "measurements.csv").exists()
+
+
+class Level(nn.Module):
+    """Takes the class of an image from its brightness, and calls the classes by `numbers`."""
+
+    def __init__(self, numbers: list[int]) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def forward(self, images: Tensor) -> Tensor:
+        level = (images.mean(dim=(1, 2, 3)) * len(self.numbers)).long()
+        return nn.functional.one_hot(torch.tensor(self.numbers)[level], len(self.numbers)).float() * 5
+
+
+@pytest.mark.parametrize(
+    ("numbers", "found"),
+    [
+        ([0, 1, 2], ""),
+        ([1, 0, 2], r"on 33\.2% of 256 .*, but on 89\.8% with the order 0 dog, 1 cat, 2 eel; .* class_map"),
+        ([1, 2, 0], r"on 9\.8% of 256 .*, but on 89\.8% with the order 0 eel, 1 cat, 2 dog; .* class_map"),
+        ([0, 0, 0], ""),
+    ],
+    ids=["right", "two exchanged", "all moved", "one for all"],
+)
+def test_classes_in_another_order_are_found_in_the_answers(numbers: list[int], found: str) -> None:
+    """One image in ten has another label, so that no order is right on all."""
+    pixels = np.broadcast_to(
+        np.linspace(0, 254, 300).astype(np.uint8)[:, None, None, None], (300, 3, 4, 4)
+    ).copy()
+    labels = np.minimum(np.arange(300) // 100, 2)
+    labels[::10] = (labels[::10] + 1) % 3
+    images = ImageSet("animals", pixels, labels, 3, ("cat", "dog", "eel"))
+    model = Normalized(Level(numbers), mean=(0.0,) * 3, std=(1.0,) * 3).eval()
+    (*notes,) = check_class_order(model, images)
+    assert len(notes) == bool(found)
+    assert not found or re.search(found, notes[0])
+    assert not check_class_order(model, replace(images, images=pixels[::11], labels=labels[::11]))  # too few

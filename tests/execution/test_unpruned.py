@@ -89,7 +89,9 @@ def test_a_control_that_is_added_makes_no_other_cell_stale_and_its_cost_is_told(
     planned = describe_run(prepare(load_suite(beside), out=tmp_path / "none"))
     assert all(line.of_controls == 2 for line in planned.lines)
     print_plan(planned)
-    assert "are of the control" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "are of the control" in said
+    assert "for one worker without attacks, which take many passes for each image" in said
     print_plan(describe_run(prepare(load_suite(without), out=tmp_path / "none")))
     assert "control" not in capsys.readouterr().out
 

@@ -61,6 +61,16 @@ def test_what_is_shown_to_fail_stands_before_larger_measured_drops() -> None:
     assert text.index(shown) < text.index(above)
 
 
+def test_the_checks_that_fail_are_counted_as_above_them() -> None:
+    """What fails by its measured drop alone is not shown to fail: both counts stand beside the sum."""
+    within = {"verdict": "undecided", "passed": True}
+    text = markdown_summary(table_of(FAILS, {**ABOVE, "condition": "fog/3"}, within), "measured")
+    assert "| light | **DO NOT SHIP** | 0 of 3 | 1 | 2 |" in text
+    assert "light: 2 checks fail (1 shown, 1 undecided)" in text
+    missing = {**ABOVE, "value": float("nan"), "drop": float("nan"), "reason": "x"}
+    assert "light: 1 check fails (1 not measured)" in markdown_summary(table_of(missing), "measured")
+
+
 def test_long_lists_are_cut_and_say_so() -> None:
     rows = [{**FAILS, "condition": f"fog/{level}"} for level in range(SHOWN + 3)]
     text = markdown_summary(table_of(*rows), "measured")

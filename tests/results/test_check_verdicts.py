@@ -61,6 +61,33 @@ def test_the_outcome_is_that_of_the_weakest_check(rows: tuple[dict[str, Any], ..
     assert found.noninferior + found.inferior + found.missing + found.undecided == found.checks
 
 
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ((HOLDS, FAILS), "1 of 2 checks is shown to fail, 1 to hold"),
+        ((HOLDS, FAILS, FAILS), "2 of 3 checks are shown to fail, 1 to hold"),
+        ((HOLDS, OPEN), "0 of 2 checks are shown to fail, 1 to hold; 1 is undecided"),
+        (
+            (FAILS, OPEN, OPEN_ABOVE, NEVER_ABOVE),
+            "1 of 4 checks is shown to fail, 0 to hold; 3 are undecided, 2 of them measured above their tolerance "
+            "(no number of images decides 1 of the 3)",
+        ),
+        (
+            (HOLDS, NEVER),
+            "0 of 2 checks are shown to fail, 1 to hold; 1 is undecided (no number of images decides it)",
+        ),
+        (
+            (HOLDS, NEVER_ABOVE),
+            "0 of 2 checks are shown to fail, 1 to hold; 1 is undecided, measured above its tolerance "
+            "(no number of images decides it)",
+        ),
+    ],
+)
+def test_the_reason_says_what_is_only_measured_to_fail(rows: tuple[dict[str, Any], ...], reason: str) -> None:
+    """Checks that fail by their measured drop are those shown to fail, and those measured above their tolerance."""
+    assert verdict_of(*rows).reason == reason
+
+
 def test_a_drop_that_equals_its_tolerance_up_to_rounding_is_no_failure() -> None:
     equal = {**NEVER, "drop": 0.1 + 2e-17 + 1e-16, "tolerance": 0.1}
     assert equal["drop"] > 0.1

@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -35,11 +35,15 @@ from evalsuite.cli.options import (
 from evalsuite.cli.progress import cell_progress
 from evalsuite.errors import UserError
 from evalsuite.registry import unknown_name
+from evalsuite.types import DENSE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     import pandas as pd
 
     from evalsuite.results.check_verdicts import UndecidedRule
+    from evalsuite.tolerances import Tolerance
 
 UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3), ("", 1.0))
 
@@ -151,7 +155,6 @@ def check_command(
     from evalsuite.execution.check import CheckRequest, controls_of_paths, write_junit
     from evalsuite.results.check_summary import markdown_summary
     from evalsuite.results.check_verdicts import candidate_verdicts, check_document, exit_reason
-    from evalsuite.tolerances import parse_tolerances
 
     written = {"--json": as_json, "--junit": junit is not None, "--markdown": markdown is not None}
     if dry_run and any(written.values()):
@@ -167,7 +170,7 @@ def check_command(
         settings=settings([*(setting or []), *preprocessing]),
         data=data,
         suite=suite,
-        tolerances=parse_tolerances(tolerance or []),
+        tolerances=_tolerances(tolerance or []),
         metrics=tuple(metric or ()),
         undecided=_undecided_rule(undecided, proof=proof),
         parent_accuracy=parent_accuracy,
@@ -202,9 +205,22 @@ def check_command(
         console.print_json(json.dumps(check_document(results, verdicts, request.undecided)))
     else:
         print_verdicts(verdicts)
+        print_notes_on_parent(results.record["notes"])
         print_exit(code, reason)
         console.print_path("Report", results.path / "index.html")
     raise typer.Exit(code)
+
+
+def _tolerances(texts: list[str]) -> dict[str, Tolerance]:
+    """The tolerances of the option, whose name stands before a mistake in them."""
+    from evalsuite.tolerances import parse_tolerances
+
+    try:
+        return parse_tolerances(texts)
+    except UserError as error:
+        raise UserError(
+            str(error) if str(error).startswith("the tolerance") else f"--tolerance {error}"
+        ) from error
 
 
 def _undecided_rule(undecided: str, *, proof: bool) -> UndecidedRule:
@@ -272,16 +288,17 @@ def _verdict_table(verdicts: pd.DataFrame) -> Table:
 
 
 def _verdict(rows: pd.DataFrame) -> str:
-    """How many checks failed, and how many are shown to be inferior, or non-inferior."""
-    failed, count = int((~rows["passed"]).sum()), len(rows)
-    if failed:
-        inferior = int((rows["verdict"] == "inferior").sum())
+    """How many checks failed, and how many of them are shown to fail; of those that passed, how many to hold."""
+    from evalsuite.results.check_verdicts import failing_counts
+
+    failing, count = rows[~rows["passed"]], len(rows)
+    if len(failing):
         controls = int(rows["controls"].max())
         alike = int((~rows["passed"] & (rows["controls_failed"] > 0)).sum())
         beside = f"; {alike} fail in a control too" if controls else ""
-        return f"[bold red]FAIL[/] {failed} of {count} ({inferior} inferior{beside})"
+        return f"[bold red]FAIL[/] {len(failing)} of {count} ({failing_counts(failing)}{beside})"
     noninferior = int((rows["verdict"] == "non-inferior").sum())
-    return f"[green]pass[/] ({noninferior} of {count} non-inferior)"
+    return f"[green]pass[/] ({noninferior} of {count} shown to hold)"
 
 
 def _count(number: float) -> str:
@@ -307,6 +324,13 @@ def _print_warnings(verdicts: pd.DataFrame) -> None:
         console.out.print(
             f"[yellow]Warning:[/] {escape(place)}{more}: {escape(str(first['flags']))}", soft_wrap=True
         )
+
+
+def print_notes_on_parent(notes: Iterable[Mapping[str, Any]]) -> None:
+    """Prints what makes one doubt the parent's labels or preprocessing: no verdict beside such a note means much."""
+    for note in notes:
+        if note["method"] == DENSE and note["note"].startswith("the parent is right on"):
+            console.out.print(f"[yellow]Warning:[/] {escape(note['note'])}", soft_wrap=True)
 
 
 def print_exit(code: int, reason: str) -> None:

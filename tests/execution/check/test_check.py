@@ -69,7 +69,10 @@ def test_the_command_in_the_record_runs_it_again(answer: Answer, shelf: Path, tm
         (["--candidate", "nowhere.pt"], r"candidate nowhere.pt: no such file"),
         ([], "no candidates|neither|none"),
         (["--candidate", "{shelf}/light.safetensors", "--metric", "acuracy"], "did you mean 'accuracy'"),
-        (["--candidate", "{shelf}/light.safetensors", "--tolerance", "accuracy"], "expected metric=number"),
+        (
+            ["--candidate", "{shelf}/light.safetensors", "--tolerance", "accuracy"],
+            r"--tolerance accuracy: expected metric=number",
+        ),
         (["--candidate", "{shelf}/light.safetensors", "--tolerance", "accuracy=much"], "expected a number"),
         (["--candidate", "{shelf}/battery.toml"], "battery.toml"),
         (["--candidate", "{shelf}/light.safetensors", "--mean", "0.5"], "mean"),
@@ -334,7 +337,7 @@ def test_a_measured_drop_is_no_proof(
     strict = [*words, "--tolerance", "accuracy=0.003"]
     assert answer(*strict) == 0
     said = capsys.readouterr().out
-    assert "pass (0 of 2 non-inferior)" in said
+    assert "pass (0 of 2 shown to hold)" in said
     assert "UNDECIDED again: 0 of 2 checks are shown to fail, 0 to hold; 2 are undecided." in said
     assert "Exit code 0: no candidate fails; again UNDECIDED, which passes by --undecided measured." in said
     assert answer(*strict, "--undecided", "pass") == 0
@@ -363,7 +366,7 @@ def test_a_measured_drop_is_no_proof(
     weights[last] = weights[last] + 1000 * (torch.arange(10) == 3)  # everything is a three
     torch.save(weights, tmp_path / "threes.pt")
     assert answer("--candidate", str(tmp_path / "threes.pt"), "--out", str(tmp_path / "threes")) == 1
-    assert "FAIL 2 of 2 (2 inferior)" in capsys.readouterr().out
+    assert "FAIL 2 of 2 (2 shown)" in capsys.readouterr().out
 
 
 def test_a_candidate_denser_than_its_parent_is_judged(

@@ -117,3 +117,27 @@ def test_verdicts_on_grey_pictures_are_those_of_a_plain_loop(
     assert (
         frame.loc["accuracy", "value"] == rows["accuracy"]["value"]
     )  # grey for a module of one channel, unasked
+
+
+def test_one_number_as_mean_of_a_network_of_colours_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mean of one number makes the pictures grey, which the error of torch alone does not tell."""
+    draws = np.random.default_rng(0)
+    for number in range(6):
+        folder = tmp_path / "scans" / "abc"[number % CLASSES]
+        folder.mkdir(parents=True, exist_ok=True)
+        scan(number % CLASSES, draws).save(folder / f"{number:02}.png")
+    (tmp_path / "net.py").write_text(NETWORK.replace("Conv2d(1,", "Conv2d(3,"))
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(392, 3))
+    torch.save(layers.state_dict(), tmp_path / "dense.pt")
+    words = "check --parent dense.pt --candidate dense.pt --model net.py:small --mean 0.5 --std 0.5 --out run"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["evalsuite", *words.split(), "--data", f"scans:side={SIDE}"])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    sentence = capsys.readouterr().err
+    assert (
+        "a mean of one number reads pictures as grey: give three for colour (--mean 0.5,0.5,0.5" in sentence
+    )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +20,8 @@ from torch import nn
 import evalsuite
 from evalsuite import api
 from evalsuite.config.manifest import read_manifest
+from evalsuite.datasets.base import Place, load_checked
+from evalsuite.datasets.digits import Digits
 from evalsuite.errors import DataError, SuiteError, UserError
 from evalsuite.execution.check import CheckRequest, junit
 from evalsuite.execution.external_candidates import ExternalCandidateLoader
@@ -176,17 +180,47 @@ def test_what_is_known_of_a_program_is_in_record_and_report(
     assert "none here: the network takes images in [0, 1]" in page
 
 
-def test_a_parent_behind_wrong_preprocessing_is_doubted_in_record_and_report(
-    answer: Answer, shelf: Path, tmp_path: Path
+def test_a_parent_behind_wrong_preprocessing_is_doubted_wherever_verdicts_are_read(
+    answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--candidate", str(shelf / "light.safetensors"), "--metric", "accuracy"]
     wrong = [*words, "--mean", "0.9,0.9,0.9", "--std", "0.05,0.05,0.05", "--out", str(tmp_path / "wrong")]
     answer(*wrong)
+    assert "Warning: the parent is right on " in capsys.readouterr().out
     assert answer(*words, "--out", str(tmp_path / "right")) == 0
+    assert "Warning: the parent" not in capsys.readouterr().out
     (note,) = (note for note in record(tmp_path / "wrong")["notes"] if note["method"] == "dense")
     assert "check --mean and --std" in note["note"]
     assert "check --mean and --std" in (tmp_path / "wrong" / "index.html").read_text("utf-8")
     assert record(tmp_path / "right")["notes"] == []
+
+
+@pytest.mark.parametrize("exchanged", [4, 10], ids=["some", "all"])
+def test_a_parent_of_classes_in_another_order_is_told_which(
+    exchanged: int, answer: Answer, shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where most labels are wrong the check is refused; where few are, the verdicts stand beside a warning."""
+    images = load_checked(Digits(), "test", Place())
+    assert images.labels is not None
+    order = np.arange(10)
+    order[:exchanged] = np.roll(order[:exchanged], 1)
+    (tmp_path / "mine").mkdir()
+    np.save(tmp_path / "mine" / "test_images.npy", images.images.transpose(0, 2, 3, 1))
+    np.save(tmp_path / "mine" / "test_labels.npy", order[images.labels])
+    words = [
+        "--candidate",
+        str(shelf / "light.safetensors"),
+        "--data",
+        str(tmp_path / "mine"),
+        "--metric",
+        "accuracy",
+    ]
+    code = answer(*words, "--out", str(tmp_path / "run"))
+    said = capsys.readouterr()
+    assert (code == 2) == (exchanged == 10)
+    text = said.err if exchanged == 10 else said.out
+    names = f"0 class {exchanged - 1}, 1 class 0, 2 class 1"
+    assert re.search(rf"as the classes are numbered, but on 9\d\.\d% with the order {names}", text)
 
 
 def record(folder: Path) -> dict[str, Any]:

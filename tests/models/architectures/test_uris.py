@@ -160,7 +160,7 @@ def test_a_module_that_is_installed() -> None:
     ("reference", "settings", "error", "sentence"),
     [
         ("resnet18", {}, UnknownNameError, r"unknown model 'resnet18': did you mean 'torchvision:resnet18'\?"),
-        ("resnet21", {}, UnknownNameError, "unknown model 'resnet21': did you mean 'resnet.*Known: bottleneck-"),
+        ("resnet21", {}, UnknownNameError, "unknown model 'resnet21': did you mean 'resnet.*names are known"),
         ("evalsuite:resnet21", {}, UnknownNameError, "unknown model 'resnet21': did you mean"),
         ("torchvision:resnet81", {}, UnknownNameError, "unknown torchvision model 'resnet81': did you mean 'resnet18'"),
         ("torchvision:", {}, UnknownNameError, r"unknown torchvision model '': none of its \d+ is near"),
