@@ -54,6 +54,9 @@ def cell_progress(*, interval: float | None = None) -> Iterator[ProgressCallback
 @contextmanager
 def count_progress(description: str) -> Iterator[Callable[[int, int], None]]:
     """Shows a bar on a terminal, nothing elsewhere, and yields a function of the number done and the total."""
+    if not console.err.is_terminal:  # Rich before 15 prints an empty line for a bar that is disabled
+        yield lambda done, total: None  # noqa: ARG005
+        return
     with _bar() as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
@@ -74,7 +77,6 @@ def _bar() -> Progress:
         *columns,
         TimeRemainingColumn(),
         console=console.err,
-        disable=not console.err.is_terminal,
         transient=True,
     )
 

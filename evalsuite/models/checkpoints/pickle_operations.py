@@ -63,8 +63,9 @@ _SAFE_PATTERN = re.compile(
 _REBUILD = re.compile(r"torch\.(_utils|_tensor)\._rebuild_\w+")
 _ATTACK_MODULES = frozenset(
     {"asyncio", "commands", "ctypes", "importlib", "io", "nt", "os", "pickle", "posix", "pty", "runpy"}
-    | {"shutil", "socket", "subprocess", "sys", "webbrowser"}
+    | {"posixsubprocess", "pyio", "shutil", "socket", "subprocess", "sys", "webbrowser", "winapi"}
 )
+"""Without leading underscores: Python 3.12 pickles ``open`` as ``_io.open``, earlier ones as ``io.open``."""
 _ATTACK_BUILTINS = frozenset(
     {"breakpoint", "compile", "eval", "exec", "getattr", "open", "setattr", "__import__"}
 )
@@ -415,7 +416,7 @@ def is_attack(scan: Scan) -> bool:
 
 def _is_attack(name: str) -> bool:
     module, _, attribute = name.rpartition(".")
-    return bool(_ATTACK_MODULES & {*module.split(".")}) or (
+    return bool(_ATTACK_MODULES & {part.lstrip("_") for part in module.split(".")}) or (
         module == "builtins" and attribute in _ATTACK_BUILTINS
     )
 

@@ -92,12 +92,33 @@ def test_a_pickle_that_would_write_a_file_does_not(tmp_path: Path, legacy: bool,
         "key": {"state_dict": WEIGHTS, bait: 1},
     }[place]
     text = sentence(saved(content, tmp_path / "w.pt", legacy=legacy))
-    assert "would run io.open, but a checkpoint is data, never code" in text
+    module = open.__module__  # _io from Python 3.12 on
+    assert f"would run {module}.open, but a checkpoint is data, never code" in text
     assert "no checkpoint needs that" in text
     assert not proof.exists()
     if place == "bare":  # the attack works in an ordinary unpickler
         torch.load(tmp_path / "w.pt", weights_only=False).close()
         assert proof.exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("io.open", "_io.open", "_io.FileIO", "_pyio.open", "posix.system", "_posixsubprocess.fork_exec"),
+        *("_winapi.CreateProcess", "_ctypes.dlopen", "_pickle.loads", "_socket.socket", "asyncio._io.open"),
+    ],
+)
+def test_no_advice_to_load_what_a_module_of_the_interpreter_would_run(tmp_path: Path, name: str) -> None:
+    """Every release of Python pickles ``open`` and others under the module that implements them there."""
+    module, _, attribute = name.rpartition(".")
+    call = f"c{module}\n{attribute}\n(tR".encode()
+    path = saved({"state_dict": WEIGHTS, "optimizer": 1}, tmp_path / "w.pt")
+    repacked(
+        path, lambda record, content: content.replace(b"K\x01", call) if record.endswith(".pkl") else content
+    )
+    text = sentence(path)
+    assert f"would run {name}, but a checkpoint is data, never code, and no checkpoint needs that" in text
+    assert "torch.load" not in text
 
 
 @pytest.mark.parametrize("protocol", range(6))
