@@ -466,8 +466,8 @@ def _count_sentences(step: ProfileStep) -> list[Sentence]:
         return [counts]
     typical, most = step.harmless
     above = "1 is" if step.measured == 1 else f"{step.measured} are"
-    chance = f"{typical or 'none'} would be" + (f", up to {most}" if most else "")
-    return [counts, Sentence(f"{above} measured above the tolerance; by chance alone {chance}.")]
+    chance = f"chance alone puts {typical or 'none'} there" + (f", seldom more than {most}" if most else "")
+    return [counts, Sentence(f"{above} measured above the tolerance; {chance}.")]
 
 
 def _range_of(counts: Sequence[int]) -> str:

@@ -396,7 +396,7 @@ def test_without_pictures_the_page_has_the_reason(findings: ReportData) -> None:
         ("Holds up to ", "holds up to, shown to hold (non-inferior)", "too far in 0 of 200 samples"),
         ("it loses most in ", "fails from, shown to fail (inferior)", "<em>Loses most in</em>"),
         ("undecided", "undecided", "more images are needed"),
-        ("by chance alone", "by chance alone", "400 exchanges"),
+        ("chance alone", "chance alone", "400 exchanges"),
         ("Beyond the control", "control", "by the same tests"),
     ],
 )

@@ -99,7 +99,7 @@ def test_counts_add_up_and_are_those_of_the_table(findings: ReportData) -> None:
             assert step.control is None
             assert step.harmless == (2, 5)
             assert step.measured == counts[step.target]["measured_failures"]
-        assert "by chance alone 2 would be, up to 5." in words(verdict)
+        assert "chance alone puts 2 there, seldom more than 5." in words(verdict)
 
 
 def test_bars_end_where_their_groups_are_shown_to_fail(findings: ReportData) -> None:
@@ -251,7 +251,7 @@ def test_labels_of_ratios_do_not_run_into_each_other(findings: ReportData) -> No
 def test_without_failures_by_chance_the_sentence_says_none(findings: ReportData) -> None:
     counts = findings.counts.assign(harmless_median=0, harmless_upper_95=0)
     verdict = verdict_of(dataclasses.replace(findings, counts=counts), "magnitude")
-    assert "measured above the tolerance; by chance alone none would be." in words(verdict)
+    assert "measured above the tolerance; chance alone puts none there." in words(verdict)
 
 
 def test_tables_without_verdicts_have_no_cards(findings: ReportData) -> None:
