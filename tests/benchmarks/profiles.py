@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,19 @@ from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe
 from evalsuite.types import Array, ImageSet
 
-bench: Any = importlib.import_module("bench")  # the script beside this one
+
+def _script(name: str) -> Any:
+    """A script beside this one, wherever this one is started or collected from."""
+    spec = spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    if spec is None or spec.loader is None:
+        raise ImportError(f"no script {name}.py beside {__file__}")
+    module = module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+bench = _script("bench")
 
 KINDS = {
     "convolution": ("mkldnn_convolution", "_convolution", "conv2d", "convolution"),
@@ -332,7 +345,7 @@ def gradient_time(layer: nn.Conv2d, inputs: Tensor, output: Tensor, wanted: list
 
 def corruptions() -> None:
     """Defocus blur and Gaussian noise, by what their functions call."""
-    images = importlib.import_module("corruptions").scenes(512, 32)
+    images = _script("corruptions").scenes(512, 32)
     for kind in ("defocus_blur", "gaussian_noise"):
 
         def call(kind: str = kind) -> Array:
