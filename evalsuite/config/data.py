@@ -161,14 +161,7 @@ def _of_folder(path: Path, where: str) -> ResolvedData:
             f"{where} {path}: found a file, expected a folder of class folders, of .npy or of parquet files"
             f"{_way_out(path)}"
         )
-    held_sets = [
-        (name, path) for name, files in KNOWN_SETS.items() if any((path / file).exists() for file in files)
-    ]
-    held_sets += [
-        (name, path.parent)
-        for name, files in KNOWN_SETS.items()
-        if any(file.startswith(f"{path.name}/") and (path.parent / file).exists() for file in files)
-    ]
+    held_sets = _held_sets(path)
     if len(held_sets) > 1:
         names = " and ".join(name for name, _ in held_sets)
         raise SuiteError(
@@ -196,6 +189,19 @@ def _of_folder(path: Path, where: str) -> ResolvedData:
         f"{where} {path}: found {_content(path)}, expected pictures in class folders, test_images.npy, a folder of "
         f"save_to_disk() or of parquet files, or a known data set ({', '.join(KNOWN_SETS)}); name another folder"
     )
+
+
+def _held_sets(path: Path) -> list[tuple[str, Path]]:
+    """The known data sets that a folder holds, or is the folder of, each with its root."""
+    inside = [
+        (name, path) for name, files in KNOWN_SETS.items() if any((path / file).exists() for file in files)
+    ]
+    beside = [
+        (name, path.parent)
+        for name, files in KNOWN_SETS.items()
+        if any(file.startswith(f"{path.name}/") and (path.parent / file).exists() for file in files)
+    ]
+    return inside + beside
 
 
 def _content(folder: Path) -> str:

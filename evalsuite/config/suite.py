@@ -42,8 +42,9 @@ class Resources:
         gpus: Graphics cards that Ray keeps for one task; a fraction lets several tasks share one.
         batch_size: Images per forward pass; 0 for the usual number on a processor, and on a graphics card for the one
             that a short probe finds fastest. Numbers may depend on it in their last digits, as on ``threads``.
-        engine: What computes forward passes on a processor: ``eager`` (PyTorch), ``openvino``, or ``auto``: OpenVINO
-            where it is installed and a short probe shows that it pays. Kept in the run folder once it is chosen.
+        engine: What computes forward passes: ``eager`` (PyTorch), ``openvino`` on a processor, ``cuda-graphs`` on a
+            graphics card, or ``auto``: OpenVINO where it is installed, or CUDA graphs, if a short probe shows that they
+            pay. Kept in the run folder once it is chosen.
         precision: ``exact``: single precision. ``screened``: where predictions suffice, as for the accuracy under
             corruptions, bfloat16 with single precision for images of small margin, if a short probe shows that it
             pays; NLL and ECE then have no numbers on those images.
@@ -54,7 +55,7 @@ class Resources:
     cpus: float = 0.0
     gpus: float = 0.0
     batch_size: int = 0
-    engine: Literal["auto", "eager", "openvino"] = "auto"
+    engine: Literal["auto", "eager", "openvino", "cuda-graphs"] = "auto"
     precision: InferencePrecision = "exact"
 
     def __post_init__(self) -> None:

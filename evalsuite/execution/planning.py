@@ -36,7 +36,15 @@ from evalsuite.execution.worker import TaskRunner
 from evalsuite.metrics.functionals import FUNCTIONALS
 from evalsuite.models.architectures.base import build_model
 from evalsuite.models.cost import count_version
-from evalsuite.models.engines import EAGER, Engine, choose_engine, openvino_version, with_precision
+from evalsuite.models.engines import (
+    CUDA_GRAPHS,
+    EAGER,
+    OPENVINO,
+    Engine,
+    choose_engine,
+    openvino_version,
+    with_precision,
+)
 from evalsuite.models.inference import BATCH_SIZE
 from evalsuite.models.screening import EXACT, screen
 from evalsuite.registry import unknown_name
@@ -221,29 +229,31 @@ def run_engine(runner: TaskRunner) -> Engine:
     Raises:
         UserError: If the folder or the suite names one that is not installed, or that no graphics card has.
     """
-    suite = runner.suite
-    if runner.device.type != "cpu":
-        if suite.resources.engine not in ("auto", EAGER):
-            raise UserError(
-                f"found engine = {suite.resources.engine!r} in [resources] and --device {runner.device}, which PyTorch "
-                "computes; leave out one of them"
-            )
-        return Engine(reason="a graphics card computes")
+    suite, kind = runner.suite, runner.device.type
+    known = {"cpu": (EAGER, OPENVINO), "cuda": (EAGER, CUDA_GRAPHS)}.get(kind, (EAGER,))
+    if suite.resources.engine not in ("auto", *known):
+        raise UserError(
+            f"found engine = {suite.resources.engine!r} in [resources] and --device {runner.device}, whose engines are "
+            f"{' and '.join(known)}; leave out one of them"
+        )
+    if known == (EAGER,):
+        return Engine(reason=f"PyTorch computes on {kind}")
     try:
         kept = runner.store.record().get("engine", {"name": EAGER})
     except StoreError:
         kept = None
     wanted = suite.resources.engine
     if kept is not None and wanted in ("auto", kept["name"]):
-        if kept["name"] == EAGER or openvino_version() == kept["version"]:
+        if kept["name"] != OPENVINO or openvino_version() == kept["version"]:
             return Engine(**kept)
         wanted = kept["name"]
-    if wanted == EAGER or (wanted == "auto" and not openvino_version()):
+    if wanted == EAGER or (wanted == "auto" and kind == "cpu" and not openvino_version()):
         return Engine(reason="OpenVINO is not installed" if wanted == "auto" else "the suite chose it")
     images = runner.image_source.images(View()).images
     with torch.random.fork_rng(devices=[]):
         model = build_model(suite.model.plugin).eval()
-    return choose_engine(wanted, model, images, passes=_passes(suite, runner.image_source))
+    passes = _passes(suite, runner.image_source)
+    return choose_engine(wanted, model, images, passes=passes, device=runner.device)
 
 
 def run_precision(runner: TaskRunner, engine: Engine) -> Engine:

@@ -17,7 +17,7 @@ from evalsuite.execution.parent_cache import (
     to_arrays,
 )
 from evalsuite.metrics.class_rules import scored_logits
-from evalsuite.models.engines import EAGER, OPENVINO, EngineName, compiled, half_gradients, half_precision
+from evalsuite.models.engines import EAGER, EngineName, computed_by, half_gradients, half_precision
 from evalsuite.models.inference import gradient_obstacle, logits
 from evalsuite.models.screening import largest_move, screen
 
@@ -74,10 +74,9 @@ class RunBench(Bench):
     def inference_model(self) -> InferenceModel:
         """The model prepared for many passes, by the engine of the run."""
         if self._inference_model is None:
-            prepared = super().inference_model
-            if self._engine == OPENVINO:
-                prepared = compiled(prepared, self.images(View()).images)
-            self._inference_model = prepared
+            self._inference_model = computed_by(
+                self._engine, super().inference_model, self.images(View()).images
+            )
         return self._inference_model
 
     @property

@@ -1,4 +1,4 @@
-"""Engines: what computes the forward passes of prepared models, PyTorch itself or OpenVINO.
+"""Engines: what computes the forward passes of prepared models: PyTorch itself, OpenVINO, or CUDA graphs.
 
 One engine serves the parent and all candidates of a run, so that its roundings are no part of their differences. Passes
 that need gradients or look inside the network (features, attacks) are PyTorch's with every engine.
@@ -10,7 +10,7 @@ import logging
 import time
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -23,17 +23,23 @@ from evalsuite.models.screening import EXACT, SCREENED, HalfModel, precision_gai
 from evalsuite.models.screening import GAIN as SCREENING_GAIN
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from evalsuite.types import Array, InferencePrecision
 
-EngineName = Literal["eager", "openvino"]
+EngineName = Literal["eager", "openvino", "cuda-graphs"]
 EAGER: EngineName = "eager"
 OPENVINO: EngineName = "openvino"
+CUDA_GRAPHS: EngineName = "cuda-graphs"
 
 TOLERANCE = 1e-4
 """Difference of two engines' logits, relative to the largest logit, up to which they compute the same function."""
 GAIN = 1.1
 """Factor by which an engine must be faster than PyTorch, its preparation of the network included, to be chosen."""
 _ROUNDS = 5
+_WARM_UPS = 3
+_MOST_GRAPHS = 2  # a graph has the memory of a whole pass
+_TITLES = {OPENVINO: "OpenVINO", CUDA_GRAPHS: "CUDA graphs"}
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +49,11 @@ class Engine:
     """The engine of a run, with the probe that chose it.
 
     Attributes:
-        name: ``eager`` for PyTorch with folded batch norms, or ``openvino``.
+        name: ``eager`` for PyTorch with folded batch norms, ``openvino``, or on a card ``cuda-graphs``: PyTorch's
+            kernels, of which each pass is launched as one.
         version: Of OpenVINO; empty for PyTorch.
-        gain: Processor time of PyTorch over that of the engine, for all passes of one candidate and with the
-            preparation of its network; 0 where nothing was probed.
+        gain: Time of PyTorch over that of the engine (processor time, but on a card), for all passes of one candidate
+            and with the preparation of its network; 0 where nothing was probed.
         difference: Largest difference of logits, relative to the largest logit.
         reason: Why it was chosen.
         precision: ``exact``, or ``screened``: predictions from bfloat16 where they suffice.
@@ -79,7 +86,7 @@ class CompiledModel(InferenceModel):
 
     def forward(self, images: Tensor) -> object:
         """Returns the logits of float images in [0, 1]; PyTorch computes where gradients or hooks are asked for."""
-        if not torch.is_inference_mode_enabled() or self._has_hooks():
+        if not torch.is_inference_mode_enabled() or _has_hooks(self):
             return super().forward(images)
         shape = tuple(images.shape)
         if shape not in self._programs:
@@ -87,8 +94,64 @@ class CompiledModel(InferenceModel):
         (values,) = self._programs[shape](images.numpy(force=True)).values()
         return torch.from_numpy(np.array(values))
 
-    def _has_hooks(self) -> bool:
-        return any(module._forward_hooks or module._forward_pre_hooks for module in self.modules())
+
+class GraphedModel(InferenceModel):
+    """A prepared model whose plain passes are CUDA graphs: all kernels of a pass are launched as one.
+
+    A small network on small images waits for launches and not for arithmetic. A graph is recorded at the first batch of
+    each shape; those of the last two shapes are kept.
+
+    Args:
+        prepared: On a graphics card; in single precision or bfloat16.
+    """
+
+    def __init__(self, prepared: InferenceModel) -> None:
+        super().__init__(prepared.model)
+        self._pass = prepared.forward
+        self._graphs: dict[tuple[tuple[int, ...], torch.dtype], _Graph] = {}
+
+    def forward(self, images: Tensor) -> object:
+        """Returns the logits of float images in [0, 1]; no graph where gradients or hooks are asked for."""
+        if images.device.type != "cuda" or not torch.is_inference_mode_enabled() or _has_hooks(self):
+            return self._pass(images)
+        kind = tuple(images.shape), images.dtype
+        if kind not in self._graphs:
+            if len(self._graphs) == _MOST_GRAPHS:
+                self._graphs.pop(next(iter(self._graphs)))
+            self._graphs[kind] = _recorded(self._pass, images)
+        graph, inputs, outputs = self._graphs[kind]
+        inputs.copy_(images)
+        graph.replay()
+        return outputs.clone()  # the next pass overwrites it
+
+
+class _Graph(NamedTuple):
+    """A recorded pass, and the tensors that it reads and writes."""
+
+    graph: torch.cuda.CUDAGraph
+    inputs: Tensor
+    outputs: Tensor
+
+
+def _recorded(call: Callable[[Tensor], object], images: Tensor) -> _Graph:
+    """Records a pass over images of this shape, after some that are not: libraries then choose their kernels."""
+    with torch.cuda.device(images.device):
+        inputs, stream = images.clone(), torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch's stubs lack it
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_WARM_UPS):
+                call(inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            outputs = call(inputs)
+    if not isinstance(outputs, Tensor):
+        raise TypeError(f"the model returns a {type(outputs).__name__}, expected a tensor of logits (N, K)")
+    return _Graph(graph, inputs, outputs)
+
+
+def _has_hooks(model: nn.Module) -> bool:
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
 def openvino_version() -> str:
@@ -99,69 +162,94 @@ def openvino_version() -> str:
         return ""
 
 
-def compiled(prepared: InferenceModel, images: Array) -> InferenceModel:
-    """Returns a model that OpenVINO computes, or `prepared` itself where it cannot.
+def computed_by(engine: EngineName, prepared: InferenceModel, images: Array) -> InferenceModel:
+    """Returns a model that an engine computes, or `prepared` itself where it cannot.
 
     Args:
-        prepared: On the CPU.
-        images: At least one; its logits on them must agree with PyTorch's up to `TOLERANCE`.
+        engine: Of the run.
+        prepared: On the CPU for OpenVINO, on a graphics card for CUDA graphs.
+        images: At least one; its logits on two batches of them must agree with PyTorch's up to `TOLERANCE`.
     """
-    candidate = CompiledModel(prepared).eval()
+    if engine == EAGER:
+        return prepared
+    candidate = (CompiledModel if engine == OPENVINO else GraphedModel)(prepared).eval()
+    title = _TITLES[engine]
     try:
-        difference = relative_difference(prepared, candidate, images[:BATCH_SIZE])
-    except Exception as error:  # an operator that OpenVINO lacks, code that cannot be traced
-        log.info("OpenVINO does not take the network (%s): PyTorch computes it", error)
+        difference = relative_difference(prepared, candidate, images[: 2 * BATCH_SIZE])
+    except (
+        Exception
+    ) as error:  # an operator that is lacking, code that cannot be traced or waits for the card
+        log.info("%s: not for this network (%s): PyTorch computes it", title, error)
         return prepared
     if difference > TOLERANCE:
-        log.info("OpenVINO's logits differ by %.2g of the largest: PyTorch computes the network", difference)
+        log.info("%s: logits differ by %.2g of the largest: PyTorch computes the network", title, difference)
         return prepared
     return candidate
 
 
 def relative_difference(left: nn.Module, right: nn.Module, images: Array) -> float:
     """Returns the largest difference of two models' logits, relative to the largest logit."""
-    values = logits(left, images)
-    return float(np.abs(logits(right, images) - values).max() / max(float(np.abs(values).max()), 1e-30))
+    device = _device(left)
+    values = logits(left, images, device=device)
+    return float(
+        np.abs(logits(right, images, device=device) - values).max() / max(float(np.abs(values).max()), 1e-30)
+    )
 
 
-def choose_engine(wanted: str, model: nn.Module, images: Array, *, passes: int) -> Engine:
-    """Returns the engine of a new run on the CPU.
+def choose_engine(
+    wanted: str,
+    model: nn.Module,
+    images: Array,
+    *,
+    passes: int,
+    device: torch.device = torch.device("cpu"),  # noqa: B008  # immutable
+) -> Engine:
+    """Returns the engine of a new run.
 
     Args:
-        wanted: ``eager``, ``openvino``, or ``auto``: OpenVINO if it is installed and a probe shows that it pays.
+        wanted: ``eager``, ``openvino`` or ``cuda-graphs``, or ``auto``: on a processor OpenVINO if it is installed, on
+            a graphics card CUDA graphs, if a probe shows that they pay.
         model: A network of the suite's architecture, trained or not.
         images: Images that it takes, uint8 or float32 in [0, 1], (N, C, H, W).
         passes: Forward passes of single images that one candidate takes.
+        device: Of the run.
 
     Raises:
-        UserError: If OpenVINO is wanted and is not installed or does not take the network.
+        UserError: If an engine is wanted that is not installed or does not take the network.
     """
-    installed = openvino_version()
     if wanted == EAGER:
         return Engine(reason="the suite chose it")
-    if not installed:
+    name = OPENVINO if device.type == "cpu" else CUDA_GRAPHS
+    title, installed = _TITLES[name], openvino_version() if name == OPENVINO else ""
+    if name == OPENVINO and not installed:
         if wanted == OPENVINO:
             raise UserError('engine = "openvino": it is not installed; pip install "evalsuite[openvino]"')
         return Engine(reason="OpenVINO is not installed")
-    prepared = prepare_for_inference(model)
-    compiled(prepared, images)  # imports OpenVINO, once in a process
-    started = time.process_time()
-    candidate = compiled(prepared, images)
-    spent = time.process_time() - started
+    prepared = prepare_for_inference(model, device=device)
+    candidate, gain = _gain(name, prepared, images, passes)
     if candidate is prepared:
-        if wanted == OPENVINO:
-            raise UserError('engine = "openvino": it does not compute this network; choose "eager" or "auto"')
-        return Engine(reason="OpenVINO does not compute this network as PyTorch does")
-    seconds = [_seconds_per_image(each, images) * passes for each in (prepared, candidate)]
-    gain = seconds[0] / (seconds[1] + spent)
+        if wanted == name:
+            raise UserError(f'engine = "{name}": it does not compute this network; choose "eager" or "auto"')
+        return Engine(reason=f"{title}: not for this network")
     difference = relative_difference(prepared, candidate, images[:BATCH_SIZE])
-    if wanted == OPENVINO:
-        return Engine(OPENVINO, installed, gain, difference, "the suite chose it")
+    if wanted == name:
+        return Engine(name, installed, gain, difference, "the suite chose it")
     if gain < GAIN:
-        return Engine(
-            EAGER, "", gain, difference, f"OpenVINO would be {gain:.2f} times as fast, with compiling"
-        )
-    return Engine(OPENVINO, installed, gain, difference, f"{gain:.2f} times as fast, with compiling")
+        return Engine(EAGER, "", gain, difference, f"{title}: {gain:.2f} times as fast, with preparation")
+    return Engine(name, installed, gain, difference, f"{gain:.2f} times as fast, with preparation")
+
+
+def _gain(
+    engine: EngineName, prepared: InferenceModel, images: Array, passes: int
+) -> tuple[InferenceModel, float]:
+    """The network computed by an engine, and the factor by which all passes of one candidate are faster."""
+    clock = time.process_time if _device(prepared).type == "cpu" else time.perf_counter
+    computed_by(engine, prepared, images)  # imports OpenVINO, once in a process
+    started = clock()
+    candidate = computed_by(engine, prepared, images)
+    spent = clock() - started
+    plain, ours = (_seconds_per_image(each, images, clock) * passes for each in (prepared, candidate))
+    return candidate, plain / (ours + spent)
 
 
 def half_precision(exact: InferenceModel) -> InferenceModel:
@@ -169,7 +257,8 @@ def half_precision(exact: InferenceModel) -> InferenceModel:
     if isinstance(exact, CompiledModel):
         return CompiledModel(exact, precision="bf16").eval()
     try:
-        return HalfModel(exact).eval()
+        half = HalfModel(exact).eval()
+        return GraphedModel(half).eval() if isinstance(exact, GraphedModel) else half
     except (TypeError, RuntimeError) as error:  # a session or a handle of another runtime
         log.info("the network has no copy in bfloat16: %s", error)
         return exact
@@ -206,9 +295,7 @@ def with_precision(engine: Engine, model: nn.Module, images: Array, device: torc
         images: Images that it takes, uint8 or float32 in [0, 1], (N, C, H, W).
         device: Where it is computed.
     """
-    exact = prepare_for_inference(model, device=device)
-    if engine.name == OPENVINO:
-        exact = compiled(exact, images)
+    exact = computed_by(engine.name, prepare_for_inference(model, device=device), images)
     try:
         gain = precision_gain(exact, half_precision(exact), images)
     except (TypeError, RuntimeError) as error:
@@ -224,14 +311,14 @@ def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
-def _seconds_per_image(model: InferenceModel, images: Array) -> float:
-    """Processor time of a pass over one image, the fastest of several."""
+def _seconds_per_image(model: InferenceModel, images: Array, clock: Callable[[], float]) -> float:
+    """Time of a pass over one image, the fastest of several."""
     batch = np.resize(images[:BATCH_SIZE], (BATCH_SIZE, *images.shape[1:]))
     times = []
     for _ in range(_ROUNDS):
-        started = time.process_time()
-        logits(model, batch)
-        times.append((time.process_time() - started) / BATCH_SIZE)
+        started = clock()
+        logits(model, batch, device=_device(model))
+        times.append((clock() - started) / BATCH_SIZE)
     return min(times)
 
 

@@ -51,7 +51,7 @@ from evalsuite.models.architectures.base import build_model
 from evalsuite.models.architectures.settings import from_settings
 from evalsuite.models.checkpoints.loading import build_with_weights
 from evalsuite.models.checkpoints.reading import read_weights
-from evalsuite.models.engines import compiled, half_gradients, half_precision, openvino_version
+from evalsuite.models.engines import OPENVINO, computed_by, half_gradients, half_precision, openvino_version
 from evalsuite.models.inference import InferenceModel, keep_large_blocks, logits, prepare_for_inference
 from evalsuite.models.screening import largest_move, screen
 from evalsuite.runs.provenance import hardware, versions
@@ -141,7 +141,10 @@ def forward_rows(model: nn.Module, pixels: Array, labels: Array, rounds: int) ->
 def engines(model: nn.Module, pixels: Array) -> dict[str, InferenceModel]:
     """The network prepared by each engine that is installed."""
     eager = prepare_for_inference(model)
-    return {"eager": eager, **({"openvino": compiled(eager, pixels)} if openvino_version() else {})}
+    return {
+        "eager": eager,
+        **({"openvino": computed_by(OPENVINO, eager, pixels)} if openvino_version() else {}),
+    }
 
 
 def screened_rows(model: nn.Module, pixels: Array, labels: Array, rounds: int) -> Iterator[dict[str, Any]]:

@@ -26,7 +26,7 @@ from evalsuite.models.architectures.base import build_model
 from evalsuite.models.architectures.settings import from_settings
 from evalsuite.models.checkpoints.loading import build_with_weights
 from evalsuite.models.checkpoints.reading import read_weights
-from evalsuite.models.engines import compiled, openvino_version, relative_difference
+from evalsuite.models.engines import OPENVINO, computed_by, openvino_version, relative_difference
 from evalsuite.models.inference import keep_large_blocks, logits, prepare_for_inference
 from evalsuite.types import Array
 
@@ -61,7 +61,7 @@ def main() -> None:
     root = Path(os.environ["EVALSUITE_DATA"]) if weights else None
     images = data.load("test", Place(root=root)).images[:count]
     eager = prepare_for_inference(network(weights))
-    other = compiled(eager, images)
+    other = computed_by(OPENVINO, eager, images)
     if other is eager:
         sys.exit("OpenVINO is not installed, or does not take the network")
     rounds = [(rate(eager, images), rate(other, images)) for _ in range(ROUNDS)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,20 +45,47 @@ def test_results_of_two_engines_never_share_a_digest(
     assert not digests[1] & digests[2] | digests[1] & digests[3] | digests[2] & digests[3]
 
 
-def test_an_engine_of_processors_is_refused_on_a_graphics_card(suite_file: SuiteFile) -> None:
+@pytest.mark.parametrize(
+    ("device", "engine", "others"),
+    [
+        ("cuda", "openvino", "eager and cuda-graphs"),
+        ("cpu", "cuda-graphs", "eager and openvino"),
+        ("mps", "cuda-graphs", "eager"),
+    ],
+)
+def test_an_engine_of_another_device_is_refused(
+    suite_file: SuiteFile, device: str, engine: str, others: str
+) -> None:
     """No card is needed to say so: the device is only asked for its kind."""
-    for line, chosen in (("", "auto"), ('[resources]\nengine = "openvino"\n', "openvino")):
-        runner = prepare(suite_file(), out="nowhere").runner
-        runner.device = torch.device("cuda")
+    runner = prepare(suite_file(), out="nowhere").runner
+    runner.device = torch.device(device)
+    runner.suite = load_suite(suite_file({DATA: f'[resources]\nengine = "{engine}"\n{DATA}'}))
+    sentence = f"found engine = '{engine}' in [resources] and --device {device}, whose engines are {others};"
+    with pytest.raises(UserError, match=re.escape(sentence)):
+        planning.run_engine(runner)
+
+
+def test_a_probe_chooses_on_a_graphics_card_too(
+    suite_file: SuiteFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def choose(wanted: str, *_: object, device: torch.device, **__: object) -> Engine:
+        asked.append((wanted, device.type))
+        return Engine("cuda-graphs", gain=2.0)
+
+    runner = prepare(suite_file(), out="nowhere").runner
+    monkeypatch.setattr(planning, "choose_engine", choose)
+    for line, wanted in (("", "auto"), ('[resources]\nengine = "cuda-graphs"\n', "cuda-graphs")):
         runner.suite = load_suite(suite_file({DATA: f"{line}{DATA}"}))
-        assert runner.suite.resources.engine == chosen
-        if chosen == "auto":
-            assert planning.run_engine(runner).reason == "a graphics card computes"
-        else:
-            with pytest.raises(
-                UserError, match=r"found engine = 'openvino' in \[resources\] and --device cuda"
-            ):
-                planning.run_engine(runner)
+        runner.device = torch.device("cuda")
+        assert planning.run_engine(runner).name == "cuda-graphs"
+        assert asked.pop() == (wanted, "cuda")
+    runner.suite = load_suite(suite_file({DATA: f'[resources]\nengine = "eager"\n{DATA}'}))
+    assert planning.run_engine(runner) == Engine(reason="the suite chose it")
+    runner.suite, runner.device = load_suite(suite_file()), torch.device("mps")
+    assert planning.run_engine(runner).reason == "PyTorch computes on mps"
+    assert not asked
 
 
 def test_a_folder_keeps_its_engine_and_an_old_one_is_that_of_torch(
