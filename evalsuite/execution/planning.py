@@ -28,9 +28,9 @@ from evalsuite.execution import executors
 from evalsuite.execution.automatic_settings import with_automatic_settings
 from evalsuite.execution.devices import card, devices, threads
 from evalsuite.execution.parent_cache import CacheSettings
-from evalsuite.execution.question_checks import check_question
 from evalsuite.execution.run_bench import can_be_screened, screened_views
 from evalsuite.execution.stages import Stages, planned_stages, scores_in_stages
+from evalsuite.execution.suite_advice import check_with_advice
 from evalsuite.execution.tasks import RunContext
 from evalsuite.execution.worker import TaskRunner
 from evalsuite.metrics.functionals import FUNCTIONALS
@@ -334,7 +334,7 @@ class Planner:
             UserError: At the first mistake.
         """
         self._check_selected_names()
-        check_question(self.suite, self.image_source)
+        check_with_advice(self.suite, self.image_source)
         self.stages = planned_stages(self.suite, self.image_source) if self.suite.sequential else None
         plan = RunPlan(
             seeds=self.suite.seeds,

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evalsuite.compat.calls import quiet_imports
+from evalsuite.compat.calls import device_of, quiet_imports
 from evalsuite.errors import UserError
 from evalsuite.models.inference import BATCH_SIZE, InferenceModel, logits, prepare_for_inference
 from evalsuite.models.screening import EXACT, SCREENED, HalfModel, precision_gain
@@ -176,9 +176,7 @@ def computed_by(engine: EngineName, prepared: InferenceModel, images: Array) -> 
     title = _TITLES[engine]
     try:
         difference = relative_difference(prepared, candidate, images[: 2 * BATCH_SIZE])
-    except (
-        Exception
-    ) as error:  # an operator that is lacking, code that cannot be traced or waits for the card
+    except Exception as error:  # an operator is lacking; code cannot be traced, or waits for the card
         log.info("%s: not for this network (%s): PyTorch computes it", title, error)
         return prepared
     if difference > TOLERANCE:
@@ -189,7 +187,7 @@ def computed_by(engine: EngineName, prepared: InferenceModel, images: Array) -> 
 
 def relative_difference(left: nn.Module, right: nn.Module, images: Array) -> float:
     """Returns the largest difference of two models' logits, relative to the largest logit."""
-    device = _device(left)
+    device = device_of(left)
     values = logits(left, images, device=device)
     return float(
         np.abs(logits(right, images, device=device) - values).max() / max(float(np.abs(values).max()), 1e-30)
@@ -243,7 +241,7 @@ def _gain(
     engine: EngineName, prepared: InferenceModel, images: Array, passes: int
 ) -> tuple[InferenceModel, float]:
     """The network computed by an engine, and the factor by which all passes of one candidate are faster."""
-    clock = time.process_time if _device(prepared).type == "cpu" else time.perf_counter
+    clock = time.process_time if device_of(prepared).type == "cpu" else time.perf_counter
     computed_by(engine, prepared, images)  # imports OpenVINO, once in a process
     started = clock()
     candidate = computed_by(engine, prepared, images)
@@ -274,7 +272,7 @@ def half_gradients(exact: InferenceModel, images: Array) -> InferenceModel:
     try:
         half = HalfModel(exact).eval()
         image = (
-            torch.from_numpy(np.array(images[:1], np.float32)).div_(255).to(_device(exact)).requires_grad_()
+            torch.from_numpy(np.array(images[:1], np.float32)).div_(255).to(device_of(exact)).requires_grad_()
         )
         with torch.inference_mode(mode=False), torch.enable_grad():
             output = half(image)
@@ -307,17 +305,13 @@ def with_precision(engine: Engine, model: nn.Module, images: Array, device: torc
     return replace(engine, precision=SCREENED, precision_gain=gain, precision_reason=reason)
 
 
-def _device(model: nn.Module) -> torch.device:
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
 def _seconds_per_image(model: InferenceModel, images: Array, clock: Callable[[], float]) -> float:
     """Time of a pass over one image, the fastest of several."""
     batch = np.resize(images[:BATCH_SIZE], (BATCH_SIZE, *images.shape[1:]))
     times = []
     for _ in range(_ROUNDS):
         started = clock()
-        logits(model, batch, device=_device(model))
+        logits(model, batch, device=device_of(model))
         times.append((clock() - started) / BATCH_SIZE)
     return min(times)
 

@@ -231,8 +231,8 @@ def corruption_rows(peers: Path, rounds: int) -> Iterator[dict[str, Any]]:
                 yield _summary(f"{kind}, severity 3, of one image", 2.0, turns[1:], "")
 
 
-def training_row(rounds: int) -> dict[str, Any]:
-    """An epoch in bfloat16 against one in float32: ``precision = "auto"`` takes it where there are units for it."""
+def training_problem() -> tuple[nn.Module, ImageSet, Recipe]:
+    """An untrained ResNet-20, random images and a recipe of one epoch."""
     images = ImageSet(
         "noise",
         np.random.default_rng(0).integers(0, 256, (256, 3, 32, 32), np.uint8),
@@ -240,7 +240,12 @@ def training_row(rounds: int) -> dict[str, Any]:
         10,
     )
     recipe = Recipe(epochs=1, batch_size=128, augment="crop-flip")
-    network = build_model(from_settings({"name": "resnet20"}))
+    return build_model(from_settings({"name": "resnet20"})), images, recipe
+
+
+def training_row(rounds: int) -> dict[str, Any]:
+    """An epoch in bfloat16 against one in float32: ``precision = "auto"`` takes it where there are units for it."""
+    network, images, recipe = training_problem()
 
     def epoch(recipe: Recipe) -> Side:
         return lambda: train(copy.deepcopy(network), images, recipe, seed=0)

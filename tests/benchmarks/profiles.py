@@ -46,15 +46,13 @@ from evalsuite.config.options import Options
 from evalsuite.datasets.transforms.common_corruptions.kinds import corrupt
 from evalsuite.execution.check import CheckRequest
 from evalsuite.execution.tasks import CellProgress
-from evalsuite.models.architectures.base import build_model
-from evalsuite.models.architectures.settings import from_settings
 from evalsuite.models.engines import half_gradients, half_precision
 from evalsuite.models.inference import BATCH_SIZE, InferenceModel, keep_large_blocks, logits
 from evalsuite.models.screening import largest_move, screen
 from evalsuite.training.batches import batches
 from evalsuite.training.loop import train
 from evalsuite.training.recipe import Recipe
-from evalsuite.types import Array, ImageSet
+from evalsuite.types import Array
 
 
 def _script(name: str) -> Any:
@@ -271,14 +269,7 @@ def attack() -> None:
 
 def training() -> None:
     """An epoch in float32 and in bfloat16, by kind of operation, and the time of its batches alone."""
-    images = ImageSet(
-        "noise",
-        np.random.default_rng(0).integers(0, 256, (256, 3, 32, 32), np.uint8),
-        np.arange(256) % 10,
-        10,
-    )
-    recipe = Recipe(epochs=1, batch_size=128, augment="crop-flip")
-    network = build_model(from_settings({"name": "resnet20"}))
+    network, images, recipe = bench.training_problem()
     totals = {}
     for precision in ("float32", "bfloat16"):
         chosen = dataclasses.replace(recipe, precision=precision)

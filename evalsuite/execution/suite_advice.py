@@ -1,4 +1,4 @@
-"""What people mistake in a question: its check says more than that of the suite, which no result may depend on.
+"""Advice beside the mistakes of a suite: what its check found, and what was probably meant.
 
 `evalsuite.execution.suite_checks` is code that results in stages depend on, so a better sentence there would make them
 stale; here it makes none.
@@ -22,7 +22,7 @@ NAMED_CLASSES = 8
 """Most classes of the data that are named where the network has another number of them."""
 
 
-def check_question(suite: Suite, image_source: ImageSource) -> None:
+def check_with_advice(suite: Suite, image_source: ImageSource) -> None:
     """Checks that the parts of a suite fit each other and the data, as `check_suite` does.
 
     Args:
